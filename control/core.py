@@ -1,0 +1,303 @@
+"""The C core of the module, for Python: the same compiled code that decides in the server.
+
+Nothing else of the project imports `control._core`. Every function here is safe to call from
+several threads: a `Policy` is only ever read after it was made.
+"""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any
+
+from control._core import ffi, lib
+
+_ROOM = 65536
+_CERTIFICATES = 16
+
+
+class CoreError(ValueError):
+    """A name, a certificate or a line that does not parse; the message says what is wrong where."""
+
+
+class PolicyError(CoreError):
+    """Lines that make no policy. `problems` holds (line number from 1, message) of the first 32."""
+
+    def __init__(self, problems: tuple[tuple[int, str], ...], count: int) -> None:
+        more = f"; {count - len(problems)} more" if count > len(problems) else ""
+        super().__init__("; ".join(f"line {number}: {text}" for number, text in problems) + more)
+        self.problems = problems
+        self.count = count
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a leaf says. Times are seconds since 1970; `serial`, `cert` (SHA-256 of the DER) and
+    `key` (SHA-256 of the SubjectPublicKeyInfo, the "key id") are lower-case hex; `refusal` is the
+    reason why it can be nobody, or None."""
+
+    subject: str
+    issuer: str
+    serial: str
+    not_before: int
+    not_after: int
+    client: bool
+    ca: bool
+    sans: tuple[tuple[str, str], ...]
+    cert: str
+    key: str
+    refusal: str | None
+    detail: str | None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """`action` is login, choose, leave or refuse; `users` whom the leaf may become (one for a
+    login); `line` the `bind` line that decided; `trace` the steps, for a person."""
+
+    action: str
+    reason: str
+    users: tuple[str, ...]
+    line: str | None
+    shadow: bool
+    trace: tuple[str, ...]
+    leaf: Identity | None
+
+    @property
+    def user(self) -> str | None:
+        """The user of a login."""
+        return self.users[0] if self.action == "login" else None
+
+
+def _span(data: bytes) -> tuple[Any, Any]:
+    """A span and what keeps its bytes alive. Exactly as long as the data, so that a sanitizer sees
+    every read behind it."""
+    memory = ffi.new("uint8_t[]", len(data)) if data else ffi.NULL
+    if data:
+        ffi.memmove(memory, data, len(data))
+    span = ffi.new("span *", {"ptr": memory, "len": len(data)})
+    return span[0], (span, memory)
+
+
+def _bytes(span: Any) -> bytes:
+    return bytes(ffi.buffer(span.ptr, span.len)) if span.len else b""
+
+
+def _text(span: Any) -> str:
+    return _bytes(span).decode()
+
+
+def _string(chars: Any) -> str:
+    return str(ffi.string(chars).decode(errors="replace"))
+
+
+def _optional(chars: Any) -> str | None:
+    return None if chars == ffi.NULL else _string(chars)
+
+
+def _printed(function: Any, value: Any) -> str:
+    out = ffi.new("char[]", _ROOM * 4)
+    length = function(value, out, _ROOM * 4)
+    return bytes(ffi.buffer(out, length)).decode()
+
+
+def parse_name(text: str) -> str:
+    """The canonical RFC 4514 text of a distinguished name as people write it.
+
+    Raises CoreError that names the character where it does not parse.
+    """
+    return _printed(lib.name_print, _encoded_name(text)[0])
+
+
+def _encoded_name(text: str) -> tuple[Any, Any]:
+    given, _alive = _span(text.encode("utf-8", "surrogatepass"))
+    out, length, why = ffi.new("uint8_t[]", lib.NAME_BYTES), ffi.new("size_t *"), ffi.new("fault *")
+    if not lib.name_parse(given, out, length, why):
+        raise CoreError(_string(why.text))
+    return _span(bytes(ffi.buffer(out, length[0])))
+
+
+def quote(token: str) -> str:
+    """`token` as it stands in a policy line: quoted as in redis.conf where that is needed."""
+    value, _alive = _span(token.encode("utf-8", "surrogatepass"))
+    return _printed(lib.token_print, value)
+
+
+def canonical(line: str) -> str:
+    """The canonical text of one policy line. Raises CoreError."""
+    given, _alive = _span(line.encode("utf-8", "surrogatepass"))
+    why = ffi.new("fault *")
+    rule = lib.rule_parse(given, why)
+    if rule == ffi.NULL:
+        raise CoreError(_string(why.text))
+    text = _text(lib.rule_text(rule))
+    lib.rule_free(rule)
+    return text
+
+
+def digest(lines: Iterable[str]) -> str:
+    """The digest of a set of policy lines, as `CERTAUTH.POLICY STATUS` gives it."""
+    return Policy(lines).digest
+
+
+def reasons() -> tuple[str, ...]:
+    """Every reason there is, in the order of the checks."""
+    return tuple(_string(lib.reason_name(value)) for value in range(lib.REASON_COUNT))
+
+
+class _Certificates:
+    """Parsed certificates, the leaf first, freed with this object."""
+
+    def __init__(self, der_or_pem: bytes) -> None:
+        given, _alive = _span(der_or_pem)
+        why = ffi.new("fault *")
+        self.array = ffi.new("X509 *[]", _CERTIFICATES)
+        self.count = lib.certificates_parse(given, self.array, _CERTIFICATES, why)
+        if self.count == 0:
+            raise CoreError(_string(why.text))
+
+    def __del__(self) -> None:
+        for index in range(getattr(self, "count", 0)):
+            lib.certificate_free(self.array[index])
+
+
+def _san_value(kind: int, value: bytes) -> str:
+    return str(ip_address(value)) if kind == lib.BIND_IP else value.decode()
+
+
+def _sans(raw: Any) -> tuple[tuple[str, str], ...]:
+    at, kind, value = ffi.new("size_t *"), ffi.new("bind_kind *"), ffi.new("span *")
+    found = []
+    while lib.identity_next_san(raw, at, kind, value):
+        name = _string(lib.bind_kind_name(kind[0]))
+        found.append((name, _san_value(kind[0], _bytes(value[0]))))
+    return tuple(found)
+
+
+def _identity(raw: Any) -> Identity:
+    return Identity(
+        subject=_printed(lib.name_print, raw.subject),
+        issuer=_printed(lib.name_print, raw.issuer),
+        serial=_bytes(raw.serial).hex(),
+        not_before=raw.not_before,
+        not_after=raw.not_after,
+        client=raw.client,
+        ca=raw.ca,
+        sans=() if raw.refusal else _sans(raw),
+        cert=bytes(ffi.buffer(raw.cert)).hex(),
+        key=bytes(ffi.buffer(raw.key)).hex(),
+        refusal=_string(lib.reason_name(raw.refusal)) if raw.refusal else None,
+        detail=_optional(raw.detail),
+    )
+
+
+def _read(certificates: _Certificates) -> Any:
+    raw = ffi.new("identity *")
+    lib.identity_read(certificates.array[0], raw)
+    return raw
+
+
+def identity(der_or_pem: bytes) -> Identity:
+    """What the first certificate of a DER or PEM text says. Raises CoreError where it is neither."""
+    return _identity(_read(_Certificates(der_or_pem)))
+
+
+def _address(text: str | None) -> bytes:
+    """The 4 or 16 bytes of an address; an IPv4 one mapped into IPv6 counts as IPv4."""
+    if text is None:
+        return b""
+    try:
+        address = ip_address(text)
+    except ValueError as error:
+        raise CoreError(f"not an IP address: {text}") from error
+    return (getattr(address, "ipv4_mapped", None) or address).packed
+
+
+class Policy:
+    """A set of policy lines. Raises PolicyError, which names each bad line."""
+
+    def __init__(self, lines: Iterable[str] = ()) -> None:
+        self._raw = ffi.gc(lib.policy_new(), lib.policy_free)
+        self._change([f"+{line}" for line in lines], whole=True)
+
+    def patch(self, changes: Iterable[str]) -> None:
+        """Makes a change of `+line`s and `-line`s, or none at all. Not while another thread reads."""
+        self._change(list(changes), whole=False)
+
+    def _change(self, changes: list[str], whole: bool) -> None:
+        patch = lib.patch_new(self._raw, lib.FROM_WIRE)
+        for number, change in enumerate(changes, 1):
+            line, _alive = _span(change[1:].encode("utf-8", "surrogatepass"))
+            (lib.patch_add if change[0] == "+" else lib.patch_remove)(patch, line, number)
+        if lib.patch_finish(patch, whole):
+            lib.policy_commit(self._raw, patch)
+            return
+        error = PolicyError(_problems(patch), lib.patch_problems(patch))
+        lib.patch_free(patch)
+        raise error
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The canonical lines, sorted."""
+        rules = (lib.policy_rule(self._raw, i) for i in range(lib.policy_rules(self._raw)))
+        return tuple(sorted(_text(lib.rule_text(rule)) for rule in rules))
+
+    @property
+    def digest(self) -> str:
+        """"<number of lines>:<64 hex digits>"."""
+        value, out = ffi.new("digest *"), ffi.new("char[]", lib.DIGEST_TEXT)
+        value[0] = lib.policy_digest(self._raw)
+        lib.digest_print(value, out)
+        return _string(out)
+
+    def decide(
+        self, chain: bytes | None, now: int | None = None, address: str | None = None
+    ) -> Decision:
+        """Decides for a PEM (the leaf first, then the intermediates it is presented with) or one
+        DER; None is a connection without a certificate. `now` is in seconds since 1970.
+
+        Raises CoreError where the certificate or the address does not parse.
+        """
+        raw, path = ffi.NULL, ffi.new("path *")
+        if chain is not None:
+            certificates = _Certificates(chain)
+            raw, leaf = _read(certificates), certificates.array[0]
+            lib.path_verify(self._raw, leaf, certificates.array + 1, certificates.count - 1, path)
+        from_where, _alive = _span(_address(address))
+        request = ffi.new(
+            "request *",
+            {"leaf": raw, "issuers": path, "address": from_where}
+            | {"now": int(time.time()) if now is None else now},
+        )
+        return _decision(lib.policy_decide(self._raw, ffi.NULL, request), request, raw)
+
+
+def _problems(patch: Any) -> tuple[tuple[int, str], ...]:
+    number = ffi.new("size_t *")
+    found = []
+    while (text := lib.patch_problem_text(patch, len(found), number)) != ffi.NULL:
+        found.append((number[0], _string(text)))
+    return tuple(found)
+
+
+def _users(decided: Any) -> tuple[str, ...]:
+    if decided.act not in (lib.ACTION_LOGIN, lib.ACTION_CHOOSE):
+        return ()
+    found: list[str] = []
+    while user := _text(lib.rule_user(decided.line, len(found))):
+        found.append(user)
+    return tuple(found)
+
+
+def _decision(decided: Any, request: Any, raw: Any) -> Decision:
+    out, one = ffi.new("char[]", _ROOM), ffi.new("decision *", decided)
+    length = lib.decision_explain(request, one, out, _ROOM)
+    return Decision(
+        action=_string(lib.action_name(decided.act)),
+        reason=_string(lib.reason_name(decided.why)),
+        users=_users(decided),
+        line=None if decided.line == ffi.NULL else _text(lib.rule_text(decided.line)),
+        shadow=decided.shadow,
+        trace=tuple(bytes(ffi.buffer(out, length)).decode().split("\n")),
+        leaf=None if raw == ffi.NULL else _identity(raw),
+    )

@@ -1,0 +1,320 @@
+/* X509 → identity, through libcrypto's accessors: the handshake has parsed the certificate, and no
+ * parser of ours looks at it again. */
+#include "internal.h"
+
+#include <limits.h>
+#include <time.h>
+
+#include <openssl/err.h>
+#include <openssl/evp.h>
+#include <openssl/pem.h>
+#include <openssl/x509.h>
+#include <openssl/x509v3.h>
+
+void sha256(span bytes, uint8_t out[HASH_BYTES]) {
+    memset(out, 0, HASH_BYTES);
+    EVP_Digest(bytes.ptr, bytes.len, out, NULL, EVP_sha256(), NULL);
+}
+
+static span string_span(const ASN1_STRING *s) {
+    int len = ASN1_STRING_length(s);
+    return span_of(ASN1_STRING_get0_data(s), len > 0 ? (size_t)len : 0);
+}
+
+/* ---- Parts of a certificate ---- */
+
+bool certificate_key(X509 *certificate, uint8_t out[HASH_BYTES]) {
+    uint8_t der[16384], *at = der; /* RSA-16384 takes 2,100 bytes */
+    X509_PUBKEY *key = X509_get_X509_PUBKEY(certificate);
+    int len = key ? i2d_X509_PUBKEY(key, NULL) : -1;
+    if (len <= 0 || (size_t)len > sizeof der || i2d_X509_PUBKEY(key, &at) != len) return false;
+    sha256(span_of(der, (size_t)len), out);
+    return true;
+}
+
+/* Days since 1970 of a date of the Gregorian calendar. POSIX's formula counts from March, so that
+ * the leap day ends a year. */
+static int64_t days_since_1970(int64_t year, int64_t month, int64_t day) {
+    year -= month <= 2;
+    int64_t era = year / 400, year_of_era = year - era * 400;
+    int64_t day_of_year = (153 * (month + (month > 2 ? -3 : 9)) + 2) / 5 + day - 1;
+    return era * 146097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719468;
+}
+
+static bool time_seconds(const ASN1_TIME *time, int64_t *out) {
+    struct tm tm;
+    if (time == NULL || ASN1_TIME_to_tm(time, &tm) != 1) return false;
+    *out = days_since_1970(tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday) * 86400 + tm.tm_hour * 3600 +
+           tm.tm_min * 60 + tm.tm_sec;
+    return true;
+}
+
+bool certificate_times(X509 *certificate, int64_t *not_before, int64_t *not_after) {
+    return time_seconds(X509_get0_notBefore(certificate), not_before) &&
+           time_seconds(X509_get0_notAfter(certificate), not_after);
+}
+
+bool certificate_serial(X509 *certificate, uint8_t out[SERIAL_BYTES], size_t *len) {
+    const ASN1_INTEGER *serial = X509_get0_serialNumber(certificate);
+    span bytes = string_span(serial);
+    while (bytes.len && bytes.ptr[0] == 0) bytes = span_skip(bytes, 1);
+    if (ASN1_STRING_type(serial) == V_ASN1_NEG_INTEGER || bytes.len > SERIAL_BYTES) return false;
+    if (bytes.len) memcpy(out, bytes.ptr, bytes.len);
+    *len = bytes.len;
+    return true;
+}
+
+/* ---- Names ---- */
+
+static reason refuse(identity *id, reason why, const char *detail) {
+    id->detail = detail;
+    return id->refusal = why;
+}
+
+/* libcrypto drops an empty RDN, so two different names would read alike (X.501 9.2 wants at least
+ * one attribute in each). */
+static bool has_empty_rdn(const X509_NAME *name) {
+    const unsigned char *at;
+    size_t len;
+    if (X509_NAME_get0_der((X509_NAME *)(uintptr_t)name, &at, &len) != 1 || len > LONG_MAX) return true;
+    const unsigned char *end = at + len;
+    for (int depth = 0; at < end; depth++) {
+        long content;
+        int tag, class;
+        if (ASN1_get_object(&at, &content, &tag, &class, end - at) & 0x80) return true;
+        if (depth == 0) continue; /* the SEQUENCE of RDNs */
+        if (content == 0) return true;
+        at += content;
+    }
+    return false;
+}
+
+static reason put_entry(identity *id, writer *w, const X509_NAME_ENTRY *entry, bool starts) {
+    uint8_t bytes[NAME_BYTES];
+    writer value = {bytes, 0, sizeof bytes, false};
+    const ASN1_OBJECT *type = X509_NAME_ENTRY_get_object(entry);
+    const ASN1_STRING *text = X509_NAME_ENTRY_get_data(entry);
+    bool clean = put_asn1_text(&value, ASN1_STRING_type(text), string_span(text));
+    put_attribute(w, starts, span_of(OBJ_get0_data(type), OBJ_length(type)), span_of(bytes, value.len));
+    if (w->full || value.full) return refuse(id, REASON_TOO_LARGE, "a name of the certificate");
+    if (clean && value.len) return REASON_UNDECIDED;
+    return refuse(id, REASON_BAD_STRING, "a name holds a NUL, a control or invisible character, an "
+                  "invalid encoding or an empty value");
+}
+
+/* Encodes a name into `w`. Leaves id->refusal alone and returns REASON_UNDECIDED where it is fine. */
+static reason read_name(identity *id, const X509_NAME *name, writer *w, span *out) {
+    size_t start = w->len, rdn = start;
+    int set = -1, count = X509_NAME_entry_count(name);
+    if (count > NAME_ATTRIBUTES) return refuse(id, REASON_TOO_LARGE, "attributes of a name");
+    if (has_empty_rdn(name)) return refuse(id, REASON_MALFORMED, "an empty RDN in a name");
+    for (int i = 0; i < count; i++) {
+        const X509_NAME_ENTRY *entry = X509_NAME_get_entry(name, i);
+        bool starts = X509_NAME_ENTRY_set(entry) != set;
+        if (starts) rdn = w->len;
+        set = X509_NAME_ENTRY_set(entry);
+        reason bad = put_entry(id, w, entry, starts);
+        if (bad) return bad;
+        if (w->len - start > NAME_BYTES) return refuse(id, REASON_TOO_LARGE, "a name of the certificate");
+        bool last = i + 1 == count || X509_NAME_ENTRY_set(X509_NAME_get_entry(name, i + 1)) != set;
+        if (last && !name_close_rdn(w, rdn)) {
+            return refuse(id, REASON_MALFORMED, "an attribute stands twice in one RDN");
+        }
+    }
+    *out = span_of(w->ptr + start, w->len - start);
+    return REASON_UNDECIDED;
+}
+
+/* ---- Subject alternative names ---- */
+
+/* The kind by which a GENERAL_NAME can be bound; BIND_KINDS for one that nobody can be. */
+static bind_kind san_kind(const GENERAL_NAME *name, int *tag, span *value) {
+    *tag = V_ASN1_IA5STRING;
+    switch (name->type) {
+    case GEN_DNS: *value = string_span(name->d.dNSName); return BIND_DNS;
+    case GEN_URI: *value = string_span(name->d.uniformResourceIdentifier); return BIND_URI;
+    case GEN_EMAIL: *value = string_span(name->d.rfc822Name); return BIND_EMAIL;
+    case GEN_IPADD: *value = string_span(name->d.iPAddress); return BIND_IP;
+    case GEN_OTHERNAME: break;
+    default: return BIND_KINDS;
+    }
+    const OTHERNAME *other = name->d.otherName;
+    if (OBJ_obj2nid(other->type_id) != NID_ms_upn) return BIND_KINDS;
+    *tag = other->value->type;
+    bool text = *tag == V_ASN1_UTF8STRING || *tag == V_ASN1_BMPSTRING || *tag == V_ASN1_UNIVERSALSTRING ||
+                *tag == V_ASN1_IA5STRING || *tag == V_ASN1_PRINTABLESTRING;
+    *value = text ? string_span(other->value->value.asn1_string) : span_of(NULL, 0);
+    return BIND_UPN;
+}
+
+static reason put_san(identity *id, writer *w, const GENERAL_NAME *name) {
+    uint8_t bytes[NAME_BYTES];
+    writer value = {bytes, 0, sizeof bytes, false};
+    int tag;
+    span raw;
+    bind_kind kind = san_kind(name, &tag, &raw);
+    if (kind == BIND_KINDS) return REASON_UNDECIDED;
+    bool good = kind == BIND_IP ? raw.len == 4 || raw.len == 16 : put_asn1_text(&value, tag, raw);
+    if (kind == BIND_IP && good) put_span(&value, raw);
+    put_byte(w, (uint8_t)kind);
+    put_u16(w, value.len);
+    put_span(w, span_of(bytes, value.len));
+    if (w->full || value.full) return refuse(id, REASON_TOO_LARGE, "subject alternative names");
+    if (good && value.len) return REASON_UNDECIDED;
+    return refuse(id, REASON_BAD_STRING, "a subject alternative name is empty, or holds a NUL, a control "
+                  "or invisible character or an invalid encoding");
+}
+
+static reason put_sans(identity *id, writer *w, const GENERAL_NAMES *names) {
+    for (int i = 0; i < sk_GENERAL_NAME_num(names); i++) {
+        reason bad = put_san(id, w, sk_GENERAL_NAME_value(names, i));
+        if (bad) return bad;
+    }
+    return REASON_UNDECIDED;
+}
+
+static reason read_sans(identity *id, X509 *leaf, writer *w) {
+    int critical = -1; /* -1: none; -2: more than one (RFC 5280 4.2 allows one) */
+    GENERAL_NAMES *names = X509_get_ext_d2i(leaf, NID_subject_alt_name, &critical, NULL);
+    if (names == NULL) {
+        return critical == -1 ? REASON_UNDECIDED
+                              : refuse(id, REASON_MALFORMED, "the subject alternative names do not parse");
+    }
+    writer sans = {w->ptr + w->len, 0, SAN_BYTES, false};
+    reason bad = put_sans(id, &sans, names);
+    GENERAL_NAMES_free(names);
+    id->sans = span_of(sans.ptr, sans.len);
+    w->len += sans.len;
+    return bad;
+}
+
+bool identity_next_san(const identity *id, size_t *at, bind_kind *kind, span *value) {
+    if (*at >= id->sans.len) return false;
+    const uint8_t *p = id->sans.ptr + *at;
+    *kind = (bind_kind)p[0];
+    *value = span_of(p + 3, get_u16(p + 1));
+    *at += 3 + value->len;
+    return true;
+}
+
+/* ---- The whole ---- */
+
+/* What libcrypto found out when it looked at the extensions. */
+static reason read_usage(identity *id, X509 *leaf) {
+    int client = X509_check_purpose(leaf, X509_PURPOSE_SSL_CLIENT, 0);
+    uint32_t flags = X509_get_extension_flags(leaf);
+    id->ca = (flags & EXFLAG_CA) != 0;
+    id->client = client == 1 && !id->ca;
+    if (flags & EXFLAG_INVALID) {
+        return refuse(id, REASON_MALFORMED, "an extension does not parse or stands twice");
+    }
+    if (flags & EXFLAG_CRITICAL) {
+        return refuse(id, REASON_MALFORMED, "a critical extension that libcrypto does not know");
+    }
+    return REASON_UNDECIDED;
+}
+
+static reason read_fields(identity *id, X509 *leaf) {
+    writer w = {id->bytes, 0, sizeof id->bytes, false};
+    uint8_t serial[SERIAL_BYTES];
+    size_t serial_len;
+    if (!certificate_times(leaf, &id->not_before, &id->not_after)) {
+        return refuse(id, REASON_MALFORMED, "the validity does not parse");
+    }
+    if (!certificate_serial(leaf, serial, &serial_len)) {
+        return refuse(id, REASON_MALFORMED, "the serial number is negative or longer than 32 bytes");
+    }
+    id->serial = span_of(id->bytes, serial_len);
+    put(&w, serial, serial_len);
+    reason bad = read_usage(id, leaf);
+    if (!bad) bad = read_name(id, X509_get_issuer_name(leaf), &w, &id->issuer);
+    if (!bad) bad = read_name(id, X509_get_subject_name(leaf), &w, &id->subject);
+    return bad ? bad : read_sans(id, leaf, &w);
+}
+
+static reason read_leaf(identity *id, X509 *leaf) {
+    int len = leaf ? i2d_X509(leaf, NULL) : -1;
+    unsigned hashed = 0;
+    if (len <= 0 || X509_digest(leaf, EVP_sha256(), id->cert, &hashed) != 1 || hashed != HASH_BYTES) {
+        return refuse(id, REASON_MALFORMED, "the certificate cannot be encoded");
+    }
+    if (len > CERTIFICATE_BYTES) return refuse(id, REASON_TOO_LARGE, "the certificate");
+    if (!certificate_key(leaf, id->key)) return refuse(id, REASON_TOO_LARGE, "the public key");
+    return read_fields(id, leaf);
+}
+
+/* What libcrypto could not parse it also puts in the thread's error queue, where the server would
+ * take it for a failure of its next SSL_read (SSL_get_error(3)): hence the mark, here and in each
+ * function of the core that strangers' bytes go through. */
+reason identity_read(X509 *leaf, identity *id) {
+    memset(id, 0, offsetof(identity, bytes));
+    ERR_set_mark();
+    read_leaf(id, leaf);
+    ERR_pop_to_mark();
+    return id->refusal;
+}
+
+typedef struct { bind_taker take; void *data; bool done; } giver;
+
+static void give(giver *g, bind_kind kind, span value, bool repeated) {
+    if (!g->done) g->done = !g->take(kind, value, repeated, g->data);
+}
+
+void identity_bindings(const identity *id, bind_taker take, void *data) {
+    giver g = {take, data, false};
+    size_t at = 0, count[BIND_KINDS] = {0};
+    attribute a;
+    bind_kind kind;
+    span value;
+    while (identity_next_san(id, &at, &kind, &value)) count[kind]++;
+    count[BIND_CN] = name_common_names(id->subject, &value);
+    if (id->subject.len) give(&g, BIND_SUBJECT, id->subject, false);
+    for (at = 0; name_next(id->subject, &at, &a);) {
+        if (span_equal(a.oid, OID_CN)) give(&g, BIND_CN, a.value, count[BIND_CN] > 1);
+    }
+    for (at = 0; identity_next_san(id, &at, &kind, &value);) give(&g, kind, value, count[kind] > 1);
+    give(&g, BIND_CERT, span_of(id->cert, HASH_BYTES), false);
+    give(&g, BIND_KEY, span_of(id->key, HASH_BYTES), false);
+}
+
+/* ---- Files ---- */
+
+static size_t free_all(X509 **out, size_t count) {
+    while (count) X509_free(out[--count]);
+    return 0;
+}
+
+static size_t parse_pem(span text, X509 **out, size_t room, fault *why) {
+    BIO *bio = BIO_new_mem_buf(text.ptr, (int)text.len);
+    size_t count = 0;
+    while (bio && count < room && (out[count] = PEM_read_bio_X509(bio, NULL, NULL, NULL)) != NULL) count++;
+    /* A bad block ends the reading as the end of the text does: only the error tells them apart. */
+    bool ended = count < room && ERR_GET_REASON(ERR_peek_last_error()) == PEM_R_NO_START_LINE;
+    BIO_free(bio);
+    if (ended && count) return count;
+    if (ended) fail(why, "no certificate in the PEM text");
+    else if (count == room) fail(why, "%zu certificates or more; at most %zu", room, room - 1);
+    else fail(why, "certificate %zu of the PEM text does not parse", count + 1);
+    return free_all(out, count);
+}
+
+static size_t parse_der(span bytes, X509 **out, fault *why) {
+    const uint8_t *at = bytes.ptr;
+    out[0] = d2i_X509(NULL, &at, (long)bytes.len);
+    if (out[0] && at == bytes.ptr + bytes.len) return 1;
+    fail(why, "not the DER of one certificate");
+    return free_all(out, 1);
+}
+
+size_t certificates_parse(span bytes, X509 **out, size_t room, fault *why) {
+    if (bytes.len == 0 || bytes.len > (size_t)CERTIFICATE_BYTES * 16 || room < 2) {
+        fail(why, "neither PEM nor the DER of one certificate, or too large");
+        return 0;
+    }
+    ERR_set_mark();
+    size_t count = bytes.ptr[0] == 0x30 ? parse_der(bytes, out, why) : parse_pem(bytes, out, room, why);
+    ERR_pop_to_mark();
+    return count;
+}
+
+void certificate_free(X509 *certificate) { X509_free(certificate); }

@@ -1,0 +1,285 @@
+/* The core of certauth: from a certificate and a policy to a decision.
+ *
+ *     X509 ──identity_read──▶ identity ┐
+ *     chain ─path_from_chain─▶ path    ├─ policy_decide ──▶ decision: action, reason, users
+ *     lines ─patch_*, commit─▶ policy  ┘
+ *
+ * No part of Redis is known here. The server's module, `redis-certauth explain` and the tests all
+ * run this code: the C files include this page, and Python reads it word for word (cffi's cdef),
+ * which is why it holds no preprocessor line. Include stdint.h, stdbool.h and stddef.h before it.
+ *
+ * Nothing here is thread-safe except by having one writer: a policy may be read by many threads
+ * while nobody commits to it. Nothing allocates while it decides. */
+
+/* Bytes that somebody else owns. Certificate bytes are never C strings: a NUL is a byte like any
+ * other, and a name that holds one is refused rather than cut. */
+typedef struct { const uint8_t *ptr; size_t len; } span;
+
+/* Why a text was not taken, for the person who wrote it. Always NUL ended. */
+typedef struct { char text[256]; } fault;
+
+/* Bounds. Going over one is a refusal with a name, never a truncation. */
+enum {
+    CERTIFICATE_BYTES = 65536, /* DER of one certificate */
+    NAME_BYTES = 4096,         /* one distinguished name, encoded as below */
+    NAME_ATTRIBUTES = 64,      /* attributes in one distinguished name */
+    SAN_BYTES = 16384,         /* all subject alternative names of a leaf, encoded */
+    SERIAL_BYTES = 32,         /* RFC 5280 4.1.2.2 says 20 */
+    PATH_LENGTH = 8,           /* CA certificates above a leaf */
+    LINE_BYTES = 131072,       /* one policy line */
+    HASH_BYTES = 32            /* SHA-256 */
+};
+
+/* Every outcome, in the order of the checks: all reasons below the one returned were passed.
+ * Zero is a refusal, so that a decision that nobody made admits nobody. */
+typedef enum {
+    REASON_UNDECIDED,        /* nobody decided: a bug, and a refusal */
+    REASON_NO_JOURNAL,       /* the node's policy cannot be read: only bootstrap lines count */
+    REASON_NO_POLICY,        /* this node never had a policy */
+    REASON_OFF,              /* set enforce off */
+    REASON_NO_CERTIFICATE,
+    REASON_MALFORMED,        /* DER, extensions or times that do not parse, or say two things */
+    REASON_TOO_LARGE,        /* over one of the bounds above */
+    REASON_BAD_STRING,       /* NUL, control or invisible character, invalid encoding in a name */
+    REASON_AMBIGUOUS,        /* two CNs, or two SANs of a kind, where the policy counts on one */
+    REASON_UNTRUSTED_ISSUER, /* no `ca` of the policy in the verified path */
+    REASON_CA_EXPIRED,       /* a CA of the path is outside its validity */
+    REASON_CA_REVOKED,       /* a CA of the path is named by a `revoke` line */
+    REASON_NOT_YET_VALID,
+    REASON_EXPIRED,
+    REASON_KEY_USAGE,        /* not a certificate for a TLS client, or a CA's own */
+    REASON_REVOKED,
+    REASON_GATE,             /* no `allow` line fits */
+    REASON_NO_BINDING,
+    REASON_CONFLICT,         /* `bind` lines that name different users */
+    REASON_ADDRESS,          /* outside the `from=` of a `bind` line */
+    REASON_USER_MISSING,     /* the server has no such ACL user */
+    REASON_USER_OFF,
+    REASON_MATCHED,
+    REASON_COUNT
+} reason;
+
+typedef enum { ACTION_REFUSE, ACTION_LEAVE, ACTION_CHOOSE, ACTION_LOGIN } action;
+
+/* Names as they appear in INFO, replies, logs and docs/reasons.md ("no_binding"): one spelling
+ * everywhere. Static strings. */
+const char *reason_name(reason);
+const char *action_name(action);
+
+/* ---- text.c: bytes, tokens, distinguished names ------------------------------------------- */
+
+/* A distinguished name is kept in one encoding everywhere, and two names are the same exactly
+ * when these bytes are: for each attribute, in the order of the certificate,
+ *     1 where it starts an RDN, else 0 | length of OID | OID (DER content) | u16 length | UTF-8
+ * attributes of one RDN being sorted, since X.501 makes an RDN a set. */
+
+/* Reads a name as people write it: RFC 4514 ("CN=alice,OU=eng,O=acme", blanks beside , + and =
+ * allowed, "quoted" values, #hex), most specific RDN first; or OpenSSL's /C=…/CN=… , the other
+ * way round. Writes the encoding to `out` (NAME_BYTES) and its length to `len`. False with the
+ * character named in `why`. */
+bool name_parse(span text, uint8_t *out, size_t *len, fault *why);
+
+/* Writes an encoded name as RFC 4514 text, not NUL ended. Returns its length, at most `room`;
+ * 0 also where it does not fit. */
+size_t name_print(span name, char *out, size_t room);
+
+/* Writes a token of a policy line, quoted as in redis.conf where that is needed. Returns its length,
+ * 0 where it does not fit. */
+size_t token_print(span value, char *out, size_t room);
+
+/* ---- cert.c: X509 → identity --------------------------------------------------------------- */
+
+typedef struct x509_st X509; /* libcrypto's */
+
+typedef enum {
+    BIND_SUBJECT, BIND_CN, BIND_URI, BIND_DNS, BIND_EMAIL, BIND_IP, BIND_UPN, BIND_CERT, BIND_KEY,
+    BIND_KINDS
+} bind_kind;
+const char *bind_kind_name(bind_kind);
+
+/* What a leaf says. Spans point into `bytes`, so an identity is never copied. */
+typedef struct {
+    reason refusal;      /* REASON_UNDECIDED, or why this certificate can be nobody */
+    const char *detail;  /* of the refusal: a static string, or NULL */
+    span subject, issuer; /* encoded names */
+    span sans;           /* records: u8 bind_kind | u16 length | value (addresses: 4 or 16 bytes) */
+    span serial;         /* big-endian, no leading zeros */
+    int64_t not_before, not_after; /* seconds since 1970 */
+    bool client;         /* usable by a TLS client: key usage, extended key usage, not a CA */
+    bool ca;             /* basic constraints CA:TRUE */
+    uint8_t cert[HASH_BYTES]; /* SHA-256 of the DER */
+    uint8_t key[HASH_BYTES];  /* SHA-256 of the SubjectPublicKeyInfo: the "key id" */
+    uint8_t bytes[2 * NAME_BYTES + SAN_BYTES + SERIAL_BYTES];
+} identity;
+
+/* Reads `leaf` through libcrypto's accessors. Also returns id->refusal. */
+reason identity_read(X509 *leaf, identity *id);
+
+/* Steps through id->sans: false at the end. `at` starts at 0. */
+bool identity_next_san(const identity *id, size_t *at, bind_kind *kind, span *value);
+
+/* The only CN of an encoded name: count of CNs, the first of them in `cn`. */
+size_t name_common_names(span name, span *cn);
+
+/* Certificates out of DER (one) or PEM (the leaf, then what the client would present above it), up
+ * to `room` - 1. Returns how many went into `out`, to be freed by the caller with
+ * certificate_free; 0 with the reason in `why`. */
+size_t certificates_parse(span der_or_pem, X509 **out, size_t room, fault *why);
+void certificate_free(X509 *);
+
+/* ---- issuer.c: where a leaf comes from ----------------------------------------------------- */
+
+typedef struct {
+    uint8_t key[HASH_BYTES], cert[HASH_BYTES];
+    int64_t not_before, not_after;
+    uint8_t serial_len, serial[SERIAL_BYTES];
+} authority;
+
+/* The CA certificates above a leaf, its issuer first. `known` is false where nobody vouches for
+ * it. */
+typedef struct { bool known; size_t count; authority ca[PATH_LENGTH]; } path;
+
+typedef struct policy policy;
+
+/* From a chain that somebody has verified (leaf first, as libcrypto gives it). */
+void path_from_chain(X509 *const *chain, size_t count, path *out);
+
+/* By libcrypto's own verification under the policy's `ca` and `anchor` certificates; `extra` are
+ * the intermediates presented with the leaf. Times are left to policy_decide. */
+void path_verify(const policy *, X509 *leaf, X509 *const *extra, size_t count, path *out);
+
+/* Resumed TLS sessions show no chain: what was verified for this leaf is remembered, in a table of
+ * fixed size. Forgetting is safe: path_verify answers then. */
+void path_remember(const uint8_t leaf[HASH_BYTES], const path *);
+bool path_recall(const uint8_t leaf[HASH_BYTES], path *out);
+
+/* ---- line.c: one policy line --------------------------------------------------------------- */
+
+typedef enum {
+    LINE_SET, LINE_CA, LINE_ANCHOR, LINE_ALLOW, LINE_BIND, LINE_REVOKE, LINE_USER,
+    LINE_LIMIT, /* bootstrap files only: taken from every `user` line of the policy */
+    LINE_WAS,   /* the node's own note, outside the digest: what an adopted user was before */
+    LINE_TYPES
+} line_type;
+typedef enum {
+    SET_ENFORCE, SET_GATE, SET_UNMATCHED, SET_PLAIN, SET_PASSWORD_AUTH, SET_TLS_CLIENT_AUTH, SETTINGS
+} setting;
+enum { ENFORCE_OFF, ENFORCE_SHADOW, ENFORCE_ON };
+enum { GATE_DISABLED, GATE_SAN_CN, GATE_FULL_SUBJECT };
+enum { UNMATCHED_REFUSE, UNMATCHED_LEAVE };
+enum { PLAIN_LEAVE, PLAIN_REFUSE };
+enum { PASSWORD_AUTH_REFUSE, PASSWORD_AUTH_ALLOW };
+enum { TLS_CLIENT_AUTH_UNSET, TLS_CLIENT_AUTH_YES, TLS_CLIENT_AUTH_OPTIONAL };
+
+typedef struct rule rule; /* a parsed line */
+
+/* Parses one line. NULL with `why`; else to be freed with rule_free. */
+rule *rule_parse(span line, fault *why);
+void rule_free(rule *);
+
+line_type rule_type(const rule *);
+span rule_text(const rule *);               /* canonical: what journal, digest and SHOW hold */
+span rule_user(const rule *, size_t index); /* `bind`: its users, `user`, `was`: the name at 0;
+                                             * empty past the last */
+bool rule_adopts(const rule *);             /* `user … adopt` */
+bool rule_acl_next(const rule *, size_t *at, span *token); /* `user`, `was`, `limit`: the ACL rules;
+                                             * `at` starts at 0 */
+X509 *rule_certificate(const rule *);       /* `ca`, `anchor`: borrowed */
+
+/* ---- policy.c: a set of lines -------------------------------------------------------------- */
+
+/* Order-free digest of a set of lines: how many, and the sum of their SHA-256 mod 2^256. It finds
+ * drift; it is no security boundary. */
+typedef struct { uint64_t lines; uint8_t sum[HASH_BYTES]; } digest;
+enum { DIGEST_TEXT = 96 };
+void digest_print(const digest *, char out[DIGEST_TEXT]); /* "<lines>:<64 hex digits>" */
+
+policy *policy_new(void);
+void policy_free(policy *);
+digest policy_digest(const policy *);
+int policy_setting(const policy *, setting);
+size_t policy_rules(const policy *);                    /* how many, notes (`was`) included */
+const rule *policy_rule(const policy *, size_t index);  /* in no order that lasts over a commit */
+const rule *policy_user(const policy *, line_type, span name); /* `user` or `was` line, or NULL */
+
+/* A change being made: lines are parsed as they are added, all problems are kept, nothing happens
+ * to the policy before policy_commit. */
+typedef struct patch patch;
+typedef enum { FROM_WIRE, FROM_BOOTSTRAP, FROM_JOURNAL } patch_source; /* says which types may come */
+patch *patch_new(const policy *base, patch_source);
+void patch_free(patch *);
+/* A line that the policy will hold, or holds now and will not. `number` is the line's, for
+ * problems: from 1, 0 for a line that nobody sent. */
+void patch_add(patch *, span line, size_t number);
+void patch_remove(patch *, span line, size_t number);
+/* Ends the change. `whole`: the lines added are the whole policy, every other one goes (LOAD).
+ * True without problems. */
+bool patch_finish(patch *, bool whole);
+void patch_problem(patch *, size_t number, const char *text); /* from outside: the server's ACL */
+size_t patch_problems(const patch *);                         /* how many; the first 32 are kept */
+const char *patch_problem_text(const patch *, size_t index, size_t *number);
+size_t patch_count(const patch *, bool added);
+const rule *patch_rule(const patch *, bool added, size_t index, size_t *number);
+digest patch_digest(const patch *);        /* of the policy after the commit */
+int patch_setting(const patch *, setting); /* its value after the commit */
+
+/* Makes the change, in one step that cannot fail, and frees the patch, the removed rules with it.
+ * `base` is the one of patch_new. */
+void policy_commit(policy *base, patch *);
+
+/* ---- The decision -------------------------------------------------------------------------- */
+
+typedef enum { USER_UNKNOWN, USER_MISSING, USER_OFF, USER_ON } user_state;
+
+typedef struct {
+    const identity *leaf;   /* NULL: the connection has no certificate */
+    const path *issuers;    /* with a leaf */
+    int64_t now;            /* seconds since 1970 */
+    span address;           /* of the client: 4 or 16 bytes; empty: unknown */
+    bool no_journal;        /* the policy could not be read: only `bootstrap` counts */
+    bool no_policy;         /* there never was one */
+    const patch *pending;   /* decide as if this had been committed; or NULL */
+    /* Asks the server about a user; NULL where there is no server, then `user` lines answer. */
+    user_state (*ask)(span user, void *data);
+    void *data;
+} request;
+
+typedef struct {
+    action act;
+    reason why;
+    bool shadow;          /* `set enforce shadow`: for the record only, nobody is to be changed */
+    const rule *line;     /* the `bind` line that decided, or NULL; borrowed from the policy */
+    const char *detail;   /* one more clause for a person, or NULL; a static string */
+    int64_t until;        /* LOGIN, CHOOSE: when the first certificate of the path ends */
+    uint32_t session;     /* the shortest session= of the lines matched, seconds; 0 without */
+} decision;
+
+/* `bootstrap` lines (may be NULL) are tried first: always in force, exempt from the gate, still
+ * subject to validity and to the policy's `revoke` lines. */
+decision policy_decide(const policy *, const policy *bootstrap, const request *);
+
+/* Tells the decision to a person: one line a step, '\n' between them, what to change last. Writes at
+ * most `room` bytes, not NUL ended, whole lines only; returns how many. */
+size_t decision_explain(const request *, const decision *, char *out, size_t room);
+
+/* ---- journal.c: the policy on disk --------------------------------------------------------- */
+
+/* The head of a record, and of the policy after it. `owner` is NUL ended text. */
+typedef struct { uint64_t generation, epoch; char owner[128]; } stamp;
+
+typedef struct journal journal;
+
+/* Opens (creating it, mode 0600) and locks the journal in an existing directory, and replays it
+ * into `into`, which is empty. NULL with `why` where that cannot be done, or another process holds
+ * it. A damaged journal is opened with `into` left empty, and journal_damage says what is wrong:
+ * it takes no more records. */
+journal *journal_open(const char *directory, policy *into, stamp *last, fault *why);
+void journal_close(journal *);
+const char *journal_damage(const journal *); /* NULL: sound */
+const char *journal_notice(const journal *); /* for the log, e.g. a torn tail dropped; or NULL */
+bool journal_empty(const journal *);         /* no record yet: a first install */
+
+/* Puts the change on disk and returns when it is there (fsync). One call at a time, off the main
+ * thread: it reads `base`, which nobody may commit to meanwhile. Rewrites the file once that is
+ * shorter. False with the system's reason in `why`; the journal then holds what it held. */
+bool journal_append(journal *, const policy *base, const patch *, const stamp *, fault *why);

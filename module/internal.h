@@ -1,0 +1,157 @@
+/* What the core's own C files share beside core.h. Not for certauth.c, not for Python. */
+#ifndef CERTAUTH_INTERNAL_H
+#define CERTAUTH_INTERNAL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "core.h"
+
+/* ---- Spans ---- */
+
+static inline span span_of(const void *ptr, size_t len) { return (span){ptr, len}; }
+#define LITERAL(text) span_of("" text, sizeof(text) - 1)
+
+static inline bool span_equal(span a, span b) {
+    return a.len == b.len && (a.len == 0 || memcmp(a.ptr, b.ptr, a.len) == 0);
+}
+
+static inline int span_compare(span a, span b) {
+    size_t shorter = a.len < b.len ? a.len : b.len;
+    int order = shorter ? memcmp(a.ptr, b.ptr, shorter) : 0;
+    return order ? order : (a.len > b.len) - (a.len < b.len);
+}
+
+static inline bool span_starts(span s, span prefix) {
+    return s.len >= prefix.len && memcmp(s.ptr, prefix.ptr, prefix.len) == 0;
+}
+
+static inline span span_skip(span s, size_t n) { return span_of(s.ptr + n, s.len - n); }
+
+bool span_equal_nocase(span a, span b); /* ASCII */
+
+/* Formats into why->text, cut to fit; false, so that a parser can `return fail(why, …)`. Bytes of
+ * strangers go in as %.*s only after text_clean. */
+bool fail(fault *why, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* ---- Bytes to write to ---- */
+
+/* A buffer of fixed size that remembers having been too small. */
+typedef struct { uint8_t *ptr; size_t len, room; bool full; } writer;
+void put(writer *, const void *bytes, size_t len);
+static inline void put_span(writer *w, span s) { put(w, s.ptr, s.len); }
+static inline void put_byte(writer *w, uint8_t byte) { put(w, &byte, 1); }
+void put_u16(writer *, size_t value); /* big-endian; too large a value fills the writer */
+void put_hex(writer *, span bytes);
+void put_token(writer *, span value); /* quoted where the reader of tokens would need it */
+#define put_text(w, text) put(w, "" text, sizeof(text) - 1)
+
+static inline size_t get_u16(const uint8_t *p) { return (size_t)p[0] << 8 | p[1]; }
+
+/* ---- Text ---- */
+
+/* Valid UTF-8 without NUL, control, bidirectional or zero-width characters, non-characters: what a
+ * name of a person or a machine holds. RFC 3629; Unicode's general categories Cc and Cf as far as
+ * they make two names look like one. */
+bool text_clean(span);
+
+/* Appends an ASN.1 string of universal `tag` as UTF-8: UTF8, Numeric, Printable, IA5, Visible, T61
+ * (its ASCII half only: what the other half means depends on who reads), BMP, Universal. False for
+ * other types, invalid encodings and texts that are not clean. */
+bool put_asn1_text(writer *, int tag, span content);
+
+/* Hex digits of any case, colons between bytes allowed. False unless exactly `len` bytes. */
+bool hex_parse(span text, uint8_t *out, size_t len);
+
+/* Tokens of a line, quoted as in redis.conf (sdssplitargs): "…" with \n \r \t \b \a \xHH \" \\,
+ * '…' with \'. Each call reads one token into `out` (LINE_BYTES at most: a token is never longer
+ * than its text). TOKEN_BAD: unbalanced quotes, or text right after a closing quote. */
+typedef enum { TOKEN_END, TOKEN_READ, TOKEN_BAD } token_result;
+token_result token_read(span *line, uint8_t *out, size_t *len);
+
+/* ---- Hashes ---- */
+
+void sha256(span, uint8_t out[HASH_BYTES]);
+
+/* ---- Certificates ---- */
+
+/* SHA-256 of the SubjectPublicKeyInfo. False where it is over the bounds. */
+bool certificate_key(X509 *, uint8_t out[HASH_BYTES]);
+/* Seconds since 1970 of notBefore and notAfter; false where they do not parse. */
+bool certificate_times(X509 *, int64_t *not_before, int64_t *not_after);
+/* The serial number without leading zeros; false where it is negative or too long. */
+bool certificate_serial(X509 *, uint8_t out[SERIAL_BYTES], size_t *len);
+
+/* ---- Rules ---- */
+
+/* A parsed line: one block of memory, so that a million of them stay cheap. `key` is what makes a
+ * line the same line: a policy never holds two rules with one key. Behind it, in the same block:
+ * the canonical text, then the fields (tag, u24 length, value), see rule_field. */
+struct rule {
+    X509 *certificate;  /* `ca`, `anchor`: owned */
+    uint32_t text_len, fields_len;
+    uint32_t session;   /* `bind … session=`, seconds */
+    uint32_t number;    /* of the line in the write that brings it */
+    uint8_t type, kind; /* kind: bind_kind, setting or revoke_kind */
+    uint8_t value;      /* of a setting */
+    bool adopt, on;     /* `user` */
+    uint8_t key[HASH_BYTES];
+};
+static inline const uint8_t *rule_bytes(const rule *r) { return (const uint8_t *)(r + 1); }
+
+/* A second name under which a rule is found: the key of a CA, the CN of an `allow` line. */
+enum field { FIELD_USER, FIELD_NET, FIELD_ACL, FIELD_ALIAS };
+bool rule_field(const rule *, enum field, size_t *at, span *value);
+bool rule_covers(const rule *, span address); /* `bind … from=`; true without */
+static inline const uint8_t *rule_alias(const rule *r) {
+    size_t at = 0;
+    span alias;
+    return rule_field(r, FIELD_ALIAS, &at, &alias) ? alias.ptr : NULL;
+}
+
+typedef enum { REVOKE_SERIAL, REVOKE_CERT, REVOKE_KEY, REVOKE_KINDS } revoke_kind;
+
+/* The key of the line that says `a` and `b` of a type and kind; built alike when a line is parsed
+ * and when a certificate is looked up. */
+void key_of(uint8_t out[HASH_BYTES], line_type, int kind, span a, span b);
+/* What an `allow` line with exactly the attributes of this subject would have as its key; false
+ * where no line can: an attribute of another type, or of one that may stand only once, twice. */
+bool key_allow(uint8_t out[HASH_BYTES], span subject);
+void alias_authority(uint8_t out[HASH_BYTES], const uint8_t *key);
+void alias_common_name(uint8_t out[HASH_BYTES], span cn);
+
+/* ---- Policy ---- */
+
+/* What is in force, seen through a change that is not made yet. */
+typedef struct { const policy *base; const patch *pending; } view;
+const rule *view_find(const view *, const uint8_t key[HASH_BYTES]);
+const rule *view_alias(const view *, const uint8_t alias[HASH_BYTES]);
+int view_setting(const view *, setting);
+bool view_binds(const view *, bind_kind); /* may there be `bind` lines of that kind? */
+struct x509_store_st;
+struct x509_store_st *policy_store(const policy *); /* of its `ca` and `anchor` lines; or NULL */
+/* Exchanges what two policies hold. Cannot fail. */
+void policy_swap(policy *, policy *);
+
+/* Calls `take` for each (kind, value) by which `leaf` can be bound, until it returns false. */
+typedef bool (*bind_taker)(bind_kind, span value, bool repeated, void *data);
+void identity_bindings(const identity *, bind_taker take, void *data);
+
+/* ---- Names ---- */
+
+typedef struct { bool starts; span oid, value; } attribute;
+bool name_next(span name, size_t *at, attribute *out);
+/* Appends one attribute of an encoded name. */
+void put_attribute(writer *, bool starts, span oid, span value);
+/* Sorts the attributes of the RDN that starts at `from`; false where two are the same. */
+bool name_close_rdn(writer *, size_t from);
+/* The six attributes of a gate entry, in the order of an `allow` line. */
+enum { GATE_CN, GATE_OU, GATE_O, GATE_L, GATE_ST, GATE_C, GATE_TYPES };
+/* The same RDNs the other way round, for the commonest slip. */
+bool name_reverse(span name, uint8_t *out);
+extern const span OID_CN;
+extern const span GATE_OIDS[GATE_TYPES];
+
+#endif

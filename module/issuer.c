@@ -1,0 +1,88 @@
+/* Which trusted CA a leaf comes from. The handshake has verified it; here its answer is read, or
+ * remembered, and only where neither is to be had is a signature checked again. */
+#include "internal.h"
+
+#include <openssl/err.h>
+#include <openssl/x509.h>
+#include <openssl/x509v3.h>
+
+static bool read_authority(X509 *certificate, authority *out) {
+    size_t len;
+    unsigned hashed = 0;
+    if (!certificate_key(certificate, out->key) || !certificate_serial(certificate, out->serial, &len) ||
+        !certificate_times(certificate, &out->not_before, &out->not_after)) {
+        return false;
+    }
+    out->serial_len = (uint8_t)len;
+    return X509_digest(certificate, EVP_sha256(), out->cert, &hashed) == 1 && hashed == HASH_BYTES;
+}
+
+void path_from_chain(X509 *const *chain, size_t count, path *out) {
+    out->known = false;
+    out->count = 0;
+    if (count < 2 || count > PATH_LENGTH + 1) return; /* a leaf that vouches for itself has no issuer */
+    ERR_set_mark();
+    bool good = true;
+    for (size_t i = 1; i < count && good; i++) good = read_authority(chain[i], &out->ca[i - 1]);
+    ERR_pop_to_mark();
+    if (!good) return;
+    out->count = count - 1;
+    out->known = true;
+}
+
+/* Times are the decision's business: it names them, and knows a clock for `explain`. */
+static bool verify(X509_STORE_CTX *context, const policy *p, X509 *leaf, STACK_OF(X509) *extra) {
+    if (X509_STORE_CTX_init(context, policy_store(p), leaf, extra) != 1) return false;
+    X509_VERIFY_PARAM *param = X509_STORE_CTX_get0_param(context);
+    X509_VERIFY_PARAM_set_flags(param, X509_V_FLAG_NO_CHECK_TIME | X509_V_FLAG_PARTIAL_CHAIN);
+    X509_VERIFY_PARAM_set_depth(param, PATH_LENGTH);
+    X509_STORE_CTX_set_purpose(context, X509_PURPOSE_ANY); /* key usage has a reason of its own */
+    return X509_verify_cert(context) == 1;
+}
+
+static void take_chain(const STACK_OF(X509) *chain, path *out) {
+    X509 *certificates[PATH_LENGTH + 1];
+    int count = sk_X509_num(chain);
+    if (count > PATH_LENGTH + 1) return;
+    for (int i = 0; i < count; i++) certificates[i] = sk_X509_value(chain, i);
+    path_from_chain(certificates, (size_t)count, out);
+}
+
+void path_verify(const policy *p, X509 *leaf, X509 *const *extra, size_t count, path *out) {
+    out->known = false;
+    out->count = 0;
+    if (policy_store(p) == NULL) return;
+    ERR_set_mark();
+    X509_STORE_CTX *context = X509_STORE_CTX_new();
+    STACK_OF(X509) *untrusted = sk_X509_new_null();
+    for (size_t i = 0; i < count && untrusted; i++) sk_X509_push(untrusted, extra[i]);
+    if (context && untrusted && verify(context, p, leaf, untrusted)) {
+        take_chain(X509_STORE_CTX_get0_chain(context), out);
+    }
+    sk_X509_free(untrusted);
+    X509_STORE_CTX_free(context);
+    ERR_pop_to_mark();
+}
+
+/* ---- Memory ---- */
+
+/* Each leaf has one place, found by its own hash, and a new leaf takes it over. Only leaves that a
+ * handshake has verified are put here, so nobody fills the table without a certificate each from a
+ * trusted CA; and losing a place costs a signature check. */
+enum { PLACES = 4096 };
+static struct { uint8_t leaf[HASH_BYTES]; path issuers; } memory[PLACES];
+
+static size_t place(const uint8_t leaf[HASH_BYTES]) { return get_u16(leaf) % PLACES; }
+
+void path_remember(const uint8_t leaf[HASH_BYTES], const path *issuers) {
+    size_t at = place(leaf);
+    memcpy(memory[at].leaf, leaf, HASH_BYTES);
+    memory[at].issuers = *issuers;
+}
+
+bool path_recall(const uint8_t leaf[HASH_BYTES], path *out) {
+    size_t at = place(leaf);
+    if (!memory[at].issuers.known || memcmp(memory[at].leaf, leaf, HASH_BYTES) != 0) return false;
+    *out = memory[at].issuers;
+    return true;
+}

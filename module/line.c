@@ -1,0 +1,703 @@
+/* One policy line: text → rule. What a line means is said here and nowhere else. */
+#include "internal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <arpa/inet.h>
+#include <openssl/err.h>
+#include <openssl/evp.h>
+#include <openssl/x509.h>
+#include <openssl/x509v3.h>
+
+/* A line while it is being read. The buffers are as large as a line may be, so that no part of one
+ * can outgrow them unseen: a full writer is a fault. */
+typedef struct {
+    span rest;      /* what was not read yet */
+    rule head;      /* becomes the rule */
+    writer text;    /* canonical */
+    writer key;     /* hashed at the end, see key_of */
+    writer fields;
+    fault *why;
+    span token;     /* the last one read, in token_bytes */
+    uint8_t token_bytes[LINE_BYTES];
+    uint8_t text_bytes[LINE_BYTES], key_bytes[LINE_BYTES], field_bytes[LINE_BYTES];
+} line;
+
+/* ---- Keys ---- */
+
+static void put_key(writer *w, line_type type, int kind, span a) {
+    put_byte(w, (uint8_t)type);
+    put_byte(w, (uint8_t)kind);
+    put_byte(w, (uint8_t)(a.len >> 16)); /* the length keeps (a, b) apart from every other split */
+    put_u16(w, a.len & UINT16_MAX);
+    put_span(w, a);
+}
+
+void key_of(uint8_t out[HASH_BYTES], line_type type, int kind, span a, span b) {
+    uint8_t bytes[NAME_BYTES + SAN_BYTES];
+    writer w = {bytes, 0, sizeof bytes, false};
+    put_key(&w, type, kind, a);
+    put_span(&w, b);
+    /* Too long to be a line's: whatever key it gets must be no line's. */
+    sha256(w.full ? LITERAL("too long") : span_of(bytes, w.len), out);
+}
+
+void alias_authority(uint8_t out[HASH_BYTES], const uint8_t *key) {
+    key_of(out, LINE_ANCHOR, 0, span_of(key, HASH_BYTES), span_of(NULL, 0));
+}
+
+void alias_common_name(uint8_t out[HASH_BYTES], span cn) {
+    key_of(out, LINE_ALLOW, GATE_CN, cn, span_of(NULL, 0));
+}
+
+static void line_key(line *l, int kind, span a, span b) {
+    put_key(&l->key, l->head.type, kind, a);
+    put_span(&l->key, b);
+}
+
+/* ---- Fields ---- */
+
+/* A u24 length: an ACL rule may be as long as a line. */
+static void put_field(line *l, enum field tag, span value) {
+    put_byte(&l->fields, (uint8_t)tag);
+    put_byte(&l->fields, (uint8_t)(value.len >> 16));
+    put_u16(&l->fields, value.len & UINT16_MAX);
+    put_span(&l->fields, value);
+}
+
+bool rule_field(const rule *r, enum field tag, size_t *at, span *value) {
+    const uint8_t *fields = rule_bytes(r) + r->text_len;
+    while (*at < r->fields_len) {
+        const uint8_t *p = fields + *at;
+        *value = span_of(p + 4, (size_t)p[1] << 16 | get_u16(p + 2));
+        *at += 4 + value->len;
+        if (p[0] == tag) return true;
+    }
+    return false;
+}
+
+/* ---- Reading ---- */
+
+/* The next token, false at the end of the line or where it is no token (told apart by `why`). */
+static bool next(line *l) {
+    size_t len = 0;
+    token_result result = token_read(&l->rest, l->token_bytes, &len);
+    l->token = span_of(l->token_bytes, len);
+    if (result == TOKEN_BAD) fail(l->why, "unbalanced quotes, or text right behind a closing quote");
+    return result == TOKEN_READ;
+}
+
+static bool need(line *l, const char *what) {
+    l->why->text[0] = 0;
+    return next(l) || (l->why->text[0] ? false : fail(l->why, "%s is missing", what));
+}
+
+/* The token in a message: only clean text is shown, and not much of it. */
+static int shown(span token) {
+    return !text_clean(token) ? 0 : token.len > 80 ? 80 : (int)token.len;
+}
+
+static bool bad_token(line *l, const char *what) {
+    return fail(l->why, "%s: '%.*s'", what, shown(l->token), (const char *)l->token.ptr);
+}
+
+static void say(line *l, span token) {
+    if (l->text.len) put_byte(&l->text, ' ');
+    put_token(&l->text, token);
+}
+
+static bool token_is(const line *l, const char *word) {
+    return span_equal(l->token, span_of(word, strlen(word)));
+}
+
+static int one_of(const line *l, const char *const *words, int count) {
+    for (int i = 0; i < count; i++) {
+        if (token_is(l, words[i])) return i;
+    }
+    return -1;
+}
+
+/* ---- set ---- */
+
+static const struct { const char *name, *values[3], *allowed; } SETTING[SETTINGS] = {
+    [SET_ENFORCE] = {"enforce", {"off", "shadow", "on"}, "off, shadow or on"},
+    [SET_GATE] = {"gate", {"disabled", "san_cn", "full_subject"}, "disabled, san_cn or full_subject"},
+    [SET_UNMATCHED] = {"unmatched", {"refuse", "leave"}, "refuse or leave"},
+    [SET_PLAIN] = {"plain", {"leave", "refuse"}, "leave or refuse"},
+    [SET_PASSWORD_AUTH] = {"password-auth", {"refuse", "allow"}, "refuse or allow"},
+    [SET_TLS_CLIENT_AUTH] = {"tls-client-auth", {NULL, "yes", "optional"}, "yes or optional"},
+};
+
+static bool read_set(line *l) {
+    if (!need(l, "the name of a setting")) return false;
+    for (int i = 0; i < SETTINGS; i++) {
+        if (!token_is(l, SETTING[i].name)) continue;
+        say(l, l->token);
+        line_key(l, i, span_of(NULL, 0), span_of(NULL, 0));
+        if (!need(l, "the value of the setting")) return false;
+        for (uint8_t v = 0; v < 3; v++) {
+            if (SETTING[i].values[v] == NULL || !token_is(l, SETTING[i].values[v])) continue;
+            say(l, l->token);
+            l->head.kind = (uint8_t)i;
+            l->head.value = v;
+            return true;
+        }
+        return fail(l->why, "set %s takes %s, not '%.*s'", SETTING[i].name, SETTING[i].allowed,
+                    shown(l->token), (const char *)l->token.ptr);
+    }
+    return bad_token(l, "there is no such setting");
+}
+
+/* ---- ca, anchor ---- */
+
+/* EVP_DecodeBlock wants whole groups of four and counts the padding as bytes. */
+static size_t base64_decode(span text, uint8_t *out) {
+    size_t padding = 0;
+    while (padding < 2 && padding < text.len && text.ptr[text.len - 1 - padding] == '=') padding++;
+    int len = text.len % 4 ? -1 : EVP_DecodeBlock(out, text.ptr, (int)text.len);
+    return len < (int)padding ? 0 : (size_t)len - padding;
+}
+
+static bool read_authority(line *l) {
+    if (!need(l, "the base64 DER of a CA certificate")) return false;
+    uint8_t *der = l->field_bytes; /* free until the fields are written */
+    size_t len = base64_decode(l->token, der);
+    const uint8_t *at = der;
+    X509 *certificate = len && len <= CERTIFICATE_BYTES ? d2i_X509(NULL, &at, (long)len) : NULL;
+    l->head.certificate = certificate;
+    if (certificate == NULL || at != der + len) {
+        return fail(l->why, "not the base64 DER of one certificate");
+    }
+    if (X509_check_ca(certificate) != 1) {
+        return fail(l->why, "not a CA certificate: its basic constraints do not say CA:TRUE, or its "
+                    "key usage does not let it sign certificates");
+    }
+    uint8_t hash[HASH_BYTES], key[HASH_BYTES], alias[HASH_BYTES];
+    int64_t from, to;
+    if (!certificate_key(certificate, key) || !certificate_times(certificate, &from, &to)) {
+        return fail(l->why, "the certificate's key or its validity cannot be read");
+    }
+    sha256(span_of(der, len), hash);
+    int text_len = EVP_EncodeBlock(l->token_bytes, der, (int)len); /* base64 has several spellings */
+    say(l, span_of(l->token_bytes, (size_t)text_len));
+    put_key(&l->key, LINE_CA, 0, span_of(hash, sizeof hash)); /* one certificate is `ca` or `anchor` */
+    alias_authority(alias, key);
+    if (l->head.type == LINE_CA) put_field(l, FIELD_ALIAS, span_of(alias, sizeof alias));
+    return true;
+}
+
+/* ---- allow ---- */
+
+static const char *const GATE_NAMES[GATE_TYPES] = {"CN", "OU", "O", "L", "ST", "C"};
+
+/* The key of a gate entry: its attributes in the order of GATE_NAMES, OUs in the order in which
+ * RFC 4514 text has them. Any number of OU, one of the others at the most. */
+static bool put_gate_values(writer *w, span name, int type, size_t *count) {
+    uint8_t reversed[NAME_BYTES];
+    if (name.len > sizeof reversed) return false;
+    name_reverse(name, reversed);
+    attribute a;
+    *count = 0;
+    for (size_t at = 0; name_next(span_of(reversed, name.len), &at, &a);) {
+        if (!span_equal(a.oid, GATE_OIDS[type])) continue;
+        put_byte(w, (uint8_t)type);
+        put_u16(w, a.value.len);
+        put_span(w, a.value);
+        ++*count;
+    }
+    return type == GATE_OU || *count <= 1;
+}
+
+/* The attributes of `name` as the key of an `allow` line; false where none can say them. */
+static bool put_gate_entry(writer *w, span name) {
+    size_t total = 0, known = 0, at = 0, count;
+    attribute a;
+    while (name_next(name, &at, &a)) total++;
+    for (int type = 0; type < GATE_TYPES; type++) {
+        if (!put_gate_values(w, name, type, &count)) return false;
+        known += count;
+    }
+    return known == total && !w->full;
+}
+
+bool key_allow(uint8_t out[HASH_BYTES], span subject) {
+    uint8_t bytes[NAME_BYTES * 2];
+    writer w = {bytes, 0, sizeof bytes, false};
+    put_byte(&w, LINE_ALLOW);
+    if (!put_gate_entry(&w, subject)) return false;
+    sha256(span_of(bytes, w.len), out);
+    return true;
+}
+
+/* One TYPE=value token of an `allow` line, appended to `name` in the order of writing. */
+static bool read_gate_value(line *l, writer *name) {
+    for (int type = 0; type < GATE_TYPES; type++) {
+        span word = span_of(GATE_NAMES[type], strlen(GATE_NAMES[type]));
+        if (l->token.len <= word.len || l->token.ptr[word.len] != '=') continue;
+        if (!span_equal_nocase(span_of(l->token.ptr, word.len), word)) continue;
+        span value = span_skip(l->token, word.len + 1);
+        if (value.len == 0 || !text_clean(value)) break;
+        put_attribute(name, true, GATE_OIDS[type], value);
+        return true;
+    }
+    return bad_token(l, "allow takes CN=, OU=, O=, L=, ST= and C= with a clean, non-empty value, not");
+}
+
+/* The canonical text of a gate entry: CN first, OUs in their order. */
+static void say_gate_entry(line *l, span name) {
+    attribute a;
+    for (int type = 0; type < GATE_TYPES; type++) {
+        for (size_t at = 0; name_next(name, &at, &a);) {
+            if (!span_equal(a.oid, GATE_OIDS[type])) continue;
+            put_byte(&l->text, ' ');
+            put_span(&l->text, span_of(GATE_NAMES[type], strlen(GATE_NAMES[type])));
+            put_byte(&l->text, '=');
+            put_token(&l->text, a.value);
+        }
+    }
+}
+
+static bool read_allow(line *l) {
+    uint8_t bytes[NAME_BYTES], reversed[NAME_BYTES];
+    writer name = {bytes, 0, sizeof bytes, false};
+    l->why->text[0] = 0;
+    while (next(l)) {
+        if (!read_gate_value(l, &name)) return false;
+    }
+    if (l->why->text[0]) return false;
+    if (name.full) return fail(l->why, "the entry is longer than %d bytes", NAME_BYTES);
+    span cn = {0}, written = span_of(bytes, name.len);
+    if (name_common_names(written, &cn) != 1) return fail(l->why, "allow takes exactly one CN");
+    name_reverse(written, reversed); /* names are kept in the order of a certificate */
+    put_byte(&l->key, LINE_ALLOW);
+    if (!put_gate_entry(&l->key, span_of(reversed, name.len))) {
+        return fail(l->why, "only OU may stand more than once in an allow line");
+    }
+    say_gate_entry(l, written);
+    uint8_t alias[HASH_BYTES];
+    alias_common_name(alias, cn);
+    put_field(l, FIELD_ALIAS, span_of(alias, sizeof alias));
+    return true;
+}
+
+/* ---- bind ---- */
+
+static const char *const BIND_NAMES[BIND_KINDS] = {"subject", "cn", "uri", "dns", "email", "ip", "upn",
+                                                   "cert", "key"};
+
+const char *bind_kind_name(bind_kind kind) { return kind < BIND_KINDS ? BIND_NAMES[kind] : "?"; }
+
+/* Says and keys 32 bytes of hex. */
+static bool read_hash(line *l, const char *what, uint8_t out[HASH_BYTES]) {
+    if (!need(l, what)) return false;
+    if (!hex_parse(l->token, out, HASH_BYTES)) return fail(l->why, "%s is not 64 hex digits", what);
+    return true;
+}
+
+static void say_hex(line *l, span bytes) {
+    put_byte(&l->text, ' ');
+    put_hex(&l->text, bytes);
+}
+
+static size_t address_parse(span text, uint8_t out[16]) {
+    char name[INET6_ADDRSTRLEN];
+    if (text.len == 0 || text.len >= sizeof name || memchr(text.ptr, 0, text.len)) return 0;
+    memcpy(name, text.ptr, text.len);
+    name[text.len] = 0;
+    if (inet_pton(AF_INET, name, out) == 1) return 4;
+    return inet_pton(AF_INET6, name, out) == 1 ? 16 : 0;
+}
+
+static void put_address(writer *w, span address) {
+    char name[INET6_ADDRSTRLEN];
+    const char *text = inet_ntop(address.len == 4 ? AF_INET : AF_INET6, address.ptr, name, sizeof name);
+    if (text) put(w, text, strlen(text));
+}
+
+static bool read_bind_text(line *l, uint8_t *out, size_t *len) {
+    if (l->token.len == 0 || !text_clean(l->token)) {
+        return fail(l->why, "an empty value, or a control or invisible character in it");
+    }
+    if (l->token.len > NAME_BYTES) return fail(l->why, "the value is longer than %d bytes", NAME_BYTES);
+    memcpy(out, l->token.ptr, *len = l->token.len);
+    say(l, l->token);
+    return true;
+}
+
+/* The value of a `bind` line, as identity_bindings gives it. */
+static bool read_bind_value(line *l, bind_kind kind, uint8_t *out, size_t *len) {
+    char text[2 * NAME_BYTES];
+    if (!need(l, "the value to bind")) return false;
+    switch (kind) {
+    case BIND_SUBJECT:
+        if (!name_parse(l->token, out, len, l->why)) return false;
+        say(l, span_of(text, name_print(span_of(out, *len), text, sizeof text)));
+        return true;
+    case BIND_IP: {
+        *len = address_parse(l->token, out);
+        if (*len == 0) return bad_token(l, "not an IP address");
+        put_byte(&l->text, ' ');
+        put_address(&l->text, span_of(out, *len));
+        return true;
+    }
+    case BIND_CERT:
+    case BIND_KEY:
+        if (!hex_parse(l->token, out, *len = HASH_BYTES)) {
+            return bad_token(l, "not the 64 hex digits of a SHA-256");
+        }
+        say_hex(l, span_of(out, *len));
+        return true;
+    default: return read_bind_text(l, out, len);
+    }
+}
+
+/* ---- bind: options ---- */
+
+enum { UNITS = 4 };
+static const struct { char name; uint32_t seconds; } UNIT[UNITS] = {
+    {'d', 86400}, {'h', 3600}, {'m', 60}, {'s', 1}};
+
+static bool read_session(line *l, span text) {
+    uint64_t number = 0;
+    size_t i = 0;
+    while (i < text.len && text.ptr[i] >= '0' && text.ptr[i] <= '9' && number <= UINT32_MAX) {
+        number = number * 10 + (uint64_t)(text.ptr[i++] - '0');
+    }
+    for (size_t u = 0; i > 0 && i + 1 == text.len && u < UNITS; u++) {
+        if (text.ptr[i] != (uint8_t)UNIT[u].name) continue;
+        number *= UNIT[u].seconds;
+        if (number == 0 || number > UINT32_MAX) break;
+        l->head.session = (uint32_t)number;
+        return true;
+    }
+    return fail(l->why, "session= takes a whole number above 0 with s, m, h or d, such as 8h");
+}
+
+static void say_session(line *l) {
+    size_t u = 0;
+    while (l->head.session % UNIT[u].seconds) u++;
+    char text[32];
+    int len = snprintf(text, sizeof text, " session=%u%c", l->head.session / UNIT[u].seconds, UNIT[u].name);
+    put(&l->text, text, (size_t)len);
+}
+
+/* Bits of `address` behind the first `prefix`. */
+static bool has_host_bits(span address, unsigned prefix) {
+    for (unsigned bit = prefix; bit < address.len * 8; bit++) {
+        if (address.ptr[bit / 8] & 0x80 >> bit % 8) return true;
+    }
+    return false;
+}
+
+static bool decimal(span text, unsigned most, unsigned *out) {
+    *out = 0;
+    for (size_t i = 0; i < text.len; i++) {
+        if (text.ptr[i] < '0' || text.ptr[i] > '9' || i > 2) return false;
+        *out = *out * 10 + (unsigned)(text.ptr[i] - '0');
+    }
+    return text.len > 0 && *out <= most;
+}
+
+/* ADDRESS or ADDRESS/PREFIX; a field is the address and a byte for the prefix. */
+static bool read_net(line *l, writer *nets, span text) {
+    uint8_t net[17];
+    const uint8_t *slash = memchr(text.ptr, '/', text.len);
+    span host = slash ? span_of(text.ptr, (size_t)(slash - text.ptr)) : text;
+    size_t len = address_parse(host, net);
+    unsigned prefix = (unsigned)len * 8;
+    if (len == 0 || (slash && !decimal(span_skip(text, host.len + 1), prefix, &prefix))) {
+        return fail(l->why, "from= takes addresses and networks joined by commas, such as "
+                    "10.0.0.0/8,::1; not '%.*s'", shown(text), (const char *)text.ptr);
+    }
+    if (has_host_bits(span_of(net, len), prefix)) {
+        return fail(l->why, "from=: '%.*s' has bits set behind its prefix: which network is meant?",
+                    shown(text), (const char *)text.ptr);
+    }
+    net[len] = (uint8_t)prefix;
+    put_field(l, FIELD_NET, span_of(net, len + 1));
+    put_address(nets, span_of(net, len));
+    if (prefix < len * 8) {
+        char digits[8];
+        put(nets, digits, (size_t)snprintf(digits, sizeof digits, "/%u", prefix));
+    }
+    return true;
+}
+
+static bool read_nets(line *l, writer *nets, span text) {
+    for (;;) {
+        const uint8_t *comma = memchr(text.ptr, ',', text.len);
+        size_t len = comma ? (size_t)(comma - text.ptr) : text.len;
+        if (!read_net(l, nets, span_of(text.ptr, len))) return false;
+        if (comma == NULL) return true;
+        put_byte(nets, ',');
+        text = span_skip(text, len + 1);
+    }
+}
+
+bool rule_covers(const rule *r, span address) {
+    span net;
+    bool any = false;
+    for (size_t at = 0; rule_field(r, FIELD_NET, &at, &net); any = true) {
+        if (net.len != address.len + 1) continue;
+        uint8_t differing[16];
+        for (size_t i = 0; i < address.len; i++) differing[i] = net.ptr[i] ^ address.ptr[i];
+        /* Equal in the prefix: moving the rest out of sight, nothing differs. */
+        unsigned prefix = net.ptr[address.len], bit = 0;
+        while (bit < prefix && !(differing[bit / 8] & 0x80 >> bit % 8)) bit++;
+        if (bit == prefix) return true;
+    }
+    return !any;
+}
+
+/* ---- Users ---- */
+
+/* What ACL SETUSER takes as a name: no blank, no NUL (acl.c: ACLStringHasSpaces, Redis 7.0.15);
+ * and nothing that would make two names look alike. */
+static bool is_user_name(span name) {
+    for (size_t i = 0; i < name.len; i++) {
+        if (name.ptr[i] <= ' ') return false;
+    }
+    return name.len > 0 && name.len <= 512 && text_clean(name);
+}
+
+static bool read_user_name(line *l) {
+    if (!is_user_name(l->token)) {
+        return bad_token(l, "not the name of an ACL user: it may hold no blank, control or invisible "
+                         "character");
+    }
+    put_field(l, FIELD_USER, l->token);
+    say(l, l->token);
+    return true;
+}
+
+/* The options of a `bind` line; said in one order, however they were written. */
+typedef struct { writer ca, nets; uint8_t ca_bytes[HASH_BYTES], net_bytes[LINE_BYTES]; } options;
+
+static bool read_bind_option(line *l, options *o) {
+    if (span_starts(l->token, LITERAL("ca=")) && o->ca.len == 0) {
+        o->ca.len = HASH_BYTES;
+        return hex_parse(span_skip(l->token, 3), o->ca_bytes, HASH_BYTES) ||
+               fail(l->why, "ca= takes a key id: the 64 hex digits of the SHA-256 of the issuer's "
+                    "SubjectPublicKeyInfo");
+    }
+    if (span_starts(l->token, LITERAL("from=")) && o->nets.len == 0) {
+        return read_nets(l, &o->nets, span_skip(l->token, 5));
+    }
+    if (span_starts(l->token, LITERAL("session=")) && l->head.session == 0) {
+        return read_session(l, span_skip(l->token, 8));
+    }
+    return bad_token(l, "not an option of bind, or given twice (ca=, from= and session= follow the users)");
+}
+
+static void say_bind_options(line *l, const options *o) {
+    if (o->ca.len) put_text(&l->text, " ca=");
+    put_hex(&l->text, span_of(o->ca_bytes, o->ca.len));
+    if (o->nets.len) put_text(&l->text, " from=");
+    put_span(&l->text, span_of(o->net_bytes, o->nets.len));
+    if (o->nets.full) l->text.full = true;
+    if (l->head.session) say_session(l);
+}
+
+static bool is_option(span token) {
+    return span_starts(token, LITERAL("ca=")) || span_starts(token, LITERAL("from=")) ||
+           span_starts(token, LITERAL("session="));
+}
+
+static bool read_users_and_options(line *l, options *o) {
+    bool behind = false; /* the users */
+    if (!need(l, "the user")) return false;
+    do {
+        behind = behind || is_option(l->token);
+        if (!(behind ? read_bind_option(l, o) : read_user_name(l))) return false;
+        l->why->text[0] = 0;
+    } while (next(l));
+    if (l->why->text[0]) return false;
+    return (l->fields.len && l->field_bytes[0] == FIELD_USER) || fail(l->why, "the user is missing");
+}
+
+static bool read_bind(line *l) {
+    uint8_t value[NAME_BYTES];
+    size_t len = 0;
+    options o; /* its buffers are not cleared */
+    o.ca = (writer){o.ca_bytes, 0, sizeof o.ca_bytes, false};
+    o.nets = (writer){o.net_bytes, 0, sizeof o.net_bytes, false};
+    if (!need(l, "what to bind")) return false;
+    int kind = one_of(l, BIND_NAMES, BIND_KINDS);
+    if (kind < 0) return bad_token(l, "bind takes subject, cn, uri, dns, email, ip, upn, cert or key, not");
+    say(l, l->token);
+    l->head.kind = (uint8_t)kind;
+    if (!read_bind_value(l, (bind_kind)kind, value, &len) || !read_users_and_options(l, &o)) return false;
+    say_bind_options(l, &o);
+    line_key(l, kind, span_of(value, len), span_of(o.ca_bytes, o.ca.len));
+    return true;
+}
+
+/* ---- revoke ---- */
+
+/* A serial number in hex, as `openssl x509 -serial` prints it; leading zeros do not count. */
+static bool read_serial(line *l, uint8_t *out, size_t *len) {
+    if (!need(l, "the serial number in hex")) return false;
+    uint8_t digits[2 * SERIAL_BYTES + 1];
+    size_t count = 0;
+    for (size_t i = 0; i < l->token.len; i++) {
+        uint8_t c = l->token.ptr[i];
+        if (c == ':' || (c == '0' && count == 0)) continue;
+        if (count == 2 * SERIAL_BYTES) return fail(l->why, "the serial number is too long");
+        digits[count++] = c;
+    }
+    bool odd = count % 2 == 1;
+    if (odd) memmove(digits + 1, digits, count++);
+    if (odd) digits[0] = '0';
+    *len = count / 2;
+    return hex_parse(span_of(digits, count), out, *len) || bad_token(l, "not a serial number in hex");
+}
+
+static bool read_revoke(line *l) {
+    static const char *const kinds[REVOKE_KINDS] = {"serial", "cert", "key"};
+    uint8_t hash[HASH_BYTES], serial[SERIAL_BYTES];
+    size_t len = 0;
+    if (!need(l, "what to revoke")) return false;
+    int kind = one_of(l, kinds, REVOKE_KINDS);
+    if (kind < 0) return bad_token(l, "revoke takes serial, cert or key, not");
+    l->head.kind = (uint8_t)kind;
+    say(l, l->token);
+    if (!read_hash(l, kind == REVOKE_SERIAL ? "the issuer's key id" : "the SHA-256", hash)) return false;
+    say_hex(l, span_of(hash, sizeof hash));
+    if (kind == REVOKE_SERIAL) {
+        if (!read_serial(l, serial, &len)) return false;
+        if (len) say_hex(l, span_of(serial, len));
+        else put_text(&l->text, " 00");
+    }
+    line_key(l, kind, span_of(hash, sizeof hash), span_of(serial, len));
+    return true;
+}
+
+/* ---- user, was, limit ---- */
+
+/* Rules that would let somebody in by password, or undo the state that a line stands for. */
+static bool is_password_rule(span acl) {
+    return memchr("<>#!", acl.ptr[0], 4) != NULL || span_equal_nocase(acl, LITERAL("nopass")) ||
+           span_equal_nocase(acl, LITERAL("reset"));
+}
+
+static bool read_acl_rule(line *l) {
+    if (l->token.len == 0) return fail(l->why, "an empty ACL rule");
+    if (l->head.type == LINE_USER && is_password_rule(l->token)) {
+        return fail(l->why, "a user line takes no nopass, no password and no reset: its users come by "
+                    "certificate, and it is their whole state");
+    }
+    if (l->head.type == LINE_LIMIT && l->token.ptr[0] != '-') {
+        return bad_token(l, "a limit line takes rules that take away, such as -@admin, not");
+    }
+    if (span_equal_nocase(l->token, LITERAL("on"))) l->head.on = true;
+    if (span_equal_nocase(l->token, LITERAL("off"))) l->head.on = false;
+    put_field(l, FIELD_ACL, l->token);
+    say(l, l->token);
+    return true;
+}
+
+static bool read_acl(line *l) {
+    l->why->text[0] = 0;
+    while (next(l)) {
+        if (!read_acl_rule(l)) return false;
+    }
+    return l->why->text[0] == 0;
+}
+
+static bool read_user(line *l) {
+    if (!need(l, "the name of the user") || !read_user_name(l)) return false;
+    line_key(l, 0, l->token, span_of(NULL, 0));
+    span rest = l->rest;
+    if (l->head.type == LINE_USER && next(l) && token_is(l, "adopt")) {
+        l->head.adopt = true;
+        say(l, l->token);
+    } else {
+        l->rest = rest;
+    }
+    return read_acl(l);
+}
+
+static bool read_limit(line *l) {
+    if (!read_acl(l)) return false;
+    if (l->fields.len == 0) return fail(l->why, "a limit line names no rule");
+    line_key(l, 0, span_of(l->text_bytes, l->text.len), span_of(NULL, 0));
+    return true;
+}
+
+/* ---- Lines ---- */
+
+static const struct { const char *name; bool (*read)(line *); } TYPES[LINE_TYPES] = {
+    [LINE_SET] = {"set", read_set},          [LINE_CA] = {"ca", read_authority},
+    [LINE_ANCHOR] = {"anchor", read_authority}, [LINE_ALLOW] = {"allow", read_allow},
+    [LINE_BIND] = {"bind", read_bind},       [LINE_REVOKE] = {"revoke", read_revoke},
+    [LINE_USER] = {"user", read_user},       [LINE_LIMIT] = {"limit", read_limit},
+    [LINE_WAS] = {"was", read_user},
+};
+
+static bool read_line(line *l) {
+    if (!need(l, "a word")) return false;
+    for (int type = 0; type < LINE_TYPES; type++) {
+        if (!token_is(l, TYPES[type].name)) continue;
+        l->head.type = (uint8_t)type;
+        say(l, l->token);
+        if (!TYPES[type].read(l)) return false;
+        l->why->text[0] = 0;
+        if (next(l)) return bad_token(l, "one word too many");
+        if (l->why->text[0]) return false;
+        bool fits = !l->text.full && !l->key.full && !l->fields.full;
+        return fits || fail(l->why, "the line is longer than %d bytes", LINE_BYTES);
+    }
+    return bad_token(l, "a line starts with set, ca, anchor, allow, bind, revoke or user, not");
+}
+
+static rule *rule_of(const line *l) {
+    rule *r = malloc(sizeof *r + l->text.len + l->fields.len);
+    if (r == NULL) return NULL;
+    *r = l->head;
+    r->text_len = (uint32_t)l->text.len;
+    r->fields_len = (uint32_t)l->fields.len;
+    sha256(span_of(l->key_bytes, l->key.len), r->key);
+    uint8_t *bytes = (uint8_t *)(r + 1);
+    memcpy(bytes, l->text_bytes, l->text.len);
+    if (l->fields.len) memcpy(bytes + l->text.len, l->field_bytes, l->fields.len);
+    return r;
+}
+
+rule *rule_parse(span text, fault *why) {
+    line l; /* not cleared: half a megabyte of buffers */
+    l.rest = text;
+    l.head = (rule){0};
+    l.text = (writer){l.text_bytes, 0, LINE_BYTES, false};
+    l.key = (writer){l.key_bytes, 0, LINE_BYTES, false};
+    l.fields = (writer){l.field_bytes, 0, LINE_BYTES, false};
+    l.why = why;
+    ERR_set_mark();
+    bool good = text.len <= LINE_BYTES ? read_line(&l)
+                                       : fail(why, "the line is longer than %d bytes", LINE_BYTES);
+    ERR_pop_to_mark();
+    rule *r = good ? rule_of(&l) : NULL;
+    if (good && r == NULL) fail(why, "out of memory");
+    if (r == NULL) X509_free(l.head.certificate);
+    return r;
+}
+
+void rule_free(rule *r) {
+    if (r == NULL) return;
+    X509_free(r->certificate);
+    free(r);
+}
+
+line_type rule_type(const rule *r) { return (line_type)r->type; }
+span rule_text(const rule *r) { return span_of(rule_bytes(r), r->text_len); }
+bool rule_adopts(const rule *r) { return r->adopt; }
+X509 *rule_certificate(const rule *r) { return r->certificate; }
+bool rule_acl_next(const rule *r, size_t *at, span *token) { return rule_field(r, FIELD_ACL, at, token); }
+
+span rule_user(const rule *r, size_t index) {
+    span user;
+    for (size_t at = 0; rule_field(r, FIELD_USER, &at, &user);) {
+        if (index-- == 0) return user;
+    }
+    return span_of(NULL, 0);
+}

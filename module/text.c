@@ -1,0 +1,622 @@
+/* Bytes, tokens and distinguished names. Nothing here knows certificates or policies. */
+#include "internal.h"
+
+#include <ctype.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+#include <openssl/asn1.h>
+#include <openssl/objects.h>
+
+const char *reason_name(reason why) {
+    switch (why) {
+    case REASON_UNDECIDED: return "undecided";
+    case REASON_NO_JOURNAL: return "no_journal";
+    case REASON_NO_POLICY: return "no_policy";
+    case REASON_OFF: return "off";
+    case REASON_NO_CERTIFICATE: return "no_certificate";
+    case REASON_MALFORMED: return "malformed";
+    case REASON_TOO_LARGE: return "too_large";
+    case REASON_BAD_STRING: return "bad_string";
+    case REASON_AMBIGUOUS: return "ambiguous";
+    case REASON_UNTRUSTED_ISSUER: return "untrusted_issuer";
+    case REASON_CA_EXPIRED: return "ca_expired";
+    case REASON_CA_REVOKED: return "ca_revoked";
+    case REASON_NOT_YET_VALID: return "not_yet_valid";
+    case REASON_EXPIRED: return "expired";
+    case REASON_KEY_USAGE: return "key_usage";
+    case REASON_REVOKED: return "revoked";
+    case REASON_GATE: return "gate";
+    case REASON_NO_BINDING: return "no_binding";
+    case REASON_CONFLICT: return "conflict";
+    case REASON_ADDRESS: return "address";
+    case REASON_USER_MISSING: return "user_missing";
+    case REASON_USER_OFF: return "user_off";
+    case REASON_MATCHED: return "matched";
+    case REASON_COUNT: break;
+    }
+    return "undecided";
+}
+
+const char *action_name(action act) {
+    switch (act) {
+    case ACTION_REFUSE: return "refuse";
+    case ACTION_LEAVE: return "leave";
+    case ACTION_CHOOSE: return "choose";
+    case ACTION_LOGIN: return "login";
+    }
+    return "refuse";
+}
+
+bool fail(fault *why, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    vsnprintf(why->text, sizeof why->text, format, args);
+    va_end(args);
+    return false;
+}
+
+bool span_equal_nocase(span a, span b) {
+    if (a.len != b.len) return false;
+    for (size_t i = 0; i < a.len; i++) {
+        if (tolower(a.ptr[i]) != tolower(b.ptr[i])) return false;
+    }
+    return true;
+}
+
+/* ---- Writing ---- */
+
+void put(writer *w, const void *bytes, size_t len) {
+    if (w->full || len > w->room - w->len) {
+        w->full = true;
+        return;
+    }
+    if (len) memcpy(w->ptr + w->len, bytes, len);
+    w->len += len;
+}
+
+void put_u16(writer *w, size_t value) {
+    if (value > UINT16_MAX) w->full = true;
+    put_byte(w, (uint8_t)(value >> 8));
+    put_byte(w, (uint8_t)value);
+}
+
+void put_hex(writer *w, span bytes) {
+    static const char digits[] = "0123456789abcdef";
+    for (size_t i = 0; i < bytes.len; i++) {
+        put_byte(w, (uint8_t)digits[bytes.ptr[i] >> 4]);
+        put_byte(w, (uint8_t)digits[bytes.ptr[i] & 15]);
+    }
+}
+
+static bool needs_quotes(span value) {
+    for (size_t i = 0; i < value.len; i++) {
+        uint8_t c = value.ptr[i];
+        if (c <= ' ' || c == '"' || c == '\'' || c == '\\' || c == 0x7f) return true;
+    }
+    return value.len == 0;
+}
+
+void put_token(writer *w, span value) {
+    if (!needs_quotes(value)) {
+        put_span(w, value);
+        return;
+    }
+    put_byte(w, '"');
+    for (size_t i = 0; i < value.len; i++) {
+        uint8_t c = value.ptr[i];
+        if (c == '"' || c == '\\') put_byte(w, '\\');
+        if (c < ' ' || c == 0x7f) {
+            put_text(w, "\\x");
+            put_hex(w, span_of(&c, 1));
+        } else {
+            put_byte(w, c);
+        }
+    }
+    put_byte(w, '"');
+}
+
+size_t token_print(span value, char *out, size_t room) {
+    writer w = {(uint8_t *)out, 0, room, false};
+    put_token(&w, value);
+    return w.full ? 0 : w.len;
+}
+
+/* ---- Characters ---- */
+
+/* Characters that can make two names look alike, or end a line of a log. */
+static bool is_treacherous(uint32_t c) {
+    return c < 0x20 || (c >= 0x7f && c < 0xa0) || c == 0xad || c == 0x61c ||
+           (c >= 0x200b && c <= 0x200f) || (c >= 0x2028 && c <= 0x202e) ||
+           (c >= 0x2060 && c <= 0x206f) || c == 0xfeff || (c >= 0xd800 && c <= 0xdfff) ||
+           (c >= 0xfdd0 && c <= 0xfdef) || (c & 0xfffe) == 0xfffe ||
+           (c >= 0xe0000 && c <= 0xe0fff) || c > 0x10ffff;
+}
+
+/* Length of the UTF-8 sequence at `s` and its character; 0 where it is invalid (RFC 3629:
+ * overlong forms, surrogates, cut sequences). */
+static size_t utf8_read(span s, uint32_t *out) {
+    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
+    uint8_t first = s.ptr[0];
+    size_t len = first < 0x80 ? 1 : first < 0xc2 ? 0 : first < 0xe0 ? 2 : first < 0xf0 ? 3
+                 : first < 0xf5 ? 4 : 0;
+    if (len == 0 || len > s.len) return 0;
+    uint32_t c = len == 1 ? first : first & (0xffu >> (len + 1));
+    for (size_t i = 1; i < len; i++) {
+        if ((s.ptr[i] & 0xc0) != 0x80) return 0;
+        c = c << 6 | (s.ptr[i] & 0x3f);
+    }
+    *out = c;
+    return c < least[len] ? 0 : len;
+}
+
+bool text_clean(span s) {
+    while (s.len) {
+        uint32_t c;
+        size_t len = utf8_read(s, &c);
+        if (len == 0 || is_treacherous(c)) return false;
+        s = span_skip(s, len);
+    }
+    return true;
+}
+
+static void put_utf8(writer *w, uint32_t c) {
+    if (c < 0x80) {
+        put_byte(w, (uint8_t)c);
+        return;
+    }
+    size_t more = c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
+    put_byte(w, (uint8_t)((0xf00u >> more) | c >> (6 * more)));
+    while (more--) put_byte(w, (uint8_t)(0x80 | ((c >> (6 * more)) & 0x3f)));
+}
+
+/* BMPString (2 bytes a character, no surrogates: X.680 41.10) and UniversalString (4 bytes). */
+static bool put_wide_text(writer *w, span content, size_t width) {
+    if (content.len % width) return false;
+    for (size_t i = 0; i < content.len; i += width) {
+        uint32_t c = 0;
+        for (size_t k = 0; k < width; k++) c = c << 8 | content.ptr[i + k];
+        if (is_treacherous(c)) return false;
+        put_utf8(w, c);
+    }
+    return true;
+}
+
+static bool put_ascii_text(writer *w, span content) {
+    for (size_t i = 0; i < content.len; i++) {
+        if (content.ptr[i] < 0x20 || content.ptr[i] >= 0x7f) return false;
+    }
+    put_span(w, content);
+    return true;
+}
+
+bool put_asn1_text(writer *w, int tag, span content) {
+    switch (tag) {
+    case V_ASN1_UTF8STRING:
+        put_span(w, content);
+        return text_clean(content);
+    case V_ASN1_NUMERICSTRING:
+    case V_ASN1_PRINTABLESTRING:
+    case V_ASN1_IA5STRING:
+    case V_ASN1_VISIBLESTRING:
+    case V_ASN1_T61STRING: return put_ascii_text(w, content);
+    case V_ASN1_BMPSTRING: return put_wide_text(w, content, 2);
+    case V_ASN1_UNIVERSALSTRING: return put_wide_text(w, content, 4);
+    default: return false;
+    }
+}
+
+static int hex_digit(uint8_t c) {
+    if (c >= '0' && c <= '9') return c - '0';
+    c |= 0x20;
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* One byte out of two digits at the start of `s`. */
+static bool hex_byte(span s, uint8_t *out) {
+    if (s.len < 2 || hex_digit(s.ptr[0]) < 0 || hex_digit(s.ptr[1]) < 0) return false;
+    *out = (uint8_t)(hex_digit(s.ptr[0]) << 4 | hex_digit(s.ptr[1]));
+    return true;
+}
+
+bool hex_parse(span text, uint8_t *out, size_t len) {
+    for (size_t i = 0; i < len; i++) {
+        if (i && text.len && text.ptr[0] == ':') text = span_skip(text, 1);
+        if (!hex_byte(text, out + i)) return false;
+        text = span_skip(text, 2);
+    }
+    return text.len == 0;
+}
+
+/* ---- Tokens ---- */
+
+static bool is_blank(uint8_t c) { return c == ' ' || c == '\t'; }
+
+/* One character inside double quotes; how many bytes of text it took. */
+static size_t unescape(span s, uint8_t *out) {
+    *out = s.ptr[0];
+    if (s.ptr[0] != '\\' || s.len < 2) return 1;
+    if (s.ptr[1] == 'x' && hex_byte(span_skip(s, 2), out)) return 4;
+    switch (s.ptr[1]) {
+    case 'n': *out = '\n'; break;
+    case 'r': *out = '\r'; break;
+    case 't': *out = '\t'; break;
+    case 'b': *out = '\b'; break;
+    case 'a': *out = '\a'; break;
+    default: *out = s.ptr[1];
+    }
+    return 2;
+}
+
+/* Reads from after an opening quote to behind the closing one. */
+static bool token_quoted(span *line, uint8_t quote, uint8_t *out, size_t *len) {
+    while (line->len && line->ptr[0] != quote) {
+        size_t taken = 1;
+        uint8_t c = line->ptr[0];
+        if (quote == '"') {
+            taken = unescape(*line, &c);
+        } else if (c == '\\' && line->len > 1 && line->ptr[1] == '\'') {
+            c = '\'';
+            taken = 2;
+        }
+        out[(*len)++] = c;
+        *line = span_skip(*line, taken);
+    }
+    if (line->len == 0) return false;
+    *line = span_skip(*line, 1);
+    return line->len == 0 || is_blank(line->ptr[0]);
+}
+
+token_result token_read(span *line, uint8_t *out, size_t *len) {
+    while (line->len && is_blank(line->ptr[0])) *line = span_skip(*line, 1);
+    if (line->len == 0) return TOKEN_END;
+    *len = 0;
+    while (line->len && !is_blank(line->ptr[0])) {
+        uint8_t c = line->ptr[0];
+        *line = span_skip(*line, 1);
+        if (c == '"' || c == '\'') return token_quoted(line, c, out, len) ? TOKEN_READ : TOKEN_BAD;
+        out[(*len)++] = c;
+    }
+    return TOKEN_READ;
+}
+
+/* ---- Distinguished names ---- */
+
+/* OIDs by the names that people write. The first name of an OID is the one printed; RFC 4514
+ * section 3 requires the first nine, the others are OpenSSL's. `SN` is left out on purpose: OpenSSL
+ * means surname by it, most people serialNumber. */
+static const struct { const char *name; uint8_t len; uint8_t oid[10]; } ATTRIBUTES[] = {
+    {"CN", 3, {0x55, 4, 3}},
+    {"OU", 3, {0x55, 4, 11}},
+    {"O", 3, {0x55, 4, 10}},
+    {"L", 3, {0x55, 4, 7}},
+    {"ST", 3, {0x55, 4, 8}},
+    {"C", 3, {0x55, 4, 6}},
+    {"STREET", 3, {0x55, 4, 9}},
+    {"DC", 10, {0x09, 0x92, 0x26, 0x89, 0x93, 0xf2, 0x2c, 0x64, 1, 25}},
+    {"UID", 10, {0x09, 0x92, 0x26, 0x89, 0x93, 0xf2, 0x2c, 0x64, 1, 1}},
+    {"emailAddress", 9, {0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 9, 1}},
+    {"serialNumber", 3, {0x55, 4, 5}},
+    {"title", 3, {0x55, 4, 12}},
+    {"surname", 3, {0x55, 4, 4}},
+    {"givenName", 3, {0x55, 4, 42}},
+    {"initials", 3, {0x55, 4, 43}},
+    {"generationQualifier", 3, {0x55, 4, 44}},
+    {"dnQualifier", 3, {0x55, 4, 46}},
+    {"pseudonym", 3, {0x55, 4, 65}},
+    {"businessCategory", 3, {0x55, 4, 15}},
+    {"postalCode", 3, {0x55, 4, 17}},
+    {"organizationIdentifier", 3, {0x55, 4, 97}},
+    {"S", 3, {0x55, 4, 8}},
+    {"E", 9, {0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 9, 1}},
+    {"GN", 3, {0x55, 4, 42}},
+};
+enum { ATTRIBUTE_NAMES = sizeof ATTRIBUTES / sizeof ATTRIBUTES[0] };
+
+const span OID_CN = {(const uint8_t *)"\x55\x04\x03", 3};
+const span GATE_OIDS[GATE_TYPES] = {
+    [GATE_CN] = {(const uint8_t *)"\x55\x04\x03", 3}, [GATE_OU] = {(const uint8_t *)"\x55\x04\x0b", 3},
+    [GATE_O] = {(const uint8_t *)"\x55\x04\x0a", 3},  [GATE_L] = {(const uint8_t *)"\x55\x04\x07", 3},
+    [GATE_ST] = {(const uint8_t *)"\x55\x04\x08", 3}, [GATE_C] = {(const uint8_t *)"\x55\x04\x06", 3},
+};
+
+bool name_next(span name, size_t *at, attribute *out) {
+    if (*at >= name.len) return false;
+    const uint8_t *p = name.ptr + *at;
+    out->starts = p[0] == 1;
+    out->oid = span_of(p + 2, p[1]);
+    p += 2 + p[1];
+    out->value = span_of(p + 2, get_u16(p));
+    *at = (size_t)(out->value.ptr - name.ptr) + out->value.len;
+    return true;
+}
+
+void put_attribute(writer *w, bool starts, span oid, span value) {
+    if (oid.len > UINT8_MAX) w->full = true;
+    put_byte(w, starts);
+    put_byte(w, (uint8_t)oid.len);
+    put_span(w, oid);
+    put_u16(w, value.len);
+    put_span(w, value);
+}
+
+size_t name_common_names(span name, span *cn) {
+    size_t at = 0, count = 0;
+    attribute a;
+    while (name_next(name, &at, &a)) {
+        if (span_equal(a.oid, OID_CN) && count++ == 0) *cn = a.value;
+    }
+    return count;
+}
+
+/* Insertion sort over the few attributes of one RDN. Without the mark of the start, the encodings
+ * compare as (length of OID, OID, length, value): any total order does. */
+bool name_close_rdn(writer *w, size_t from) {
+    if (w->full) return true;
+    uint8_t sorted[NAME_BYTES];
+    writer out = {sorted, 0, sizeof sorted, false};
+    span rdn = span_of(w->ptr + from, w->len - from), last = {0};
+    for (;;) {
+        span least = {0};
+        attribute a;
+        for (size_t at = 0; at < rdn.len;) {
+            size_t start = at;
+            name_next(rdn, &at, &a);
+            span one = span_of(rdn.ptr + start + 1, at - start - 1);
+            if (last.ptr && span_compare(one, last) <= 0) continue;
+            if (least.ptr == NULL || span_compare(one, least) < 0) least = one;
+        }
+        if (least.ptr == NULL) break;
+        put_byte(&out, last.ptr == NULL);
+        put_span(&out, least);
+        last = least;
+    }
+    if (out.len != rdn.len) return false; /* a twin was skipped */
+    memcpy(w->ptr + from, sorted, out.len);
+    return true;
+}
+
+/* Where the RDN that ends at `end` starts. */
+static size_t rdn_start(span name, size_t end) {
+    size_t at = 0, start = 0;
+    attribute a;
+    while (at < end) {
+        size_t here = at;
+        name_next(name, &at, &a);
+        if (a.starts) start = here;
+    }
+    return start;
+}
+
+bool name_reverse(span name, uint8_t *out) {
+    size_t len = 0;
+    for (size_t end = name.len; end > 0;) {
+        size_t start = rdn_start(name, end);
+        memcpy(out + len, name.ptr + start, end - start);
+        len += end - start;
+        end = start;
+    }
+    return len == name.len;
+}
+
+static void put_oid(writer *w, span oid) {
+    for (size_t i = 0; i < ATTRIBUTE_NAMES; i++) {
+        if (!span_equal(oid, span_of(ATTRIBUTES[i].oid, ATTRIBUTES[i].len))) continue;
+        for (const char *c = ATTRIBUTES[i].name; *c; c++) put_byte(w, (uint8_t)*c);
+        return;
+    }
+    uint8_t der[2 + UINT8_MAX] = {V_ASN1_OBJECT, (uint8_t)oid.len};
+    memcpy(der + 2, oid.ptr, oid.len);
+    const uint8_t *at = der;
+    char dotted[512];
+    ASN1_OBJECT *object = oid.len < 128 ? d2i_ASN1_OBJECT(NULL, &at, (long)oid.len + 2) : NULL;
+    int len = object ? OBJ_obj2txt(dotted, sizeof dotted, object, 1) : -1;
+    ASN1_OBJECT_free(object);
+    if (len <= 0 || (size_t)len >= sizeof dotted) {
+        w->full = true;
+        return;
+    }
+    put(w, dotted, (size_t)len);
+}
+
+/* RFC 4514 section 2.4. */
+static void put_escaped(writer *w, span value) {
+    for (size_t i = 0; i < value.len; i++) {
+        uint8_t c = value.ptr[i];
+        bool edge = c == ' ' && (i == 0 || i + 1 == value.len);
+        bool special = c == ',' || c == '+' || c == '"' || c == '\\' || c == '<' || c == '>' ||
+                       c == ';' || (c == '#' && i == 0);
+        if (edge || special) put_byte(w, '\\');
+        put_byte(w, c);
+    }
+}
+
+size_t name_print(span name, char *out, size_t room) {
+    writer w = {(uint8_t *)out, 0, room, false};
+    for (size_t end = name.len; end > 0;) {
+        size_t start = rdn_start(name, end), at = start;
+        attribute a;
+        while (at < end && name_next(name, &at, &a)) {
+            if (!a.starts) put_byte(&w, '+');
+            put_oid(&w, a.oid);
+            put_byte(&w, '=');
+            put_escaped(&w, a.value);
+        }
+        if (start) put_byte(&w, ',');
+        end = start;
+    }
+    return w.full ? 0 : w.len;
+}
+
+/* The text of a name while it is being read. */
+typedef struct { span text; size_t at; bool slashes; fault *why; } reader;
+
+static bool reader_fail(reader *r, const char *what) {
+    if (r->at >= r->text.len) return fail(r->why, "%s at the end of the subject", what);
+    uint8_t c = r->text.ptr[r->at];
+    if (c > ' ' && c < 0x7f) {
+        return fail(r->why, "%s at character %zu ('%c') of the subject", what, r->at + 1, c);
+    }
+    return fail(r->why, "%s at character %zu (byte 0x%02x) of the subject", what, r->at + 1, c);
+}
+
+static bool at_end(const reader *r) { return r->at >= r->text.len; }
+static uint8_t peek(const reader *r) { return at_end(r) ? 0 : r->text.ptr[r->at]; }
+static void skip_blanks(reader *r) {
+    while (!at_end(r) && peek(r) == ' ') r->at++;
+}
+static bool ends_value(const reader *r, uint8_t c) {
+    return r->slashes ? c == '/' || c == '+' : c == ',' || c == ';' || c == '+';
+}
+
+/* Dotted decimal, by libcrypto. */
+static bool read_dotted_oid(reader *r, span type, uint8_t *out, size_t *len) {
+    uint8_t der[UINT8_MAX];
+    if (span_starts(type, LITERAL("OID."))) type = span_skip(type, 4);
+    int n = type.len < 200 ? a2d_ASN1_OBJECT(der, sizeof der, (const char *)type.ptr, (int)type.len) : 0;
+    if (n <= 0) {
+        if (span_equal_nocase(type, LITERAL("SN"))) {
+            return fail(r->why, "attribute SN at character %zu of the subject is read as surname by some "
+                        "and as serial number by others: write surname or serialNumber", r->at + 1);
+        }
+        return reader_fail(r, "unknown attribute type");
+    }
+    memcpy(out, der, (size_t)n);
+    *len = (size_t)n;
+    return true;
+}
+
+static bool read_type(reader *r, uint8_t *oid, size_t *len) {
+    skip_blanks(r);
+    size_t start = r->at;
+    while (!at_end(r) && (isalnum(peek(r)) || peek(r) == '.' || peek(r) == '-')) r->at++;
+    span type = span_of(r->text.ptr + start, r->at - start);
+    if (type.len == 0) return reader_fail(r, "an attribute type is missing");
+    skip_blanks(r);
+    if (peek(r) != '=') return reader_fail(r, "'=' is missing");
+    for (size_t i = 0; i < ATTRIBUTE_NAMES; i++) {
+        if (!span_equal_nocase(type, span_of(ATTRIBUTES[i].name, strlen(ATTRIBUTES[i].name)))) continue;
+        *len = ATTRIBUTES[i].len;
+        memcpy(oid, ATTRIBUTES[i].oid, *len);
+        r->at++;
+        return true;
+    }
+    size_t equals = r->at;
+    r->at = start;
+    if (!read_dotted_oid(r, type, oid, len)) return false;
+    r->at = equals + 1;
+    return true;
+}
+
+/* #hex: BER of the value (RFC 4514 2.4). */
+static bool read_hex_value(reader *r, writer *value) {
+    uint8_t der[1024];
+    size_t len = 0;
+    for (r->at++; hex_digit(peek(r)) >= 0; r->at += 2) {
+        if (len == sizeof der) return reader_fail(r, "a #hex value is too long");
+        if (!hex_byte(span_skip(r->text, r->at), der + len++)) {
+            return reader_fail(r, "a hex digit is missing");
+        }
+    }
+    const uint8_t *at = der;
+    ASN1_TYPE *any = d2i_ASN1_TYPE(NULL, &at, (long)len);
+    bool text = any && at == der + len && any->type != V_ASN1_BOOLEAN && any->type != V_ASN1_NULL &&
+                any->type != V_ASN1_OBJECT &&
+                put_asn1_text(value, any->type, span_of(ASN1_STRING_get0_data(any->value.asn1_string),
+                              (size_t)ASN1_STRING_length(any->value.asn1_string)));
+    ASN1_TYPE_free(any);
+    return text || reader_fail(r, "a #hex value is not the DER of a string");
+}
+
+/* One character of a value, after its backslash where it has one. */
+static bool read_character(reader *r, writer *value) {
+    if (peek(r) == '\\') {
+        r->at++;
+        uint8_t byte;
+        if (at_end(r)) return reader_fail(r, "'\\' escapes nothing");
+        if (hex_byte(span_skip(r->text, r->at), &byte)) {
+            put_byte(value, byte);
+            r->at += 2;
+            return true;
+        }
+        if (memchr(" \"#+,;<=>\\/", peek(r), 11) == NULL) {
+            return reader_fail(r, "'\\' before a character that needs none");
+        }
+    }
+    put_byte(value, peek(r));
+    r->at++;
+    return true;
+}
+
+static bool read_quoted_value(reader *r, writer *value) {
+    r->at++;
+    while (!at_end(r) && peek(r) != '"') {
+        if (!read_character(r, value)) return false;
+    }
+    if (at_end(r)) return reader_fail(r, "a closing '\"' is missing");
+    r->at++;
+    return true;
+}
+
+static bool read_plain_value(reader *r, writer *value) {
+    size_t solid = 0; /* up to the last character that is no unescaped blank */
+    while (!at_end(r) && !ends_value(r, peek(r))) {
+        uint8_t c = peek(r);
+        if (c == '"' || (!r->slashes && (c == '<' || c == '>'))) {
+            return reader_fail(r, "a character that must be escaped with '\\'");
+        }
+        if (!read_character(r, value)) return false;
+        if (c != ' ') solid = value->len;
+    }
+    if (!value->full) value->len = solid;
+    return true;
+}
+
+static bool read_value(reader *r, writer *value) {
+    skip_blanks(r);
+    size_t start = r->at;
+    bool ok = peek(r) == '#'   ? read_hex_value(r, value)
+              : peek(r) == '"' ? read_quoted_value(r, value)
+                               : read_plain_value(r, value);
+    if (!ok) return false;
+    skip_blanks(r);
+    if (!at_end(r) && !ends_value(r, peek(r))) return reader_fail(r, "',' or '+' is missing");
+    if (value->full) return fail(r->why, "the subject is longer than %d bytes", NAME_BYTES);
+    if (value->len && text_clean(span_of(value->ptr, value->len))) return true;
+    r->at = start;
+    return reader_fail(r, value->len ? "a control or invisible character, or invalid UTF-8, in the value"
+                                     : "an empty value");
+}
+
+/* One RDN: attributes joined by '+'. */
+static bool read_rdn(reader *r, writer *out) {
+    size_t from = out->len;
+    for (;;) {
+        uint8_t oid[UINT8_MAX], bytes[NAME_BYTES];
+        size_t oid_len = 0;
+        writer value = {bytes, 0, sizeof bytes, false};
+        if (!read_type(r, oid, &oid_len) || !read_value(r, &value)) return false;
+        put_attribute(out, out->len == from, span_of(oid, oid_len), span_of(bytes, value.len));
+        if (peek(r) != '+') break;
+        r->at++;
+    }
+    return name_close_rdn(out, from) || reader_fail(r, "an attribute stands twice in one RDN");
+}
+
+bool name_parse(span text, uint8_t *out, size_t *len, fault *why) {
+    uint8_t bytes[NAME_BYTES];
+    writer w = {bytes, 0, sizeof bytes, false};
+    reader r = {text, 0, text.len && text.ptr[0] == '/', why};
+    if (r.slashes) r.at = 1;
+    for (size_t rdns = 0;; rdns++) {
+        if (rdns == NAME_ATTRIBUTES) return fail(why, "the subject has more than %d RDNs", NAME_ATTRIBUTES);
+        if (!read_rdn(&r, &w)) return false;
+        if (w.full) return fail(why, "the subject is longer than %d bytes", NAME_BYTES);
+        if (at_end(&r)) break;
+        r.at++; /* the separator: read_value stopped at it */
+    }
+    *len = w.len;
+    if (r.slashes) memcpy(out, bytes, w.len);
+    else name_reverse(span_of(bytes, w.len), out);
+    return true;
+}
