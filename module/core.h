@@ -141,17 +141,14 @@ typedef struct { bool known; size_t count; authority ca[PATH_LENGTH]; } path;
 
 typedef struct policy policy;
 
-/* From a chain that somebody has verified (leaf first, as libcrypto gives it). */
-void path_from_chain(X509 *const *chain, size_t count, path *out);
-
 /* By libcrypto's own verification under the policy's `ca` and `anchor` certificates; `extra` are
  * the intermediates presented with the leaf. Times are left to policy_decide. */
 void path_verify(const policy *, X509 *leaf, X509 *const *extra, size_t count, path *out);
 
-/* Resumed TLS sessions show no chain: what was verified for this leaf is remembered, in a table of
- * fixed size. Forgetting is safe: path_verify answers then. */
-void path_remember(const uint8_t leaf[HASH_BYTES], const path *);
-bool path_recall(const uint8_t leaf[HASH_BYTES], path *out);
+/* After a TLS handshake: `chain` is what it verified (leaf first, as libcrypto gives it), or the leaf
+ * alone where that cannot be told, as on resumed sessions. What was seen is remembered for those, in
+ * tables of fixed size; what was forgotten is verified again. One thread only. */
+void path_after_handshake(const policy *, const identity *, X509 *const *chain, size_t count, path *out);
 
 /* ---- line.c: one policy line --------------------------------------------------------------- */
 
@@ -209,7 +206,7 @@ typedef enum { FROM_WIRE, FROM_BOOTSTRAP, FROM_JOURNAL } patch_source; /* says w
 patch *patch_new(const policy *base, patch_source);
 void patch_free(patch *);
 /* A line that the policy will hold, or holds now and will not. `number` is the line's, for
- * problems: from 1, 0 for a line that nobody sent. */
+ * problems: from 1, 0 for a line that nobody sent but the node itself (`was`). */
 void patch_add(patch *, span line, size_t number);
 void patch_remove(patch *, span line, size_t number);
 /* Ends the change. `whole`: the lines added are the whole policy, every other one goes (LOAD).
@@ -222,6 +219,7 @@ size_t patch_count(const patch *, bool added);
 const rule *patch_rule(const patch *, bool added, size_t index, size_t *number);
 digest patch_digest(const patch *);        /* of the policy after the commit */
 int patch_setting(const patch *, setting); /* its value after the commit */
+const rule *patch_user(const patch *, line_type, span name); /* policy_user after the commit */
 
 /* Makes the change, in one step that cannot fail, and frees the patch, the removed rules with it.
  * `base` is the one of patch_new. */

@@ -17,7 +17,8 @@ static bool read_authority(X509 *certificate, authority *out) {
     return X509_digest(certificate, EVP_sha256(), out->cert, &hashed) == 1 && hashed == HASH_BYTES;
 }
 
-void path_from_chain(X509 *const *chain, size_t count, path *out) {
+/* Out of a chain that somebody has verified, leaf first. */
+static void path_from_chain(X509 *const *chain, size_t count, path *out) {
     out->known = false;
     out->count = 0;
     if (count < 2 || count > PATH_LENGTH + 1) return; /* a leaf that vouches for itself has no issuer */
@@ -48,6 +49,45 @@ static void take_chain(const STACK_OF(X509) *chain, path *out) {
     path_from_chain(certificates, (size_t)count, out);
 }
 
+/* ---- What handshakes have shown ---- */
+
+/* Resumed TLS sessions bring the leaf and no chain. Each leaf has one place in `paths`, found by its
+ * own hash, and a new leaf takes it over; the intermediate CAs are kept beside it, so that a leaf
+ * that lost its place can be verified again. Only what a handshake has verified comes in here, so
+ * nobody fills the tables without certificates from a trusted CA. */
+enum { PLACES = 4096, INTERMEDIATES = 64 };
+static struct { uint8_t leaf[HASH_BYTES]; path issuers; } paths[PLACES];
+static X509 *intermediates[INTERMEDIATES];
+static size_t oldest;
+
+static size_t place(const uint8_t leaf[HASH_BYTES]) { return get_u16(leaf) % PLACES; }
+
+static void remember_intermediate(X509 *certificate) {
+    for (size_t i = 0; i < INTERMEDIATES; i++) {
+        if (intermediates[i] && X509_cmp(intermediates[i], certificate) == 0) return;
+    }
+    if (X509_up_ref(certificate) != 1) return;
+    X509_free(intermediates[oldest]);
+    intermediates[oldest] = certificate;
+    oldest = (oldest + 1) % INTERMEDIATES;
+}
+
+static void remember(const identity *leaf, X509 *const *chain, size_t count, const path *issuers) {
+    size_t at = place(leaf->cert);
+    memcpy(paths[at].leaf, leaf->cert, HASH_BYTES);
+    paths[at].issuers = *issuers;
+    for (size_t i = 1; i + 1 < count; i++) remember_intermediate(chain[i]);
+}
+
+static bool recall(const identity *leaf, path *out) {
+    size_t at = place(leaf->cert);
+    if (!paths[at].issuers.known || memcmp(paths[at].leaf, leaf->cert, HASH_BYTES) != 0) return false;
+    *out = paths[at].issuers;
+    return true;
+}
+
+/* ---- Paths ---- */
+
 void path_verify(const policy *p, X509 *leaf, X509 *const *extra, size_t count, path *out) {
     out->known = false;
     out->count = 0;
@@ -55,7 +95,9 @@ void path_verify(const policy *p, X509 *leaf, X509 *const *extra, size_t count, 
     ERR_set_mark();
     X509_STORE_CTX *context = X509_STORE_CTX_new();
     STACK_OF(X509) *untrusted = sk_X509_new_null();
-    for (size_t i = 0; i < count && untrusted; i++) sk_X509_push(untrusted, extra[i]);
+    for (size_t i = 0; i < count && untrusted; i++) {
+        if (extra[i]) sk_X509_push(untrusted, extra[i]);
+    }
     if (context && untrusted && verify(context, p, leaf, untrusted)) {
         take_chain(X509_STORE_CTX_get0_chain(context), out);
     }
@@ -64,25 +106,11 @@ void path_verify(const policy *p, X509 *leaf, X509 *const *extra, size_t count, 
     ERR_pop_to_mark();
 }
 
-/* ---- Memory ---- */
-
-/* Each leaf has one place, found by its own hash, and a new leaf takes it over. Only leaves that a
- * handshake has verified are put here, so nobody fills the table without a certificate each from a
- * trusted CA; and losing a place costs a signature check. */
-enum { PLACES = 4096 };
-static struct { uint8_t leaf[HASH_BYTES]; path issuers; } memory[PLACES];
-
-static size_t place(const uint8_t leaf[HASH_BYTES]) { return get_u16(leaf) % PLACES; }
-
-void path_remember(const uint8_t leaf[HASH_BYTES], const path *issuers) {
-    size_t at = place(leaf);
-    memcpy(memory[at].leaf, leaf, HASH_BYTES);
-    memory[at].issuers = *issuers;
-}
-
-bool path_recall(const uint8_t leaf[HASH_BYTES], path *out) {
-    size_t at = place(leaf);
-    if (!memory[at].issuers.known || memcmp(memory[at].leaf, leaf, HASH_BYTES) != 0) return false;
-    *out = memory[at].issuers;
-    return true;
+void path_after_handshake(const policy *p, const identity *leaf, X509 *const *chain, size_t count, path *out) {
+    if (count == 1) {
+        if (!recall(leaf, out)) path_verify(p, chain[0], intermediates, INTERMEDIATES, out);
+        return;
+    }
+    path_from_chain(chain, count, out);
+    if (out->known) remember(leaf, chain, count, out);
 }

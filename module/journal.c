@@ -270,6 +270,7 @@ static void rewrite(journal *j, const policy *base) {
     }
     close(j->tail.file);
     j->tail = fresh;
+    j->rewrite_at = 0;
     if (synced(j->directory)) return;
     /* The name may still mean the old file after a power cut: what is appended would be lost. */
     tell(j->damage, "cannot bring the directory of %s to the disk: %s; restart the server once the disk "

@@ -265,7 +265,7 @@ static rule *patch_parse(patch *p, span text, size_t number) {
         patch_problem(p, number, why.text);
         return NULL;
     }
-    const char *misplaced = out_of_place(p->source, rule_type(r));
+    const char *misplaced = number ? out_of_place(p->source, rule_type(r)) : NULL;
     if (misplaced == NULL) {
         r->number = (uint32_t)number;
         return r;
@@ -352,6 +352,12 @@ const rule *patch_rule(const patch *p, bool added, size_t index, size_t *number)
 }
 
 digest patch_digest(const patch *p) { return p->sum; }
+
+const rule *patch_user(const patch *p, line_type type, span name) {
+    uint8_t key[HASH_BYTES];
+    key_of(key, type, 0, name, span_of(NULL, 0));
+    return view_find(&(view){p->base, p}, key);
+}
 
 int patch_setting(const patch *p, setting s) { return view_setting(&(view){p->base, p}, s); }
 
@@ -513,6 +519,7 @@ static reason check_user(const view *lines, const request *r, span user) {
     uint8_t key[HASH_BYTES];
     key_of(key, LINE_USER, 0, user, span_of(NULL, 0));
     const rule *line = r->ask && r->pending == NULL ? NULL : view_find(lines, key);
+    if (line == NULL && r->pending && table_find(&lines->base->lines, key)) return REASON_USER_MISSING;
     user_state state = line ? (line->on ? USER_ON : USER_OFF) : r->ask ? r->ask(user, r->data) : USER_UNKNOWN;
     return state == USER_MISSING ? REASON_USER_MISSING : state == USER_OFF ? REASON_USER_OFF : REASON_MATCHED;
 }

@@ -361,7 +361,7 @@ bool name_close_rdn(writer *w, size_t from) {
         attribute a;
         for (size_t at = 0; at < rdn.len;) {
             size_t start = at;
-            name_next(rdn, &at, &a);
+            if (!name_next(rdn, &at, &a)) break;
             span one = span_of(rdn.ptr + start + 1, at - start - 1);
             if (last.ptr && span_compare(one, last) <= 0) continue;
             if (least.ptr == NULL || span_compare(one, least) < 0) least = one;
@@ -380,9 +380,7 @@ bool name_close_rdn(writer *w, size_t from) {
 static size_t rdn_start(span name, size_t end) {
     size_t at = 0, start = 0;
     attribute a;
-    while (at < end) {
-        size_t here = at;
-        name_next(name, &at, &a);
+    for (size_t here = 0; at < end && name_next(name, &at, &a); here = at) {
         if (a.starts) start = here;
     }
     return start;

@@ -1,0 +1,54 @@
+# Two commands do everything, set-up included: `make run` and `make test`.
+
+PYTHON ?= python3
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+QUICKSTART = $(if $(HOME_DIR),--home '$(HOME_DIR)') $(if $(REDIS_PORT),--redis-port '$(REDIS_PORT)') \
+	$(if $(API_PORT),--api-port '$(API_PORT)') $(if $(SERVER),--server '$(SERVER)')
+
+.PHONY: help setup build run lint test servers test-servers test-all test-sanitize clean
+
+help:
+	@echo 'make run           start a server that knows you by your certificate, and say what to try'
+	@echo '                   (HOME_DIR=./.certauth REDIS_PORT=6380 API_PORT=9443 SERVER=redis-server)'
+	@echo 'make test          lint, and test on the installed server and those already fetched'
+	@echo 'make build         module/certauth.so and control/_core.abi3.so'
+	@echo 'make lint          ruff and mypy'
+	@echo 'make test-servers  fetch Redis 8 and Valkey, and run the module'\''s tests on each'
+	@echo 'make test-all      everything, slow tests included'
+	@echo 'make test-sanitize as test, with ASan and UBSan in the C, in Python and in the servers'
+	@echo 'make clean         remove what was built, .venv included (.certauth stays)'
+	@echo 'PYTHON=python3.12  another interpreter'
+
+setup:
+	@PYTHON='$(PYTHON)' .ci/setup
+
+build: setup
+
+run: setup
+	@exec .venv/bin/redis-certauth quickstart $(QUICKSTART)
+
+lint: setup
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+
+test: lint
+	.venv/bin/python -m pytest -m 'not slow'
+
+servers: setup
+	.venv/bin/python -m tests.servers
+
+test-servers: servers
+	.venv/bin/python -m pytest -m servers
+
+test-all: lint servers
+	.venv/bin/python -m pytest
+
+test-sanitize: setup
+	.venv/bin/python build.py --sanitize
+	# The installed server alone: those of the matrix bring their own libc, which ASan is not for.
+	CERTAUTH_BUILD=build/sanitize CERTAUTH_CACHE=build/no-servers ASAN_OPTIONS=detect_leaks=0 \
+		LD_PRELOAD="$$(cc -print-file-name=libasan.so)" .venv/bin/python -m pytest -m 'not slow'
+
+clean:
+	rm -rf build .venv module/*.so control/*.so *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

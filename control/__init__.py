@@ -1,0 +1,1 @@
+"""The control plane of redis-certauth: REST API, command line, store and sync."""

@@ -1,0 +1,1479 @@
+/* The Redis module: what the core decides is done here, and nothing is decided here.
+ *
+ *     connect ─▶ certificate ─▶ policy_decide ─▶ enact: become the user, wait, be left, be refused
+ *     CERTAUTH.POLICY ─▶ check ─▶ journal (a thread) ─▶ in force: users, trust, lines ─▶ sweep ─▶ reply
+ *
+ * Everything but the journal's fsync happens on the server's main thread. Hazards of the API, version
+ * by version, are named where they are met (docs/servers.md). */
+#define _XOPEN_SOURCE 700
+#include "node.h"
+#include "redis_api.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <strings.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <openssl/x509.h>
+
+/* ---- State ---- */
+
+/* A client, from its connection to its end. Unix sockets and plain TCP have one too. */
+typedef struct {
+    uint64_t id;
+    X509 *leaf;              /* a reference of ours; NULL: no certificate */
+    path *issuers;           /* with a leaf */
+    ip address;
+    bool local;              /* a unix socket: never anybody's business */
+    action act;              /* what was done to it */
+    bool by_password;        /* it has become another user since, by AUTH */
+    reason why;
+    RedisModuleString *user; /* that we logged it in as; NULL otherwise */
+    int64_t since, end;      /* seconds since 1970; closed at `end`, 0: never */
+} session;
+
+/* A change of the policy on its way: checked, being written, being swept after. One at a time. */
+typedef struct {
+    RedisModuleBlockedClient *client;
+    patch *change;
+    stamp next;
+    uint64_t sender;  /* its client id */
+    bool close_sender;
+    bool good;        /* it is on disk */
+    fault why;
+    uint64_t closed;  /* sessions ended by it */
+    uint64_t swept;   /* id of the last session looked at */
+} write_order;
+
+enum { EXPIRY_KEY = 16 };
+
+static struct {
+    RedisModuleCtx *ctx;         /* detached: for timers and one-shots */
+    bool is_valkey, started, api_certificates;
+    int version;
+    char directory[PATH_MAX], trust[PATH_MAX + 8], marker[PATH_MAX + 16];
+    policy *policy, *bootstrap;
+    journal *journal;
+    stamp stamp;                 /* of the policy in force */
+    bool ever;                   /* there was a policy, now or once */
+    fault damage;                /* why only the bootstrap file counts; empty: it does not */
+    fault trust_state;           /* of tls-ca-cert-dir, for a person */
+    RedisModuleUser *nobody;     /* permissionless; refused clients sit on it until they are closed */
+    RedisModuleUser *scratch;    /* for trying ACL rules */
+    RedisModuleDict *sessions;   /* client id → session */
+    RedisModuleDict *ends;       /* end, client id → session */
+    RedisModuleDict *managed;    /* user → its ACL rules as the server tells them after we set them */
+    bool switching;              /* we are changing a client's user ourselves */
+    write_order *order;
+    uint64_t logins, refused, reasons[REASON_COUNT], api_reads;
+    int64_t log_second;
+    unsigned logged;
+} node;
+
+static bool damaged(void) { return node.damage.text[0] != 0; }
+static int64_t now_seconds(void) { return (int64_t)time(NULL); }
+static int64_t now_us(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+}
+
+static void *must(void *p) {
+    if (p == NULL) abort(); /* as the server does (zmalloc.c) */
+    return p;
+}
+
+static span string_span(const RedisModuleString *s) {
+    size_t len;
+    const char *text = RedisModule_StringPtrLen(s, &len);
+    return span_of(text, len);
+}
+
+static bool string_is(const RedisModuleString *s, const char *word) {
+    return span_equal_nocase(string_span(s), span_of(word, strlen(word)));
+}
+
+static RedisModuleString *string_of(span s) {
+    return RedisModule_CreateString(NULL, (const char *)s.ptr, s.len);
+}
+
+/* ---- The server's users ---- */
+
+/* A text that grows; NUL ended. */
+typedef struct { char *text; size_t len; } text_buffer;
+
+static void text_add(text_buffer *b, span s) {
+    b->text = must(realloc(b->text, b->len + s.len + 1));
+    if (s.len) memcpy(b->text + b->len, s.ptr, s.len);
+    b->len += s.len;
+    b->text[b->len] = 0;
+}
+
+/* The ACL rules of a user as the server tells them, to be freed; NULL where there is no such user. */
+static RedisModuleString *user_rules(span name) {
+    RedisModuleString *text = string_of(name);
+    RedisModuleUser *user = RedisModule_GetModuleUserFromUserName(text);
+    RedisModule_FreeString(NULL, text);
+    if (user == NULL) return NULL;
+    RedisModuleString *rules = RedisModule_GetModuleUserACLString(user);
+    RedisModule_FreeModuleUser(user); /* frees the handle: the user is not the module's */
+    return rules;
+}
+
+/* ACLDescribeUser starts with the flags, `on` or `off` first (acl.c, ACLUserFlags). */
+static user_state ask_server(span name, void *none) {
+    (void)none;
+    RedisModuleString *rules = user_rules(name);
+    if (rules == NULL) return USER_MISSING;
+    bool off = span_starts(string_span(rules), LITERAL("off"));
+    RedisModule_FreeString(NULL, rules);
+    return off ? USER_OFF : USER_ON;
+}
+
+/* What the bootstrap file takes away from every user of the policy, put behind the rules of the user
+ * and into each selector, since a selector is not touched by what stands outside of it. */
+static void add_limits(text_buffer *b) {
+    for (size_t i = 0; i < policy_rules(node.bootstrap); i++) {
+        const rule *limit = policy_rule(node.bootstrap, i);
+        span token;
+        if (rule_type(limit) != LINE_LIMIT) continue;
+        for (size_t at = 0; rule_acl_next(limit, &at, &token);) {
+            text_add(b, LITERAL(" "));
+            text_add(b, token);
+        }
+    }
+}
+
+/* What ACL SETUSER takes, blank separated. Starts from nothing, so that a line is the whole state. */
+static text_buffer acl_text(const rule *user, bool limited) {
+    text_buffer b = {NULL, 0};
+    span token;
+    text_add(&b, LITERAL("reset"));
+    for (size_t at = 0; rule_acl_next(user, &at, &token);) {
+        bool closes = limited && token.ptr[token.len - 1] == ')';
+        text_add(&b, LITERAL(" "));
+        text_add(&b, span_of(token.ptr, token.len - closes));
+        if (closes) add_limits(&b);
+        if (closes) text_add(&b, LITERAL(" )"));
+    }
+    if (limited) add_limits(&b);
+    return b;
+}
+
+/* Calls ACL or CONFIG with the words of `text`. False where the server answers with an error, whose
+ * text goes into `why`. */
+static bool call(const char *command, const char *verb, span name, span text, fault *why) {
+    RedisModuleString **argv = NULL;
+    size_t argc = 0;
+    while (text.len) {
+        const uint8_t *blank = memchr(text.ptr, ' ', text.len);
+        size_t len = blank ? (size_t)(blank - text.ptr) : text.len;
+        argv = must(realloc(argv, (argc + 1) * sizeof *argv));
+        argv[argc++] = string_of(span_of(text.ptr, len));
+        text = span_skip(text, len + (blank != NULL));
+    }
+    RedisModuleCallReply *reply = RedisModule_Call(node.ctx, command, "cbv", verb, name.ptr, name.len, argv, argc);
+    bool good = reply && RedisModule_CallReplyType(reply) != REDISMODULE_REPLY_ERROR;
+    size_t len = 0;
+    const char *error = good || reply == NULL ? "no answer" : RedisModule_CallReplyStringPtr(reply, &len);
+    if (!good) fail(why, "%.*s", len ? (int)len : 9, error);
+    if (reply) RedisModule_FreeCallReply(reply);
+    for (size_t i = 0; i < argc; i++) RedisModule_FreeString(NULL, argv[i]);
+    free(argv);
+    return good;
+}
+
+static void forget_user(span name) {
+    RedisModuleString *expected = NULL;
+    if (RedisModule_DictDelC(node.managed, (void *)(uintptr_t)name.ptr, name.len, &expected) == REDISMODULE_OK) {
+        RedisModule_FreeString(NULL, expected);
+    }
+}
+
+/* Makes the server's user what `rules` says, and keeps what that looks like, to find drift by. */
+static bool set_user(span name, span rules) {
+    fault why;
+    if (!call("ACL", "SETUSER", name, rules, &why)) {
+        RedisModule_Log(node.ctx, "warning", "user '%.*s' could not be set: %s", (int)name.len,
+                        (const char *)name.ptr, why.text);
+        return false;
+    }
+    RedisModuleString *now = user_rules(name);
+    forget_user(name);
+    if (now) RedisModule_DictSetC(node.managed, (void *)(uintptr_t)name.ptr, name.len, now);
+    return true;
+}
+
+static void apply_user(const rule *user, bool limited) {
+    text_buffer b = acl_text(user, limited);
+    set_user(rule_user(user, 0), span_of(b.text, b.len));
+    free(b.text);
+}
+
+/* A user whose line goes: what it was before us, or nothing. */
+static void undo_user(span name) {
+    fault why;
+    const rule *was = policy_user(node.policy, LINE_WAS, name);
+    if (was) {
+        apply_user(was, false);
+    } else if (!call("ACL", "DELUSER", name, span_of(NULL, 0), &why)) {
+        RedisModule_Log(node.ctx, "warning", "user '%.*s' could not be removed: %s", (int)name.len,
+                        (const char *)name.ptr, why.text);
+    }
+    forget_user(name);
+}
+
+static bool enforced(void) {
+    return !damaged() && policy_setting(node.policy, SET_ENFORCE) == ENFORCE_ON;
+}
+
+/* Is this user ours to say who may be it? */
+static bool is_managed(span name) {
+    return policy_user(node.bootstrap, LINE_USER, name) ||
+           (enforced() && policy_user(node.policy, LINE_USER, name));
+}
+
+/* ---- Configuration of the server ---- */
+
+static bool config_get(const char *name, char *out, size_t room) {
+    out[0] = 0;
+    RedisModuleCallReply *reply = RedisModule_Call(node.ctx, "CONFIG", "cc", "GET", name);
+    RedisModuleCallReply *value = reply && RedisModule_CallReplyType(reply) == REDISMODULE_REPLY_ARRAY &&
+                                          RedisModule_CallReplyLength(reply) == 2
+                                      ? RedisModule_CallReplyArrayElement(reply, 1)
+                                      : NULL;
+    size_t len = 0;
+    const char *text = value ? RedisModule_CallReplyStringPtr(value, &len) : NULL;
+    bool good = text && len < room;
+    if (good) memcpy(out, text, len);
+    if (good) out[len] = 0;
+    if (reply) RedisModule_FreeCallReply(reply);
+    return good;
+}
+
+static bool config_set(const char *name, const char *value, fault *why) {
+    return call("CONFIG", "SET", span_of(name, strlen(name)), span_of(value, strlen(value)), why);
+}
+
+/* The server's own certificate login knows no issuer, no expiry and no refusal, and runs before us. */
+static bool switch_off_native_login(fault *why) {
+    char value[64];
+    if (!config_get("tls-auth-clients-user", value, sizeof value) || value[0] == 0) return true;
+    if (strcasecmp(value, "off") == 0) return true;
+    if (!config_set("tls-auth-clients-user", "off", why)) return false;
+    RedisModule_Log(node.ctx, "warning", "tls-auth-clients-user was %s and has been switched off: who a "
+                    "certificate is, the policy says", value);
+    return true;
+}
+
+/* Our directory is used where the operator pointed tls-ca-cert-dir at it: that is the consent, for a
+ * CA in there also opens the cluster bus and the links that this node makes. */
+static void apply_trust(void) {
+    char value[PATH_MAX], real[PATH_MAX], ours[PATH_MAX];
+    bool changed;
+    fault why;
+    config_get("tls-ca-cert-dir", value, sizeof value);
+    bool same = value[0] && realpath(value, real) && realpath(node.trust, ours) && strcmp(real, ours) == 0;
+    if (!same) {
+        fail(&node.trust_state, "not managed: tls-ca-cert-dir is '%.80s'", value);
+        return;
+    }
+    fail(&node.trust_state, "managed");
+    if (!trust_write(node.trust, node.policy, node.bootstrap, &changed, &why) ||
+        (changed && !config_set("tls-ca-cert-dir", value, &why))) {
+        fail(&node.trust_state, "%s", why.text);
+        RedisModule_Log(node.ctx, "warning", "managed trust: %s", why.text);
+    }
+}
+
+static void apply_client_auth(void) {
+    static const char *const values[] = {NULL, "yes", "optional"};
+    const char *value = enforced() ? values[policy_setting(node.policy, SET_TLS_CLIENT_AUTH)] : NULL;
+    char now[32];
+    fault why;
+    if (value == NULL || (config_get("tls-auth-clients", now, sizeof now) && strcmp(now, value) == 0)) return;
+    if (!config_set("tls-auth-clients", value, &why)) {
+        RedisModule_Log(node.ctx, "warning", "tls-auth-clients could not be set: %s", why.text);
+    }
+}
+
+/* ---- Sessions ---- */
+
+static session *session_find(uint64_t id) {
+    return RedisModule_DictGetC(node.sessions, &id, sizeof id, NULL);
+}
+
+static void expiry_key(const session *s, uint8_t out[EXPIRY_KEY]) {
+    for (int i = 0; i < 8; i++) {
+        out[i] = (uint8_t)((uint64_t)s->end >> (56 - 8 * i));
+        out[8 + i] = (uint8_t)(s->id >> (56 - 8 * i));
+    }
+}
+
+static void session_ends_at(session *s, int64_t end) {
+    uint8_t key[EXPIRY_KEY];
+    expiry_key(s, key);
+    if (s->end) RedisModule_DictDelC(node.ends, key, sizeof key, NULL);
+    s->end = end;
+    expiry_key(s, key);
+    if (end) RedisModule_DictReplaceC(node.ends, key, sizeof key, s);
+}
+
+static void session_user(session *s, span user) {
+    if (s->user) RedisModule_FreeString(NULL, s->user);
+    s->user = user.len ? string_of(user) : NULL;
+}
+
+static void session_free(session *s) {
+    session_ends_at(s, 0);
+    session_user(s, span_of(NULL, 0));
+    RedisModule_DictDelC(node.sessions, &s->id, sizeof s->id, NULL);
+    X509_free(s->leaf);
+    free(s->issuers);
+    free(s);
+}
+
+static session *session_new(const RedisModuleClientInfo *client) {
+    session *s = must(calloc(1, sizeof *s));
+    s->id = client->id;
+    s->since = now_seconds();
+    s->local = (client->flags & REDISMODULE_CLIENTINFO_FLAG_UNIXSOCKET) != 0;
+    ip_parse(client->addr, &s->address);
+    RedisModule_DictReplaceC(node.sessions, &s->id, sizeof s->id, s);
+    return s;
+}
+
+/* ---- Certificates ---- */
+
+/* The way of the module API: the leaf alone, as PEM. Leaks an X509 a call on servers before Redis
+ * 8.6.2 and Valkey 9.1, so it is called once a connection, and counted. */
+static size_t peer_by_api(RedisModuleCtx *ctx, const session *s, X509 *certificates[2]) {
+    RedisModuleString *pem = RedisModule_GetClientCertificate(ctx, s->id);
+    if (pem == NULL) return 0;
+    fault why;
+    size_t count = certificates_parse(string_span(pem), certificates, 2, &why);
+    RedisModule_FreeString(ctx, pem);
+    if (node.api_reads++ == 0) {
+        RedisModule_Log(ctx, "warning", "a client's TLS connection could not be told for certain, so its "
+                        "certificate came through the server, which leaks memory at that before Redis 8.6.2 "
+                        "and Valkey 9.1: see certauth_api_certificates in INFO");
+    }
+    return count;
+}
+
+/* What the handshake left, into the session. `id` is what the leaf says. */
+static void session_certificate(RedisModuleCtx *ctx, session *s, const RedisModuleClientInfo *client, identity *id) {
+    X509 *owned[2] = {NULL, NULL};
+    peer found = {{NULL}, 0};
+    if (node.api_certificates || !tls_claim(&s->address, client->port, &found)) {
+        found.count = peer_by_api(ctx, s, owned);
+        found.chain[0] = owned[0];
+    }
+    if (found.count == 0) return;
+    s->leaf = found.chain[0];
+    if (owned[0] == NULL) X509_up_ref(s->leaf);
+    identity_read(s->leaf, id);
+    s->issuers = must(calloc(1, sizeof *s->issuers));
+    path_after_handshake(node.policy, id, found.chain, found.count, s->issuers);
+    if (!s->issuers->known) path_after_handshake(node.bootstrap, id, found.chain, 1, s->issuers);
+}
+
+/* ---- Decisions ---- */
+
+static request request_for(const session *s, const identity *id) {
+    return (request){
+        .leaf = s->leaf ? id : NULL,
+        .issuers = s->issuers,
+        .now = now_seconds(),
+        .address = span_of(s->address.bytes, s->address.len),
+        .no_journal = damaged(),
+        .no_policy = !node.ever,
+        .ask = ask_server,
+    };
+}
+
+static decision decide(const session *s, const identity *id, const patch *pending) {
+    request r = request_for(s, id);
+    r.pending = pending;
+    return policy_decide(node.policy, node.bootstrap, &r);
+}
+
+/* The same for a session whose certificate was read before. The identity is not kept: it is 24 kB,
+ * and reading it again takes 2 µs. */
+static decision decide_again(const session *s, const patch *pending) {
+    static identity id;
+    if (s->leaf) identity_read(s->leaf, &id);
+    return decide(s, &id, pending);
+}
+
+/* At most ten lines a second: a stranger must not fill the disk. */
+static void log_refusal(RedisModuleCtx *ctx, const identity *id, const session *s, reason why) {
+    int64_t second = now_seconds();
+    if (second != node.log_second) {
+        if (node.logged > 10) RedisModule_Log(ctx, "notice", "%u more clients refused", node.logged - 10);
+        node.log_second = second;
+        node.logged = 0;
+    }
+    if (node.logged++ >= 10) return;
+    char subject[512];
+    size_t len = s->leaf ? name_print(id->subject, subject, sizeof subject) : 0;
+    RedisModule_Log(ctx, "notice", "client %llu refused: %s (subject %.*s)", (unsigned long long)s->id,
+                    reason_name(why), len ? (int)len : 1, len ? subject : "-");
+}
+
+static void log_to_acl(RedisModuleCtx *ctx, const identity *id, const session *s, reason why) {
+    char subject[512];
+    size_t len = s->leaf ? name_print(id->subject, subject, sizeof subject) : 0;
+    const char *name = reason_name(why);
+    RedisModuleString *object = string_of(span_of(name, strlen(name)));
+    if (RedisModule_ACLAddLogEntryByUserName) {
+        RedisModuleString *user = string_of(len ? span_of(subject, len) : LITERAL("no certificate"));
+        RedisModule_ACLAddLogEntryByUserName(ctx, user, object, REDISMODULE_ACL_LOG_AUTH);
+        RedisModule_FreeString(NULL, user);
+    } else {
+        RedisModule_ACLAddLogEntry(ctx, node.nobody, object, REDISMODULE_ACL_LOG_AUTH);
+    }
+    RedisModule_FreeString(NULL, object);
+}
+
+static void count(const decision *d) {
+    node.reasons[d->why]++;
+    if (d->act == ACTION_LOGIN) node.logins++;
+    if (d->act == ACTION_REFUSE) node.refused++;
+}
+
+/* ---- Becoming somebody, and being closed ---- */
+
+static void on_user_changed(uint64_t id, void *none);
+
+/* The name cannot be an ACL user's, and is what the client is told: ACL LOAD looks users up by name,
+ * so one that an ACL user could have would hand its rights over. */
+static void sit_on_nobody(RedisModuleCtx *ctx, session *s) {
+    node.switching = true;
+    RedisModule_AuthenticateClientWithUser(ctx, node.nobody, on_user_changed, NULL, NULL);
+    node.switching = false;
+    session_user(s, span_of(NULL, 0));
+}
+
+static bool become(RedisModuleCtx *ctx, session *s, span user) {
+    node.switching = true;
+    int result = RedisModule_AuthenticateClientWithACLUser(ctx, (const char *)user.ptr, user.len,
+                                                           on_user_changed, NULL, NULL);
+    node.switching = false;
+    if (result == REDISMODULE_OK) {
+        session_user(s, user);
+        s->by_password = false;
+    }
+    return result == REDISMODULE_OK;
+}
+
+static void close_now(uint64_t id) { RedisModule_DeauthenticateAndCloseClient(node.ctx, id); }
+static void close_by_one_shot(void *id) { close_now((uint64_t)(uintptr_t)id); }
+static void close_by_timer(RedisModuleCtx *ctx, void *id) {
+    (void)ctx;
+    close_by_one_shot(id);
+}
+
+/* Closes from outside the client's own event: a timer, a one-shot, somebody else's command. */
+static void close_later(uint64_t id, long long ms) {
+    RedisModule_CreateTimer(node.ctx, ms, close_by_timer, (void *)(uintptr_t)id);
+}
+
+/* Redis 8 with io-threads aborts when the client is closed within its own connect event, for it is
+ * handed to an IO thread right after (iothread.c, Redis 8.0.6). A timer does not run while an RDB
+ * loads, and a one-shot alone lets an answer through with io-threads: whichever runs first. On Valkey
+ * a timer would leave room for one read, and closing at once is safe. */
+static void close_at_connect(uint64_t id) {
+    if (node.is_valkey || node.version < 0x080000) {
+        close_now(id);
+        return;
+    }
+    close_later(id, 0);
+    RedisModule_EventLoopAddOneShot(close_by_one_shot, (void *)(uintptr_t)id);
+}
+
+static void set_end(session *s, const decision *d) {
+    int64_t end = d->until < INT64_MAX ? d->until + 1 : d->until; /* notAfter is the last good second */
+    int64_t limit = s->since + d->session;
+    session_ends_at(s, d->session && limit < end ? limit : end);
+}
+
+/* Does what was decided for a client that has just connected. */
+static void enact(RedisModuleCtx *ctx, session *s, const identity *id, decision d) {
+    if (d.act == ACTION_LOGIN && !d.shadow && !become(ctx, s, rule_user(d.line, 0))) {
+        d.act = ACTION_REFUSE; /* switched off by hand since it was asked */
+        d.why = REASON_USER_OFF;
+    }
+    count(&d);
+    if (d.act == ACTION_REFUSE) log_refusal(ctx, id, s, d.why);
+    s->act = d.shadow ? ACTION_LEAVE : d.act;
+    s->why = d.why;
+    if (s->act == ACTION_LOGIN || s->act == ACTION_CHOOSE) set_end(s, &d);
+    if (s->act == ACTION_CHOOSE || s->act == ACTION_REFUSE) sit_on_nobody(ctx, s);
+    if (s->act != ACTION_REFUSE) return;
+    log_to_acl(ctx, id, s, d.why);
+    close_at_connect(s->id);
+}
+
+/* May this session hold this user's rights now? */
+static bool permits(const decision *d, span user) {
+    if (d->act != ACTION_LOGIN && d->act != ACTION_CHOOSE) return false;
+    span named;
+    for (size_t i = 0; (named = rule_user(d->line, i)).len; i++) {
+        if (span_equal(named, user)) return ask_server(user, NULL) == USER_ON;
+    }
+    return false;
+}
+
+static bool may_use_password(const session *s) {
+    return !enforced() || s->leaf == NULL || policy_setting(node.policy, SET_PASSWORD_AUTH) == PASSWORD_AUTH_ALLOW;
+}
+
+/* May a client stay the user that it became by AUTH or RESET? `default` is what RESET leaves, and what
+ * the policy made of it is everybody's. */
+static bool may_be(const session *s, const decision *d, span user) {
+    if (s->local || span_equal(user, LITERAL("default")) || permits(d, user)) return true;
+    return !is_managed(user) && may_use_password(s);
+}
+
+static bool may_be_what_it_is(const session *s, const decision *d) {
+    RedisModuleString *name = RedisModule_GetClientUserNameById(node.ctx, s->id);
+    bool good = name == NULL || may_be(s, d, string_span(name));
+    if (name) RedisModule_FreeString(node.ctx, name);
+    return good;
+}
+
+/* Would it come in today as what it is? */
+static bool stays(const session *s) {
+    if (s->local) return true;
+    decision d = decide_again(s, NULL);
+    if (d.shadow) return s->user == NULL;
+    if (s->by_password) return may_be_what_it_is(s, &d);
+    if (s->user) return permits(&d, string_span(s->user));
+    return d.act == ACTION_LEAVE || (d.act == ACTION_CHOOSE && s->act == ACTION_CHOOSE);
+}
+
+static void put_in_force(void);
+
+static void on_client_change(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t sub, void *data) {
+    static identity id;
+    const RedisModuleClientInfo *client = data;
+    session *s = session_find(client->id);
+    (void)event;
+    if (sub != REDISMODULE_CLIENT_CHANGE_CONNECTED) {
+        if (s) session_free(s); /* links that this server made also end here, unknown to us */
+        return;
+    }
+    put_in_force();
+    s = session_new(client);
+    if (client->flags & REDISMODULE_CLIENTINFO_FLAG_SSL) session_certificate(ctx, s, client, &id);
+    if (s->local) s->act = ACTION_LEAVE;
+    else enact(ctx, s, &id, decide(s, &id, NULL));
+}
+
+/* ---- AUTH, RESET and choosing ---- */
+
+/* After an AUTH or a RESET that nobody asked us about: on servers before 7.2 there is no way to, so
+ * what must not be is closed at once. */
+static void check_strayed(void *data) {
+    session *s = session_find((uint64_t)(uintptr_t)data);
+    if (s == NULL) return;
+    decision d = decide_again(s, NULL);
+    if (may_be_what_it_is(s, &d)) return;
+    RedisModule_Log(node.ctx, "notice", "client %llu closed: by AUTH it became a user that its certificate is "
+                    "not", (unsigned long long)s->id);
+    close_now(s->id);
+}
+
+/* Within this callback no client may be touched: the server calls it again for each touch, without
+ * end (module.c, moduleNotifyUserChanged). */
+static void on_user_changed(uint64_t id, void *none) {
+    (void)none;
+    session *s = session_find(id);
+    if (s == NULL || node.switching) return;
+    session_user(s, span_of(NULL, 0));
+    s->act = ACTION_LEAVE;
+    s->by_password = true;
+    RedisModule_EventLoopAddOneShot(check_strayed, (void *)(uintptr_t)id);
+}
+
+/* Becomes `user`, or the only one there is where it is empty; else says why not. */
+static bool choose(RedisModuleCtx *ctx, session *s, span user, fault *why) {
+    decision d = s ? decide_again(s, NULL) : (decision){0};
+    if (user.len == 0 && d.act == ACTION_LOGIN) user = rule_user(d.line, 0);
+    if (user.len == 0) return fail(why, "say which user: this certificate may be several, or none (%s)", reason_name(d.why));
+    if (!permits(&d, user)) {
+        return fail(why, "this certificate may not be that user (%s)", reason_name(d.why));
+    }
+    if (!become(ctx, s, user)) return fail(why, "that user is off or gone");
+    s->act = ACTION_LOGIN;
+    s->why = d.why;
+    node.logins++;
+    set_end(s, &d);
+    return true;
+}
+
+/* The server asks before it looks at a password (7.2 and later), for AUTH and HELLO alike. */
+static int on_auth(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleString *password,
+                   RedisModuleString **error) {
+    (void)password;
+    session *s = session_find(RedisModule_GetClientId(ctx));
+    span user = string_span(name);
+    if (s && s->local) return REDISMODULE_AUTH_NOT_HANDLED;
+    if (!is_managed(user) && (s == NULL || may_use_password(s))) return REDISMODULE_AUTH_NOT_HANDLED;
+    fault why;
+    if (choose(ctx, s, user, &why)) return REDISMODULE_AUTH_HANDLED;
+    char text[320];
+    int len = snprintf(text, sizeof text, "certauth: %s", why.text);
+    *error = RedisModule_CreateString(ctx, text, (size_t)len);
+    return REDISMODULE_AUTH_HANDLED;
+}
+
+/* ---- A policy comes into force ---- */
+
+/* Clients that hold `default` keep it when it is switched off, so they are closed by name. The link
+ * to our own master shows as one too (flag M); `sender` gets its answer first. */
+static void close_default_line(span line, write_order *order) {
+    char text[512];
+    size_t len = line.len < sizeof text ? line.len : sizeof text - 1;
+    memcpy(text, line.ptr, len);
+    text[len] = 0;
+    const char *flags = strstr(text, " flags="), *end = flags ? strchr(flags + 1, ' ') : NULL;
+    if (end == NULL || memchr(flags + 7, 'M', (size_t)(end - flags - 7)) || strncmp(text, "id=", 3) != 0) return;
+    uint64_t id = strtoull(text + 3, NULL, 10);
+    if (order && order->sender == id) order->close_sender = true;
+    else close_now(id);
+    if (order) order->closed++;
+}
+
+static bool ends_default(span line) {
+    for (size_t i = 0; i + 13 <= line.len; i++) {
+        if (memcmp(line.ptr + i, " user=default", 13) == 0) return i + 13 == line.len || line.ptr[i + 13] == ' ';
+    }
+    return false;
+}
+
+static void close_default(write_order *order) {
+    RedisModuleCallReply *reply = RedisModule_Call(node.ctx, "CLIENT", "c", "LIST");
+    size_t len = 0;
+    const char *text = reply ? RedisModule_CallReplyStringPtr(reply, &len) : NULL;
+    span rest = span_of(text, text ? len : 0);
+    while (rest.len) {
+        const uint8_t *newline = memchr(rest.ptr, '\n', rest.len);
+        size_t line = newline ? (size_t)(newline - rest.ptr) : rest.len;
+        if (ends_default(span_of(rest.ptr, line))) close_default_line(span_of(rest.ptr, line), order);
+        rest = span_skip(rest, line + (newline != NULL));
+    }
+    if (reply) RedisModule_FreeCallReply(reply);
+}
+
+static bool default_is_off(void) { return ask_server(LITERAL("default"), NULL) == USER_OFF; }
+
+static void apply_all_users(const policy *p, bool limited) {
+    for (size_t i = 0; i < policy_rules(p); i++) {
+        const rule *r = policy_rule(p, i);
+        if (rule_type(r) == LINE_USER) apply_user(r, limited);
+    }
+}
+
+/* At start, once: users are made here and not in OnLoad, which runs before the server's own users are
+ * loaded; redis.conf's user of the same name would end it (acl.c, ACLLoadConfiguredUsers). A timer of
+ * 0 ms comes here, or the first client. */
+static void put_in_force(void) {
+    if (node.started) return;
+    node.started = true;
+    fault why;
+    if (!damaged() && node.ever && !switch_off_native_login(&why)) {
+        fail(&node.damage, "tls-auth-clients-user cannot be switched off: %.120s", why.text);
+    }
+    apply_all_users(node.bootstrap, false);
+    if (enforced()) apply_all_users(node.policy, true);
+    /* resetpass too: protected mode asks for nopass even of a user that is off (networking.c) */
+    if (damaged()) set_user(LITERAL("default"), LITERAL("resetpass off"));
+    apply_trust();
+    apply_client_auth();
+    if ((damaged() || enforced()) && default_is_off()) close_default(NULL);
+}
+
+static void put_in_force_by_timer(RedisModuleCtx *ctx, void *none) {
+    (void)ctx, (void)none;
+    put_in_force();
+}
+
+/* Users before the lines: rules of the old lines are freed with the commit. */
+static void undo_users(const patch *change, bool after) {
+    for (size_t i = 0; i < policy_rules(node.policy); i++) {
+        const rule *r = policy_rule(node.policy, i);
+        if (rule_type(r) != LINE_USER) continue;
+        if (!after || patch_user(change, LINE_USER, rule_user(r, 0)) == NULL) undo_user(rule_user(r, 0));
+    }
+}
+
+static void undo_removed_users(const patch *change) {
+    for (size_t i = 0; i < patch_count(change, false); i++) {
+        const rule *r = patch_rule(change, false, i, NULL);
+        if (rule_type(r) != LINE_USER) continue;
+        if (patch_user(change, LINE_USER, rule_user(r, 0)) == NULL) undo_user(rule_user(r, 0));
+    }
+}
+
+static void apply_added_users(const patch *change) {
+    for (size_t i = 0; i < patch_count(change, true); i++) {
+        const rule *r = patch_rule(change, true, i, NULL);
+        if (rule_type(r) == LINE_USER) apply_user(r, true);
+    }
+}
+
+/* The step that nothing interrupts: users, lines, trust; then nobody new is decided by the old. */
+static void commit(write_order *order) {
+    bool before = enforced(), after = patch_setting(order->change, SET_ENFORCE) == ENFORCE_ON;
+    bool was_off = default_is_off();
+    if (before && !after) undo_users(order->change, after);
+    else if (before) undo_removed_users(order->change);
+    if (before && after) apply_added_users(order->change);
+    policy_commit(node.policy, order->change);
+    order->change = NULL;
+    node.stamp = order->next;
+    node.ever = true;
+    if (!before && after) apply_all_users(node.policy, true);
+    apply_trust();
+    apply_client_auth();
+    if (after && default_is_off() && (!was_off || !before)) close_default(order);
+}
+
+/* ---- Writing a policy ---- */
+
+static void finish_order(void *data);
+
+static bool make_marker(fault *why) {
+    int file = open(node.marker, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (file >= 0 && fsync(file) == 0 && close(file) == 0) return true;
+    return fail(why, "cannot write %s: %s (it tells a lost journal from a first install)", node.marker, strerror(errno));
+}
+
+static void *write_in_thread(void *data) {
+    write_order *order = data;
+    order->good = make_marker(&order->why) &&
+                  journal_append(node.journal, node.policy, order->change, &order->next, &order->why);
+    RedisModule_EventLoopAddOneShot(finish_order, order);
+    return NULL;
+}
+
+static int reply_order(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
+    (void)argv, (void)argc;
+    write_order *order = RedisModule_GetBlockedClientPrivateData(ctx);
+    char text[512];
+    if (!order->good) {
+        snprintf(text, sizeof text, "JOURNAL %s; the old policy stays in force", order->why.text);
+        return RedisModule_ReplyWithError(ctx, text);
+    }
+    digest sum = policy_digest(node.policy);
+    digest_print(&sum, text);
+    RedisModule_ReplyWithMap(ctx, 3);
+    RedisModule_ReplyWithStringBuffer(ctx, "generation", 10);
+    RedisModule_ReplyWithLongLong(ctx, (long long)order->next.generation);
+    RedisModule_ReplyWithStringBuffer(ctx, "digest", 6);
+    RedisModule_ReplyWithStringBuffer(ctx, text, strlen(text));
+    RedisModule_ReplyWithStringBuffer(ctx, "closed", 6);
+    RedisModule_ReplyWithLongLong(ctx, (long long)order->closed);
+    if (order->close_sender) close_later(order->sender, 50); /* when the reply has gone out */
+    return REDISMODULE_OK;
+}
+
+static void free_order(RedisModuleCtx *ctx, void *data) {
+    (void)ctx;
+    write_order *order = data;
+    patch_free(order->change);
+    free(order);
+}
+
+static void end_order(write_order *order) {
+    node.order = NULL;
+    RedisModule_UnblockClient(order->client, order);
+}
+
+/* Looks at each session again, a slice of 2 ms at a time, then answers. */
+static void sweep(RedisModuleCtx *ctx, void *data) {
+    write_order *order = data;
+    int64_t stop = now_us() + 2000;
+    bool more = true;
+    RedisModuleDictIter *at = RedisModule_DictIteratorStartC(node.sessions, ">", &order->swept, sizeof order->swept);
+    session *s;
+    while ((more = RedisModule_DictNextC(at, NULL, (void **)&s) != NULL) && now_us() < stop) {
+        order->swept = s->id;
+        if (stays(s)) continue;
+        order->closed++;
+        if (s->id == order->sender) order->close_sender = true;
+        else RedisModule_EventLoopAddOneShot(close_by_one_shot, (void *)(uintptr_t)s->id);
+    }
+    RedisModule_DictIteratorStop(at);
+    if (more) RedisModule_CreateTimer(ctx, 1, sweep, order);
+    else end_order(order);
+}
+
+static void finish_order(void *data) {
+    write_order *order = data;
+    if (!order->good) {
+        end_order(order);
+        return;
+    }
+    commit(order);
+    sweep(node.ctx, order);
+}
+
+/* ---- Checking a write ---- */
+
+/* Keeps what a user was before the line that adopts it takes force. */
+static void note_user(patch *change, span name, span rules) {
+    char token[4 * 512];
+    text_buffer was = {NULL, 0};
+    text_add(&was, LITERAL("was "));
+    text_add(&was, span_of(token, token_print(name, token, sizeof token)));
+    text_add(&was, LITERAL(" "));
+    text_add(&was, rules);
+    patch_add(change, span_of(was.text, was.len), 0);
+    free(was.text);
+}
+
+static void check_acl(patch *change, const rule *user, size_t number) {
+    RedisModuleString *error = NULL;
+    text_buffer b = acl_text(user, true);
+    if (RedisModule_SetModuleUserACLString(NULL, node.scratch, b.text, &error) != REDISMODULE_OK) {
+        patch_problem(change, number, error ? (const char *)string_span(error).ptr : "not ACL rules");
+    }
+    if (error) RedisModule_FreeString(NULL, error);
+    free(b.text);
+}
+
+/* One user line that would take force: whether its rules are rules, and whose the user is. */
+static void check_user_line(patch *change, const rule *user, size_t number) {
+    span name = rule_user(user, 0);
+    check_acl(change, user, number);
+    if (policy_user(node.bootstrap, LINE_USER, name)) {
+        patch_problem(change, number, "this user belongs to the bootstrap file");
+    }
+    bool ours = enforced() && policy_user(node.policy, LINE_USER, name);
+    RedisModuleString *rules = ours || patch_user(change, LINE_WAS, name) ? NULL : user_rules(name);
+    if (rules == NULL) return;
+    if (rule_adopts(user)) {
+        note_user(change, name, string_span(rules));
+    } else {
+        patch_problem(change, number, "the server has a user of this name already: write `adopt` behind the "
+                      "name to take it over (what it was is kept, and comes back)");
+    }
+    RedisModule_FreeString(NULL, rules);
+}
+
+/* User lines that were there and begin to count: enforcement comes on. */
+static void check_kept_users(patch *change) {
+    for (size_t i = 0; i < policy_rules(node.policy); i++) {
+        const rule *r = policy_rule(node.policy, i);
+        if (rule_type(r) == LINE_USER && patch_user(change, LINE_USER, rule_user(r, 0)) == r) {
+            check_user_line(change, r, 0);
+        }
+    }
+}
+
+static void forget_note(patch *change, span name) {
+    const rule *was = policy_user(node.policy, LINE_WAS, name);
+    if (was) patch_remove(change, rule_text(was), 0);
+}
+
+/* Notes of users that will be given back. */
+static void forget_notes(patch *change, bool all) {
+    for (size_t i = 0; all && i < policy_rules(node.policy); i++) {
+        const rule *r = policy_rule(node.policy, i);
+        if (rule_type(r) == LINE_WAS) patch_remove(change, rule_text(r), 0);
+    }
+    for (size_t i = 0, removed = patch_count(change, false); !all && i < removed; i++) {
+        const rule *r = patch_rule(change, false, i, NULL);
+        if (rule_type(r) != LINE_USER || patch_user(change, LINE_USER, rule_user(r, 0))) continue;
+        forget_note(change, rule_user(r, 0));
+    }
+}
+
+/* What only the server knows to be wrong with a change. */
+static void check_users(patch *change) {
+    bool before = enforced(), after = patch_setting(change, SET_ENFORCE) == ENFORCE_ON;
+    for (size_t i = 0, added = patch_count(change, true); after && i < added; i++) {
+        size_t number;
+        const rule *r = patch_rule(change, true, i, &number);
+        if (rule_type(r) == LINE_USER) check_user_line(change, r, number);
+    }
+    if (after && !before) check_kept_users(change);
+    if (before) forget_notes(change, !after);
+}
+
+/* Somebody who came by certificate must not saw off the branch. */
+static bool locks_out(uint64_t sender, const patch *change) {
+    const session *s = session_find(sender);
+    if (s == NULL || s->leaf == NULL) return false;
+    decision d = decide_again(s, change);
+    if (s->user == NULL) return d.act == ACTION_REFUSE && !d.shadow;
+    span named, user = string_span(s->user);
+    if (d.shadow || (d.act != ACTION_LOGIN && d.act != ACTION_CHOOSE)) return true;
+    for (size_t i = 0; (named = rule_user(d.line, i)).len; i++) {
+        if (span_equal(named, user)) return false;
+    }
+    return true;
+}
+
+/* ---- CERTAUTH.POLICY LOAD and PATCH ---- */
+
+typedef struct { long long base, generation, epoch; span owner, digest; bool whole, has_epoch, force; int lines; } options;
+
+static bool read_number(RedisModuleString *text, long long *out, fault *why) {
+    if (RedisModule_StringToLongLong(text, out) == REDISMODULE_OK && *out >= 0) return true;
+    return fail(why, "ERR '%.40s' is not a number from 0 to 2^63-1", (const char *)string_span(text).ptr);
+}
+
+static bool read_options(RedisModuleString **argv, int argc, options *o, fault *why) {
+    int at = 2;
+    if (!o->whole && !read_number(argv[at++], &o->base, why)) return false;
+    if (at >= argc || !read_number(argv[at++], &o->generation, why)) return false;
+    for (; at < argc; at++) {
+        bool value = at + 1 < argc;
+        if (string_is(argv[at], "FORCE")) o->force = true;
+        else if (string_is(argv[at], "OWNER") && value) o->owner = string_span(argv[++at]);
+        else if (string_is(argv[at], "DIGEST") && value) o->digest = string_span(argv[++at]);
+        else if (string_is(argv[at], "EPOCH") && value) {
+            o->has_epoch = true;
+            if (!read_number(argv[++at], &o->epoch, why)) return false;
+        } else break;
+    }
+    if (at >= argc || !string_is(argv[at], "LINES")) {
+        return fail(why, "ERR expected %s <generation> [OWNER id] [EPOCH n] [DIGEST d] [FORCE] LINES line…",
+                    o->whole ? "LOAD" : "PATCH <base>");
+    }
+    o->lines = at + 1;
+    return true;
+}
+
+static bool may_write(RedisModuleCtx *ctx, fault *why) {
+    int flags = RedisModule_GetContextFlags(ctx);
+    if (flags & (REDISMODULE_CTX_FLAGS_MULTI | REDISMODULE_CTX_FLAGS_LUA | REDISMODULE_CTX_FLAGS_DENY_BLOCKING)) {
+        return fail(why, "ERR a policy is not written within MULTI or a script: the reply waits for the disk");
+    }
+    if (damaged()) return fail(why, "NOJOURNAL %s", node.damage.text);
+    if (node.order) return fail(why, "BUSY another change of the policy is on its way: try again");
+    return true;
+}
+
+/* Whose policy it is, and whether the sender knows what is in force. */
+static bool check_stamp(const options *o, fault *why) {
+    span owner = span_of(node.stamp.owner, strlen(node.stamp.owner));
+    if (o->owner.len >= sizeof node.stamp.owner || !text_clean(o->owner)) {
+        return fail(why, "ERR the owner is longer than %zu bytes, or no clean text", sizeof node.stamp.owner - 1);
+    }
+    if (node.ever && !span_equal(owner, o->owner) && !(o->force && o->whole)) {
+        return fail(why, "OWNED this node's policy belongs to '%s': only LOAD … FORCE takes it over", node.stamp.owner);
+    }
+    if (o->has_epoch && (uint64_t)o->epoch < node.stamp.epoch) {
+        return fail(why, "EPOCH %lld is over: %llu is in force", o->epoch, (unsigned long long)node.stamp.epoch);
+    }
+    if (!o->whole && (!node.ever || (uint64_t)o->base != node.stamp.generation)) {
+        return fail(why, "BASE %lld is not in force: generation %llu is", o->base,
+                    (unsigned long long)node.stamp.generation);
+    }
+    bool goes_back = node.ever && (uint64_t)o->generation <= node.stamp.generation;
+    if (o->generation == 0 || (goes_back && !(o->force && o->whole))) {
+        return fail(why, "GENERATION %lld is not above %llu, which is in force", o->generation,
+                    (unsigned long long)node.stamp.generation);
+    }
+    return true;
+}
+
+static void read_lines(patch *change, RedisModuleString **argv, int argc, const options *o) {
+    for (int i = o->lines; i < argc; i++) {
+        span line = string_span(argv[i]);
+        size_t number = (size_t)(i - o->lines + 1);
+        if (o->whole) patch_add(change, line, number);
+        else if (line.len && line.ptr[0] == '+') patch_add(change, span_skip(line, 1), number);
+        else if (line.len && line.ptr[0] == '-') patch_remove(change, span_skip(line, 1), number);
+        else patch_problem(change, number, "a patch has + or - before each line");
+    }
+}
+
+/* All problems in one line, as an error reply has to be. */
+static int reply_problems(RedisModuleCtx *ctx, const patch *change) {
+    text_buffer b = {NULL, 0};
+    char head[64];
+    const char *text;
+    size_t number;
+    int len = snprintf(head, sizeof head, "LINES %zu bad, nothing changed", patch_problems(change));
+    text_add(&b, span_of(head, (size_t)len));
+    for (size_t i = 0; (text = patch_problem_text(change, i, &number)) != NULL; i++) {
+        len = snprintf(head, sizeof head, "; line %zu: ", number);
+        text_add(&b, span_of(head, (size_t)len));
+        text_add(&b, span_of(text, strlen(text)));
+    }
+    for (size_t i = 0; i < b.len; i++) {
+        if (b.text[i] == '\r' || b.text[i] == '\n') b.text[i] = ' ';
+    }
+    RedisModule_ReplyWithError(ctx, b.text);
+    free(b.text);
+    return REDISMODULE_OK;
+}
+
+static bool check_change(RedisModuleCtx *ctx, const patch *change, const options *o, fault *why) {
+    char text[DIGEST_TEXT];
+    digest sum = patch_digest(change);
+    digest_print(&sum, text);
+    if (o->digest.len && !span_equal(o->digest, span_of(text, strlen(text)))) {
+        return fail(why, "DIGEST the change leads to %s, not to the one given: base and sender differ", text);
+    }
+    if (!o->force && locks_out(RedisModule_GetClientId(ctx), change)) {
+        return fail(why, "LOCKOUT after this change your own certificate would not be let in as the same user: "
+                    "say FORCE if that is meant");
+    }
+    return patch_setting(change, SET_ENFORCE) == ENFORCE_OFF || switch_off_native_login(why);
+}
+
+static int start_order(RedisModuleCtx *ctx, patch *change, const options *o) {
+    write_order *order = must(calloc(1, sizeof *order));
+    order->change = change;
+    order->next = node.stamp;
+    order->next.generation = (uint64_t)o->generation;
+    if (o->has_epoch) order->next.epoch = (uint64_t)o->epoch;
+    memset(order->next.owner, 0, sizeof order->next.owner);
+    if (o->owner.len) memcpy(order->next.owner, o->owner.ptr, o->owner.len);
+    order->sender = RedisModule_GetClientId(ctx);
+    pthread_t thread;
+    pthread_attr_t detached;
+    pthread_attr_init(&detached);
+    pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
+    order->client = RedisModule_BlockClient(ctx, reply_order, NULL, free_order, 0);
+    node.order = order;
+    if (pthread_create(&thread, &detached, write_in_thread, order) != 0) {
+        fail(&order->why, "no thread could be started");
+        end_order(order);
+    }
+    pthread_attr_destroy(&detached);
+    return REDISMODULE_OK;
+}
+
+static int write_policy(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, bool whole) {
+    fault why;
+    options o = {.whole = whole};
+    if (argc < 4) return RedisModule_WrongArity(ctx);
+    put_in_force();
+    if (!may_write(ctx, &why) || !read_options(argv, argc, &o, &why) || !check_stamp(&o, &why)) {
+        return RedisModule_ReplyWithError(ctx, why.text);
+    }
+    patch *change = patch_new(node.policy, FROM_WIRE);
+    read_lines(change, argv, argc, &o);
+    if (patch_finish(change, whole)) check_users(change);
+    if (patch_problems(change) == 0 && check_change(ctx, change, &o, &why)) return start_order(ctx, change, &o);
+    int result = patch_problems(change) ? reply_problems(ctx, change) : RedisModule_ReplyWithError(ctx, why.text);
+    patch_free(change);
+    return result;
+}
+
+static int policy_load(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
+    return write_policy(ctx, argv, argc, true);
+}
+
+static int policy_patch(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
+    return write_policy(ctx, argv, argc, false);
+}
+
+/* ---- CERTAUTH.POLICY SHOW and STATUS ---- */
+
+static void reply_text(RedisModuleCtx *ctx, const char *text) {
+    RedisModule_ReplyWithStringBuffer(ctx, text, strlen(text));
+}
+static void reply_pair(RedisModuleCtx *ctx, const char *name, span value) {
+    reply_text(ctx, name);
+    RedisModule_ReplyWithStringBuffer(ctx, value.len ? (const char *)value.ptr : "", value.len);
+}
+static void reply_named(RedisModuleCtx *ctx, const char *name, const char *value) {
+    reply_pair(ctx, name, span_of(value, strlen(value)));
+}
+static void reply_number(RedisModuleCtx *ctx, const char *name, uint64_t value) {
+    reply_text(ctx, name);
+    RedisModule_ReplyWithLongLong(ctx, (long long)value);
+}
+static void reply_optional(RedisModuleCtx *ctx, const char *name, span value) {
+    if (value.len) {
+        reply_pair(ctx, name, value);
+        return;
+    }
+    reply_text(ctx, name);
+    RedisModule_ReplyWithNull(ctx);
+}
+
+static int policy_show(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
+    (void)argv;
+    if (argc != 2) return RedisModule_WrongArity(ctx);
+    digest sum = policy_digest(node.policy);
+    RedisModule_ReplyWithArray(ctx, (long)sum.lines); /* of the policy's rules all but the notes */
+    for (size_t i = 0; i < policy_rules(node.policy); i++) {
+        const rule *r = policy_rule(node.policy, i);
+        span text = rule_text(r);
+        if (rule_type(r) != LINE_WAS) RedisModule_ReplyWithStringBuffer(ctx, (const char *)text.ptr, text.len);
+    }
+    return REDISMODULE_OK;
+}
+
+static int policy_status(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
+    static const char *const enforce[] = {"off", "shadow", "on"};
+    (void)argv;
+    if (argc != 2) return RedisModule_WrongArity(ctx);
+    char text[DIGEST_TEXT];
+    digest sum = policy_digest(node.policy);
+    digest_print(&sum, text);
+    RedisModule_ReplyWithMap(ctx, 9);
+    reply_number(ctx, "generation", node.stamp.generation);
+    reply_named(ctx, "digest", text);
+    reply_number(ctx, "lines", sum.lines);
+    reply_named(ctx, "owner", node.stamp.owner);
+    reply_number(ctx, "epoch", node.stamp.epoch);
+    reply_named(ctx, "enforce", enforce[policy_setting(node.policy, SET_ENFORCE)]);
+    reply_named(ctx, "journal", damaged() ? node.damage.text : "ok");
+    reply_named(ctx, "trust", node.trust_state.text);
+    reply_number(ctx, "sessions", RedisModule_DictSize(node.sessions));
+    return REDISMODULE_OK;
+}
+
+/* ---- CERTAUTH.WHOAMI, LOGIN, EXPLAIN ---- */
+
+static void reply_name(RedisModuleCtx *ctx, const char *label, const identity *id, span name) {
+    char text[2 * NAME_BYTES];
+    size_t len = id ? name_print(name, text, sizeof text) : 0;
+    reply_optional(ctx, label, span_of(text, len));
+}
+
+static int whoami(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
+    static identity id;
+    (void)argv;
+    if (argc != 1) return RedisModule_WrongArity(ctx);
+    session *s = session_find(RedisModule_GetClientId(ctx));
+    bool certified = s && s->leaf && identity_read(s->leaf, &id) == REASON_UNDECIDED;
+    RedisModuleString *name = RedisModule_GetClientUserNameById(ctx, RedisModule_GetClientId(ctx));
+    uint8_t serial[2 * SERIAL_BYTES];
+    writer hex = {serial, 0, sizeof serial, false};
+    if (certified) put_hex(&hex, id.serial);
+    RedisModule_ReplyWithMap(ctx, 6);
+    reply_optional(ctx, "user", name ? string_span(name) : span_of(NULL, 0));
+    reply_named(ctx, "reason", reason_name(s ? s->why : REASON_UNDECIDED));
+    reply_name(ctx, "subject", certified ? &id : NULL, id.subject);
+    reply_name(ctx, "issuer", certified ? &id : NULL, id.issuer);
+    reply_optional(ctx, "serial", span_of(serial, hex.len));
+    reply_text(ctx, "not_after");
+    if (certified) RedisModule_ReplyWithLongLong(ctx, id.not_after);
+    else RedisModule_ReplyWithNull(ctx);
+    if (name) RedisModule_FreeString(ctx, name);
+    return REDISMODULE_OK;
+}
+
+static int login(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
+    fault why;
+    char text[320];
+    if (argc > 2) return RedisModule_WrongArity(ctx);
+    session *s = session_find(RedisModule_GetClientId(ctx));
+    span user = argc == 2 ? string_span(argv[1]) : span_of(NULL, 0);
+    if (s && s->leaf && choose(ctx, s, user, &why)) return RedisModule_ReplyWithSimpleString(ctx, "OK");
+    if (s == NULL || s->leaf == NULL) fail(&why, "this connection came without a certificate");
+    snprintf(text, sizeof text, "DENIED %s", why.text);
+    return RedisModule_ReplyWithError(ctx, text);
+}
+
+static void reply_trace(RedisModuleCtx *ctx, const request *r, const decision *d) {
+    static char text[65536];
+    size_t len = decision_explain(r, d, text, sizeof text), lines = 1;
+    for (size_t i = 0; i < len; i++) lines += text[i] == '\n';
+    reply_text(ctx, "trace");
+    RedisModule_ReplyWithArray(ctx, (long)lines);
+    span rest = span_of(text, len);
+    while (lines--) {
+        const uint8_t *newline = memchr(rest.ptr, '\n', rest.len);
+        size_t line = newline ? (size_t)(newline - rest.ptr) : rest.len;
+        RedisModule_ReplyWithStringBuffer(ctx, (const char *)rest.ptr, line);
+        rest = span_skip(rest, line + (newline != NULL));
+    }
+}
+
+static void reply_explanation(RedisModuleCtx *ctx, const request *r) {
+    decision d = policy_decide(node.policy, node.bootstrap, r);
+    bool named = d.act == ACTION_LOGIN || d.act == ACTION_CHOOSE;
+    RedisModule_ReplyWithMap(ctx, 6);
+    reply_named(ctx, "decision", action_name(d.act));
+    reply_named(ctx, "reason", reason_name(d.why));
+    reply_optional(ctx, "user", named ? rule_user(d.line, 0) : span_of(NULL, 0));
+    reply_name(ctx, "subject", r->leaf, r->leaf->subject);
+    reply_optional(ctx, "line", d.line ? rule_text(d.line) : span_of(NULL, 0));
+    reply_trace(ctx, r, &d);
+}
+
+static int explain(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
+    enum { MOST = PATH_LENGTH + 2 };
+    static identity id;
+    X509 *certificates[MOST];
+    fault why;
+    session s = {.issuers = NULL};
+    path issuers;
+    if (argc < 2 || argc > 3) return RedisModule_WrongArity(ctx);
+    if (argc == 3 && !ip_parse((const char *)string_span(argv[2]).ptr, &s.address)) {
+        return RedisModule_ReplyWithError(ctx, "ERR not an IP address");
+    }
+    size_t given = certificates_parse(string_span(argv[1]), certificates, MOST, &why);
+    char text[300];
+    snprintf(text, sizeof text, "ERR %s", why.text);
+    if (given == 0) return RedisModule_ReplyWithError(ctx, text);
+    put_in_force();
+    identity_read(certificates[0], &id);
+    path_verify(node.policy, certificates[0], certificates + 1, given - 1, &issuers);
+    if (!issuers.known) path_verify(node.bootstrap, certificates[0], certificates + 1, given - 1, &issuers);
+    s.leaf = certificates[0];
+    s.issuers = &issuers;
+    request r = request_for(&s, &id);
+    reply_explanation(ctx, &r);
+    while (given) certificate_free(certificates[--given]);
+    return REDISMODULE_OK;
+}
+
+/* ---- INFO ---- */
+
+static void info(RedisModuleInfoCtx *ctx, int for_crash_report) {
+    (void)for_crash_report;
+    char text[DIGEST_TEXT], field[64];
+    digest sum = policy_digest(node.policy);
+    digest_print(&sum, text);
+    RedisModule_InfoAddSection(ctx, "");
+    RedisModule_InfoAddFieldULongLong(ctx, "logins", node.logins);
+    RedisModule_InfoAddFieldULongLong(ctx, "refused", node.refused);
+    for (int why = REASON_UNDECIDED; why < REASON_MATCHED; why++) {
+        snprintf(field, sizeof field, "refused_%s", reason_name((reason)why));
+        RedisModule_InfoAddFieldULongLong(ctx, field, node.reasons[why]);
+    }
+    RedisModule_InfoAddFieldULongLong(ctx, "generation", node.stamp.generation);
+    RedisModule_InfoAddFieldCString(ctx, "digest", text);
+    RedisModule_InfoAddFieldULongLong(ctx, "sessions", RedisModule_DictSize(node.sessions));
+    RedisModule_InfoAddFieldULongLong(ctx, "api_certificates", node.api_reads);
+}
+
+/* ---- Once a second ---- */
+
+static void close_ended(void) {
+    uint8_t *key;
+    session *s;
+    int64_t now = now_seconds();
+    RedisModuleDictIter *at = RedisModule_DictIteratorStartC(node.ends, "^", NULL, 0);
+    while ((key = RedisModule_DictNextC(at, NULL, (void **)&s)) != NULL && s->end <= now) {
+        RedisModule_Log(node.ctx, "notice", "client %llu closed: its certificate or its session has ended",
+                        (unsigned long long)s->id);
+        RedisModule_EventLoopAddOneShot(close_by_one_shot, (void *)(uintptr_t)s->id);
+    }
+    RedisModule_DictIteratorStop(at);
+}
+
+/* Users that somebody changed by hand, since a line is their whole state. A sixtieth a second, at least
+ * a thousand, so that all are seen within a minute. */
+static void repair_users(void) {
+    static char last[520];
+    static size_t last_len;
+    size_t most = RedisModule_DictSize(node.managed) / 60 + 1000, name_len;
+    RedisModuleString *expected;
+    char *name;
+    RedisModuleDictIter *at = RedisModule_DictIteratorStartC(node.managed, last_len ? ">" : "^", last, last_len);
+    text_buffer drifted = {NULL, 0};
+    while (most-- && (name = RedisModule_DictNextC(at, &name_len, (void **)&expected)) != NULL) {
+        last_len = name_len < sizeof last ? name_len : 0;
+        memcpy(last, name, last_len);
+        RedisModuleString *now = user_rules(span_of(name, name_len));
+        bool same = now && span_equal(string_span(now), string_span(expected));
+        if (now) RedisModule_FreeString(NULL, now);
+        if (same) continue;
+        text_add(&drifted, span_of(name, name_len));
+        break; /* a repair changes the dictionary: one a second is enough, and none is missed */
+    }
+    if (name == NULL) last_len = 0;
+    RedisModule_DictIteratorStop(at);
+    if (drifted.text == NULL) return;
+    span user = span_of(drifted.text, drifted.len);
+    const rule *own = policy_user(node.bootstrap, LINE_USER, user);
+    const rule *line = own ? own : policy_user(node.policy, LINE_USER, user);
+    RedisModule_Log(node.ctx, "warning", "user '%.*s' had been changed by hand: set back to its line",
+                    (int)user.len, drifted.text);
+    if (line) apply_user(line, own == NULL);
+    else set_user(user, LITERAL("resetpass off")); /* `default` without a readable journal */
+    free(drifted.text);
+}
+
+static void tick(RedisModuleCtx *ctx, void *none) {
+    put_in_force();
+    close_ended();
+    repair_users();
+    fault why;
+    if (node.ever && !switch_off_native_login(&why)) RedisModule_Log(ctx, "warning", "%s", why.text);
+    RedisModule_CreateTimer(ctx, 1000, tick, none);
+}
+
+/* ---- Loading ---- */
+
+static bool set_directory(span path_text, fault *why) {
+    char given[PATH_MAX];
+    if (path_text.len == 0 || path_text.len >= sizeof given) return fail(why, "the path of the journal is too long");
+    memcpy(given, path_text.ptr, path_text.len);
+    given[path_text.len] = 0;
+    if (mkdir(given, 0700) != 0 && errno != EEXIST) {
+        return fail(why, "cannot make the directory %.160s: %s", given, strerror(errno));
+    }
+    if (realpath(given, node.directory) == NULL) return fail(why, "%.160s: %s", given, strerror(errno));
+    snprintf(node.trust, sizeof node.trust, "%s/ca", node.directory);
+    snprintf(node.marker, sizeof node.marker, "%s.enrolled", node.directory);
+    if (mkdir(node.trust, 0755) == 0 || errno == EEXIST) return true;
+    return fail(why, "cannot make the directory %.160s: %s", node.trust, strerror(errno));
+}
+
+/* A journal that is not there although it must be, or that cannot be read, is no empty policy. */
+static void open_journal(span path_text) {
+    fault why;
+    if (!set_directory(path_text, &why)) {
+        node.damage = why;
+        return;
+    }
+    node.journal = journal_open(node.directory, node.policy, &node.stamp, &why);
+    if (node.journal == NULL) {
+        node.damage = why;
+        return;
+    }
+    const char *damage = journal_damage(node.journal), *notice = journal_notice(node.journal);
+    if (damage) fail(&node.damage, "%s", damage);
+    if (notice) RedisModule_Log(node.ctx, "warning", "%s", notice);
+    node.ever = !journal_empty(node.journal);
+    if (damage == NULL && !node.ever && access(node.marker, F_OK) == 0) {
+        fail(&node.damage, "%.120s/policy is gone or empty, but %.80s says that it was there: bring it back, "
+             "or remove that file", node.directory, node.marker);
+    }
+}
+
+static bool read_bootstrap(const char *name, fault *why) {
+    char *line = NULL;
+    size_t room = 0, number = 0;
+    FILE *file = fopen(name, "re");
+    if (file == NULL) return fail(why, "cannot read the bootstrap file %.160s: %s", name, strerror(errno));
+    patch *change = patch_new(node.bootstrap, FROM_BOOTSTRAP);
+    for (ssize_t len; (len = getline(&line, &room, file)) >= 0;) {
+        if (len && line[len - 1] == '\n') len--;
+        number++;
+        if (len && line[0] != '#') patch_add(change, span_of(line, (size_t)len), number);
+    }
+    free(line);
+    fclose(file);
+    if (patch_finish(change, true)) {
+        policy_commit(node.bootstrap, change);
+        return true;
+    }
+    const char *text = patch_problem_text(change, 0, &number);
+    fail(why, "%.100s, line %zu: %.120s", name, number, text);
+    patch_free(change);
+    return false;
+}
+
+static bool read_arguments(RedisModuleString **argv, int argc, fault *why) {
+    span directory = {0};
+    for (int i = 0; i < argc; i += 2) {
+        if (i + 1 == argc) return fail(why, "'%.60s' lacks its value", (const char *)string_span(argv[i]).ptr);
+        span value = string_span(argv[i + 1]);
+        if (string_is(argv[i], "journal")) directory = value;
+        else if (string_is(argv[i], "certificates") && string_is(argv[i + 1], "api")) node.api_certificates = true;
+        else if (string_is(argv[i], "bootstrap")) {
+            if (!read_bootstrap((const char *)value.ptr, why)) return false;
+        } else return fail(why, "'%.60s %.60s' is no argument", (const char *)string_span(argv[i]).ptr, (const char *)value.ptr);
+    }
+    if (directory.len == 0) return fail(why, "the journal is missing: loadmodule certauth.so journal PATH [bootstrap FILE]");
+    open_journal(directory);
+    return true;
+}
+
+static bool check_server(fault *why) {
+    void *none;
+    node.is_valkey = RedisModule_GetApi("ValkeyModule_GetClientId", &none) == REDISMODULE_OK;
+    node.version = RedisModule_GetServerVersion ? RedisModule_GetServerVersion() : 0;
+    if (node.version >= 0x070006) return true;
+    return fail(why, "Redis 7.0.6 or later is needed: earlier ones reset a client's database when it connects "
+                "(redis PR 11500)");
+}
+
+/* Who may run what is the ACL's business: LOGIN and WHOAMI are for everybody. */
+static const struct { const char *name; RedisModuleCmdFunc run; const char *flags; } COMMANDS[] = {
+    {"certauth.whoami", whoami, "no-auth fast allow-loading allow-stale"},
+    {"certauth.login", login, "no-auth fast allow-loading allow-stale"},
+    {"certauth.explain", explain, "admin allow-loading allow-stale"},
+    {"certauth.policy", NULL, "admin"},
+};
+static const struct { const char *name; RedisModuleCmdFunc run; const char *flags; } POLICY_COMMANDS[] = {
+    {"load", policy_load, "admin deny-script allow-stale"},
+    {"patch", policy_patch, "admin deny-script allow-stale"},
+    {"show", policy_show, "admin allow-loading allow-stale"},
+    {"status", policy_status, "admin allow-loading allow-stale"},
+};
+
+static bool make_commands(RedisModuleCtx *ctx) {
+    for (size_t i = 0; i < sizeof COMMANDS / sizeof *COMMANDS; i++) {
+        if (RedisModule_CreateCommand(ctx, COMMANDS[i].name, COMMANDS[i].run, COMMANDS[i].flags, 0, 0, 0)) return false;
+    }
+    RedisModuleCommand *parent = RedisModule_GetCommand(ctx, "certauth.policy");
+    for (size_t i = 0; parent && i < sizeof POLICY_COMMANDS / sizeof *POLICY_COMMANDS; i++) {
+        if (RedisModule_CreateSubcommand(parent, POLICY_COMMANDS[i].name, POLICY_COMMANDS[i].run,
+                                         POLICY_COMMANDS[i].flags, 0, 0, 0)) return false;
+    }
+    return parent != NULL;
+}
+
+static void make_state(RedisModuleCtx *ctx) {
+    node.ctx = RedisModule_GetDetachedThreadSafeContext(ctx);
+    node.policy = policy_new();
+    node.bootstrap = policy_new();
+    node.sessions = RedisModule_CreateDict(NULL);
+    node.ends = RedisModule_CreateDict(NULL);
+    node.managed = RedisModule_CreateDict(NULL);
+    /* Blanks keep these names out of the server's own users (ACL LOAD looks up by name). */
+    node.nobody = RedisModule_CreateModuleUser("certauth refused");
+    node.scratch = RedisModule_CreateModuleUser("certauth scratch");
+    RedisModule_SetModuleUserACLString(NULL, node.nobody, "reset on", NULL);
+}
+
+static bool load(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, fault *why) {
+    if (!check_server(why)) return false;
+    make_state(ctx);
+    if (!read_arguments(argv, argc, why)) return false;
+    if (!tls_watch()) node.api_certificates = true;
+    if (!make_commands(ctx)) return fail(why, "the commands CERTAUTH.* could not be made");
+    RedisModuleEvent event = {REDISMODULE_EVENT_CLIENT_CHANGE, 1};
+    RedisModule_SubscribeToServerEvent(ctx, event, on_client_change);
+    RedisModule_RegisterInfoFunc(ctx, info);
+    if (RedisModule_RegisterAuthCallback) RedisModule_RegisterAuthCallback(ctx, on_auth);
+    RedisModule_CreateTimer(ctx, 0, put_in_force_by_timer, NULL);
+    RedisModule_CreateTimer(ctx, 1000, tick, NULL);
+    return true;
+}
+
+__attribute__((visibility("default"))) int RedisModule_OnLoad(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
+int RedisModule_OnLoad(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
+    fault why;
+    redis_api_load(ctx);
+    if (RedisModule_IsModuleNameBusy && RedisModule_IsModuleNameBusy("certauth")) return REDISMODULE_ERR;
+    RedisModule_SetModuleAttribs(ctx, "certauth", 1, REDISMODULE_APIVER_1);
+    if (!load(ctx, argv, argc, &why)) {
+        RedisModule_Log(ctx, "warning", "certauth cannot be loaded: %s", why.text);
+        return REDISMODULE_ERR;
+    }
+    if (damaged()) RedisModule_Log(ctx, "warning", "only the bootstrap file decides: %s", node.damage.text);
+    return REDISMODULE_OK;
+}
+
+__attribute__((visibility("default"))) int RedisModule_OnUnload(RedisModuleCtx *ctx);
+int RedisModule_OnUnload(RedisModuleCtx *ctx) {
+    RedisModule_Log(ctx, "warning", "certauth stays loaded: without it nobody would decide who a client is; "
+                    "take the loadmodule line out and restart the server");
+    return REDISMODULE_ERR;
+}

@@ -1,0 +1,31 @@
+/* What the module has beside the core: the server's TLS connections, and its trust store. No part of
+ * Redis's API is known in tls.c and trust.c either. */
+#ifndef CERTAUTH_NODE_H
+#define CERTAUTH_NODE_H
+
+#include "internal.h"
+
+/* ---- tls.c: the client's SSL object ---- */
+
+/* An IP address as 4 or 16 bytes; an IPv4 address mapped into IPv6 counts as IPv4. */
+typedef struct { uint8_t bytes[16]; size_t len; } ip;
+bool ip_parse(const char *text, ip *out);
+
+/* What a handshake left. `chain` is the leaf and, after a full handshake, the verified path above it;
+ * empty without a certificate. Borrowed: valid as long as the connection. */
+typedef struct { X509 *chain[PATH_LENGTH + 1]; size_t count; } peer;
+
+/* Has libcrypto tell of every SSL object made and freed from now on. False where it cannot. */
+bool tls_watch(void);
+
+/* The peer of the connection that has just finished its handshake with this address and port. False
+ * where not exactly one SSL object can be the one: the caller must then ask the server. */
+bool tls_claim(const ip *address, uint16_t port, peer *out);
+
+/* ---- trust.c: the directory behind tls-ca-cert-dir ---- */
+
+/* Makes `directory` hold the `ca` and `anchor` certificates of both policies (either may be NULL)
+ * under their hash names, and nothing else of its kind. `changed`: a file came or went. */
+bool trust_write(const char *directory, const policy *, const policy *bootstrap, bool *changed, fault *why);
+
+#endif

@@ -1,0 +1,136 @@
+/* The SSL object of a client, found without the server's help: the module API gives the leaf as PEM
+ * and no chain, leaks it on most servers, and costs a second parse (docs/decisions.md). Server and
+ * module share one libssl, so an ex_data index of ours sees every SSL object made and freed. */
+#define _POSIX_C_SOURCE 200809L
+#include "node.h"
+
+#include <stdlib.h>
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <pthread.h>
+#include <sys/socket.h>
+
+#include <openssl/ssl.h>
+
+/* An SSL object that no client was found for yet: a handshake under way, a link of the cluster bus,
+ * a connection that this server made. In a ring, which IO threads change too. */
+typedef struct watched {
+    struct watched *before, *behind;
+    SSL *ssl;
+    bool resolved; /* `address` and `port` were looked up */
+    ip address;
+    uint16_t port;
+} watched;
+
+static watched ring = {&ring, &ring, NULL, false, {{0}, 0}, 0};
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static int ex_index = -1;
+
+/* ---- Addresses ---- */
+
+static void ip_from(ip *out, const uint8_t *bytes, size_t len) {
+    static const uint8_t mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+    bool is_mapped = len == 16 && memcmp(bytes, mapped, sizeof mapped) == 0;
+    out->len = is_mapped ? 4 : len;
+    memcpy(out->bytes, is_mapped ? bytes + 12 : bytes, out->len);
+}
+
+bool ip_parse(const char *text, ip *out) {
+    uint8_t bytes[16];
+    size_t len = inet_pton(AF_INET, text, bytes) == 1 ? 4 : inet_pton(AF_INET6, text, bytes) == 1 ? 16 : 0;
+    ip_from(out, bytes, len);
+    return len > 0;
+}
+
+static void resolve(watched *w) {
+    struct sockaddr_storage name;
+    socklen_t len = sizeof name;
+    w->resolved = true;
+    w->address.len = 0; /* a unix socket, or nothing any more: nobody's */
+    if (getpeername(SSL_get_fd(w->ssl), (struct sockaddr *)&name, &len) != 0) return;
+    if (name.ss_family == AF_INET) {
+        const struct sockaddr_in *v4 = (const struct sockaddr_in *)(const void *)&name;
+        ip_from(&w->address, (const uint8_t *)&v4->sin_addr, 4);
+        w->port = ntohs(v4->sin_port);
+    } else if (name.ss_family == AF_INET6) {
+        const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)(const void *)&name;
+        ip_from(&w->address, (const uint8_t *)&v6->sin6_addr, 16);
+        w->port = ntohs(v6->sin6_port);
+    }
+}
+
+/* ---- Watching ---- */
+
+static void unlink_watched(watched *w) {
+    w->before->behind = w->behind;
+    w->behind->before = w->before;
+}
+
+static void on_new(void *ssl, void *none, CRYPTO_EX_DATA *data, int index, long argl, void *argp) {
+    (void)none, (void)argl, (void)argp;
+    watched *w = calloc(1, sizeof *w);
+    if (w == NULL) return; /* this client's certificate comes from the server then */
+    w->ssl = ssl;
+    CRYPTO_set_ex_data(data, index, w);
+    pthread_mutex_lock(&lock);
+    w->before = ring.before;
+    w->behind = &ring;
+    w->before->behind = ring.before = w;
+    pthread_mutex_unlock(&lock);
+}
+
+static void on_free(void *ssl, void *entry, CRYPTO_EX_DATA *data, int index, long argl, void *argp) {
+    (void)ssl, (void)data, (void)index, (void)argl, (void)argp;
+    if (entry == NULL) return;
+    pthread_mutex_lock(&lock);
+    unlink_watched(entry);
+    pthread_mutex_unlock(&lock);
+    free(entry);
+}
+
+bool tls_watch(void) {
+    ex_index = CRYPTO_get_ex_new_index(CRYPTO_EX_INDEX_SSL, 0, NULL, on_new, NULL, on_free);
+    return ex_index >= 0;
+}
+
+/* Only finished handshakes of ours are looked at closely: another thread may be at work on the rest,
+ * or be about to free them. */
+static bool is_candidate(watched *w, const ip *address, uint16_t port) {
+    if (!SSL_is_server(w->ssl) || !SSL_is_init_finished(w->ssl)) return false;
+    if (!w->resolved) resolve(w);
+    return w->port == port && w->address.len == address->len && address->len > 0 &&
+           memcmp(w->address.bytes, address->bytes, address->len) == 0;
+}
+
+/* The one candidate, out of the ring; NULL for none, and for two: peers behind one NAT may share an
+ * address and port as seen from two of our own addresses. */
+static SSL *take_only(const ip *address, uint16_t port) {
+    watched *found = NULL;
+    size_t count = 0;
+    pthread_mutex_lock(&lock);
+    for (watched *w = ring.behind; w != &ring; w = w->behind) {
+        if (is_candidate(w, address, port) && ++count) found = w;
+    }
+    SSL *ssl = count == 1 ? found->ssl : NULL;
+    if (ssl) unlink_watched(found);
+    pthread_mutex_unlock(&lock);
+    if (ssl == NULL) return NULL;
+    SSL_set_ex_data(ssl, ex_index, NULL);
+    free(found);
+    return ssl;
+}
+
+bool tls_claim(const ip *address, uint16_t port, peer *out) {
+    SSL *ssl = take_only(address, port);
+    if (ssl == NULL) return false;
+    out->count = 0;
+    X509 *leaf = SSL_get0_peer_certificate(ssl);
+    if (leaf == NULL) return true;
+    out->chain[out->count++] = leaf;
+    const STACK_OF(X509) *verified = SSL_get0_verified_chain(ssl); /* NULL on a resumed session */
+    int count = verified && SSL_get_verify_result(ssl) == X509_V_OK ? sk_X509_num(verified) : 0;
+    if (count > PATH_LENGTH + 1) return true; /* as good as none: no path, no trusted issuer */
+    for (int i = 1; i < count; i++) out->chain[out->count++] = sk_X509_value(verified, i);
+    return true;
+}

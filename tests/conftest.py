@@ -1,0 +1,96 @@
+"""Fixtures: `pki`, `server_kind` (each server there is), `start` (makes running servers)."""
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests import support
+from tests.servers import Server, Unavailable, servers, survey
+from tests.support import Pki, RedisServer
+
+
+def use_core(folder: str) -> None:
+    """Puts the core of another build (`build/sanitize`) in the place of control._core."""
+    path = support.ROOT / folder / "control" / "_core.abi3.so"
+    spec = importlib.util.spec_from_file_location("control._core", path)
+    assert spec
+    assert spec.loader
+    sys.modules["control._core"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules["control._core"])
+
+
+if "CERTAUTH_BUILD" in os.environ:
+    use_core(os.environ["CERTAUTH_BUILD"])
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "server_kind" in metafunc.fixturenames:
+        kinds = [pytest.param(kind, id=str(kind), marks=pytest.mark.servers) for kind in servers()]
+        metafunc.parametrize("server_kind", kinds, scope="session")
+
+
+def pytest_report_header() -> str:
+    try:
+        there, broken = survey()
+        return "\n".join([f"servers: {', '.join(map(str, there))}", *broken])
+    except Unavailable as problem:
+        return f"servers: {problem}"
+
+
+@pytest.fixture(scope="session")
+def installed() -> Server:
+    """The installed server, for tests that need only one."""
+    return servers()[0]
+
+
+@pytest.fixture(scope="session")
+def pki() -> Pki:
+    return Pki()
+
+
+@pytest.fixture
+def start(pki: Pki) -> Iterator[Callable[..., RedisServer]]:
+    """`start(server_kind, **options)`: a running server, stopped after the test. The options are
+    those of RedisServer."""
+    made: list[RedisServer] = []
+
+    def make(kind: Server, **options: Any) -> RedisServer:
+        made.append(RedisServer(kind, options.pop("pki", pki), **options))
+        return made[-1].start()
+
+    yield make
+    for server in made:
+        server.stop()
+
+
+# ---- Reports and tidiness ------------------------------------------------------------------------
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_setup() -> None:
+    support.started[:] = [server for server in support.started if server.running]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[None]:
+    report = yield
+    if report.failed:  # type: ignore[attr-defined]
+        for server in support.started:
+            title = f"log of {server.server} on port {server.port}"
+            report.sections.append((title, server.log[-20_000:]))  # type: ignore[attr-defined]
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Nothing is left running or lying about; a test that leaves something fails the session."""
+    left = [server for server in support.started if server.running]
+    for server in left:
+        server.kill()
+    support.remove_scratch()
+    if left:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        print(f"\nleft running, and now stopped: {', '.join(str(one.server) for one in left)}")
