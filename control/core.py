@@ -167,7 +167,7 @@ def _san_value(kind: int, value: bytes) -> str:
 
 def _sans(raw: Any) -> tuple[tuple[str, str], ...]:
     at, kind, value = ffi.new("size_t *"), ffi.new("bind_kind *"), ffi.new("span *")
-    found = []
+    found: list[tuple[str, str]] = []
     while lib.identity_next_san(raw, at, kind, value):
         name = _string(lib.bind_kind_name(kind[0]))
         found.append((name, _san_value(kind[0], _bytes(value[0]))))
@@ -198,7 +198,7 @@ def _read(certificates: _Certificates) -> Any:
 
 
 def identity(der_or_pem: bytes) -> Identity:
-    """What the first certificate of a DER or PEM text says. Raises CoreError where it is neither."""
+    """What the first certificate of a DER or PEM text says. Raises CoreError for anything else."""
     return _identity(_read(_Certificates(der_or_pem)))
 
 
@@ -221,7 +221,7 @@ class Policy:
         self._change([f"+{line}" for line in lines], whole=True)
 
     def patch(self, changes: Iterable[str]) -> None:
-        """Makes a change of `+line`s and `-line`s, or none at all. Not while another thread reads."""
+        """Makes a change of `+line`s and `-line`s, or none. Not while another thread reads."""
         self._change(list(changes), whole=False)
 
     def _change(self, changes: list[str], whole: bool) -> None:
@@ -244,7 +244,7 @@ class Policy:
 
     @property
     def digest(self) -> str:
-        """"<number of lines>:<64 hex digits>"."""
+        """ "<number of lines>:<64 hex digits>"."""
         value, out = ffi.new("digest *"), ffi.new("char[]", lib.DIGEST_TEXT)
         value[0] = lib.policy_digest(self._raw)
         lib.digest_print(value, out)
@@ -274,7 +274,7 @@ class Policy:
 
 def _problems(patch: Any) -> tuple[tuple[int, str], ...]:
     number = ffi.new("size_t *")
-    found = []
+    found: list[tuple[int, str]] = []
     while (text := lib.patch_problem_text(patch, len(found), number)) != ffi.NULL:
         found.append((number[0], _string(text)))
     return tuple(found)
