@@ -21,6 +21,8 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include <arpa/inet.h>
+#include <openssl/rand.h>
 #include <openssl/x509.h>
 
 /* ---- State ---- */
@@ -52,7 +54,15 @@ typedef struct {
     uint64_t swept;   /* id of the last session looked at */
 } write_order;
 
-enum { EXPIRY_KEY = 16 };
+/* What happened to a client, for CERTAUTH.LOG. Texts are cut to fit, and say so. */
+typedef struct {
+    uint64_t seq, client;
+    int64_t time; /* microseconds since 1970 */
+    const char *event;
+    reason why;
+    char address[INET6_ADDRSTRLEN], user[128], subject[384], issuer[256], serial[2 * SERIAL_BYTES + 1];
+} log_entry;
+enum { LOG_ENTRIES = 4096 };
 
 static struct {
     RedisModuleCtx *ctx;         /* detached: for timers and one-shots */
@@ -75,6 +85,9 @@ static struct {
     uint64_t logins, refused, reasons[REASON_COUNT], api_reads;
     int64_t log_second;
     unsigned logged;
+    char boot[33];               /* of this start of the server: seq counts from 1 in each */
+    uint64_t seq;                /* of the last entry */
+    log_entry log[LOG_ENTRIES];  /* a ring */
 } node;
 
 static bool damaged(void) { return node.damage.text[0] != 0; }
@@ -306,19 +319,27 @@ static void apply_client_auth(void) {
 
 /* ---- Sessions ---- */
 
-static session *session_find(uint64_t id) {
-    return RedisModule_DictGetC(node.sessions, &id, sizeof id, NULL);
+/* Big-endian, so that the dictionary is in the order of ids. */
+static uint64_t session_key(uint64_t id) {
+    uint8_t bytes[8];
+    uint64_t key;
+    for (int i = 0; i < 8; i++) bytes[i] = (uint8_t)(id >> (56 - 8 * i));
+    memcpy(&key, bytes, sizeof key);
+    return key;
 }
 
-static void expiry_key(const session *s, uint8_t out[EXPIRY_KEY]) {
-    for (int i = 0; i < 8; i++) {
-        out[i] = (uint8_t)((uint64_t)s->end >> (56 - 8 * i));
-        out[8 + i] = (uint8_t)(s->id >> (56 - 8 * i));
-    }
+static session *session_find(uint64_t id) {
+    uint64_t key = session_key(id);
+    return RedisModule_DictGetC(node.sessions, &key, sizeof key, NULL);
+}
+
+static void expiry_key(const session *s, uint64_t out[2]) {
+    out[0] = session_key((uint64_t)s->end);
+    out[1] = session_key(s->id);
 }
 
 static void session_ends_at(session *s, int64_t end) {
-    uint8_t key[EXPIRY_KEY];
+    uint64_t key[2];
     expiry_key(s, key);
     if (s->end) RedisModule_DictDelC(node.ends, key, sizeof key, NULL);
     s->end = end;
@@ -334,7 +355,8 @@ static void session_user(session *s, span user) {
 static void session_free(session *s) {
     session_ends_at(s, 0);
     session_user(s, span_of(NULL, 0));
-    RedisModule_DictDelC(node.sessions, &s->id, sizeof s->id, NULL);
+    uint64_t key = session_key(s->id);
+    RedisModule_DictDelC(node.sessions, &key, sizeof key, NULL);
     X509_free(s->leaf);
     free(s->issuers);
     free(s);
@@ -346,7 +368,8 @@ static session *session_new(const RedisModuleClientInfo *client) {
     s->since = now_seconds();
     s->local = (client->flags & REDISMODULE_CLIENTINFO_FLAG_UNIXSOCKET) != 0;
     ip_parse(client->addr, &s->address);
-    RedisModule_DictReplaceC(node.sessions, &s->id, sizeof s->id, s);
+    uint64_t key = session_key(s->id);
+    RedisModule_DictReplaceC(node.sessions, &key, sizeof key, s);
     return s;
 }
 
@@ -413,8 +436,37 @@ static decision decide_again(const session *s, const patch *pending) {
     return decide(s, &id, pending);
 }
 
-/* At most ten lines a second: a stranger must not fill the disk. */
-static void log_refusal(RedisModuleCtx *ctx, const identity *id, const session *s, reason why) {
+/* Cuts at the end of `room`, with a mark. */
+static void put_cut(char *out, size_t room, span text) {
+    size_t len = text.len < room ? text.len : room - 4;
+    if (len) memcpy(out, text.ptr, len);
+    memcpy(out + len, text.len < room ? "" : "...", text.len < room ? 1 : 4);
+}
+
+static void put_cut_name(char *out, size_t room, span name) {
+    char text[2 * NAME_BYTES];
+    put_cut(out, room, span_of(text, name_print(name, text, sizeof text)));
+}
+
+/* `id` as for decide; `user` may be empty. */
+static log_entry *record(const session *s, const identity *id, const char *event, reason why, span user) {
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    log_entry *e = &node.log[++node.seq % LOG_ENTRIES];
+    *e = (log_entry){.seq = node.seq, .client = s->id, .event = event, .why = why};
+    e->time = (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+    if (s->address.len) inet_ntop(s->address.len == 4 ? AF_INET : AF_INET6, s->address.bytes, e->address, sizeof e->address);
+    put_cut(e->user, sizeof e->user, user);
+    if (s->leaf == NULL) return e;
+    put_cut_name(e->subject, sizeof e->subject, id->subject);
+    put_cut_name(e->issuer, sizeof e->issuer, id->issuer);
+    writer serial = {(uint8_t *)e->serial, 0, sizeof e->serial - 1, false};
+    put_hex(&serial, id->serial);
+    return e;
+}
+
+/* At most ten lines a second: a stranger must not fill the disk. The ring has them all. */
+static void log_refusal(RedisModuleCtx *ctx, const log_entry *e) {
     int64_t second = now_seconds();
     if (second != node.log_second) {
         if (node.logged > 10) RedisModule_Log(ctx, "notice", "%u more clients refused", node.logged - 10);
@@ -422,19 +474,15 @@ static void log_refusal(RedisModuleCtx *ctx, const identity *id, const session *
         node.logged = 0;
     }
     if (node.logged++ >= 10) return;
-    char subject[512];
-    size_t len = s->leaf ? name_print(id->subject, subject, sizeof subject) : 0;
-    RedisModule_Log(ctx, "notice", "client %llu refused: %s (subject %.*s)", (unsigned long long)s->id,
-                    reason_name(why), len ? (int)len : 1, len ? subject : "-");
+    RedisModule_Log(ctx, "notice", "client %llu from %s refused: %s (subject %s)", (unsigned long long)e->client,
+                    e->address, reason_name(e->why), e->subject[0] ? e->subject : "-");
 }
 
-static void log_to_acl(RedisModuleCtx *ctx, const identity *id, const session *s, reason why) {
-    char subject[512];
-    size_t len = s->leaf ? name_print(id->subject, subject, sizeof subject) : 0;
-    const char *name = reason_name(why);
+static void log_to_acl(RedisModuleCtx *ctx, const log_entry *e) {
+    const char *name = reason_name(e->why), *who = e->subject[0] ? e->subject : "no certificate";
     RedisModuleString *object = string_of(span_of(name, strlen(name)));
     if (RedisModule_ACLAddLogEntryByUserName) {
-        RedisModuleString *user = string_of(len ? span_of(subject, len) : LITERAL("no certificate"));
+        RedisModuleString *user = string_of(span_of(who, strlen(who)));
         RedisModule_ACLAddLogEntryByUserName(ctx, user, object, REDISMODULE_ACL_LOG_AUTH);
         RedisModule_FreeString(NULL, user);
     } else {
@@ -474,7 +522,13 @@ static bool become(RedisModuleCtx *ctx, session *s, span user) {
     return result == REDISMODULE_OK;
 }
 
-static void close_now(uint64_t id) { RedisModule_DeauthenticateAndCloseClient(node.ctx, id); }
+/* Not within the client's own connect event, see close_at_connect. It is freed later, so closing
+ * while walking over the sessions changes nothing under the walk. */
+static void close_now(uint64_t id) {
+    node.switching = true;
+    RedisModule_DeauthenticateAndCloseClient(node.ctx, id);
+    node.switching = false;
+}
 static void close_by_one_shot(void *id) { close_now((uint64_t)(uintptr_t)id); }
 static void close_by_timer(RedisModuleCtx *ctx, void *id) {
     (void)ctx;
@@ -505,6 +559,12 @@ static void set_end(session *s, const decision *d) {
     session_ends_at(s, d->session && limit < end ? limit : end);
 }
 
+/* What CERTAUTH.LOG calls a decision, with and without `set enforce shadow`. */
+static const char *const EVENTS[2][ACTION_LOGIN + 1] = {
+    {"refused", "left", "choose", "login"},
+    {"would-refuse", "would-leave", "would-choose", "would-login"},
+};
+
 /* Does what was decided for a client that has just connected. */
 static void enact(RedisModuleCtx *ctx, session *s, const identity *id, decision d) {
     if (d.act == ACTION_LOGIN && !d.shadow && !become(ctx, s, rule_user(d.line, 0))) {
@@ -512,13 +572,15 @@ static void enact(RedisModuleCtx *ctx, session *s, const identity *id, decision 
         d.why = REASON_USER_OFF;
     }
     count(&d);
-    if (d.act == ACTION_REFUSE) log_refusal(ctx, id, s, d.why);
+    bool named = d.act == ACTION_LOGIN;
+    const log_entry *e = record(s, id, EVENTS[d.shadow][d.act], d.why, named ? rule_user(d.line, 0) : span_of(NULL, 0));
+    if (d.act == ACTION_REFUSE) log_refusal(ctx, e);
     s->act = d.shadow ? ACTION_LEAVE : d.act;
     s->why = d.why;
     if (s->act == ACTION_LOGIN || s->act == ACTION_CHOOSE) set_end(s, &d);
     if (s->act == ACTION_CHOOSE || s->act == ACTION_REFUSE) sit_on_nobody(ctx, s);
     if (s->act != ACTION_REFUSE) return;
-    log_to_acl(ctx, id, s, d.why);
+    log_to_acl(ctx, e);
     close_at_connect(s->id);
 }
 
@@ -550,14 +612,23 @@ static bool may_be_what_it_is(const session *s, const decision *d) {
     return good;
 }
 
-/* Would it come in today as what it is? */
-static bool stays(const session *s) {
+/* Would it come in today as what it is? Where not, `why` says what has changed. */
+static bool stays(const session *s, reason *why) {
     if (s->local) return true;
     decision d = decide_again(s, NULL);
+    *why = d.why;
     if (d.shadow) return s->user == NULL;
     if (s->by_password) return may_be_what_it_is(s, &d);
     if (s->user) return permits(&d, string_span(s->user));
     return d.act == ACTION_LEAVE || (d.act == ACTION_CHOOSE && s->act == ACTION_CHOOSE);
+}
+
+/* Closes a live session, for the record. */
+static void end_session(session *s, reason why) {
+    static identity id;
+    if (s->leaf) identity_read(s->leaf, &id);
+    record(s, &id, "closed", why, s->user ? string_span(s->user) : span_of(NULL, 0));
+    close_now(s->id);
 }
 
 static void put_in_force(void);
@@ -589,7 +660,7 @@ static void check_strayed(void *data) {
     if (may_be_what_it_is(s, &d)) return;
     RedisModule_Log(node.ctx, "notice", "client %llu closed: by AUTH it became a user that its certificate is "
                     "not", (unsigned long long)s->id);
-    close_now(s->id);
+    end_session(s, d.why);
 }
 
 /* Within this callback no client may be touched: the server calls it again for each touch, without
@@ -617,6 +688,9 @@ static bool choose(RedisModuleCtx *ctx, session *s, span user, fault *why) {
     s->why = d.why;
     node.logins++;
     set_end(s, &d);
+    static identity id;
+    identity_read(s->leaf, &id);
+    record(s, &id, "login", d.why, user);
     return true;
 }
 
@@ -707,12 +781,10 @@ static void put_in_force_by_timer(RedisModuleCtx *ctx, void *none) {
     put_in_force();
 }
 
-/* Users before the lines: rules of the old lines are freed with the commit. */
-static void undo_users(const patch *change, bool after) {
+static void undo_all_users(void) {
     for (size_t i = 0; i < policy_rules(node.policy); i++) {
         const rule *r = policy_rule(node.policy, i);
-        if (rule_type(r) != LINE_USER) continue;
-        if (!after || patch_user(change, LINE_USER, rule_user(r, 0)) == NULL) undo_user(rule_user(r, 0));
+        if (rule_type(r) == LINE_USER) undo_user(rule_user(r, 0));
     }
 }
 
@@ -731,12 +803,13 @@ static void apply_added_users(const patch *change) {
     }
 }
 
-/* The step that nothing interrupts: users, lines, trust; then nobody new is decided by the old. */
+/* The step that nothing interrupts: users, lines, trust; then nobody new is decided by the old. Users
+ * go before the lines do, whose notes say what they were. */
 static void commit(write_order *order) {
     bool before = enforced(), after = patch_setting(order->change, SET_ENFORCE) == ENFORCE_ON;
     bool was_off = default_is_off();
-    if (before && !after) undo_users(order->change, after);
-    else if (before) undo_removed_users(order->change);
+    if (before && !after) undo_all_users();
+    if (before && after) undo_removed_users(order->change);
     if (before && after) apply_added_users(order->change);
     policy_commit(node.policy, order->change);
     order->change = NULL;
@@ -804,14 +877,16 @@ static void sweep(RedisModuleCtx *ctx, void *data) {
     write_order *order = data;
     int64_t stop = now_us() + 2000;
     bool more = true;
-    RedisModuleDictIter *at = RedisModule_DictIteratorStartC(node.sessions, ">", &order->swept, sizeof order->swept);
+    uint64_t from = session_key(order->swept);
+    RedisModuleDictIter *at = RedisModule_DictIteratorStartC(node.sessions, ">", &from, sizeof from);
     session *s;
     while ((more = RedisModule_DictNextC(at, NULL, (void **)&s) != NULL) && now_us() < stop) {
         order->swept = s->id;
-        if (stays(s)) continue;
+        reason why;
+        if (stays(s, &why)) continue;
         order->closed++;
         if (s->id == order->sender) order->close_sender = true;
-        else RedisModule_EventLoopAddOneShot(close_by_one_shot, (void *)(uintptr_t)s->id);
+        else end_session(s, why);
     }
     RedisModule_DictIteratorStop(at);
     if (more) RedisModule_CreateTimer(ctx, 1, sweep, order);
@@ -820,6 +895,8 @@ static void sweep(RedisModuleCtx *ctx, void *data) {
 
 static void finish_order(void *data) {
     write_order *order = data;
+    const char *notice = journal_notice(node.journal);
+    if (notice) RedisModule_Log(node.ctx, "warning", "%s", notice);
     if (!order->good) {
         end_order(order);
         return;
@@ -1122,6 +1199,12 @@ static int policy_show(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) 
     return REDISMODULE_OK;
 }
 
+/* The thread that appends may turn a sound journal into a damaged one, when the disk fails it. */
+static const char *journal_state(void) {
+    const char *damage = node.journal && node.order == NULL ? journal_damage(node.journal) : NULL;
+    return damaged() ? node.damage.text : damage ? damage : "ok";
+}
+
 static int policy_status(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     static const char *const enforce[] = {"off", "shadow", "on"};
     (void)argv;
@@ -1136,7 +1219,7 @@ static int policy_status(RedisModuleCtx *ctx, RedisModuleString **argv, int argc
     reply_named(ctx, "owner", node.stamp.owner);
     reply_number(ctx, "epoch", node.stamp.epoch);
     reply_named(ctx, "enforce", enforce[policy_setting(node.policy, SET_ENFORCE)]);
-    reply_named(ctx, "journal", damaged() ? node.damage.text : "ok");
+    reply_named(ctx, "journal", journal_state());
     reply_named(ctx, "trust", node.trust_state.text);
     reply_number(ctx, "sessions", RedisModule_DictSize(node.sessions));
     return REDISMODULE_OK;
@@ -1239,6 +1322,106 @@ static int explain(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     return REDISMODULE_OK;
 }
 
+/* ---- CERTAUTH.SESSIONS and LOG ---- */
+
+enum { PAGE = 1000 };
+
+/* Options of NAME value pairs after the command. */
+static bool read_page(RedisModuleString **argv, int argc, const char *start_word, long long *start, long long *most,
+                      span *user, fault *why) {
+    *start = 0;
+    *most = PAGE;
+    if (argc % 2 == 0) return fail(why, "ERR options come as a name and a value");
+    for (int i = 1; i < argc; i += 2) {
+        if (string_is(argv[i], start_word)) {
+            if (!read_number(argv[i + 1], start, why)) return false;
+        } else if (string_is(argv[i], "COUNT")) {
+            if (!read_number(argv[i + 1], most, why)) return false;
+        } else if (user && string_is(argv[i], "USER")) {
+            *user = string_span(argv[i + 1]);
+        } else {
+            return fail(why, "ERR takes %s%s and COUNT", user ? "USER, " : "", start_word);
+        }
+    }
+    if (*most < 1 || *most > PAGE) *most = PAGE;
+    return true;
+}
+
+static void reply_session(RedisModuleCtx *ctx, const session *s) {
+    static identity id;
+    char address[INET6_ADDRSTRLEN] = "";
+    uint8_t serial[2 * SERIAL_BYTES];
+    writer hex = {serial, 0, sizeof serial, false};
+    if (s->leaf) identity_read(s->leaf, &id);
+    if (s->leaf) put_hex(&hex, id.serial);
+    if (s->address.len) inet_ntop(s->address.len == 4 ? AF_INET : AF_INET6, s->address.bytes, address, sizeof address);
+    RedisModule_ReplyWithMap(ctx, 8);
+    reply_number(ctx, "id", s->id);
+    reply_named(ctx, "address", address);
+    reply_optional(ctx, "user", s->user ? string_span(s->user) : span_of(NULL, 0));
+    reply_named(ctx, "reason", reason_name(s->why));
+    reply_name(ctx, "subject", s->leaf ? &id : NULL, id.subject);
+    reply_optional(ctx, "serial", span_of(serial, hex.len));
+    reply_number(ctx, "since", (uint64_t)s->since);
+    reply_number(ctx, "end", (uint64_t)s->end);
+}
+
+/* SESSIONS [USER name] [CURSOR id] [COUNT n]: in the order of client ids; the cursor of the answer is
+ * the last id, 0 when there are no more. */
+static int sessions(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
+    fault why;
+    long long cursor, most, found = 0;
+    span user = {0};
+    session *list[PAGE], *s = NULL;
+    if (!read_page(argv, argc, "CURSOR", &cursor, &most, &user, &why)) return RedisModule_ReplyWithError(ctx, why.text);
+    uint64_t from = session_key((uint64_t)cursor);
+    RedisModuleDictIter *at = RedisModule_DictIteratorStartC(node.sessions, ">", &from, sizeof from);
+    while (found < most && RedisModule_DictNextC(at, NULL, (void **)&s) != NULL) {
+        if (user.len == 0 || (s->user && span_equal(string_span(s->user), user))) list[found++] = s;
+    }
+    RedisModule_DictIteratorStop(at);
+    RedisModule_ReplyWithMap(ctx, 2);
+    reply_number(ctx, "cursor", found == most ? list[found - 1]->id : 0);
+    reply_text(ctx, "sessions");
+    RedisModule_ReplyWithArray(ctx, (long)found);
+    for (long long i = 0; i < found; i++) reply_session(ctx, list[i]);
+    return REDISMODULE_OK;
+}
+
+static void reply_entry(RedisModuleCtx *ctx, const log_entry *e) {
+    RedisModule_ReplyWithMap(ctx, 10);
+    reply_number(ctx, "seq", e->seq);
+    reply_number(ctx, "time_us", (uint64_t)e->time);
+    reply_named(ctx, "event", e->event);
+    reply_named(ctx, "reason", reason_name(e->why));
+    reply_number(ctx, "client", e->client);
+    reply_named(ctx, "address", e->address);
+    reply_named(ctx, "user", e->user);
+    reply_named(ctx, "subject", e->subject);
+    reply_named(ctx, "issuer", e->issuer);
+    reply_named(ctx, "serial", e->serial);
+}
+
+/* LOG [SINCE seq] [COUNT n]: entries after `seq`, oldest first. `lost`: how many of those asked for the
+ * ring does not hold any more. A reader that sees another `boot` starts from 0. */
+static int show_log(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
+    fault why;
+    long long since, most;
+    if (!read_page(argv, argc, "SINCE", &since, &most, NULL, &why)) return RedisModule_ReplyWithError(ctx, why.text);
+    uint64_t oldest = node.seq > LOG_ENTRIES ? node.seq - LOG_ENTRIES : 0, from = (uint64_t)since;
+    uint64_t lost = from < oldest ? oldest - from : 0, first = from + lost;
+    uint64_t found = first < node.seq ? node.seq - first : 0;
+    if (found > (uint64_t)most) found = (uint64_t)most;
+    RedisModule_ReplyWithMap(ctx, 4);
+    reply_named(ctx, "boot", node.boot);
+    reply_number(ctx, "last", node.seq);
+    reply_number(ctx, "lost", lost);
+    reply_text(ctx, "entries");
+    RedisModule_ReplyWithArray(ctx, (long)found);
+    for (uint64_t i = 1; i <= found; i++) reply_entry(ctx, &node.log[(first + i) % LOG_ENTRIES]);
+    return REDISMODULE_OK;
+}
+
 /* ---- INFO ---- */
 
 static void info(RedisModuleInfoCtx *ctx, int for_crash_report) {
@@ -1267,9 +1450,7 @@ static void close_ended(void) {
     int64_t now = now_seconds();
     RedisModuleDictIter *at = RedisModule_DictIteratorStartC(node.ends, "^", NULL, 0);
     while ((key = RedisModule_DictNextC(at, NULL, (void **)&s)) != NULL && s->end <= now) {
-        RedisModule_Log(node.ctx, "notice", "client %llu closed: its certificate or its session has ended",
-                        (unsigned long long)s->id);
-        RedisModule_EventLoopAddOneShot(close_by_one_shot, (void *)(uintptr_t)s->id);
+        end_session(s, REASON_EXPIRED);
     }
     RedisModule_DictIteratorStop(at);
 }
@@ -1408,6 +1589,8 @@ static const struct { const char *name; RedisModuleCmdFunc run; const char *flag
     {"certauth.whoami", whoami, "no-auth fast allow-loading allow-stale"},
     {"certauth.login", login, "no-auth fast allow-loading allow-stale"},
     {"certauth.explain", explain, "admin allow-loading allow-stale"},
+    {"certauth.sessions", sessions, "admin allow-loading allow-stale"},
+    {"certauth.log", show_log, "admin allow-loading allow-stale"},
     {"certauth.policy", NULL, "admin"},
 };
 static const struct { const char *name; RedisModuleCmdFunc run; const char *flags; } POLICY_COMMANDS[] = {
@@ -1429,7 +1612,15 @@ static bool make_commands(RedisModuleCtx *ctx) {
     return parent != NULL;
 }
 
+static void make_boot_id(void) {
+    uint8_t random[16] = {0};
+    RAND_bytes(random, sizeof random);
+    writer w = {(uint8_t *)node.boot, 0, sizeof node.boot - 1, false};
+    put_hex(&w, span_of(random, sizeof random));
+}
+
 static void make_state(RedisModuleCtx *ctx) {
+    make_boot_id();
     node.ctx = RedisModule_GetDetachedThreadSafeContext(ctx);
     node.policy = policy_new();
     node.bootstrap = policy_new();
