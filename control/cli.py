@@ -25,7 +25,7 @@ def main() -> None:
 def quickstart_command(home: Path, redis_port: int, api_port: int, server: str) -> None:
     """Start a server that knows its clients by their certificates, and say what to try."""
     try:
-        quickstart.run(quickstart.Options(home, redis_port, server))
+        quickstart.run(quickstart.Options(home, redis_port, api_port, server))
     except quickstart.QuickstartError as error:
         raise click.ClickException(str(error)) from error
 

@@ -106,7 +106,8 @@ def parse_name(text: str) -> str:
 
     Raises CoreError that names the character where it does not parse.
     """
-    return _printed(lib.name_print, _encoded_name(text)[0])
+    name, _alive = _encoded_name(text)
+    return _printed(lib.name_print, name)
 
 
 def _encoded_name(text: str) -> tuple[Any, Any]:

@@ -1,11 +1,15 @@
-"""`redis-certauth quickstart`: a server that knows its clients by their certificates, on loopback,
-with a CA for development, and what to type to see it."""
+"""`redis-certauth quickstart`: a server that knows its clients by their certificates and the
+control plane beside it, on loopback, set up through the REST API as an operator would.
+"""
 
 import base64
+import contextlib
 import fcntl
+import http.client
 import json
 import os
 import re
+import secrets
 import shlex
 import shutil
 import signal
@@ -14,21 +18,24 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import click
 
-from control import core
-from control.ca import Issued, issue, new_ca, write_private
+from control import core, service
+from control.ca import Issued, issue, write_private
+from control.service import Config, ServiceError
 from control.sync import Access, Node, NodeError
 
 MODULE = Path(__file__).resolve().parent.parent / "module" / "certauth.so"
 LOOPBACK = "127.0.0.1"
 NAMES = ("localhost", LOOPBACK, "::1")
+ADMIN = "quickstart"  # who logs in by password; `admin` does by certificate
 OLDEST = (7, 0, 6)
 DEADLINE = 30.0  # seconds until a server answers that loads its data first
 YEAR = timedelta(days=365)
@@ -40,26 +47,35 @@ class QuickstartError(Exception):
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says: where everything is kept, the port of the server, its binary."""
+    """What the command line says: where everything is kept, the ports, the server's binary."""
 
     home: Path
     redis_port: int
+    api_port: int
     server: str
 
 
 def run(options: Options) -> None:
     """Runs until SIGINT or SIGTERM. Raises QuickstartError, then nothing was left running."""
     server = check_server(options.server)
-    with home(options.home) as directory:
-        check_port(options.redis_port)
-        pki = Pki(directory / "pki")
-        with redis_server(server, directory, options.redis_port, pki) as process:
-            access = pki.access("admin", options.redis_port)
-            wait_ready(process, access, directory)
-            load_policy(access, policy_lines(pki), directory)
-            with ready_file(directory, options, pki):
-                click.echo(walk_through(options, directory, pki))
-                wait_for_end(process, directory)
+    check_port(options.redis_port, "--redis-port")
+    check_port(options.api_port, "--api-port")
+    with home(options.home) as directory, contextlib.ExitStack() as stack:
+        options = replace(options, home=directory)
+        config = Config(directory / "control", LOOPBACK, options.api_port)
+        password = administrator(config)
+        pki = Pki(directory / "pki", config.home)
+        process = stack.enter_context(redis_server(server, options, pki))
+        wait_ready(process, pki.access(options.redis_port), config, directory)
+        try:
+            stack.enter_context(service.running(config))
+        except ServiceError as error:
+            raise QuickstartError(str(error)) from error
+        api = Api(options.api_port, pki, password)
+        set_up(api, options, pki)
+        stack.enter_context(ready_file(options, pki, password))
+        click.echo(walk_through(options, pki, password))
+        wait_for_end(process, directory)
 
 
 # ---- Before anything is started ------------------------------------------------------------------
@@ -91,7 +107,7 @@ def check_server(name: str) -> str:
     return path
 
 
-def check_port(port: int) -> None:
+def check_port(port: int, option: str) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -99,7 +115,7 @@ def check_port(port: int) -> None:
         except OSError as error:
             reason = os.strerror(error.errno or 0)
             raise QuickstartError(
-                f"port {port} on {LOOPBACK}: {reason}; choose another with --redis-port"
+                f"port {port} on {LOOPBACK}: {reason}; choose another with {option}"
             ) from error
 
 
@@ -108,7 +124,7 @@ def home(directory: Path) -> Iterator[Path]:
     """Everything is kept below here; one quickstart at a time."""
     directory = directory.absolute()
     try:
-        for folder in (".", "pki", "redis", "redis/certauth", "redis/certauth/ca"):
+        for folder in (".", "control", "pki", "redis", "redis/certauth", "redis/certauth/ca"):
             (directory / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -125,38 +141,32 @@ def home(directory: Path) -> Iterator[Path]:
 # ---- Certificates --------------------------------------------------------------------------------
 
 
-class Pki:
-    """A CA for development and what it has issued, in `NAME.crt` and `NAME.key`. What is there and
-    good for another day is kept."""
+def fresh(certificate: Path) -> bool:
+    return core.identity(certificate.read_bytes()).not_after > time.time() + 86400
 
-    def __init__(self, directory: Path) -> None:
+
+class Pki:
+    """What the control plane's own CA has issued for this, in `NAME.crt` and `NAME.key`. What is
+    there and good for another day is kept."""
+
+    def __init__(self, directory: Path, control: Path) -> None:
         self.directory = directory
-        made = new_ca([("O", "redis-certauth quickstart"), ("CN", "development CA")], 10 * YEAR)
-        self.ca = self._keep("ca", lambda: made)
+        self.ca = Issued((control / "ca.crt").read_text(), (control / "ca.key").read_text())
+        self.certificate("ca").write_text(self.ca.certificate)
         self._leaf("server", [("CN", "localhost")], names=NAMES)
         for name in ("admin", "alice", "nobody"):
             self._leaf(name, [("O", "acme"), ("OU", "engineering"), ("CN", name)])
 
     def _leaf(self, name: str, subject: list[tuple[str, str]], names: tuple[str, ...] = ()) -> None:
-        def make() -> Issued:
-            return issue(self.ca, subject, server_names=names, client=True, lifetime=YEAR)
-
-        self._keep(name, make)
-
-    def _keep(self, name: str, make: Callable[[], Issued]) -> Issued:
         certificate, key = self.certificate(name), self.key(name)
-        if certificate.exists() and key.exists():
-            kept = Issued(certificate.read_text(), key.read_text())
-            if core.identity(kept.certificate.encode()).not_after > time.time() + 86400:
-                return kept
-        made = make()
+        if certificate.exists() and key.exists() and fresh(certificate):
+            return
+        made = issue(self.ca, subject, server_names=names, client=True, lifetime=YEAR)
         write_private(key, made.key)
         certificate.write_text(made.certificate)
-        return made
 
-    @property
-    def ca_line(self) -> str:
-        return f"ca {base64.b64encode(ssl.PEM_cert_to_DER_cert(self.ca.certificate)).decode()}"
+    def subject(self, name: str) -> str:
+        return core.identity(self.certificate(name).read_bytes()).subject
 
     def certificate(self, name: str) -> Path:
         return self.directory / f"{name}.crt"
@@ -164,50 +174,33 @@ class Pki:
     def key(self, name: str) -> Path:
         return self.directory / f"{name}.key"
 
-    def access(self, name: str, port: int) -> Access:
-        """To the server, as `name`."""
-        return Access(
-            LOOPBACK, port, self.certificate("ca"), self.certificate(name), self.key(name)
-        )
+    def access(self, port: int) -> Access:
+        """To the server."""
+        return Access(LOOPBACK, port, self.ca.certificate)
 
 
 # ---- The server ----------------------------------------------------------------------------------
 
 
-def configuration(port: int, pki: Pki) -> str:
+def configuration(options: Options, pki: Pki) -> str:
     """The server's redis.conf; it is started in its own folder, which relative paths mean. The
     module's arguments may hold no blank: CONFIG REWRITE would lose their quotes."""
-    quoted = {name: core.quote(str(path)) for name, path in {
-        "module": MODULE, "ca": pki.certificate("ca"), "crt": pki.certificate("server"),
-        "key": pki.key("server"),
-    }.items()}  # fmt: skip
+    files = (pki.certificate("server"), pki.key("server"), pki.certificate("ca"), MODULE)
+    certificate, key, ca, module = (core.quote(str(path)) for path in files)
     return (
-        f"bind {LOOPBACK}\nport 0\ntls-port {port}\n"
-        f"tls-cert-file {quoted['crt']}\ntls-key-file {quoted['key']}\n"
-        f"tls-ca-cert-file {quoted['ca']}\ntls-ca-cert-dir certauth/ca\n"
-        f"loadmodule {quoted['module']} journal certauth bootstrap bootstrap\n"
+        f"bind {LOOPBACK}\nport 0\ntls-port {options.redis_port}\n"
+        f"tls-cert-file {certificate}\ntls-key-file {key}\n"
+        f"tls-ca-cert-file {ca}\ntls-ca-cert-dir certauth/ca\n"
+        f"loadmodule {module} journal certauth bootstrap bootstrap\n"
     )
-
-
-def bootstrap(pki: Pki) -> str:
-    """What counts whatever the policy says: the one who writes it."""
-    admin = core.identity(pki.certificate("admin").read_bytes())
-    lines = (
-        pki.ca_line,
-        f"bind key {admin.key} admin",
-        "user admin on ~* &* +@all",
-    )
-    return "\n".join(lines) + "\n"
 
 
 @contextmanager
-def redis_server(
-    binary: str, directory: Path, port: int, pki: Pki
-) -> Iterator[subprocess.Popen[bytes]]:
+def redis_server(binary: str, options: Options, pki: Pki) -> Iterator[subprocess.Popen[bytes]]:
     """The running server, stopped at the end."""
-    folder = directory / "redis"
-    (folder / "redis.conf").write_text(configuration(port, pki))
-    (folder / "bootstrap").write_text(bootstrap(pki))
+    folder = options.home / "redis"
+    (folder / "redis.conf").write_text(configuration(options, pki))
+    shutil.copyfile(options.home / "control" / "bootstrap", folder / "bootstrap")
     # Its own session: a Ctrl-C is for us, and we stop it. The kernel does where we are killed.
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(
@@ -226,12 +219,14 @@ def died(directory: Path) -> QuickstartError:
     return QuickstartError("the server has ended; it said last: " + " / ".join(log[-3:]))
 
 
-def wait_ready(process: subprocess.Popen[bytes], access: Access, directory: Path) -> None:
+def wait_ready(
+    process: subprocess.Popen[bytes], access: Access, config: Config, directory: Path
+) -> None:
     end = time.monotonic() + DEADLINE
     while True:
         if process.poll() is not None:
             raise died(directory)
-        node = Node(access)
+        node = Node(access, config.identity)
         try:
             node.status()
             return
@@ -243,42 +238,99 @@ def wait_ready(process: subprocess.Popen[bytes], access: Access, directory: Path
             node.close()
 
 
-def policy_lines(pki: Pki) -> list[str]:
-    """Who is who: alice by her whole subject, and nobody by no certificate at all."""
-    alice = core.identity(pki.certificate("alice").read_bytes())
-    return [
-        "set enforce on",
-        "set tls-client-auth optional",
-        pki.ca_line,
-        f"bind subject {core.quote(alice.subject)} alice",
-        "user alice on ~* &* +@all -@admin -@dangerous",
-        "user default adopt off",
-    ]
+# ---- The control plane ---------------------------------------------------------------------------
 
 
-def load_policy(access: Access, lines: list[str], directory: Path) -> None:
-    """The first start loads a policy; later ones find it in the node's journal."""
-    (directory / "policy").write_text("\n".join(lines) + "\n")
-    node = Node(access)
-    try:
-        if node.status().generation == 0:
-            node.load(1, lines)
-    except NodeError as error:
-        raise QuickstartError(f"the server does not take the policy: {error}") from error
-    finally:
-        node.close()
+def administrator(config: Config) -> str:
+    """The password of the first administrator, who is made at the first start."""
+    file = config.home / "admin.password"
+    if not (config.home / "ca.key").exists():
+        write_private(file, secrets.token_urlsafe(18))
+        try:
+            service.init(config, "quickstart", ADMIN, file.read_text(), NAMES)
+        except ServiceError as error:
+            raise QuickstartError(str(error)) from error
+    return file.read_text()
+
+
+class Api:
+    """The REST API, as any client sees it."""
+
+    def __init__(self, port: int, pki: Pki, password: str) -> None:
+        self._port = port
+        self._tls = ssl.create_default_context(cadata=pki.ca.certificate)
+        token = base64.b64encode(f"{ADMIN}:{password}".encode()).decode()
+        self._headers = {"Authorization": f"Basic {token}", "Content-Type": "application/json"}
+
+    def call(self, method: str, path: str, body: object = None) -> Any:
+        """The answer's JSON. Raises QuickstartError where it is not 200."""
+        connection = http.client.HTTPSConnection(
+            LOOPBACK, self._port, timeout=30, context=self._tls
+        )
+        text = None if body is None else json.dumps(body)
+        try:
+            connection.request(method, path, text, self._headers)
+            response = connection.getresponse()
+            found = json.loads(response.read() or b"null")
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise QuickstartError(f"{method} {path}: {error}") from error
+        finally:
+            connection.close()
+        if response.status != 200:
+            raise QuickstartError(f"{method} {path}: {found['description']}")
+        return found
+
+
+def set_up(api: Api, options: Options, pki: Pki) -> None:
+    """At the first start the four steps: a CA for clients, certificate logins on, the database, its
+    users. Later only the port is brought up to date. Returns when the server has the policy."""
+    endpoints = [{"addr": [LOOPBACK], "port": options.redis_port}]
+    found = api.call("GET", "/v1/bdbs")
+    if not found:
+        first_set_up(api, endpoints, pki)
+    elif [{"addr": one["addr"], "port": one["port"]} for one in found[0]["endpoints"]] != endpoints:
+        api.call("PUT", f"/v1/bdbs/{found[0]['uid']}", {"endpoints": endpoints})
+    end = time.monotonic() + DEADLINE
+    while (status := api.call("GET", "/v1/bdbs")[0]["status"]) != "active":
+        if time.monotonic() > end:
+            raise QuickstartError(f"the server does not follow the control plane: {status}")
+        time.sleep(0.05)
+
+
+def first_set_up(api: Api, endpoints: list[dict[str, Any]], pki: Pki) -> None:
+    trusted = {"name": "mtls_trusted_ca", "certificate": pki.ca.certificate}
+    api.call("PUT", "/v1/cluster/update_cert", trusted)
+    api.call("PUT", "/v1/cluster", {"mtls_certificate_authentication": True})
+    database = {
+        "name": "quickstart",
+        "endpoints": endpoints,
+        "tls_mode": "enabled",
+        "enforce_client_authentication": "enabled",
+        # Built-in roles and ACLs: an admin may do all, a db_member all that is not dangerous.
+        "roles_permissions": [
+            {"role_uid": 1, "redis_acl_uid": 1},
+            {"role_uid": 4, "redis_acl_uid": 3},
+        ],
+    }
+    api.call("POST", "/v1/bdbs", database)
+    for name, role in (("admin", 1), ("alice", 4)):
+        user = {"name": name, "role_uids": [role], "auth_method": "certificate"}
+        api.call("POST", "/v1/users", user | {"certificate_subject_line": pki.subject(name)})
 
 
 # ---- For the person ------------------------------------------------------------------------------
 
 
 @contextmanager
-def ready_file(directory: Path, options: Options, pki: Pki) -> Iterator[None]:
+def ready_file(options: Options, pki: Pki, password: str) -> Iterator[None]:
     """ready.json is there exactly while all is up."""
-    path = directory / "ready.json"
+    path = options.home / "ready.json"
     facts = {
         "redis_host": LOOPBACK,
         "redis_port": options.redis_port,
+        "api_url": f"https://{LOOPBACK}:{options.api_port}",
+        "admin_username": ADMIN,
+        "admin_password": password,
         "ca": str(pki.certificate("ca")),
         "admin_cert": str(pki.certificate("admin")),
         "admin_key": str(pki.key("admin")),
@@ -296,17 +348,29 @@ def ready_file(directory: Path, options: Options, pki: Pki) -> Iterator[None]:
 
 def cli(options: Options, pki: Pki, name: str, *words: str) -> str:
     """A redis-cli command line that can be copied into a shell."""
-    access = pki.access(name, options.redis_port)
-    files = ["--cacert", access.ca, "--cert", access.certificate, "--key", access.key]
-    return shlex.join(["redis-cli", "--tls", "-p", str(access.port), *map(str, files), *words])
+    files = ["--cacert", pki.certificate("ca"), "--cert", pki.certificate(name)]
+    port, key = str(options.redis_port), str(pki.key(name))
+    return shlex.join(["redis-cli", "--tls", "-p", port, *map(str, files), "--key", key, *words])
 
 
-def walk_through(options: Options, directory: Path, pki: Pki) -> str:
-    program = shlex.quote(sys.argv[0])
-    nobody = shlex.quote(str(pki.certificate("nobody")))
-    policy = shlex.quote(str(directory / "policy"))
+def curl(options: Options, pki: Pki, name: str, path: str, *more: str) -> str:
+    url = f"https://{LOOPBACK}:{options.api_port}{path}"
+    files = ["--cacert", pki.certificate("ca"), "--cert", pki.certificate(name)]
+    return shlex.join(["curl", "-sS", *map(str, files), "--key", str(pki.key(name)), *more, url])
+
+
+def explain_body(pki: Pki, name: str) -> str:
+    return json.dumps({"certificate": pki.certificate(name).read_text(), "bdb_uid": 1})
+
+
+def walk_through(options: Options, pki: Pki, password: str) -> str:
+    body = options.home / "explain.json"
+    body.write_text(explain_body(pki, "nobody"))
+    explain = curl(options, pki, "admin", "/v1/certauth/explain", "--json", f"@{body}")
+    redis, api = (f"{LOOPBACK}:{port}" for port in (options.redis_port, options.api_port))
     return f"""
-A Redis server listens on {LOOPBACK}:{options.redis_port}. Who a client is, its certificate says.
+A Redis server listens on {redis}, the REST API on {api}.
+Who a client is, its certificate says.
 
 1. alice's certificate is the ACL user alice: this prints "alice".
    {cli(options, pki, "alice", "ACL", "WHOAMI")}
@@ -314,13 +378,14 @@ A Redis server listens on {LOOPBACK}:{options.redis_port}. Who a client is, its 
 2. A certificate of the same CA that no line binds is refused: the server closes the connection.
    {cli(options, pki, "nobody", "PING")}
 
-3. Why, and what would change it. The server and this command run the same compiled decision.
-   {program} explain {nobody} --policy {policy}
+3. Why, and what would change it. The API and the server run the same compiled decision.
+   {explain}
 
-4. What the server has counted.
-   {cli(options, pki, "admin", "INFO", "certauth")}
+4. The REST API knows its administrators by their certificates too.
+   {curl(options, pki, "admin", "/v1/users")}
 
-Ctrl-C stops it; the same command brings it back as it was. All of it is in {directory}
+The administrator's password is in {options.home / "ready.json"}. Ctrl-C stops all of it; the same
+command brings it back as it was.
 """
 
 

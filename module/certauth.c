@@ -48,6 +48,7 @@ typedef struct {
     stamp next;
     uint64_t sender;  /* its client id */
     bool close_sender;
+    RedisModuleString *sender_user; /* that the sender will have lost by the time of the reply */
     bool good;        /* it is on disk */
     fault why;
     uint64_t closed;  /* sessions ended by it */
@@ -466,7 +467,7 @@ static log_entry *record(const session *s, const identity *id, const char *event
 }
 
 /* At most ten lines a second: a stranger must not fill the disk. The ring has them all. */
-static void log_refusal(RedisModuleCtx *ctx, const log_entry *e) {
+static void log_refusal(RedisModuleCtx *ctx, const log_entry *e, bool shadow) {
     int64_t second = now_seconds();
     if (second != node.log_second) {
         if (node.logged > 10) RedisModule_Log(ctx, "notice", "%u more clients refused", node.logged - 10);
@@ -474,8 +475,8 @@ static void log_refusal(RedisModuleCtx *ctx, const log_entry *e) {
         node.logged = 0;
     }
     if (node.logged++ >= 10) return;
-    RedisModule_Log(ctx, "notice", "client %llu from %s refused: %s (subject %s)", (unsigned long long)e->client,
-                    e->address, reason_name(e->why), e->subject[0] ? e->subject : "-");
+    RedisModule_Log(ctx, "notice", "client %llu from %s %srefused: %s (subject %s)", (unsigned long long)e->client,
+                    e->address, shadow ? "would be " : "", reason_name(e->why), e->subject[0] ? e->subject : "-");
 }
 
 static void log_to_acl(RedisModuleCtx *ctx, const log_entry *e) {
@@ -492,9 +493,10 @@ static void log_to_acl(RedisModuleCtx *ctx, const log_entry *e) {
 }
 
 static void count(const decision *d) {
-    node.reasons[d->why]++;
     if (d->act == ACTION_LOGIN) node.logins++;
-    if (d->act == ACTION_REFUSE) node.refused++;
+    if (d->act != ACTION_REFUSE) return;
+    node.refused++;
+    node.reasons[d->why]++;
 }
 
 /* ---- Becoming somebody, and being closed ---- */
@@ -574,14 +576,13 @@ static void enact(RedisModuleCtx *ctx, session *s, const identity *id, decision 
     count(&d);
     bool named = d.act == ACTION_LOGIN;
     const log_entry *e = record(s, id, EVENTS[d.shadow][d.act], d.why, named ? rule_user(d.line, 0) : span_of(NULL, 0));
-    if (d.act == ACTION_REFUSE) log_refusal(ctx, e);
+    if (d.act == ACTION_REFUSE) log_refusal(ctx, e, d.shadow);
     s->act = d.shadow ? ACTION_LEAVE : d.act;
     s->why = d.why;
     if (s->act == ACTION_LOGIN || s->act == ACTION_CHOOSE) set_end(s, &d);
+    if (s->act == ACTION_REFUSE) log_to_acl(ctx, e);
     if (s->act == ACTION_CHOOSE || s->act == ACTION_REFUSE) sit_on_nobody(ctx, s);
-    if (s->act != ACTION_REFUSE) return;
-    log_to_acl(ctx, e);
-    close_at_connect(s->id);
+    if (s->act == ACTION_REFUSE) close_at_connect(s->id);
 }
 
 /* May this session hold this user's rights now? */
@@ -843,7 +844,9 @@ static int reply_order(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) 
     (void)argv, (void)argc;
     write_order *order = RedisModule_GetBlockedClientPrivateData(ctx);
     char text[512];
+    session *s = order->sender_user ? session_find(order->sender) : NULL;
     if (!order->good) {
+        if (s) become(ctx, s, string_span(order->sender_user));
         snprintf(text, sizeof text, "JOURNAL %s; the old policy stays in force", order->why.text);
         return RedisModule_ReplyWithError(ctx, text);
     }
@@ -864,6 +867,7 @@ static void free_order(RedisModuleCtx *ctx, void *data) {
     (void)ctx;
     write_order *order = data;
     patch_free(order->change);
+    if (order->sender_user) RedisModule_FreeString(NULL, order->sender_user);
     free(order);
 }
 
@@ -919,20 +923,21 @@ static void note_user(patch *change, span name, span rules) {
     free(was.text);
 }
 
-static void check_acl(patch *change, const rule *user, size_t number) {
+static bool try_acl(const rule *user, bool limited, fault *why) {
     RedisModuleString *error = NULL;
-    text_buffer b = acl_text(user, true);
-    if (RedisModule_SetModuleUserACLString(NULL, node.scratch, b.text, &error) != REDISMODULE_OK) {
-        patch_problem(change, number, error ? (const char *)string_span(error).ptr : "not ACL rules");
-    }
+    text_buffer b = acl_text(user, limited);
+    bool good = RedisModule_SetModuleUserACLString(NULL, node.scratch, b.text, &error) == REDISMODULE_OK;
+    if (!good) fail(why, "%s", error ? (const char *)string_span(error).ptr : "not ACL rules");
     if (error) RedisModule_FreeString(NULL, error);
     free(b.text);
+    return good;
 }
 
 /* One user line that would take force: whether its rules are rules, and whose the user is. */
 static void check_user_line(patch *change, const rule *user, size_t number) {
     span name = rule_user(user, 0);
-    check_acl(change, user, number);
+    fault why;
+    if (!try_acl(user, true, &why)) patch_problem(change, number, why.text);
     if (policy_user(node.bootstrap, LINE_USER, name)) {
         patch_problem(change, number, "this user belongs to the bootstrap file");
     }
@@ -1004,7 +1009,7 @@ static bool locks_out(uint64_t sender, const patch *change) {
 
 /* ---- CERTAUTH.POLICY LOAD and PATCH ---- */
 
-typedef struct { long long base, generation, epoch; span owner, digest; bool whole, has_epoch, force; int lines; } options;
+typedef struct { long long base, generation, epoch; span owner, digest; bool whole, has_epoch, has_digest, force; int lines; } options;
 
 static bool read_number(RedisModuleString *text, long long *out, fault *why) {
     if (RedisModule_StringToLongLong(text, out) == REDISMODULE_OK && *out >= 0) return true;
@@ -1019,7 +1024,10 @@ static bool read_options(RedisModuleString **argv, int argc, options *o, fault *
         bool value = at + 1 < argc;
         if (string_is(argv[at], "FORCE")) o->force = true;
         else if (string_is(argv[at], "OWNER") && value) o->owner = string_span(argv[++at]);
-        else if (string_is(argv[at], "DIGEST") && value) o->digest = string_span(argv[++at]);
+        else if (string_is(argv[at], "DIGEST") && value) {
+            o->has_digest = true; /* an empty one too: a script's empty variable is no wish */
+            o->digest = string_span(argv[++at]);
+        }
         else if (string_is(argv[at], "EPOCH") && value) {
             o->has_epoch = true;
             if (!read_number(argv[++at], &o->epoch, why)) return false;
@@ -1031,6 +1039,26 @@ static bool read_options(RedisModuleString **argv, int argc, options *o, fault *
     }
     o->lines = at + 1;
     return true;
+}
+
+/* Who makes a policy makes ACL users, so they must be allowed to: else `+@all -@admin` could. The
+ * server knows no such thing of a module's command before 7.2 (`ACL CAT` does not list it). */
+static bool may_administer(RedisModuleCtx *ctx, const char *verb) {
+    RedisModuleString *argv[] = {string_of(LITERAL("ACL")), string_of(span_of(verb, strlen(verb)))};
+    RedisModuleString *name = RedisModule_GetCurrentUserName(ctx);
+    RedisModuleUser *user = RedisModule_GetModuleUserFromUserName(name);
+    int denied = user ? RedisModule_ACLCheckCommandPermissions(user, argv, 2) : REDISMODULE_ERR;
+    if (user) RedisModule_FreeModuleUser(user);
+    RedisModule_FreeString(ctx, name);
+    RedisModule_FreeString(NULL, argv[0]);
+    RedisModule_FreeString(NULL, argv[1]);
+    return denied == REDISMODULE_OK;
+}
+
+static int deny(RedisModuleCtx *ctx, const char *verb) {
+    char text[128];
+    snprintf(text, sizeof text, "NOPERM this is for users who may run ACL %s", verb);
+    return RedisModule_ReplyWithError(ctx, text);
 }
 
 static bool may_write(RedisModuleCtx *ctx, fault *why) {
@@ -1049,7 +1077,7 @@ static bool check_stamp(const options *o, fault *why) {
     if (o->owner.len >= sizeof node.stamp.owner || !text_clean(o->owner)) {
         return fail(why, "ERR the owner is longer than %zu bytes, or no clean text", sizeof node.stamp.owner - 1);
     }
-    if (node.ever && !span_equal(owner, o->owner) && !(o->force && o->whole)) {
+    if (owner.len && !span_equal(owner, o->owner) && !(o->force && o->whole)) {
         return fail(why, "OWNED this node's policy belongs to '%s': only LOAD … FORCE takes it over", node.stamp.owner);
     }
     if (o->has_epoch && (uint64_t)o->epoch < node.stamp.epoch) {
@@ -1103,7 +1131,7 @@ static bool check_change(RedisModuleCtx *ctx, const patch *change, const options
     char text[DIGEST_TEXT];
     digest sum = patch_digest(change);
     digest_print(&sum, text);
-    if (o->digest.len && !span_equal(o->digest, span_of(text, strlen(text)))) {
+    if (o->has_digest && !span_equal(o->digest, span_of(text, strlen(text)))) {
         return fail(why, "DIGEST the change leads to %s, not to the one given: base and sender differ", text);
     }
     if (!o->force && locks_out(RedisModule_GetClientId(ctx), change)) {
@@ -1111,6 +1139,16 @@ static bool check_change(RedisModuleCtx *ctx, const patch *change, const options
                     "say FORCE if that is meant");
     }
     return patch_setting(change, SET_ENFORCE) == ENFORCE_OFF || switch_off_native_login(why);
+}
+
+/* A sender that cuts itself off (FORCE) leaves its user now: with the user its connection would go,
+ * before the reply. */
+static void step_aside(RedisModuleCtx *ctx, write_order *order) {
+    session *s = session_find(order->sender);
+    if (s == NULL || s->user == NULL || !locks_out(order->sender, order->change)) return;
+    order->sender_user = string_of(string_span(s->user));
+    order->close_sender = true;
+    sit_on_nobody(ctx, s);
 }
 
 static int start_order(RedisModuleCtx *ctx, patch *change, const options *o) {
@@ -1126,6 +1164,7 @@ static int start_order(RedisModuleCtx *ctx, patch *change, const options *o) {
     pthread_attr_t detached;
     pthread_attr_init(&detached);
     pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
+    step_aside(ctx, order);
     order->client = RedisModule_BlockClient(ctx, reply_order, NULL, free_order, 0);
     node.order = order;
     if (pthread_create(&thread, &detached, write_in_thread, order) != 0) {
@@ -1140,13 +1179,15 @@ static int write_policy(RedisModuleCtx *ctx, RedisModuleString **argv, int argc,
     fault why;
     options o = {.whole = whole};
     if (argc < 4) return RedisModule_WrongArity(ctx);
+    if (!may_administer(ctx, "SETUSER")) return deny(ctx, "SETUSER");
     put_in_force();
     if (!may_write(ctx, &why) || !read_options(argv, argc, &o, &why) || !check_stamp(&o, &why)) {
         return RedisModule_ReplyWithError(ctx, why.text);
     }
     patch *change = patch_new(node.policy, FROM_WIRE);
     read_lines(change, argv, argc, &o);
-    if (patch_finish(change, whole)) check_users(change);
+    patch_finish(change, whole);
+    check_users(change); /* also after problems: all of them are named at once */
     if (patch_problems(change) == 0 && check_change(ctx, change, &o, &why)) return start_order(ctx, change, &o);
     int result = patch_problems(change) ? reply_problems(ctx, change) : RedisModule_ReplyWithError(ctx, why.text);
     patch_free(change);
@@ -1189,6 +1230,7 @@ static void reply_optional(RedisModuleCtx *ctx, const char *name, span value) {
 static int policy_show(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     (void)argv;
     if (argc != 2) return RedisModule_WrongArity(ctx);
+    if (!may_administer(ctx, "LIST")) return deny(ctx, "LIST");
     digest sum = policy_digest(node.policy);
     RedisModule_ReplyWithArray(ctx, (long)sum.lines); /* of the policy's rules all but the notes */
     for (size_t i = 0; i < policy_rules(node.policy); i++) {
@@ -1209,6 +1251,7 @@ static int policy_status(RedisModuleCtx *ctx, RedisModuleString **argv, int argc
     static const char *const enforce[] = {"off", "shadow", "on"};
     (void)argv;
     if (argc != 2) return RedisModule_WrongArity(ctx);
+    if (!may_administer(ctx, "LIST")) return deny(ctx, "LIST");
     char text[DIGEST_TEXT];
     digest sum = policy_digest(node.policy);
     digest_print(&sum, text);
@@ -1303,6 +1346,7 @@ static int explain(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     session s = {.issuers = NULL};
     path issuers;
     if (argc < 2 || argc > 3) return RedisModule_WrongArity(ctx);
+    if (!may_administer(ctx, "LIST")) return deny(ctx, "LIST");
     if (argc == 3 && !ip_parse((const char *)string_span(argv[2]).ptr, &s.address)) {
         return RedisModule_ReplyWithError(ctx, "ERR not an IP address");
     }
@@ -1373,6 +1417,7 @@ static int sessions(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     long long cursor, most, found = 0;
     span user = {0};
     session *list[PAGE], *s = NULL;
+    if (!may_administer(ctx, "LIST")) return deny(ctx, "LIST");
     if (!read_page(argv, argc, "CURSOR", &cursor, &most, &user, &why)) return RedisModule_ReplyWithError(ctx, why.text);
     uint64_t from = session_key((uint64_t)cursor);
     RedisModuleDictIter *at = RedisModule_DictIteratorStartC(node.sessions, ">", &from, sizeof from);
@@ -1407,6 +1452,7 @@ static void reply_entry(RedisModuleCtx *ctx, const log_entry *e) {
 static int show_log(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     fault why;
     long long since, most;
+    if (!may_administer(ctx, "LIST")) return deny(ctx, "LIST");
     if (!read_page(argv, argc, "SINCE", &since, &most, NULL, &why)) return RedisModule_ReplyWithError(ctx, why.text);
     uint64_t oldest = node.seq > LOG_ENTRIES ? node.seq - LOG_ENTRIES : 0, from = (uint64_t)since;
     uint64_t lost = from < oldest ? oldest - from : 0, first = from + lost;
@@ -1575,6 +1621,18 @@ static bool read_arguments(RedisModuleString **argv, int argc, fault *why) {
     return true;
 }
 
+/* Only when our own commands are known: the file gives them to somebody. */
+static bool check_bootstrap(fault *why) {
+    fault error;
+    for (size_t i = 0; i < policy_rules(node.bootstrap); i++) {
+        const rule *r = policy_rule(node.bootstrap, i);
+        if (rule_type(r) != LINE_USER || try_acl(r, false, &error)) continue;
+        span name = rule_user(r, 0);
+        return fail(why, "bootstrap user '%.*s': %.160s", (int)name.len, (const char *)name.ptr, error.text);
+    }
+    return true;
+}
+
 static bool check_server(fault *why) {
     void *none;
     node.is_valkey = RedisModule_GetApi("ValkeyModule_GetClientId", &none) == REDISMODULE_OK;
@@ -1600,14 +1658,25 @@ static const struct { const char *name; RedisModuleCmdFunc run; const char *flag
     {"status", policy_status, "admin allow-loading allow-stale"},
 };
 
+/* `@admin` and `@dangerous` are not taken from the flags of a module's command (7.2 and later). */
+static void set_categories(RedisModuleCommand *command, const char *flags) {
+    if (RedisModule_SetCommandACLCategories == NULL || command == NULL) return;
+    bool admin = strncmp(flags, "admin", 5) == 0;
+    RedisModule_SetCommandACLCategories(command, admin ? "admin dangerous" : "fast connection");
+}
+
 static bool make_commands(RedisModuleCtx *ctx) {
     for (size_t i = 0; i < sizeof COMMANDS / sizeof *COMMANDS; i++) {
         if (RedisModule_CreateCommand(ctx, COMMANDS[i].name, COMMANDS[i].run, COMMANDS[i].flags, 0, 0, 0)) return false;
+        set_categories(RedisModule_GetCommand(ctx, COMMANDS[i].name), COMMANDS[i].flags);
     }
     RedisModuleCommand *parent = RedisModule_GetCommand(ctx, "certauth.policy");
     for (size_t i = 0; parent && i < sizeof POLICY_COMMANDS / sizeof *POLICY_COMMANDS; i++) {
+        char name[64];
         if (RedisModule_CreateSubcommand(parent, POLICY_COMMANDS[i].name, POLICY_COMMANDS[i].run,
                                          POLICY_COMMANDS[i].flags, 0, 0, 0)) return false;
+        snprintf(name, sizeof name, "certauth.policy|%s", POLICY_COMMANDS[i].name);
+        set_categories(RedisModule_GetCommand(ctx, name), POLICY_COMMANDS[i].flags);
     }
     return parent != NULL;
 }
@@ -1627,9 +1696,10 @@ static void make_state(RedisModuleCtx *ctx) {
     node.sessions = RedisModule_CreateDict(NULL);
     node.ends = RedisModule_CreateDict(NULL);
     node.managed = RedisModule_CreateDict(NULL);
-    /* Blanks keep these names out of the server's own users (ACL LOAD looks up by name). */
-    node.nobody = RedisModule_CreateModuleUser("certauth refused");
-    node.scratch = RedisModule_CreateModuleUser("certauth scratch");
+    /* White space keeps these names out of the server's own users (ACL LOAD looks up by name); a tab,
+     * because clients split the fields of CLIENT LIST and ACL LOG at blanks. */
+    node.nobody = RedisModule_CreateModuleUser("certauth\trefused");
+    node.scratch = RedisModule_CreateModuleUser("certauth\tscratch");
     RedisModule_SetModuleUserACLString(NULL, node.nobody, "reset on", NULL);
 }
 
@@ -1639,6 +1709,7 @@ static bool load(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, fault 
     if (!read_arguments(argv, argc, why)) return false;
     if (!tls_watch()) node.api_certificates = true;
     if (!make_commands(ctx)) return fail(why, "the commands CERTAUTH.* could not be made");
+    if (!check_bootstrap(why)) return false;
     RedisModuleEvent event = {REDISMODULE_EVENT_CLIENT_CHANGE, 1};
     RedisModule_SubscribeToServerEvent(ctx, event, on_client_change);
     RedisModule_RegisterInfoFunc(ctx, info);

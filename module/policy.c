@@ -515,10 +515,13 @@ static const char *near_miss(const view *lines, const identity *leaf) {
                                  : NULL;
 }
 
-static reason check_user(const view *lines, const request *r, span user) {
+/* `user` lines that are not applied yet say what the server's users will be: those of a change, and
+ * all of a policy that is not enforced. */
+static reason check_user(const view *lines, bool gated, const request *r, span user) {
     uint8_t key[HASH_BYTES];
     key_of(key, LINE_USER, 0, user, span_of(NULL, 0));
-    const rule *line = r->ask && r->pending == NULL ? NULL : view_find(lines, key);
+    bool applied = r->ask && !r->pending && (!gated || view_setting(lines, SET_ENFORCE) == ENFORCE_ON);
+    const rule *line = applied ? NULL : view_find(lines, key);
     if (line == NULL && r->pending && table_find(&lines->base->lines, key)) return REASON_USER_MISSING;
     user_state state = line ? (line->on ? USER_ON : USER_OFF) : r->ask ? r->ask(user, r->data) : USER_UNKNOWN;
     return state == USER_MISSING ? REASON_USER_MISSING : state == USER_OFF ? REASON_USER_OFF : REASON_MATCHED;
@@ -543,12 +546,12 @@ static reason check_leaf(const view *lines, const view *revocations, bool gated,
     return gated && !passes_gate(lines, leaf) ? REASON_GATE : REASON_UNDECIDED;
 }
 
-static reason check_match(const view *lines, const match *m) {
+static reason check_match(const view *lines, bool gated, const match *m) {
     if (m->line == NULL) return REASON_NO_BINDING;
     if (m->conflict) return REASON_CONFLICT;
     if (m->elsewhere) return REASON_ADDRESS;
     if (rule_user(m->line, 1).len) return REASON_MATCHED; /* asked when one is chosen */
-    return check_user(lines, m->r, rule_user(m->line, 0));
+    return check_user(lines, gated, m->r, rule_user(m->line, 0));
 }
 
 static int64_t path_end(const request *r) {
@@ -565,7 +568,7 @@ static decision judge(const view *lines, const view *revocations, bool gated, co
     if (!r->leaf->refusal) identity_bindings(r->leaf, take_binding, &m);
     d.why = check_leaf(lines, revocations, gated, &m);
     if (d.why) return d;
-    d.why = check_match(lines, &m);
+    d.why = check_match(lines, gated, &m);
     d.line = m.line;
     if (d.why == REASON_NO_BINDING) d.detail = near_miss(lines, r->leaf);
     if (d.why != REASON_MATCHED) return d;

@@ -98,6 +98,9 @@ typedef int (*RedisModuleAuthCallback)(RedisModuleCtx *, RedisModuleString *user
                                                 RedisModuleUserChangedFunc, void *, uint64_t *))     \
     X(6.0, int, DeauthenticateAndCloseClient, (RedisModuleCtx *, uint64_t))                          \
     X(6.0, RedisModuleString *, GetClientCertificate, (RedisModuleCtx *, uint64_t))                  \
+    X(7.0, RedisModuleString *, GetCurrentUserName, (RedisModuleCtx *))                              \
+    X(7.0, int, ACLCheckCommandPermissions, (RedisModuleUser *, RedisModuleString **, int))          \
+    X(7.2, int, SetCommandACLCategories, (RedisModuleCommand *, const char *))                       \
     X(6.2, RedisModuleString *, GetClientUserNameById, (RedisModuleCtx *, uint64_t))                 \
     X(6.0, int, RegisterInfoFunc, (RedisModuleCtx *, RedisModuleInfoFunc))                           \
     X(6.0, int, InfoAddSection, (RedisModuleInfoCtx *, const char *))                                \

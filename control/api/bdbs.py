@@ -1,0 +1,169 @@
+"""/v1/bdbs: the Redis and Valkey deployments whose users are managed here."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from flask import Blueprint, Response
+
+from control import ca
+from control.api.cluster import rendered_subjects, subjects
+from control.errors import invalid
+from control.models import BdbBody, NewBdbBody
+from control.records import Database, Endpoint, Node, RolePermission, Target
+from control.web import answer, body, dry_run, needs, store
+
+blueprint = Blueprint("bdbs", __name__)
+
+
+@blueprint.get("/v1/bdbs")
+@needs("view_all_bdbs_info")
+def read_all() -> Response:
+    return answer([shown(database) for database in store().all(Database)])
+
+
+@blueprint.get("/v1/bdbs/<int(max=2147483647):uid>")
+@needs("view_bdb_info")
+def read(uid: int) -> Response:
+    return answer(shown(store().get(Database, uid)))
+
+
+@blueprint.post("/v1/bdbs")
+@needs("create_bdb")
+def create() -> Response:
+    sent = body(NewBdbBody)
+    database = replace(Database(sent.uid, sent.name), **prepared(sent))
+    made = store().create(database, dry_run())
+    # A rehearsal leaves nothing behind that could be asked about.
+    return answer(render(made, Target(0, ""), (), ()) if dry_run() else shown(made))
+
+
+@blueprint.put("/v1/bdbs/<int(max=2147483647):uid>")
+@needs("update_bdb")
+def update(uid: int) -> Response:
+    changes = prepared(body(BdbBody))
+    changed = store().update(Database, uid, lambda found: replace(found, **changes), dry_run())
+    return answer(shown(changed))
+
+
+@blueprint.delete("/v1/bdbs/<int(max=2147483647):uid>")
+@needs("delete_bdb")
+def delete(uid: int) -> Response:
+    """The first time, the nodes are detached and the database then goes; a second time while one of
+    them cannot be reached, it goes at once."""
+    if store().get(Database, uid).deleting:
+        store().forget_database(uid)
+    else:
+        store().delete(Database, uid)
+    return answer({})
+
+
+def prepared(sent: BdbBody) -> dict[str, Any]:
+    """The fields of a request as changes of a record. Raises Refusal, CertificateError."""
+    changes = {name: value for name, value in sent.sent().items() if name != "uid"}
+    if "endpoints" in changes:
+        changes["endpoints"] = endpoints(sent)
+    if "authorized_subjects" in changes:
+        changes["authorized_subjects"] = subjects("authorized_subjects", sent.authorized_subjects)
+    if "authentication_ssl_client_certs" in changes:
+        changes["authentication_ssl_client_certs"] = client_certificates(sent)
+    if "roles_permissions" in changes:
+        changes["roles_permissions"] = roles_permissions(sent)
+    if sent.tls_server_ca:
+        changes["tls_server_ca"] = ca.check_authorities(sent.tls_server_ca)
+    return changes
+
+
+def endpoints(sent: BdbBody) -> tuple[Endpoint, ...]:
+    found = tuple(Endpoint(tuple(one.addr), one.port, one.dns_name) for one in sent.endpoints)
+    for index, endpoint in enumerate(found):
+        if not endpoint.addr and not endpoint.dns_name:
+            raise invalid(
+                "missing_field",
+                f"endpoints.{index}.addr: where is the server? Give addr or dns_name",
+            )
+    return found
+
+
+def client_certificates(sent: BdbBody) -> tuple[str, ...]:
+    """One certificate an entry: a chain may be sent in one, or spread over several."""
+    found = "\n".join(entry.client_cert for entry in sent.authentication_ssl_client_certs)
+    return ca.check_trust(found) if found else ()
+
+
+def roles_permissions(sent: BdbBody) -> tuple[RolePermission, ...]:
+    entries = ((entry.role_uid, entry.redis_acl_uid) for entry in sent.roles_permissions)
+    return tuple(RolePermission(*entry) for entry in dict.fromkeys(entries))
+
+
+def shown(database: Database) -> dict[str, Any]:
+    uid = database.uid
+    left = [{"uid": user.uid, "name": user.name} for user in store().not_synced(uid)]
+    return render(database, store().target(uid), store().nodes(uid), left)
+
+
+def render(
+    database: Database,
+    target: Target,
+    nodes: Sequence[Node],
+    not_synced: Sequence[dict[str, Any]],
+) -> dict[str, Any]:
+    return {
+        "uid": database.uid,
+        "name": database.name,
+        "status": status(database, target, nodes),
+        "endpoints": [rendered_endpoint(database, i) for i in range(len(database.endpoints))],
+        "tls_mode": database.tls_mode,
+        "enforce_client_authentication": database.enforce_client_authentication,
+        "client_cert_subject_validation_type": database.client_cert_subject_validation_type,
+        "authorized_subjects": rendered_subjects(database.authorized_subjects),
+        "authentication_ssl_client_certs": [
+            {"client_cert": pem} for pem in database.authentication_ssl_client_certs
+        ],
+        "roles_permissions": [
+            {"role_uid": given.role_uid, "redis_acl_uid": given.redis_acl_uid}
+            for given in database.roles_permissions
+        ],
+        "default_user": database.default_user,
+        "tls_server_ca": database.tls_server_ca,
+        "generation": target.generation,
+        "nodes": [rendered_node(node, target) for node in nodes],
+        "not_synced": list(not_synced),
+    }
+
+
+def rendered_endpoint(database: Database, index: int) -> dict[str, Any]:
+    endpoint = database.endpoints[index]
+    return {
+        "uid": f"{database.uid}:{index + 1}",
+        "addr": list(endpoint.addr),
+        "port": endpoint.port,
+        "dns_name": endpoint.dns_name,
+    }
+
+
+def rendered_node(node: Node, target: Target) -> dict[str, Any]:
+    return {
+        "address": node.address,
+        "status": node_status(node, target),
+        "generation": node.generation,
+        "detail": node.detail,
+    }
+
+
+def node_status(node: Node, target: Target) -> str:
+    if node.error:
+        return node.error
+    in_step = node.in_step and node.generation == target.generation
+    return "active" if in_step else "active-change-pending"
+
+
+def status(database: Database, target: Target, nodes: Sequence[Node]) -> str:
+    """`active` where every node holds the policy; else what is missing, the worst first."""
+    if database.deleting:
+        return "delete-pending"
+    for node in nodes:
+        if node.error:
+            return f"{node.address}: {node.error}"
+    states = {node_status(node, target) for node in nodes}
+    return "active" if states == {"active"} else "active-change-pending"

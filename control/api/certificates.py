@@ -1,0 +1,74 @@
+"""/v1/cluster/certificates, and the older /v1/cluster/update_cert.
+
+Two certificates have a use here: `mtls_trusted_ca`, which clients are judged by, and `api`, which
+this server shows. Private keys never leave."""
+
+from flask import Blueprint, Response
+
+from control import ca
+from control.errors import forbidden, invalid, missing
+from control.models import CertificateBody, CertificatesBody
+from control.records import API, TRUSTED_CA, Certificate
+from control.web import answer, body, dry_run, needs, store
+
+blueprint = Blueprint("certificates", __name__)
+NAMES = (TRUSTED_CA, API)
+
+
+@blueprint.get("/v1/cluster/certificates")
+@needs("view_cluster_info")
+def read() -> Response:
+    found = store().certificates()
+    return answer({f"{name}_cert": found[name].certificate for name in NAMES if name in found})
+
+
+@blueprint.put("/v1/cluster/certificates")
+@needs("update_cluster")
+def update_all() -> Response:
+    sent = body(CertificatesBody).certificates
+    if len({entry.name for entry in sent}) < len(sent):
+        raise invalid("duplicated_certs", "certificates: a name is there twice")
+    store().put_certificates([checked(entry) for entry in sent], dry_run())
+    return answer({})
+
+
+@blueprint.put("/v1/cluster/update_cert")
+@needs("update_cluster")
+def update_one() -> Response:
+    store().put_certificates([checked(body(CertificateBody))], dry_run())
+    return answer({})
+
+
+@blueprint.delete("/v1/cluster/certificates/<name>")
+@needs("update_cluster")
+def delete(name: str) -> Response:
+    if name == API:
+        raise forbidden(
+            "certificate_required",
+            f"'{API}' is the certificate of this server: it can be replaced, not deleted",
+        )
+    if name not in NAMES:
+        raise missing(f"certificate '{name}'")
+    store().delete_certificate(name)
+    return answer({})
+
+
+def checked(sent: CertificateBody) -> Certificate:
+    """The certificate as it is kept. Raises CertificateError, Refusal."""
+    if sent.name not in NAMES:
+        raise forbidden(
+            "unknown_certificate",
+            f"'{sent.name}' has no use here: the certificates of "
+            f"this control plane are {' and '.join(NAMES)}",
+        )
+    if sent.name == API:
+        kept = store().certificates().get(API)
+        issued = ca.check_server(sent.certificate, sent.key or (kept.key if kept else ""))
+        return Certificate(API, issued.certificate, issued.key)
+    if sent.key:
+        raise invalid(
+            "invalid_certificate",
+            f"{TRUSTED_CA} takes no key: a CA's private key belongs "
+            "nowhere but to the CA. It is compromised wherever this request was logged",
+        )
+    return Certificate(TRUSTED_CA, "".join(ca.check_trust(sent.certificate)))

@@ -1,0 +1,89 @@
+"""/v1/roles: what their holders may do in this API, and a name to give rights on databases to."""
+
+from dataclasses import replace
+from typing import Any
+
+from flask import Blueprint, Response
+
+from control.errors import Refusal, forbidden, refused
+from control.models import NewRoleBody, RoleBody
+from control.records import BUILTIN_ROLES, Role
+from control.web import answer, body, caller, dry_run, needs, store
+
+blueprint = Blueprint("roles", __name__)
+BUILTIN = {role.uid for role in BUILTIN_ROLES}
+
+
+@blueprint.get("/v1/roles")
+@needs("view_all_roles_info")
+def read_all() -> Response:
+    return answer([render(role) for role in store().all(Role)])
+
+
+@blueprint.get("/v1/roles/<int(max=2147483647):uid>")
+@needs("view_role_info")
+def read(uid: int) -> Response:
+    return answer(render(store().get(Role, uid)))
+
+
+@blueprint.post("/v1/roles")
+@needs("create_role")
+def create() -> Response:
+    sent = body(NewRoleBody)
+    check_resources(sent)
+    role = Role(sent.uid, sent.name, sent.management)
+    check_administrator(role)
+    return answer(render(store().create(role, dry_run())))
+
+
+@blueprint.put("/v1/roles/<int(max=2147483647):uid>")
+@needs("update_role")
+def update(uid: int) -> Response:
+    sent = body(RoleBody)
+    check_resources(sent)
+    check_custom(uid)
+    changes = {name: value for name, value in sent.sent().items() if name != "resources"}
+
+    def change(role: Role) -> Role:
+        changed = replace(role, **changes)
+        check_administrator(role, changed)
+        return changed
+
+    return answer(render(store().update(Role, uid, change, dry_run())))
+
+
+@blueprint.delete("/v1/roles/<int(max=2147483647):uid>")
+@needs("delete_role")
+def delete(uid: int) -> Response:
+    check_custom(uid)
+    check_administrator(store().get(Role, uid))
+    store().delete(Role, uid)
+    return answer({})
+
+
+def check_resources(sent: RoleBody) -> None:
+    """A role for some databases only would be taken for one for all of them."""
+    if sent.resources:
+        raise Refusal(
+            501,
+            "unsupported_resource",
+            "resources: roles for some databases only are not supported",
+        )
+
+
+def check_custom(uid: int) -> None:
+    if uid in BUILTIN:
+        raise refused("builtin_role", "built-in roles stay as they are: make a role of your own")
+
+
+def check_administrator(*roles: Role) -> None:
+    """Who manages users must not thereby become an administrator."""
+    if any(role.management == "admin" for role in roles) and not caller().may("update_cluster"):
+        raise forbidden(
+            "insufficient_permissions",
+            "only an administrator may give, change or take away what makes an administrator",
+        )
+
+
+def render(role: Role) -> dict[str, Any]:
+    return {"uid": role.uid, "name": role.name, "management": role.management}

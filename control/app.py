@@ -1,0 +1,57 @@
+"""The REST API as a WSGI application, put together from its parts."""
+
+import json
+import secrets
+import time
+
+from flask import Flask, Response
+
+from control import errors, web
+from control.api import bdbs, certauth, certificates, cluster, redis_acls, roles, users
+from control.ca import CertificateError
+from control.errors import invalid, refused
+from control.guard import Guard, PeerCert
+from control.models import NewUserBody, parse
+from control.passwords import hash_password
+from control.records import Cluster, User
+from control.store import Store
+
+BODY = 1 << 20  # bytes of a request's body, as in control/server.py
+MODULES = (cluster, certificates, users, roles, redis_acls, bdbs, certauth)
+
+
+def create_app(store: Store, peer_cert: PeerCert) -> Flask:
+    """The application over `store`. `peer_cert` reads the client's certificates out of a WSGI
+    environ: control.server.peer_cert."""
+    app = Flask("control", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = BODY
+    app.url_map.strict_slashes = False
+    errors.install(app)
+    app.register_error_handler(CertificateError, _bad_certificate)
+    web.install(app, store, Guard(store, peer_cert))
+    for module in MODULES:
+        app.register_blueprint(module.blueprint)
+    return app
+
+
+def init_cluster(store: Store, name: str, admin_username: str, admin_password: str) -> None:
+    """Makes the cluster and its first administrator, who logs in by password. Raises Refusal where
+    that was done before, or where the user's name or password could not be one in the API."""
+    given = {"name": admin_username, "password": admin_password}
+    checked, _ = parse(NewUserBody, json.dumps(given).encode())
+    now = int(time.time())
+    administrator = User(
+        uid=1,
+        name=checked.name,
+        auth_method="regular",
+        role_uids=(1,),
+        password_hash=hash_password(checked.password),
+        password_issued=now,
+    )
+    store.initialise(Cluster(name, secrets.token_hex(16), now), administrator)
+
+
+def _bad_certificate(error: CertificateError) -> Response:
+    expired = error.expired
+    refusal = refused("certificate_expired", str(error)) if expired else None
+    return errors.answer(refusal or invalid("invalid_certificate", str(error)))

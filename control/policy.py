@@ -1,0 +1,195 @@
+"""From rows to policy lines. Pure: nothing is read or written here, so a preview, an explanation
+and what is sent to a node come from the same functions.
+
+A database's policy is the union of its own lines (`database_lines`) and those of each certificate
+user with rights on it (`user_lines`); no line belongs to two of them. All lines are canonical.
+
+* `set enforce on` where the database speaks TLS to its clients (`tls_mode` enabled), else `off`:
+  without TLS there are no certificates to decide by, and `off` leaves every user alone.
+* `set unmatched leave` where the database asks for `default_user`: clients whose certificate maps
+  to nobody stay the default user, as on Redis Enterprise. Otherwise they are refused.
+* A user with several ACLs on a database gets each as a selector: what any one of them allows.
+"""
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+
+from control import core
+from control.ca import Trust
+from control.records import Cluster, Database, Subject, User
+
+RESERVED = "certauth"  # users of the module, of bootstrap files and of the topologies
+RULE = re.compile(
+    r"[+-]@?[\w.|-]+|~\S+|%(?:R|W|RW|WR)~\S+|&\S+|"
+    r"allkeys|resetkeys|allchannels|resetchannels|allcommands|nocommands|clearselectors",
+    re.IGNORECASE | re.ASCII,
+)
+
+
+# ---- Databases ----
+
+
+def database_lines(database: Database, trust: Trust) -> frozenset[str]:
+    """The lines that a database has whoever its users are."""
+    lines = [
+        f"set enforce {'on' if database.tls_mode == 'enabled' else 'off'}",
+        f"set gate {database.client_cert_subject_validation_type}",
+        f"set unmatched {'leave' if database.default_user else 'refuse'}",
+    ]
+    if database.tls_mode == "enabled":
+        required = database.enforce_client_authentication == "enabled"
+        lines.append(f"set tls-client-auth {'yes' if required else 'optional'}")
+    if not database.default_user:
+        lines.append("user default adopt off")
+    return _canonical([*lines, *_gate(database.authorized_subjects), *_trust(trust)])
+
+
+def user_lines(user: User, acls: Sequence[str]) -> frozenset[str]:
+    """The lines of one user on one database, where its roles are given `acls`; none without a
+    certificate or without an ACL."""
+    if user.auth_method != "certificate" or not acls:
+        return frozenset()
+    bind = f"bind subject {core.quote(user.certificate_subject_line)} {core.quote(user.name)}"
+    return _canonical([bind, f"user {core.quote(user.name)} on {_rules(acls)}"])
+
+
+def _rules(acls: Sequence[str]) -> str:
+    different = list(dict.fromkeys(" ".join(acl.split()) for acl in acls))
+    if len(different) == 1:
+        rules = split_acl(different[0])
+    else:
+        rules = [rule for acl in different for rule in _selectors(split_acl(acl))]
+    return " ".join(core.quote(rule) for rule in rules)
+
+
+def _selectors(rules: Sequence[str]) -> list[str]:
+    """An ACL as selectors: its own rules as one, and the selectors that it already has."""
+    own = " ".join(rule for rule in rules if not _special(rule))
+    return ([f"({own})"] if own else []) + [rule for rule in rules if rule.startswith("(")]
+
+
+def _special(rule: str) -> bool:
+    return rule.startswith("(") or rule.lower() == "clearselectors"
+
+
+def split_acl(text: str) -> list[str]:
+    """The rules of a Redis ACL's text, a selector being one rule. Raises ValueError naming the rule
+    that an ACL cannot hold: an ACL says what may be done, never how one logs in."""
+    rules: list[str] = []
+    for part in re.findall(r"\([^()]*\)|\S+", text):
+        if part.startswith("(") and part.endswith(")"):
+            inner = [_checked(rule) for rule in part[1:-1].split()]
+            if any(_special(rule) for rule in inner) or not inner:
+                raise ValueError(
+                    f"'{_shown(part)}' is no selector: it holds rules, and no other selector"
+                )
+            rules.append(f"({' '.join(inner)})")
+        else:
+            rules.append(_checked(part))
+    if not rules:
+        raise ValueError("there is no rule in it")
+    return rules
+
+
+def _shown(rule: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in rule)[:80]
+
+
+def _checked(rule: str) -> str:
+    if not RULE.fullmatch(rule) or "(" in rule or ")" in rule or not rule.isprintable():
+        raise ValueError(
+            f"'{_shown(rule)}' is no rule of an ACL: those are +command, -command, +@category, "
+            "-@category, ~key, %R~key, %W~key, %RW~key, &channel, resetchannels, (selector), "
+            "clearselectors"
+        )
+    return rule
+
+
+# ---- The REST API ----
+
+
+def rest_lines(cluster: Cluster, trust: Trust, users: Iterable[User]) -> frozenset[str]:
+    """The REST API's own policy, as far as it concerns one client: `users` are those whose subject
+    line is the one of the client's certificate, or that one the other way round (see `spellings`).
+    Other users' lines could not change what is decided, nor the hint that goes with it."""
+    lines = [
+        "set enforce on",
+        f"set gate {cluster.mtls_client_cert_subject_validation_type}",
+        *_gate(cluster.mtls_authorized_subjects),
+        *_trust(trust),
+    ]
+    for user in users:
+        lines.append(f"bind subject {core.quote(user.certificate_subject_line)} {user.uid}")
+    return _canonical(lines)
+
+
+def spellings(subject: str) -> tuple[str, str]:
+    """A canonical subject line, and the one with the same RDNs in the opposite order."""
+    rdns = re.findall(r"(?:\\.|[^,\\])+", subject)
+    return subject, ",".join(reversed(rdns))
+
+
+# ---- Parts of both ----
+
+
+def check_user(user: User) -> None:
+    """Raises core.CoreError where the name of a certificate user can be no ACL user's, or is one
+    that something else on a node has: binding a certificate to it would hand over its rights."""
+    if user.name == "default":
+        raise core.CoreError("'default' is the user of clients without a name: take another one")
+    if user.name.lower().startswith(RESERVED):
+        raise core.CoreError(f"names that start with '{RESERVED}' are this product's own on a node")
+    user_lines(user, ["-@all"])
+
+
+def check_acl(text: str) -> None:
+    """Raises ValueError, or core.CoreError, where the text is no ACL."""
+    core.canonical(f"user x on {_rules([text])}")
+
+
+def check_gate(subjects: Iterable[Subject]) -> None:
+    """Raises core.CoreError where an entry can fit no certificate that is let in."""
+    _canonical(_gate(subjects))
+
+
+def _gate(subjects: Iterable[Subject]) -> list[str]:
+    return [
+        " ".join(
+            ["allow", *(f"{kind}={core.quote(value)}" for kind, value in _attributes(subject))]
+        )
+        for subject in subjects
+    ]
+
+
+def _attributes(subject: Subject) -> list[tuple[str, str]]:
+    pairs = [("CN", subject.CN), *(("OU", unit) for unit in subject.OU)]
+    pairs += [("O", subject.O), ("L", subject.L), ("ST", subject.ST), ("C", subject.C)]
+    return [(kind, value) for kind, value in pairs if value]
+
+
+def _trust(trust: Trust) -> list[str]:
+    return [
+        f"{word} {base64.b64encode(der).decode()}"
+        for word, ders in (("ca", trust.cas), ("anchor", trust.anchors))
+        for der in ders
+    ]
+
+
+def _canonical(lines: Iterable[str]) -> frozenset[str]:
+    return frozenset(core.canonical(line) for line in lines)
+
+
+# ---- The digest, kept up to date line by line ----
+
+
+def digest_of(before: str, added: Iterable[str], removed: Iterable[str]) -> str:
+    """The digest of a policy after a change, from the one before it: "" for none. What
+    core.digest says of the whole set, in time that does not depend on the set's size."""
+    count, total = (int(before.split(":")[0]), int(before.split(":")[1], 16)) if before else (0, 0)
+    for sign, lines in ((1, added), (-1, removed)):
+        for line in lines:
+            count += sign
+            total += sign * int.from_bytes(hashlib.sha256(line.encode()).digest(), "big")
+    return f"{count}:{total % 2**256:064x}"

@@ -1,0 +1,161 @@
+"""What the control plane knows, as frozen records. The store keeps them, the policy reads them."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Validation = Literal["disabled", "san_cn", "full_subject"]
+Management = Literal[
+    "admin", "cluster_member", "cluster_viewer", "db_member", "db_viewer", "user_manager", "none"
+]
+TlsMode = Literal["enabled", "disabled", "replica_ssl"]
+Switch = Literal["enabled", "disabled"]
+AuthMethod = Literal["regular", "certificate"]
+
+TRUSTED_CA = "mtls_trusted_ca"
+API = "api"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One entry of an allow list, with Redis Enterprise's attribute names. "" means absent."""
+
+    CN: str
+    OU: tuple[str, ...] = ()
+    O: str = ""  # noqa: E741
+    L: str = ""
+    ST: str = ""
+    C: str = ""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The settings of the control plane itself."""
+
+    name: str
+    identifier: str  # random, made by init: the owner that nodes are stamped with
+    created: int  # seconds since 1970
+    mtls_certificate_authentication: bool = False
+    mtls_client_cert_subject_validation_type: Validation = "disabled"
+    mtls_authorized_subjects: tuple[Subject, ...] = ()
+    control_plane_basic_authentication: bool = True
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A certificate of the cluster, by its name in the REST API."""
+
+    name: str
+    certificate: str  # PEM, one or several
+    key: str = ""  # PEM; never leaves the control plane
+
+
+@dataclass(frozen=True)
+class Role:
+    uid: int
+    name: str
+    management: Management
+
+
+@dataclass(frozen=True)
+class RedisAcl:
+    uid: int
+    name: str
+    acl: str
+
+
+@dataclass(frozen=True)
+class User:
+    uid: int
+    name: str
+    auth_method: AuthMethod
+    role_uids: tuple[int, ...]
+    email: str = ""
+    certificate_subject_line: str = ""  # canonical RFC 4514; "" for regular users
+    password_hash: str = ""  # argon2; "" for certificate users
+    password_issued: int = 0  # seconds since 1970
+    last_login: int = 0  # seconds since 1970; 0: never
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a server listens. `dns_name` is also the name that its certificate must show."""
+
+    addr: tuple[str, ...]
+    port: int
+    dns_name: str = ""
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Names or addresses to connect to, any of which will do."""
+        return self.addr or (self.dns_name,)
+
+
+@dataclass(frozen=True)
+class RolePermission:
+    role_uid: int
+    redis_acl_uid: int
+
+
+@dataclass(frozen=True)
+class Database:
+    """A Redis or Valkey deployment that runs somewhere, and who may do what on it."""
+
+    uid: int
+    name: str
+    endpoints: tuple[Endpoint, ...] = ()
+    tls_mode: TlsMode = "disabled"
+    enforce_client_authentication: Switch = "enabled"
+    client_cert_subject_validation_type: Validation = "disabled"
+    authorized_subjects: tuple[Subject, ...] = ()
+    authentication_ssl_client_certs: tuple[str, ...] = ()  # PEM
+    roles_permissions: tuple[RolePermission, ...] = ()
+    default_user: bool = False
+    tls_server_ca: str = ""  # PEM; "": the control plane's own CA
+    deleting: bool = False  # the nodes are being detached
+
+
+@dataclass(frozen=True)
+class Target:
+    """The policy that the nodes of a database are to hold."""
+
+    generation: int
+    digest: str  # as CERTAUTH.POLICY shows it
+
+
+@dataclass(frozen=True)
+class Change:
+    """One generation of a policy: what it added to the one before it, and what it took away."""
+
+    generation: int
+    digest: str  # of the policy after it
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Node:
+    """What the sync worker last saw of one server."""
+
+    bdb_uid: int
+    address: str  # host:port
+    generation: int
+    in_step: bool  # holds the database's policy
+    error: str = ""  # why it is behind, for a person
+    detail: str = ""  # server and module version, role in its topology
+
+
+BUILTIN_ROLES = (
+    Role(1, "Admin", "admin"),
+    Role(2, "Cluster Member", "cluster_member"),
+    Role(3, "Cluster Viewer", "cluster_viewer"),
+    Role(4, "DB Member", "db_member"),
+    Role(5, "DB Viewer", "db_viewer"),
+    Role(6, "None", "none"),
+    Role(7, "User Manager", "user_manager"),
+)
+FULL_ACCESS = RedisAcl(1, "Full Access", "+@all ~* &*")
+FIRST_ACLS = (
+    FULL_ACCESS,
+    RedisAcl(2, "Read Only", "+@read ~*"),
+    RedisAcl(3, "Not Dangerous", "+@all -@dangerous ~*"),
+)

@@ -1,0 +1,237 @@
+"""The control plane as a service: its folder, its settings, `init` and `serve`.
+
+HOME/certauth.toml     settings, optional
+HOME/control.db        what it knows (unless `database` says otherwise)
+HOME/ca.crt, .key      its own CA: of its certificates, and of whatever an operator issues with it
+HOME/control.crt, .key what it shows to nodes
+HOME/bootstrap         what nodes take as `loadmodule … bootstrap FILE`: who writes their policy
+"""
+
+import base64
+import os
+import signal
+import ssl
+import threading
+import time
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+
+from control import ca, core
+from control.app import create_app, init_cluster
+from control.errors import Refusal
+from control.records import API, Certificate
+from control.server import Listen, Server, peer_cert
+from control.store import Store
+from control.sync import Identity, Worker
+
+CA_LIFETIME = timedelta(days=3650)
+LIFETIME = timedelta(days=90)  # of our own certificates; renewed at two thirds
+CHECK = 3600.0  # seconds between two looks at their age
+# What it takes to write a policy and to see what came of it. Who writes one makes ACL users, so the
+# module asks for `acl|setuser`; keys and all other commands are not the control plane's business.
+CONTROL_RULES = (
+    "on resetpass +acl|setuser +acl|list +certauth.policy +certauth.log +certauth.sessions "
+    "+certauth.explain +certauth.whoami +info +ping"
+)
+
+
+class ServiceError(Exception):
+    """Why it does not start, in one line, for the person who typed the command."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Where it lives and listens. `database` is a URL as SQLAlchemy reads it."""
+
+    home: Path
+    host: str = "0.0.0.0"  # noqa: S104 (an API is there to be reached)
+    port: int = 9443
+    database: str = ""
+
+    @property
+    def url(self) -> str:
+        return self.database or f"sqlite:///{self.home / 'control.db'}"
+
+    @property
+    def identity(self) -> Identity:
+        return Identity(self.home / "control.crt", self.home / "control.key")
+
+
+SETTINGS = ("host", "port", "database")
+
+
+def load_config(home: Path, environment: Mapping[str, str] = os.environ) -> Config:
+    """HOME/certauth.toml, then CERTAUTH_HOST, CERTAUTH_PORT and CERTAUTH_DATABASE over it. Raises
+    ServiceError naming the setting that is wrong."""
+    path = home / "certauth.toml"
+    try:
+        found = tomllib.loads(path.read_text()) if path.exists() else {}
+    except (tomllib.TOMLDecodeError, OSError) as error:
+        raise ServiceError(f"{path}: {error}") from error
+    for name in found.keys() - set(SETTINGS):
+        raise ServiceError(f"{path}: no setting '{name}'; there are {', '.join(SETTINGS)}")
+    for name in SETTINGS:
+        value = environment.get(f"CERTAUTH_{name.upper()}")
+        if value is not None:
+            found[name] = int(value) if name == "port" and value.isdecimal() else value
+    for name, kind in (("host", str), ("port", int), ("database", str)):
+        if name in found and not isinstance(found[name], kind):
+            raise ServiceError(f"setting '{name}': {found[name]!r} is no {kind.__name__}")
+    return replace(Config(home.absolute()), **found)
+
+
+# ---- init ----------------------------------------------------------------------------------------
+
+
+def init(config: Config, name: str, admin: str, password: str, names: Sequence[str]) -> None:
+    """Makes the folder: the CA, our certificates, the first administrator. `names` are those under
+    which the API is reached. Raises ServiceError; what was there is never overwritten."""
+    try:
+        config.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if (config.home / "ca.key").exists():
+            raise ServiceError(f"{config.home} holds a control plane already")
+        authority = ca.new_ca([("O", name), ("CN", "redis-certauth CA")], CA_LIFETIME)
+        _administrator(config, name, admin, password, _api_certificate(authority, names))
+        control = ca.issue(
+            authority, [("O", name), ("CN", "control")], client=True, lifetime=LIFETIME
+        )
+        for file, issued in (("control", control), ("ca", authority)):
+            ca.write_private(config.home / f"{file}.key", issued.key)
+            (config.home / f"{file}.crt").write_text(issued.certificate)
+        (config.home / "bootstrap").write_text(bootstrap(authority, control))
+    except OSError as error:
+        raise ServiceError(f"cannot write {error.filename}: {error.strerror}") from error
+
+
+def _api_certificate(authority: ca.Issued, names: Sequence[str]) -> Certificate:
+    subject = [("CN", names[0])]
+    issued = ca.issue(authority, subject, server_names=names, lifetime=LIFETIME)
+    return Certificate(API, issued.certificate + authority.certificate, issued.key)
+
+
+def _administrator(config: Config, name: str, admin: str, password: str, api: Certificate) -> None:
+    store = Store(config.url)
+    try:
+        init_cluster(store, name, admin, password)
+        store.put_certificates([api])
+    except Refusal as error:
+        raise ServiceError(error.description) from error
+    finally:
+        store.close()
+
+
+def ca_line(certificate: str) -> str:
+    """The policy line of a CA, whose certificate is PEM."""
+    return f"ca {base64.b64encode(ssl.PEM_cert_to_DER_cert(certificate)).decode()}"
+
+
+def bootstrap(authority: ca.Issued, control: ca.Issued) -> str:
+    """What counts on a node whatever its policy says. By key, which outlives the certificate."""
+    key = core.identity(control.certificate.encode()).key
+    lines = (
+        "# Who writes this node's policy: the control plane, known by its key.",
+        ca_line(authority.certificate),
+        f"bind key {key} certauth-control",
+        f"user certauth-control {CONTROL_RULES}",
+    )
+    return "\n".join(lines) + "\n"
+
+
+# ---- serve ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def running(config: Config) -> Iterator[Server]:
+    """The control plane at work: API and sync. Raises ServiceError, then nothing was started."""
+    if not (config.home / "ca.crt").exists():
+        raise ServiceError(f"{config.home} holds no control plane: run `redis-certauth init` first")
+    store = Store(config.url)
+    try:
+        renew(config, store)
+        api = store.certificates()[API]
+        listen = Listen(config.host, config.port)
+        front = Server(
+            create_app(store, peer_cert), listen, api.certificate.encode(), api.key.encode()
+        )
+        front.start()
+    except OSError as error:
+        store.close()
+        where = f"{config.host}:{config.port}"
+        raise ServiceError(f"cannot listen on {where}: {error.strerror}") from error
+    worker = Worker(store, config.identity, (config.home / "ca.crt").read_text())
+    keeper = _Keeper(config, store, front)
+    worker.start()
+    keeper.start()
+    try:
+        yield front
+    finally:
+        front.stop()
+        keeper.stop()
+        worker.stop()
+        store.close()
+
+
+class _Keeper(threading.Thread):
+    """Shows the API's certificate of the moment, and renews ours before they end."""
+
+    def __init__(self, config: Config, store: Store, front: Server) -> None:
+        super().__init__(name="keeper", daemon=True)
+        self._config, self._store, self._front = config, store, front
+        self._shown = store.certificates().get(API)
+        self._wake, self._stopping = threading.Event(), False
+
+    def run(self) -> None:
+        self._store.listen(self._wake.set)
+        checked = time.monotonic()
+        while not self._stopping:
+            self._wake.wait(CHECK)
+            self._wake.clear()
+            if time.monotonic() > checked + CHECK:
+                renew(self._config, self._store)
+                checked = time.monotonic()
+            self._show()
+
+    def _show(self) -> None:
+        api = self._store.certificates().get(API)
+        if api and api != self._shown:
+            self._front.replace_certificate(api.certificate.encode(), api.key.encode())
+            self._shown = api
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._wake.set()
+        self.join()
+
+
+def renew(config: Config, store: Store) -> None:
+    """Renews what our own CA has issued to us, with the same keys, at two thirds of its life. A
+    certificate of the API that an administrator has put there is theirs to renew."""
+    authority = ca.Issued(
+        (config.home / "ca.crt").read_text(), (config.home / "ca.key").read_text()
+    )
+    file = config.identity.certificate
+    if _old(file.read_text()):
+        key = config.identity.key.read_text()
+        ca.write_private(file, ca.renew(authority, ca.Issued(file.read_text(), key), LIFETIME))
+    api = store.certificates().get(API)
+    if api and _old(api.certificate) and authority.certificate in api.certificate:
+        renewed = ca.renew(authority, ca.Issued(api.certificate, api.key), LIFETIME)
+        store.put_certificates([replace(api, certificate=renewed + authority.certificate)])
+
+
+def _old(certificate: str) -> bool:
+    found = core.identity(certificate.encode())
+    return time.time() > found.not_before + (found.not_after - found.not_before) * 2 / 3
+
+
+def serve(config: Config) -> None:
+    """Runs until SIGINT or SIGTERM."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with running(config):
+        stop.wait()

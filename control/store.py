@@ -1,0 +1,908 @@
+"""The control plane's state: the only file that knows SQL.
+
+SQLite by default (WAL, one writer at a time by BEGIN IMMEDIATE), PostgreSQL by its URL. Every
+change is one transaction that holds the rows and, for each database whose policy they change, its
+next generation: the lines themselves (`policy_lines`), what was added and removed (`policy_log`),
+the new digest. Nothing is written where the lines stay the same.
+
+Each transaction that changes rows also counts up `cluster.revision`, whose row is the lock that
+serialises writers on PostgreSQL. Readers keep what they read in memory for as long as that number
+stays: it is read for every request, so that other processes on the same database are seen.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from pydantic import TypeAdapter
+
+from control import ca, policy
+from control.errors import conflict, invalid, missing, refused
+from control.records import (
+    BUILTIN_ROLES,
+    FIRST_ACLS,
+    TRUSTED_CA,
+    AuthMethod,
+    Certificate,
+    Change,
+    Cluster,
+    Database,
+    Endpoint,
+    Node,
+    RedisAcl,
+    Role,
+    RolePermission,
+    Subject,
+    Target,
+    User,
+)
+
+Record = TypeVar("Record", User, Role, RedisAcl, Database)
+Kind = type[User] | type[Role] | type[RedisAcl] | type[Database]
+AnyRecord = User | Role | RedisAcl | Database
+Known = TypeVar("Known")
+
+LOG = 10_000  # generations of a policy that are kept: a node further behind gets the whole policy
+MEMORY = 2_000  # answers kept in memory
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+class Json(sa.types.TypeDecorator[Any]):
+    """Frozen records in a text column, read back as what they were."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def __init__(self, kind: Any) -> None:
+        super().__init__()
+        self.kind = kind
+        self._adapter: TypeAdapter[Any] = TypeAdapter(kind)
+
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> str:
+        return self._adapter.dump_json(value).decode()
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> Any:
+        return self._adapter.validate_json(value)
+
+
+metadata = sa.MetaData()
+
+
+def _table(name: str, *parts: sa.schema.SchemaItem) -> sa.Table:
+    return sa.Table(name, metadata, *parts)
+
+
+def _text(name: str) -> "sa.Column[Any]":
+    return sa.Column(name, sa.Text, nullable=False)
+
+
+def _number(name: str, *parts: Any, **options: Any) -> "sa.Column[Any]":
+    return sa.Column(name, sa.BigInteger, *parts, nullable=False, **options)
+
+
+def _flag(name: str) -> "sa.Column[Any]":
+    return sa.Column(name, sa.Boolean, nullable=False)
+
+
+def _json(name: str, kind: Any) -> "sa.Column[Any]":
+    return sa.Column(name, Json(kind), nullable=False)
+
+
+def _uid() -> "sa.Column[Any]":
+    return _number("uid", primary_key=True, autoincrement=False)
+
+
+def _of(column: str, name: str, on_delete: str) -> "sa.Column[Any]":
+    return _number(name, sa.ForeignKey(column, ondelete=on_delete))
+
+
+def _unique_unless_empty(name: str, column: str) -> sa.Index:
+    filled = sa.text(f"{column} <> ''")
+    return sa.Index(name, column, unique=True, sqlite_where=filled, postgresql_where=filled)
+
+
+cluster_table = _table(
+    "cluster",
+    _number("id", primary_key=True, autoincrement=False),
+    _number("revision"),
+    _text("name"),
+    _text("identifier"),
+    _number("created"),
+    _flag("mtls_certificate_authentication"),
+    _text("mtls_client_cert_subject_validation_type"),
+    _json("mtls_authorized_subjects", tuple[Subject, ...]),
+    _flag("control_plane_basic_authentication"),
+)
+counters = _table("counters", sa.Column("name", sa.Text, primary_key=True), _number("last"))
+certificates = _table(
+    "certificates", sa.Column("name", sa.Text, primary_key=True), _text("certificate"), _text("key")
+)
+roles = _table("roles", _uid(), _text("name"), _text("management"), sa.UniqueConstraint("name"))
+redis_acls = _table("redis_acls", _uid(), _text("name"), _text("acl"), sa.UniqueConstraint("name"))
+users = _table(
+    "users",
+    _uid(),
+    _text("name"),
+    _text("auth_method"),
+    _text("email"),
+    _text("certificate_subject_line"),
+    _text("password_hash"),
+    _number("password_issued"),
+    _number("last_login"),
+    sa.UniqueConstraint("name"),
+    _unique_unless_empty("users_email", "email"),
+    _unique_unless_empty("users_subject", "certificate_subject_line"),
+)
+user_roles = _table(
+    "user_roles",
+    _of("users.uid", "user_uid", "CASCADE"),
+    _of("roles.uid", "role_uid", "RESTRICT"),
+    sa.PrimaryKeyConstraint("user_uid", "role_uid"),
+    sa.Index("user_roles_role", "role_uid"),
+)
+bdbs = _table(
+    "bdbs",
+    _uid(),
+    _text("name"),
+    _json("endpoints", tuple[Endpoint, ...]),
+    _text("tls_mode"),
+    _text("enforce_client_authentication"),
+    _text("client_cert_subject_validation_type"),
+    _json("authorized_subjects", tuple[Subject, ...]),
+    _json("authentication_ssl_client_certs", tuple[str, ...]),
+    _flag("default_user"),
+    _text("tls_server_ca"),
+    _flag("deleting"),
+    _number("generation"),
+    _text("digest"),
+)
+roles_permissions = _table(
+    "roles_permissions",
+    _of("bdbs.uid", "bdb_uid", "CASCADE"),
+    _number("position"),
+    _of("roles.uid", "role_uid", "CASCADE"),
+    _of("redis_acls.uid", "redis_acl_uid", "RESTRICT"),
+    sa.PrimaryKeyConstraint("bdb_uid", "position"),
+    sa.Index("roles_permissions_role", "role_uid"),
+    sa.Index("roles_permissions_acl", "redis_acl_uid"),
+)
+# `owner` is the user that a line is for, 0 for the database's own.
+policy_lines = _table(
+    "policy_lines",
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    _of("bdbs.uid", "bdb_uid", "CASCADE"),
+    _number("owner"),
+    _text("line"),
+    sa.Index("policy_lines_owner", "owner", "bdb_uid"),
+    sa.Index("policy_lines_bdb", "bdb_uid"),
+)
+policy_log = _table(
+    "policy_log",
+    _of("bdbs.uid", "bdb_uid", "CASCADE"),
+    _number("generation"),
+    _text("digest"),
+    _json("added", tuple[str, ...]),
+    _json("removed", tuple[str, ...]),
+    sa.PrimaryKeyConstraint("bdb_uid", "generation"),
+)
+nodes = _table(
+    "nodes",
+    _of("bdbs.uid", "bdb_uid", "CASCADE"),
+    _text("address"),
+    _number("generation"),
+    _flag("in_step"),
+    _text("error"),
+    _text("detail"),
+    sa.PrimaryKeyConstraint("bdb_uid", "address"),
+)
+
+TABLES: dict[Kind, sa.Table] = {User: users, Role: roles, RedisAcl: redis_acls, Database: bdbs}
+NOUNS: dict[Kind, str] = {User: "user", Role: "role", RedisAcl: "redis_acl", Database: "bdb"}
+
+
+class Store:
+    """Opens the database at `url` (sqlite:///path or postgresql://…), making its tables, or
+    bringing them up to date. One for each process; safe to use from any thread."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = _engine(sa.make_url(url))
+        self._writer = self._engine.execution_options(writer=True)
+        if self._engine.dialect.name == "postgresql":
+            self._engine = self._engine.execution_options(isolation_level="REPEATABLE READ")
+        self._memory: tuple[int, dict[Any, Any]] = (-1, {})
+        self._listeners: list[Callable[[], None]] = []
+        self._migrate()
+        if self.revision():
+            with self._write() as connection:  # lines may be written otherwise since an upgrade
+                self._refresh(connection, self._all_databases(connection))
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def listen(self, changed: Callable[[], None]) -> None:
+        """`changed` is called, in the thread of whoever made it, after each committed change."""
+        self._listeners.append(changed)
+
+    # ---- Reading ----
+
+    def revision(self) -> int:
+        """Counts the changes; 0 before `initialise`."""
+        with self._engine.connect() as connection:
+            row = connection.exec_driver_sql("SELECT revision FROM cluster").first()
+        return int(row[0]) if row else 0
+
+    def recall(self, key: object, make: Callable[[], Known]) -> Known:
+        """What `make` says, remembered until the next change. That nothing was found is not
+        remembered: strangers may ask for anything."""
+        revision, known = self._memory[0], self._memory[1]
+        now = self.revision()
+        if revision != now or len(known) > MEMORY:
+            known = {}
+            self._memory = (now, known)
+        if key in known:
+            remembered: Known = known[key]
+            return remembered
+        made = make()
+        if made:
+            # Into the memory of the revision that was read first: a change in between starts a new
+            # one, so that nothing old is ever found there.
+            known[key] = made
+        return made
+
+    def cluster(self) -> Cluster:
+        def load() -> Cluster:
+            with self._engine.connect() as connection:
+                return _cluster(connection)
+
+        return self.recall("cluster", load)
+
+    def get(self, kind: type[Record], uid: int) -> Record:
+        """The record with this uid. Raises Refusal 404."""
+        found: Record = self.recall((kind, uid), lambda: self._one(kind, uid))
+        return found
+
+    def all(self, kind: type[Record]) -> tuple[Record, ...]:
+        """All records of a kind, by uid."""
+        with self._engine.connect() as connection:
+            return _records(connection, kind)
+
+    def user_by_login(self, login: str) -> User | None:
+        """The user of this name or, where nobody has it, of this e-mail address."""
+
+        def load() -> User | None:
+            with self._engine.connect() as connection:
+                named = _records(connection, User, users.c.name == login)
+                return next(iter(named or _records(connection, User, users.c.email == login)), None)
+
+        return self.recall(("login", login), load) if login else None
+
+    def users_by_subject(self, subjects: Sequence[str]) -> tuple[User, ...]:
+        """The users with one of these canonical subject lines."""
+
+        def load() -> tuple[User, ...]:
+            with self._engine.connect() as connection:
+                lines = [line for line in subjects if line]
+                where = users.c.certificate_subject_line.in_(lines)
+                return _records(connection, User, where)
+
+        return self.recall(("subjects", *subjects), load)
+
+    def roles_of(self, user: User) -> tuple[Role, ...]:
+        """The roles that a user holds, as far as they exist."""
+        known = self.recall("roles", lambda: self.all(Role))
+        return tuple(role for role in known if role.uid in user.role_uids)
+
+    def certificates(self) -> dict[str, Certificate]:
+        """The cluster's certificates by name."""
+
+        def load() -> dict[str, Certificate]:
+            with self._engine.connect() as connection:
+                return _certificates(connection)
+
+        return self.recall("certificates", load)
+
+    def trust(self) -> ca.Trust:
+        """What `mtls_trusted_ca` admits; nothing where it is not there."""
+
+        def load() -> ca.Trust:
+            with self._engine.connect() as connection:
+                return _cluster_trust(connection)
+
+        return self.recall("trust", load)
+
+    def not_synced(self, bdb_uid: int) -> tuple[User, ...]:
+        """Users with rights on a database that have no certificate, so no line there either."""
+        with self._engine.connect() as connection:
+            granted = (user for user, _ in _grants(connection, bdb_uid, None, "regular"))
+            return tuple(granted)
+
+    # ---- Changing ----
+
+    def initialise(self, cluster: Cluster, administrator: User) -> None:
+        """Makes the cluster, its built-in roles and ACLs, and its first administrator."""
+        if self.revision():
+            raise refused("already_initialised", "this control plane was initialised before")
+        with self._transaction() as connection:
+            values = _values(cluster_table, cluster)
+            connection.execute(sa.insert(cluster_table).values(id=1, revision=1, **values))
+            for record in (*BUILTIN_ROLES, *FIRST_ACLS, administrator):
+                _insert(connection, record)
+
+    def create(self, record: Record, dry_run: bool = False) -> Record:
+        """Adds a record; its uid is chosen where it is 0. Raises Refusal."""
+        with self._write(dry_run) as connection:
+            if record.uid and _exists(connection, type(record), record.uid):
+                noun = NOUNS[type(record)]
+                raise conflict("uid_exists", f"there is already a {noun} with uid {record.uid}")
+            uid = record.uid or _next_uid(connection, type(record))
+            made: Record = replace(record, uid=uid)
+            _check(connection, made, None)
+            _insert(connection, made)
+            self._follow(connection, made)
+        return made
+
+    def update(
+        self,
+        kind: type[Record],
+        uid: int,
+        change: Callable[[Record], Record],
+        dry_run: bool = False,
+    ) -> Record:
+        """Puts what `change` makes of a record in its place. Raises Refusal."""
+        with self._write(dry_run) as connection:
+            before = _find(connection, kind, uid)
+            changed = change(before)
+            _check(connection, changed, before)
+            table = TABLES[kind]
+            values = _values(table, changed)
+            connection.execute(sa.update(table).where(table.c.uid == uid).values(**values))
+            _link(connection, changed)
+            self._follow(connection, changed)
+            _check_administrators(connection)
+        return changed
+
+    def delete(self, kind: type[Record], uid: int) -> None:
+        """Removes a record. Raises Refusal. A database is only marked: its nodes are to be detached
+        first, see `forget_database`."""
+        if issubclass(kind, Database):
+            self.update(Database, uid, lambda database: replace(database, deleting=True))
+            return
+        with self._write() as connection:
+            record = _find(connection, kind, uid)
+            _check_unused(connection, record)
+            table = TABLES[kind]
+            connection.execute(sa.delete(table).where(table.c.uid == uid))
+            self._follow(connection, record)
+            _check_administrators(connection)
+
+    def configure(self, change: Callable[[Cluster], Cluster], dry_run: bool = False) -> Cluster:
+        """Puts what `change` makes of the cluster's settings in their place. Raises Refusal."""
+        with self._write(dry_run) as connection:
+            before = _cluster(connection)
+            changed = change(before)
+            if changed.mtls_certificate_authentication > before.mtls_certificate_authentication:
+                _check_trusted_ca(connection)
+            connection.execute(sa.update(cluster_table).values(**_values(cluster_table, changed)))
+            _check_administrators(connection)
+        return changed
+
+    def put_certificates(self, put: Iterable[Certificate], dry_run: bool = False) -> None:
+        """Installs certificates of the cluster, all or none."""
+        with self._write(dry_run) as connection:
+            for certificate in put:
+                _delete_certificate(connection, certificate.name)
+                values = _values(certificates, certificate)
+                connection.execute(sa.insert(certificates).values(**values))
+            self._certificates_changed(connection)
+
+    def delete_certificate(self, name: str) -> None:
+        """Removes a certificate of the cluster. Raises Refusal 404."""
+        with self._write() as connection:
+            if not _delete_certificate(connection, name):
+                raise missing(f"certificate '{name}'")
+            self._certificates_changed(connection)
+
+    def logged_in(self, uid: int, now: int) -> None:
+        """Remembers when a user last logged in."""
+        with self._write() as connection:
+            where = users.c.uid == uid
+            connection.execute(sa.update(users).where(where).values(last_login=now))
+
+    # ---- Policies, for the sync worker ----
+
+    def target(self, bdb_uid: int) -> Target:
+        """What the nodes of a database are to hold. Raises Refusal 404."""
+
+        def load() -> Target:
+            with self._engine.connect() as connection:
+                return _target(connection, bdb_uid)
+
+        return self.recall(("target", bdb_uid), load)
+
+    def policy(self, bdb_uid: int) -> tuple[Target, tuple[str, ...]]:
+        """The whole policy of a database, read at one moment. Raises Refusal 404."""
+        with self._engine.connect() as connection:
+            target = _target(connection, bdb_uid)
+            where = policy_lines.c.bdb_uid == bdb_uid
+            lines = connection.scalars(sa.select(policy_lines.c.line).where(where))
+            return target, tuple(sorted(lines))
+
+    def changes(self, bdb_uid: int, generation: int, digest: str) -> tuple[Change, ...] | None:
+        """What led from a generation that a node says it holds, with its digest, to the target.
+        None where that is no generation of this policy, or one too old: then the node needs the
+        whole policy. Generation 0 is the empty policy."""
+        log = policy_log.c
+        with self._engine.connect() as connection:
+            target = _target(connection, bdb_uid)
+            where = (log.bdb_uid == bdb_uid) & (log.generation >= generation)
+            rows = connection.execute(sa.select(policy_log).where(where).order_by(log.generation))
+            found = [Change(r.generation, r.digest, r.added, r.removed) for r in rows]
+        if generation and (not found or found[0].generation != generation):
+            return None
+        if generation and found.pop(0).digest != digest:
+            return None
+        reached = len(found) == target.generation - generation
+        return tuple(found) if reached else None
+
+    def nodes(self, bdb_uid: int) -> tuple[Node, ...]:
+        """What is known of the servers of a database, by address."""
+        with self._engine.connect() as connection:
+            where = nodes.c.bdb_uid == bdb_uid
+            rows = connection.execute(sa.select(nodes).where(where).order_by(nodes.c.address))
+            return tuple(Node(**row._mapping) for row in rows)
+
+    def report(self, bdb_uid: int, found: Sequence[Node]) -> None:
+        """Replaces what is known of the servers of a database. Writes nothing where that is the
+        same already, or where the database is gone."""
+        if tuple(sorted(found, key=lambda node: node.address)) == self.nodes(bdb_uid):
+            return
+        with self._transaction() as connection:
+            if not _exists(connection, Database, bdb_uid):
+                return
+            connection.execute(sa.delete(nodes).where(nodes.c.bdb_uid == bdb_uid))
+            for node in found:
+                connection.execute(sa.insert(nodes).values(**_values(nodes, node)))
+
+    def forget_database(self, uid: int) -> None:
+        """Removes a database whose nodes are detached, or will never come back."""
+        with self._write() as connection:
+            connection.execute(sa.delete(bdbs).where(bdbs.c.uid == uid))
+
+    # ---- Transactions ----
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        with self._writer.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def _write(self, dry_run: bool = False) -> Iterator[sa.Connection]:
+        """A change of rows. `dry_run` does all of it, then nothing."""
+        with self._transaction() as connection:
+            counted = cluster_table.c.revision + 1
+            done = connection.execute(sa.update(cluster_table).values(revision=counted))
+            if done.rowcount != 1:
+                raise refused("not_initialised", "run `redis-certauth init` first")
+            yield connection
+            if dry_run:
+                connection.rollback()
+        if not dry_run:
+            for changed in self._listeners:
+                changed()
+
+    def _migrate(self) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+        with self._transaction() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    def _one(self, kind: type[Record], uid: int) -> Record:
+        with self._engine.connect() as connection:
+            return _find(connection, kind, uid)
+
+    # ---- From rows to lines ----
+
+    def _follow(self, connection: sa.Connection, record: AnyRecord) -> None:
+        """Brings the policies up to date that depend on a record that changed."""
+        granted = roles_permissions.c
+        if isinstance(record, User):
+            self._refresh(connection, _databases_of(connection, record.uid), record.uid)
+        elif isinstance(record, Database):
+            self._refresh(connection, [record.uid])
+        elif isinstance(record, RedisAcl):
+            where = granted.redis_acl_uid == record.uid
+            found = connection.scalars(sa.select(granted.bdb_uid).where(where).distinct())
+            self._refresh(connection, list(found))
+
+    def _certificates_changed(self, connection: sa.Connection) -> None:
+        self._refresh(connection, self._all_databases(connection), 0)
+        _check_administrators(connection)
+
+    def _all_databases(self, connection: sa.Connection) -> list[int]:
+        return list(connection.scalars(sa.select(bdbs.c.uid).order_by(bdbs.c.uid)))
+
+    def _refresh(
+        self, connection: sa.Connection, uids: Iterable[int], owner: int | None = None
+    ) -> None:
+        """Makes the policy lines of these databases what the rows say: all of them, or those of one
+        user, or (0) the databases' own."""
+        for uid in uids:
+            kept = policy_lines.c
+            where = kept.bdb_uid == uid
+            if owner is not None:
+                where &= kept.owner == owner
+            before = {
+                (row.owner, row.line): row.id
+                for row in connection.execute(sa.select(policy_lines).where(where))
+            }
+            after = _lines(connection, uid, owner)
+            added = sorted(after - before.keys())
+            removed = sorted(before.keys() - after)
+            if added or removed:
+                ids = [{"gone": before[line]} for line in removed]
+                _replace_lines(connection, uid, added, ids)
+                _log(connection, uid, [line for _, line in added], [line for _, line in removed])
+
+
+# ---- The database ----
+
+
+def _engine(url: sa.URL) -> sa.Engine:
+    if url.get_backend_name() != "sqlite":
+        return sa.create_engine(url, pool_size=20)
+    if not url.database or url.database == ":memory:":
+        raise ValueError("the store needs a file: sqlite:///path")
+    # The file holds private keys and password hashes; its journals get the mode that it has.
+    os.close(os.open(url.database, os.O_RDWR | os.O_CREAT, 0o600))
+    engine = sa.create_engine(url, pool_size=20, connect_args={"timeout": 10})
+    sa.event.listen(engine, "connect", _connected)
+    sa.event.listen(engine, "begin", _began)
+    return engine
+
+
+def _connected(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # transactions are begun below, never by the driver
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _began(connection: sa.Connection) -> None:
+    # A transaction that reads and then writes fails at once where another one wrote in between, so
+    # a writer takes the lock first.
+    writer = connection.get_execution_options().get("writer")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writer else "BEGIN")
+
+
+# ---- Rows and records ----
+
+
+def _values(table: sa.Table, record: Any) -> dict[str, Any]:
+    """A record's fields that have a column."""
+    names = record.__dataclass_fields__
+    return {column.name: getattr(record, column.name) for column in table.c if column.name in names}
+
+
+def _cluster(connection: sa.Connection) -> Cluster:
+    row = connection.execute(sa.select(cluster_table)).first()
+    if row is None:
+        raise refused("not_initialised", "run `redis-certauth init` first")
+    fields = {name: value for name, value in row._mapping.items() if name not in ("id", "revision")}
+    return Cluster(**fields)
+
+
+def _certificates(connection: sa.Connection) -> dict[str, Certificate]:
+    rows = connection.execute(sa.select(certificates).order_by(certificates.c.name))
+    return {row.name: Certificate(**row._mapping) for row in rows}
+
+
+def _cluster_trust(connection: sa.Connection) -> ca.Trust:
+    found = _certificates(connection).get(TRUSTED_CA)
+    return ca.read_trust(found.certificate) if found else ca.Trust()
+
+
+def _records(
+    connection: sa.Connection, kind: type[Record], where: "sa.ColumnElement[bool] | None" = None
+) -> tuple[Record, ...]:
+    """The records of a kind that fit, by uid."""
+    table = TABLES[kind]
+    query = sa.select(table).order_by(table.c.uid)
+    rows = connection.execute(query if where is None else query.where(where)).all()
+    linked = _linked(connection, kind, where)
+    fields = [dict(row._mapping) for row in rows]
+    for values in fields:
+        for name in ("generation", "digest") if kind is Database else ():
+            del values[name]
+        for name, found in linked.items():
+            values[name] = tuple(found.get(values["uid"], ()))
+    return tuple(kind(**values) for values in fields)
+
+
+def _linked(
+    connection: sa.Connection, kind: Kind, where: "sa.ColumnElement[bool] | None"
+) -> dict[str, dict[int, list[Any]]]:
+    """Field name → uid → what other tables hold of it."""
+    uids = sa.select(TABLES[kind].c.uid)
+    uids = uids if where is None else uids.where(where)
+    found: dict[int, list[Any]] = {}
+    if kind is User:
+        held = user_roles.c
+        query = sa.select(user_roles).where(held.user_uid.in_(uids)).order_by(held.role_uid)
+        for row in connection.execute(query):
+            found.setdefault(row.user_uid, []).append(row.role_uid)
+        return {"role_uids": found}
+    if kind is Database:
+        given = roles_permissions.c
+        query = sa.select(roles_permissions).where(given.bdb_uid.in_(uids)).order_by(given.position)
+        for row in connection.execute(query):
+            entry = RolePermission(row.role_uid, row.redis_acl_uid)
+            found.setdefault(row.bdb_uid, []).append(entry)
+        return {"roles_permissions": found}
+    return {}
+
+
+def _find(connection: sa.Connection, kind: type[Record], uid: int) -> Record:
+    found = _records(connection, kind, TABLES[kind].c.uid == uid)
+    if not found:
+        raise missing(f"{NOUNS[kind]} {uid}")
+    return found[0]
+
+
+def _exists(connection: sa.Connection, kind: Kind, uid: int) -> bool:
+    table = TABLES[kind]
+    return connection.scalar(sa.select(table.c.uid).where(table.c.uid == uid)) is not None
+
+
+def _next_uid(connection: sa.Connection, kind: Kind) -> int:
+    """A uid that no record of this kind ever had: logs and clients go on naming deleted ones."""
+    where = counters.c.name == NOUNS[kind]
+    return int(connection.scalar(sa.select(counters.c.last).where(where)) or 0) + 1
+
+
+def _insert(connection: sa.Connection, record: AnyRecord) -> None:
+    table, name = TABLES[type(record)], NOUNS[type(record)]
+    values = _values(table, record)
+    if isinstance(record, Database):
+        values |= {"generation": 0, "digest": ""}
+    connection.execute(sa.insert(table).values(**values))
+    last = max(_next_uid(connection, type(record)) - 1, record.uid)
+    connection.execute(sa.delete(counters).where(counters.c.name == name))
+    connection.execute(sa.insert(counters).values(name=name, last=last))
+    _link(connection, record)
+
+
+def _link(connection: sa.Connection, record: AnyRecord) -> None:
+    """Writes what other tables hold of a record."""
+    if isinstance(record, User):
+        connection.execute(sa.delete(user_roles).where(user_roles.c.user_uid == record.uid))
+        for role_uid in record.role_uids:
+            values = {"user_uid": record.uid, "role_uid": role_uid}
+            connection.execute(sa.insert(user_roles).values(**values))
+    if isinstance(record, Database):
+        where = roles_permissions.c.bdb_uid == record.uid
+        connection.execute(sa.delete(roles_permissions).where(where))
+        for position, given in enumerate(record.roles_permissions):
+            values = {"bdb_uid": record.uid, "position": position}
+            values |= {"role_uid": given.role_uid, "redis_acl_uid": given.redis_acl_uid}
+            connection.execute(sa.insert(roles_permissions).values(**values))
+
+
+def _delete_certificate(connection: sa.Connection, name: str) -> bool:
+    done = connection.execute(sa.delete(certificates).where(certificates.c.name == name))
+    return done.rowcount > 0
+
+
+# ---- What must hold between records ----
+
+
+def _check(connection: sa.Connection, record: AnyRecord, before: AnyRecord | None) -> None:
+    """Whether a record may be there; `before` is what it was, None for a new one."""
+    if isinstance(record, Database):
+        _check_endpoints(connection, record)
+        for given in record.roles_permissions:
+            _check_reference(connection, "roles_permissions", Role, given.role_uid)
+            _check_reference(connection, "roles_permissions", RedisAcl, given.redis_acl_uid)
+        if _asks_for_certificates(record) and not _asks_for_certificates(before):
+            _check_some_ca(connection, record)
+        return
+    _check_unique(connection, record, "name")
+    if isinstance(record, User):
+        _check_unique(connection, record, "email")
+        _check_unique(connection, record, "certificate_subject_line")
+        for uid in record.role_uids:
+            _check_reference(connection, "role_uids", Role, uid)
+
+
+def _check_unique(connection: sa.Connection, record: User | Role | RedisAcl, field: str) -> None:
+    table, value = TABLES[type(record)], getattr(record, field)
+    where = (table.c[field] == value) & (table.c.uid != record.uid)
+    if value and connection.scalar(sa.select(table.c.uid).where(where)) is not None:
+        noun = NOUNS[type(record)]
+        raise conflict(f"{field}_already_exists", f"another {noun} has the {field} '{value}'")
+
+
+def _check_reference(connection: sa.Connection, field: str, kind: Kind, uid: int) -> None:
+    if not _exists(connection, kind, uid):
+        raise invalid("invalid_param", f"{field}: there is no {NOUNS[kind]} {uid}")
+
+
+def _check_endpoints(connection: sa.Connection, database: Database) -> None:
+    """A server has one policy, so two databases cannot share one."""
+    mine = {(host, endpoint.port) for endpoint in database.endpoints for host in endpoint.hosts}
+    for other in _records(connection, Database, bdbs.c.uid != database.uid):
+        theirs = {(host, endpoint.port) for endpoint in other.endpoints for host in endpoint.hosts}
+        for host, port in sorted(mine & theirs):
+            text = f"{host}:{port} belongs to bdb {other.uid} ('{other.name}')"
+            raise conflict("port_unavailable", f"{text}: a server has one policy")
+
+
+def _asks_for_certificates(record: AnyRecord | None) -> bool:
+    """A database whose servers refuse clients without one; with its own list or without."""
+    return (
+        isinstance(record, Database)
+        and record.tls_mode == "enabled"
+        and record.enforce_client_authentication == "enabled"
+    )
+
+
+def _check_some_ca(connection: sa.Connection, database: Database) -> None:
+    if not _database_trust(connection, database).cas:
+        raise refused(
+            "missing_certificate",
+            "enforce_client_authentication is enabled, but no CA is there that clients could come "
+            "from: send authentication_ssl_client_certs, or install mtls_trusted_ca first",
+        )
+
+
+def _check_trusted_ca(connection: sa.Connection) -> None:
+    if not _cluster_trust(connection).cas:
+        raise refused(
+            "missing_certificate",
+            "mtls_certificate_authentication needs a CA: install mtls_trusted_ca first",
+        )
+
+
+def _check_unused(connection: sa.Connection, record: AnyRecord) -> None:
+    if isinstance(record, Role):
+        held = sa.select(users.c.name).join(user_roles, user_roles.c.user_uid == users.c.uid)
+        found = connection.scalars(held.where(user_roles.c.role_uid == record.uid).limit(5)).all()
+        if found:
+            raise refused(
+                "role_in_use",
+                f"users hold this role: {', '.join(found)}; give them another one first",
+            )
+    if isinstance(record, RedisAcl):
+        given = roles_permissions.c
+        used = sa.select(bdbs.c.name).join(roles_permissions, given.bdb_uid == bdbs.c.uid)
+        found = connection.scalars(used.where(given.redis_acl_uid == record.uid).limit(5)).all()
+        if found:
+            raise refused(
+                "redis_acl_in_use",
+                "roles_permissions of databases name this ACL: "
+                f"{', '.join(found)}; take it out of them first",
+            )
+
+
+def _check_administrators(connection: sa.Connection) -> None:
+    """Somebody must be left who can log in and administer; a certificate login counts once it has
+    worked, where passwords are not taken."""
+    held = user_roles.c
+    administrators = (
+        sa.select(users.c.uid)
+        .join(user_roles, held.user_uid == users.c.uid)
+        .join(roles, roles.c.uid == held.role_uid)
+        .where(roles.c.management == "admin")
+        .limit(1)
+    )
+    if connection.scalar(administrators) is None:
+        raise refused("change_last_admin_role_not_allowed", "no administrator would be left")
+    cluster = _cluster(connection)
+    by_password = users.c.auth_method == "regular"
+    ways = []
+    if cluster.control_plane_basic_authentication:
+        ways.append(by_password)
+    if cluster.mtls_certificate_authentication and _cluster_trust(connection).cas:
+        ways.append(~by_password & (users.c.last_login > 0))
+    if ways and connection.scalar(administrators.where(sa.or_(*ways))) is not None:
+        return
+    raise refused(
+        "no_administrator_login",
+        "no administrator could log in any more: passwords can only be given up once an "
+        "administrator has logged in with a client certificate, and as long as that works",
+    )
+
+
+# ---- Policies ----
+
+
+def _target(connection: sa.Connection, bdb_uid: int) -> Target:
+    columns = (bdbs.c.generation, bdbs.c.digest)
+    row = connection.execute(sa.select(*columns).where(bdbs.c.uid == bdb_uid)).first()
+    if row is None:
+        raise missing(f"bdb {bdb_uid}")
+    return Target(row.generation, row.digest)
+
+
+def _database_trust(connection: sa.Connection, database: Database) -> ca.Trust:
+    own = "".join(database.authentication_ssl_client_certs)
+    return ca.read_trust(own) if own else _cluster_trust(connection)
+
+
+def _databases_of(connection: sa.Connection, user_uid: int) -> list[int]:
+    """Databases on which a user has lines, or is to have some."""
+    has = sa.select(policy_lines.c.bdb_uid).where(policy_lines.c.owner == user_uid)
+    gets = (
+        sa.select(roles_permissions.c.bdb_uid)
+        .join(user_roles, user_roles.c.role_uid == roles_permissions.c.role_uid)
+        .where(user_roles.c.user_uid == user_uid)
+    )
+    return sorted(connection.scalars(has.union(gets)))
+
+
+def _lines(connection: sa.Connection, uid: int, owner: int | None) -> set[tuple[int, str]]:
+    """(owner, line) of what the rows say; nothing for a database that is being removed."""
+    found = _records(connection, Database, (bdbs.c.uid == uid) & ~bdbs.c.deleting)
+    if not found:
+        return set()
+    own: Iterable[str] = ()
+    if not owner:
+        own = policy.database_lines(found[0], _database_trust(connection, found[0]))
+    lines = {(0, line) for line in own}
+    if owner != 0:
+        for user, acls in _grants(connection, uid, owner, "certificate"):
+            lines |= {(user.uid, line) for line in policy.user_lines(user, acls)}
+    return lines
+
+
+def _grants(
+    connection: sa.Connection, bdb_uid: int, user_uid: int | None, auth_method: AuthMethod
+) -> list[tuple[User, list[str]]]:
+    """The users with rights on a database, or one of them, and the ACLs that they have there."""
+    given = roles_permissions.c
+    query = (
+        sa.select(users, redis_acls.c.acl)
+        .join(user_roles, user_roles.c.user_uid == users.c.uid)
+        .join(roles_permissions, given.role_uid == user_roles.c.role_uid)
+        .join(redis_acls, redis_acls.c.uid == given.redis_acl_uid)
+        .where(given.bdb_uid == bdb_uid, users.c.auth_method == auth_method)
+        .order_by(users.c.uid, given.position)
+    )
+    query = query if user_uid is None else query.where(users.c.uid == user_uid)
+    found: dict[int, tuple[User, list[str]]] = {}
+    for row in connection.execute(query):
+        fields = {name: value for name, value in row._mapping.items() if name != "acl"}
+        user = User(role_uids=(), **fields)
+        found.setdefault(user.uid, (user, []))[1].append(row.acl)
+    return list(found.values())
+
+
+def _replace_lines(
+    connection: sa.Connection,
+    uid: int,
+    added: Sequence[tuple[int, str]],
+    gone: Sequence[dict[str, int]],
+) -> None:
+    if gone:
+        where = policy_lines.c.id == sa.bindparam("gone")
+        connection.execute(sa.delete(policy_lines).where(where), gone)
+    if added:
+        rows = [{"bdb_uid": uid, "owner": owner, "line": line} for owner, line in added]
+        connection.execute(sa.insert(policy_lines), rows)
+
+
+def _log(connection: sa.Connection, uid: int, added: Sequence[str], removed: Sequence[str]) -> None:
+    """Counts up the generation of a database's policy and writes down what changed."""
+    before = _target(connection, uid)
+    after = Target(before.generation + 1, policy.digest_of(before.digest, added, removed))
+    values = {"generation": after.generation, "digest": after.digest}
+    connection.execute(sa.update(bdbs).where(bdbs.c.uid == uid).values(**values))
+    values |= {"bdb_uid": uid, "added": tuple(added), "removed": tuple(removed)}
+    connection.execute(sa.insert(policy_log).values(**values))
+    old = policy_log.c.generation <= after.generation - LOG
+    connection.execute(sa.delete(policy_log).where((policy_log.c.bdb_uid == uid) & old))

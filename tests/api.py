@@ -1,0 +1,129 @@
+"""A control plane for tests: its store in a folder, its application, and requests to it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from wsgiref.types import WSGIEnvironment
+
+from control.app import create_app, init_cluster
+from control.records import Database, Endpoint, User
+from control.store import Store
+from tests.support import Cert
+
+ADMIN = ("admin", "the administrator's password")
+PEER = "tests.peer"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """What control.server.peer_cert gives."""
+
+    chain: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    json: Any
+    headers: Any
+
+    @property
+    def code(self) -> str:
+        """The error_code; "" where there is none."""
+        return self.json.get("error_code", "") if isinstance(self.json, dict) else ""
+
+    @property
+    def text(self) -> str:
+        """What an error says to a person."""
+        return str(self.json["description"])
+
+
+def presented(cert: Cert) -> Peer:
+    """The certificate as a client presents it, with its intermediates."""
+    return Peer((cert.der, *(above.der for above in cert.above if not above.self_signed)))
+
+
+def peer_cert(environ: WSGIEnvironment) -> Peer | None:
+    found = environ.get(PEER)
+    return found if isinstance(found, Peer) else None
+
+
+class ControlPlane:
+    """Initialised, with one administrator who logs in by password (ADMIN)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.url = f"sqlite:///{folder}/control.db"
+        self.store = Store(self.url)
+        init_cluster(self.store, "acme", *ADMIN)
+        self.app = create_app(self.store, peer_cert)
+        self.client = self.app.test_client()
+
+    def close(self) -> None:
+        self.store.close()
+
+    def __call__(
+        self,
+        request: str,
+        body: Any = None,
+        *,
+        auth: tuple[str, str] | None = ADMIN,
+        cert: Cert | Peer | None = None,
+        **options: Any,
+    ) -> Answer:
+        """`api("PUT /v1/cluster", {...})`. With `cert`, only that is presented unless `auth` is
+        given too."""
+        method, path = request.split(" ", 1)
+        if cert is not None:
+            peer = cert if isinstance(cert, Peer) else presented(cert)
+            options["environ_overrides"] = {PEER: peer}
+            auth = None if auth is ADMIN else auth
+        if body is not None:
+            options["json"] = body
+        response = self.client.open(path, method=method, auth=auth, **options)
+        assert response.mimetype == "application/json"
+        return Answer(response.status_code, response.json, response.headers)
+
+    def ok(self, request: str, body: Any = None, **options: Any) -> Any:
+        """The JSON of an answer that is 200."""
+        answer = self(request, body, **options)
+        assert answer.status == 200, answer.json
+        return answer.json
+
+    def trust(self, *cas: Cert, login: bool = True) -> None:
+        """Makes these the CAs of clients, and switches login by certificate on."""
+        pem = "".join(ca.pem.decode() for ca in cas)
+        self.ok("PUT /v1/cluster/update_cert", {"name": "mtls_trusted_ca", "certificate": pem})
+        self.ok("PUT /v1/cluster", {"mtls_certificate_authentication": login})
+
+    def certificate_user(self, name: str, subject: str, **fields: Any) -> Any:
+        """Makes a user that logs in by certificate."""
+        method = {"auth_method": "certificate", "certificate_subject_line": subject}
+        return self.ok("POST /v1/users", {"name": name, **method, **fields})
+
+    def password_user(self, name: str, role: str) -> tuple[str, str]:
+        """Makes a user that logs in by password; what it logs in with."""
+        self.ok("POST /v1/users", {"name": name, "password": f"{name}'s", "role": role})
+        return name, f"{name}'s"
+
+    def database(self, name: str = "orders", port: int = 6380, **fields: Any) -> Any:
+        """Registers a database."""
+        endpoints = [{"addr": ["127.0.0.1"], "port": port}]
+        return self.ok("POST /v1/bdbs", {"name": name, "endpoints": endpoints, **fields})
+
+    def lines(self, uid: int = 1) -> set[str]:
+        """The policy of a database."""
+        return set(self.store.policy(uid)[1])
+
+
+def user(uid: int = 1, name: str = "alice", **fields: Any) -> User:
+    """The record of a certificate user."""
+    usual = {"auth_method": "certificate", "role_uids": (6,)}
+    usual |= {"certificate_subject_line": f"CN={name},O=acme"}
+    return User(uid, name, **{**usual, **fields})
+
+
+def database(uid: int = 1, ports: Sequence[int] = (6380,), **fields: Any) -> Database:
+    """The record of a database."""
+    endpoints = tuple(Endpoint(("127.0.0.1",), port) for port in ports)
+    return Database(uid, f"db{uid}", endpoints, **fields)

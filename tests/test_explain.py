@@ -1,0 +1,311 @@
+"""What explain says is what was decided, and a stranger's certificate cannot write in it."""
+
+from typing import Any
+
+import pytest
+
+from control import core
+from control._core import ffi, lib
+from tests import certificates as raw
+from tests.certificates import (
+    BMP,
+    CN,
+    NOW,
+    OU,
+    UID,
+    UTF8,
+    VALIDITY,
+    O,
+    authority_line,
+    ca,
+    certificate,
+    decide,
+    dns,
+    intermediate,
+    ip,
+    long_root,
+    name,
+    person,
+    policy,
+    purposes,
+    sans,
+    trusting,
+    upn,
+    uri,
+    utc,
+)
+
+ALICE = person("alice")
+BIND = "bind subject CN=alice,O=acme alice"
+TRUST = ["set enforce on", authority_line(ca())]
+
+# A way to each reason: lines, leaf, further arguments of `decide`.
+WAYS: dict[str, tuple[list[str], bytes | None, dict[str, Any]]] = {
+    "no_journal": (TRUST, certificate(ALICE), {"no_journal": True}),
+    "no_policy": (TRUST, certificate(ALICE), {"no_policy": True}),
+    "off": ([], certificate(ALICE), {}),
+    "no_certificate": (TRUST, None, {}),
+    "malformed": (TRUST, certificate(name([(O, "acme")], [])), {}),
+    "too_large": (TRUST, certificate(person("a" * 5000)), {}),
+    "bad_string": (TRUST, certificate(person("a\0b")), {}),
+    "ambiguous": (
+        [*TRUST, "bind cn alice alice"],
+        certificate(name([(CN, "alice")], [(CN, "bob")])),
+        {},
+    ),
+    "untrusted_issuer": (["set enforce on", BIND], certificate(ALICE), {}),
+    "ca_expired": (TRUST, certificate(ALICE), {"now": 2_600_000_000}),
+    "ca_revoked": ([*TRUST, f"revoke key {ca().key_id}"], certificate(ALICE), {}),
+    "not_yet_valid": (TRUST, certificate(ALICE, validity=(utc("400101000000Z"), VALIDITY[1])), {}),
+    "expired": (TRUST, certificate(ALICE, validity=(VALIDITY[0], utc("210101000000Z"))), {}),
+    "key_usage": (TRUST, certificate(ALICE, extensions=[purposes(raw.SERVER_AUTH)]), {}),
+    "revoked": ([*TRUST, f"revoke serial {ca().key_id} 01"], certificate(ALICE), {}),
+    "gate": ([*TRUST, "set gate san_cn"], certificate(ALICE), {}),
+    "no_binding": (TRUST, certificate(ALICE), {}),
+    "conflict": ([*TRUST, BIND, "bind cn alice bob"], certificate(ALICE), {}),
+    "address": ([*TRUST, BIND + " from=10.0.0.0/8"], certificate(ALICE), {}),
+    "user_missing": ([*TRUST, BIND], certificate(ALICE), {"ask": lambda _: lib.USER_MISSING}),
+    "user_off": ([*TRUST, BIND, "user alice off"], certificate(ALICE), {}),
+    "matched": ([*TRUST, BIND], certificate(ALICE), {}),
+}
+
+
+@pytest.mark.parametrize("reason", core.reasons()[1:])
+def test_the_trace_claims_the_reason_of_the_decision(reason: str) -> None:
+    """Once, behind every step that was passed, and with what to change unless all is well."""
+    lines, leaf, options = WAYS[reason]
+    found = decide(policy(lines), leaf, **options)
+    assert found.reason == reason
+    names = core.reasons()
+    claims = [line for line in found.trace if line.split(":")[0] in names]
+    assert len(claims) == 1
+    assert claims[0].startswith(f"{reason}: ")
+    assert len(claims[0]) > len(reason) + 2
+    behind = found.trace[found.trace.index(claims[0]) + 1 :]
+    assert [line.split(":")[0] for line in behind] == (
+        ["decided by the line"] * (found.line is not None)
+        + ["to change it"] * (reason != "matched")
+    )
+    assert all(line.strip() for line in found.trace)
+
+
+PASSED = {
+    "malformed": "the certificate parses",
+    "bad_string": "its names are clean text",
+    "ambiguous": "it names one identity",
+    "untrusted_issuer": "it comes from a trusted CA",
+    "ca_expired": "the CAs of its path are within their validity",
+    "ca_revoked": "no CA of its path is revoked",
+    "not_yet_valid": "its validity has begun",
+    "expired": "it has not expired",
+    "key_usage": "it may be used by a TLS client",
+    "revoked": "it is not revoked",
+    "gate": "it passes the gate",
+    "no_binding": "a line binds it",
+    "address": "its address is allowed",
+    "user_off": "the user is there and on",
+}
+
+
+@pytest.mark.parametrize("reason", core.reasons()[1:])
+def test_the_trace_shows_the_steps_before_the_reason_and_no_other(reason: str) -> None:
+    """Nothing that was not looked at is said to be well."""
+    lines, leaf, options = WAYS[reason]
+    trace = decide(policy(lines), leaf, **options).trace
+    order = core.reasons()
+    wanted = [text for step, text in PASSED.items() if order.index(step) < order.index(reason)]
+    if leaf is None or order.index(reason) < order.index("malformed"):
+        wanted = []
+    assert [line for line in trace if line in PASSED.values()] == wanted
+
+
+def test_the_trace_of_a_login_in_full() -> None:
+    """The leaf, its names, its path, each step, the outcome and the line."""
+    leaf = certificate(
+        ALICE, sans(uri("spiffe://x/a"), dns("a.example"), ip(b"\n\0\0\1")), serial=b"\1\2"
+    )
+    found = decide(policy([*TRUST, BIND]), leaf)
+    assert found.trace == (
+        "subject CN=alice,O=acme, issued by CN=Root CA,O=acme, serial 0102, "
+        "valid 2020-01-01T00:00:00Z to 2049-12-31T23:59:59Z",
+        "its SAN uri spiffe://x/a",
+        "its SAN dns a.example",
+        "its SAN ip 10.0.0.1",
+        f"path: the CA with key id {ca().key_id}",
+        *PASSED.values(),
+        "matched: it is that user",
+        f"decided by the line: {BIND}",
+    )
+
+
+def test_what_core_tells_is_the_same_trace() -> None:
+    """core.Decision.trace, line by line."""
+    decision = trusting(BIND).decide(certificate(ALICE), now=NOW)
+    assert decision.trace == decide(policy([*TRUST, BIND]), certificate(ALICE)).trace
+
+
+@pytest.mark.parametrize(
+    ("line", "near"),
+    [
+        ("bind subject O=acme,OU=eng,CN=alice alice", True),
+        ("bind subject /CN=alice/OU=eng/O=acme alice", True),
+        ("bind subject O=acme,CN=alice,OU=eng alice", False),
+        ("bind subject CN=alice,O=acme alice", False),
+    ],
+)
+def test_the_opposite_order_is_named(line: str, near: bool) -> None:
+    """The commonest slip: the same attributes the other way round."""
+    leaf = certificate(name([(O, "acme")], [(OU, "eng")], [(CN, "alice")]))
+    found = decide(policy([*TRUST, line]), leaf)
+    assert found.reason == "no_binding"
+    hint = "a `bind subject` line has the same attributes in the opposite order"
+    assert (found.detail == hint) == near
+    assert any(hint in told for told in found.trace) == near
+
+
+SUBJECTS = [
+    ALICE,
+    person('a,b+c"d\\e<f>g;h'),
+    person(" alice "),
+    person("#x"),
+    person("John Doe"),
+    person("it's"),
+    person("josé"),
+    name([(CN, "a"), (UID, "7")], [(O, 'A "quoted" B')]),
+    name([(raw.oid("1.2.3.4"), "x")], [(CN, "a")]),
+    person("josé", BMP),
+    name(*([(raw.oid("1.2" + ".127" * 40), "x")] for _ in range(60))),
+]
+
+
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_the_line_that_is_advised_binds_the_certificate(subject: bytes) -> None:
+    """Copied with a user's name, it parses and matches."""
+    leaf = certificate(subject)
+    cure = decide(policy(TRUST), leaf).trace[-1]
+    assert cure.startswith("to change it: add the line: bind subject ")
+    line = cure.removeprefix("to change it: add the line: ").replace("<user>", "alice")
+    assert decide(policy([*TRUST, line]), leaf).action == "login"
+
+
+def test_nobody_is_advised_to_bind_an_empty_subject() -> None:
+    """There is no such line."""
+    trace = decide(policy(TRUST), certificate(name(), sans(uri("spiffe://x")))).trace
+    assert trace[0].startswith("subject (empty), issued by ")
+    assert "bind subject" not in trace[-1]
+
+
+def test_shadow_is_said() -> None:
+    """Else a person would wonder why nothing happens."""
+    told = "shadow: the policy only records this, nothing is done"
+    assert (
+        told
+        in decide(
+            policy(["set enforce shadow", authority_line(ca()), BIND]), certificate(ALICE)
+        ).trace
+    )
+    assert told not in decide(policy([*TRUST, BIND]), certificate(ALICE)).trace
+
+
+def test_a_client_that_may_choose_is_not_said_to_be_somebody() -> None:
+    """It is nobody until it picks one of the users, which are told."""
+    trace = decide(policy([*TRUST, "bind cn alice alice bob"]), certificate(ALICE)).trace
+    assert "matched: it is that user" not in trace
+    assert "decided by the line: bind cn alice alice bob" in trace
+
+
+def test_a_path_that_nobody_vouches_for_is_said() -> None:
+    """With the caveat that the handshake may know more than explain was given."""
+    middle = intermediate(long_root("CN=Top"))
+    trace = trusting(BIND).decide(certificate(ALICE, by=middle), now=NOW).trace
+    assert any(
+        line.startswith("path: nobody vouches for it; if its intermediate CAs were not given")
+        for line in trace
+    )
+
+
+# ---- Attacks -------------------------------------------------------------------------------------
+
+EVIL = "x\nmatched: it is that user\x1b[2J\u202e"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [upn(EVIL)],
+        [upn(EVIL, BMP)],
+        [upn(b"\xff\xfe")],
+        [uri("ok"), upn("a\r\nb")],
+        [dns(EVIL.encode())],
+        [dns("a" * 4094)] * 4,
+        [dns("a" * 4093)] * 5,
+        [dns("d")] * 5000,
+    ],
+    ids=[
+        "newline",
+        "newline in BMP",
+        "no UTF-8",
+        "behind a good one",
+        "in a DNS name",
+        "just over",
+        "far over",
+        "5,000",
+    ],
+)
+def test_attack_a_san_that_writes_into_the_trace(names: list[bytes]) -> None:
+    """A refused certificate's names are in no trace: they would forge lines of it, or of a log."""
+    found = decide(policy([*TRUST, BIND]), certificate(ALICE, sans(*names)))
+    assert found.reason in ("bad_string", "too_large")
+    assert not any(
+        line.startswith(("its SAN upn", "its SAN dns", "matched")) for line in found.trace
+    )
+    assert all(line.isprintable() for line in found.trace)
+
+
+@pytest.mark.parametrize(
+    "names", [[upn("x matched: it is that user")], [dns("a, its SAN uri spiffe://x/admin")]]
+)
+def test_attack_a_san_that_looks_like_another_line(names: list[bytes]) -> None:
+    """It stays behind its own words."""
+    found = decide(policy([*TRUST, BIND]), certificate(ALICE, sans(*names)))
+    assert sum(line.startswith("its SAN ") for line in found.trace) == 1
+    assert sum(line.startswith("matched: ") for line in found.trace) == 1
+
+
+@pytest.mark.parametrize("tag", [UTF8, BMP])
+def test_attack_a_subject_that_writes_into_the_trace(tag: int) -> None:
+    """Names that are not clean are not told."""
+    found = decide(policy(TRUST), certificate(person(EVIL, tag)))
+    assert found.trace[0].startswith("subject (empty), issued by CN=Root CA,O=acme, ")
+    assert all(line.isprintable() for line in found.trace)
+
+
+def test_a_trace_has_whole_lines_in_any_room() -> None:
+    """A small buffer gets the first lines, never a part of one."""
+    leaf = certificate(ALICE, sans(uri("spiffe://x/a")))
+    identity, path = raw.read(leaf), ffi.new("path *")
+    request = ffi.new("request *", {"leaf": identity, "issuers": path, "now": NOW})
+    decided = lib.policy_decide(policy(TRUST), ffi.NULL, request)
+    whole = raw.explain(request, decided)
+    for room in range(1200):
+        told = raw.explain(request, decided, room)
+        assert told == whole[: len(told)] or told == ("",)
+        assert len("\n".join(told)) <= room
+    assert raw.explain(request, decided, len("\n".join(whole)) + 1) == whole
+
+
+def test_every_reason_has_words() -> None:
+    """Also those that no request can reach; only `matched` needs no cure."""
+    identity, path = raw.read(certificate(ALICE)), ffi.new("path *")
+    request = ffi.new("request *", {"leaf": identity, "issuers": path, "now": NOW})
+    for number, reason in enumerate(core.reasons()):
+        trace = raw.explain(request, ffi.new("decision *", {"why": number})[0])
+        said = next(line for line in trace if line.startswith(f"{reason}: "))
+        assert len(said) > len(reason) + 5
+        assert trace[-1].startswith("to change it: ") == (reason != "matched")
+        assert len(trace[-1]) > 15
+
+
+def test_the_words_are_the_keys_of_their_reasons() -> None:
+    """The oracle of this file knows all reasons."""
+    assert tuple(WAYS) == core.reasons()[1:]

@@ -1,0 +1,1345 @@
+"""A policy as a set of lines, changes to it, and the decision: by a naive oracle and by attacks."""
+
+import hashlib
+import ipaddress
+import random
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from control import core
+from control._core import ffi, lib
+from control.core import Policy, PolicyError
+from tests import certificates as raw
+from tests.certificates import (
+    BMP,
+    CLIENT_AUTH,
+    CN,
+    DC,
+    NOW,
+    OU,
+    PRINTABLE,
+    UID,
+    UNIVERSAL,
+    UTF8,
+    VALIDITY,
+    O,
+    authority_line,
+    ca,
+    certificate,
+    constraints,
+    decide,
+    dns,
+    email,
+    intermediate,
+    ip,
+    leaf_key,
+    long_root,
+    name,
+    patch,
+    person,
+    policy,
+    purposes,
+    sans,
+    spki_of,
+    trusting,
+    upn,
+    uri,
+    utc,
+)
+from tests.support import Cert, der, der_content, der_elements
+
+ALICE = person("alice")
+BIND = "bind subject CN=alice,O=acme alice"
+KEY = "0" * 64
+
+
+def outcome(under: Policy, leaf: bytes | None, **options: Any) -> tuple[str, str]:
+    decision = under.decide(leaf, now=options.pop("now", NOW), **options)
+    return decision.action, decision.reason
+
+
+def user_of(leaf: bytes, *lines: str) -> str | None:
+    """Who logs in with it, or None."""
+    return trusting(*lines).decide(leaf, now=NOW).user
+
+
+def reason_of(leaf: bytes, *lines: str, **options: Any) -> str:
+    return outcome(trusting(*lines), leaf, **options)[1]
+
+
+# ---- A set of lines ------------------------------------------------------------------------------
+
+POOL = (
+    [f"bind cn {name} {name}" for name in "abcdefgh"]
+    + [f"user {name} on ~{name}*" for name in "abcdefgh"]
+    + [f"revoke serial {KEY} 0{n}" for n in range(1, 8)]
+    + [f"allow CN=x O={name}" for name in "abcd"]  # one alias for all of them
+    + ["set enforce on", "set gate san_cn", "set plain refuse", authority_line(ca())]
+)
+
+
+def digest_of(lines: Any) -> str:
+    """As core.h describes it."""
+    total = sum(int.from_bytes(hashlib.sha256(line.encode()).digest()) for line in lines) % 2**256
+    return f"{len(lines)}:{total:064x}"
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.sampled_from(POOL), unique=True), st.randoms(use_true_random=False))
+def test_the_digest_knows_no_order(lines: list[str], rng: Any) -> None:
+    """It is the number of lines and the sum of their hashes."""
+    shuffled = list(lines)
+    rng.shuffle(shuffled)
+    assert core.digest(lines) == core.digest(shuffled) == digest_of(lines)
+    assert Policy(shuffled).lines == tuple(sorted(lines))
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.sets(st.sampled_from(POOL)), st.lists(st.sets(st.sampled_from(POOL)), max_size=6))
+def test_a_patch_is_the_load_of_its_result(start: set[str], steps: list[set[str]]) -> None:
+    """Lines come and go as in a set, and the digest goes with them; each line is toggled."""
+    held, lines = Policy(start), set(start)
+    for toggled in steps:
+        held.patch([f"-{line}" if line in lines else f"+{line}" for line in sorted(toggled)])
+        lines ^= toggled
+        assert (held.lines, held.digest) == (tuple(sorted(lines)), digest_of(lines))
+
+
+def test_a_large_policy_grows_and_shrinks() -> None:
+    """Tables are rebuilt and holes are closed: nothing is lost among 20,000 lines."""
+    rng = random.Random(1)
+    lines = [f"bind cn u{n} u{n}" for n in range(20_000)]
+    held = Policy(lines[:15_000])
+    gone = rng.sample(lines[:15_000], 9_000)
+    held.patch([f"-{line}" for line in gone] + [f"+{line}" for line in lines[15_000:]])
+    wanted = set(lines) - set(gone)
+    assert (set(held.lines), held.digest) == (wanted, digest_of(wanted))
+
+
+LOUD = st.lists(st.tuples(st.sampled_from("+-"), st.sampled_from(POOL)), max_size=8)
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.sets(st.sampled_from(POOL)), LOUD)
+def test_a_patch_that_does_not_fit_changes_nothing(start: set[str], changes: Any) -> None:
+    """What is there cannot come, what is not there cannot go, and neither comes nor goes twice; a
+    refused patch leaves the policy as it was."""
+    held, added, removed, fits = Policy(start), set(), set(), True
+    for sign, line in changes:
+        mine = added if sign == "+" else removed
+        fits = fits and line not in mine and (sign == "+" or line in start)
+        mine.add(line)
+    fits = fits and not (added & start) - removed
+    given = [sign + line for sign, line in changes]
+    if fits:
+        held.patch(given)
+        assert set(held.lines) == (start - removed) | added
+        return
+    with pytest.raises(PolicyError) as refused:
+        held.patch(given)
+    assert refused.value.count >= len(refused.value.problems) >= 1
+    assert held.lines == tuple(sorted(start))
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (
+            ["set enforce on", "set enforce off"],
+            "line 2: says something else than line 1, which has the same key",
+        ),
+        (["set enforce on", "set  enforce on"], "line 2: the same line as line 1"),
+        (["user a on", "user a off"], "line 2: says something else than line 1"),
+        (["bind cn a x", "bind cn a y"], "line 2: says something else than line 1"),
+        (
+            ["bind subject CN=a,O=b x", "bind subject /O=b/CN=a y"],
+            "line 2: says something else than line 1",
+        ),
+        (
+            [f"bind cn a x ca={KEY}", f"bind cn a y ca={KEY.upper()}"],
+            "line 2: says something else than line 1",
+        ),
+        (
+            [authority_line(ca()), authority_line(ca(), "anchor")],
+            "line 2: says something else than line 1",
+        ),
+        (["allow CN=a O=b", "allow O=b CN=a"], "line 2: the same line as line 1"),
+        (["bogus", "set enforce on", "bind"], "line 1: a line starts with"),
+        (["set enforce on", "bogus", "bind"], "line 3: what to bind is missing"),
+        (["limit -@admin"], "line 1: limit lines belong into the bootstrap file"),
+        (["was alice on"], "line 1: was lines are the node's own notes"),
+    ],
+)
+def test_lines_that_make_no_policy(lines: list[str], message: str) -> None:
+    """Two values for one key, and every other problem, named with the number of its line."""
+    with pytest.raises(PolicyError) as refused:
+        Policy(lines)
+    assert message in str(refused.value)
+
+
+def test_lines_that_look_like_twins_and_are_none() -> None:
+    """Another kind, issuer, order of OUs or serial number is another line."""
+    Policy(
+        [
+            "bind cn a x",
+            "bind uri a y",
+            f"bind cn a z ca={KEY}",
+            "bind cn ab x",
+            "bind dns a x",
+            "allow CN=a OU=b OU=c",
+            "allow CN=a OU=c OU=b",
+            "allow CN=a O=bc",
+            "allow CN=a O=b OU=c",
+            f"revoke serial {KEY} 01",
+            f"revoke serial {KEY} 0100",
+            f"revoke cert {KEY}",
+            f"revoke key {KEY}",
+            "user a on",
+            "user ab on",
+        ]
+    )
+
+
+def test_a_thousand_bad_lines() -> None:
+    """All are counted, the first 32 are told."""
+    with pytest.raises(PolicyError, match="; 968 more") as refused:
+        Policy([f"bogus {number}" for number in range(1000)])
+    assert [number for number, _ in refused.value.problems] == list(range(1, 33))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            ["+set enforce off"],
+            "line 1: the policy holds another line with the same key: remove it in the same patch",
+        ),
+        (["+set enforce on"], "line 1: the policy holds this line already"),
+        (["-set enforce off"], "line 1: the policy does not hold this line"),
+        (["-set gate san_cn"], "line 1: the policy does not hold this line"),
+        (["-set enforce on", "-set enforce on"], "line 2: this line is removed twice"),
+        (["-bogus"], "line 1: a line starts with"),
+    ],
+)
+def test_changes_that_do_not_fit(changes: list[str], message: str) -> None:
+    """Each is named; the policy stays."""
+    held = Policy(["set enforce on"])
+    with pytest.raises(PolicyError) as refused:
+        held.patch(changes)
+    assert message in str(refused.value)
+    assert held.lines == ("set enforce on",)
+
+
+def test_a_line_is_replaced_in_one_patch() -> None:
+    """In either order, and by itself."""
+    for changes in (
+        ["-set enforce on", "+set enforce off"],
+        ["+set enforce off", "-set enforce on"],
+    ):
+        held = Policy(["set enforce on"])
+        held.patch(changes)
+        assert held.lines == ("set enforce off",)
+        held.patch(["-set enforce off", "+set enforce off"])
+        assert held.lines == ("set enforce off",)
+
+
+def test_what_a_patch_says_before_it_is_committed() -> None:
+    """Digest, settings and counts of the policy after it, while the policy is as it was."""
+    base = policy(["set enforce on", "user a on"])
+    change = patch(
+        base, ["-set enforce on", "+set enforce shadow", "+set gate san_cn", "-user a on"]
+    )
+    out, of = ffi.new("char[]", lib.DIGEST_TEXT), ffi.new("digest *")
+    of[0] = lib.patch_digest(change)
+    lib.digest_print(of, out)
+    assert raw.text_of(out) == digest_of({"set enforce shadow", "set gate san_cn"})
+    assert (lib.patch_count(change, True), lib.patch_count(change, False)) == (2, 2)
+    assert lib.patch_setting(change, lib.SET_ENFORCE) == lib.ENFORCE_SHADOW
+    assert lib.policy_setting(base, lib.SET_ENFORCE) == lib.ENFORCE_ON
+    lib.policy_commit(base, change)
+    assert lib.policy_setting(base, lib.SET_ENFORCE) == lib.ENFORCE_SHADOW
+    assert lib.policy_setting(base, lib.SET_GATE) == lib.GATE_SAN_CN
+    assert lib.policy_rules(base) == 2
+
+
+@pytest.mark.parametrize(
+    ("source", "taken", "refused"),
+    [
+        (
+            lib.FROM_WIRE,
+            ["set enforce on", "user a on", "bind cn a a"],
+            ["limit -@all", "was a on"],
+        ),
+        (lib.FROM_JOURNAL, ["set enforce on", "user a on", "was a on >x"], ["limit -@all"]),
+        (
+            lib.FROM_BOOTSTRAP,
+            [
+                "bind cn a a",
+                "user a on",
+                "limit -@all",
+                authority_line(ca()),
+                authority_line(long_root("CN=x"), "anchor"),
+            ],
+            ["set enforce on", "allow CN=a", f"revoke cert {KEY}", "was a on"],
+        ),
+    ],
+)
+def test_which_lines_may_come_from_where(source: int, taken: list[str], refused: list[str]) -> None:
+    """The wire brings no notes and no limits, a bootstrap file no settings."""
+    policy(taken, source)
+    for line in refused:
+        with pytest.raises(ValueError, match=r"lines|holds"):
+            policy([line], source)
+
+
+def test_notes_stay_out_of_the_digest_and_over_a_load() -> None:
+    """`was` lines are the node's own: a LOAD replaces all but them."""
+    base = policy(["set enforce on", "was a on >x"], lib.FROM_JOURNAL)
+    change = lib.patch_new(base, lib.FROM_WIRE)
+    lib.patch_add(change, raw.span(b"user b on"), 1)
+    assert lib.patch_finish(change, True)
+    lib.policy_commit(base, change)
+    assert lib.policy_digest(base).lines == 1
+    texts = {
+        raw.bytes_of(lib.rule_text(lib.policy_rule(base, n))) for n in range(lib.policy_rules(base))
+    }
+    assert texts == {b"user b on", b"was a on >x"}
+
+
+# ---- The naive oracle ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A leaf as the oracle knows it."""
+
+    der: bytes
+    subject: tuple[tuple[str, str], ...]  # in the order of RFC 4514 text, an RDN each
+    sans: tuple[tuple[str, str], ...]
+    begin: int
+    end: int
+    client: bool
+    serial: str
+    chain: tuple[Cert, ...]  # its issuer first
+
+    def values(self, kind: str) -> list[str]:
+        match kind:
+            case "subject":
+                return [",".join(f"{one}={value}" for one, value in self.subject)]
+            case "cn":
+                return [value for one, value in self.subject if one == "CN"]
+            case "cert":
+                return [hashlib.sha256(self.der).hexdigest()]
+            case "key":
+                return [hashlib.sha256(spki_of(leaf_key())).hexdigest()]
+        return [value for one, value in self.sans if one == kind]
+
+
+@dataclass
+class Lines:
+    """A policy as the oracle knows it."""
+
+    settings: dict[str, str] = field(default_factory=dict)
+    cas: set[str] = field(default_factory=set)  # key ids
+    allows: list[tuple[tuple[str, str], ...]] = field(default_factory=list)
+    binds: dict[tuple[str, str, str], tuple[tuple[str, ...], str]] = field(default_factory=dict)
+    revoked: set[tuple[str, ...]] = field(default_factory=set)
+    users: dict[str, bool] = field(default_factory=dict)
+
+
+KINDS_OF_SAN = {"dns": dns, "uri": uri, "email": email, "upn": upn}
+TYPES = {"CN": CN, "OU": OU, "O": O, "UID": UID}
+TIMES = {
+    "200101000000Z": 1_577_836_800,
+    "270115080000Z": NOW,
+    "491231235959Z": 2_524_607_999,
+    "270115080001Z": NOW + 1,
+    "270115075959Z": NOW - 1,
+}
+
+
+@cache
+def world() -> tuple[list[Cert], list[Cert], list[Leaf]]:
+    """Roots, intermediates and leaves of all kinds."""
+    rng = random.Random(7)
+    roots = [long_root("CN=R1"), long_root("CN=R2")]
+    early, late = raw.datetime(2021, 1, 1, tzinfo=raw.UTC), raw.datetime(2040, 1, 1, tzinfo=raw.UTC)
+    middles = [
+        intermediate(roots[0], "CN=I1"),
+        intermediate(roots[1], "CN=I2"),
+        intermediate(roots[0], "CN=I3", not_after=early),
+        intermediate(roots[1], "CN=I4", not_before=late),
+    ]
+    chains = [
+        (roots[0],),
+        (roots[1],),
+        *((one, one.above[0]) for one in middles),
+        (long_root("CN=R3"),),
+    ]
+    leaves = []
+    for _ in range(150):
+        chain = rng.choice(chains)
+        subject = [("CN", rng.choice("ab")) for _ in range(rng.choice([0, 1, 1, 1, 1, 2]))]
+        subject += [
+            (rng.choice(["OU", "OU", "O", "O", "UID"]), rng.choice("xy"))
+            for _ in range(rng.randrange(3))
+        ]
+        rng.shuffle(subject)
+        names = [
+            (rng.choice(list(KINDS_OF_SAN)), rng.choice(["a", "b"]))
+            for _ in range(rng.choice([0, 0, 1, 2, 3]))
+        ]
+        begin = rng.choice(["200101000000Z"] * 4 + ["270115080000Z", "270115080001Z"])
+        end = rng.choice(["491231235959Z"] * 4 + ["270115080000Z", "270115075959Z"])
+        client = rng.random() < 0.9
+        serial = rng.randrange(1, 4)
+        der = certificate(
+            name(*([(TYPES[kind], value)] for kind, value in reversed(subject))),
+            *([sans(*(KINDS_OF_SAN[kind](value) for kind, value in names))] if names else []),
+            by=chain[0],
+            serial=bytes([serial]),
+            validity=(utc(begin), utc(end)),
+            extensions=[constraints(False), purposes(CLIENT_AUTH if client else raw.SERVER_AUTH)],
+        )
+        leaves.append(
+            Leaf(
+                der,
+                tuple(subject),
+                tuple(names),
+                TIMES[begin],
+                TIMES[end],
+                client,
+                f"{serial:02x}",
+                chain,
+            )
+        )
+    return roots, middles, leaves
+
+
+def some_lines(rng: random.Random) -> tuple[Lines, list[str]]:
+    """A policy, for the oracle and as text."""
+    roots, middles, leaves = world()
+    told, text = Lines(), []
+
+    def some(chance: float) -> bool:
+        return rng.random() < chance
+
+    for word, values in {
+        "enforce": ["on"] * 8 + ["off", "shadow"],
+        "gate": ["disabled", "san_cn", "full_subject"],
+        "unmatched": ["refuse", "leave"],
+        "plain": ["leave", "refuse"],
+    }.items():
+        if word == "enforce" or some(0.5):
+            told.settings[word] = rng.choice(values)
+            text.append(f"set {word} {told.settings[word]}")
+    for one in [*roots, *middles[:2]]:
+        if some(0.7):
+            told.cas.add(one.key_id)
+            text.append(authority_line(one))
+    for _ in range(rng.randrange(5)):
+        leaf = rng.choice(leaves)
+        entry = [one for one in leaf.subject if one[0] != "UID"]
+        if [kind for kind, _ in entry].count("CN") != 1 or [kind for kind, _ in entry].count(
+            "O"
+        ) > 1:
+            entry = [("CN", rng.choice("ab"))]
+        if sorted(entry, key=lambda one: one[0]) not in map(list, told.allows):
+            told.allows.append(tuple(sorted(entry, key=lambda one: one[0])))
+            text.append("allow " + " ".join(f"{kind}={value}" for kind, value in entry))
+    for _ in range(rng.randrange(8)):
+        leaf = rng.choice(leaves)
+        kind = rng.choice(
+            ["subject", "subject", "cn", "cn", "dns", "uri", "email", "upn", "cert", "key"]
+        )
+        value = rng.choice(leaf.values(kind) or [""])
+        issuer = rng.choice(["", "", *(one.key_id for one in [*roots, *middles[:2]])])
+        users = tuple(rng.choices(["alice", "alice", "bob"])) if some(0.9) else ("alice", "bob")
+        net = rng.choice(["", "", "10.0.0.0/8", "10.1.2.3,::/0"])
+        if value and (kind, value, issuer) not in told.binds:
+            told.binds[kind, value, issuer] = (users, net)
+            options = (f" ca={issuer}" if issuer else "") + (f" from={net}" if net else "")
+            text.append(f"bind {kind} {core.quote(value)} {' '.join(users)}{options}")
+    for _ in range(rng.choice([0, 0, 1, 2])):
+        leaf = rng.choice(leaves)
+        above = rng.choice([*roots, *middles])
+        rule = rng.choice(
+            [
+                ("serial", above.key_id, leaf.serial),
+                ("cert", leaf.values("cert")[0]),
+                ("key", leaf.values("key")[0]),
+                ("cert", above.fingerprint),
+                ("key", above.key_id),
+                ("serial", (above.above or (above,))[0].key_id, above.serial),
+            ]
+        )
+        if rule not in told.revoked:
+            told.revoked.add(rule)
+            text.append(f"revoke {' '.join(rule)}")
+    for user in ("alice", "bob"):
+        if some(0.7):
+            told.users[user] = some(0.7)
+            text.append(f"user {user} {'on' if told.users[user] else 'off'}")
+    return told, text
+
+
+def oracle(told: Lines, leaf: Leaf | None, now: int, address: str | None) -> tuple[str, str]:
+    """Action and reason, by design §3 alone."""
+    asked = told.settings.get
+    if asked("enforce") == "off":
+        return "leave", "off"
+    if leaf is None:
+        return ("refuse" if asked("plain") == "refuse" else "leave"), "no_certificate"
+    reason, choose = _reason(told, leaf, now, address)
+    if reason == "matched":
+        return ("choose" if choose else "login"), reason
+    nobody = reason in ("untrusted_issuer", "no_binding") and asked("unmatched") == "leave"
+    return ("leave" if nobody else "refuse"), reason
+
+
+def _reason(told: Lines, leaf: Leaf, now: int, address: str | None) -> tuple[str, bool]:
+    gate, keys = told.settings.get("gate"), [one.key_id for one in leaf.chain]
+    hits = [
+        (kind, *told.binds[kind, value, issuer])
+        for kind, value, issuer in told.binds
+        if value in leaf.values(kind) and issuer in ["", *keys]
+    ]
+    if any(len(leaf.values(kind)) > 1 for kind, _, _ in hits):
+        return "ambiguous", False
+    if gate == "san_cn" and len(leaf.values("cn")) > 1:
+        return "ambiguous", False
+    if not told.cas & set(keys):
+        return "untrusted_issuer", False
+    for one in leaf.chain:
+        if (
+            not one.certificate.not_valid_before_utc.timestamp()
+            <= now
+            <= one.certificate.not_valid_after_utc.timestamp()
+        ):
+            return "ca_expired", False
+        issuer = (one.above or (one,))[0].key_id
+        if {
+            ("serial", issuer, one.serial),
+            ("cert", one.fingerprint),
+            ("key", one.key_id),
+        } & told.revoked:
+            return "ca_revoked", False
+    if now < leaf.begin:
+        return "not_yet_valid", False
+    if now > leaf.end:
+        return "expired", False
+    if not leaf.client:
+        return "key_usage", False
+    own = {
+        ("serial", keys[0], leaf.serial),
+        ("cert", *leaf.values("cert")),
+        ("key", *leaf.values("key")),
+    }
+    if own & told.revoked:
+        return "revoked", False
+    names = [entry[0][1] for entry in told.allows]
+    if gate == "san_cn" and not set(names) & {*leaf.values("cn"), *leaf.values("dns")}:
+        return "gate", False
+    if (
+        gate == "full_subject"
+        and tuple(sorted(leaf.subject, key=lambda one: one[0])) not in told.allows
+    ):
+        return "gate", False
+    if not hits:
+        return "no_binding", False
+    if len({users for _, users, _ in hits}) > 1:
+        return "conflict", False
+    inside = ipaddress.ip_address(address) if address else None
+    for _, _, nets in hits:
+        if nets and not (
+            inside and any(inside in ipaddress.ip_network(net) for net in nets.split(","))
+        ):
+            return "address", False
+    users = hits[0][1]
+    if len(users) == 1 and told.users.get(users[0]) is False:
+        return "user_off", False
+    return "matched", len(users) > 1
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_decision_is_the_naive_oracles(seed: int) -> None:
+    """Action and reason agree over 3,000 random policies and 15,000 decisions; the address is
+    inside, outside or unknown, and every second policy is decided while it is still a patch."""
+    rng = random.Random(seed)
+    leaves = world()[2]
+    seen = set()
+    for turn in range(50):
+        told, text = some_lines(rng)
+        cut = rng.randrange(len(text) + 1) if turn % 2 else len(text)
+        under = policy(text[:cut])
+        pending = patch(under, [f"+{line}" for line in text[cut:]]) if cut < len(text) else ffi.NULL
+        for _ in range(5):
+            leaf = None if rng.random() < 0.02 else rng.choice(leaves)
+            address = rng.choice([None, "10.1.2.3", "10.9.9.9", "192.0.2.1", "2001:db8::1"])
+            packed = ipaddress.ip_address(address).packed if address else b""
+            shown = (leaf.der, leaf.chain) if leaf else (None, ())
+            found = decide(under, *shown, address=packed, pending=pending)
+            wanted = oracle(told, leaf, NOW, address)
+            assert (found.action, found.reason) == wanted, (text, leaf, address)
+            seen.add(found.reason)
+        if pending != ffi.NULL:
+            lib.patch_free(pending)
+    assert len(seen) >= 8
+
+
+def test_the_oracle_is_asked_about_every_reason() -> None:
+    """Else the test before this one would be silent about some."""
+    rng, seen = random.Random(0), set()
+    for _ in range(6000):
+        told, _ = some_lines(rng)
+        seen.add(oracle(told, rng.choice([*world()[2], None]), NOW, rng.choice([None, "10.1.2.3"])))
+    reasons = {reason for _, reason in seen}
+    other = {
+        "undecided",
+        "no_journal",
+        "no_policy",
+        "malformed",
+        "too_large",
+        "bad_string",
+        "user_missing",
+    }
+    assert reasons == set(core.reasons()) - other
+    assert {action for action, _ in seen} == {"login", "choose", "leave", "refuse"}
+
+
+# ---- The order of the checks ---------------------------------------------------------------------
+
+
+def test_the_checks_come_in_the_order_of_the_reasons() -> None:
+    """Everything is wrong at first; what is named is mended, one thing at a time."""
+    top = long_root("CN=Top")
+    old = intermediate(top, not_after=raw.datetime(2021, 1, 1, tzinfo=raw.UTC))
+    good = intermediate(top)
+    twice = name([(CN, "bob")], [(O, "acme")], [(CN, "alice")])
+    late, past = utc("400101000000Z"), utc("210101000000Z")
+    server, usual = [constraints(False), purposes(raw.SERVER_AUTH)], raw.USUAL
+    evil = sans(dns("a\0b"))
+    state: dict[str, Any] = {
+        "no_journal": True,
+        "no_policy": True,
+        "leaf": None,
+        "by": old,
+        "address": b"\1\1\1\1",
+    }
+    cert: dict[str, Any] = {
+        "subject": twice,
+        "san": evil,
+        "extensions": server,
+        "validity": (late, past),
+    }
+    lines = {
+        "set enforce off",
+        "bind cn alice alice",
+        "set gate san_cn",
+        "user bob off",
+        "set plain refuse",
+    }
+    mended: list[str] = []
+
+    def step() -> str:
+        leaf = (
+            certificate(
+                cert["subject"],
+                *([cert["san"]] if cert["san"] else []),
+                by=state["by"],
+                extensions=cert["extensions"],
+                validity=cert["validity"],
+            )
+            if state["leaf"]
+            else None
+        )
+        options = {key: state[key] for key in ("no_journal", "no_policy", "address")}
+        found = decide(
+            policy(sorted(lines)), leaf, [state["by"], top], ask=state.get("ask"), **options
+        )
+        mended.append(found.reason)
+        return found.reason
+
+    alone = name([(O, "acme")], [(CN, "alice")])
+    repairs: dict[str, Any] = {
+        "no_journal": lambda: state.update(no_journal=False),
+        "no_policy": lambda: state.update(no_policy=False),
+        "off": lambda: (lines.remove("set enforce off"), lines.add("set enforce on")),
+        "no_certificate": lambda: state.update(leaf=True),
+        "bad_string": lambda: cert.update(san=None),
+        "ambiguous": lambda: (cert.update(subject=alone), lines.remove("bind cn alice alice")),
+        "untrusted_issuer": lambda: (
+            lines.add(authority_line(top)),
+            lines.add(f"revoke key {good.key_id}"),
+        ),
+        "ca_expired": lambda: state.update(by=good),
+        "ca_revoked": lambda: (
+            lines.remove(f"revoke key {good.key_id}"),
+            lines.add(f"revoke serial {good.key_id} 01"),
+        ),
+        "not_yet_valid": lambda: cert.update(validity=(VALIDITY[0], past)),
+        "expired": lambda: cert.update(validity=VALIDITY),
+        "key_usage": lambda: cert.update(extensions=usual),
+        "revoked": lambda: lines.remove(f"revoke serial {good.key_id} 01"),
+        "gate": lambda: lines.add("allow CN=alice"),
+        "no_binding": lambda: lines.update(
+            ["bind cn alice bob from=10.0.0.0/8", "bind subject CN=alice,O=acme alice"]
+        ),
+        "conflict": lambda: lines.remove("bind subject CN=alice,O=acme alice"),
+        "address": lambda: state.update(address=b"\n\0\0\1", ask=lambda _: lib.USER_MISSING),
+        "user_missing": lambda: state.update(ask=lambda _: lib.USER_OFF),
+        "user_off": lambda: state.update(ask=lambda _: lib.USER_ON),
+    }
+    while (reason := step()) != "matched":
+        repairs.pop(reason)()
+    assert not repairs
+    ranks = [core.reasons().index(reason) for reason in mended]
+    assert ranks == sorted(ranks)
+    assert mended == [
+        reason for reason in core.reasons() if reason not in ("undecided", "malformed", "too_large")
+    ]
+
+
+# ---- Ambiguity -----------------------------------------------------------------------------------
+
+TWO_NAMES = {
+    "alice first": name([(CN, "alice")], [(CN, "mallory")]),
+    "alice last": name([(CN, "mallory")], [(CN, "alice")]),
+    "apart": name([(CN, "mallory")], [(O, "acme")], [(CN, "alice")]),
+    "in one RDN": name([(CN, "alice"), (CN, "mallory")]),
+    "in one RDN, the other way round": name([(CN, "mallory"), (CN, "alice")]),
+    "of two string types": name([(CN, "alice", PRINTABLE)], [(CN, "mallory", BMP)]),
+    "twice the same": name([(CN, "alice")], [(CN, "alice")]),
+}
+
+
+@pytest.mark.parametrize("which", TWO_NAMES)
+def test_attack_two_common_names(which: str) -> None:
+    """Alice at one server is mallory at the next. Where one CN counts, two are a refusal; the exact
+    subject and other kinds are not concerned."""
+    leaf = certificate(TWO_NAMES[which], sans(uri("spiffe://x/alice")))
+    assert reason_of(leaf, "bind cn alice alice") == "ambiguous"
+    assert reason_of(leaf, "bind cn alice alice", "bind cn mallory alice") == "ambiguous"
+    assert reason_of(leaf, "bind cn bob bob") == "no_binding"
+    exact = f"bind subject {core.quote(core.identity(leaf).subject)} alice"
+    assert user_of(leaf, exact) == "alice"
+    assert user_of(leaf, "bind uri spiffe://x/alice alice") == "alice"
+    assert reason_of(leaf, exact, "bind cn alice alice") == "ambiguous"
+    assert reason_of(leaf, exact, "set gate san_cn", "allow CN=alice") == "ambiguous"
+    assert reason_of(leaf, exact, "set gate full_subject", "allow CN=alice") == "gate"
+
+
+@pytest.mark.parametrize("kind", [dns, uri, email, upn], ids=lambda kind: kind.__name__)
+def test_attack_two_sans_of_a_kind(kind: Any) -> None:
+    """Whichever of them is bound; unbound kinds do not matter, other kinds neither."""
+    word = kind.__name__
+    for names in (("alice", "mallory"), ("mallory", "alice"), ("alice", "alice")):
+        leaf = certificate(ALICE, sans(*map(kind, names)))
+        assert reason_of(leaf, f"bind {word} alice alice") == "ambiguous"
+        assert reason_of(leaf, BIND, f"bind {word} alice alice") == "ambiguous"
+        assert user_of(leaf, BIND) == "alice"
+        assert user_of(leaf, BIND, f"bind {word} carol carol") == "alice"
+    others = [other("mallory") for other in (dns, uri, email, upn) if other is not kind]
+    assert (
+        user_of(certificate(ALICE, sans(kind("alice"), *others)), f"bind {word} alice alice")
+        == "alice"
+    )
+
+
+def test_attack_two_addresses() -> None:
+    """IPv4 and IPv6 SANs are of one kind."""
+    leaf = certificate(ALICE, sans(ip(b"\n\0\0\1"), ip(b"\0" * 15 + b"\1")))
+    assert reason_of(leaf, "bind ip 10.0.0.1 alice") == "ambiguous"
+    assert user_of(certificate(ALICE, sans(ip(b"\n\0\0\1"))), "bind ip 10.0.0.1 alice") == "alice"
+
+
+def test_the_gate_by_name_takes_any_dns_name_and_one_cn() -> None:
+    """san_cn: the CN or one of the DNS SANs is an entry's CN (Redis Enterprise 8.0)."""
+    gate = ("set gate san_cn", "allow CN=web O=whatever", BIND)
+    assert user_of(certificate(ALICE, sans(dns("other"), dns("web"))), *gate) == "alice"
+    for names in ([uri("web")], [email("web")], [upn("web")], [dns("web.evil")], [dns("WEB")], []):
+        assert reason_of(certificate(ALICE, *([sans(*names)] if names else [])), *gate) == "gate"
+    assert user_of(certificate(ALICE), "set gate san_cn", "allow CN=alice", BIND) == "alice"
+    assert (
+        reason_of(certificate(name([(O, "alice")])), "set gate san_cn", "allow CN=alice") == "gate"
+    )
+
+
+@pytest.mark.parametrize(
+    ("subject", "allow", "passes"),
+    [
+        (name([(O, "acme")], [(OU, "b")], [(OU, "a")], [(CN, "x")]), "CN=x OU=a OU=b O=acme", True),
+        (
+            name([(O, "acme")], [(OU, "b")], [(OU, "a")], [(CN, "x")]),
+            "CN=x OU=b OU=a O=acme",
+            False,
+        ),
+        (name([(CN, "x")], [(OU, "b")], [(O, "acme")], [(OU, "a")]), "CN=x OU=a OU=b O=acme", True),
+        (name([(O, "acme"), (OU, "a")], [(CN, "x")]), "CN=x OU=a O=acme", True),
+        (name([(O, "acme")], [(CN, "x")]), "CN=x OU=a O=acme", False),
+        (name([(O, "acme")], [(OU, "a")], [(CN, "x")]), "CN=x O=acme", False),
+        (name([(O, "acme")], [(UID, "7")], [(CN, "x")]), "CN=x O=acme", False),
+        (name([(O, "acme")], [(O, "acme")], [(CN, "x")]), "CN=x O=acme", False),
+        (name([(O, "Acme")], [(CN, "x")]), "CN=x O=acme", False),
+        (name([(O, "acme")], [(DC, "x")], [(CN, "x")]), "CN=x O=acme", False),
+        (name([(O, "acme")]), "CN=x O=acme", False),
+        (name(), "CN=x", False),
+        (
+            name(
+                [(raw.C, "US", PRINTABLE)], [(raw.ST, "s")], [(raw.L, "l")], [(CN, "John Doe", BMP)]
+            ),
+            'CN="John Doe" L=l ST=s C=US',
+            True,
+        ),
+    ],
+)
+def test_the_gate_by_full_subject(subject: bytes, allow: str, passes: bool) -> None:
+    """Exactly the attributes of an entry, no more; OUs in their order, the others in any."""
+    leaf = certificate(subject, sans(uri("spiffe://x")))
+    wanted = "matched" if passes else "gate"
+    assert (
+        reason_of(leaf, "set gate full_subject", f"allow {allow}", "bind uri spiffe://x alice")
+        == wanted
+    )
+
+
+# ---- Attacks on names ----------------------------------------------------------------------------
+
+
+def test_attack_a_nul_in_the_name_of_alice() -> None:
+    """`alice\\0.evil` is refused before anything is looked up."""
+    for tag in (UTF8, BMP, UNIVERSAL):
+        leaf = certificate(person("alice\0.evil", tag))
+        assert outcome(trusting("bind cn alice alice", BIND, "set unmatched leave"), leaf) == (
+            "refuse",
+            "bad_string",
+        )
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "ALICE",
+        "Alice",
+        " alice",
+        "alice ",
+        "alice\xa0",
+        "аlice",
+        "ａlice",
+        "alıce",
+        "alice.",
+        "alic",
+    ],
+)
+def test_attack_a_name_that_is_nearly_alice(value: str) -> None:
+    """Case, blanks and look-alikes are other users."""
+    leaf = certificate(person(value))
+    assert reason_of(leaf, "bind cn alice alice", BIND) == "no_binding"
+    assert user_of(leaf, f"bind cn {core.quote(value)} other", "bind cn alice alice") == "other"
+
+
+def test_attack_josé_twice() -> None:
+    """NFC and NFD are two users, each exactly itself, in every string type."""
+    lines = ("bind cn jos\u00e9 one", "bind cn jose\u0301 two")
+    for tag in (UTF8, BMP, UNIVERSAL):
+        assert user_of(certificate(person("jos\u00e9", tag)), *lines) == "one"
+        assert user_of(certificate(person("jose\u0301", tag)), *lines) == "two"
+
+
+def test_attack_a_wildcard_in_the_certificate() -> None:
+    """`*` in a value is a star, in the certificate and in the line."""
+    star = certificate(ALICE, sans(dns("*.example.com")))
+    plain = certificate(ALICE, sans(dns("a.example.com")))
+    assert reason_of(star, "bind dns a.example.com alice") == "no_binding"
+    assert reason_of(plain, "bind dns *.example.com alice") == "no_binding"
+    assert user_of(star, "bind dns *.example.com alice") == "alice"
+    assert reason_of(certificate(person("*")), "bind cn alice alice") == "no_binding"
+
+
+@pytest.mark.parametrize(
+    "text", ["a, URI:spiffe://x/admin", "a,URI:spiffe://x/admin", "spiffe://x/admin"]
+)
+@pytest.mark.parametrize("kind", [dns, email, upn], ids=lambda kind: kind.__name__)
+def test_attack_a_san_that_spells_a_uri(kind: Any, text: str) -> None:
+    """CVE-2021-44532's class and plain confusion of kinds: only a URI is a URI."""
+    leaf = certificate(ALICE, sans(kind(text)))
+    assert reason_of(leaf, "bind uri spiffe://x/admin admin") == "no_binding"
+    assert user_of(leaf, f"bind {kind.__name__} {core.quote(text)} odd") == "odd"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "mallory,O=x CN=admin",
+        "mallory,CN=admin",
+        "CN=admin",
+        "mallory+CN=admin",
+        'x" admin "',
+        "x on nopass +@all ~*",
+    ],
+)
+def test_attack_a_name_that_spells_another_name(value: str) -> None:
+    """Kafka's published rule takes the first for admin; here a value is just a value."""
+    admin = (
+        "bind cn admin admin",
+        "bind subject CN=admin,O=acme admin",
+        "bind subject O=acme,CN=admin admin",
+    )
+    for subject in (person(value), name([(O, value)], [(CN, "mallory")])):
+        assert reason_of(certificate(subject), *admin) == "no_binding"
+        exact = core.identity(certificate(subject)).subject
+        assert (
+            user_of(certificate(subject), *admin, f"bind subject {core.quote(exact)} odd") == "odd"
+        )
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        name([(CN, "alice")], [(O, "acme")]),
+        name([(O, "acme"), (CN, "alice")]),
+        name([(O, "acme")], [(CN, "alice")], [(OU, "x")]),
+        name([(OU, "x")], [(O, "acme")], [(CN, "alice")]),
+        name([(O, "acme")], [(O, "acme")], [(CN, "alice")]),
+        name([(O, "acme")], [(CN, "alice"), (UID, "7")]),
+        name([(CN, "alice")]),
+        name([(OU, "acme")], [(CN, "alice")]),
+    ],
+)
+def test_attack_a_subject_with_more_less_or_another_order(subject: bytes) -> None:
+    """Only the whole subject, in its order and with its RDNs, is the subject."""
+    assert reason_of(certificate(subject), BIND) == "no_binding"
+
+
+@pytest.mark.parametrize("length", [255, 256, 4000])
+def test_attack_a_name_cut_to_255(length: int) -> None:
+    """A longer CN is not the user of its beginning."""
+    lines = ("bind cn " + "a" * 255 + " short", "bind cn " + "a" * 4000 + " long")
+    wanted = {255: "short", 4000: "long"}.get(length)
+    assert user_of(certificate(person("a" * length)), *lines) == wanted
+
+
+def test_every_kind_of_binding_binds() -> None:
+    """And nobody else: each line with its own leaf, against another leaf."""
+    leaf = certificate(ALICE, sans(uri("u"), dns("d"), email("e"), upn("p"), ip(b"\n\0\0\1")))
+    other = certificate(
+        person("bob"), serial=b"\2", spki=spki_of(raw.ec.generate_private_key(raw.ec.SECP256R1()))
+    )
+    said = core.identity(leaf)
+    for line in (
+        BIND,
+        "bind cn alice alice",
+        "bind uri u alice",
+        "bind dns d alice",
+        "bind email e alice",
+        "bind upn p alice",
+        "bind ip 10.0.0.1 alice",
+        f"bind cert {said.cert} alice",
+        f"bind key {said.key} alice",
+    ):
+        assert user_of(leaf, line) == "alice"
+        assert trusting(line).decide(leaf, now=NOW).line == line
+        assert reason_of(other, line) == "no_binding"
+
+
+# ---- Usage, times, revocation --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("extensions", "reason"),
+    [
+        ([constraints(False)], "matched"),
+        ([], "matched"),
+        ([constraints(False), purposes(CLIENT_AUTH)], "matched"),
+        ([constraints(False), purposes(raw.SERVER_AUTH)], "key_usage"),
+        ([constraints(False), purposes(raw.ANY_USAGE)], "key_usage"),
+        ([constraints(False), purposes(raw.oid("1.2.3"), critical=True)], "key_usage"),
+        ([constraints(False), raw.key_usage(b"\x05\x20")], "key_usage"),
+        ([constraints(True), purposes(CLIENT_AUTH)], "key_usage"),
+        ([raw.extension(raw.oid("1.2.3"), b"\5\0", True)], "malformed"),
+    ],
+    ids=[
+        "no EKU",
+        "nothing",
+        "clientAuth",
+        "serverAuth",
+        "any",
+        "critical unknown EKU",
+        "no digitalSignature",
+        "CA",
+        "critical unknown",
+    ],
+)
+def test_attack_a_certificate_for_something_else(extensions: list[bytes], reason: str) -> None:
+    """A server's or a CA's certificate is no client."""
+    assert reason_of(certificate(ALICE, extensions=extensions), BIND) == reason
+
+
+def test_boundary_seconds_are_valid() -> None:
+    """notBefore and notAfter themselves are inside (RFC 5280 4.1.2.5)."""
+    leaf = certificate(ALICE, validity=(utc("270115080000Z"), utc("270115080010Z")))
+    found = {
+        now - NOW: reason_of(leaf, BIND, now=now) for now in (NOW - 1, NOW, NOW + 10, NOW + 11)
+    }
+    assert found == {-1: "not_yet_valid", 0: "matched", 10: "matched", 11: "expired"}
+
+
+def test_a_certificate_that_never_expires() -> None:
+    """99991231235959Z; what is told as its end is then the CA's."""
+    leaf = certificate(ALICE, validity=(VALIDITY[0], raw.generalized("99991231235959Z")))
+    assert reason_of(leaf, BIND, now=2**31) == "matched"
+    assert (
+        decide(policy(["set enforce on", authority_line(ca()), BIND]), leaf).until == 2_524_607_999
+    )
+    assert reason_of(leaf, BIND, now=253_402_300_800) == "ca_expired"
+
+
+def test_when_a_login_ends_and_how_long_its_session_may_last() -> None:
+    """The first end of the path, and the shortest session= of the lines that matched."""
+    leaf = certificate(ALICE, validity=(VALIDITY[0], utc("300101000000Z")))
+    lines = [
+        "set enforce on",
+        authority_line(ca()),
+        f"{BIND} session=2h",
+        "bind cn alice alice session=30m",
+    ]
+    found = decide(policy(lines), leaf)
+    assert (found.until, found.session) == (1_893_456_000, 1800)
+    assert decide(policy([*lines[:2], BIND]), leaf).session == 0
+
+
+def test_attack_the_serial_number_of_another_ca() -> None:
+    """Serial numbers repeat: revoked is the one of this CA's key."""
+    one, other = long_root("CN=One"), long_root("CN=Other")
+    mine, theirs = (
+        certificate(ALICE, by=one, serial=b"\x05"),
+        certificate(ALICE, by=other, serial=b"\x05"),
+    )
+    under = trusting(BIND, f"revoke serial {one.key_id} 05", trust=[one, other])
+    assert (outcome(under, mine)[1], outcome(under, theirs)[1]) == ("revoked", "matched")
+    assert outcome(under, certificate(ALICE, by=one, serial=b"\x05\x00"))[1] == "matched"
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [(b"\0\xff", "ff"), (b"\x0a", "A"), (b"\1\0", "01:00"), (b"\0", "0"), (b"\0\x80\0", "008000")],
+)
+def test_serial_numbers_are_revoked_however_they_are_written(content: bytes, text: str) -> None:
+    """Leading zeros, colons and case do not matter; zero is a number too."""
+    line = f"revoke serial {ca().key_id} {text}"
+    assert reason_of(certificate(ALICE, serial=content), BIND, line) == "revoked"
+    assert reason_of(certificate(ALICE, serial=b"\x77"), BIND, line) == "matched"
+
+
+def test_a_certificate_is_revoked_by_hash_and_by_key() -> None:
+    """The key holds for each certificate that it is in."""
+    leaf, renewed = certificate(ALICE), certificate(ALICE, serial=b"\2")
+    said = core.identity(leaf)
+    assert reason_of(leaf, BIND, f"revoke cert {said.cert}") == "revoked"
+    assert reason_of(renewed, BIND, f"revoke cert {said.cert}") == "matched"
+    assert reason_of(renewed, BIND, f"revoke key {said.key}") == "revoked"
+
+
+P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+
+
+def test_attack_a_revoked_certificate_with_another_signature() -> None:
+    """CVE-2014-8275's class: an ECDSA signature (r, s) is as good as (r, n - s), so whoever holds a
+    certificate can change its hash. Revocation by serial number and by key hold."""
+    leaf = certificate(ALICE)
+    signed, algorithm, signature = der_elements(der_content(leaf))
+    r, s = der_elements(der_content(der_content(signature)[1:]))
+    flipped = P256_ORDER - int.from_bytes(der_content(s))
+    again = der(2, flipped.to_bytes(flipped.bit_length() // 8 + 1))
+    twin = der(0x30, signed, algorithm, der(3, b"\0" + der(0x30, r, again)))
+    assert twin != leaf
+    said = core.identity(leaf)
+    assert reason_of(twin, BIND) == "matched"
+    for line in (f"revoke serial {ca().key_id} {said.serial}", f"revoke key {said.key}"):
+        assert reason_of(twin, BIND, line) == "revoked"
+
+
+# ---- Lines against lines -------------------------------------------------------------------------
+
+
+def test_lines_that_name_different_users_are_a_conflict() -> None:
+    """Whichever comes first; the same user twice is none."""
+    leaf = certificate(ALICE)
+    assert reason_of(leaf, BIND, "bind cn alice bob") == "conflict"
+    assert reason_of(leaf, BIND, "bind cn alice alice bob") == "conflict"
+    assert user_of(leaf, BIND, "bind cn alice alice") == "alice"
+    assert (
+        reason_of(leaf, "bind cn alice alice", f"bind cn alice bob ca={ca().key_id}") == "conflict"
+    )
+    assert user_of(leaf, "bind cn alice alice", f"bind cn alice bob ca={KEY}") == "alice"
+
+
+def test_a_line_with_several_users_lets_the_client_choose() -> None:
+    """Nobody until then."""
+    decision = trusting("bind cn alice alice bob", "user alice off").decide(
+        certificate(ALICE), now=NOW
+    )
+    assert (decision.action, decision.reason, decision.users, decision.user) == (
+        "choose",
+        "matched",
+        ("alice", "bob"),
+        None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("nets", "address", "inside"),
+    [
+        ("10.0.0.0/8", "10.255.255.255", True),
+        ("10.0.0.0/8", "11.0.0.0", False),
+        ("10.0.0.0/8", None, False),
+        ("10.0.0.1", "10.0.0.1", True),
+        ("10.0.0.1", "10.0.0.2", False),
+        ("0.0.0.0/0", "255.1.2.3", True),
+        ("0.0.0.0/0", "::1", False),
+        ("::/0", "::1", True),
+        ("::/0", "10.0.0.1", False),
+        ("2001:db8::/33", "2001:db8:7fff::1", True),
+        ("2001:db8::/33", "2001:db8:8000::1", False),
+        ("10.0.0.0/8,::1", "::1", True),
+        ("10.0.0.0/8", "::ffff:10.0.0.1", True),
+        ("128.0.0.0/1", "127.255.255.255", False),
+        ("128.0.0.0/1", "128.0.0.0", True),
+    ],
+)
+def test_from_covers_networks_to_the_bit(nets: str, address: str | None, inside: bool) -> None:
+    """IPv4 and IPv6 apart; an unknown address is outside of every network."""
+    found = reason_of(certificate(ALICE), f"{BIND} from={nets}", address=address)
+    assert found == ("matched" if inside else "address")
+
+
+def test_every_line_that_matches_must_cover_the_address() -> None:
+    """A second line without from= does not open the door."""
+    lines = (f"{BIND} from=10.0.0.0/8", "bind cn alice alice")
+    assert reason_of(certificate(ALICE), *lines, address="192.0.2.1") == "address"
+    assert reason_of(certificate(ALICE), *lines, address="10.0.0.1") == "matched"
+
+
+def test_an_address_that_is_none_is_an_error() -> None:
+    """core.Policy.decide says so."""
+    with pytest.raises(core.CoreError, match="not an IP address: localhost"):
+        trusting(BIND).decide(certificate(ALICE), now=NOW, address="localhost")
+
+
+def test_user_lines_answer_where_there_is_no_server() -> None:
+    """On, off by word, off because nobody said on; without a line nobody knows."""
+    leaf = certificate(ALICE)
+    found = [
+        reason_of(leaf, BIND, *lines)
+        for lines in (
+            ["user alice on"],
+            ["user alice off"],
+            ["user alice ~x"],
+            ["user alice on off"],
+            ["user bob off"],
+        )
+    ]
+    assert found == ["matched", "user_off", "user_off", "user_off", "matched"]
+
+
+def test_the_server_is_asked_about_the_user() -> None:
+    """What it says counts, not the line; of a pending policy the line."""
+    lines, leaf = (
+        ["set enforce on", authority_line(ca()), BIND, "user alice on"],
+        certificate(ALICE),
+    )
+    asked: list[str] = []
+    for state, reason in (
+        (lib.USER_MISSING, "user_missing"),
+        (lib.USER_OFF, "user_off"),
+        (lib.USER_ON, "matched"),
+        (lib.USER_UNKNOWN, "matched"),
+    ):
+        assert (
+            decide(
+                policy(lines), leaf, ask=lambda user, state=state: asked.append(user) or state
+            ).reason
+            == reason
+        )
+    assert asked == ["alice"] * 4
+    base = policy(lines[:3])
+    change = patch(base, ["+user alice off"])
+    assert decide(base, leaf, pending=change, ask=lambda _: lib.USER_ON).reason == "user_off"
+    lib.patch_free(change)
+
+
+# ---- Actions -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lines", "leaf", "action", "reason"),
+    [
+        (["set enforce on"], None, "leave", "no_certificate"),
+        (["set enforce on", "set plain refuse"], None, "refuse", "no_certificate"),
+        (
+            ["set enforce on", "set unmatched leave", authority_line(ca())],
+            certificate(ALICE),
+            "leave",
+            "no_binding",
+        ),
+        (
+            ["set enforce on", "set unmatched leave"],
+            certificate(ALICE),
+            "leave",
+            "untrusted_issuer",
+        ),
+        (["set enforce on", authority_line(ca())], certificate(ALICE), "refuse", "no_binding"),
+        (
+            ["set enforce on", "set unmatched leave", authority_line(ca())],
+            certificate(person("a\0")),
+            "refuse",
+            "bad_string",
+        ),
+        (
+            [
+                "set enforce on",
+                "set unmatched leave",
+                authority_line(ca()),
+                "bind cn alice a",
+                "bind subject CN=alice,O=acme b",
+            ],
+            certificate(ALICE),
+            "refuse",
+            "conflict",
+        ),
+        (
+            ["set enforce on", "set unmatched leave", authority_line(ca()), "set gate san_cn"],
+            certificate(ALICE),
+            "refuse",
+            "gate",
+        ),
+        ([BIND, authority_line(ca())], certificate(ALICE), "leave", "off"),
+        (["set enforce off", "set plain refuse"], None, "leave", "off"),
+        ([], None, "leave", "off"),
+    ],
+)
+def test_who_is_left_alone_and_who_is_refused(
+    lines: list[str], leaf: bytes | None, action: str, reason: str
+) -> None:
+    """`unmatched leave` is for certificates that map to nobody, not for bad ones."""
+    assert outcome(Policy(lines), leaf) == (action, reason)
+
+
+def test_shadow_decides_and_says_that_it_is_for_the_record() -> None:
+    """The decision is the one of `on`."""
+    lines = [authority_line(ca()), BIND]
+    on, shadow = (
+        Policy([f"set enforce {word}", *lines]).decide(certificate(ALICE), now=NOW)
+        for word in ("on", "shadow")
+    )
+    assert (on.action, on.reason, on.shadow) == ("login", "matched", False)
+    assert (shadow.action, shadow.reason, shadow.shadow) == ("login", "matched", True)
+
+
+@pytest.mark.parametrize("unmatched", ["refuse", "leave"])
+def test_a_node_without_its_policy_refuses_all_but_bootstrap(unmatched: str) -> None:
+    """A journal that cannot be read closes the door, whatever the empty policy says; a first
+    install has no door yet."""
+    lines, leaf = (
+        policy(["set enforce on", f"set unmatched {unmatched}", authority_line(ca()), BIND]),
+        certificate(ALICE),
+    )
+    for who in (leaf, None):
+        assert (
+            decide(lines, who, no_journal=True).action,
+            decide(lines, who, no_journal=True).reason,
+        ) == ("refuse", "no_journal")
+        assert (
+            decide(lines, who, no_policy=True).action,
+            decide(lines, who, no_policy=True).reason,
+        ) == ("leave", "no_policy")
+    own = policy([authority_line(ca()), "bind cn alice rescue"], lib.FROM_BOOTSTRAP)
+    for state in ({"no_journal": True}, {"no_policy": True}, {}):
+        found = decide(lines, leaf, bootstrap=own, **state)
+        assert (found.action, found.line) == ("login", "bind cn alice rescue")
+        assert decide(lines, certificate(person("bob")), bootstrap=own, **state).action != "login"
+
+
+def test_bootstrap_lines_are_exempt_from_the_gate_and_from_nothing_else() -> None:
+    """Validity, key usage, issuer and the policy's own revocations hold for them."""
+    own = policy([authority_line(ca()), "bind cn alice rescue"], lib.FROM_BOOTSTRAP)
+    closed = ["set enforce on", "set gate full_subject", "set plain refuse"]
+
+    def reason(leaf: bytes, *more: str, by: Cert | None = None) -> tuple[str, str]:
+        found = decide(policy([*closed, *more]), leaf, [by or ca()], bootstrap=own)
+        return found.action, found.reason
+
+    leaf, stranger = certificate(ALICE), long_root("CN=Stranger")
+    assert reason(leaf) == ("login", "matched")
+    for bad in (
+        certificate(ALICE, validity=(VALIDITY[0], utc("210101000000Z"))),
+        certificate(ALICE, extensions=[purposes(raw.SERVER_AUTH)]),
+        certificate(person("alice\0")),
+        certificate(name([(CN, "alice")], [(CN, "alice")])),
+    ):
+        assert reason(bad)[0] == "refuse"
+    assert reason(certificate(ALICE, by=stranger), by=stranger) == ("refuse", "untrusted_issuer")
+    said = core.identity(leaf)
+    for line in (
+        f"cert {said.cert}",
+        f"key {said.key}",
+        f"serial {ca().key_id} {said.serial}",
+        f"key {ca().key_id}",
+    ):
+        assert reason(leaf, f"revoke {line}")[0] == "refuse"
+
+
+def test_a_revoked_bootstrap_certificate_is_not_left_alone() -> None:
+    """`unmatched leave` is no way around: revoked is revoked, and the reason says so."""
+    own = policy([authority_line(ca()), "bind cn alice rescue"], lib.FROM_BOOTSTRAP)
+    leaf = certificate(ALICE)
+    lines = policy(
+        ["set enforce on", "set unmatched leave", f"revoke cert {core.identity(leaf).cert}"]
+    )
+    found = decide(lines, leaf, bootstrap=own)
+    assert (found.action, found.reason) == ("refuse", "revoked")
+
+
+def test_a_policy_decided_while_it_is_a_patch_is_decided_as_afterwards() -> None:
+    """Also a line that goes, and one that shares its alias with one that stays."""
+    leaf = certificate(ALICE)
+    base = policy(
+        [
+            "set enforce on",
+            authority_line(ca()),
+            BIND,
+            "set gate san_cn",
+            "allow CN=alice O=a",
+            "allow CN=alice O=b",
+        ]
+    )
+    for changes, reason in (
+        (["-allow CN=alice O=a"], "matched"),
+        (["-allow CN=alice O=b"], "matched"),
+        (["-allow CN=alice O=a", "-allow CN=alice O=b"], "gate"),
+        ([f"-{BIND}"], "no_binding"),
+        ([f"-{authority_line(ca())}"], "untrusted_issuer"),
+        (["-set enforce on"], "off"),
+        ([f"-{BIND}", f"+{BIND} from=10.0.0.0/8"], "address"),
+        ([f"+revoke key {ca().key_id}"], "ca_revoked"),
+    ):
+        change = patch(base, changes)
+        assert decide(base, leaf, pending=change).reason == reason
+        assert decide(base, leaf).reason == "matched"
+        lib.patch_free(change)
+
+
+def test_the_certificates_of_a_policy_come_and_go() -> None:
+    """A `ca` line that is removed vouches no more, one that is added does."""
+    one, other = long_root("CN=One"), long_root("CN=Other")
+    under = trusting(BIND, trust=[one])
+    mine, theirs = certificate(ALICE, by=one), certificate(ALICE, by=other)
+    under.patch([f"-{authority_line(one)}", f"+{authority_line(other)}"])
+    assert (outcome(under, mine)[1], outcome(under, theirs)[1]) == ("untrusted_issuer", "matched")
+    under.patch([f"-{authority_line(other)}"])
+    assert outcome(under, theirs)[1] == "untrusted_issuer"
