@@ -3,31 +3,54 @@
 import json
 import secrets
 import time
+from collections.abc import Callable
 
 from flask import Flask, Response
 
 from control import errors, web
-from control.api import bdbs, certauth, certificates, cluster, redis_acls, roles, users
+from control.api import (
+    actions,
+    bdbs,
+    certauth,
+    certificates,
+    cluster,
+    login,
+    logs,
+    redis_acls,
+    reference,
+    roles,
+    system,
+    users,
+)
 from control.ca import CertificateError
 from control.errors import invalid, refused
 from control.guard import Guard, PeerCert
 from control.models import NewUserBody, parse
-from control.passwords import hash_password
+from control.passwords import new_password
 from control.records import Cluster, User
 from control.store import Store
 
 BODY = 1 << 20  # bytes of a request's body, as in control/server.py
-MODULES = (cluster, certificates, users, roles, redis_acls, bdbs, certauth)
+MODULES = (
+    cluster, certificates, users, login, roles, redis_acls, bdbs, actions, logs, system, certauth,
+    reference,
+)  # fmt: skip
 
 
-def create_app(store: Store, peer_cert: PeerCert) -> Flask:
+def no_ca() -> None:
+    raise refused("unsupported_certificate", "this control plane has no CA to issue with")
+
+
+def create_app(store: Store, peer_cert: PeerCert, rotate: Callable[[], None] = no_ca) -> Flask:
     """The application over `store`. `peer_cert` reads the client's certificates out of a WSGI
-    environ: control.server.peer_cert."""
+    environ: control.server.peer_cert. `rotate` puts a new certificate of this server into the
+    store, or raises Refusal."""
     app = Flask("control", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = BODY
     app.url_map.strict_slashes = False
     errors.install(app)
     app.register_error_handler(CertificateError, _bad_certificate)
+    app.extensions["rotate"] = rotate
     web.install(app, store, Guard(store, peer_cert))
     for module in MODULES:
         app.register_blueprint(module.blueprint)
@@ -45,10 +68,10 @@ def init_cluster(store: Store, name: str, admin_username: str, admin_password: s
         name=checked.name,
         auth_method="regular",
         role_uids=(1,),
-        password_hash=hash_password(checked.password),
-        password_issued=now,
+        passwords=(new_password(checked.password),),
     )
-    store.initialise(Cluster(name, secrets.token_hex(16), now), administrator)
+    cluster = Cluster(name, secrets.token_hex(16), now, jwt_key=secrets.token_hex(32))
+    store.initialise(cluster, administrator)
 
 
 def _bad_certificate(error: CertificateError) -> Response:

@@ -1,11 +1,13 @@
 """The command `redis-certauth`."""
 
+import logging
+import socket
 import sys
 from pathlib import Path
 
 import click
 
-from control import core, quickstart
+from control import core, quickstart, service
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -31,6 +33,79 @@ def quickstart_command(home: Path, redis_port: int, api_port: int, server: str) 
 
 
 @main.command()
+@click.option("--home", required=True, type=click.Path(path_type=Path),
+              help="The control plane's folder; certauth.toml may be there.")  # fmt: skip
+@click.option("--name", default="redis-certauth", show_default=True,
+              help="Of the cluster; also the organisation in its certificates.")  # fmt: skip
+@click.option("--admin", default="admin", show_default=True, help="The first administrator.")
+@click.option("--api-name", "api_names", multiple=True,
+              help="A DNS name or IP address by which the REST API is reached; may be given again. "
+              "Default: localhost, 127.0.0.1, ::1 and this machine's name.")  # fmt: skip
+@click.option("--password-stdin", is_flag=True,
+              help="Read the administrator's password from a line of standard input.")  # fmt: skip
+def init(
+    home: Path, name: str, admin: str, api_names: tuple[str, ...], password_stdin: bool
+) -> None:
+    """Make a control plane: its own CA, its certificates, its first administrator."""
+    names = api_names or ("localhost", "127.0.0.1", "::1", socket.gethostname())
+    try:
+        config = service.load_config(home)
+        service.init(config, name, admin, password_of(admin, password_stdin), names)
+    except service.ServiceError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(NEXT.format(home=config.home, admin=admin, module=quickstart.MODULE, host=names[0],
+                           port=config.port))  # fmt: skip
+
+
+def password_of(admin: str, from_stdin: bool) -> str:
+    """From a prompt, twice, or from one line of standard input; never from the command line, which
+    every process can read."""
+    if from_stdin:
+        return sys.stdin.readline().rstrip("\r\n")
+    prompted: str = click.prompt(
+        f"Password of {admin}", hide_input=True, confirmation_prompt="The same again"
+    )
+    return prompted
+
+
+NEXT = """\
+In {home} there is now a control plane with the administrator '{admin}'.
+
+1. Give each Redis or Valkey server the file {home}/bootstrap, and in its redis.conf:
+     loadmodule {module} journal certauth bootstrap /path/to/bootstrap
+     tls-ca-cert-dir certauth/ca
+   Both folders are below the server's `dir`: mkdir -p certauth/ca
+   Its own certificate comes from {home}/ca.crt, or from a CA that you name as
+   `tls_server_ca` when you register the database.
+
+2. Start it:
+     redis-certauth serve --home {home}
+
+3. Install the CA of your clients, and register databases and users:
+     curl --cacert {home}/ca.crt -u {admin} https://{host}:{port}/v1/cluster
+"""
+
+
+@main.command()
+@click.option("--home", required=True, help="The folder that `init` has made.",
+              type=click.Path(exists=True, file_okay=False, path_type=Path))  # fmt: skip
+def serve(home: Path) -> None:
+    """Run the control plane, the REST API and the sync of all databases, until SIGTERM or Ctrl-C.
+
+    Settings: host, port and database in HOME/certauth.toml, or CERTAUTH_HOST, CERTAUTH_PORT and
+    CERTAUTH_DATABASE in the environment. Logs go to standard error.
+    """
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # two lines at each start
+    try:
+        service.serve(service.load_config(home))
+    except service.ServiceError as error:
+        raise click.ClickException(str(error)) from error
+
+
+@main.command()
 @click.argument("certificate", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--policy", required=True, help="A file of policy lines.",
               type=click.Path(exists=True, dir_okay=False, path_type=Path))  # fmt: skip
@@ -41,10 +116,23 @@ def explain(certificate: Path, policy: Path, address: str | None) -> None:
     CERTIFICATE is PEM, the leaf first, then its intermediate CAs; or the DER of a leaf.
     """
     try:
-        lines = [line for line in policy.read_text().splitlines() if line and line[0] != "#"]
-        decision = core.Policy(lines).decide(certificate.read_bytes(), address=address)
+        decision = read_policy(policy).decide(certificate.read_bytes(), address=address)
     except (core.CoreError, OSError) as error:
         raise click.ClickException(str(error)) from error
+    except UnicodeDecodeError as error:
+        raise click.ClickException(f"{policy} is no text in UTF-8: {error}") from error
     click.echo("\n".join(decision.trace))
     click.echo(f"decision: {decision.action} {' '.join(decision.users)}".rstrip())
     sys.exit(0 if decision.users else 1)
+
+
+def read_policy(file: Path) -> core.Policy:
+    """A file of policy lines. Comments and empty lines are none, but count where a line is named.
+    Raises core.PolicyError."""
+    lines = list(enumerate(file.read_text().splitlines(), 1))
+    lines = [(number, line) for number, line in lines if line and line[0] != "#"]
+    try:
+        return core.Policy(line for _, line in lines)
+    except core.PolicyError as error:
+        problems = tuple((lines[index - 1][0], text) for index, text in error.problems)
+        raise core.PolicyError(problems, error.count) from error

@@ -1,27 +1,36 @@
 """Who is asking, and what they may do: 401 for the first question, 403 for the second.
 
-An explicit `Authorization` header counts before a client certificate. The certificate is decided by
-the core, on every request and with the whole path that was presented, under the REST API's own
-policy: no resumed session and no kept-alive connection outlives a CA, an expiry or a deleted user.
+An explicit `Authorization` header (Basic, or a token as Bearer or JWT) counts before a client
+certificate. The certificate is decided by the core, on every request and with the whole path that
+was presented, under the REST API's own policy: no resumed session and no kept-alive connection
+outlives a CA, an expiry or a deleted user.
+
+Too many wrong passwords lock a user, by the cluster's policy. The answer to a wrong password is the
+same, and as late, whether the user is there, is not, or is locked.
 """
 
 import ssl
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, get_args
+from typing import Literal, Protocol, get_args
 from wsgiref.types import WSGIEnvironment
 
 from flask import Request
 
-from control import core, policy
+from control import core, policy, tokens
 from control.errors import Refusal, forbidden, unauthorized
-from control.passwords import Passwords
-from control.records import Management, User
+from control.passwords import Passwords, is_expired, is_locked
+from control.records import Management, Password, User
 from control.store import Store
 
 # How long the record of a user's last login may lag behind.
 LOGIN_SECONDS = 60
+# Refused certificates and tokens cost a stranger nothing, so only so many are written to the event
+# log: these at once, then one a second. Wrong passwords are slowed down by argon2.
+BURST = 20
+SHOWN = 255  # characters of a login name in the event log
 
 # Which management roles hold a permission. `none` holds nothing.
 Managements = frozenset[Management]
@@ -32,6 +41,13 @@ _EVERYBODY: Managements = frozenset(get_args(Management))
 _VIEWERS: Managements = _EVERYBODY - {"none"}
 PERMISSIONS: dict[str, Managements] = {
     "any": _EVERYBODY,  # whoever is logged in
+    "view_all_nodes_info": _VIEWERS,
+    "view_node_info": _VIEWERS,
+    "view_all_nodes_checks": _VIEWERS,
+    "view_cluster_stats": _VIEWERS,
+    "view_license": _VIEWERS,
+    "view_status_of_cluster_action": _VIEWERS,
+    "view_logged_events": _VIEWERS - {"db_viewer"},
     "view_cluster_info": _VIEWERS,
     "update_cluster": _ADMIN,
     "view_all_users_info": _PEOPLE,
@@ -77,6 +93,7 @@ class Caller:
 
     user: User
     managements: Managements
+    by: Literal["password", "token", "certificate"]
 
     def may(self, permission: str) -> bool:
         """Several roles add up."""
@@ -90,17 +107,25 @@ class Guard:
         self._store = store
         self._peer_cert = peer_cert
         self._passwords = Passwords()
+        self._trickle = Trickle()
 
-    def authenticate(self, request: Request) -> Caller:
-        """Who is asking. Raises Refusal 401."""
-        if "Authorization" in request.headers:
-            user = self._by_password(request)
-        else:
-            user = self._by_certificate(request)
-        now = int(time.time())
-        if now - user.last_login >= LOGIN_SECONDS:
-            self._store.logged_in(user.uid, now)
-        return self._caller(user)
+    def authenticate(self, request: Request, expired: bool = False) -> Caller:
+        """Who is asking. `expired`: a password that is to be changed is good enough. Raises Refusal
+        401."""
+        given, address = request.authorization, request.remote_addr or ""
+        if "Authorization" not in request.headers:
+            return self._by_certificate(request)
+        if given is not None and given.type == "basic":
+            return self.by_password(given.username or "", given.password or "", address, expired)
+        if given is not None and given.type in ("bearer", "jwt"):
+            return self._by_token(given.token or "", address)
+        raise unauthorized(
+            "bad_authorization", "the Authorization header is not Basic, Bearer or JWT"
+        )
+
+    def which(self, user: User, password: str) -> Password | None:
+        """The one of a user's passwords that this is."""
+        return self._passwords.check(user.passwords, password)
 
     def decide(
         self, pem: bytes, now: int | None = None, address: str | None = None
@@ -119,39 +144,82 @@ class Guard:
 
         return store.recall(("rest policy", *(user.uid for user in users)), make)
 
-    def _by_password(self, request: Request) -> User:
-        given = request.authorization
-        if given is None or given.type != "basic":
-            raise unauthorized(
-                "bad_authorization", "the Authorization header is not Basic, or does not parse"
-            )
+    def by_password(self, login: str, password: str, address: str, expired: bool) -> Caller:
+        """Who has this name or e-mail address, and this password; `expired` as above. Raises
+        Refusal 401."""
         if not self._store.cluster().control_plane_basic_authentication:
             raise unauthorized(
                 "basic_authentication_disabled",
                 "passwords are not taken here "
                 "(control_plane_basic_authentication): use a client certificate",
             )
-        user = self._store.user_by_login(given.username or "")
-        stored = user.password_hash if user else ""
-        if not self._passwords.check(stored, given.password or "") or user is None:
-            raise unauthorized("invalid_credentials", "wrong user name or password")
-        return user
+        user = self._store.user_by_login(login)
+        stored = user.passwords if user else ()
+        found = self._passwords.remembered(stored, password)
+        if not found:
+            found = self._passwords.check(stored, password)
+            # While argon2 worked, others may have locked the user, or changed the password.
+            self._store.enter()
+            user = self._store.user_by_login(login)
+        cluster, now = self._store.cluster(), int(time.time())
+        locked = user is not None and is_locked(user, cluster, now)
+        if user is None or found not in user.passwords or locked:
+            counted = user.uid if user and user.passwords and not locked else 0
+            self._store.login_failed(
+                counted, now, username=login[:SHOWN], address=address, reason="invalid_credentials"
+            )
+            raise unauthorized(
+                "invalid_credentials",
+                "wrong user name or password, or too many wrong ones before",
+            )
+        if found and is_expired(found, cluster, now) and not expired:
+            raise unauthorized(
+                "password_expired",
+                "this password has expired: set a new one with PUT /v1/users/password",
+            )
+        return self._logged_in(user, "password")
 
-    def _by_certificate(self, request: Request) -> User:
+    def _by_token(self, token: str, address: str) -> Caller:
+        try:
+            uid, stamp = tokens.owner(token, self._store.cluster())
+            user = self._user_of_token(uid)
+            if not tokens.fits(stamp, user):
+                raise tokens.refusal("its user's login has changed since")
+        except Refusal as error:
+            self._refused(error, address)
+            raise
+        return self._logged_in(user, "token")
+
+    def _user_of_token(self, uid: int) -> User:
+        try:
+            return self._store.get(User, uid)
+        except Refusal:
+            raise tokens.refusal("its user is gone") from None
+
+    def _by_certificate(self, request: Request) -> Caller:
         presented = self._peer_cert(request.environ)
         if presented is None:
             raise unauthorized(
                 "missing_credentials",
-                "send a user name and a password (Basic), or connect with a client certificate",
+                "send a user name and a password (Basic) or a token (Bearer), or connect with a "
+                "client certificate",
             )
         if not self._store.cluster().mtls_certificate_authentication:
             raise unauthorized(
                 "certificate_authentication_disabled",
                 "client certificates are not taken here: mtls_certificate_authentication is off",
             )
+        address = request.remote_addr
+        try:
+            return self._logged_in(self._decided(presented, address), "certificate")
+        except Refusal as error:
+            self._refused(error, address or "")
+            raise
+
+    def _decided(self, presented: Presented, address: str | None) -> User:
         pem = "".join(map(ssl.DER_cert_to_PEM_cert, presented.chain)).encode()
         try:
-            decision = self.decide(pem, address=request.remote_addr)
+            decision = self.decide(pem, address=address)
         except core.CoreError as error:
             raise unauthorized(
                 "malformed", f"the client certificate does not parse: {error}"
@@ -160,8 +228,38 @@ class Guard:
             raise unauthorized(decision.reason, _why(decision))
         return self._store.get(User, int(decision.user))
 
-    def _caller(self, user: User) -> Caller:
-        return Caller(user, frozenset(role.management for role in self._store.roles_of(user)))
+    def _logged_in(self, user: User, by: Literal["password", "token", "certificate"]) -> Caller:
+        now = int(time.time())
+        if by != "token" and now - user.last_login >= LOGIN_SECONDS:
+            self._store.logged_in(user.uid, now)
+        self._store.act_as(user.name)
+        managements = frozenset(role.management for role in self._store.roles_of(user))
+        return Caller(user, managements, by)
+
+    def _refused(self, error: Refusal, address: str) -> None:
+        if self._trickle.drop():
+            reason, text = error.error_code, error.description[:1000]
+            self._store.note(
+                "login_failed", "WARNING", address=address, reason=reason, description=text
+            )
+
+
+class Trickle:
+    """BURST drops at once, then one a second."""
+
+    def __init__(self) -> None:
+        self._drops, self._filled = float(BURST), time.monotonic()
+        self._lock = threading.Lock()
+
+    def drop(self) -> bool:
+        with self._lock:
+            now = time.monotonic()
+            self._drops = min(float(BURST), self._drops + now - self._filled)
+            self._filled = now
+            if self._drops < 1:
+                return False
+            self._drops -= 1
+            return True
 
 
 def _why(decision: core.Decision) -> str:

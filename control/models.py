@@ -41,6 +41,7 @@ class Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
     IGNORED: ClassVar[frozenset[str]] = frozenset()
     MISSING: ClassVar[dict[str, str]] = {}  # field → error_code, where Redis Enterprise has one
+    OPTIONAL: ClassVar[bool] = False  # a request may have no body at all
 
     @model_validator(mode="before")
     @classmethod
@@ -77,6 +78,9 @@ class ClusterBody(Body):
     mtls_client_cert_subject_validation_type: Validation = "disabled"
     mtls_authorized_subjects: list[SubjectBody] = []
     control_plane_basic_authentication: bool = True
+    password_complexity: bool = False
+    password_min_length: Annotated[int, Field(ge=8, le=256)] = 8
+    password_expiration_duration: Annotated[int, Field(ge=0, le=36_500)] = 0
 
     IGNORED = _words("""
         name created_time rack_aware wait_command slave_ha slave_ha_grace_period
@@ -92,13 +96,45 @@ class ClusterBody(Body):
         envoy_max_downstream_connections envoy_mgmt_server_port gossip_envoy_admin_port
         handle_redirects http_support logrotate_settings min_control_TLS_version
         min_data_TLS_version min_sentinel_TLS_version options_method_forbidden
-        password_complexity password_expiration_duration password_hashing_algorithm
-        password_min_length port proxy_certificate reserved_ports sentinel_cipher_suites
+        password_hashing_algorithm port proxy_certificate reserved_ports sentinel_cipher_suites
         sentinel_cipher_suites_tls_1_3 sentinel_ssl_policy sentinel_tls_mode smtp_host
         smtp_password smtp_port smtp_tls_mode smtp_use_tls smtp_username
         syncer_certificate system_reserved_ports upgrade_in_progress upgrade_mode
         use_external_ipv6 use_ipv6 availability_lag_tolerance_ms
     """)
+
+
+Seconds = Annotated[int, Field(ge=0, le=10**9)]
+
+
+class PolicyBody(Body):
+    login_lockout_threshold: Annotated[int, Field(ge=0, le=1_000_000)] = 5
+    login_lockout_counter_reset_after: Seconds = 900
+    login_lockout_duration: Seconds = 1800
+    master_healthcheck_api_auth: bool = True
+
+    IGNORED = _words("""
+        acl_pubsub_default auto_recovery automatic_node_offload bigstore_migrate_node_threshold
+        bigstore_migrate_node_threshold_p bigstore_provision_node_threshold
+        bigstore_provision_node_threshold_p data_internode_encryption db_conns_auditing
+        default_concurrent_restore_actions default_fork_evict_ram
+        default_non_sharded_proxy_policy default_oss_sharding default_provisioned_redis_version
+        default_sharded_proxy_policy default_shards_placement diskless_repl
+        endpoint_rebind_propagation_grace_time evict_node_use_free_memory
+        expose_hostnames_for_all_suffixes failure_detection_sensitivity hide_user_data_from_log
+        max_saved_events_per_type max_simultaneous_backups parallel_shards_upgrade
+        persistence_cleanup_scan_interval persistent_node_removal rack_aware
+        redis_migrate_node_threshold redis_migrate_node_threshold_p
+        redis_provision_node_threshold redis_provision_node_threshold_p redis_upgrade_policy
+        resp3_default shards_overbooking show_internals slave_ha slave_ha_bdb_cooldown_period
+        slave_ha_cooldown_period slave_ha_grace_period
+    """)
+
+
+class RotateBody(Body):
+    name: Filled = "api"
+
+    OPTIONAL = True
 
 
 class CertificateBody(Body):
@@ -111,13 +147,17 @@ class CertificatesBody(Body):
     certificates: Annotated[list[CertificateBody], Field(min_length=1)]
 
 
+# A sentence has room in it; argon2 takes as long for any length.
+NewPassword = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+
+
 class UserBody(Body):
     name: UserName = ""
     email: Email = ""
     auth_method: AuthMethod = "regular"
     # Longer ones would not fit into the index of a PostgreSQL table.
     certificate_subject_line: Annotated[str, StringConstraints(max_length=512)] = ""
-    password: Annotated[str, StringConstraints(min_length=1, max_length=1024)] = ""
+    password: NewPassword = ""
     role: Management = "db_viewer"
     role_uids: Annotated[list[Uid], Field(min_length=1)] = []
 
@@ -131,6 +171,30 @@ class NewUserBody(UserBody):
     uid: Uid = 0
 
     IGNORED = UserBody.IGNORED - {"uid"}
+
+
+class AuthorizeBody(Body):
+    username: Annotated[str, StringConstraints(max_length=1024)] = ""
+    password: Annotated[str, StringConstraints(max_length=1024)] = ""
+    ttl: Annotated[int, Field(ge=1, le=86400)] = 300  # seconds
+
+    OPTIONAL = True
+
+
+class RefreshBody(Body):
+    ttl: Annotated[int, Field(ge=1, le=86400)] = 300  # seconds
+
+    OPTIONAL = True
+
+
+class NewPasswordBody(Body):
+    username: UserName = ""  # by default the caller's own
+    new_password: NewPassword
+
+
+class OldPasswordBody(Body):
+    username: UserName = ""
+    old_password: Annotated[str, StringConstraints(max_length=1024)]
 
 
 class RoleBody(Body):
@@ -244,6 +308,27 @@ class NewBdbBody(BdbBody):
     IGNORED = BdbBody.IGNORED - {"uid"}
 
 
+class BdbV2Body(Body):
+    bdb: NewBdbBody
+
+    IGNORED = _words("recovery_plan")
+
+
+class BdbPasswordBody(Body):
+    password: Annotated[str, StringConstraints(max_length=1024)]
+
+
+class BootstrapBody(Body):
+    """What POST /v1/bootstrap/… takes on Redis Enterprise; nothing of it is looked at."""
+
+    IGNORED = _words("""
+        action cluster credentials node license dns_suffixes policy recovery_filename envoy
+        required_version retry_count_max retry_time cnm_https_port crdb certificates
+    """)
+
+    OPTIONAL = True
+
+
 class ExplainBody(Body):
     certificate: Pem
     address: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
@@ -258,8 +343,9 @@ def parse(model: type[Model], content: bytes) -> tuple[Model, list[str]]:
     """The body of a request, and the names of its fields that are ignored. Raises Refusal 400,
     which names the field and never repeats its value: that may be a password."""
     ignored: set[str] = set()
+    sent = {} if model.OPTIONAL and not content else _object(content)
     try:
-        found = model.model_validate(_object(content), context={"ignored": ignored})
+        found = model.model_validate(sent, context={"ignored": ignored})
     except ValidationError as error:
         raise _refusal(model, error) from None
     return found, sorted(ignored)

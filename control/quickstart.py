@@ -57,6 +57,7 @@ class Options:
 
 def run(options: Options) -> None:
     """Runs until SIGINT or SIGTERM. Raises QuickstartError, then nothing was left running."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # while starting, as Ctrl-C
     server = check_server(options.server)
     check_port(options.redis_port, "--redis-port")
     check_port(options.api_port, "--api-port")
@@ -245,6 +246,8 @@ def administrator(config: Config) -> str:
     """The password of the first administrator, who is made at the first start."""
     file = config.home / "admin.password"
     if not (config.home / "ca.key").exists():
+        for left in config.home.iterdir():  # by a first start that was killed
+            left.unlink()
         write_private(file, secrets.token_urlsafe(18))
         try:
             service.init(config, "quickstart", ADMIN, file.read_text(), NAMES)

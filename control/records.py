@@ -1,6 +1,6 @@
 """What the control plane knows, as frozen records. The store keeps them, the policy reads them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Validation = Literal["disabled", "san_cn", "full_subject"]
@@ -10,6 +10,8 @@ Management = Literal[
 TlsMode = Literal["enabled", "disabled", "replica_ssl"]
 Switch = Literal["enabled", "disabled"]
 AuthMethod = Literal["regular", "certificate"]
+Severity = Literal["INFO", "WARNING"]
+EventDetail = str | int | list[str]
 
 TRUSTED_CA = "mtls_trusted_ca"
 API = "api"
@@ -38,6 +40,14 @@ class Cluster:
     mtls_client_cert_subject_validation_type: Validation = "disabled"
     mtls_authorized_subjects: tuple[Subject, ...] = ()
     control_plane_basic_authentication: bool = True
+    password_complexity: bool = False
+    password_min_length: int = 8  # where password_complexity is on
+    password_expiration_duration: int = 0  # days; 0: never
+    login_lockout_threshold: int = 5  # wrong passwords; 0: no lockout
+    login_lockout_counter_reset_after: int = 900  # seconds without a wrong password
+    login_lockout_duration: int = 1800  # seconds; 0: until somebody sets a new password
+    master_healthcheck_api_auth: bool = True
+    jwt_key: str = field(default="", repr=False)  # signs tokens; never leaves the control plane
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,12 @@ class RedisAcl:
 
 
 @dataclass(frozen=True)
+class Password:
+    hash: str  # argon2
+    issued: int  # seconds since 1970
+
+
+@dataclass(frozen=True)
 class User:
     uid: int
     name: str
@@ -71,9 +87,9 @@ class User:
     role_uids: tuple[int, ...]
     email: str = ""
     certificate_subject_line: str = ""  # canonical RFC 4514; "" for regular users
-    password_hash: str = ""  # argon2; "" for certificate users
-    password_issued: int = 0  # seconds since 1970
+    passwords: tuple[Password, ...] = ()  # any of them logs in; none for certificate users
     last_login: int = 0  # seconds since 1970; 0: never
+    locked: int = 0  # when too many wrong passwords had come, in seconds since 1970; 0: never
 
 
 @dataclass(frozen=True)
@@ -142,6 +158,27 @@ class Node:
     in_step: bool  # holds the database's policy
     error: str = ""  # why it is behind, for a person
     detail: str = ""  # server and module version, role in its topology
+
+
+@dataclass(frozen=True)
+class Action:
+    """A change of a database that its nodes are to follow: to the policy of `generation`."""
+
+    uid: str
+    bdb_uid: int
+    name: str
+    generation: int
+    created: int  # seconds since 1970
+
+
+@dataclass(frozen=True)
+class Event:
+    """An entry of the event log. `detail` never holds what was in a field, only which it was."""
+
+    time: int  # seconds since 1970
+    type: str
+    severity: Severity
+    detail: dict[str, EventDetail]
 
 
 BUILTIN_ROLES = (

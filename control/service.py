@@ -8,6 +8,7 @@ HOME/bootstrap         what nodes take as `loadmodule … bootstrap FILE`: who w
 """
 
 import base64
+import logging
 import os
 import signal
 import ssl
@@ -15,7 +16,7 @@ import threading
 import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -27,6 +28,8 @@ from control.records import API, Certificate
 from control.server import Listen, Server, peer_cert
 from control.store import Store
 from control.sync import Identity, Worker
+
+log = logging.getLogger(__name__)
 
 CA_LIFETIME = timedelta(days=3650)
 LIFETIME = timedelta(days=90)  # of our own certificates; renewed at two thirds
@@ -61,7 +64,7 @@ class Config:
         return Identity(self.home / "control.crt", self.home / "control.key")
 
 
-SETTINGS = ("host", "port", "database")
+SETTINGS = {"host": str, "port": int, "database": str}
 
 
 def load_config(home: Path, environment: Mapping[str, str] = os.environ) -> Config:
@@ -70,17 +73,20 @@ def load_config(home: Path, environment: Mapping[str, str] = os.environ) -> Conf
     path = home / "certauth.toml"
     try:
         found = tomllib.loads(path.read_text()) if path.exists() else {}
-    except (tomllib.TOMLDecodeError, OSError) as error:
+    except (ValueError, OSError) as error:  # no TOML, no UTF-8, no such file
         raise ServiceError(f"{path}: {error}") from error
-    for name in found.keys() - set(SETTINGS):
+    for name in found.keys() - SETTINGS.keys():
         raise ServiceError(f"{path}: no setting '{name}'; there are {', '.join(SETTINGS)}")
     for name in SETTINGS:
         value = environment.get(f"CERTAUTH_{name.upper()}")
         if value is not None:
             found[name] = int(value) if name == "port" and value.isdecimal() else value
-    for name, kind in (("host", str), ("port", int), ("database", str)):
-        if name in found and not isinstance(found[name], kind):
-            raise ServiceError(f"setting '{name}': {found[name]!r} is no {kind.__name__}")
+    for name, kind in SETTINGS.items():
+        if name in found and type(found[name]) is not kind:
+            wanted = "number" if kind is int else "text"
+            raise ServiceError(f"setting '{name}': {found[name]!r} is no {wanted}")
+    if not 0 < found.get("port", 1) < 65536:
+        raise ServiceError(f"setting 'port': {found['port']} is no port from 1 to 65535")
     return replace(Config(home.absolute()), **found)
 
 
@@ -99,12 +105,25 @@ def init(config: Config, name: str, admin: str, password: str, names: Sequence[s
         control = ca.issue(
             authority, [("O", name), ("CN", "control")], client=True, lifetime=LIFETIME
         )
-        for file, issued in (("control", control), ("ca", authority)):
-            ca.write_private(config.home / f"{file}.key", issued.key)
-            (config.home / f"{file}.crt").write_text(issued.certificate)
         (config.home / "bootstrap").write_text(bootstrap(authority, control))
+        # The CA's key comes last: where it is, everything else is.
+        for file, issued in (("control", control), ("ca", authority)):
+            (config.home / f"{file}.crt").write_text(issued.certificate)
+            ca.write_private(config.home / f"{file}.key", issued.key)
+    except ValueError as error:
+        raise ServiceError(f"no certificate can be made: {error}") from error
     except OSError as error:
         raise ServiceError(f"cannot write {error.filename}: {error.strerror}") from error
+
+
+def _open(config: Config) -> Store:
+    if "?" in str(config.home) and not config.database:
+        raise ServiceError(f"{config.home}: a '?' would end the path in the database's URL")
+    try:
+        return Store(config.url)
+    except Exception as error:  # whatever the driver of that database raises
+        reason = str(error).splitlines()[0]  # the URL is not in it, nor its password
+        raise ServiceError(f"cannot open the database: {reason}") from error
 
 
 def _api_certificate(authority: ca.Issued, names: Sequence[str]) -> Certificate:
@@ -114,7 +133,7 @@ def _api_certificate(authority: ca.Issued, names: Sequence[str]) -> Certificate:
 
 
 def _administrator(config: Config, name: str, admin: str, password: str, api: Certificate) -> None:
-    store = Store(config.url)
+    store = _open(config)
     try:
         init_cluster(store, name, admin, password)
         store.put_certificates([api])
@@ -147,53 +166,60 @@ def bootstrap(authority: ca.Issued, control: ca.Issued) -> str:
 @contextmanager
 def running(config: Config) -> Iterator[Server]:
     """The control plane at work: API and sync. Raises ServiceError, then nothing was started."""
-    if not (config.home / "ca.crt").exists():
+    if not (config.home / "ca.key").exists():
         raise ServiceError(f"{config.home} holds no control plane: run `redis-certauth init` first")
-    store = Store(config.url)
-    try:
-        renew(config, store)
+    with ExitStack() as stack:
+        store = _open(config)
+        stack.callback(store.close)
+        try:
+            renew(config, store)
+            authorities = (config.home / "ca.crt").read_text()
+        except OSError as error:
+            raise ServiceError(f"{error.filename}: {error.strerror}") from error
         api = store.certificates()[API]
-        listen = Listen(config.host, config.port)
-        front = Server(
-            create_app(store, peer_cert), listen, api.certificate.encode(), api.key.encode()
-        )
+        front = _front(config, store, api)
+        worker = Worker(store, config.identity, authorities)
+        for thread in (worker, _Keeper(config, store, front, api)):
+            thread.start()
+            stack.callback(thread.stop)
+        stack.callback(front.stop)
+        yield front
+
+
+def _front(config: Config, store: Store, api: Certificate) -> Server:
+    listen = Listen(config.host, config.port)
+    app = create_app(store, peer_cert)
+    front = Server(app, listen, api.certificate.encode(), api.key.encode())
+    try:
         front.start()
     except OSError as error:
-        store.close()
         where = f"{config.host}:{config.port}"
         raise ServiceError(f"cannot listen on {where}: {error.strerror}") from error
-    worker = Worker(store, config.identity, (config.home / "ca.crt").read_text())
-    keeper = _Keeper(config, store, front)
-    worker.start()
-    keeper.start()
-    try:
-        yield front
-    finally:
-        front.stop()
-        keeper.stop()
-        worker.stop()
-        store.close()
+    return front
 
 
 class _Keeper(threading.Thread):
     """Shows the API's certificate of the moment, and renews ours before they end."""
 
-    def __init__(self, config: Config, store: Store, front: Server) -> None:
+    def __init__(self, config: Config, store: Store, front: Server, shown: Certificate) -> None:
         super().__init__(name="keeper", daemon=True)
         self._config, self._store, self._front = config, store, front
-        self._shown = store.certificates().get(API)
+        self._shown: Certificate | None = shown
         self._wake, self._stopping = threading.Event(), False
+        store.listen(self._wake.set)
 
     def run(self) -> None:
-        self._store.listen(self._wake.set)
         checked = time.monotonic()
         while not self._stopping:
             self._wake.wait(CHECK)
             self._wake.clear()
-            if time.monotonic() > checked + CHECK:
-                renew(self._config, self._store)
-                checked = time.monotonic()
-            self._show()
+            try:
+                if time.monotonic() > checked + CHECK:
+                    checked = time.monotonic()
+                    renew(self._config, self._store)
+                self._show()
+            except Exception:
+                log.exception("our certificates are looked at again later, after an error")
 
     def _show(self) -> None:
         api = self._store.certificates().get(API)
@@ -234,4 +260,5 @@ def serve(config: Config) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     with running(config):
+        log.info("the REST API listens on https://%s:%d", config.host, config.port)
         stop.wait()

@@ -7,10 +7,15 @@ the new digest. Nothing is written where the lines stay the same.
 
 Each transaction that changes rows also counts up `cluster.revision`, whose row is the lock that
 serialises writers on PostgreSQL. Readers keep what they read in memory for as long as that number
-stays: it is read for every request, so that other processes on the same database are seen.
+stays: it is read once for every request, so that other processes on the same database are seen.
+Logins that fail are counted, and written to the event log, without it: strangers cannot make
+everybody read everything again.
 """
 
 import os
+import secrets
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,16 +33,21 @@ from control.records import (
     BUILTIN_ROLES,
     FIRST_ACLS,
     TRUSTED_CA,
+    Action,
     AuthMethod,
     Certificate,
     Change,
     Cluster,
     Database,
     Endpoint,
+    Event,
+    EventDetail,
     Node,
+    Password,
     RedisAcl,
     Role,
     RolePermission,
+    Severity,
     Subject,
     Target,
     User,
@@ -50,6 +60,9 @@ Known = TypeVar("Known")
 
 LOG = 10_000  # generations of a policy that are kept: a node further behind gets the whole policy
 MEMORY = 2_000  # answers kept in memory
+EVENTS = 1_000  # of each type, so that failed logins cannot wash away what administrators did
+ACTIONS = 1_000
+TRIM = 100  # so many more may be there before the oldest go
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -98,6 +111,10 @@ def _uid() -> "sa.Column[Any]":
     return _number("uid", primary_key=True, autoincrement=False)
 
 
+def _id() -> "sa.Column[Any]":
+    return sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True)
+
+
 def _of(column: str, name: str, on_delete: str) -> "sa.Column[Any]":
     return _number(name, sa.ForeignKey(column, ondelete=on_delete))
 
@@ -118,6 +135,14 @@ cluster_table = _table(
     _text("mtls_client_cert_subject_validation_type"),
     _json("mtls_authorized_subjects", tuple[Subject, ...]),
     _flag("control_plane_basic_authentication"),
+    _flag("password_complexity"),
+    _number("password_min_length"),
+    _number("password_expiration_duration"),
+    _number("login_lockout_threshold"),
+    _number("login_lockout_counter_reset_after"),
+    _number("login_lockout_duration"),
+    _flag("master_healthcheck_api_auth"),
+    _text("jwt_key"),
 )
 counters = _table("counters", sa.Column("name", sa.Text, primary_key=True), _number("last"))
 certificates = _table(
@@ -132,9 +157,9 @@ users = _table(
     _text("auth_method"),
     _text("email"),
     _text("certificate_subject_line"),
-    _text("password_hash"),
-    _number("password_issued"),
+    _json("passwords", tuple[Password, ...]),
     _number("last_login"),
+    _number("locked"),
     sa.UniqueConstraint("name"),
     _unique_unless_empty("users_email", "email"),
     _unique_unless_empty("users_subject", "certificate_subject_line"),
@@ -175,7 +200,7 @@ roles_permissions = _table(
 # `owner` is the user that a line is for, 0 for the database's own.
 policy_lines = _table(
     "policy_lines",
-    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    _id(),
     _of("bdbs.uid", "bdb_uid", "CASCADE"),
     _number("owner"),
     _text("line"),
@@ -201,9 +226,38 @@ nodes = _table(
     _text("detail"),
     sa.PrimaryKeyConstraint("bdb_uid", "address"),
 )
+# Of password users; 0 is nobody, whose failures take as long and count for nothing.
+login_failures = _table("login_failures", _uid(), _number("failures"), _number("last"))
+events = _table(
+    "events",
+    _id(),
+    _number("time"),
+    _text("type"),
+    _text("severity"),
+    _json("detail", dict[str, EventDetail]),
+    sa.Index("events_type", "type", "id"),
+)
+actions = _table(
+    "actions",
+    _id(),
+    _text("uid"),
+    _number("bdb_uid"),
+    _text("name"),
+    _number("generation"),
+    _number("created"),
+    sa.UniqueConstraint("uid"),
+    sa.Index("actions_bdb", "bdb_uid"),
+)
 
 TABLES: dict[Kind, sa.Table] = {User: users, Role: roles, RedisAcl: redis_acls, Database: bdbs}
 NOUNS: dict[Kind, str] = {User: "user", Role: "role", RedisAcl: "redis_acl", Database: "bdb"}
+
+
+class _Here(threading.local):
+    """What a thread is doing: the revision that its request reads at, and for whom it works."""
+
+    revision: int | None = None
+    actor = ""
 
 
 class Store:
@@ -217,6 +271,7 @@ class Store:
             self._engine = self._engine.execution_options(isolation_level="REPEATABLE READ")
         self._memory: tuple[int, dict[Any, Any]] = (-1, {})
         self._listeners: list[Callable[[], None]] = []
+        self._here = _Here()
         self._migrate()
         if self.revision():
             with self._write() as connection:  # lines may be written otherwise since an upgrade
@@ -229,10 +284,28 @@ class Store:
         """`changed` is called, in the thread of whoever made it, after each committed change."""
         self._listeners.append(changed)
 
+    # ---- Requests ----
+
+    def enter(self) -> None:
+        """Until `leave`, this thread reads the revision only now, and after its own changes."""
+        self._here.revision = self._read_revision()
+
+    def act_as(self, name: str) -> None:
+        """Whom the event log names for what this thread changes, until `leave`."""
+        self._here.actor = name
+
+    def leave(self) -> None:
+        """The request is done."""
+        self._here.revision, self._here.actor = None, ""
+
     # ---- Reading ----
 
     def revision(self) -> int:
         """Counts the changes; 0 before `initialise`."""
+        entered = self._here.revision
+        return self._read_revision() if entered is None else entered
+
+    def _read_revision(self) -> int:
         with self._engine.connect() as connection:
             row = connection.exec_driver_sql("SELECT revision FROM cluster").first()
         return int(row[0]) if row else 0
@@ -333,6 +406,7 @@ class Store:
             connection.execute(sa.insert(cluster_table).values(id=1, revision=1, **values))
             for record in (*BUILTIN_ROLES, *FIRST_ACLS, administrator):
                 _insert(connection, record)
+            self._note(connection, "cluster_created", cluster_name=cluster.name)
 
     def create(self, record: Record, dry_run: bool = False) -> Record:
         """Adds a record; its uid is chosen where it is 0. Raises Refusal."""
@@ -345,6 +419,7 @@ class Store:
             _check(connection, made, None)
             _insert(connection, made)
             self._follow(connection, made)
+            self._told(connection, made, "created")
         return made
 
     def update(
@@ -363,23 +438,36 @@ class Store:
             values = _values(table, changed)
             connection.execute(sa.update(table).where(table.c.uid == uid).values(**values))
             _link(connection, changed)
+            _forget_state(connection, before, changed)
             self._follow(connection, changed)
             _check_administrators(connection)
+            self._told(connection, changed, "updated", fields=_differences(before, changed))
         return changed
 
-    def delete(self, kind: type[Record], uid: int) -> None:
-        """Removes a record. Raises Refusal. A database is only marked: its nodes are to be detached
-        first, see `forget_database`."""
+    def delete(
+        self, kind: type[Record], uid: int, check: Callable[[Record], object] = lambda _: None
+    ) -> None:
+        """Removes a record; `check` may raise Refusal. A database is only marked: its nodes are to
+        be detached first, see `forget_database`."""
         if issubclass(kind, Database):
-            self.update(Database, uid, lambda database: replace(database, deleting=True))
+
+            def mark(database: Record) -> Record:
+                check(database)
+                return replace(database, deleting=True)  # type: ignore[call-arg]
+
+            self.update(kind, uid, mark)
             return
         with self._write() as connection:
             record = _find(connection, kind, uid)
+            check(record)
             _check_unused(connection, record)
             table = TABLES[kind]
             connection.execute(sa.delete(table).where(table.c.uid == uid))
+            if kind is User:
+                connection.execute(sa.delete(login_failures).where(login_failures.c.uid == uid))
             self._follow(connection, record)
             _check_administrators(connection)
+            self._told(connection, record, "deleted")
 
     def configure(self, change: Callable[[Cluster], Cluster], dry_run: bool = False) -> Cluster:
         """Puts what `change` makes of the cluster's settings in their place. Raises Refusal."""
@@ -390,6 +478,7 @@ class Store:
                 _check_trusted_ca(connection)
             connection.execute(sa.update(cluster_table).values(**_values(cluster_table, changed)))
             _check_administrators(connection)
+            self._note(connection, "cluster_updated", fields=_differences(before, changed))
         return changed
 
     def put_certificates(self, put: Iterable[Certificate], dry_run: bool = False) -> None:
@@ -399,6 +488,7 @@ class Store:
                 _delete_certificate(connection, certificate.name)
                 values = _values(certificates, certificate)
                 connection.execute(sa.insert(certificates).values(**values))
+                self._note(connection, "certificate_updated", certificate=certificate.name)
             self._certificates_changed(connection)
 
     def delete_certificate(self, name: str) -> None:
@@ -406,13 +496,66 @@ class Store:
         with self._write() as connection:
             if not _delete_certificate(connection, name):
                 raise missing(f"certificate '{name}'")
+            self._note(connection, "certificate_deleted", certificate=name)
             self._certificates_changed(connection)
 
+    # ---- Logins, events, actions ----
+
     def logged_in(self, uid: int, now: int) -> None:
-        """Remembers when a user last logged in."""
+        """Remembers when a user last logged in, and forgets its wrong passwords."""
         with self._write() as connection:
             where = users.c.uid == uid
             connection.execute(sa.update(users).where(where).values(last_login=now))
+            connection.execute(sa.delete(login_failures).where(login_failures.c.uid == uid))
+
+    def login_failed(self, uid: int, now: int, **detail: EventDetail) -> None:
+        """Counts a wrong password of a user, or of nobody (0), and locks the user where it was one
+        too many for the cluster's policy."""
+        with self._transaction() as connection:
+            connection.execute(sa.select(cluster_table.c.revision).with_for_update())
+            self._note(connection, "login_failed", "WARNING", **detail)
+            cluster = _cluster(connection)
+            count = _count_failure(connection, uid, now, cluster.login_lockout_counter_reset_after)
+            locked = bool(uid) and 0 < cluster.login_lockout_threshold <= count
+            if locked:
+                where = users.c.uid == uid
+                connection.execute(sa.update(users).where(where).values(locked=now))
+                connection.execute(sa.delete(login_failures).where(login_failures.c.uid == uid))
+                self._note(connection, "user_locked", "WARNING", user_uid=uid, **detail)
+                revision = _count_up(connection)
+        if locked:
+            self._changed(revision)
+
+    def note(self, kind: str, severity: Severity = "INFO", **detail: EventDetail) -> None:
+        """Writes to the event log what is no change."""
+        with self._transaction() as connection:
+            self._note(connection, kind, severity, **detail)
+
+    def events(
+        self, since: int, until: int, newest_first: bool, limit: int, offset: int
+    ) -> tuple[Event, ...]:
+        """The event log between two times, both included."""
+        order = events.c.id.desc() if newest_first else events.c.id
+        where = events.c.time.between(since, until)
+        query = sa.select(events).where(where).order_by(order).limit(limit).offset(offset)
+        with self._engine.connect() as connection:
+            rows = connection.execute(query)
+            return tuple(Event(row.time, row.type, row.severity, row.detail) for row in rows)
+
+    def actions(self, bdb_uid: int | None = None, limit: int = ACTIONS) -> tuple[Action, ...]:
+        """The last changes of databases, or of one of them, the newest first."""
+        query = sa.select(actions).order_by(actions.c.id.desc()).limit(limit)
+        query = query if bdb_uid is None else query.where(actions.c.bdb_uid == bdb_uid)
+        with self._engine.connect() as connection:
+            return tuple(_action(row) for row in connection.execute(query))
+
+    def action(self, uid: str) -> Action:
+        """Raises Refusal 404."""
+        with self._engine.connect() as connection:
+            row = connection.execute(sa.select(actions).where(actions.c.uid == uid)).first()
+        if row is None:
+            raise missing("such action")
+        return _action(row)
 
     # ---- Policies, for the sync worker ----
 
@@ -470,9 +613,13 @@ class Store:
                 connection.execute(sa.insert(nodes).values(**_values(nodes, node)))
 
     def forget_database(self, uid: int) -> None:
-        """Removes a database whose nodes are detached, or will never come back."""
+        """Removes a database whose nodes are detached, or will never come back. Of its actions the
+        deletion stays, for whoever waits for it."""
         with self._write() as connection:
+            over = (actions.c.bdb_uid == uid) & (actions.c.name != "delete_bdb")
+            connection.execute(sa.delete(actions).where(over))
             connection.execute(sa.delete(bdbs).where(bdbs.c.uid == uid))
+            self._note(connection, "bdb_deleted", bdb_uid=uid)
 
     # ---- Transactions ----
 
@@ -485,16 +632,49 @@ class Store:
     def _write(self, dry_run: bool = False) -> Iterator[sa.Connection]:
         """A change of rows. `dry_run` does all of it, then nothing."""
         with self._transaction() as connection:
-            counted = cluster_table.c.revision + 1
-            done = connection.execute(sa.update(cluster_table).values(revision=counted))
-            if done.rowcount != 1:
-                raise refused("not_initialised", "run `redis-certauth init` first")
+            revision = _count_up(connection)
             yield connection
             if dry_run:
                 connection.rollback()
         if not dry_run:
-            for changed in self._listeners:
-                changed()
+            self._changed(revision)
+
+    def _changed(self, revision: int) -> None:
+        if self._here.revision is not None:
+            self._here.revision = revision
+        for changed in self._listeners:
+            changed()
+
+    def _told(
+        self, connection: sa.Connection, record: AnyRecord, what: str, **detail: EventDetail
+    ) -> None:
+        """Writes a change of a record to the event log and, of a database, as an action."""
+        noun = NOUNS[type(record)]
+        detail = {f"{noun}_uid": record.uid, f"{noun}_name": record.name, **detail}
+        self._note(connection, f"{noun}_{what}", "INFO", **detail)
+        if isinstance(record, Database):
+            name = "delete_bdb" if record.deleting else f"{what.removesuffix('d')}_bdb"
+            generation = _target(connection, record.uid).generation
+            values = {"uid": secrets.token_hex(16), "bdb_uid": record.uid, "name": name}
+            values |= {"generation": generation, "created": int(time.time())}
+            last = connection.execute(sa.insert(actions).values(**values)).inserted_primary_key
+            if last and last[0] % TRIM == 0:
+                old = actions.c.id <= last[0] - ACTIONS
+                connection.execute(sa.delete(actions).where(old))
+
+    def _note(
+        self,
+        connection: sa.Connection,
+        kind: str,
+        severity: Severity = "INFO",
+        **detail: EventDetail,
+    ) -> None:
+        if self._here.actor:
+            detail = {"originating_username": self._here.actor, **detail}
+        values = {"time": int(time.time()), "type": kind, "severity": severity, "detail": detail}
+        last = connection.execute(sa.insert(events).values(**values)).inserted_primary_key
+        if last and last[0] % TRIM == 0:
+            _trim_events(connection)
 
     def _migrate(self) -> None:
         config = Config()
@@ -696,6 +876,54 @@ def _link(connection: sa.Connection, record: AnyRecord) -> None:
 def _delete_certificate(connection: sa.Connection, name: str) -> bool:
     done = connection.execute(sa.delete(certificates).where(certificates.c.name == name))
     return done.rowcount > 0
+
+
+def _differences(before: Any, after: Any) -> list[str]:
+    """The names of the fields in which two records differ."""
+    names = before.__dataclass_fields__
+    return [name for name in names if getattr(before, name) != getattr(after, name)]
+
+
+def _forget_state(connection: sa.Connection, before: AnyRecord, after: AnyRecord) -> None:
+    """Drops what a change of the record has made untrue."""
+    if isinstance(after, User) and "passwords" in _differences(before, after):
+        connection.execute(sa.delete(login_failures).where(login_failures.c.uid == after.uid))
+    if isinstance(after, Database) and "endpoints" in _differences(before, after):
+        connection.execute(sa.delete(nodes).where(nodes.c.bdb_uid == after.uid))
+
+
+def _count_up(connection: sa.Connection) -> int:
+    """The revision of the change that begins here; its row is the lock of all writers."""
+    counted = cluster_table.c.revision + 1
+    query = sa.update(cluster_table).values(revision=counted).returning(cluster_table.c.revision)
+    revision = connection.scalar(query)
+    if revision is None:
+        raise refused("not_initialised", "run `redis-certauth init` first")
+    return int(revision)
+
+
+def _count_failure(connection: sa.Connection, uid: int, now: int, reset_after: int) -> int:
+    """How many wrong passwords there were, with this one; one that came long after the others is
+    the first again."""
+    where = login_failures.c.uid == uid
+    row = connection.execute(sa.select(login_failures).where(where)).first()
+    failures = row.failures + 1 if row and now - row.last < reset_after else 1
+    connection.execute(sa.delete(login_failures).where(where))
+    connection.execute(sa.insert(login_failures).values(uid=uid, failures=failures, last=now))
+    return int(failures)
+
+
+def _trim_events(connection: sa.Connection) -> None:
+    for kind in connection.scalars(sa.select(events.c.type).distinct()).all():
+        of_kind = sa.select(events.c.id).where(events.c.type == kind).order_by(events.c.id.desc())
+        oldest = connection.scalar(of_kind.limit(1).offset(EVENTS))
+        if oldest is not None:
+            old = (events.c.type == kind) & (events.c.id <= oldest)
+            connection.execute(sa.delete(events).where(old))
+
+
+def _action(row: Any) -> Action:
+    return Action(row.uid, row.bdb_uid, row.name, row.generation, row.created)
 
 
 # ---- What must hold between records ----

@@ -11,8 +11,8 @@ import ssl
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 INTERVAL = 1.0  # seconds between two looks at a node that answers
 PATIENCE = 30.0  # at most, between two tries at one that does not
+GRACE = 0.5  # seconds that a look at all nodes waits for the slow ones
 THREADS = 16  # nodes spoken to at once
 
 
@@ -83,6 +84,8 @@ class _NamedConnection(redis.SSLConnection):
     def __init__(self, server_name: str, **options: Any) -> None:
         super().__init__(**options)
         self._server_name = server_name
+        # No CLIENT SETINFO: it is not ours to run, and the node would log each try.
+        self.lib_name = self.lib_version = self.driver_info = None
 
     def _wrap_socket_with_ssl(self, sock: Any) -> Any:
         address, self.host = self.host, self._server_name  # redis-py checks the name `host`
@@ -104,14 +107,13 @@ class Node:
             ssl_ca_data=access.authorities,
             ssl_certfile=str(identity.certificate),
             ssl_keyfile=str(identity.key),
+            ssl_check_hostname=True,  # off by default before redis-py 6
             ssl_min_version=ssl.TLSVersion.TLSv1_2,
             socket_timeout=timeout,
             socket_connect_timeout=timeout,
             decode_responses=True,
             # A retry of its own would hide a refusal, and count it several times on the node.
             retry=Retry(NoBackoff(), 0),
-            lib_name=None,  # CLIENT SETINFO: not ours to run, and the node would log each try
-            lib_version=None,
         )
         self._client: Any = redis.Redis.from_pool(pool)
 
@@ -187,12 +189,16 @@ def merged(changes: Sequence[Change]) -> tuple[str, ...]:
 def reconcile(store: Store, bdb_uid: int, owner: str, node: Node) -> Status:
     """Brings one node to the target of its database. Returns what it then holds."""
     status = node.status()
-    target = store.target(bdb_uid)
     if status.journal != "ok":
         raise NodeError("NOJOURNAL", status.journal)
     if status.generation and status.owner not in ("", owner):
         raise NodeError("OWNED", f"this node's policy belongs to '{status.owner}'")
-    todo = plan(status, target, store.changes(bdb_uid, status.generation, status.digest))
+    target = store.target(bdb_uid)
+    changes = store.changes(bdb_uid, status.generation, status.digest)
+    if changes is not None:  # they may lead further than the target that was read before them
+        last = changes[-1] if changes else status
+        target = Target(last.generation, last.digest)
+    todo = plan(status, target, changes)
     if todo.write == "nothing":
         return status
     if todo.write == "patch":
@@ -208,12 +214,21 @@ def reconcile(store: Store, bdb_uid: int, owner: str, node: Node) -> Status:
 
 @dataclass
 class _Line:
-    """A node in the worker's care: its connection, and when it is next looked at."""
+    """A node in the worker's care: its connection, the look at it that was last begun, with which
+    revision of the store, what came of it, and when the next one is due."""
 
     node: Node
     access: Access
+    seen: Seen
+    look: Future[None] | None = None
+    revision: int = -1
     failures: int = 0
     due: float = 0.0
+    detached: bool = False
+
+    @property
+    def busy(self) -> bool:
+        return self.look is not None and not self.look.done()
 
 
 class Worker:
@@ -233,74 +248,91 @@ class Worker:
         self._thread.start()
 
     def stop(self) -> None:
+        """Returns when no node is spoken to any more: at once, or after the timeout of one that
+        hangs."""
         self._stopping = True
         self._wake.set()
         self._thread.join()
-        self._pool.shutdown()
+        self._pool.shutdown(cancel_futures=True)
         for line in self._lines.values():
             line.node.close()
 
     def _run(self) -> None:
         while not self._stopping:
-            changed = self._wake.wait(INTERVAL)
+            self._wake.wait(INTERVAL)
             self._wake.clear()
             try:
-                self._pass(changed)
+                self._pass()
             except Exception:
                 log.exception("the sync worker goes on after an error")
 
-    def _pass(self, changed: bool) -> None:
+    def _pass(self) -> None:
+        """Looks at every node that is due, or that the store has changed for since the last time.
+        One that hangs holds up nobody else."""
+        revision = self._store.revision()
         databases = self._store.all(Database)
-        asked = [(one, endpoint) for one in databases for endpoint in one.endpoints]
-        owner = f"{self._store.cluster().identifier}/"
-        found = list(self._pool.map(lambda pair: self._look(owner, changed, *pair), asked))
-        for database in databases:
-            self._report(database, [seen for seen in found if seen.bdb_uid == database.uid])
-        self._drop({(seen.bdb_uid, seen.address) for seen in found})
+        cared = [(one, self._lines_of(one)) for one in databases]
+        looks = []
+        for database, lines in cared:
+            for line in lines:
+                fresh = line.revision == revision and time.monotonic() < line.due
+                if not line.busy and not fresh:
+                    line.revision = revision
+                    line.look = self._pool.submit(self._look, database, line)
+                    looks.append(line.look)
+        wait(looks, GRACE)
+        for database, lines in cared:
+            self._report(database, lines)
+        self._drop({(one.uid, line.seen.address) for one, lines in cared for line in lines})
 
-    def _report(self, database: Database, found: Sequence[Seen]) -> None:
-        self._store.report(database.uid, found)
-        if database.deleting and all(seen.in_step for seen in found):
+    def _report(self, database: Database, lines: Sequence[_Line]) -> None:
+        self._store.report(database.uid, [line.seen for line in lines])
+        if database.deleting and all(line.detached for line in lines):
             self._store.forget_database(database.uid)
 
-    def _look(self, owner: str, changed: bool, database: Database, endpoint: Endpoint) -> Seen:
-        """Reconciles one node, unless it failed a moment ago and nothing has changed since."""
-        line = self._line(database, endpoint)
-        address = f"{endpoint.hosts[0]}:{endpoint.port}"
-        if time.monotonic() < line.due and not changed:
-            return self._last(database.uid, address)
-        target = self._store.target(database.uid)
+    def _look(self, database: Database, line: _Line) -> None:
+        """Reconciles one node. One that fails is tried again later and later."""
         try:
-            owner = "" if database.deleting else f"{owner}{database.uid}"
-            status = self._reconcile(line.node, database, owner)
-        except NodeError as error:
+            seen = self._reconcile(database, line)
+            line.failures, line.due = 0, 0.0
+        except Exception as error:
+            text = str(error)
+            if not isinstance(error, NodeError):
+                log.exception("%s of '%s'", line.seen.address, database.name)
+                text = "the control plane failed; its log says why"
             line.failures += 1
-            wait = min(PATIENCE, INTERVAL * 2 ** min(line.failures - 1, 5))
-            line.due = time.monotonic() + wait * random.uniform(0.5, 1)  # noqa: S311 (jitter)
-            return Seen(database.uid, address, 0, False, str(error))
-        line.failures, line.due = 0, 0.0
-        in_step = (status.generation, status.digest) == (target.generation, target.digest)
-        return Seen(database.uid, address, status.generation, in_step, "", status.trust)
+            patience = min(PATIENCE, INTERVAL * 2 ** min(line.failures - 1, 5))
+            line.due = time.monotonic() + patience * random.uniform(0.5, 1)  # noqa: S311 (jitter)
+            seen = replace(line.seen, generation=0, in_step=False, error=text)
+        if seen.error != line.seen.error:
+            log.info("%s of '%s': %s", seen.address, database.name, seen.error or "in step")
+        line.seen = seen
 
-    def _reconcile(self, node: Node, database: Database, owner: str) -> Status:
-        if not database.deleting:
-            return reconcile(self._store, database.uid, owner, node)
-        return detach(node, self._store.target(database.uid), self._owner(database))
+    def _reconcile(self, database: Database, line: _Line) -> Seen:
+        owner = f"{self._store.cluster().identifier}/{database.uid}"
+        target = self._store.target(database.uid)
+        if database.deleting:
+            status = detach(line.node, target, owner)
+            line.detached = in_step = status.owner != owner
+        else:
+            status = reconcile(self._store, database.uid, owner, line.node)
+            in_step = (status.generation, status.digest) == (target.generation, target.digest)
+        return Seen(database.uid, line.seen.address, status.generation, in_step, "", status.trust)
 
-    def _owner(self, database: Database) -> str:
-        return f"{self._store.cluster().identifier}/{database.uid}"
-
-    def _last(self, bdb_uid: int, address: str) -> Seen:
-        known = (seen for seen in self._store.nodes(bdb_uid) if seen.address == address)
-        return next(known, Seen(bdb_uid, address, 0, False, "not reached yet"))
+    def _lines_of(self, database: Database) -> list[_Line]:
+        """A server that is named twice is one node."""
+        ends = {(end.hosts[0], end.port): end for end in database.endpoints}
+        return [self._line(database, end) for end in ends.values()]
 
     def _line(self, database: Database, endpoint: Endpoint) -> _Line:
-        key = (database.uid, endpoint.hosts[0], endpoint.port)
+        host, port = endpoint.hosts[0], endpoint.port
         authorities = database.tls_server_ca or self._authorities
-        access = Access(endpoint.hosts[0], endpoint.port, authorities, endpoint.dns_name)
-        line = self._lines.get(key)
+        access = Access(host, port, authorities, endpoint.dns_name)
+        line = self._lines.get((database.uid, host, port))
         if line is None or line.access != access:
-            line = self._lines[key] = _Line(Node(access, self._identity), access)
+            seen = Seen(database.uid, f"{host}:{port}", 0, False, "not reached yet")
+            line = _Line(Node(access, self._identity), access, seen)
+            self._lines[database.uid, host, port] = line
         return line
 
     def _drop(self, kept: set[tuple[int, str]]) -> None:

@@ -1,17 +1,25 @@
 """What handlers share: the parsed body, the caller, the answer.
 
-A handler parses (`body`), is authorised before it runs (`needs`), calls one function and renders
-(`answer`)."""
+A handler is authorised before it runs and gets its body parsed (`needs`), calls one function and
+renders (`answer`). What `needs` declares is also what control/reference.py describes.
 
+Two editors: what is read has an ETag, and a change that sends it as If-Match is a 409 where
+somebody else was faster (`unchanged`)."""
+
+import functools
+import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 from flask import Flask, Response, current_app, g, jsonify, request
 
 from control import models
+from control.answers import Empty
 from control.core import CoreError
-from control.errors import forbidden, invalid
+from control.errors import conflict, forbidden, invalid
 from control.guard import Caller, Guard, denied
+from control.records import User
 from control.store import Store
 
 Handler = TypeVar("Handler", bound=Callable[..., Response])
@@ -19,13 +27,39 @@ Model = TypeVar("Model", bound=models.Body)
 Parsed = TypeVar("Parsed")
 
 
-def needs(permission: str, own: bool = False) -> Callable[[Handler], Handler]:
-    """Declares the permission of a handler. `own`: a user may also reach the record with its own
-    uid; the handler then asks `caller().may(permission)` what more it may do."""
+@dataclass(frozen=True)
+class Rule:
+    """What a handler declares about itself. See `needs`."""
+
+    permission: str
+    own: bool = False
+    expired: bool = False
+    takes: type[models.Body] | None = None
+    answers: Any = Empty
+    query: tuple[str, ...] = ()
+
+
+PUBLIC = "nobody's"  # the permission of what needs no login
+
+
+def needs(permission: str, **declared: Any) -> Callable[[Handler], Handler]:
+    """Declares a Rule. `permission` is one of guard.PERMISSIONS, or PUBLIC.
+
+    `own`: a user may also reach the record with its own uid; the handler then asks
+    `caller().may(permission)` what more it may do. `expired`: a password that has expired will do.
+    `takes`: the model of the body, which the handler gets as its argument `sent`. `answers`: the
+    type of the answer. `query`: the names of the query's parameters."""
+    rule = Rule(permission, **declared)
 
     def declare(handler: Handler) -> Handler:
-        handler.__dict__["needs"] = (permission, own)
-        return handler
+        @functools.wraps(handler)
+        def parsed(**arguments: Any) -> Response:
+            return (
+                handler(sent=body(rule.takes), **arguments) if rule.takes else handler(**arguments)
+            )
+
+        parsed.__dict__["rule"] = rule
+        return cast(Handler, parsed)
 
     return declare
 
@@ -34,22 +68,43 @@ def install(app: Flask, store: Store, guard: Guard) -> None:
     """Puts the store and the guard in reach of the handlers, and the guard in front of them."""
     app.extensions["store"] = store
     app.extensions["guard"] = guard
+    app.before_request(store.enter)
     app.before_request(_authorise)
+    app.after_request(_show_state)
+    app.teardown_request(lambda _: store.leave())
 
 
 def _authorise() -> None:
     if request.url_rule is None:  # 404 and 405 are the same for everybody
         return
     handler = current_app.view_functions[request.url_rule.endpoint]
-    declared = handler.__dict__.get("needs")
-    g.caller = guard().authenticate(request)
-    if declared is None:
+    rule = handler.__dict__.get("rule")
+    if rule is None:
+        login()
         raise forbidden("insufficient_permissions", "no permission gives access to this")
-    permission, own = declared
-    if own and (request.view_args or {}).get("uid") == g.caller.user.uid:
+    if rule.permission != PUBLIC:
+        authorise(rule)
+
+
+def authorise(rule: Rule) -> None:
+    """Raises Refusal 401 or 403 where this request may not do what `rule` is for."""
+    found = login(rule.expired)
+    if rule.own and (request.view_args or {}).get("uid") == found.user.uid:
         return
-    if not g.caller.may(permission):
-        raise denied(g.caller, permission)
+    if not found.may(rule.permission):
+        raise denied(found, rule.permission)
+
+
+def login(expired: bool = False) -> Caller:
+    """Finds out who makes this request. Raises Refusal 401."""
+    g.caller = guard().authenticate(request, expired)
+    return caller()
+
+
+def _show_state(response: Response) -> Response:
+    if "caller" in g:
+        response.headers["cluster-state-id"] = str(store().revision())
+    return response
 
 
 def store() -> Store:
@@ -70,9 +125,10 @@ def body(model: type[Model]) -> Model:
 
     Other types than JSON are refused: a page of another site can make a browser that holds a client
     certificate send forms and plain text, but not JSON."""
-    if request.mimetype != "application/json":
+    content = request.get_data()
+    if request.mimetype != "application/json" and (content or not model.OPTIONAL):
         raise invalid("invalid_content_type", "send the body as Content-Type: application/json")
-    found, g.ignored = models.parse(model, request.get_data())
+    found, g.ignored = models.parse(model, content)
     return found
 
 
@@ -81,11 +137,34 @@ def dry_run() -> bool:
     return "dry_run" in request.args
 
 
-def answer(content: dict[str, Any] | list[dict[str, Any]]) -> Response:
-    """The JSON answer; fields of the request that were ignored are listed in it."""
+def answer(content: Any, record: object = None) -> Response:
+    """The JSON answer; fields of the request that were ignored are listed in it. With the record
+    that it shows, it has an ETag."""
     if isinstance(content, dict) and g.get("ignored"):
         content = {**content, "ignored": g.ignored}
-    return jsonify(content)
+    response = jsonify(content)
+    if record is not None:
+        response.set_etag(tag(record))
+    return response
+
+
+def tag(record: object) -> str:
+    """Changes with the record, but not with its user's logins."""
+    if isinstance(record, User):
+        record = replace(record, last_login=0)
+    return hashlib.sha256(repr(record).encode()).hexdigest()[:32]
+
+
+def unchanged(record: Parsed) -> Parsed:
+    """The record that is about to be changed. Raises Refusal 409 where the request's If-Match says
+    that its sender has seen another state of it."""
+    wanted = request.if_match
+    if "If-Match" in request.headers and not wanted.contains(tag(record)):
+        raise conflict(
+            "config_edit_conflict",
+            "somebody else has changed this since it was read (If-Match): read it again",
+        )
+    return record
 
 
 def in_field(name: str, read: Callable[[], Parsed]) -> Parsed:

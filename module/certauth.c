@@ -69,6 +69,7 @@ static struct {
     RedisModuleCtx *ctx;         /* detached: for timers and one-shots */
     bool is_valkey, started, api_certificates;
     int version;
+    uint64_t before;             /* the last client id when the module was loaded; 0 at a start */
     char directory[PATH_MAX], trust[PATH_MAX + 8], marker[PATH_MAX + 16];
     policy *policy, *bootstrap;
     journal *journal;
@@ -645,6 +646,11 @@ static void on_client_change(RedisModuleCtx *ctx, RedisModuleEvent event, uint64
     }
     put_in_force();
     s = session_new(client);
+    if (!s->local && s->address.len == 0) { /* its peer has gone: there is nobody to decide about */
+        sit_on_nobody(ctx, s);
+        close_at_connect(s->id);
+        return;
+    }
     if (client->flags & REDISMODULE_CLIENTINFO_FLAG_SSL) session_certificate(ctx, s, client, &id);
     if (s->local) s->act = ACTION_LEAVE;
     else enact(ctx, s, &id, decide(s, &id, NULL));
@@ -713,41 +719,47 @@ static int on_auth(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleStri
 
 /* ---- A policy comes into force ---- */
 
-/* Clients that hold `default` keep it when it is switched off, so they are closed by name. The link
- * to our own master shows as one too (flag M); `sender` gets its answer first. */
-static void close_default_line(span line, write_order *order) {
-    char text[512];
-    size_t len = line.len < sizeof text ? line.len : sizeof text - 1;
-    memcpy(text, line.ptr, len);
-    text[len] = 0;
-    const char *flags = strstr(text, " flags="), *end = flags ? strchr(flags + 1, ' ') : NULL;
-    if (end == NULL || memchr(flags + 7, 'M', (size_t)(end - flags - 7)) || strncmp(text, "id=", 3) != 0) return;
-    uint64_t id = strtoull(text + 3, NULL, 10);
-    if (order && order->sender == id) order->close_sender = true;
-    else close_now(id);
-    if (order) order->closed++;
-}
-
-static bool ends_default(span line) {
-    for (size_t i = 0; i + 13 <= line.len; i++) {
-        if (memcmp(line.ptr + i, " user=default", 13) == 0) return i + 13 == line.len || line.ptr[i + 13] == ' ';
-    }
-    return false;
-}
-
-static void close_default(write_order *order) {
+/* Calls `take` for each line of CLIENT LIST, NUL ended. Names that clients give themselves hold no
+ * blank and no newline (networking.c, clientSetNameOrReply), so a field is what stands between blanks. */
+static void each_client(void (*take)(const char *line, void *data), void *data) {
     RedisModuleCallReply *reply = RedisModule_Call(node.ctx, "CLIENT", "c", "LIST");
     size_t len = 0;
     const char *text = reply ? RedisModule_CallReplyStringPtr(reply, &len) : NULL;
     span rest = span_of(text, text ? len : 0);
     while (rest.len) {
+        char line[1024];
         const uint8_t *newline = memchr(rest.ptr, '\n', rest.len);
-        size_t line = newline ? (size_t)(newline - rest.ptr) : rest.len;
-        if (ends_default(span_of(rest.ptr, line))) close_default_line(span_of(rest.ptr, line), order);
-        rest = span_skip(rest, line + (newline != NULL));
+        size_t whole = newline ? (size_t)(newline - rest.ptr) : rest.len;
+        size_t taken = whole < sizeof line ? whole : sizeof line - 1;
+        memcpy(line, rest.ptr, taken);
+        line[taken] = 0;
+        take(line, data);
+        rest = span_skip(rest, whole + (newline != NULL));
     }
     if (reply) RedisModule_FreeCallReply(reply);
 }
+
+static uint64_t line_id(const char *line) { return strncmp(line, "id=", 3) ? 0 : strtoull(line + 3, NULL, 10); }
+
+static void note_id(const char *line, void *data) {
+    (void)data;
+    if (line_id(line) > node.before) node.before = line_id(line);
+}
+
+/* Clients that hold `default` keep it when it is switched off, so they are closed by name. Not those
+ * still in their handshake, who are decided when it ends; nor the link to our own master (flag M). */
+static void close_default_client(const char *line, void *data) {
+    write_order *order = data;
+    uint64_t id = line_id(line);
+    const char *flags = strstr(line, " flags="), *user = strstr(line, " user=default");
+    if (user == NULL || (user[13] != ' ' && user[13] != 0) || flags == NULL) return;
+    if (memchr(flags + 7, 'M', strcspn(flags + 7, " ")) || (!session_find(id) && id > node.before)) return;
+    if (order && order->sender == id) order->close_sender = true;
+    else close_now(id);
+    if (order) order->closed++;
+}
+
+static void close_default(write_order *order) { each_client(close_default_client, order); }
 
 static bool default_is_off(void) { return ask_server(LITERAL("default"), NULL) == USER_OFF; }
 
@@ -937,10 +949,11 @@ static bool try_acl(const rule *user, bool limited, fault *why) {
 static void check_user_line(patch *change, const rule *user, size_t number) {
     span name = rule_user(user, 0);
     fault why;
-    if (!try_acl(user, true, &why)) patch_problem(change, number, why.text);
     if (policy_user(node.bootstrap, LINE_USER, name)) {
         patch_problem(change, number, "this user belongs to the bootstrap file");
+        return;
     }
+    if (!try_acl(user, true, &why)) patch_problem(change, number, why.text);
     bool ours = enforced() && policy_user(node.policy, LINE_USER, name);
     RedisModuleString *rules = ours || patch_user(change, LINE_WAS, name) ? NULL : user_rules(name);
     if (rules == NULL) return;
@@ -1044,14 +1057,14 @@ static bool read_options(RedisModuleString **argv, int argc, options *o, fault *
 /* Who makes a policy makes ACL users, so they must be allowed to: else `+@all -@admin` could. The
  * server knows no such thing of a module's command before 7.2 (`ACL CAT` does not list it). */
 static bool may_administer(RedisModuleCtx *ctx, const char *verb) {
-    RedisModuleString *argv[] = {string_of(LITERAL("ACL")), string_of(span_of(verb, strlen(verb)))};
+    RedisModuleString *argv[] = {string_of(LITERAL("ACL")), string_of(span_of(verb, strlen(verb))), string_of(LITERAL("x"))};
+    int argc = strcmp(verb, "SETUSER") == 0 ? 3 : 2; /* Redis 8.6 looks at the arity too */
     RedisModuleString *name = RedisModule_GetCurrentUserName(ctx);
     RedisModuleUser *user = RedisModule_GetModuleUserFromUserName(name);
-    int denied = user ? RedisModule_ACLCheckCommandPermissions(user, argv, 2) : REDISMODULE_ERR;
+    int denied = user ? RedisModule_ACLCheckCommandPermissions(user, argv, argc) : REDISMODULE_ERR;
     if (user) RedisModule_FreeModuleUser(user);
     RedisModule_FreeString(ctx, name);
-    RedisModule_FreeString(NULL, argv[0]);
-    RedisModule_FreeString(NULL, argv[1]);
+    for (size_t i = 0; i < 3; i++) RedisModule_FreeString(NULL, argv[i]);
     return denied == REDISMODULE_OK;
 }
 
@@ -1582,25 +1595,52 @@ static void open_journal(span path_text) {
     }
 }
 
-static bool read_bootstrap(const char *name, fault *why) {
-    char *line = NULL;
-    size_t room = 0, number = 0;
-    FILE *file = fopen(name, "re");
-    if (file == NULL) return fail(why, "cannot read the bootstrap file %.160s: %s", name, strerror(errno));
-    patch *change = patch_new(node.bootstrap, FROM_BOOTSTRAP);
-    for (ssize_t len; (len = getline(&line, &room, file)) >= 0;) {
-        if (len && line[len - 1] == '\n') len--;
-        number++;
-        if (len && line[0] != '#') patch_add(change, span_of(line, (size_t)len), number);
+/* Only when our own commands are known: the file gives them to somebody. */
+static bool check_bootstrap(const char *name, fault *why) {
+    fault error;
+    for (size_t i = 0; i < policy_rules(node.bootstrap); i++) {
+        const rule *r = policy_rule(node.bootstrap, i);
+        if ((rule_type(r) != LINE_USER && rule_type(r) != LINE_LIMIT) || try_acl(r, false, &error)) continue;
+        return fail(why, "%.80s, line %u: %.130s (modules it names come before this one)", name, r->number, error.text);
     }
-    free(line);
-    fclose(file);
+    return true;
+}
+
+/* Not by getline(3): what libc allocates may come from the server's allocator, and our free is libc's
+ * where the module is bound to it first (Valkey 8.1: RTLD_DEEPBIND). */
+static span read_file(const char *name, char *bytes, size_t room, fault *why) {
+    FILE *file = fopen(name, "re");
+    size_t len = file ? fread(bytes, 1, room, file) : 0;
+    bool good = file && !ferror(file);
+    int error = errno;
+    if (file) fclose(file);
+    if (good && len < room) return span_of(bytes, len);
+    fail(why, "cannot read the bootstrap file %.160s: %s", name, good ? "it is too large" : strerror(error));
+    return span_of(NULL, 0);
+}
+
+static void add_bootstrap_lines(patch *change, span text) {
+    for (size_t number = 1; text.len; number++) {
+        const uint8_t *newline = memchr(text.ptr, '\n', text.len);
+        size_t len = newline ? (size_t)(newline - text.ptr) : text.len;
+        if (len && text.ptr[0] != '#') patch_add(change, span_of(text.ptr, len), number);
+        text = span_skip(text, len + (newline != NULL));
+    }
+}
+
+static bool read_bootstrap(const char *name, fault *why) {
+    static char bytes[1 << 20];
+    size_t number;
+    span text = read_file(name, bytes, sizeof bytes, why);
+    if (text.ptr == NULL) return false;
+    patch *change = patch_new(node.bootstrap, FROM_BOOTSTRAP);
+    add_bootstrap_lines(change, text);
     if (patch_finish(change, true)) {
         policy_commit(node.bootstrap, change);
-        return true;
+        return check_bootstrap(name, why);
     }
-    const char *text = patch_problem_text(change, 0, &number);
-    fail(why, "%.100s, line %zu: %.120s", name, number, text);
+    const char *problem = patch_problem_text(change, 0, &number);
+    fail(why, "%.80s, line %zu: %.140s", name, number, problem);
     patch_free(change);
     return false;
 }
@@ -1618,18 +1658,6 @@ static bool read_arguments(RedisModuleString **argv, int argc, fault *why) {
     }
     if (directory.len == 0) return fail(why, "the journal is missing: loadmodule certauth.so journal PATH [bootstrap FILE]");
     open_journal(directory);
-    return true;
-}
-
-/* Only when our own commands are known: the file gives them to somebody. */
-static bool check_bootstrap(fault *why) {
-    fault error;
-    for (size_t i = 0; i < policy_rules(node.bootstrap); i++) {
-        const rule *r = policy_rule(node.bootstrap, i);
-        if (rule_type(r) != LINE_USER || try_acl(r, false, &error)) continue;
-        span name = rule_user(r, 0);
-        return fail(why, "bootstrap user '%.*s': %.160s", (int)name.len, (const char *)name.ptr, error.text);
-    }
     return true;
 }
 
@@ -1706,10 +1734,10 @@ static void make_state(RedisModuleCtx *ctx) {
 static bool load(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, fault *why) {
     if (!check_server(why)) return false;
     make_state(ctx);
+    if (!make_commands(ctx)) return fail(why, "the commands CERTAUTH.* could not be made");
     if (!read_arguments(argv, argc, why)) return false;
     if (!tls_watch()) node.api_certificates = true;
-    if (!make_commands(ctx)) return fail(why, "the commands CERTAUTH.* could not be made");
-    if (!check_bootstrap(why)) return false;
+    each_client(note_id, NULL);
     RedisModuleEvent event = {REDISMODULE_EVENT_CLIENT_CHANGE, 1};
     RedisModule_SubscribeToServerEvent(ctx, event, on_client_change);
     RedisModule_RegisterInfoFunc(ctx, info);

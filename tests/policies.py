@@ -31,7 +31,7 @@ Start = Callable[..., RedisServer]
 # An ACL user of the operator's own: `default` may be off.
 OPERATOR = "operator"
 # What the module's user without rights is called.
-NOBODY = "certauth refused"
+NOBODY = "certauth\trefused"
 # How a connection that the server closes looks to its client, now or at the next read. Not a
 # timeout, which is a connection that nobody closed.
 CLOSED = (ConnectionError, ssl.SSLError)

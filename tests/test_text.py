@@ -39,21 +39,30 @@ ALICE = encoded([(O, "acme")], [(OU, "eng")], [(CN, "alice")])
 INVISIBLE = [0xAD, 0x61C, *range(0x200B, 0x2010), *range(0x2028, 0x202F), *range(0x2060, 0x2070)]
 INVISIBLE += [0xFEFF, *range(0xFDD0, 0xFDF0), 0xFFFE, 0xFFFF, 0x1FFFE, 0x10FFFF, 0xE0001, 0xE0FFF]
 CONTROLS = [*range(0x20), *range(0x7F, 0xA0)]
+# The rest of Unicode's Default_Ignorable_Code_Point: fillers, joiners, selectors.
+INVISIBLE += [0x34F, 0x115F, 0x1160, 0x17B4, 0x17B5, *range(0x180B, 0x1810), 0x3164]
+INVISIBLE += [*range(0xFE00, 0xFE10), 0xFFA0, *range(0xFFF0, 0xFFF9), 0x1BCA0, 0x1D173, 0xE0100]
 TREACHEROUS = [chr(code) for code in CONTROLS + INVISIBLE]
 
 
 def is_clean(text: str) -> bool:
     return not any(
-        char in TREACHEROUS or 0xE0000 <= ord(char) <= 0xE0FFF or ord(char) & 0xFFFE == 0xFFFE
+        char in TREACHEROUS
+        or 0xE0000 <= ord(char) <= 0xE0FFF
+        or 0x1BCA0 <= ord(char) <= 0x1BCA3
+        or 0x1D173 <= ord(char) <= 0x1D17A
+        or ord(char) & 0xFFFE == 0xFFFE
         for char in text
     )
 
 
 AWKWARD = st.text(" ,=+\"\\#<>;/ab'", min_size=1, max_size=8)
 CLEAN = st.text(
-    st.characters(codec="utf-8", exclude_categories=["Cc", "Cf", "Cn", "Cs"]), min_size=1
-)
-VALUES = AWKWARD | CLEAN.filter(is_clean)
+    st.characters(codec="utf-8", exclude_categories=["Cc", "Cf", "Cn", "Cs"]),
+    min_size=1,
+    max_size=40,
+).filter(is_clean)
+VALUES = AWKWARD | CLEAN
 OIDS = st.sampled_from(
     [
         CN,

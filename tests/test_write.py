@@ -42,7 +42,7 @@ HIGHEST = 2**63 - 1
 
 
 def test_a_load_is_the_policy(server_kind: Server, start: Start, pki: Pki) -> None:
-    """The reply, STATUS and SHOW name the same lines, and the certificates are users from then on."""
+    """The reply, STATUS and SHOW name the same lines, and certificates are users from then on."""
     server = start(server_kind, module=JOURNAL)
     admin, lines = server.admin(), usual(pki)
     assert who(server, pki.alice) == "default"
@@ -301,7 +301,7 @@ def test_epochs_never_fall(installed: Server, start: Start, pki: Pki) -> None:
 
 
 def test_a_policy_has_one_owner(server_kind: Server, start: Start, pki: Pki) -> None:
-    """Another control plane, or nobody in particular, is told whose it is; LOAD … FORCE takes it."""
+    """Another control plane is told whose it is; LOAD … FORCE takes it over."""
     server = enrolled(start, server_kind, pki, owner="prod/3")
     admin, change = server.admin(), ["+bind cn x alice"]
     assert status(admin)["owner"] == "prod/3"
@@ -472,14 +472,11 @@ def test_a_transaction_writes_no_policy(server_kind: Server, start: Start, pki: 
     admin = server.admin(single_connection_client=True)
     with nothing_changes(server, pki):
         admin.execute_command("MULTI")
-        admin.execute_command(
-            "CERTAUTH.POLICY", "PATCH", "1", "2", "LINES", "+bind cn x alice"
-        )
+        admin.execute_command("CERTAUTH.POLICY", "PATCH", "1", "2", "LINES", "+bind cn x alice")
         admin.execute_command("SET", "key", "value")
-        with pytest.raises(redis.ResponseError, match="within MULTI"):
-            for answer in admin.execute_command("EXEC"):
-                if isinstance(answer, Exception):
-                    raise answer
+        answers = admin.execute_command("EXEC")
+    assert isinstance(answers[0], redis.ResponseError)
+    assert "within MULTI" in str(answers[0])
     assert admin.get("key") == "value"
     patch(admin, 1, 2, ["+bind cn x alice"])
 
@@ -500,7 +497,9 @@ def test_a_script_writes_no_policy(server_kind: Server, start: Start, pki: Pki) 
 def test_a_replica_has_a_policy_of_its_own(server_kind: Server, start: Start, pki: Pki) -> None:
     """It takes writes although it is read-only; neither the replication stream nor the AOF carries
     them."""
-    master = start(server_kind, module=JOURNAL, config=["appendonly yes"])
+    master = start(
+        server_kind, module=JOURNAL, config=["appendonly yes", "repl-diskless-sync-delay 0"]
+    )
     link = [f"replicaof 127.0.0.1 {master.port}", "tls-replication yes"]
     replica = start(server_kind, module=JOURNAL, config=link)
     wait_until(
@@ -631,9 +630,7 @@ class Disk:
 
 
 @pytest.fixture
-def disk(
-    tmp_path: Path, faults_library: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Disk]:
+def disk(tmp_path: Path, faults_library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     monkeypatch.setenv("LD_PRELOAD", str(faults_library))
     monkeypatch.setenv("FAULTS", str(tmp_path))
     made = Disk(tmp_path)
@@ -732,9 +729,7 @@ def test_a_disk_that_fails_changes_nothing(
     assert who(server, pki.bob) == who(server, pki.alice) == "alice"
 
 
-def test_a_journal_that_vanished_takes_nothing(
-    server_kind: Server, start: Start, pki: Pki
-) -> None:
+def test_a_journal_that_vanished_takes_nothing(server_kind: Server, start: Start, pki: Pki) -> None:
     """What is written to a file without a name would be gone at the next start."""
     server = enrolled(start, server_kind, pki)
     shutil.rmtree(server.directory / "journal")

@@ -1,61 +1,85 @@
-"""/v1/bdbs: the Redis and Valkey deployments whose users are managed here."""
+"""/v1/bdbs and /v2/bdbs: the Redis and Valkey deployments whose users are managed here."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 
 from control import ca
+from control.answers import BdbAnswer, Started
 from control.api.cluster import rendered_subjects, subjects
-from control.errors import invalid
-from control.models import BdbBody, NewBdbBody
+from control.errors import Refusal, invalid, refused
+from control.models import BdbBody, BdbPasswordBody, BdbV2Body, NewBdbBody
 from control.records import Database, Endpoint, Node, RolePermission, Target
-from control.web import answer, body, dry_run, needs, store
+from control.web import answer, dry_run, needs, store, unchanged
 
 blueprint = Blueprint("bdbs", __name__)
 
 
 @blueprint.get("/v1/bdbs")
-@needs("view_all_bdbs_info")
+@needs("view_all_bdbs_info", answers=list[BdbAnswer], query=("fields", "extended"))
 def read_all() -> Response:
-    return answer([shown(database) for database in store().all(Database)])
+    return answer([only(shown(database)) for database in store().all(Database)])
 
 
 @blueprint.get("/v1/bdbs/<int(max=2147483647):uid>")
-@needs("view_bdb_info")
+@needs("view_bdb_info", answers=BdbAnswer, query=("fields", "extended"))
 def read(uid: int) -> Response:
-    return answer(shown(store().get(Database, uid)))
+    database = store().get(Database, uid)
+    return answer(only(shown(database)), database)
 
 
 @blueprint.post("/v1/bdbs")
-@needs("create_bdb")
-def create() -> Response:
-    sent = body(NewBdbBody)
+@needs("create_bdb", takes=NewBdbBody, answers=BdbAnswer, query=("dry_run",))
+def create(sent: NewBdbBody) -> Response:
+    return created(sent)
+
+
+@blueprint.post("/v2/bdbs")
+@needs("create_bdb", takes=BdbV2Body, answers=BdbAnswer, query=("dry_run",))
+def create_v2(sent: BdbV2Body) -> Response:
+    return created(sent.bdb)
+
+
+def created(sent: NewBdbBody) -> Response:
     database = replace(Database(sent.uid, sent.name), **prepared(sent))
     made = store().create(database, dry_run())
     # A rehearsal leaves nothing behind that could be asked about.
-    return answer(render(made, Target(0, ""), (), ()) if dry_run() else shown(made))
+    return answer(render(made, Target(0, ""), "", (), ()) if dry_run() else shown(made), made)
 
 
 @blueprint.put("/v1/bdbs/<int(max=2147483647):uid>")
-@needs("update_bdb")
-def update(uid: int) -> Response:
-    changes = prepared(body(BdbBody))
-    changed = store().update(Database, uid, lambda found: replace(found, **changes), dry_run())
-    return answer(shown(changed))
+@needs("update_bdb", takes=BdbBody, answers=BdbAnswer, query=("dry_run",))
+def update(uid: int, sent: BdbBody) -> Response:
+    changes = prepared(sent)
+
+    def change(database: Database) -> Database:
+        return replace(unchanged(database), **changes)
+
+    changed = store().update(Database, uid, change, dry_run())
+    return answer(shown(changed), changed)
 
 
 @blueprint.delete("/v1/bdbs/<int(max=2147483647):uid>")
-@needs("delete_bdb")
+@needs("delete_bdb", answers=Started)
 def delete(uid: int) -> Response:
     """The first time, the nodes are detached and the database then goes; a second time while one of
     them cannot be reached, it goes at once."""
     if store().get(Database, uid).deleting:
         store().forget_database(uid)
     else:
-        store().delete(Database, uid)
-    return answer({})
+        store().delete(Database, uid, unchanged)
+    action = store().actions(uid, 1)
+    return answer({"action_uid": action[0].uid} if action else {})
+
+
+@blueprint.route("/v1/bdbs/<int(max=2147483647):uid>/passwords", methods=["PUT", "POST", "DELETE"])
+@needs("update_bdb", takes=BdbPasswordBody)
+def passwords(uid: int, sent: BdbPasswordBody) -> Response:
+    """Always a 406: Redis Enterprise sets the default user's password here."""
+    store().get(Database, uid)
+    raise password_refusal()
 
 
 def prepared(sent: BdbBody) -> dict[str, Any]:
@@ -96,15 +120,34 @@ def roles_permissions(sent: BdbBody) -> tuple[RolePermission, ...]:
     return tuple(RolePermission(*entry) for entry in dict.fromkeys(entries))
 
 
+def password_refusal() -> Refusal:
+    return refused(
+        "passwords_not_managed",
+        "clients of a database are known by their certificates: a password of its default user is "
+        "set on the servers themselves",
+    )
+
+
+def only(shown: dict[str, Any]) -> dict[str, Any]:
+    """Those fields that the request asks for with ?fields=a,b; all where it does not."""
+    if "fields" not in request.args:
+        return shown
+    wanted = request.args["fields"].split(",")
+    return {name: value for name, value in shown.items() if name in wanted}
+
+
 def shown(database: Database) -> dict[str, Any]:
     uid = database.uid
     left = [{"uid": user.uid, "name": user.name} for user in store().not_synced(uid)]
-    return render(database, store().target(uid), store().nodes(uid), left)
+    action = store().actions(uid, 1)
+    action_uid = action[0].uid if action else ""
+    return render(database, store().target(uid), action_uid, store().nodes(uid), left)
 
 
 def render(
     database: Database,
     target: Target,
+    action_uid: str,
     nodes: Sequence[Node],
     not_synced: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
@@ -112,6 +155,7 @@ def render(
         "uid": database.uid,
         "name": database.name,
         "status": status(database, target, nodes),
+        "action_uid": action_uid,
         "endpoints": [rendered_endpoint(database, i) for i in range(len(database.endpoints))],
         "tls_mode": database.tls_mode,
         "enforce_client_authentication": database.enforce_client_authentication,

@@ -6,18 +6,18 @@ from typing import Any
 from flask import Blueprint, Response
 
 from control import core
+from control.answers import ExplainAnswer
 from control.models import ExplainBody
 from control.records import User
-from control.web import answer, body, guard, in_field, needs, store
+from control.web import answer, guard, in_field, needs, store
 
 blueprint = Blueprint("certauth", __name__)
 
 
 @blueprint.post("/v1/certauth/explain")
-@needs("explain_certificates")
-def explain() -> Response:
+@needs("explain_certificates", takes=ExplainBody, answers=ExplainAnswer)
+def explain(sent: ExplainBody) -> Response:
     """Who a certificate is, and why: for the REST API, or on a database."""
-    sent = body(ExplainBody)
     decided = in_field("certificate", lambda: decide(sent))
     return answer(render(decided, names(decided, sent)))
 

@@ -3,39 +3,53 @@
 Two certificates have a use here: `mtls_trusted_ca`, which clients are judged by, and `api`, which
 this server shows. Private keys never leave."""
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, current_app
 
 from control import ca
+from control.answers import CertificatesAnswer
 from control.errors import forbidden, invalid, missing
-from control.models import CertificateBody, CertificatesBody
+from control.models import CertificateBody, CertificatesBody, RotateBody
 from control.records import API, TRUSTED_CA, Certificate
-from control.web import answer, body, dry_run, needs, store
+from control.web import answer, dry_run, needs, store
 
 blueprint = Blueprint("certificates", __name__)
 NAMES = (TRUSTED_CA, API)
 
 
 @blueprint.get("/v1/cluster/certificates")
-@needs("view_cluster_info")
+@needs("view_cluster_info", answers=CertificatesAnswer)
 def read() -> Response:
     found = store().certificates()
     return answer({f"{name}_cert": found[name].certificate for name in NAMES if name in found})
 
 
 @blueprint.put("/v1/cluster/certificates")
-@needs("update_cluster")
-def update_all() -> Response:
-    sent = body(CertificatesBody).certificates
-    if len({entry.name for entry in sent}) < len(sent):
+@needs("update_cluster", takes=CertificatesBody, query=("dry_run",))
+def update_all(sent: CertificatesBody) -> Response:
+    entries = sent.certificates
+    if len({entry.name for entry in entries}) < len(entries):
         raise invalid("duplicated_certs", "certificates: a name is there twice")
-    store().put_certificates([checked(entry) for entry in sent], dry_run())
+    store().put_certificates([checked(entry) for entry in entries], dry_run())
     return answer({})
 
 
 @blueprint.put("/v1/cluster/update_cert")
-@needs("update_cluster")
-def update_one() -> Response:
-    store().put_certificates([checked(body(CertificateBody))], dry_run())
+@needs("update_cluster", takes=CertificateBody, query=("dry_run",))
+def update_one(sent: CertificateBody) -> Response:
+    store().put_certificates([checked(sent)], dry_run())
+    return answer({})
+
+
+@blueprint.post("/v1/cluster/certificates/rotate")
+@needs("update_cluster", takes=RotateBody)
+def rotate(sent: RotateBody) -> Response:
+    """A new certificate and key for this server, from the control plane's own CA."""
+    if sent.name != API:
+        raise forbidden(
+            "unsupported_certificate",
+            f"'{sent.name}' is not issued here: only '{API}' can be rotated",
+        )
+    current_app.extensions["rotate"]()
     return answer({})
 
 

@@ -1,4 +1,4 @@
-"""/v1/cluster: the settings of the control plane itself."""
+"""/v1/cluster and /v1/cluster/policy: the settings of the control plane itself."""
 
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -7,29 +7,47 @@ from typing import Any
 from flask import Blueprint, Response
 
 from control import policy
-from control.models import ClusterBody
+from control.answers import ClusterAnswer, PolicyAnswer
+from control.models import ClusterBody, PolicyBody
 from control.records import Cluster, Subject
-from control.web import answer, body, dry_run, in_field, needs, store
+from control.web import answer, dry_run, in_field, needs, store, unchanged
 
 blueprint = Blueprint("cluster", __name__)
 
 
 @blueprint.get("/v1/cluster")
-@needs("view_cluster_info")
+@needs("view_cluster_info", answers=ClusterAnswer)
 def read() -> Response:
-    return answer(render(store().cluster()))
+    return answer(render(store().cluster()), store().cluster())
 
 
 @blueprint.put("/v1/cluster")
-@needs("update_cluster")
-def update() -> Response:
-    changes = body(ClusterBody).sent()
+@needs("update_cluster", takes=ClusterBody, answers=ClusterAnswer, query=("dry_run",))
+def update(sent: ClusterBody) -> Response:
+    changes = sent.sent()
     if "mtls_authorized_subjects" in changes:
         changes["mtls_authorized_subjects"] = subjects(
             "mtls_authorized_subjects", changes["mtls_authorized_subjects"]
         )
-    changed = store().configure(lambda cluster: replace(cluster, **changes), dry_run())
-    return answer(render(changed))
+    changed = configured(changes)
+    return answer(render(changed), changed)
+
+
+@blueprint.get("/v1/cluster/policy")
+@needs("view_cluster_info", answers=PolicyAnswer)
+def read_policy() -> Response:
+    return answer(rendered_policy(store().cluster()), store().cluster())
+
+
+@blueprint.put("/v1/cluster/policy")
+@needs("update_cluster", takes=PolicyBody, answers=PolicyAnswer, query=("dry_run",))
+def update_policy(sent: PolicyBody) -> Response:
+    changed = configured(sent.sent())
+    return answer(rendered_policy(changed), changed)
+
+
+def configured(changes: dict[str, Any]) -> Cluster:
+    return store().configure(lambda cluster: replace(unchanged(cluster), **changes), dry_run())
 
 
 def subjects(field: str, entries: list[Any]) -> tuple[Subject, ...]:
@@ -59,4 +77,16 @@ def render(cluster: Cluster) -> dict[str, Any]:
         ),
         "mtls_authorized_subjects": rendered_subjects(cluster.mtls_authorized_subjects),
         "control_plane_basic_authentication": cluster.control_plane_basic_authentication,
+        "password_complexity": cluster.password_complexity,
+        "password_min_length": cluster.password_min_length,
+        "password_expiration_duration": cluster.password_expiration_duration,
+    }
+
+
+def rendered_policy(cluster: Cluster) -> dict[str, Any]:
+    return {
+        "login_lockout_threshold": cluster.login_lockout_threshold,
+        "login_lockout_counter_reset_after": cluster.login_lockout_counter_reset_after,
+        "login_lockout_duration": cluster.login_lockout_duration,
+        "master_healthcheck_api_auth": cluster.master_healthcheck_api_auth,
     }

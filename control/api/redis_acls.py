@@ -6,56 +6,74 @@ from typing import Any
 from flask import Blueprint, Response
 
 from control import policy
+from control.answers import RedisAclAnswer
 from control.errors import conflict
 from control.models import NewRedisAclBody, RedisAclBody
 from control.records import FULL_ACCESS, RedisAcl
-from control.web import answer, body, dry_run, in_field, needs, store
+from control.web import answer, dry_run, in_field, needs, store, unchanged
 
 blueprint = Blueprint("redis_acls", __name__)
 
 
 @blueprint.get("/v1/redis_acls")
-@needs("view_all_redis_acls_info")
+@needs("view_all_redis_acls_info", answers=list[RedisAclAnswer])
 def read_all() -> Response:
     return answer([render(acl) for acl in store().all(RedisAcl)])
 
 
 @blueprint.get("/v1/redis_acls/<int(max=2147483647):uid>")
-@needs("view_redis_acl_info")
+@needs("view_redis_acl_info", answers=RedisAclAnswer)
 def read(uid: int) -> Response:
-    return answer(render(store().get(RedisAcl, uid)))
+    return shown(store().get(RedisAcl, uid))
 
 
 @blueprint.post("/v1/redis_acls")
-@needs("create_redis_acl")
-def create() -> Response:
-    sent = body(NewRedisAclBody)
+@needs("create_redis_acl", takes=NewRedisAclBody, answers=RedisAclAnswer, query=("dry_run",))
+def create(sent: NewRedisAclBody) -> Response:
+    return created(sent, dry_run())
+
+
+@blueprint.post("/v1/redis_acls/validate")
+@needs("create_redis_acl", takes=NewRedisAclBody, answers=RedisAclAnswer)
+def validate(sent: NewRedisAclBody) -> Response:
+    """The older spelling of POST /v1/redis_acls?dry_run."""
+    return created(sent, dry_run=True)
+
+
+def created(sent: NewRedisAclBody, dry_run: bool) -> Response:
     in_field("acl", lambda: policy.check_acl(sent.acl))
-    return answer(render(store().create(RedisAcl(sent.uid, sent.name, sent.acl), dry_run())))
+    return shown(store().create(RedisAcl(sent.uid, sent.name, sent.acl), dry_run))
 
 
 @blueprint.put("/v1/redis_acls/<int(max=2147483647):uid>")
-@needs("update_redis_acl")
-def update(uid: int) -> Response:
-    changes = body(RedisAclBody).sent()
+@needs("update_redis_acl", takes=RedisAclBody, answers=RedisAclAnswer, query=("dry_run",))
+def update(uid: int, sent: RedisAclBody) -> Response:
+    changes = sent.sent()
     check_custom(uid)
     if "acl" in changes:
         in_field("acl", lambda: policy.check_acl(changes["acl"]))
-    changed = store().update(RedisAcl, uid, lambda acl: replace(acl, **changes), dry_run())
-    return answer(render(changed))
+
+    def change(acl: RedisAcl) -> RedisAcl:
+        return replace(unchanged(acl), **changes)
+
+    return shown(store().update(RedisAcl, uid, change, dry_run()))
 
 
 @blueprint.delete("/v1/redis_acls/<int(max=2147483647):uid>")
 @needs("delete_redis_acl")
 def delete(uid: int) -> Response:
     check_custom(uid)
-    store().delete(RedisAcl, uid)
+    store().delete(RedisAcl, uid, unchanged)
     return answer({})
 
 
 def check_custom(uid: int) -> None:
     if uid == FULL_ACCESS.uid:
         raise conflict("read_only", f"'{FULL_ACCESS.name}' stays as it is: make an ACL of your own")
+
+
+def shown(acl: RedisAcl) -> Response:
+    return answer(render(acl), acl)
 
 
 def render(acl: RedisAcl) -> dict[str, Any]:

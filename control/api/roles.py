@@ -5,59 +5,57 @@ from typing import Any
 
 from flask import Blueprint, Response
 
+from control.answers import RoleAnswer
 from control.errors import Refusal, forbidden, refused
 from control.models import NewRoleBody, RoleBody
 from control.records import BUILTIN_ROLES, Role
-from control.web import answer, body, caller, dry_run, needs, store
+from control.web import answer, caller, dry_run, needs, store, unchanged
 
 blueprint = Blueprint("roles", __name__)
 BUILTIN = {role.uid for role in BUILTIN_ROLES}
 
 
 @blueprint.get("/v1/roles")
-@needs("view_all_roles_info")
+@needs("view_all_roles_info", answers=list[RoleAnswer])
 def read_all() -> Response:
     return answer([render(role) for role in store().all(Role)])
 
 
 @blueprint.get("/v1/roles/<int(max=2147483647):uid>")
-@needs("view_role_info")
+@needs("view_role_info", answers=RoleAnswer)
 def read(uid: int) -> Response:
-    return answer(render(store().get(Role, uid)))
+    return shown(store().get(Role, uid))
 
 
 @blueprint.post("/v1/roles")
-@needs("create_role")
-def create() -> Response:
-    sent = body(NewRoleBody)
+@needs("create_role", takes=NewRoleBody, answers=RoleAnswer, query=("dry_run",))
+def create(sent: NewRoleBody) -> Response:
     check_resources(sent)
     role = Role(sent.uid, sent.name, sent.management)
     check_administrator(role)
-    return answer(render(store().create(role, dry_run())))
+    return shown(store().create(role, dry_run()))
 
 
 @blueprint.put("/v1/roles/<int(max=2147483647):uid>")
-@needs("update_role")
-def update(uid: int) -> Response:
-    sent = body(RoleBody)
+@needs("update_role", takes=RoleBody, answers=RoleAnswer, query=("dry_run",))
+def update(uid: int, sent: RoleBody) -> Response:
     check_resources(sent)
     check_custom(uid)
     changes = {name: value for name, value in sent.sent().items() if name != "resources"}
 
     def change(role: Role) -> Role:
-        changed = replace(role, **changes)
+        changed = replace(unchanged(role), **changes)
         check_administrator(role, changed)
         return changed
 
-    return answer(render(store().update(Role, uid, change, dry_run())))
+    return shown(store().update(Role, uid, change, dry_run()))
 
 
 @blueprint.delete("/v1/roles/<int(max=2147483647):uid>")
 @needs("delete_role")
 def delete(uid: int) -> Response:
     check_custom(uid)
-    check_administrator(store().get(Role, uid))
-    store().delete(Role, uid)
+    store().delete(Role, uid, lambda role: check_administrator(unchanged(role)))
     return answer({})
 
 
@@ -83,6 +81,10 @@ def check_administrator(*roles: Role) -> None:
             "insufficient_permissions",
             "only an administrator may give, change or take away what makes an administrator",
         )
+
+
+def shown(role: Role) -> Response:
+    return answer(render(role), role)
 
 
 def render(role: Role) -> dict[str, Any]:

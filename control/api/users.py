@@ -1,19 +1,18 @@
 """/v1/users: people and programs, by password (for this API only) or by certificate."""
 
-import time
 from dataclasses import replace
 from typing import Any
 
 from flask import Blueprint, Response
 
-from control import core, policy
+from control import core, passwords, policy
+from control.answers import UserAnswer, UserRoleAnswer
 from control.api.cluster import rendered_time
 from control.api.roles import check_administrator
 from control.errors import forbidden, invalid
 from control.models import NewUserBody, UserBody
-from control.passwords import hash_password
 from control.records import BUILTIN_ROLES, Management, Role, User
-from control.web import answer, body, caller, dry_run, in_field, needs, store
+from control.web import answer, caller, dry_run, in_field, needs, store, unchanged
 
 blueprint = Blueprint("users", __name__)
 # The one that `role` shows where a user has several; the field knows only one.
@@ -24,63 +23,63 @@ OWN = {"name", "password"}  # what a user may change about itself
 
 
 @blueprint.get("/v1/users")
-@needs("view_all_users_info")
+@needs("view_all_users_info", answers=list[UserAnswer])
 def read_all() -> Response:
     managements = {role.uid: role.management for role in store().all(Role)}
     return answer([render(user, managements) for user in store().all(User)])
 
 
 @blueprint.get("/v1/users/<int(max=2147483647):uid>")
-@needs("view_user_info", own=True)
+@needs("view_user_info", own=True, answers=UserAnswer)
 def read(uid: int) -> Response:
-    return answer(shown(store().get(User, uid)))
+    return shown(store().get(User, uid))
 
 
 @blueprint.get("/v1/users/role")
-@needs("any")
+@needs("any", answers=UserRoleAnswer)
 def read_role() -> Response:
-    return answer({"role": shown(caller().user)["role"]})
+    """Who am I: the role of the caller."""
+    return answer({"role": rendered(caller().user)["role"]})
 
 
 @blueprint.post("/v1/users")
-@needs("create_new_user")
-def create() -> Response:
-    sent = body(NewUserBody)
-    changes = prepared(sent)
+@needs("create_new_user", takes=NewUserBody, answers=UserAnswer, query=("dry_run",))
+def create(sent: NewUserBody) -> Response:
     nobody = User(sent.uid, sent.name or sent.email, "regular", (5,))
+    changes = prepared(sent, nobody)
     user = changed_user(nobody, changes)
     if not user.name:
         raise invalid("missing_field", "name: this field is missing")
     check_administrator(*store().roles_of(user))
-    return answer(shown(store().create(user, dry_run())))
+    return shown(store().create(user, dry_run()))
 
 
 @blueprint.put("/v1/users/<int(max=2147483647):uid>")
-@needs("update_user", own=True)
-def update(uid: int) -> Response:
-    changes = prepared(body(UserBody))
-    check_own(store().get(User, uid), changes)
+@needs("update_user", own=True, takes=UserBody, answers=UserAnswer, query=("dry_run",))
+def update(uid: int, sent: UserBody) -> Response:
+    user = store().get(User, uid)
+    check_own(user, sent)
+    changes = prepared(sent, user)
 
     def change(user: User) -> User:
-        changed = changed_user(user, changes)
+        changed = changed_user(unchanged(user), changes)
         if caller().user.uid != uid or changed.role_uids != user.role_uids:
             check_administrator(*store().roles_of(user), *store().roles_of(changed))
         return changed
 
-    return answer(shown(store().update(User, uid, change, dry_run())))
+    return shown(store().update(User, uid, change, dry_run()))
 
 
 @blueprint.delete("/v1/users/<int(max=2147483647):uid>")
 @needs("delete_user")
 def delete(uid: int) -> Response:
-    check_administrator(*store().roles_of(store().get(User, uid)))
-    store().delete(User, uid)
+    store().delete(User, uid, lambda user: check_administrator(*store().roles_of(unchanged(user))))
     return answer({})
 
 
-def prepared(sent: UserBody) -> dict[str, Any]:
-    """The fields of a request as changes of a record. Hashing takes long, so it is done here and
-    not while the store is locked."""
+def prepared(sent: UserBody, user: User) -> dict[str, Any]:
+    """The fields of a request as changes of a record, which is `user` so far. Hashing takes long,
+    so it is done here and not while the store is locked."""
     changes = {name: value for name, value in sent.sent().items() if name != "uid"}
     role = changes.pop("role", None)
     if "role_uids" in changes:
@@ -93,8 +92,10 @@ def prepared(sent: UserBody) -> dict[str, Any]:
             "certificate_subject_line", lambda: core.parse_name(text)
         )
     if "password" in changes:
-        changes["password_hash"] = hash_password(changes.pop("password"))
-        changes["password_issued"] = int(time.time())
+        password = changes.pop("password")
+        after = replace(user, email=changes.get("email", user.email))
+        passwords.check_new(password, after, store().cluster())
+        changes |= {"passwords": (passwords.new_password(password),), "locked": 0}
     return changes
 
 
@@ -102,7 +103,7 @@ def changed_user(user: User, changes: dict[str, Any]) -> User:
     """A user with changes made; what belongs to the other way of logging in goes. Raises Refusal
     400 where the two are mixed."""
     method = changes.get("auth_method", user.auth_method)
-    if method == "certificate" and "password_hash" in changes:
+    if method == "certificate" and "passwords" in changes:
         raise invalid(
             "invalid_param",
             "password: certificate users have none; send "
@@ -116,7 +117,7 @@ def changed_user(user: User, changes: dict[str, Any]) -> User:
         )
     other: dict[str, Any] = {"certificate_subject_line": ""}
     if method == "certificate":
-        other = {"password_hash": "", "password_issued": 0}
+        other = {"passwords": (), "locked": 0}
     changed = replace(user, **(other | changes))
     if changed.auth_method != user.auth_method:
         changed = replace(changed, last_login=0)
@@ -126,7 +127,7 @@ def changed_user(user: User, changes: dict[str, Any]) -> User:
 
 def check_complete(user: User) -> None:
     if user.auth_method == "regular":
-        if not user.password_hash:
+        if not user.passwords:
             raise invalid("missing_field", "password: regular users need one")
         return
     if not user.certificate_subject_line:
@@ -134,14 +135,13 @@ def check_complete(user: User) -> None:
     in_field("name", lambda: policy.check_user(user))
 
 
-def check_own(user: User, changes: dict[str, Any]) -> None:
+def check_own(user: User, sent: UserBody) -> None:
     """Users who do not manage users may change their own password and name; not the name where it
     is that of an ACL user on databases, since logs there would show somebody else's."""
     if caller().may("update_user"):
         return
     allowed = OWN if user.auth_method == "regular" else set()
-    fields = {"password" if name.startswith("password_") else name for name in changes}
-    if refused := sorted(fields - allowed):
+    if refused := sorted(sent.sent().keys() - allowed):
         raise forbidden(
             "insufficient_permissions",
             "these fields of your own user are changed by "
@@ -149,7 +149,11 @@ def check_own(user: User, changes: dict[str, Any]) -> None:
         )
 
 
-def shown(user: User) -> dict[str, Any]:
+def shown(user: User) -> Response:
+    return answer(rendered(user), user)
+
+
+def rendered(user: User) -> dict[str, Any]:
     return render(user, {role.uid: role.management for role in store().roles_of(user)})
 
 
@@ -164,10 +168,10 @@ def render(user: User, managements: dict[int, Management]) -> dict[str, Any]:
         "certificate_subject_line": user.certificate_subject_line,
         "role": min(held, key=RANKS.index, default="none"),
         "role_uids": list(user.role_uids),
-        "status": "active",
+        "status": passwords.status(user, store().cluster()),
     }
-    if user.password_issued:
-        found["password_issue_date"] = rendered_time(user.password_issued)
+    if user.passwords:
+        found["password_issue_date"] = rendered_time(user.passwords[-1].issued)
     if user.last_login:
         found["last_login"] = user.last_login
     return found

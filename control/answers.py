@@ -1,0 +1,220 @@
+"""The answers that the REST API gives: what control/reference.py describes and tests compare with.
+
+Handlers build plain dicts. A field without a default is in every answer."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from control.models import SubjectBody
+from control.records import AuthMethod, Management, Switch, TlsMode, Validation
+
+
+class Answer(BaseModel):
+    """`ignored` names the fields of the request that were accepted and mean nothing here."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    ignored: list[str] = []
+
+
+class Empty(Answer):
+    """An object without fields, so that a client that parses every answer can."""
+
+
+class Started(Answer):
+    """See /v1/actions."""
+
+    action_uid: str = ""
+
+
+class Problem(Answer):
+    """Every error. `description` and `message` are the same sentence."""
+
+    error_code: str
+    description: str
+    message: str
+
+
+class ClusterAnswer(Answer):
+    name: str
+    created_time: str
+    mtls_certificate_authentication: bool
+    mtls_client_cert_subject_validation_type: Validation
+    mtls_authorized_subjects: list[SubjectBody]
+    control_plane_basic_authentication: bool
+    password_complexity: bool
+    password_min_length: int
+    password_expiration_duration: int
+
+
+class PolicyAnswer(Answer):
+    login_lockout_threshold: int
+    login_lockout_counter_reset_after: int
+    login_lockout_duration: int
+    master_healthcheck_api_auth: bool
+
+
+class CertificatesAnswer(Answer):
+    api_cert: str = ""
+    mtls_trusted_ca_cert: str = ""
+
+
+class UserAnswer(Answer):
+    uid: int
+    name: str
+    email: str
+    auth_method: AuthMethod
+    certificate_subject_line: str
+    role: Management
+    role_uids: list[int]
+    status: Literal["active", "locked", "password_expired"]
+    password_issue_date: str = ""
+    last_login: int = 0
+
+
+class UserRoleAnswer(Answer):
+    role: Management
+
+
+class TokenAnswer(Answer):
+    access_token: str
+
+
+class PermissionsOfRole(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    api_permissions: list[str]
+    ui_permissions: list[str]
+
+
+class RoleAnswer(Answer):
+    uid: int
+    name: str
+    management: Management
+
+
+class RedisAclAnswer(Answer):
+    uid: int
+    name: str
+    acl: str
+
+
+class BdbAnswer(Answer):
+    """With ?fields=, only those."""
+
+    uid: int
+    name: str
+    status: str
+    action_uid: str
+    endpoints: list[dict[str, Any]]
+    tls_mode: TlsMode
+    enforce_client_authentication: Switch
+    client_cert_subject_validation_type: Validation
+    authorized_subjects: list[SubjectBody]
+    authentication_ssl_client_certs: list[dict[str, str]]
+    roles_permissions: list[dict[str, int]]
+    default_user: bool
+    tls_server_ca: str
+    generation: int
+    nodes: list[dict[str, Any]]
+    not_synced: list[dict[str, Any]]
+
+
+class ActionAnswer(Answer):
+    """`progress` is a percentage of the servers. A server that cannot be reached is tried for ever,
+    so an action goes on until it is done."""
+
+    action_uid: str
+    name: str
+    status: Literal["active", "completed"]
+    progress: float
+    creation_time: int
+    object_name: str
+    error: str = ""
+
+
+class ActionsAnswer(Answer):
+    actions: list[ActionAnswer]
+    state_machines: list[ActionAnswer] = Field(alias="state-machines")
+
+
+class ActionV2Answer(Answer):
+    action_uid: str
+    action_type: str
+    name: str
+    status: Literal["running", "completed"]
+    progress: float
+    creation_time: int
+    additional_info: dict[str, str]
+
+
+class EventAnswer(BaseModel):
+    """And more, by type: whom or what it is about, and who did it."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    time: str
+    type: str
+    severity: Literal["INFO", "WARNING"]
+
+
+class NodeAnswer(Answer):
+    uid: int
+    status: Literal["active"]
+    software_version: str
+    os_version: str
+    architecture: str
+    cores: int
+    shard_count: int
+    shard_list: list[int]
+
+
+class BootstrapStatus(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    state: Literal["completed"]
+    start_time: str
+    end_time: str
+
+
+class BootstrapAnswer(Answer):
+    bootstrap_status: BootstrapStatus
+    local_node_info: dict[str, Any]
+
+
+class HealthcheckAnswer(Answer):
+    status: Literal["active"]
+
+
+class CheckAnswer(Answer):
+    cluster_test_result: bool
+    nodes: list[dict[str, Any]]
+
+
+class StatsAnswer(Answer):
+    """Counts of this moment; no history is kept."""
+
+    time: str
+    users: int
+    roles: int
+    redis_acls: int
+    bdbs: int
+    servers: int
+    servers_in_step: int
+
+
+class HealthAnswer(Answer):
+    fqdn: str
+    status: Literal["ok", "warning", "error"]
+    license: None
+    certificates: list[dict[str, Any]]
+    nodes: list[dict[str, Any]]
+    active_alerts: list[str]
+    database_infos: list[dict[str, Any]]
+
+
+class ExplainAnswer(Answer):
+    action: str
+    reason: str
+    user: str | None
+    users: list[str]
+    line: str | None
+    trace: list[str]
+    certificate: dict[str, Any] | None

@@ -1,0 +1,77 @@
+"""/v1/actions and /v2/actions: changes of databases on their way to the servers."""
+
+from typing import Any
+
+from flask import Blueprint, Response
+
+from control.answers import ActionAnswer, ActionsAnswer, ActionV2Answer
+from control.records import Action, Database
+from control.web import answer, needs, store
+
+blueprint = Blueprint("actions", __name__)
+
+
+@blueprint.get("/v1/actions")
+@needs("view_status_of_cluster_action", answers=ActionsAnswer)
+def read_all() -> Response:
+    return answer({"actions": [render(one) for one in store().actions()], "state-machines": []})
+
+
+@blueprint.get("/v1/actions/<uid>")
+@needs("view_status_of_cluster_action", answers=ActionAnswer)
+def read(uid: str) -> Response:
+    return answer(render(store().action(uid)))
+
+
+@blueprint.get("/v2/actions")
+@needs("view_status_of_cluster_action", answers=list[ActionV2Answer])
+def read_all_v2() -> Response:
+    return answer([render_v2(one) for one in store().actions()])
+
+
+@blueprint.get("/v2/actions/<uid>")
+@needs("view_status_of_cluster_action", answers=ActionV2Answer)
+def read_v2(uid: str) -> Response:
+    return answer(render_v2(store().action(uid)))
+
+
+def render(action: Action) -> dict[str, Any]:
+    done, error = progress(action)
+    found = {
+        "action_uid": action.uid,
+        "name": action.name,
+        "status": "completed" if done == 100 else "active",
+        "progress": done,
+        "creation_time": action.created,
+        "object_name": f"bdb:{action.bdb_uid}",
+    }
+    return {**found, "error": error} if error else found
+
+
+def render_v2(action: Action) -> dict[str, Any]:
+    done, error = progress(action)
+    about = {"object_name": f"bdb:{action.bdb_uid}"}
+    return {
+        "action_uid": action.uid,
+        "action_type": action.name,
+        "name": action.name,
+        "status": "completed" if done == 100 else "running",
+        "progress": done,
+        "creation_time": action.created,
+        "additional_info": {**about, "error": error} if error else about,
+    }
+
+
+def progress(action: Action) -> tuple[float, str]:
+    """How many of the servers have followed, as a percentage, and what the others say. A database
+    is gone when all its servers are detached."""
+    nodes = store().nodes(action.bdb_uid)
+    if action.name == "delete_bdb":
+        there = any(one.uid == action.bdb_uid for one in store().all(Database))
+        done = [node for node in nodes if node.in_step] if there else list(nodes)
+        percent = 99.0 * len(done) / len(nodes) if there and nodes else 0.0 if there else 100.0
+    else:
+        done = [node for node in nodes if not node.error and node.generation >= action.generation]
+        percent = 100.0 * len(done) / len(nodes) if nodes else 0.0
+    errors = (f"{node.address}: {node.error}" for node in nodes if node.error)
+    return round(percent, 1), "; ".join(errors)[:2000]

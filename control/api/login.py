@@ -1,0 +1,139 @@
+"""/v1/users/authorize, refresh_jwt, password and permissions: logging in, and what comes of it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from flask import Blueprint, Response, request
+
+from control import passwords, tokens
+from control.answers import PermissionsOfRole, TokenAnswer
+from control.api.roles import check_administrator
+from control.errors import Refusal, forbidden, invalid, missing, unauthorized
+from control.guard import PERMISSIONS
+from control.models import AuthorizeBody, NewPasswordBody, OldPasswordBody, RefreshBody
+from control.passwords import PASSWORDS
+from control.records import BUILTIN_ROLES, Password, User
+from control.web import PUBLIC, answer, caller, guard, login, needs, store, unchanged
+
+blueprint = Blueprint("login", __name__)
+
+
+@blueprint.post("/v1/users/authorize")
+@needs(PUBLIC, takes=AuthorizeBody, answers=TokenAnswer)
+def authorize(sent: AuthorizeBody) -> Response:
+    """A token for a user name and a password: as Basic, or in the body as older clients send it. A
+    certificate gets none: the token would outlive the certificate."""
+    if sent.username or sent.password:
+        address = request.remote_addr or ""
+        found = guard().by_password(sent.username, sent.password, address, expired=False)
+    else:
+        found = login()
+    if found.by != "password":
+        raise forbidden("password_login_required", "tokens are made for passwords only")
+    return answer({"access_token": tokens.make(found.user, store().cluster(), sent.ttl)})
+
+
+@blueprint.post("/v1/users/refresh_jwt")
+@needs("any", takes=RefreshBody, answers=TokenAnswer)
+def refresh(sent: RefreshBody) -> Response:
+    """Another token for one that is still good, as long as passwords are taken and have not
+    expired."""
+    cluster, user = store().cluster(), caller().user
+    if caller().by != "token":
+        raise unauthorized("invalid_token", "send the token: Authorization: JWT or Bearer")
+    if not cluster.control_plane_basic_authentication:
+        raise unauthorized("basic_authentication_disabled", "passwords are not taken here any more")
+    if passwords.status(user, cluster) == "password_expired":
+        raise unauthorized("password_expired", "the password has expired: set a new one")
+    return answer({"access_token": tokens.make(user, cluster, sent.ttl)})
+
+
+@blueprint.put("/v1/users/password")
+@needs("any", expired=True, takes=NewPasswordBody)
+def replace_password(sent: NewPasswordBody) -> Response:
+    """In the place of all that the user had. Without `username`, the caller's own."""
+    user = whose(sent.username)
+    password = checked(sent.new_password, user)
+    return changed(user, lambda now: replace(now, passwords=(password,), locked=0))
+
+
+@blueprint.post("/v1/users/password")
+@needs("any", takes=NewPasswordBody)
+def add_password(sent: NewPasswordBody) -> Response:
+    """One more, so that clients can move from one to the other."""
+    user = whose(sent.username)
+    password = checked(sent.new_password, user)
+
+    def change(now: User) -> User:
+        if len(now.passwords) >= PASSWORDS:
+            raise invalid("too_many_passwords", f"a user has at most {PASSWORDS}: delete one first")
+        return replace(now, passwords=(*now.passwords, password), locked=0)
+
+    return changed(user, change)
+
+
+@blueprint.delete("/v1/users/password")
+@needs("any", takes=OldPasswordBody)
+def delete_password(sent: OldPasswordBody) -> Response:
+    """`old_password` stops counting."""
+    user = whose(sent.username)
+    gone = guard().which(user, sent.old_password)
+    if gone is None:
+        raise missing("such password of this user")
+
+    def change(now: User) -> User:
+        left = tuple(one for one in now.passwords if one != gone)
+        if not left:
+            raise invalid("cannot_delete_last_password", "it is the only password of this user")
+        return replace(now, passwords=left)
+
+    return changed(user, change)
+
+
+@blueprint.get("/v1/users/permissions")
+@needs("any", answers=dict[str, PermissionsOfRole])
+def read_permissions() -> Response:
+    return answer({role.management: permissions(role.management) for role in BUILTIN_ROLES})
+
+
+@blueprint.get("/v1/users/permissions/<role>")
+@needs("any", answers=dict[str, PermissionsOfRole])
+def read_permissions_of(role: str) -> Response:
+    if role not in {one.management for one in BUILTIN_ROLES}:
+        raise missing("such management role")
+    return answer({role: permissions(role)})
+
+
+def permissions(management: str) -> dict[str, Any]:
+    """There is no user interface, so no permissions for one."""
+    held = sorted(name for name, roles in PERMISSIONS.items() if management in roles)
+    return {"api_permissions": [name for name in held if name != "any"], "ui_permissions": []}
+
+
+def whose(username: str) -> User:
+    """The user whose password is to change. Raises Refusal 403, 404 or 400."""
+    own = caller().user
+    if not username or username in (own.name, own.email):
+        user = store().get(User, own.uid)
+    elif not caller().may("update_user"):
+        raise forbidden("unauthorized_action", "only your own password is yours to change")
+    else:
+        found = store().user_by_login(username)
+        if found is None:
+            raise Refusal(404, "user_not_exist", "there is no such user")
+        user = found
+        check_administrator(*store().roles_of(user))
+    if user.auth_method != "regular":
+        raise invalid("invalid_param", "certificate users have no password")
+    return user
+
+
+def checked(password: str, user: User) -> Password:
+    passwords.check_new(password, user, store().cluster())
+    return passwords.new_password(password)
+
+
+def changed(user: User, change: Callable[[User], User]) -> Response:
+    store().update(User, user.uid, lambda now: change(unchanged(now)))
+    return answer({})

@@ -1,0 +1,59 @@
+"""/v1/logs: who changed what, and who could not log in."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from flask import Blueprint, Response, request
+
+from control.answers import EventAnswer
+from control.api.cluster import rendered_time
+from control.errors import invalid
+from control.records import Event
+from control.web import answer, needs, store
+
+blueprint = Blueprint("logs", __name__)
+END = 253_402_300_799  # the last second of the year 9999
+LIMIT = 10_000
+
+
+@blueprint.get("/v1/logs")
+@needs(
+    "view_logged_events",
+    answers=list[EventAnswer],
+    query=("stime", "etime", "order", "limit", "offset"),
+)
+def read() -> Response:
+    """The oldest first, or (order=desc) the newest; the last thousand of each type are kept."""
+    order = request.args.get("order", "asc")
+    if order not in ("asc", "desc"):
+        raise invalid("invalid_param", "order: asc or desc")
+    found = store().events(
+        moment("stime", 0), moment("etime", END), order == "desc",
+        number("limit", LIMIT), number("offset", 0),
+    )  # fmt: skip
+    return answer([render(event) for event in found])
+
+
+def moment(name: str, default: int) -> int:
+    """A time of the query, as seconds since 1970. Without a zone it is UTC."""
+    text = request.args.get(name)
+    if text is None:
+        return default
+    try:
+        found = datetime.fromisoformat(text)
+        found = found if found.tzinfo else found.replace(tzinfo=UTC)
+        return int(found.timestamp())
+    except (ValueError, OverflowError):
+        raise invalid("invalid_param", f"{name}: no ISO 8601 time") from None
+
+
+def number(name: str, default: int) -> int:
+    text = request.args.get(name, str(default))
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise invalid("invalid_param", f"{name}: no number")
+    return int(text)
+
+
+def render(event: Event) -> dict[str, Any]:
+    told = {"time": rendered_time(event.time), "type": event.type, "severity": event.severity}
+    return {**event.detail, **told}

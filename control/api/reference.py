@@ -1,0 +1,61 @@
+"""/openapi.json, /docs and /v1/jsonschema: this API's description of itself."""
+
+from typing import Any
+
+from flask import Blueprint, Response, current_app, render_template, request
+
+from control.errors import refused
+from control.models import (
+    BdbBody,
+    Body,
+    ClusterBody,
+    PolicyBody,
+    RedisAclBody,
+    RoleBody,
+    UserBody,
+)
+from control.reference import body_schema, describe
+from control.web import PUBLIC, answer, needs
+
+blueprint = Blueprint("reference", __name__)
+OBJECTS: dict[str, type[Body]] = {
+    "bdb": BdbBody,
+    "cluster": ClusterBody,
+    "cluster_settings": PolicyBody,
+    "redis_acl": RedisAclBody,
+    "role": RoleBody,
+    "user": UserBody,
+}
+
+
+@blueprint.get("/openapi.json")
+@needs(PUBLIC, answers=dict[str, Any])
+def openapi() -> Response:
+    return answer(describe(current_app))
+
+
+@blueprint.get("/docs")
+@needs(PUBLIC)
+def page() -> Response:
+    """The same for people, as one HTML page that loads nothing from anywhere."""
+    response = Response(render_template("reference.html", api=describe(current_app)))
+    response.headers["Content-Security-Policy"] = "default-src 'none'; style-src 'unsafe-inline'"
+    return response
+
+
+@blueprint.get("/v1/jsonschema")
+@needs("any", answers=dict[str, Any], query=("object",))
+def read() -> Response:
+    return answer(schema(request.args.get("object", "")))
+
+
+@blueprint.get("/v1/jsonschema/<name>")
+@needs("any", answers=dict[str, Any])
+def read_named(name: str) -> Response:
+    return answer(schema(name))
+
+
+def schema(name: str) -> dict[str, Any]:
+    if name not in OBJECTS:
+        raise refused("invalid_object", f"object: there are {', '.join(sorted(OBJECTS))}")
+    return body_schema(OBJECTS[name])

@@ -1,0 +1,177 @@
+"""What Redis Enterprise's clients ask about the cluster itself, as far as there is a truth to tell.
+
+The cluster is the control plane, and its only node (uid 1) the one that answers. The Redis and
+Valkey servers are no nodes of it: they are listed with their databases. There are no shards and no
+licence. The first administrator is made on the machine itself (`redis-certauth init`), so nothing
+can be bootstrapped from here, and whoever comes first over the network becomes nobody."""
+
+import os
+import platform
+import time
+from importlib.metadata import version
+from typing import Any
+
+from flask import Blueprint, Response
+
+from control import core
+from control.answers import (
+    BootstrapAnswer,
+    CheckAnswer,
+    HealthAnswer,
+    HealthcheckAnswer,
+    NodeAnswer,
+    StatsAnswer,
+)
+from control.api.bdbs import node_status, status
+from control.api.cluster import rendered_time
+from control.errors import conflict, missing, refused
+from control.models import BootstrapBody
+from control.records import Database, RedisAcl, Role, User
+from control.web import PUBLIC, Rule, answer, authorise, needs, store
+
+blueprint = Blueprint("system", __name__)
+NODE = 1
+
+
+@blueprint.get("/v1/bootstrap")
+@needs("any", answers=BootstrapAnswer)
+def bootstrap() -> Response:
+    created = rendered_time(store().cluster().created)
+    done = {"state": "completed", "start_time": created, "end_time": created}
+    return answer({"bootstrap_status": done, "local_node_info": node()})
+
+
+@blueprint.post("/v1/bootstrap/<action>")
+@needs("any", takes=BootstrapBody)
+def start_bootstrap(action: str, sent: BootstrapBody) -> Response:
+    """Always a 409: this control plane has its administrator already."""
+    raise conflict("already_initialised", f"'{action}': `redis-certauth init` has done this")
+
+
+@blueprint.post("/v1/bootstrap/validate/<action>")
+@needs("any", takes=BootstrapBody)
+def validate_bootstrap(action: str, sent: BootstrapBody) -> Response:
+    """Always a 406, for the same reason."""
+    raise refused("already_initialised", f"'{action}': `redis-certauth init` has done this")
+
+
+@blueprint.get("/v1/nodes")
+@needs("view_all_nodes_info", answers=list[NodeAnswer])
+def read_nodes() -> Response:
+    return answer([node()])
+
+
+@blueprint.get("/v1/nodes/<int(max=2147483647):uid>")
+@needs("view_node_info", answers=NodeAnswer)
+def read_node(uid: int) -> Response:
+    if uid != NODE:
+        raise missing(f"node {uid}: the only node is {NODE}, this control plane")
+    return answer(node())
+
+
+@blueprint.get("/v1/license")
+@needs("view_license")
+def read_license() -> Response:
+    """Always a 404."""
+    raise missing("license: none is needed")
+
+
+@blueprint.get("/v1/local/node/master_healthcheck")
+@needs(PUBLIC, answers=HealthcheckAnswer)
+def master_healthcheck() -> Response:
+    """For load balancers: without a login where master_healthcheck_api_auth is off."""
+    if store().cluster().master_healthcheck_api_auth:
+        authorise(Rule("view_cluster_info"))
+    return answer({"status": "active"})
+
+
+@blueprint.get("/v1/cluster/check")
+@needs("view_all_nodes_checks", answers=CheckAnswer)
+def check() -> Response:
+    """Whether certificates are in date and every server holds its policy."""
+    faults = [*certificate_faults(), *database_faults()]
+    found = {"node_uid": NODE, "result": not faults}
+    result = {**found, "error": "; ".join(faults)[:4000]} if faults else found
+    return answer({"cluster_test_result": not faults, "nodes": [result]})
+
+
+@blueprint.get("/v1/cluster/stats")
+@needs("view_cluster_stats", answers=StatsAnswer)
+def stats() -> Response:
+    databases = store().all(Database)
+    servers = [
+        node_status(node, store().target(one.uid))
+        for one in databases
+        for node in store().nodes(one.uid)
+    ]
+    return answer(
+        {
+            "time": rendered_time(int(time.time())),
+            "users": len(store().all(User)),
+            "roles": len(store().all(Role)),
+            "redis_acls": len(store().all(RedisAcl)),
+            "bdbs": len(databases),
+            "servers": len(servers),
+            "servers_in_step": servers.count("active"),
+        }
+    )
+
+
+@blueprint.get("/v4/cluster/health")
+@needs("view_cluster_info", answers=HealthAnswer)
+def health() -> Response:
+    certificate_alerts, database_alerts = certificate_faults(), database_faults()
+    infos = [
+        {"uid": one.uid, "name": one.name, "status": database_status(one)}
+        for one in store().all(Database)
+    ]
+    worst = "error" if certificate_alerts else "warning" if database_alerts else "ok"
+    return answer(
+        {
+            "fqdn": store().cluster().name,
+            "status": worst,
+            "license": None,
+            "certificates": certificates(),
+            "nodes": [{"uid": NODE, "status": "active"}],
+            "active_alerts": certificate_alerts + database_alerts,
+            "database_infos": infos,
+        }
+    )
+
+
+def node() -> dict[str, Any]:
+    return {
+        "uid": NODE,
+        "status": "active",
+        "software_version": version("redis-certauth"),
+        "os_version": platform.platform(),
+        "architecture": platform.machine(),
+        "cores": os.cpu_count() or 1,
+        "shard_count": 0,
+        "shard_list": [],
+    }
+
+
+def certificates() -> list[dict[str, Any]]:
+    """The first of each name: the server's own, or the first CA of clients."""
+    found = {
+        name: core.identity(one.certificate.encode()).not_after
+        for name, one in store().certificates().items()
+    }
+    return [
+        {"type": name, "valid_until": rendered_time(end), "expired": end < time.time()}
+        for name, end in found.items()
+    ]
+
+
+def certificate_faults() -> list[str]:
+    return [f"certificate '{one['type']}' has expired" for one in certificates() if one["expired"]]
+
+
+def database_status(database: Database) -> str:
+    return status(database, store().target(database.uid), store().nodes(database.uid))
+
+
+def database_faults() -> list[str]:
+    states = [(one, database_status(one)) for one in store().all(Database)]
+    return [f"bdb {one.uid} ('{one.name}'): {state}" for one, state in states if state != "active"]

@@ -1,0 +1,57 @@
+"""Tokens of the REST API, for clients that do not want to send a password each time: the only file
+that knows JWT.
+
+A token says whose it is, until when, and how that user logged in when it was made (`stamp`): one
+made before a password was changed, taken away or locked no longer fits, without a list of tokens
+anywhere. They are signed with a key of the cluster (RFC 7519, HS256).
+"""
+
+import hashlib
+import time
+
+import jwt
+
+from control.errors import Refusal, unauthorized
+from control.records import Cluster, User
+
+ALGORITHM = "HS256"
+CLAIMS = ["exp", "iat", "iss", "stamp", "sub"]
+
+
+def make(user: User, cluster: Cluster, ttl: int) -> str:
+    """A token that is good for `ttl` seconds."""
+    now = int(time.time())
+    claims = {"iss": cluster.identifier, "sub": str(user.uid), "iat": now, "exp": now + ttl}
+    return jwt.encode({**claims, "stamp": _stamp(user)}, cluster.jwt_key, ALGORITHM)
+
+
+def owner(token: str, cluster: Cluster) -> tuple[int, str]:
+    """The uid of a token's user, and its stamp for `fits`. Raises Refusal 401."""
+    try:
+        claims = jwt.decode(
+            token,
+            cluster.jwt_key,
+            algorithms=[ALGORITHM],
+            issuer=cluster.identifier,
+            options={"require": CLAIMS},
+        )
+        return int(claims["sub"]), str(claims["stamp"])
+    except jwt.ExpiredSignatureError:
+        raise refusal("it has expired") from None
+    except (jwt.InvalidTokenError, ValueError):
+        raise refusal("it was not made here, or not for now") from None
+
+
+def fits(stamp: str, user: User) -> bool:
+    """Whether the user still logs in as when the token was made."""
+    return stamp == _stamp(user)
+
+
+def refusal(why: str) -> Refusal:
+    return unauthorized("invalid_token", f"the token is not taken: {why}; authorize again")
+
+
+def _stamp(user: User) -> str:
+    hashes = [one.hash for one in user.passwords]
+    text = repr((user.auth_method, hashes, user.locked))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -1,0 +1,748 @@
+"""The paper against the code: what there is is documented, what is documented is there, what is
+shown works; and the laws about who may know what (CONTRIBUTING.md, "House rules")."""
+
+import ast
+import inspect
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import tomllib
+import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from types import GenericAlias
+from typing import Any
+
+import click
+import pytest
+
+from control import core, models, quickstart, service
+from control.app import create_app
+from control.cli import main
+from control.guard import PERMISSIONS
+from control.records import FIRST_ACLS, Management
+from control.server import peer_cert
+from control.store import Store
+from tests.support import MODULE, ROOT, free_port, wait_until
+
+PAPER = sorted(
+    path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+)
+QUICKSTART = ROOT / ".venv" / "bin" / "redis-certauth"
+
+
+# ---- Reading the paper ---------------------------------------------------------------------------
+
+
+@cache
+def page(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"^( *)```.*?^\1```$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def headings(text: str) -> list[tuple[int, str]]:
+    found = re.findall(r"^(#+) (.+)$", without_code(text), re.MULTILINE)
+    return [(len(marks), title) for marks, title in found]
+
+
+def section(name: str, title: str) -> str:
+    """The text below a heading, up to the next one of its level."""
+    text = page(name)
+    start = re.search(rf"^(#+) {re.escape(title)}$", text, re.MULTILINE)
+    assert start, f"{name} has no heading '{title}'"
+    end = re.search(rf"^#{{1,{len(start[1])}}} ", text[start.end() :], re.MULTILINE)
+    return text[start.end() :][: end.start() if end else None]
+
+
+def subsections(name: str, title: str, level: int) -> dict[str, str]:
+    """Headings of a level below `title`, without backticks, and what stands below each."""
+    body = section(name, title)
+    found = [heading for depth, heading in headings(body) if depth == level]
+    return {heading.strip("`"): section(name, heading) for heading in found}
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of all tables in it, heads left out."""
+    lines = [line for line in text.splitlines() if line.lstrip().startswith("|")]
+    cells = [[cell.strip() for cell in line.strip().strip("|").split(" | ")] for line in lines]
+    marks = [i for i, row in enumerate(cells) if set("".join(row)) <= set("-| ")]
+    return [row for i, row in enumerate(cells) if i not in marks and i + 1 not in marks]
+
+
+def ticked(text: str) -> list[str]:
+    """What stands in backticks."""
+    return re.findall(r"`([^`]+)`", text)
+
+
+def first_column(text: str) -> list[str]:
+    return [word for row in rows(text) for word in ticked(row[0])]
+
+
+def blocks(name: str, language: str) -> list[str]:
+    """The fenced blocks of a language, without the indent that they have in lists."""
+    fence = rf"^( *)```{language}\n(.*?)^\1```$"
+    found = re.findall(fence, page(name), re.MULTILINE | re.DOTALL)
+    return [re.sub(rf"^{indent}", "", body, flags=re.MULTILINE) for indent, body in found]
+
+
+def anchors(name: str) -> set[str]:
+    """The fragments of a page, as the usual renderers make them of its headings."""
+    titles = (re.sub(r"[^\w -]", "", title.lower()) for _, title in headings(page(name)))
+    return {title.replace(" ", "-") for title in titles}
+
+
+# ---- Reading the code ----------------------------------------------------------------------------
+
+
+@cache
+def source(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+def joined(text: str) -> str:
+    """C's adjacent string literals as one."""
+    return re.sub(r'"\s*"', "", text)
+
+
+def table(name: str, head: str) -> str:
+    """The initialiser of a static table of a C file."""
+    found = re.search(rf"{re.escape(head)}[^;]*?= \{{(.*?)\}};", source(name), re.DOTALL)
+    assert found, f"{name} has no table {head}"
+    return joined(found[1])
+
+
+def strings(text: str) -> list[str]:
+    return re.findall(r'"((?:[^"\\]|\\.)*)"', text)
+
+
+@pytest.fixture(scope="module")
+def routes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """ "METHOD path" → the handler."""
+    store = Store(f"sqlite:///{tmp_path_factory.mktemp('docs')}/control.db")
+    app = create_app(store, peer_cert)
+    found = {}
+    for rule in app.url_map.iter_rules():
+        path = re.sub(r"<(?:\w+(?:\([^)]*\))?:)?(\w+)>", r"{\1}", rule.rule)
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:
+            found[f"{method} {path}"] = app.view_functions[rule.endpoint]
+    store.close()
+    return found
+
+
+# ---- docs/reasons.md -----------------------------------------------------------------------------
+
+
+def test_every_reason_has_its_words() -> None:
+    """Each reason has a section, in the order of the checks, with what explain prints word for
+    word."""
+    assert [
+        title.strip("`") for level, title in headings(page("docs/reasons.md")) if level == 2
+    ] == [*core.reasons()]
+    steps = re.split(r"\[REASON_\w+\] = ", table("module/explain.c", "STEPS[REASON_COUNT]"))[1:]
+    assert len(steps) == len(core.reasons())
+    for name, step in zip(core.reasons(), steps, strict=True):
+        _, failed, cure = strings(step)
+        said = section("docs/reasons.md", f"`{name}`")
+        assert f"> {name}: {failed}\n" in said
+        assert (f"> to change it: {cure}\n" in said) == bool(cure)
+
+
+def test_every_refusal_has_a_cure() -> None:
+    """Meaning, cause and cure; only the reason of a success needs no more than its name."""
+    for name in core.reasons()[:-1]:
+        said = section("docs/reasons.md", f"`{name}`")
+        assert all(f"**{word}.**" in said for word in ("Meaning", "Cause", "Cure")), name
+
+
+# ---- docs/policy.md ------------------------------------------------------------------------------
+
+
+def test_every_setting_is_documented_with_its_values() -> None:
+    """The table of settings is the parser's own, the default being the value that is 0."""
+    known = {}
+    for row in re.findall(
+        r"\[SET_\w+\] = \{(.*?)\},\n", table("module/line.c", "SETTING[SETTINGS]") + "\n", re.DOTALL
+    ):
+        name, *values = strings(row)[:-1]
+        known[name] = ("unset" if "NULL" in row else values[0], values)
+    said = {
+        row[0].strip("`"): (row[2].strip("`"), ticked(row[1]))
+        for row in rows(section("docs/policy.md", "`set`"))
+    }
+    assert said == known
+
+
+def test_every_line_type_is_documented() -> None:
+    """A section for each type in docs/policy.md, and a row in the README's table."""
+    types = strings(table("module/line.c", "TYPES[LINE_TYPES]"))
+    assert set(subsections("docs/policy.md", "Lines", 3)) == set(types)
+    assert [line.split()[0] for line in first_column(section("README.md", "Policy lines"))[:1]] == [
+        "set"
+    ]
+    told = {ticked(row[0])[0].split()[0] for row in rows(section("README.md", "Policy lines"))}
+    assert told == set(types)
+
+
+def test_every_kind_and_option_is_documented() -> None:
+    """What bind and revoke take, by the names that the parser knows."""
+    kinds = strings(table("module/line.c", "BIND_NAMES[BIND_KINDS]"))
+    bind = section("docs/policy.md", "`bind`")
+    assert first_column(bind) == kinds
+    options = re.findall(r'LITERAL\("(\w+=)"\)', source("module/line.c"))
+    assert set(re.findall(r"\*\*`(\w+=)`\*\*", bind)) == set(options)
+    revoke = strings(table("module/line.c", "kinds[REVOKE_KINDS]"))
+    assert first_column(section("docs/policy.md", "`revoke`")) == revoke
+
+
+def test_every_attribute_type_is_documented() -> None:
+    """The names by which the parts of a distinguished name may be called."""
+    known = strings(re.sub(r"\{0x[^}]*\}", "", table("module/text.c", "ATTRIBUTES[]")))
+    said = section("docs/policy.md", "Distinguished names")
+    types = re.search(r"\* Types: (.*?), in any case", said, re.DOTALL)
+    assert types
+    assert set(ticked(types[1])) == set(known)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_every_policy_line_shown_is_one(name: str) -> None:
+    """Blocks of policy lines parse, each line of them."""
+    for block in blocks(name, "policy"):
+        for line in block.splitlines():
+            core.canonical(line)
+
+
+def test_two_spellings_are_one_name() -> None:
+    """The two lines that are said to mean the same have one canonical text."""
+    pairs = [block.splitlines() for block in blocks("docs/policy.md", "policy")]
+    first, second = pairs[-1]
+    assert core.canonical(first) == core.canonical(second)
+
+
+def test_bounds_are_those_of_the_core() -> None:
+    """Numbers of bytes in the paper are core.h's."""
+    bounds = dict(re.findall(r"^    (\w+) = (\d+),", source("module/core.h"), re.MULTILINE))
+    said = page("docs/reasons.md") + page("docs/policy.md")
+    for name in ("LINE_BYTES", "CERTIFICATE_BYTES", "NAME_BYTES", "SAN_BYTES"):
+        assert f"{int(bounds[name]):,} bytes" in said
+    assert f"{bounds['NAME_ATTRIBUTES']} attributes" in said
+
+
+# ---- docs/module.md ------------------------------------------------------------------------------
+
+GLUE = "module/certauth.c"
+
+
+def commands() -> set[str]:
+    """The commands of the module, a subcommand in the place of its parent."""
+    found = {name.upper() for name in re.findall(r'\{"(certauth\.\w+)", \w+', source(GLUE))}
+    subcommands = re.search(r"POLICY_COMMANDS\[\] = \{(.*?)\};", source(GLUE), re.DOTALL)
+    assert subcommands
+    names = re.findall(r'\{"(\w+)", \w+', subcommands[1])
+    return found - {"CERTAUTH.POLICY"} | {f"CERTAUTH.POLICY {name.upper()}" for name in names}
+
+
+def test_every_command_is_documented() -> None:
+    """A section for each in docs/module.md, and a row in the README's table."""
+    assert set(subsections("docs/module.md", "Commands", 3)) == commands()
+    assert set(first_column(section("README.md", "Commands"))) == {*commands(), "RESET"} - {"RESET"}
+
+
+def test_every_field_of_a_reply_is_documented() -> None:
+    """The names in the maps that commands answer."""
+    named = r'reply_(?:pair|named|number|optional|name|text)\(ctx, "([a-z_]+)"'
+    plain = r'ReplyWithStringBuffer\(ctx, "([a-z_]+)"'
+    fields = set(re.findall(named, source(GLUE))) | set(re.findall(plain, source(GLUE)))
+    assert fields <= set(ticked(section("docs/module.md", "Commands")))
+
+
+def test_every_option_of_a_command_is_documented() -> None:
+    """The words that commands take, and those of the loadmodule line."""
+    words = set(re.findall(r'string_is\(argv\[[^]]+\], "(\w+)"\)', source(GLUE)))
+    upper = {word for word in words if word.isupper()}
+    assert upper <= set(re.findall(r"\b[A-Z]{2,}\b", section("docs/module.md", "Commands")))
+    said = {word.split()[0] for word in first_column(section("docs/module.md", "Loading it"))}
+    assert said == words - upper - {"api"}
+
+
+def test_every_event_is_documented() -> None:
+    """What CERTAUTH.LOG calls what happened."""
+    events = {*strings(table(GLUE, "EVENTS[2][ACTION_LOGIN + 1]")), "closed"}
+    assert set(first_column(section("docs/module.md", "`CERTAUTH.LOG`"))) == events
+
+
+def test_every_error_is_documented() -> None:
+    """The first words of the errors that the module answers."""
+    texts = strings(joined(source(GLUE)))
+    errors = {text.split()[0] for text in texts if re.match(r"[A-Z]{3,} \S", text)}
+    assert (
+        set(ticked(" ".join(row[0] for row in rows(section("docs/module.md", "Errors"))))) == errors
+    )
+
+
+def test_every_field_of_info_is_documented() -> None:
+    """INFO certauth, a field for each reason included."""
+    added = re.findall(r'InfoAddField\w+\(ctx, "(\w+)"', source(GLUE))
+    fields = {f"certauth_{name}" for name in added} | {"certauth_refused_<reason>"}
+    assert set(first_column(section("docs/module.md", "INFO"))) == fields
+
+
+def test_every_line_of_the_log_is_documented() -> None:
+    """Each message of the module, between what varies in it, stands in the table."""
+    said = " ".join(section("docs/module.md", "Log").split())
+    calls = re.findall(r"RedisModule_Log\((.*?)\);", source(GLUE), re.DOTALL)
+    assert len(calls) > 10
+    for call in calls:
+        message = strings(joined(call))[1]
+        parts = re.split(r"%[-.*0-9]*l*[sud]", message)
+        longest = max(parts, key=len).strip().strip("'")
+        assert longest in said, message
+
+
+# ---- docs/rest.md --------------------------------------------------------------------------------
+
+
+def calls() -> dict[str, str]:
+    """ "METHOD path" → what docs/rest.md says of it."""
+    found = [title for level, title in headings(page("docs/rest.md")) if level == 3]
+    return {t: section("docs/rest.md", t) for t in found if re.match(r"(GET|PUT|POST|DELETE) /", t)}
+
+
+def item(text: str, word: str) -> str:
+    """The list item that begins with a word; "" where there is none."""
+    found = re.search(rf"^\* {word}: (.*?)(?=^\* |^$|\Z)", text, re.MULTILINE | re.DOTALL)
+    return found[1] if found else ""
+
+
+def test_every_route_is_documented(routes: dict[str, Any]) -> None:
+    """docs/rest.md has the calls that the application has; the README has their paths."""
+    assert set(calls()) == set(routes)
+    paths = {call.split()[1].replace("/{uid}", "").replace("/{name}", "") for call in routes}
+    assert set(first_column(section("README.md", "REST"))) == paths
+
+
+def test_every_permission_is_documented(routes: dict[str, Any]) -> None:
+    """Each call with its own, and the table of who holds which."""
+    for call, handler in routes.items():
+        permission, own = handler.__dict__["needs"]
+        said = item(calls()[call], "Permission")
+        assert ticked(said) == [permission], call
+        assert ("or the user itself" in said) == own, call
+    everybody = typing.get_args(Management)
+    for name, held in rows(section("docs/rest.md", "Permissions")):
+        who = set(everybody) if held == "everybody" else set(ticked(held))
+        if held.startswith("all but"):
+            who = set(everybody) - who
+        assert who == PERMISSIONS[name.strip("`")], name
+    assert set(first_column(section("docs/rest.md", "Permissions"))) == set(PERMISSIONS)
+
+
+def model_of(handler: Any) -> type[models.Body] | None:
+    """The body that a handler parses."""
+    found = re.findall(r"\bbody\((\w+)\)", inspect.getsource(handler))
+    return getattr(models, found[0]) if found else None
+
+
+def names_in(text: str) -> set[str]:
+    """The fields that a list item names: what it says of each in brackets is left out."""
+    flat = re.sub(r"\([^()]*(?:\([^()]*\)[^()]*)*\)", "", text)
+    nested = re.findall(r"^  \* (`\w+`[^:\n]*)", flat, re.MULTILINE)
+    return set(ticked(" ".join(nested))) if nested else set(ticked(flat))
+
+
+def test_every_field_of_a_body_is_documented(routes: dict[str, Any]) -> None:
+    """Required and optional ones of each call, and none that there is not."""
+    for call, handler in routes.items():
+        model, said = model_of(handler), calls()[call]
+        fields = set(model.model_fields) if model else set()
+        required = {n for n, f in model.model_fields.items() if f.is_required()} if model else set()
+        every = page("docs/rest.md")
+        told = {name for name in fields if f"`{name}`" in said}
+        assert told == fields, f"{call}: {fields - told}"
+        assert names_in(item(said, "Required")) | names_in(item(said, "Optional")) <= (
+            fields | {value for value in ticked(every) if value.isidentifier()}
+        )
+        assert required <= set(ticked(item(said, "Required"))), call
+        assert not required & names_in(item(said, "Optional")), call
+
+
+def inner(kind: Any) -> Iterator[type[models.Body]]:
+    """The models within the type of a field."""
+    if isinstance(kind, type) and not isinstance(kind, GenericAlias):
+        if issubclass(kind, models.Body):
+            yield kind
+        return
+    for part in typing.get_args(kind):
+        yield from inner(part)
+
+
+def test_every_object_is_documented() -> None:
+    """The models within the bodies, as a table each."""
+    shown = {
+        models.SubjectBody: "Subjects",
+        models.EndpointBody: "Endpoints",
+        models.ClientCertificateBody: "Client certificates",
+        models.RolePermissionBody: "Role permissions",
+    }
+    bodies = [kind for kind in vars(models).values() if inspect.isclass(kind)]
+    within = {
+        found
+        for body in bodies
+        if issubclass(body, models.Body)
+        for field in body.model_fields.values()
+        for found in inner(field.annotation)
+    }
+    assert within == {*shown, models.CertificateBody}  # the last is the body of update_cert
+    for model, title in shown.items():
+        said = rows(section("docs/rest.md", title))
+        assert {word for row in said for word in ticked(row[0])} == set(model.model_fields)
+        required = {
+            word for row in said if row[1].startswith("Required.") for word in ticked(row[0])
+        }
+        required |= {
+            word for row in said if row[1].startswith("Required:") for word in ticked(row[0])
+        }
+        assert required == {n for n, f in model.model_fields.items() if f.is_required()}
+
+
+def test_every_error_code_is_documented() -> None:
+    """The codes in the source are those of the table, and so are those that calls name."""
+    family = (
+        r"\b(?:Refusal\(\s*\d+,|(?:invalid|refused|conflict|forbidden|unauthorized)\()\s*\"(\w+)\""
+    )
+    codes = set()
+    for path in (ROOT / "control").rglob("*.py"):
+        codes |= set(re.findall(family, path.read_text()))
+    codes -= set(core.reasons())
+    codes |= {f"{field}_already_exists" for field in ("name", "email", "certificate_subject_line")}
+    codes |= {"invalid_schema", "unknown_field", "missing_db_name", "method_not_allowed"}
+    said = {code for row in rows(section("docs/rest.md", "Error codes")) for code in ticked(row[1])}
+    assert said == codes
+    for call, text in calls().items():
+        named = {word for word in ticked(item(text, "Errors")) if "_" in word}
+        assert named <= codes, f"{call}: {named - codes}"
+
+
+def test_the_first_acls_are_as_told() -> None:
+    """Names of what `init` makes."""
+    said = " ".join(section("docs/rest.md", "Redis ACLs").split())
+    assert all(f"{acl.uid} `{acl.name}`" in said for acl in FIRST_ACLS)
+
+
+# ---- docs/operating.md, CONTRIBUTING.md ----------------------------------------------------------
+
+
+def test_every_command_of_the_cli_is_documented() -> None:
+    """With all of its options and arguments."""
+    told = subsections("docs/operating.md", "Commands", 3)
+    assert set(told) == set(main.commands)
+    for name, command in main.commands.items():
+        usage = ticked(told[name])[0]
+        options = {p.opts[0] for p in command.params if isinstance(p, click.Option)}
+        arguments = {
+            (p.name or "").upper() for p in command.params if isinstance(p, click.Argument)
+        }
+        assert set(re.findall(r"--[a-z-]+", usage)) == options, name
+        assert arguments <= set(usage.split()), name
+
+
+def test_every_setting_of_the_control_plane_is_documented() -> None:
+    """In certauth.toml and in the environment; the defaults are those of the code."""
+    said = {row[0].strip("`"): row for row in rows(section("docs/operating.md", "Settings"))}
+    assert set(said) == set(service.SETTINGS)
+    config = service.Config(Path("x"))
+    for name, row in said.items():
+        assert row[1].strip("`") == f"CERTAUTH_{name.upper()}"
+        default = getattr(config, name)
+        assert row[2].strip("`") == str(default) if default else True
+
+
+def test_no_other_variable_is_documented() -> None:
+    """Every CERTAUTH_… that the paper names is read somewhere."""
+    code = " ".join(
+        path.read_text()
+        for path in [ROOT / "Makefile", *ROOT.glob("tests/*.py"), *ROOT.glob(".ci/*")]
+        if path.name != "test_docs.py"
+    )
+    known = {f"CERTAUTH_{name.upper()}" for name in service.SETTINGS}
+    for name in PAPER:
+        for variable in set(re.findall(r"\bCERTAUTH_[A-Z]+\b", page(name))):
+            assert variable in known or variable in code, variable
+
+
+def test_every_make_target_is_documented() -> None:
+    """CONTRIBUTING.md has the targets of the Makefile; the README its two."""
+    phony = re.search(r"^\.PHONY: (.*)$", source("Makefile"), re.MULTILINE)
+    assert phony
+    said = first_column(section("CONTRIBUTING.md", "Commands, in order"))
+    assert [word.removeprefix("make ") for word in said].sort() == phony[1].split().sort()
+    assert {word.removeprefix("make ") for word in said} == set(phony[1].split())
+    variables = set(re.findall(r"\$\(if \$\((\w+)\)", source("Makefile"))) | {"PYTHON"}
+    assert variables <= set(ticked(page("CONTRIBUTING.md")))
+    assert {"make run", "make test"} <= set(
+        re.findall(r"^make \w+", page("README.md"), re.MULTILINE)
+    )
+
+
+# ---- What is shown -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_every_block_parses(name: str) -> None:
+    """Shell by bash, TOML and JSON by their parsers."""
+    for block in blocks(name, "sh"):
+        done = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    for block in blocks(name, "toml"):
+        assert set(tomllib.loads(block)) <= set(service.SETTINGS)
+    for block in blocks(name, "json"):
+        json.loads(block)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_links_lead_somewhere(name: str) -> None:
+    """To files of the project, and to headings in them; and none of them is an address of this
+    machine."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_code(page(name))):
+        if target.startswith("https://"):
+            continue
+        path, _, fragment = target.partition("#")
+        file = (ROOT / name).parent / path if path else ROOT / name
+        assert file.exists(), target
+        if fragment:
+            inside = file.resolve().relative_to(ROOT).as_posix()
+            assert fragment in anchors(inside), target
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_lines_are_no_longer_than_a_hundred(name: str) -> None:
+    """Tables are as wide as they are."""
+    long = [line for line in page(name).splitlines() if len(line) > 100 and line[:1] != "|"]
+    assert long == []
+
+
+def test_what_is_said_to_be_tested_is() -> None:
+    """docs/servers.md: each test that it names is in that file, and runs on as many servers."""
+    named = 0
+    for row in rows(section("docs/servers.md", "What holds where")):
+        for test, file in re.findall(r"\[(test_\w+)\]\(\.\./(tests/\w+\.py)\)", row[2]):
+            found = re.search(rf"^def {test}\((.*?)\) ->", source(file), re.MULTILINE | re.DOTALL)
+            assert found, f"{file} has no {test}"
+            assert ("server_kind" in found[1]) == (row[1] == "all"), test
+            named += 1
+    assert named > 20
+
+
+def test_the_readme_shows_what_the_quickstart_says(tmp_path: Path) -> None:
+    """The commands of the first screen are those of the walk-through, on its default ports."""
+    config = service.Config(tmp_path / "control", port=9443)
+    (tmp_path / "pki").mkdir()
+    service.init(config, "quickstart", "quickstart", "a long password", quickstart.NAMES)
+    options = quickstart.Options(tmp_path, 6380, 9443, "redis-server")
+    pki = quickstart.Pki(tmp_path / "pki", config.home)
+    said = quickstart.walk_through(options, pki, "").replace(str(tmp_path), ".certauth")
+    printed = [shlex.split(line) for line in said.splitlines() if line.startswith("   ")]
+    screen = [shlex.split(block) for block in blocks("README.md", "sh")[1:5]]
+    assert screen == printed
+
+
+@contextmanager
+def background(script: str, folder: Path, environment: dict[str, str]) -> Iterator[list[str]]:
+    """Runs a script of bash, which may leave jobs behind; they are ended by their numbers. Gives
+    what it printed, its standard error included."""
+    ending = "\njobs -p >pids\n"
+    whole = "set -eu\ntrap 'jobs -p >pids' EXIT\n" + script + ending
+    (folder / "script").write_text(whole)
+    with open(folder / "output", "w") as output:
+        done = subprocess.run(
+            ["bash", "script"], cwd=folder, env=environment, stdin=subprocess.DEVNULL,
+            stdout=output, stderr=output, timeout=100,
+        )  # fmt: skip
+    said = (folder / "output").read_text()
+    try:
+        assert done.returncode == 0, said[-3000:]
+        yield said.splitlines()
+    finally:
+        pids = [int(pid) for pid in (folder / "pids").read_text().split()]
+        for pid in pids:
+            os.kill(pid, signal.SIGTERM)
+        gone = [Path(f"/proc/{pid}/stat") for pid in pids]
+        wait_until(
+            lambda: all(not p.exists() or p.read_text().split()[2] == "Z" for p in gone),
+            "what the script started has ended",
+        )
+
+
+def environment(**more: str) -> dict[str, str]:
+    """With this checkout's commands on PATH."""
+    return {**os.environ, "PATH": f"{QUICKSTART.parent}:{os.environ['PATH']}", **more}
+
+
+def test_the_readme_sets_up_a_server(tmp_path: Path) -> None:
+    """The steps of "On your own server", as they stand but for ports and the module's place: bob
+    is in."""
+    redis_port, api_port = free_port(), free_port()
+    script = "".join(
+        re.findall(r"```sh\n(.*?)```", section("README.md", "On your own server"), re.DOTALL)
+    )
+    for shown, real in (("6379", str(redis_port)), ("9443", str(api_port))):
+        assert shown in script
+        script = script.replace(shown, real)
+    script, last = script.replace("/usr/local/lib/certauth.so", str(MODULE)).rsplit("redis-cli", 1)
+    with background(script, tmp_path, environment(CERTAUTH_PORT=str(api_port))):
+        ask = ["redis-cli", *shlex.split(last)]
+
+        def who() -> bool:
+            done = subprocess.run(ask, cwd=tmp_path, capture_output=True, text=True, timeout=10)
+            return done.stdout == "bob\n"
+
+        wait_until(who, "bob is in")
+
+
+def test_every_call_of_the_rest_page_works(tmp_path: Path) -> None:
+    """The examples of docs/rest.md, in their order, on what the quickstart starts."""
+    redis_port, api_port = free_port(), free_port()
+    home = tmp_path / "home"
+    start = [str(QUICKSTART), "quickstart", "--home", str(home)]
+    start += ["--redis-port", str(redis_port), "--api-port", str(api_port)]
+    log = tmp_path / "log"
+    with open(log, "w") as output:
+        process = subprocess.Popen(start, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+    try:
+        wait_until(
+            lambda: (home / "ready.json").exists() or process.poll() is not None, "it is up", 40
+        )
+        assert process.poll() is None, log.read_text()
+        script = "\n".join(blocks("docs/rest.md", "sh")).replace("9443", str(api_port))
+        script = script.replace("curl -sS", "curl -sS --fail-with-body -w '\\n'")
+        with background(script, home, environment()) as said:
+            answers = [json.loads(line) for line in said if line.strip()]
+    finally:
+        process.terminate()
+        process.wait(20)
+    shown = re.findall(
+        r"^(?:api|curl -sS --cacert pki) ", "\n".join(blocks("docs/rest.md", "sh")), re.MULTILINE
+    )
+    assert len(answers) == len(
+        re.findall(r"^(?:api [A-Z]|curl)", "\n".join(blocks("docs/rest.md", "sh")), re.MULTILINE)
+    )
+    assert shown
+    assert answers[-1]["reason"] == "no_binding"
+
+
+# ---- Who may know what ---------------------------------------------------------------------------
+
+# Which files may import what; everything that is not named here may be imported by nobody.
+LAW = {
+    "sqlalchemy": {"control/store.py", "control/migrations"},
+    "alembic": {"control/store.py", "control/migrations"},
+    "cryptography": {"control/ca.py"},
+    "cffi": {"build.py"},
+    "control._core": {"control/core.py"},
+    "redis": {"control/sync.py"},
+    "OpenSSL": {"control/server.py"},
+    "uvicorn": {"control/server.py"},
+    "argon2": {"control/passwords.py"},
+    "pydantic": {"control/models.py", "control/store.py"},
+    "flask": {
+        "control/app.py",
+        "control/errors.py",
+        "control/guard.py",
+        "control/web.py",
+        "control/api",
+    },
+    "werkzeug": {"control/errors.py", "control/server.py"},
+    "click": {"control/cli.py", "control/quickstart.py"},
+}
+PYTHON = [ROOT / "build.py", *sorted((ROOT / "control").rglob("*.py"))]
+
+
+def imported(path: Path) -> Iterator[tuple[str, int]]:
+    """Modules that a file imports, and the column of the import."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((name.name, node.col_offset) for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module, node.col_offset
+            yield from ((f"{node.module}.{name.name}", node.col_offset) for name in node.names)
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_each_library_has_its_owner(path: Path) -> None:
+    """A file imports only what the law lets it; nothing is imported within a function."""
+    name = path.relative_to(ROOT).as_posix()
+    for module, column in imported(path):
+        assert column == 0, f"{name}: {module} is imported within a function"
+        for library, owners in LAW.items():
+            if module == library or module.startswith(f"{library}."):
+                assert any(name == one or name.startswith(f"{one}/") for one in owners), module
+
+
+def test_the_law_knows_every_dependency() -> None:
+    """Each library of pyproject.toml has an owner, and each owner uses it."""
+    project = tomllib.loads(source("pyproject.toml"))["project"]
+    names = {re.split(r"[<>=~!]", one)[0].lower() for one in project["dependencies"]}
+    modules = {"argon2-cffi": "argon2", "pyopenssl": "OpenSSL"}
+    indirect = {"httptools", "rich"}  # uvicorn's parser; for the command line's tables
+    for name in names - indirect:
+        assert modules.get(name, name) in LAW, name
+    used = {module for path in PYTHON for module, _ in imported(path)}
+    for library in LAW:
+        assert any(one == library or one.startswith(f"{library}.") for one in used), library
+
+
+def test_only_the_glue_knows_redis() -> None:
+    """The core is a library without the server: the module's API is named in two files."""
+    found = {
+        path.name for path in (ROOT / "module").glob("*.[ch]") if "RedisModule_" in path.read_text()
+    }
+    assert found == {"certauth.c", "redis_api.h"}
+
+
+@pytest.mark.parametrize("name", ["cert.c", "policy.c", "issuer.c"])
+def test_certificate_bytes_are_no_c_strings(name: str) -> None:
+    """An embedded NUL ends no name where the length comes with it."""
+    calls = re.findall(
+        r"\b(?:strn?len|strn?cpy|strn?cmp|strn?cat|v?sprintf)\(", source(f"module/{name}")
+    )
+    assert calls == []
+
+
+def files() -> list[Path]:
+    """What git would take: tracked, or new and not ignored."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        return [
+            path for path in ROOT.rglob("*") if path.suffix in {".c", ".h", ".py", ".md", ".toml"}
+        ]
+    listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    done = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True)
+    found = [ROOT / name for name in done.stdout.split("\0") if name]
+    return [path for path in found if path.is_file()]
+
+
+def test_no_file_knows_a_registry_or_a_machine() -> None:
+    """Where packages come from is the machine's configuration; a path of one machine is no other's."""
+    hosts = (
+        r"pypi[.]org|pythonhosted[.]org|(?:deb|security|ftp)[.]debian[.]org|archive[.]ubuntu[.]com"
+    )
+    hosts += r"|registry[.]npmjs|crates[.]io|proxy[.]golang|(?:ghcr|quay)[.]io|registry-1[.]docker"
+    machine = r"/wor[k]/|/roo[t]/|/hom[e]/\w+/"
+    for path in files():
+        text = path.read_text(errors="replace")
+        assert re.findall(f"{hosts}|{machine}", text) == [], path
+
+
+def test_nothing_is_left_to_do() -> None:
+    """A thing to be done is an issue, and no word in a file."""
+    for path in files():
+        assert (
+            re.findall(r"\bTO[D]O\b|\bFIXM[E]\b|\bXX[X]\b", path.read_text(errors="replace")) == []
+        ), path
