@@ -74,9 +74,12 @@ def run(options: Options) -> None:
             raise QuickstartError(str(error)) from error
         api = Api(options.api_port, pki, password)
         set_up(api, options, pki)
+        stop = service.told_to_stop()  # before anybody can read that all is up
         stack.enter_context(ready_file(options, pki, password))
         click.echo(walk_through(options, pki, password))
-        wait_for_end(process, directory)
+        while not stop.wait(0.2):
+            if process.poll() is not None:
+                raise died(directory)
 
 
 # ---- Before anything is started ------------------------------------------------------------------
@@ -390,19 +393,3 @@ Who a client is, its certificate says.
 The administrator's password is in {options.home / "ready.json"}. Ctrl-C stops all of it; the same
 command brings it back as it was.
 """
-
-
-def wait_for_end(process: subprocess.Popen[bytes], directory: Path) -> None:
-    """Returns at SIGINT or SIGTERM; raises where the server ends by itself."""
-    stopped = False
-
-    def stop(_signal: int, _frame: object) -> None:
-        nonlocal stopped
-        stopped = True
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    while not stopped:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(0.2)
-            raise died(directory)

@@ -8,25 +8,32 @@ HOME/bootstrap         what nodes take as `loadmodule … bootstrap FILE`: who w
 """
 
 import base64
+import gzip
+import io
+import json
 import logging
 import os
 import signal
 import ssl
+import tarfile
 import threading
 import time
 import tomllib
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from typing import BinaryIO
 
 from control import ca, core
 from control.app import create_app, init_cluster
-from control.errors import Refusal
-from control.records import API, Certificate
+from control.errors import Refusal, invalid, missing, refused
+from control.passwords import check_new, new_password
+from control.records import API, Certificate, User
 from control.server import Listen, Server, peer_cert
-from control.store import Store
+from control.store import Store, load
 from control.sync import Identity, Worker
 
 log = logging.getLogger(__name__)
@@ -188,7 +195,7 @@ def running(config: Config) -> Iterator[Server]:
 
 def _front(config: Config, store: Store, api: Certificate) -> Server:
     listen = Listen(config.host, config.port)
-    app = create_app(store, peer_cert)
+    app = create_app(store, peer_cert, lambda: rotate(config, store))
     front = Server(app, listen, api.certificate.encode(), api.key.encode())
     try:
         front.start()
@@ -236,9 +243,7 @@ class _Keeper(threading.Thread):
 def renew(config: Config, store: Store) -> None:
     """Renews what our own CA has issued to us, with the same keys, at two thirds of its life. A
     certificate of the API that an administrator has put there is theirs to renew."""
-    authority = ca.Issued(
-        (config.home / "ca.crt").read_text(), (config.home / "ca.key").read_text()
-    )
+    authority = _authority(config)
     file = config.identity.certificate
     if _old(file.read_text()):
         key = config.identity.key.read_text()
@@ -249,16 +254,132 @@ def renew(config: Config, store: Store) -> None:
         store.put_certificates([replace(api, certificate=renewed + authority.certificate)])
 
 
+def _authority(config: Config) -> ca.Issued:
+    return ca.Issued((config.home / "ca.crt").read_text(), (config.home / "ca.key").read_text())
+
+
+def rotate(config: Config, store: Store) -> None:
+    """Gives the API a new certificate, with a new key, for the names that it has. Raises Refusal
+    406 where an administrator has put one there that is not from our own CA."""
+    authority, api = _authority(config), store.certificates()[API]
+    if authority.certificate not in api.certificate:
+        raise refused(
+            "unsupported_certificate",
+            f"'{API}' is not from this control plane's own CA: put a new one in its place",
+        )
+    issued = ca.reissue(authority, api.certificate, LIFETIME)
+    store.put_certificates(
+        [Certificate(API, issued.certificate + authority.certificate, issued.key)]
+    )
+
+
 def _old(certificate: str) -> bool:
     found = core.identity(certificate.encode())
     return time.time() > found.not_before + (found.not_after - found.not_before) * 2 / 3
 
 
+# ---- The way back, and backups ---------------------------------------------------------------
+
+
+@contextmanager
+def _at_work(config: Config) -> Iterator[Store]:
+    """The store, for somebody on the machine itself. Refusals come out as ServiceError."""
+    if not (config.home / "ca.key").exists():
+        raise ServiceError(f"{config.home} holds no control plane: run `redis-certauth init` first")
+    store = _open(config)
+    try:
+        yield store
+    except Refusal as error:
+        raise ServiceError(error.description) from error
+    finally:
+        store.close()
+
+
+def allow_passwords(config: Config) -> None:
+    """Switches control_plane_basic_authentication on again, for an administrator whose certificate
+    does not come in any more. A running control plane follows at once."""
+    with _at_work(config) as store:
+        store.configure(lambda now: replace(now, control_plane_basic_authentication=True))
+
+
+def set_password(config: Config, name: str, password: str) -> None:
+    """Gives a password user this password instead of all others, and unlocks it."""
+    with _at_work(config) as store:
+        user = store.user_by_login(name)
+        if user is None:
+            raise missing(f"user '{name}'")
+        if user.auth_method != "regular":
+            raise invalid("invalid_param", f"'{user.name}' logs in by certificate")
+        check_new(password, replace(user, passwords=()), store.cluster())
+        made = new_password(password)
+        store.update(User, user.uid, lambda now: replace(now, passwords=(made,), locked=0))
+
+
+FILES = ("bootstrap", "ca.crt", "control.crt", "control.key", "ca.key")
+ROWS = "rows.json"
+DAMAGE = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile)
+
+
+def backup(config: Config, file: Path) -> None:
+    """Writes rows, CA and keys into one new file, which is for its owner only (0600); not the
+    settings. The control plane may be running: the rows are of one moment. Raises ServiceError."""
+    with _at_work(config) as store:
+        contents = {ROWS: json.dumps(store.dump()).encode()}
+    try:
+        contents |= {name: (config.home / name).read_bytes() for name in FILES}
+        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as raw:
+            _pack(raw, contents)
+            raw.flush()
+            os.fsync(raw.fileno())
+    except OSError as error:
+        raise ServiceError(f"{error.filename}: {error.strerror}") from error
+
+
+def restore(config: Config, file: Path) -> None:
+    """Makes the control plane of a backup, in a folder and a database that hold none. Nodes that
+    went on since are brought back to it; tokens made before are void. Raises ServiceError."""
+    if (config.home / "ca.key").exists():
+        raise ServiceError(f"{config.home} holds a control plane already")
+    try:
+        contents = _unpack(file)
+        config.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        load(config.url, json.loads(contents[ROWS]))
+        for name in FILES:
+            ca.write_private(config.home / name, contents[name].decode())
+    except Refusal as error:
+        raise ServiceError(error.description) from error
+    except (*DAMAGE, KeyError, ValueError, TypeError) as error:
+        raise ServiceError(f"{file} is no backup, or a damaged one") from error
+    except OSError as error:
+        raise ServiceError(f"{error.filename or file}: {error.strerror or error}") from error
+
+
+def _pack(raw: BinaryIO, contents: Mapping[str, bytes]) -> None:
+    with tarfile.open(fileobj=raw, mode="w:gz") as tar:
+        for name, content in contents.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode, entry.mtime = len(content), 0o600, int(time.time())
+            tar.addfile(entry, io.BytesIO(content))
+
+
+def _unpack(file: Path) -> dict[str, bytes]:
+    """What the backup holds, by the names that it is to have: nothing else of it is looked at."""
+    with tarfile.open(file, "r:gz") as tar:
+        found = ((name, tar.extractfile(name)) for name in (ROWS, *FILES))
+        return {name: entry.read() for name, entry in found if entry}
+
+
 def serve(config: Config) -> None:
     """Runs until SIGINT or SIGTERM."""
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    stop = told_to_stop()
     with running(config):
         log.info("the REST API listens on https://%s:%d", config.host, config.port)
         stop.wait()
+
+
+def told_to_stop() -> threading.Event:
+    """Set by SIGINT and SIGTERM from now on, which do nothing else any more."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    return stop

@@ -19,12 +19,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
 from pydantic import TypeAdapter
 
 from control import ca, policy
@@ -60,6 +62,7 @@ Known = TypeVar("Known")
 
 LOG = 10_000  # generations of a policy that are kept: a node further behind gets the whole policy
 MEMORY = 2_000  # answers kept in memory
+REVISION = "SELECT revision FROM cluster"
 EVENTS = 1_000  # of each type, so that failed logins cannot wash away what administrators did
 ACTIONS = 1_000
 TRIM = 100  # so many more may be there before the oldest go
@@ -258,6 +261,7 @@ class _Here(threading.local):
 
     revision: int | None = None
     actor = ""
+    reader: Any = None
 
 
 class Store:
@@ -272,12 +276,17 @@ class Store:
         self._memory: tuple[int, dict[Any, Any]] = (-1, {})
         self._listeners: list[Callable[[], None]] = []
         self._here = _Here()
-        self._migrate()
+        self._readers: list[Any] = []
+        self._writing = threading.Lock()
+        with self._transaction() as connection:
+            _migrate(connection, "head")
         if self.revision():
             with self._write() as connection:  # lines may be written otherwise since an upgrade
                 self._refresh(connection, self._all_databases(connection))
 
     def close(self) -> None:
+        for reader in self._readers:
+            reader.close()
         self._engine.dispose()
 
     def listen(self, changed: Callable[[], None]) -> None:
@@ -306,9 +315,23 @@ class Store:
         return self._read_revision() if entered is None else entered
 
     def _read_revision(self) -> int:
-        with self._engine.connect() as connection:
-            row = connection.exec_driver_sql("SELECT revision FROM cluster").first()
-        return int(row[0]) if row else 0
+        # Asked at every request, so without SQLAlchemy's 150 us where that can be; and by each
+        # thread for itself: they would wait for each other longer than for SQLite.
+        if self._engine.dialect.name == "sqlite":
+            cursor = self._reader().execute(REVISION)
+            rows = cursor.fetchall()  # to the end, which lets go of SQLite's snapshot
+        else:
+            with self._engine.connect() as connection:
+                rows = list(connection.exec_driver_sql(REVISION))
+        return int(rows[0][0]) if rows else 0
+
+    def _reader(self) -> Any:
+        """This thread's own connection, as sqlite3 has it."""
+        if self._here.reader is None:
+            kept = self._engine.raw_connection()
+            self._readers.append(kept)
+            self._here.reader = kept.driver_connection
+        return self._here.reader
 
     def recall(self, key: object, make: Callable[[], Known]) -> Known:
         """What `make` says, remembered until the next change. That nothing was found is not
@@ -350,8 +373,9 @@ class Store:
 
         def load() -> User | None:
             with self._engine.connect() as connection:
-                named = _records(connection, User, users.c.name == login)
-                return next(iter(named or _records(connection, User, users.c.email == login)), None)
+                named = _records(connection, User, _by(users, "name"), name=login)
+                found = named or _records(connection, User, _by(users, "email"), email=login)
+                return next(iter(found), None)
 
         return self.recall(("login", login), load) if login else None
 
@@ -361,8 +385,8 @@ class Store:
         def load() -> tuple[User, ...]:
             with self._engine.connect() as connection:
                 lines = [line for line in subjects if line]
-                where = users.c.certificate_subject_line.in_(lines)
-                return _records(connection, User, where)
+                query = _among(users, "certificate_subject_line")
+                return _records(connection, User, query, certificate_subject_line=lines)
 
         return self.recall(("subjects", *subjects), load)
 
@@ -405,17 +429,14 @@ class Store:
             values = _values(cluster_table, cluster)
             connection.execute(sa.insert(cluster_table).values(id=1, revision=1, **values))
             for record in (*BUILTIN_ROLES, *FIRST_ACLS, administrator):
+                _take_uid(connection, record)
                 _insert(connection, record)
             self._note(connection, "cluster_created", cluster_name=cluster.name)
 
     def create(self, record: Record, dry_run: bool = False) -> Record:
         """Adds a record; its uid is chosen where it is 0. Raises Refusal."""
         with self._write(dry_run) as connection:
-            if record.uid and _exists(connection, type(record), record.uid):
-                noun = NOUNS[type(record)]
-                raise conflict("uid_exists", f"there is already a {noun} with uid {record.uid}")
-            uid = record.uid or _next_uid(connection, type(record))
-            made: Record = replace(record, uid=uid)
+            made: Record = replace(record, uid=_take_uid(connection, record))
             _check(connection, made, None)
             _insert(connection, made)
             self._follow(connection, made)
@@ -437,6 +458,7 @@ class Store:
             table = TABLES[kind]
             values = _values(table, changed)
             connection.execute(sa.update(table).where(table.c.uid == uid).values(**values))
+            _unlink(connection, changed)
             _link(connection, changed)
             _forget_state(connection, before, changed)
             self._follow(connection, changed)
@@ -621,11 +643,27 @@ class Store:
             connection.execute(sa.delete(bdbs).where(bdbs.c.uid == uid))
             self._note(connection, "bdb_deleted", bdb_uid=uid)
 
+    # ---- Backups ----
+
+    def dump(self) -> dict[str, Any]:
+        """Every row, as JSON can say it, of one moment: for `load`."""
+        found: dict[str, Any] = {}
+        with self._engine.connect() as connection:
+            for table in metadata.sorted_tables:
+                columns = [one for one in table.c if one.autoincrement is False or one.name != "id"]
+                raw = [sa.type_coerce(c, sa.Text) if _is_json(c) else c for c in columns]
+                rows = connection.execute(sa.select(*raw).order_by(*table.primary_key))
+                values = [list(row) for row in rows]
+                found[table.name] = {"columns": [c.name for c in columns], "rows": values}
+            schema = MigrationContext.configure(connection).get_current_revision()
+        return {"schema": schema, "tables": found}
+
     # ---- Transactions ----
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
-        with self._writer.connect() as connection, connection.begin():
+        # SQLite's writers wait for each other by sleeping, up to a tenth of a second at a time.
+        with self._writing, self._writer.connect() as connection, connection.begin():
             yield connection
 
     @contextmanager
@@ -657,7 +695,7 @@ class Store:
             generation = _target(connection, record.uid).generation
             values = {"uid": secrets.token_hex(16), "bdb_uid": record.uid, "name": name}
             values |= {"generation": generation, "created": int(time.time())}
-            last = connection.execute(sa.insert(actions).values(**values)).inserted_primary_key
+            last = connection.execute(_insertion(actions), values).inserted_primary_key
             if last and last[0] % TRIM == 0:
                 old = actions.c.id <= last[0] - ACTIONS
                 connection.execute(sa.delete(actions).where(old))
@@ -672,16 +710,9 @@ class Store:
         if self._here.actor:
             detail = {"originating_username": self._here.actor, **detail}
         values = {"time": int(time.time()), "type": kind, "severity": severity, "detail": detail}
-        last = connection.execute(sa.insert(events).values(**values)).inserted_primary_key
+        last = connection.execute(_insertion(events), values).inserted_primary_key
         if last and last[0] % TRIM == 0:
             _trim_events(connection)
-
-    def _migrate(self) -> None:
-        config = Config()
-        config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-        with self._transaction() as connection:
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
 
     def _one(self, kind: type[Record], uid: int) -> Record:
         with self._engine.connect() as connection:
@@ -693,7 +724,8 @@ class Store:
         """Brings the policies up to date that depend on a record that changed."""
         granted = roles_permissions.c
         if isinstance(record, User):
-            self._refresh(connection, _databases_of(connection, record.uid), record.uid)
+            found = connection.scalars(DATABASES_OF, {"of": record.uid})
+            self._refresh(connection, sorted(found), record.uid)
         elif isinstance(record, Database):
             self._refresh(connection, [record.uid])
         elif isinstance(record, RedisAcl):
@@ -714,14 +746,9 @@ class Store:
         """Makes the policy lines of these databases what the rows say: all of them, or those of one
         user, or (0) the databases' own."""
         for uid in uids:
-            kept = policy_lines.c
-            where = kept.bdb_uid == uid
-            if owner is not None:
-                where &= kept.owner == owner
-            before = {
-                (row.owner, row.line): row.id
-                for row in connection.execute(sa.select(policy_lines).where(where))
-            }
+            query = LINES if owner is None else LINES_OF
+            rows = connection.execute(query, {"bdb": uid, "of": owner})
+            before = {(row.owner, row.line): row.id for row in rows}
             after = _lines(connection, uid, owner)
             added = sorted(after - before.keys())
             removed = sorted(before.keys() - after)
@@ -731,7 +758,40 @@ class Store:
                 _log(connection, uid, [line for _, line in added], [line for _, line in removed])
 
 
+def load(url: str, dumped: dict[str, Any]) -> None:
+    """Fills an empty database with what `dump` said, also where an older version said it. Tokens
+    become void. Raises Refusal where the database holds a control plane."""
+    engine = _engine(sa.make_url(url))
+    with engine.execution_options(writer=True).connect() as connection, connection.begin():
+        if sa.inspect(connection).has_table("cluster") and _is_initialised(connection):
+            raise refused("already_initialised", "the database holds a control plane already")
+        _migrate(connection, dumped["schema"])
+        for name, content in dumped["tables"].items():
+            columns = content["columns"]
+            rows = [dict(zip(columns, row, strict=True)) for row in content["rows"]]
+            if rows:
+                connection.execute(sa.insert(sa.table(name, *map(sa.column, columns))), rows)
+        _migrate(connection, "head")
+        connection.execute(sa.update(cluster_table).values(jwt_key=secrets.token_hex(32)))
+    engine.dispose()
+
+
 # ---- The database ----
+
+
+def _migrate(connection: sa.Connection, target: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, target)
+
+
+def _is_initialised(connection: sa.Connection) -> bool:
+    return connection.execute(sa.select(cluster_table.c.id)).first() is not None
+
+
+def _is_json(column: "sa.Column[Any]") -> bool:
+    return isinstance(column.type, Json)
 
 
 def _engine(url: sa.URL) -> sa.Engine:
@@ -741,7 +801,7 @@ def _engine(url: sa.URL) -> sa.Engine:
         raise ValueError("the store needs a file: sqlite:///path")
     # The file holds private keys and password hashes; its journals get the mode that it has.
     os.close(os.open(url.database, os.O_RDWR | os.O_CREAT, 0o600))
-    engine = sa.create_engine(url, pool_size=20, connect_args={"timeout": 10})
+    engine = sa.create_engine(url, max_overflow=-1, connect_args={"timeout": 10})
     sa.event.listen(engine, "connect", _connected)
     sa.event.listen(engine, "begin", _began)
     return engine
@@ -788,13 +848,14 @@ def _cluster_trust(connection: sa.Connection) -> ca.Trust:
 
 
 def _records(
-    connection: sa.Connection, kind: type[Record], where: "sa.ColumnElement[bool] | None" = None
+    connection: sa.Connection,
+    kind: type[Record],
+    query: "sa.Select[Any] | None" = None,
+    **parameters: Any,
 ) -> tuple[Record, ...]:
-    """The records of a kind that fit, by uid."""
-    table = TABLES[kind]
-    query = sa.select(table).order_by(table.c.uid)
-    rows = connection.execute(query if where is None else query.where(where)).all()
-    linked = _linked(connection, kind, where)
+    """The records of a kind that a query of its table finds, by uid; by default all."""
+    rows = connection.execute(_every(TABLES[kind]) if query is None else query, parameters).all()
+    linked = _linked(connection, kind, None if query is None else [row.uid for row in rows])
     fields = [dict(row._mapping) for row in rows]
     for values in fields:
         for name in ("generation", "digest") if kind is Database else ():
@@ -805,72 +866,149 @@ def _records(
 
 
 def _linked(
-    connection: sa.Connection, kind: Kind, where: "sa.ColumnElement[bool] | None"
+    connection: sa.Connection, kind: Kind, uids: list[int] | None
 ) -> dict[str, dict[int, list[Any]]]:
-    """Field name → uid → what other tables hold of it."""
-    uids = sa.select(TABLES[kind].c.uid)
-    uids = uids if where is None else uids.where(where)
+    """Field name → uid → what other tables hold of these records, or of all."""
     found: dict[int, list[Any]] = {}
     if kind is User:
-        held = user_roles.c
-        query = sa.select(user_roles).where(held.user_uid.in_(uids)).order_by(held.role_uid)
-        for row in connection.execute(query):
+        for row in _links(connection, user_roles, "user_uid", uids):
             found.setdefault(row.user_uid, []).append(row.role_uid)
         return {"role_uids": found}
     if kind is Database:
-        given = roles_permissions.c
-        query = sa.select(roles_permissions).where(given.bdb_uid.in_(uids)).order_by(given.position)
-        for row in connection.execute(query):
+        for row in _links(connection, roles_permissions, "bdb_uid", uids):
             entry = RolePermission(row.role_uid, row.redis_acl_uid)
             found.setdefault(row.bdb_uid, []).append(entry)
         return {"roles_permissions": found}
     return {}
 
 
+def _links(
+    connection: sa.Connection, table: sa.Table, column: str, uids: list[int] | None
+) -> "Iterable[sa.Row[Any]]":
+    if uids is None:
+        return connection.execute(_every(table))
+    return connection.execute(_among(table, column), {column: uids})
+
+
 def _find(connection: sa.Connection, kind: type[Record], uid: int) -> Record:
-    found = _records(connection, kind, TABLES[kind].c.uid == uid)
+    found = _records(connection, kind, _by(TABLES[kind], "uid"), uid=uid)
     if not found:
         raise missing(f"{NOUNS[kind]} {uid}")
     return found[0]
 
 
 def _exists(connection: sa.Connection, kind: Kind, uid: int) -> bool:
-    table = TABLES[kind]
-    return connection.scalar(sa.select(table.c.uid).where(table.c.uid == uid)) is not None
+    return connection.execute(_by(TABLES[kind], "uid"), {"uid": uid}).first() is not None
 
 
-def _next_uid(connection: sa.Connection, kind: Kind) -> int:
-    """A uid that no record of this kind ever had: logs and clients go on naming deleted ones."""
-    where = counters.c.name == NOUNS[kind]
-    return int(connection.scalar(sa.select(counters.c.last).where(where)) or 0) + 1
+def _take_uid(connection: sa.Connection, record: AnyRecord) -> int:
+    """The uid that a record asks for, or one that no record of its kind ever had: logs and clients
+    go on naming deleted ones. Raises Refusal 409."""
+    kind, uid = type(record), record.uid
+    if uid and _exists(connection, kind, uid):
+        raise conflict("uid_exists", f"there is already a {NOUNS[kind]} with uid {uid}")
+    return int(connection.scalar(TAKE_UID, {"name": NOUNS[kind], "uid": uid}) or 0)
 
 
 def _insert(connection: sa.Connection, record: AnyRecord) -> None:
-    table, name = TABLES[type(record)], NOUNS[type(record)]
+    table = TABLES[type(record)]
     values = _values(table, record)
     if isinstance(record, Database):
         values |= {"generation": 0, "digest": ""}
-    connection.execute(sa.insert(table).values(**values))
-    last = max(_next_uid(connection, type(record)) - 1, record.uid)
-    connection.execute(sa.delete(counters).where(counters.c.name == name))
-    connection.execute(sa.insert(counters).values(name=name, last=last))
+    connection.execute(_insertion(table), values)
     _link(connection, record)
 
 
 def _link(connection: sa.Connection, record: AnyRecord) -> None:
     """Writes what other tables hold of a record."""
+    if isinstance(record, User) and record.role_uids:
+        held = [{"user_uid": record.uid, "role_uid": uid} for uid in record.role_uids]
+        connection.execute(_insertion(user_roles), held)
+    if isinstance(record, Database) and record.roles_permissions:
+        given = [
+            {"bdb_uid": record.uid, "position": position, **vars(entry)}
+            for position, entry in enumerate(record.roles_permissions)
+        ]
+        connection.execute(_insertion(roles_permissions), given)
+
+
+def _unlink(connection: sa.Connection, record: AnyRecord) -> None:
+    """Removes what `_link` has written."""
     if isinstance(record, User):
         connection.execute(sa.delete(user_roles).where(user_roles.c.user_uid == record.uid))
-        for role_uid in record.role_uids:
-            values = {"user_uid": record.uid, "role_uid": role_uid}
-            connection.execute(sa.insert(user_roles).values(**values))
     if isinstance(record, Database):
         where = roles_permissions.c.bdb_uid == record.uid
         connection.execute(sa.delete(roles_permissions).where(where))
-        for position, given in enumerate(record.roles_permissions):
-            values = {"bdb_uid": record.uid, "position": position}
-            values |= {"role_uid": given.role_uid, "redis_acl_uid": given.redis_acl_uid}
-            connection.execute(sa.insert(roles_permissions).values(**values))
+
+
+# ---- Statements that are made once: making one costs more than running it ----
+
+
+@cache
+def _every(table: sa.Table) -> "sa.Select[Any]":
+    return sa.select(table).order_by(*table.primary_key)
+
+
+@cache
+def _by(table: sa.Table, column: str) -> "sa.Select[Any]":
+    """The rows with this value of a column; the parameter has the column's name."""
+    return _every(table).where(table.c[column] == sa.bindparam(column))
+
+
+@cache
+def _insertion(table: sa.Table) -> sa.Insert:
+    return sa.insert(table)
+
+
+@cache
+def _among(table: sa.Table, column: str) -> "sa.Select[Any]":
+    """The rows with one of these values of a column; the parameter is a list of them."""
+    return _every(table).where(table.c[column].in_(sa.bindparam(column, expanding=True)))
+
+
+# The counter's next number; or, where a uid is asked for, that one, which the counter then passes.
+TAKE_UID = sa.text(
+    "INSERT INTO counters (name, last) VALUES (:name, CASE :uid WHEN 0 THEN 1 ELSE :uid END) "
+    "ON CONFLICT (name) DO UPDATE SET last = CASE WHEN :uid = 0 THEN counters.last + 1 "
+    "WHEN :uid > counters.last THEN :uid ELSE counters.last END "
+    "RETURNING CASE :uid WHEN 0 THEN last ELSE :uid END"
+).bindparams(sa.bindparam("uid", type_=sa.BigInteger))
+LINES = sa.select(policy_lines).where(policy_lines.c.bdb_uid == sa.bindparam("bdb"))
+LINES_OF = LINES.where(policy_lines.c.owner == sa.bindparam("of"))
+COUNT_UP = (
+    sa.update(cluster_table)
+    .values(revision=cluster_table.c.revision + 1)
+    .returning(cluster_table.c.revision)
+)
+TARGET = sa.select(bdbs.c.generation, bdbs.c.digest).where(bdbs.c.uid == sa.bindparam("bdb"))
+AIM = (
+    sa.update(bdbs)
+    .where(bdbs.c.uid == sa.bindparam("bdb"))
+    .values(generation=sa.bindparam("after"), digest=sa.bindparam("now"))
+)
+# Databases on which a user has lines, or is to have some.
+DATABASES_OF = (
+    sa.select(policy_lines.c.bdb_uid)
+    .where(policy_lines.c.owner == sa.bindparam("of"))
+    .union(
+        sa.select(roles_permissions.c.bdb_uid)
+        .join(user_roles, user_roles.c.role_uid == roles_permissions.c.role_uid)
+        .join(bdbs, bdbs.c.uid == roles_permissions.c.bdb_uid)
+        .where(user_roles.c.user_uid == sa.bindparam("of"), ~bdbs.c.deleting)
+    )
+)
+GRANTS = (
+    sa.select(users, redis_acls.c.acl)
+    .join(user_roles, user_roles.c.user_uid == users.c.uid)
+    .join(roles_permissions, roles_permissions.c.role_uid == user_roles.c.role_uid)
+    .join(redis_acls, redis_acls.c.uid == roles_permissions.c.redis_acl_uid)
+    .where(
+        roles_permissions.c.bdb_uid == sa.bindparam("bdb"),
+        users.c.auth_method == sa.bindparam("method"),
+    )
+    .order_by(users.c.uid, roles_permissions.c.position)
+)
+GRANTS_OF = GRANTS.where(users.c.uid == sa.bindparam("of"))
 
 
 def _delete_certificate(connection: sa.Connection, name: str) -> bool:
@@ -894,9 +1032,7 @@ def _forget_state(connection: sa.Connection, before: AnyRecord, after: AnyRecord
 
 def _count_up(connection: sa.Connection) -> int:
     """The revision of the change that begins here; its row is the lock of all writers."""
-    counted = cluster_table.c.revision + 1
-    query = sa.update(cluster_table).values(revision=counted).returning(cluster_table.c.revision)
-    revision = connection.scalar(query)
+    revision = connection.scalar(COUNT_UP)
     if revision is None:
         raise refused("not_initialised", "run `redis-certauth init` first")
     return int(revision)
@@ -948,10 +1084,10 @@ def _check(connection: sa.Connection, record: AnyRecord, before: AnyRecord | Non
 
 
 def _check_unique(connection: sa.Connection, record: User | Role | RedisAcl, field: str) -> None:
-    table, value = TABLES[type(record)], getattr(record, field)
-    where = (table.c[field] == value) & (table.c.uid != record.uid)
-    if value and connection.scalar(sa.select(table.c.uid).where(where)) is not None:
-        noun = NOUNS[type(record)]
+    kind, value = type(record), getattr(record, field)
+    rows = connection.execute(_by(TABLES[kind], field), {field: value}).all() if value else []
+    if any(row.uid != record.uid for row in rows):
+        noun = NOUNS[kind]
         raise conflict(f"{field}_already_exists", f"another {noun} has the {field} '{value}'")
 
 
@@ -963,7 +1099,9 @@ def _check_reference(connection: sa.Connection, field: str, kind: Kind, uid: int
 def _check_endpoints(connection: sa.Connection, database: Database) -> None:
     """A server has one policy, so two databases cannot share one."""
     mine = {(host, endpoint.port) for endpoint in database.endpoints for host in endpoint.hosts}
-    for other in _records(connection, Database, bdbs.c.uid != database.uid):
+    for other in _records(connection, Database):
+        if other.uid == database.uid:
+            continue
         theirs = {(host, endpoint.port) for endpoint in other.endpoints for host in endpoint.hosts}
         for host, port in sorted(mine & theirs):
             text = f"{host}:{port} belongs to bdb {other.uid} ('{other.name}')"
@@ -1050,8 +1188,7 @@ def _check_administrators(connection: sa.Connection) -> None:
 
 
 def _target(connection: sa.Connection, bdb_uid: int) -> Target:
-    columns = (bdbs.c.generation, bdbs.c.digest)
-    row = connection.execute(sa.select(*columns).where(bdbs.c.uid == bdb_uid)).first()
+    row = connection.execute(TARGET, {"bdb": bdb_uid}).first()
     if row is None:
         raise missing(f"bdb {bdb_uid}")
     return Target(row.generation, row.digest)
@@ -1062,26 +1199,16 @@ def _database_trust(connection: sa.Connection, database: Database) -> ca.Trust:
     return ca.read_trust(own) if own else _cluster_trust(connection)
 
 
-def _databases_of(connection: sa.Connection, user_uid: int) -> list[int]:
-    """Databases on which a user has lines, or is to have some."""
-    has = sa.select(policy_lines.c.bdb_uid).where(policy_lines.c.owner == user_uid)
-    gets = (
-        sa.select(roles_permissions.c.bdb_uid)
-        .join(user_roles, user_roles.c.role_uid == roles_permissions.c.role_uid)
-        .where(user_roles.c.user_uid == user_uid)
-    )
-    return sorted(connection.scalars(has.union(gets)))
-
-
 def _lines(connection: sa.Connection, uid: int, owner: int | None) -> set[tuple[int, str]]:
-    """(owner, line) of what the rows say; nothing for a database that is being removed."""
-    found = _records(connection, Database, (bdbs.c.uid == uid) & ~bdbs.c.deleting)
-    if not found:
-        return set()
-    own: Iterable[str] = ()
+    """(owner, line) of what the rows say; nothing for a database that is being removed, which no
+    change of a user leads to."""
+    lines = set()
     if not owner:
-        own = policy.database_lines(found[0], _database_trust(connection, found[0]))
-    lines = {(0, line) for line in own}
+        found = _find(connection, Database, uid)
+        if found.deleting:
+            return set()
+        own = policy.database_lines(found, _database_trust(connection, found))
+        lines = {(0, line) for line in own}
     if owner != 0:
         for user, acls in _grants(connection, uid, owner, "certificate"):
             lines |= {(user.uid, line) for line in policy.user_lines(user, acls)}
@@ -1092,18 +1219,10 @@ def _grants(
     connection: sa.Connection, bdb_uid: int, user_uid: int | None, auth_method: AuthMethod
 ) -> list[tuple[User, list[str]]]:
     """The users with rights on a database, or one of them, and the ACLs that they have there."""
-    given = roles_permissions.c
-    query = (
-        sa.select(users, redis_acls.c.acl)
-        .join(user_roles, user_roles.c.user_uid == users.c.uid)
-        .join(roles_permissions, given.role_uid == user_roles.c.role_uid)
-        .join(redis_acls, redis_acls.c.uid == given.redis_acl_uid)
-        .where(given.bdb_uid == bdb_uid, users.c.auth_method == auth_method)
-        .order_by(users.c.uid, given.position)
-    )
-    query = query if user_uid is None else query.where(users.c.uid == user_uid)
+    query = GRANTS if user_uid is None else GRANTS_OF
     found: dict[int, tuple[User, list[str]]] = {}
-    for row in connection.execute(query):
+    given = {"bdb": bdb_uid, "method": auth_method, "of": user_uid}
+    for row in connection.execute(query, given):
         fields = {name: value for name, value in row._mapping.items() if name != "acl"}
         user = User(role_uids=(), **fields)
         found.setdefault(user.uid, (user, []))[1].append(row.acl)
@@ -1121,16 +1240,17 @@ def _replace_lines(
         connection.execute(sa.delete(policy_lines).where(where), gone)
     if added:
         rows = [{"bdb_uid": uid, "owner": owner, "line": line} for owner, line in added]
-        connection.execute(sa.insert(policy_lines), rows)
+        connection.execute(_insertion(policy_lines), rows)
 
 
 def _log(connection: sa.Connection, uid: int, added: Sequence[str], removed: Sequence[str]) -> None:
     """Counts up the generation of a database's policy and writes down what changed."""
     before = _target(connection, uid)
     after = Target(before.generation + 1, policy.digest_of(before.digest, added, removed))
-    values = {"generation": after.generation, "digest": after.digest}
-    connection.execute(sa.update(bdbs).where(bdbs.c.uid == uid).values(**values))
-    values |= {"bdb_uid": uid, "added": tuple(added), "removed": tuple(removed)}
-    connection.execute(sa.insert(policy_log).values(**values))
-    old = policy_log.c.generation <= after.generation - LOG
-    connection.execute(sa.delete(policy_log).where((policy_log.c.bdb_uid == uid) & old))
+    connection.execute(AIM, {"bdb": uid, "after": after.generation, "now": after.digest})
+    change = {"bdb_uid": uid, "generation": after.generation, "digest": after.digest}
+    change |= {"added": tuple(added), "removed": tuple(removed)}
+    connection.execute(_insertion(policy_log), change)
+    if after.generation > LOG:
+        old = policy_log.c.generation <= after.generation - LOG
+        connection.execute(sa.delete(policy_log).where((policy_log.c.bdb_uid == uid) & old))

@@ -43,7 +43,9 @@ static int64_t days_since_1970(int64_t year, int64_t month, int64_t day) {
 
 static bool time_seconds(const ASN1_TIME *time, int64_t *out) {
     struct tm tm;
-    if (time == NULL || ASN1_TIME_to_tm(time, &tm) != 1) return false;
+    time_t now = 0;
+    /* X509_cmp_time takes RFC 5280's forms only, as the handshake does. */
+    if (time == NULL || X509_cmp_time(time, &now) == 0 || ASN1_TIME_to_tm(time, &tm) != 1) return false;
     *out = days_since_1970(tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday) * 86400 + tm.tm_hour * 3600 +
            tm.tm_min * 60 + tm.tm_sec;
     return true;
@@ -57,10 +59,11 @@ bool certificate_times(X509 *certificate, int64_t *not_before, int64_t *not_afte
 bool certificate_serial(X509 *certificate, uint8_t out[SERIAL_BYTES], size_t *len) {
     const ASN1_INTEGER *serial = X509_get0_serialNumber(certificate);
     span bytes = string_span(serial);
-    while (bytes.len && bytes.ptr[0] == 0) bytes = span_skip(bytes, 1);
+    while (bytes.len > 1 && bytes.ptr[0] == 0) bytes = span_skip(bytes, 1);
     if (ASN1_STRING_type(serial) == V_ASN1_NEG_INTEGER || bytes.len > SERIAL_BYTES) return false;
+    out[0] = 0; /* zero is one byte, here and in `revoke serial` */
     if (bytes.len) memcpy(out, bytes.ptr, bytes.len);
-    *len = bytes.len;
+    *len = bytes.len ? bytes.len : 1;
     return true;
 }
 
@@ -173,19 +176,34 @@ static reason put_sans(identity *id, writer *w, const GENERAL_NAMES *names) {
     return REASON_UNDECIDED;
 }
 
+/* The names, NULL where they do not parse or bytes are left behind them. `*there`: there is such an
+ * extension; RFC 5280 4.2 allows one. */
+static GENERAL_NAMES *parse_sans(X509 *leaf, bool *there) {
+    int index = X509_get_ext_by_NID(leaf, NID_subject_alt_name, -1);
+    *there = index >= 0;
+    if (index < 0 || X509_get_ext_by_NID(leaf, NID_subject_alt_name, index) >= 0) return NULL;
+    span der = string_span(X509_EXTENSION_get_data(X509_get_ext(leaf, index)));
+    const uint8_t *at = der.ptr;
+    GENERAL_NAMES *names = d2i_GENERAL_NAMES(NULL, &at, (long)der.len);
+    if (names && at == der.ptr + der.len) return names;
+    GENERAL_NAMES_free(names);
+    return NULL;
+}
+
 static reason read_sans(identity *id, X509 *leaf, writer *w) {
-    int critical = -1; /* -1: none; -2: more than one (RFC 5280 4.2 allows one) */
-    GENERAL_NAMES *names = X509_get_ext_d2i(leaf, NID_subject_alt_name, &critical, NULL);
+    bool there;
+    GENERAL_NAMES *names = parse_sans(leaf, &there);
     if (names == NULL) {
-        return critical == -1 ? REASON_UNDECIDED
-                              : refuse(id, REASON_MALFORMED, "the subject alternative names do not parse");
+        return there ? refuse(id, REASON_MALFORMED, "the subject alternative names do not parse")
+                     : REASON_UNDECIDED;
     }
     writer sans = {w->ptr + w->len, 0, SAN_BYTES, false};
     reason bad = put_sans(id, &sans, names);
     GENERAL_NAMES_free(names);
+    if (bad) return bad; /* a record may be unclean or cut: nobody is to see it */
     id->sans = span_of(sans.ptr, sans.len);
     w->len += sans.len;
-    return bad;
+    return REASON_UNDECIDED;
 }
 
 bool identity_next_san(const identity *id, size_t *at, bind_kind *kind, span *value) {
@@ -284,12 +302,37 @@ static size_t free_all(X509 **out, size_t count) {
     return 0;
 }
 
+/* The next certificate of a PEM text, other blocks being skipped; NULL at its end (`*ended`) or where
+ * it is broken. Never through PEM_read_bio_X509, which takes bytes behind the DER and asks for the
+ * password of an encrypted block on the terminal. */
+static X509 *next_pem(BIO *bio, bool *ended) {
+    for (;;) {
+        char *name = NULL, *header = NULL;
+        unsigned char *der = NULL;
+        long len = 0;
+        if (PEM_read_bio(bio, &name, &header, &der, &len) != 1) {
+            *ended = ERR_GET_REASON(ERR_peek_last_error()) == PEM_R_NO_START_LINE;
+            return NULL;
+        }
+        bool wanted = strcmp(name, PEM_STRING_X509) == 0;
+        const unsigned char *at = der;
+        X509 *certificate = wanted && header[0] == 0 ? d2i_X509(NULL, &at, len) : NULL;
+        bool whole = at == der + len;
+        OPENSSL_free(name);
+        OPENSSL_free(header);
+        OPENSSL_free(der);
+        if (!wanted) continue;
+        if (certificate && whole) return certificate;
+        X509_free(certificate);
+        return NULL;
+    }
+}
+
 static size_t parse_pem(span text, X509 **out, size_t room, fault *why) {
     BIO *bio = BIO_new_mem_buf(text.ptr, (int)text.len);
     size_t count = 0;
-    while (bio && count < room && (out[count] = PEM_read_bio_X509(bio, NULL, NULL, NULL)) != NULL) count++;
-    /* A bad block ends the reading as the end of the text does: only the error tells them apart. */
-    bool ended = count < room && ERR_GET_REASON(ERR_peek_last_error()) == PEM_R_NO_START_LINE;
+    bool ended = false;
+    while (bio && count < room && (out[count] = next_pem(bio, &ended)) != NULL) count++;
     BIO_free(bio);
     if (ended && count) return count;
     if (ended) fail(why, "no certificate in the PEM text");

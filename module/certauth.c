@@ -1,4 +1,5 @@
-/* The Redis module: what the core decides is done here, and nothing is decided here.
+/* The Redis module: what the core decides about a certificate is done here. What is decided here is
+ * only who may go on holding a user that it came to by AUTH or RESET: see may_hold.
  *
  *     connect ─▶ certificate ─▶ policy_decide ─▶ enact: become the user, wait, be left, be refused
  *     CERTAUTH.POLICY ─▶ check ─▶ journal (a thread) ─▶ in force: users, trust, lines ─▶ sweep ─▶ reply
@@ -34,8 +35,8 @@ typedef struct {
     path *issuers;           /* with a leaf */
     ip address;
     bool local;              /* a unix socket: never anybody's business */
-    action act;              /* what was done to it */
-    bool by_password;        /* it has become another user since, by AUTH */
+    action act;              /* what was done to it when it connected or chose */
+    bool strayed;            /* it has changed its user since, by AUTH or RESET */
     reason why;
     RedisModuleString *user; /* that we logged it in as; NULL otherwise */
     int64_t since, end;      /* seconds since 1970; closed at `end`, 0: never */
@@ -69,7 +70,10 @@ static struct {
     RedisModuleCtx *ctx;         /* detached: for timers and one-shots */
     bool is_valkey, started, api_certificates;
     int version;
-    uint64_t before;             /* the last client id when the module was loaded; 0 at a start */
+    uint64_t before;             /* clients up to this id were made while `default` was on */
+    uint64_t loader;             /* the client that runs MODULE LOAD */
+    uint64_t audited;            /* the last session looked at by audit */
+    bool audit_due;
     char directory[PATH_MAX], trust[PATH_MAX + 8], marker[PATH_MAX + 16];
     policy *policy, *bootstrap;
     journal *journal;
@@ -118,6 +122,11 @@ static bool string_is(const RedisModuleString *s, const char *word) {
 static RedisModuleString *string_of(span s) {
     return RedisModule_CreateString(NULL, (const char *)s.ptr, s.len);
 }
+
+static span text_span(const char *text) { return span_of(text, strlen(text)); }
+
+_Static_assert(sizeof(void *) >= sizeof(uint64_t), "client ids travel as pointers");
+static void *as_data(uint64_t id) { return (void *)(uintptr_t)id; }
 
 /* ---- The server's users ---- */
 
@@ -169,14 +178,17 @@ static void add_limits(text_buffer *b) {
 /* What ACL SETUSER takes, blank separated. Starts from nothing, so that a line is the whole state. */
 static text_buffer acl_text(const rule *user, bool limited) {
     text_buffer b = {NULL, 0};
+    bool selector = false;
     span token;
     text_add(&b, LITERAL("reset"));
     for (size_t at = 0; rule_acl_next(user, &at, &token);) {
-        bool closes = limited && token.ptr[token.len - 1] == ')';
+        selector = selector || token.ptr[0] == '(';
+        bool closes = selector && token.ptr[token.len - 1] == ')';
         text_add(&b, LITERAL(" "));
-        text_add(&b, span_of(token.ptr, token.len - closes));
-        if (closes) add_limits(&b);
-        if (closes) text_add(&b, LITERAL(" )"));
+        text_add(&b, span_of(token.ptr, token.len - (closes && limited)));
+        if (closes && limited) add_limits(&b);
+        if (closes && limited) text_add(&b, LITERAL(" )"));
+        selector = selector && !closes;
     }
     if (limited) add_limits(&b);
     return b;
@@ -212,21 +224,27 @@ static void forget_user(span name) {
     }
 }
 
-/* Makes the server's user what `rules` says, and keeps what that looks like, to find drift by. */
+/* Makes the server's user what `rules` says, and keeps what that looks like, to find drift by. A user
+ * that cannot be made what its line says keeps nothing of what it was. */
 static bool set_user(span name, span rules) {
-    fault why;
-    if (!call("ACL", "SETUSER", name, rules, &why)) {
-        RedisModule_Log(node.ctx, "warning", "user '%.*s' could not be set: %s", (int)name.len,
+    fault why, again;
+    bool good = call("ACL", "SETUSER", name, rules, &why);
+    if (!good) {
+        RedisModule_Log(node.ctx, "warning", "user '%.*s' could not be set and is switched off: %s", (int)name.len,
                         (const char *)name.ptr, why.text);
-        return false;
+        call("ACL", "SETUSER", name, LITERAL("reset"), &again);
     }
     RedisModuleString *now = user_rules(name);
     forget_user(name);
     if (now) RedisModule_DictSetC(node.managed, (void *)(uintptr_t)name.ptr, name.len, now);
-    return true;
+    return good;
 }
 
+/* A user of the bootstrap file is not the policy's, whatever a line of it says. */
+static bool is_bootstrap_user(span name) { return policy_user(node.bootstrap, LINE_USER, name) != NULL; }
+
 static void apply_user(const rule *user, bool limited) {
+    if (limited && is_bootstrap_user(rule_user(user, 0))) return;
     text_buffer b = acl_text(user, limited);
     set_user(rule_user(user, 0), span_of(b.text, b.len));
     free(b.text);
@@ -235,6 +253,7 @@ static void apply_user(const rule *user, bool limited) {
 /* A user whose line goes: what it was before us, or nothing. */
 static void undo_user(span name) {
     fault why;
+    if (is_bootstrap_user(name)) return;
     const rule *was = policy_user(node.policy, LINE_WAS, name);
     if (was) {
         apply_user(was, false);
@@ -251,8 +270,7 @@ static bool enforced(void) {
 
 /* Is this user ours to say who may be it? */
 static bool is_managed(span name) {
-    return policy_user(node.bootstrap, LINE_USER, name) ||
-           (enforced() && policy_user(node.policy, LINE_USER, name));
+    return is_bootstrap_user(name) || (enforced() && policy_user(node.policy, LINE_USER, name));
 }
 
 /* ---- Configuration of the server ---- */
@@ -274,7 +292,7 @@ static bool config_get(const char *name, char *out, size_t room) {
 }
 
 static bool config_set(const char *name, const char *value, fault *why) {
-    return call("CONFIG", "SET", span_of(name, strlen(name)), span_of(value, strlen(value)), why);
+    return call("CONFIG", "SET", text_span(name), text_span(value), why);
 }
 
 /* The server's own certificate login knows no issuer, no expiry and no refusal, and runs before us. */
@@ -289,10 +307,11 @@ static bool switch_off_native_login(fault *why) {
 }
 
 /* Our directory is used where the operator pointed tls-ca-cert-dir at it: that is the consent, for a
- * CA in there also opens the cluster bus and the links that this node makes. */
+ * CA in there also opens the cluster bus and the links that this node makes. Nothing goes away while
+ * the policy is not enforced, or cannot be read; but all does with the policy. */
 static void apply_trust(void) {
     char value[PATH_MAX], real[PATH_MAX], ours[PATH_MAX];
-    bool changed;
+    bool changed, only = enforced() || policy_rules(node.policy) == 0;
     fault why;
     config_get("tls-ca-cert-dir", value, sizeof value);
     bool same = value[0] && realpath(value, real) && realpath(node.trust, ours) && strcmp(real, ours) == 0;
@@ -301,7 +320,7 @@ static void apply_trust(void) {
         return;
     }
     fail(&node.trust_state, "managed");
-    if (!trust_write(node.trust, node.policy, node.bootstrap, &changed, &why) ||
+    if (!trust_write(node.trust, node.policy, node.bootstrap, only && !damaged(), &changed, &why) ||
         (changed && !config_set("tls-ca-cert-dir", value, &why))) {
         fail(&node.trust_state, "%s", why.text);
         RedisModule_Log(node.ctx, "warning", "managed trust: %s", why.text);
@@ -364,13 +383,16 @@ static void session_free(session *s) {
     free(s);
 }
 
-static session *session_new(const RedisModuleClientInfo *client) {
-    session *s = must(calloc(1, sizeof *s));
-    s->id = client->id;
+static session *session_new(uint64_t id, const char *address, bool local) {
+    session *s = session_find(id); /* from before the module, if at all: its handshake had not ended */
+    if (s) session_free(s);
+    s = must(calloc(1, sizeof *s));
+    s->id = id;
     s->since = now_seconds();
-    s->local = (client->flags & REDISMODULE_CLIENTINFO_FLAG_UNIXSOCKET) != 0;
-    ip_parse(client->addr, &s->address);
-    uint64_t key = session_key(s->id);
+    s->local = local;
+    s->act = ACTION_LEAVE;
+    ip_parse(address, &s->address);
+    uint64_t key = session_key(id);
     RedisModule_DictReplaceC(node.sessions, &key, sizeof key, s);
     return s;
 }
@@ -379,11 +401,12 @@ static session *session_new(const RedisModuleClientInfo *client) {
 
 /* The way of the module API: the leaf alone, as PEM. Leaks an X509 a call on servers before Redis
  * 8.6.2 and Valkey 9.1, so it is called once a connection, and counted. */
-static size_t peer_by_api(RedisModuleCtx *ctx, const session *s, X509 *certificates[2]) {
+static size_t peer_by_api(RedisModuleCtx *ctx, const session *s, X509 *certificates[2], bool *unreadable) {
     RedisModuleString *pem = RedisModule_GetClientCertificate(ctx, s->id);
     if (pem == NULL) return 0;
     fault why;
     size_t count = certificates_parse(string_span(pem), certificates, 2, &why);
+    *unreadable = count == 0;
     RedisModule_FreeString(ctx, pem);
     if (node.api_reads++ == 0) {
         RedisModule_Log(ctx, "warning", "a client's TLS connection could not be told for certain, so its "
@@ -393,21 +416,23 @@ static size_t peer_by_api(RedisModuleCtx *ctx, const session *s, X509 *certifica
     return count;
 }
 
-/* What the handshake left, into the session. `id` is what the leaf says. */
-static void session_certificate(RedisModuleCtx *ctx, session *s, const RedisModuleClientInfo *client, identity *id) {
+/* What the handshake left, into the session; `id` is what the leaf says. False where there is a
+ * certificate that cannot be read. */
+static bool session_certificate(RedisModuleCtx *ctx, session *s, uint16_t port, peer *found, identity *id) {
     X509 *owned[2] = {NULL, NULL};
-    peer found = {{NULL}, 0};
-    if (node.api_certificates || !tls_claim(&s->address, client->port, &found)) {
-        found.count = peer_by_api(ctx, s, owned);
-        found.chain[0] = owned[0];
+    bool unreadable = false;
+    if (node.api_certificates || !tls_claim(&s->address, port, found)) {
+        found->count = peer_by_api(ctx, s, owned, &unreadable);
+        found->chain[0] = owned[0];
     }
-    if (found.count == 0) return;
-    s->leaf = found.chain[0];
+    if (found->count == 0) return !unreadable;
+    s->leaf = found->chain[0];
     if (owned[0] == NULL) X509_up_ref(s->leaf);
     identity_read(s->leaf, id);
     s->issuers = must(calloc(1, sizeof *s->issuers));
-    path_after_handshake(node.policy, id, found.chain, found.count, s->issuers);
-    if (!s->issuers->known) path_after_handshake(node.bootstrap, id, found.chain, 1, s->issuers);
+    path_after_handshake(node.policy, id, found->chain, found->count, s->issuers);
+    if (!s->issuers->known) path_after_handshake(node.bootstrap, id, found->chain, 1, s->issuers);
+    return true;
 }
 
 /* ---- Decisions ---- */
@@ -441,6 +466,7 @@ static decision decide_again(const session *s, const patch *pending) {
 /* Cuts at the end of `room`, with a mark. */
 static void put_cut(char *out, size_t room, span text) {
     size_t len = text.len < room ? text.len : room - 4;
+    while (len < text.len && len > 0 && (text.ptr[len] & 0xc0) == 0x80) len--; /* not within a character */
     if (len) memcpy(out, text.ptr, len);
     memcpy(out + len, text.len < room ? "" : "...", text.len < room ? 1 : 4);
 }
@@ -481,10 +507,9 @@ static void log_refusal(RedisModuleCtx *ctx, const log_entry *e, bool shadow) {
 }
 
 static void log_to_acl(RedisModuleCtx *ctx, const log_entry *e) {
-    const char *name = reason_name(e->why), *who = e->subject[0] ? e->subject : "no certificate";
-    RedisModuleString *object = string_of(span_of(name, strlen(name)));
+    RedisModuleString *object = string_of(text_span(reason_name(e->why)));
     if (RedisModule_ACLAddLogEntryByUserName) {
-        RedisModuleString *user = string_of(span_of(who, strlen(who)));
+        RedisModuleString *user = string_of(text_span(e->subject[0] ? e->subject : "no certificate"));
         RedisModule_ACLAddLogEntryByUserName(ctx, user, object, REDISMODULE_ACL_LOG_AUTH);
         RedisModule_FreeString(NULL, user);
     } else {
@@ -520,14 +545,21 @@ static bool become(RedisModuleCtx *ctx, session *s, span user) {
     node.switching = false;
     if (result == REDISMODULE_OK) {
         session_user(s, user);
-        s->by_password = false;
+        s->strayed = false;
     }
     return result == REDISMODULE_OK;
 }
 
+static void close_later(uint64_t id, long long ms);
+
 /* Not within the client's own connect event, see close_at_connect. It is freed later, so closing
  * while walking over the sessions changes nothing under the walk. */
 static void close_now(uint64_t id) {
+    if (id == node.loader) { /* it waits for the answer to its MODULE LOAD */
+        node.loader = 0;
+        close_later(id, 50);
+        return;
+    }
     node.switching = true;
     RedisModule_DeauthenticateAndCloseClient(node.ctx, id);
     node.switching = false;
@@ -540,7 +572,7 @@ static void close_by_timer(RedisModuleCtx *ctx, void *id) {
 
 /* Closes from outside the client's own event: a timer, a one-shot, somebody else's command. */
 static void close_later(uint64_t id, long long ms) {
-    RedisModule_CreateTimer(node.ctx, ms, close_by_timer, (void *)(uintptr_t)id);
+    RedisModule_CreateTimer(node.ctx, ms, close_by_timer, as_data(id));
 }
 
 /* Redis 8 with io-threads aborts when the client is closed within its own connect event, for it is
@@ -553,7 +585,7 @@ static void close_at_connect(uint64_t id) {
         return;
     }
     close_later(id, 0);
-    RedisModule_EventLoopAddOneShot(close_by_one_shot, (void *)(uintptr_t)id);
+    RedisModule_EventLoopAddOneShot(close_by_one_shot, as_data(id));
 }
 
 static void set_end(session *s, const decision *d) {
@@ -568,8 +600,14 @@ static const char *const EVENTS[2][ACTION_LOGIN + 1] = {
     {"would-refuse", "would-leave", "would-choose", "would-login"},
 };
 
+static void refuse_client(RedisModuleCtx *ctx, session *s, const peer *p) {
+    sit_on_nobody(ctx, s);
+    tls_silence(p);
+    close_at_connect(s->id);
+}
+
 /* Does what was decided for a client that has just connected. */
-static void enact(RedisModuleCtx *ctx, session *s, const identity *id, decision d) {
+static void enact(RedisModuleCtx *ctx, session *s, const peer *p, const identity *id, decision d) {
     if (d.act == ACTION_LOGIN && !d.shadow && !become(ctx, s, rule_user(d.line, 0))) {
         d.act = ACTION_REFUSE; /* switched off by hand since it was asked */
         d.why = REASON_USER_OFF;
@@ -582,13 +620,15 @@ static void enact(RedisModuleCtx *ctx, session *s, const identity *id, decision 
     s->why = d.why;
     if (s->act == ACTION_LOGIN || s->act == ACTION_CHOOSE) set_end(s, &d);
     if (s->act == ACTION_REFUSE) log_to_acl(ctx, e);
-    if (s->act == ACTION_CHOOSE || s->act == ACTION_REFUSE) sit_on_nobody(ctx, s);
-    if (s->act == ACTION_REFUSE) close_at_connect(s->id);
+    if (s->act == ACTION_CHOOSE) sit_on_nobody(ctx, s);
+    if (s->act == ACTION_REFUSE) refuse_client(ctx, s, p);
 }
 
-/* May this session hold this user's rights now? */
+/* ---- Who may hold which user ---- */
+
+/* May the certificate be this user now? */
 static bool permits(const decision *d, span user) {
-    if (d->act != ACTION_LOGIN && d->act != ACTION_CHOOSE) return false;
+    if (d->shadow || (d->act != ACTION_LOGIN && d->act != ACTION_CHOOSE)) return false;
     span named;
     for (size_t i = 0; (named = rule_user(d->line, i)).len; i++) {
         if (span_equal(named, user)) return ask_server(user, NULL) == USER_ON;
@@ -596,78 +636,152 @@ static bool permits(const decision *d, span user) {
     return false;
 }
 
-static bool may_use_password(const session *s) {
-    return !enforced() || s->leaf == NULL || policy_setting(node.policy, SET_PASSWORD_AUTH) == PASSWORD_AUTH_ALLOW;
+/* Bound in the bootstrap file: a replica, a Sentinel, the control plane. */
+static bool is_peer(const decision *d) {
+    for (size_t i = 0; d->line && i < policy_rules(node.bootstrap); i++) {
+        if (policy_rule(node.bootstrap, i) == d->line) return true;
+    }
+    return false;
 }
 
-/* May a client stay the user that it became by AUTH or RESET? `default` is what RESET leaves, and what
- * the policy made of it is everybody's. */
-static bool may_be(const session *s, const decision *d, span user) {
-    if (s->local || span_equal(user, LITERAL("default")) || permits(d, user)) return true;
-    return !is_managed(user) && may_use_password(s);
+static bool may_use_password(const session *s, const decision *d) {
+    return !enforced() || s->leaf == NULL || is_peer(d) ||
+           policy_setting(node.policy, SET_PASSWORD_AUTH) == PASSWORD_AUTH_ALLOW;
 }
 
-static bool may_be_what_it_is(const session *s, const decision *d) {
+/* `default` is what RESET leaves: harmless where it is off, and everybody's where it asks for nothing. */
+static bool default_is_free(void) {
+    RedisModuleString *rules = user_rules(LITERAL("default"));
+    const char *text = rules ? (const char *)string_span(rules).ptr : "off";
+    bool is_free = strncmp(text, "off", 3) == 0 || strstr(text, "nopass") != NULL;
+    if (rules) RedisModule_FreeString(NULL, rules);
+    return is_free;
+}
+
+/* The one rule for clients that are connected: may this one go on holding `user`, which it has now, if
+ * `d` is what would be decided about it now? */
+static bool may_hold(const session *s, const decision *d, span user) {
+    bool is_default = span_equal(user, LITERAL("default"));
+    if (s->local || permits(d, user)) return true;
+    if (!is_default && is_managed(user)) return false;
+    if (!enforced() && !damaged()) return s->user == NULL && s->act != ACTION_CHOOSE; /* what we made, goes */
+    if (d->act == ACTION_REFUSE || s->user) return false;
+    if (s->act == ACTION_CHOOSE && !s->strayed) return d->act == ACTION_CHOOSE;
+    if (!is_default) return may_use_password(s, d);
+    return d->act == ACTION_LEAVE || (s->strayed && (default_is_free() || may_use_password(s, d)));
+}
+
+/* As may_hold, of the user that it has now. */
+static bool may_stay(const session *s, const decision *d) {
     RedisModuleString *name = RedisModule_GetClientUserNameById(node.ctx, s->id);
-    bool good = name == NULL || may_be(s, d, string_span(name));
+    bool good = name == NULL || may_hold(s, d, string_span(name));
     if (name) RedisModule_FreeString(node.ctx, name);
     return good;
 }
 
-/* Would it come in today as what it is? Where not, `why` says what has changed. */
-static bool stays(const session *s, reason *why) {
-    if (s->local) return true;
-    decision d = decide_again(s, NULL);
-    *why = d.why;
-    if (d.shadow) return s->user == NULL;
-    if (s->by_password) return may_be_what_it_is(s, &d);
-    if (s->user) return permits(&d, string_span(s->user));
-    return d.act == ACTION_LEAVE || (d.act == ACTION_CHOOSE && s->act == ACTION_CHOOSE);
-}
-
 /* Closes a live session, for the record. */
-static void end_session(session *s, reason why) {
+static void end_session(session *s, const char *event, reason why) {
     static identity id;
     if (s->leaf) identity_read(s->leaf, &id);
-    record(s, &id, "closed", why, s->user ? string_span(s->user) : span_of(NULL, 0));
+    record(s, &id, event, why, s->user ? string_span(s->user) : span_of(NULL, 0));
     close_now(s->id);
+}
+
+/* ---- Connecting ---- */
+
+static bool default_is_off(void) { return ask_server(LITERAL("default"), NULL) == USER_OFF; }
+
+/* Made while `default` was on, and left alone now: it would keep that, for switching it off cuts nobody.
+ * Or the server's own certificate login has made it somebody. */
+static bool may_be_left(const session *s, const decision *d) {
+    if (d->act != ACTION_LEAVE || (!enforced() && !damaged())) return true;
+    return !(s->id <= node.before && default_is_off()) && may_stay(s, d);
 }
 
 static void put_in_force(void);
 
-static void on_client_change(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t sub, void *data) {
+static void connected(RedisModuleCtx *ctx, session *s, const RedisModuleClientInfo *client) {
     static identity id;
+    peer found = {{NULL}, 0, NULL};
+    bool tls = client->flags & REDISMODULE_CLIENTINFO_FLAG_SSL;
+    if (s->address.len == 0 && (enforced() || damaged())) {
+        refuse_client(ctx, s, &found); /* its peer has gone: there is nobody to decide about */
+        return;
+    }
+    bool readable = !tls || session_certificate(ctx, s, client->port, &found, &id);
+    decision d = decide(s, &id, NULL);
+    if (!readable && (enforced() || damaged())) d = (decision){.act = ACTION_REFUSE, .why = REASON_MALFORMED};
+    if (!may_be_left(s, &d)) d = (decision){.act = ACTION_REFUSE, .why = REASON_USER_OFF};
+    enact(ctx, s, &found, &id, d);
+}
+
+static void on_client_change(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t sub, void *data) {
     const RedisModuleClientInfo *client = data;
-    session *s = session_find(client->id);
     (void)event;
     if (sub != REDISMODULE_CLIENT_CHANGE_CONNECTED) {
-        if (s) session_free(s); /* links that this server made also end here, unknown to us */
+        session *ended = session_find(client->id);
+        if (ended) session_free(ended); /* links that this server made also end here, unknown to us */
         return;
     }
     put_in_force();
-    s = session_new(client);
-    if (!s->local && s->address.len == 0) { /* its peer has gone: there is nobody to decide about */
-        sit_on_nobody(ctx, s);
-        close_at_connect(s->id);
-        return;
-    }
-    if (client->flags & REDISMODULE_CLIENTINFO_FLAG_SSL) session_certificate(ctx, s, client, &id);
-    if (s->local) s->act = ACTION_LEAVE;
-    else enact(ctx, s, &id, decide(s, &id, NULL));
+    session *s = session_new(client->id, client->addr, client->flags & REDISMODULE_CLIENTINFO_FLAG_UNIXSOCKET);
+    if (!s->local) connected(ctx, s, client);
 }
 
 /* ---- AUTH, RESET and choosing ---- */
 
-/* After an AUTH or a RESET that nobody asked us about: on servers before 7.2 there is no way to, so
- * what must not be is closed at once. */
+static void audit_session(session *s) {
+    decision d = decide_again(s, NULL);
+    if (may_stay(s, &d)) return;
+    RedisModule_Log(node.ctx, "notice", "client %llu closed: it is a user that it may not be (%s)",
+                    (unsigned long long)s->id, reason_name(d.why));
+    end_session(s, "strayed", d.why);
+}
+
 static void check_strayed(void *data) {
     session *s = session_find((uint64_t)(uintptr_t)data);
-    if (s == NULL) return;
-    decision d = decide_again(s, NULL);
-    if (may_be_what_it_is(s, &d)) return;
-    RedisModule_Log(node.ctx, "notice", "client %llu closed: by AUTH it became a user that its certificate is "
-                    "not", (unsigned long long)s->id);
-    end_session(s, d.why);
+    if (s) audit_session(s);
+}
+
+/* Does it still have the user that it was given, or none that matters? Without a decision. */
+static bool is_as_it_was(const session *s) {
+    RedisModuleString *name = RedisModule_GetClientUserNameById(node.ctx, s->id);
+    span user = name ? string_span(name) : span_of(NULL, 0);
+    bool same = s->local || user.len == 0 || (s->user ? span_equal(user, string_span(s->user))
+                                                      : s->act == ACTION_LEAVE && span_equal(user, LITERAL("default")));
+    if (name) RedisModule_FreeString(node.ctx, name);
+    return same;
+}
+
+/* Looks at live sessions for 2 ms, going on where it stopped: each is what it may be, whatever it did
+ * that nobody told us of. */
+static void audit(void) {
+    int64_t stop = now_us() + 2000;
+    uint64_t from = session_key(node.audited);
+    session *s = NULL;
+    bool more;
+    RedisModuleDictIter *at = RedisModule_DictIteratorStartC(node.sessions, ">", &from, sizeof from);
+    while ((more = RedisModule_DictNextC(at, NULL, (void **)&s) != NULL) && now_us() < stop) {
+        node.audited = s->id;
+        if (!is_as_it_was(s)) audit_session(s);
+    }
+    if (!more) node.audited = 0;
+    RedisModule_DictIteratorStop(at);
+}
+
+static void audit_all(void *none) {
+    audit();
+    node.audit_due = node.audited != 0;
+    if (node.audit_due) RedisModule_EventLoopAddOneShot(audit_all, none);
+}
+
+/* Before 7.2 nobody asks us about AUTH and HELLO, and who has not been logged in by us has no callback
+ * either: right behind such a command, all are looked at. */
+static void on_command(RedisModuleCommandFilterCtx *filter) {
+    const RedisModuleString *name = RedisModule_CommandFilterArgGet(filter, 0);
+    if (node.audit_due || name == NULL || !(string_is(name, "AUTH") || string_is(name, "HELLO"))) return;
+    node.audit_due = true;
+    RedisModule_EventLoopAddOneShot(audit_all, NULL);
 }
 
 /* Within this callback no client may be touched: the server calls it again for each touch, without
@@ -677,9 +791,8 @@ static void on_user_changed(uint64_t id, void *none) {
     session *s = session_find(id);
     if (s == NULL || node.switching) return;
     session_user(s, span_of(NULL, 0));
-    s->act = ACTION_LEAVE;
-    s->by_password = true;
-    RedisModule_EventLoopAddOneShot(check_strayed, (void *)(uintptr_t)id);
+    s->strayed = true;
+    RedisModule_EventLoopAddOneShot(check_strayed, as_data(id));
 }
 
 /* Becomes `user`, or the only one there is where it is empty; else says why not. */
@@ -701,16 +814,26 @@ static bool choose(RedisModuleCtx *ctx, session *s, span user, fault *why) {
     return true;
 }
 
+/* A replica with `masterauth` sends it, and gives its link up if it is refused: it stays what it is. */
+static bool keep_peer(RedisModuleCtx *ctx, session *s, const decision *d) {
+    if (!is_peer(d) || s->user == NULL) return false;
+    RedisModuleString *user = string_of(string_span(s->user));
+    bool kept = permits(d, string_span(user)) && become(ctx, s, string_span(user));
+    RedisModule_FreeString(NULL, user);
+    return kept;
+}
+
 /* The server asks before it looks at a password (7.2 and later), for AUTH and HELLO alike. */
 static int on_auth(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleString *password,
                    RedisModuleString **error) {
     (void)password;
     session *s = session_find(RedisModule_GetClientId(ctx));
     span user = string_span(name);
-    if (s && s->local) return REDISMODULE_AUTH_NOT_HANDLED;
-    if (!is_managed(user) && (s == NULL || may_use_password(s))) return REDISMODULE_AUTH_NOT_HANDLED;
+    if (s == NULL || s->local) return REDISMODULE_AUTH_NOT_HANDLED;
+    decision d = decide_again(s, NULL);
+    if (!is_managed(user) && may_use_password(s, &d)) return REDISMODULE_AUTH_NOT_HANDLED;
     fault why;
-    if (choose(ctx, s, user, &why)) return REDISMODULE_AUTH_HANDLED;
+    if (choose(ctx, s, user, &why) || keep_peer(ctx, s, &d)) return REDISMODULE_AUTH_HANDLED;
     char text[320];
     int len = snprintf(text, sizeof text, "certauth: %s", why.text);
     *error = RedisModule_CreateString(ctx, text, (size_t)len);
@@ -719,49 +842,73 @@ static int on_auth(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleStri
 
 /* ---- A policy comes into force ---- */
 
-/* Calls `take` for each line of CLIENT LIST, NUL ended. Names that clients give themselves hold no
- * blank and no newline (networking.c, clientSetNameOrReply), so a field is what stands between blanks. */
-static void each_client(void (*take)(const char *line, void *data), void *data) {
+/* Calls `take` for each line of CLIENT LIST. Names that clients give themselves hold no blank and no
+ * newline (networking.c, clientSetNameOrReply), so a field is what stands between blanks. */
+static void each_client(void (*take)(span line, void *data), void *data) {
     RedisModuleCallReply *reply = RedisModule_Call(node.ctx, "CLIENT", "c", "LIST");
     size_t len = 0;
     const char *text = reply ? RedisModule_CallReplyStringPtr(reply, &len) : NULL;
     span rest = span_of(text, text ? len : 0);
     while (rest.len) {
-        char line[1024];
         const uint8_t *newline = memchr(rest.ptr, '\n', rest.len);
-        size_t whole = newline ? (size_t)(newline - rest.ptr) : rest.len;
-        size_t taken = whole < sizeof line ? whole : sizeof line - 1;
-        memcpy(line, rest.ptr, taken);
-        line[taken] = 0;
-        take(line, data);
-        rest = span_skip(rest, whole + (newline != NULL));
+        size_t line = newline ? (size_t)(newline - rest.ptr) : rest.len;
+        take(span_of(rest.ptr, line), data);
+        rest = span_skip(rest, line + (newline != NULL));
     }
     if (reply) RedisModule_FreeCallReply(reply);
 }
 
-static uint64_t line_id(const char *line) { return strncmp(line, "id=", 3) ? 0 : strtoull(line + 3, NULL, 10); }
+/* The value of a field, empty where there is none; `name` with its "=". */
+static span client_field(span line, const char *name) {
+    while (line.len) {
+        const uint8_t *blank = memchr(line.ptr, ' ', line.len);
+        span field = span_of(line.ptr, blank ? (size_t)(blank - line.ptr) : line.len);
+        if (span_starts(field, text_span(name))) return span_skip(field, strlen(name));
+        line = span_skip(line, field.len + (blank != NULL));
+    }
+    return line;
+}
 
-static void note_id(const char *line, void *data) {
-    (void)data;
-    if (line_id(line) > node.before) node.before = line_id(line);
+static uint64_t client_id(span line) {
+    span digits = client_field(line, "id=");
+    uint64_t id = 0;
+    for (size_t i = 0; i < digits.len && digits.ptr[i] >= '0' && digits.ptr[i] <= '9'; i++) {
+        id = id * 10 + (uint64_t)(digits.ptr[i] - '0');
+    }
+    return id;
+}
+
+static bool has_flag(span line, char flag) {
+    span flags = client_field(line, "flags=");
+    return flags.len && memchr(flags.ptr, flag, flags.len) != NULL;
+}
+
+/* Clients from before the module: known without a certificate. Not our link to a master (M). */
+static void adopt_client(span line, void *none) {
+    (void)none;
+    char address[INET6_ADDRSTRLEN + 2] = "";
+    span at = client_field(line, "addr=");
+    while (at.len && at.ptr[at.len - 1] != ':') at.len--; /* the port */
+    if (at.len) at.len--;
+    if (at.len > 1 && at.ptr[0] == '[') at = span_of(at.ptr + 1, at.len - 2);
+    if (at.len && at.len < sizeof address) memcpy(address, at.ptr, at.len);
+    if (span_starts(client_field(line, "cmd="), LITERAL("module"))) node.loader = client_id(line);
+    if (!has_flag(line, 'M')) session_new(client_id(line), address, has_flag(line, 'U'));
 }
 
 /* Clients that hold `default` keep it when it is switched off, so they are closed by name. Not those
- * still in their handshake, who are decided when it ends; nor the link to our own master (flag M). */
-static void close_default_client(const char *line, void *data) {
+ * still in their handshake: they are decided when it ends, by then as clients from before. */
+static void close_default_client(span line, void *data) {
     write_order *order = data;
-    uint64_t id = line_id(line);
-    const char *flags = strstr(line, " flags="), *user = strstr(line, " user=default");
-    if (user == NULL || (user[13] != ' ' && user[13] != 0) || flags == NULL) return;
-    if (memchr(flags + 7, 'M', strcspn(flags + 7, " ")) || (!session_find(id) && id > node.before)) return;
+    uint64_t id = client_id(line);
+    if (id > node.before) node.before = id;
+    if (!span_equal(client_field(line, "user="), LITERAL("default")) || !session_find(id)) return;
     if (order && order->sender == id) order->close_sender = true;
     else close_now(id);
     if (order) order->closed++;
 }
 
 static void close_default(write_order *order) { each_client(close_default_client, order); }
-
-static bool default_is_off(void) { return ask_server(LITERAL("default"), NULL) == USER_OFF; }
 
 static void apply_all_users(const policy *p, bool limited) {
     for (size_t i = 0; i < policy_rules(p); i++) {
@@ -777,16 +924,18 @@ static void put_in_force(void) {
     if (node.started) return;
     node.started = true;
     fault why;
-    if (!damaged() && node.ever && !switch_off_native_login(&why)) {
+    if (enforced() && !switch_off_native_login(&why)) {
         fail(&node.damage, "tls-auth-clients-user cannot be switched off: %.120s", why.text);
     }
+    bool was_off = default_is_off();
     apply_all_users(node.bootstrap, false);
     if (enforced()) apply_all_users(node.policy, true);
     /* resetpass too: protected mode asks for nopass even of a user that is off (networking.c) */
     if (damaged()) set_user(LITERAL("default"), LITERAL("resetpass off"));
     apply_trust();
     apply_client_auth();
-    if ((damaged() || enforced()) && default_is_off()) close_default(NULL);
+    if ((damaged() || enforced()) && !was_off && default_is_off()) close_default(NULL);
+    audit_all(NULL);
 }
 
 static void put_in_force_by_timer(RedisModuleCtx *ctx, void *none) {
@@ -816,11 +965,20 @@ static void apply_added_users(const patch *change) {
     }
 }
 
+static bool changes_trust(const patch *change) {
+    for (int added = 0; added < 2; added++) {
+        for (size_t i = 0; i < patch_count(change, added); i++) {
+            if (rule_certificate(patch_rule(change, added, i, NULL))) return true;
+        }
+    }
+    return false;
+}
+
 /* The step that nothing interrupts: users, lines, trust; then nobody new is decided by the old. Users
  * go before the lines do, whose notes say what they were. */
 static void commit(write_order *order) {
     bool before = enforced(), after = patch_setting(order->change, SET_ENFORCE) == ENFORCE_ON;
-    bool was_off = default_is_off();
+    bool was_off = default_is_off(), trust = before != after || changes_trust(order->change);
     if (before && !after) undo_all_users();
     if (before && after) undo_removed_users(order->change);
     if (before && after) apply_added_users(order->change);
@@ -829,7 +987,7 @@ static void commit(write_order *order) {
     node.stamp = order->next;
     node.ever = true;
     if (!before && after) apply_all_users(node.policy, true);
-    apply_trust();
+    if (trust) apply_trust();
     apply_client_auth();
     if (after && default_is_off() && (!was_off || !before)) close_default(order);
 }
@@ -838,10 +996,22 @@ static void commit(write_order *order) {
 
 static void finish_order(void *data);
 
+static bool sync_file(const char *name, int flags) {
+    int file = open(name, flags | O_CLOEXEC, 0600);
+    bool good = file >= 0 && fsync(file) == 0;
+    int error = errno;
+    if (file >= 0) close(file);
+    errno = error;
+    return good;
+}
+
+/* The marker stands beside the journal's directory, so that it outlives that: a volume not mounted. */
 static bool make_marker(fault *why) {
-    int file = open(node.marker, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (file >= 0 && fsync(file) == 0 && close(file) == 0) return true;
-    return fail(why, "cannot write %s: %s (it tells a lost journal from a first install)", node.marker, strerror(errno));
+    char parent[PATH_MAX];
+    memcpy(parent, node.directory, sizeof parent);
+    *strrchr(parent, '/') = 0;
+    if (sync_file(node.marker, O_WRONLY | O_CREAT | O_NOFOLLOW) && sync_file(parent[0] ? parent : "/", O_RDONLY)) return true;
+    return fail(why, "cannot write %.120s: %s (it tells a lost journal from a first install)", node.marker, strerror(errno));
 }
 
 static void *write_in_thread(void *data) {
@@ -888,24 +1058,34 @@ static void end_order(write_order *order) {
     RedisModule_UnblockClient(order->client, order);
 }
 
-/* Looks at each session again, a slice of 2 ms at a time, then answers. */
-static void sweep(RedisModuleCtx *ctx, void *data) {
+/* Would it come in today as what it is? Where it would, its end may be another. */
+static bool survives(session *s, reason *why) {
+    decision d = decide_again(s, NULL);
+    *why = d.why;
+    if (!may_stay(s, &d)) return false;
+    if (s->user && permits(&d, string_span(s->user))) set_end(s, &d);
+    return s->end == 0 || s->end > now_seconds();
+}
+
+/* Looks at each session again, a slice of 2 ms at a time, then answers. By one-shots, which run while
+ * an RDB loads; timers do not. */
+static void sweep(void *data) {
     write_order *order = data;
     int64_t stop = now_us() + 2000;
-    bool more = true;
     uint64_t from = session_key(order->swept);
+    session *s = NULL;
+    bool more;
     RedisModuleDictIter *at = RedisModule_DictIteratorStartC(node.sessions, ">", &from, sizeof from);
-    session *s;
     while ((more = RedisModule_DictNextC(at, NULL, (void **)&s) != NULL) && now_us() < stop) {
-        order->swept = s->id;
         reason why;
-        if (stays(s, &why)) continue;
+        order->swept = s->id;
+        if (survives(s, &why)) continue;
         order->closed++;
         if (s->id == order->sender) order->close_sender = true;
-        else end_session(s, why);
+        else end_session(s, "closed", why);
     }
     RedisModule_DictIteratorStop(at);
-    if (more) RedisModule_CreateTimer(ctx, 1, sweep, order);
+    if (more) RedisModule_EventLoopAddOneShot(sweep, order);
     else end_order(order);
 }
 
@@ -918,19 +1098,29 @@ static void finish_order(void *data) {
         return;
     }
     commit(order);
-    sweep(node.ctx, order);
+    sweep(order);
 }
 
 /* ---- Checking a write ---- */
 
+static void text_add_token(text_buffer *b, span token) {
+    char text[8192];
+    size_t len = token_print(token, text, sizeof text);
+    text_add(b, LITERAL(" "));
+    text_add(b, len ? span_of(text, len) : token);
+}
+
 /* Keeps what a user was before the line that adopts it takes force. */
 static void note_user(patch *change, span name, span rules) {
-    char token[4 * 512];
     text_buffer was = {NULL, 0};
-    text_add(&was, LITERAL("was "));
-    text_add(&was, span_of(token, token_print(name, token, sizeof token)));
-    text_add(&was, LITERAL(" "));
-    text_add(&was, rules);
+    text_add(&was, LITERAL("was"));
+    text_add_token(&was, name);
+    while (rules.len) {
+        const uint8_t *blank = memchr(rules.ptr, ' ', rules.len);
+        size_t len = blank ? (size_t)(blank - rules.ptr) : rules.len;
+        if (len) text_add_token(&was, span_of(rules.ptr, len));
+        rules = span_skip(rules, len + (blank != NULL));
+    }
     patch_add(change, span_of(was.text, was.len), 0);
     free(was.text);
 }
@@ -938,6 +1128,7 @@ static void note_user(patch *change, span name, span rules) {
 static bool try_acl(const rule *user, bool limited, fault *why) {
     RedisModuleString *error = NULL;
     text_buffer b = acl_text(user, limited);
+    text_add(&b, LITERAL(" resetchannels")); /* or the next try looks through all clients for channels */
     bool good = RedisModule_SetModuleUserACLString(NULL, node.scratch, b.text, &error) == REDISMODULE_OK;
     if (!good) fail(why, "%s", error ? (const char *)string_span(error).ptr : "not ACL rules");
     if (error) RedisModule_FreeString(NULL, error);
@@ -1059,11 +1250,12 @@ static bool read_options(RedisModuleString **argv, int argc, options *o, fault *
 static bool may_administer(RedisModuleCtx *ctx, const char *verb) {
     RedisModuleString *argv[] = {string_of(LITERAL("ACL")), string_of(span_of(verb, strlen(verb))), string_of(LITERAL("x"))};
     int argc = strcmp(verb, "SETUSER") == 0 ? 3 : 2; /* Redis 8.6 looks at the arity too */
-    RedisModuleString *name = RedisModule_GetCurrentUserName(ctx);
-    RedisModuleUser *user = RedisModule_GetModuleUserFromUserName(name);
+    /* Not GetCurrentUserName, which crashes for a client without a user: another module's call. */
+    RedisModuleString *name = RedisModule_GetClientUserNameById(ctx, RedisModule_GetClientId(ctx));
+    RedisModuleUser *user = name ? RedisModule_GetModuleUserFromUserName(name) : NULL;
     int denied = user ? RedisModule_ACLCheckCommandPermissions(user, argv, argc) : REDISMODULE_ERR;
     if (user) RedisModule_FreeModuleUser(user);
-    RedisModule_FreeString(ctx, name);
+    if (name) RedisModule_FreeString(ctx, name);
     for (size_t i = 0; i < 3; i++) RedisModule_FreeString(NULL, argv[i]);
     return denied == REDISMODULE_OK;
 }
@@ -1151,7 +1343,7 @@ static bool check_change(RedisModuleCtx *ctx, const patch *change, const options
         return fail(why, "LOCKOUT after this change your own certificate would not be let in as the same user: "
                     "say FORCE if that is meant");
     }
-    return patch_setting(change, SET_ENFORCE) == ENFORCE_OFF || switch_off_native_login(why);
+    return patch_setting(change, SET_ENFORCE) != ENFORCE_ON || switch_off_native_login(why);
 }
 
 /* A sender that cuts itself off (FORCE) leaves its user now: with the user its connection would go,
@@ -1364,9 +1556,11 @@ static int explain(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
         return RedisModule_ReplyWithError(ctx, "ERR not an IP address");
     }
     size_t given = certificates_parse(string_span(argv[1]), certificates, MOST, &why);
-    char text[300];
-    snprintf(text, sizeof text, "ERR %s", why.text);
-    if (given == 0) return RedisModule_ReplyWithError(ctx, text);
+    if (given == 0) {
+        char text[300];
+        snprintf(text, sizeof text, "ERR %s", why.text);
+        return RedisModule_ReplyWithError(ctx, text);
+    }
     put_in_force();
     identity_read(certificates[0], &id);
     path_verify(node.policy, certificates[0], certificates + 1, given - 1, &issuers);
@@ -1504,55 +1698,79 @@ static void info(RedisModuleInfoCtx *ctx, int for_crash_report) {
 /* ---- Once a second ---- */
 
 static void close_ended(void) {
-    uint8_t *key;
-    session *s;
-    int64_t now = now_seconds();
+    int64_t now = now_seconds(), stop = now_us() + 2000;
+    session *s = NULL;
     RedisModuleDictIter *at = RedisModule_DictIteratorStartC(node.ends, "^", NULL, 0);
-    while ((key = RedisModule_DictNextC(at, NULL, (void **)&s)) != NULL && s->end <= now) {
-        end_session(s, REASON_EXPIRED);
+    while (RedisModule_DictNextC(at, NULL, (void **)&s) != NULL && s->end <= now && now_us() < stop) {
+        end_session(s, "ended", REASON_EXPIRED);
     }
     RedisModule_DictIteratorStop(at);
 }
 
+/* A user that is not what its line says: one of the bootstrap file, one of the policy, or `default`
+ * where the journal cannot be read. */
+static void repair_user(span name) {
+    const rule *own = policy_user(node.bootstrap, LINE_USER, name);
+    const rule *line = own ? own : policy_user(node.policy, LINE_USER, name);
+    RedisModule_Log(node.ctx, "warning", "user '%.*s' had been changed by hand: set back to its line",
+                    (int)name.len, (const char *)name.ptr);
+    if (line) apply_user(line, own == NULL);
+    else set_user(name, LITERAL("resetpass off"));
+    if (span_equal(name, LITERAL("default")) && default_is_off()) close_default(NULL);
+}
+
+static bool has_drifted(span name, const RedisModuleString *expected) {
+    RedisModuleString *now = user_rules(name);
+    bool same = now && span_equal(string_span(now), string_span(expected));
+    if (now) RedisModule_FreeString(NULL, now);
+    return !same;
+}
+
 /* Users that somebody changed by hand, since a line is their whole state. A sixtieth a second, at least
- * a thousand, so that all are seen within a minute. */
+ * a thousand, so that all are seen within a minute; `default` each time, for it is everybody's. */
 static void repair_users(void) {
+    enum { SLICE = 1000 };
     static char last[520];
     static size_t last_len;
-    size_t most = RedisModule_DictSize(node.managed) / 60 + 1000, name_len;
-    RedisModuleString *expected;
+    RedisModuleString *drifted[SLICE], *expected;
+    size_t found = 0, seen = 0, name_len, most = RedisModule_DictSize(node.managed) / 60 + SLICE;
     char *name;
+    expected = RedisModule_DictGetC(node.managed, (void *)(uintptr_t)"default", 7, NULL);
+    if (expected && has_drifted(LITERAL("default"), expected)) repair_user(LITERAL("default"));
     RedisModuleDictIter *at = RedisModule_DictIteratorStartC(node.managed, last_len ? ">" : "^", last, last_len);
-    text_buffer drifted = {NULL, 0};
-    while (most-- && (name = RedisModule_DictNextC(at, &name_len, (void **)&expected)) != NULL) {
+    while (seen++ < most && found < SLICE && (name = RedisModule_DictNextC(at, &name_len, (void **)&expected)) != NULL) {
         last_len = name_len < sizeof last ? name_len : 0;
         memcpy(last, name, last_len);
-        RedisModuleString *now = user_rules(span_of(name, name_len));
-        bool same = now && span_equal(string_span(now), string_span(expected));
-        if (now) RedisModule_FreeString(NULL, now);
-        if (same) continue;
-        text_add(&drifted, span_of(name, name_len));
-        break; /* a repair changes the dictionary: one a second is enough, and none is missed */
+        if (has_drifted(span_of(name, name_len), expected)) drifted[found++] = string_of(span_of(name, name_len));
     }
-    if (name == NULL) last_len = 0;
-    RedisModule_DictIteratorStop(at);
-    if (drifted.text == NULL) return;
-    span user = span_of(drifted.text, drifted.len);
-    const rule *own = policy_user(node.bootstrap, LINE_USER, user);
-    const rule *line = own ? own : policy_user(node.policy, LINE_USER, user);
-    RedisModule_Log(node.ctx, "warning", "user '%.*s' had been changed by hand: set back to its line",
-                    (int)user.len, drifted.text);
-    if (line) apply_user(line, own == NULL);
-    else set_user(user, LITERAL("resetpass off")); /* `default` without a readable journal */
-    free(drifted.text);
+    if (seen <= most && found < SLICE) last_len = 0; /* the end: from the start next time */
+    RedisModule_DictIteratorStop(at); /* before the repairs, which change the dictionary */
+    for (size_t i = 0; i < found; i++) {
+        repair_user(string_span(drifted[i]));
+        RedisModule_FreeString(NULL, drifted[i]);
+    }
+}
+
+/* The server's own certificate login, or another tls-ca-cert-dir, set by hand. */
+static void repair_configuration(void) {
+    static bool told;
+    char value[PATH_MAX];
+    static char last[PATH_MAX];
+    fault why;
+    bool good = !enforced() || switch_off_native_login(&why);
+    if (!good && !told) RedisModule_Log(node.ctx, "warning", "tls-auth-clients-user: %s", why.text);
+    told = !good;
+    if (!config_get("tls-ca-cert-dir", value, sizeof value) || strcmp(value, last) == 0) return;
+    memcpy(last, value, sizeof last);
+    apply_trust();
 }
 
 static void tick(RedisModuleCtx *ctx, void *none) {
     put_in_force();
     close_ended();
     repair_users();
-    fault why;
-    if (node.ever && !switch_off_native_login(&why)) RedisModule_Log(ctx, "warning", "%s", why.text);
+    repair_configuration();
+    audit();
     RedisModule_CreateTimer(ctx, 1000, tick, none);
 }
 
@@ -1736,12 +1954,17 @@ static bool load(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, fault 
     make_state(ctx);
     if (!make_commands(ctx)) return fail(why, "the commands CERTAUTH.* could not be made");
     if (!read_arguments(argv, argc, why)) return false;
-    if (!tls_watch()) node.api_certificates = true;
-    each_client(note_id, NULL);
+    if (!node.api_certificates && !tls_watch()) node.api_certificates = true;
+    /* There is no data of ours in the keyspace, so nothing to do when it is swapped or moved. */
+    int options = REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD;
+    if (node.is_valkey) options |= VALKEYMODULE_OPTIONS_HANDLE_ATOMIC_SLOT_MIGRATION;
+    RedisModule_SetModuleOptions(ctx, options);
+    each_client(adopt_client, NULL);
     RedisModuleEvent event = {REDISMODULE_EVENT_CLIENT_CHANGE, 1};
     RedisModule_SubscribeToServerEvent(ctx, event, on_client_change);
     RedisModule_RegisterInfoFunc(ctx, info);
     if (RedisModule_RegisterAuthCallback) RedisModule_RegisterAuthCallback(ctx, on_auth);
+    else RedisModule_RegisterCommandFilter(ctx, on_command, 0);
     RedisModule_CreateTimer(ctx, 0, put_in_force_by_timer, NULL);
     RedisModule_CreateTimer(ctx, 1000, tick, NULL);
     return true;
@@ -1751,7 +1974,10 @@ __attribute__((visibility("default"))) int RedisModule_OnLoad(RedisModuleCtx *ct
 int RedisModule_OnLoad(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     fault why;
     redis_api_load(ctx);
-    if (RedisModule_IsModuleNameBusy && RedisModule_IsModuleNameBusy("certauth")) return REDISMODULE_ERR;
+    if (RedisModule_IsModuleNameBusy && RedisModule_IsModuleNameBusy("certauth")) {
+        RedisModule_Log(ctx, "warning", "certauth is loaded already");
+        return REDISMODULE_ERR;
+    }
     RedisModule_SetModuleAttribs(ctx, "certauth", 1, REDISMODULE_APIVER_1);
     if (!load(ctx, argv, argc, &why)) {
         RedisModule_Log(ctx, "warning", "certauth cannot be loaded: %s", why.text);
@@ -1759,11 +1985,4 @@ int RedisModule_OnLoad(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) 
     }
     if (damaged()) RedisModule_Log(ctx, "warning", "only the bootstrap file decides: %s", node.damage.text);
     return REDISMODULE_OK;
-}
-
-__attribute__((visibility("default"))) int RedisModule_OnUnload(RedisModuleCtx *ctx);
-int RedisModule_OnUnload(RedisModuleCtx *ctx) {
-    RedisModule_Log(ctx, "warning", "certauth stays loaded: without it nobody would decide who a client is; "
-                    "take the loadmodule line out and restart the server");
-    return REDISMODULE_ERR;
 }

@@ -73,7 +73,7 @@ static void tell_sans(writer *w, const identity *leaf) {
         put_string(w, "its SAN ");
         put_string(w, bind_kind_name(kind));
         put_byte(w, ' ');
-        if (kind == BIND_IP) put_hex(w, value);
+        if (kind == BIND_IP) put_address(w, value);
         else put_span(w, value);
         put_byte(w, '\n');
     }
@@ -107,10 +107,11 @@ static void tell_path(writer *w, const request *r) {
 }
 
 static void tell_cure(writer *w, const request *r, const decision *d) {
+    char text[2 * NAME_BYTES];
+    bool unbound = d->why == REASON_NO_BINDING;
+    size_t len = unbound ? name_print(r->leaf->subject, text, sizeof text) : 0;
     put_string(w, "to change it: ");
-    if (d->why == REASON_NO_BINDING && r->leaf->subject.len) {
-        char text[2 * NAME_BYTES];
-        size_t len = name_print(r->leaf->subject, text, sizeof text);
+    if (len) {
         put_string(w, "add the line: bind subject ");
         put_token(w, span_of(text, len));
         put_string(w, " <user>");
@@ -123,7 +124,8 @@ static void tell_cure(writer *w, const request *r, const decision *d) {
 static void tell_end(writer *w, const decision *d) {
     put_string(w, reason_name(d->why));
     put_string(w, ": ");
-    put_string(w, STEPS[d->why].failed);
+    put_string(w, d->act == ACTION_CHOOSE ? "it may be any user of the line, and has to choose"
+                                          : STEPS[d->why].failed);
     if (d->detail) {
         put_string(w, ": ");
         put_string(w, d->detail);

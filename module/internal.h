@@ -46,6 +46,7 @@ static inline void put_byte(writer *w, uint8_t byte) { put(w, &byte, 1); }
 void put_u16(writer *, size_t value); /* big-endian; too large a value fills the writer */
 void put_hex(writer *, span bytes);
 void put_token(writer *, span value); /* quoted where the reader of tokens would need it */
+void put_address(writer *, span address); /* 4 or 16 bytes, as inet_ntop(3) writes them */
 #define put_text(w, text) put(w, "" text, sizeof(text) - 1)
 
 static inline size_t get_u16(const uint8_t *p) { return (size_t)p[0] << 8 | p[1]; }

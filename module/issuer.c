@@ -31,13 +31,22 @@ static void path_from_chain(X509 *const *chain, size_t count, path *out) {
     out->known = true;
 }
 
+/* The CAs must be for TLS clients, as the handshake asks; the leaf's key usage has a reason of its own. */
+static int forgive_leaf(int good, X509_STORE_CTX *context) {
+    return good || (X509_STORE_CTX_get_error_depth(context) == 0 &&
+                    X509_STORE_CTX_get_error(context) == X509_V_ERR_INVALID_PURPOSE);
+}
+
 /* Times are the decision's business: it names them, and knows a clock for `explain`. */
-static bool verify(X509_STORE_CTX *context, const policy *p, X509 *leaf, STACK_OF(X509) *extra) {
+static bool verify(X509_STORE_CTX *context, const policy *p, X509 *leaf, STACK_OF(X509) *extra,
+                   unsigned long flags) {
+    X509_STORE_CTX_cleanup(context);
     if (X509_STORE_CTX_init(context, policy_store(p), leaf, extra) != 1) return false;
     X509_VERIFY_PARAM *param = X509_STORE_CTX_get0_param(context);
-    X509_VERIFY_PARAM_set_flags(param, X509_V_FLAG_NO_CHECK_TIME | X509_V_FLAG_PARTIAL_CHAIN);
+    X509_VERIFY_PARAM_set_flags(param, X509_V_FLAG_NO_CHECK_TIME | flags);
     X509_VERIFY_PARAM_set_depth(param, PATH_LENGTH);
-    X509_STORE_CTX_set_purpose(context, X509_PURPOSE_ANY); /* key usage has a reason of its own */
+    X509_STORE_CTX_set_purpose(context, X509_PURPOSE_SSL_CLIENT);
+    X509_STORE_CTX_set_verify_cb(context, forgive_leaf);
     return X509_verify_cert(context) == 1;
 }
 
@@ -98,7 +107,10 @@ void path_verify(const policy *p, X509 *leaf, X509 *const *extra, size_t count, 
     for (size_t i = 0; i < count && untrusted; i++) {
         if (extra[i]) sk_X509_push(untrusted, extra[i]);
     }
-    if (context && untrusted && verify(context, p, leaf, untrusted)) {
+    /* Up to a root where there is one, as the handshake goes: else revoking it, or what it issued, by
+     * its key would pass unseen. */
+    if (context && untrusted &&
+        (verify(context, p, leaf, untrusted, 0) || verify(context, p, leaf, untrusted, X509_V_FLAG_PARTIAL_CHAIN))) {
         take_chain(X509_STORE_CTX_get0_chain(context), out);
     }
     sk_X509_free(untrusted);

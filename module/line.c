@@ -21,7 +21,8 @@ typedef struct {
     fault *why;
     span token;     /* the last one read, in token_bytes */
     uint8_t token_bytes[LINE_BYTES];
-    uint8_t text_bytes[LINE_BYTES], key_bytes[LINE_BYTES], field_bytes[LINE_BYTES];
+    uint8_t text_bytes[LINE_BYTES], key_bytes[LINE_BYTES];
+    uint8_t field_bytes[3 * LINE_BYTES]; /* words of one letter take five bytes as fields, two as text */
 } line;
 
 /* ---- Keys ---- */
@@ -174,9 +175,12 @@ static bool read_authority(line *l) {
                     "key usage does not let it sign certificates");
     }
     uint8_t hash[HASH_BYTES], key[HASH_BYTES], alias[HASH_BYTES];
+    uint8_t serial[SERIAL_BYTES];
+    size_t serial_len;
     int64_t from, to;
-    if (!certificate_key(certificate, key) || !certificate_times(certificate, &from, &to)) {
-        return fail(l->why, "the certificate's key or its validity cannot be read");
+    if (!certificate_key(certificate, key) || !certificate_times(certificate, &from, &to) ||
+        !certificate_serial(certificate, serial, &serial_len)) {
+        return fail(l->why, "its key, its validity or its serial number is nothing that could be checked");
     }
     sha256(span_of(der, len), hash);
     int text_len = EVP_EncodeBlock(l->token_bytes, der, (int)len); /* base64 has several spellings */
@@ -309,7 +313,7 @@ static size_t address_parse(span text, uint8_t out[16]) {
     return inet_pton(AF_INET6, name, out) == 1 ? 16 : 0;
 }
 
-static void put_address(writer *w, span address) {
+void put_address(writer *w, span address) {
     char name[INET6_ADDRSTRLEN];
     const char *text = inet_ntop(address.len == 4 ? AF_INET : AF_INET6, address.ptr, name, sizeof name);
     if (text) put(w, text, strlen(text));
@@ -330,10 +334,12 @@ static bool read_bind_value(line *l, bind_kind kind, uint8_t *out, size_t *len) 
     char text[2 * NAME_BYTES];
     if (!need(l, "the value to bind")) return false;
     switch (kind) {
-    case BIND_SUBJECT:
+    case BIND_SUBJECT: {
         if (!name_parse(l->token, out, len, l->why)) return false;
-        say(l, span_of(text, name_print(span_of(out, *len), text, sizeof text)));
-        return true;
+        size_t printed = name_print(span_of(out, *len), text, sizeof text);
+        say(l, span_of(text, printed));
+        return printed > 0 || fail(l->why, "the subject is longer than %zu bytes when it is written out", sizeof text);
+    }
     case BIND_IP: {
         *len = address_parse(l->token, out);
         if (*len == 0) return bad_token(l, "not an IP address");
@@ -400,6 +406,11 @@ static bool decimal(span text, unsigned most, unsigned *out) {
 }
 
 /* ADDRESS or ADDRESS/PREFIX; a field is the address and a byte for the prefix. */
+static bool is_mapped(span address) {
+    static const uint8_t prefix[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+    return address.len == 16 && memcmp(address.ptr, prefix, sizeof prefix) == 0;
+}
+
 static bool read_net(line *l, writer *nets, span text) {
     uint8_t net[17];
     const uint8_t *slash = memchr(text.ptr, '/', text.len);
@@ -409,6 +420,9 @@ static bool read_net(line *l, writer *nets, span text) {
     if (len == 0 || (slash && !decimal(span_skip(text, host.len + 1), prefix, &prefix))) {
         return fail(l->why, "from= takes addresses and networks joined by commas, such as "
                     "10.0.0.0/8,::1; not '%.*s'", shown(text), (const char *)text.ptr);
+    }
+    if (is_mapped(span_of(net, len))) {
+        return fail(l->why, "from=: write '%.*s' as the IPv4 network that it is", shown(text), (const char *)text.ptr);
     }
     if (has_host_bits(span_of(net, len), prefix)) {
         return fail(l->why, "from=: '%.*s' has bits set behind its prefix: which network is meant?",
@@ -504,11 +518,23 @@ static bool is_option(span token) {
            span_starts(token, LITERAL("session="));
 }
 
+/* The first user of the fields so far that the token names. */
+static bool is_named(const line *l) {
+    span fields = span_of(l->field_bytes, l->fields.len);
+    while (fields.len) {
+        size_t len = (size_t)fields.ptr[1] << 16 | get_u16(fields.ptr + 2);
+        if (fields.ptr[0] == FIELD_USER && span_equal(span_of(fields.ptr + 4, len), l->token)) return true;
+        fields = span_skip(fields, 4 + len);
+    }
+    return false;
+}
+
 static bool read_users_and_options(line *l, options *o) {
     bool behind = false; /* the users */
     if (!need(l, "the user")) return false;
     do {
         behind = behind || is_option(l->token);
+        if (!behind && is_named(l)) return bad_token(l, "a user named twice");
         if (!(behind ? read_bind_option(l, o) : read_user_name(l))) return false;
         l->why->text[0] = 0;
     } while (next(l));
@@ -546,6 +572,10 @@ static bool read_serial(line *l, uint8_t *out, size_t *len) {
         if (count == 2 * SERIAL_BYTES) return fail(l->why, "the serial number is too long");
         digits[count++] = c;
     }
+    if (l->token.len == 0 || (count == 0 && memchr(l->token.ptr, '0', l->token.len) == NULL)) {
+        return bad_token(l, "not a serial number in hex");
+    }
+    if (count == 0) digits[count++] = '0'; /* zero is one byte */
     bool odd = count % 2 == 1;
     if (odd) memmove(digits + 1, digits, count++);
     if (odd) digits[0] = '0';
@@ -566,8 +596,7 @@ static bool read_revoke(line *l) {
     say_hex(l, span_of(hash, sizeof hash));
     if (kind == REVOKE_SERIAL) {
         if (!read_serial(l, serial, &len)) return false;
-        if (len) say_hex(l, span_of(serial, len));
-        else put_text(&l->text, " 00");
+        say_hex(l, span_of(serial, len));
     }
     line_key(l, kind, span_of(hash, sizeof hash), span_of(serial, len));
     return true;
@@ -581,26 +610,46 @@ static bool is_password_rule(span acl) {
            span_equal_nocase(acl, LITERAL("reset"));
 }
 
-static bool read_acl_rule(line *l) {
-    if (l->token.len == 0) return fail(l->why, "an empty ACL rule");
-    if (l->head.type == LINE_USER && is_password_rule(l->token)) {
+/* One rule without blanks or quotes: what the server splits at blanks again must not become more rules
+ * than were looked at here. */
+static bool take_acl_rule(line *l, span acl) {
+    bool ours = l->head.type != LINE_WAS; /* which tells an operator's user word by word */
+    if (ours && (!text_clean(acl) || memchr(acl.ptr, '"', acl.len) || memchr(acl.ptr, '\'', acl.len) ||
+        memchr(acl.ptr, '\\', acl.len))) {
+        return bad_token(l, "an ACL rule holds no quote, no backslash, no control or invisible character");
+    }
+    if (l->head.type == LINE_USER && is_password_rule(acl)) {
         return fail(l->why, "a user line takes no nopass, no password and no reset: its users come by "
                     "certificate, and it is their whole state");
     }
-    if (l->head.type == LINE_LIMIT && l->token.ptr[0] != '-') {
+    if (l->head.type == LINE_LIMIT && acl.ptr[0] != '-') {
         return bad_token(l, "a limit line takes rules that take away, such as -@admin, not");
     }
-    if (span_equal_nocase(l->token, LITERAL("on"))) l->head.on = true;
-    if (span_equal_nocase(l->token, LITERAL("off"))) l->head.on = false;
-    put_field(l, FIELD_ACL, l->token);
-    say(l, l->token);
+    if (span_equal_nocase(acl, LITERAL("on"))) l->head.on = true;
+    if (span_equal_nocase(acl, LITERAL("off"))) l->head.on = false;
+    put_field(l, FIELD_ACL, acl);
+    say(l, acl);
     return true;
+}
+
+/* A token may be a quoted selector, "(~x +@read)": it is taken word by word, as ACL SETUSER does. */
+static bool read_acl_rules(line *l) {
+    span rest = l->token;
+    bool any = false;
+    while (rest.len) {
+        const uint8_t *blank = l->head.type == LINE_WAS ? NULL : memchr(rest.ptr, ' ', rest.len);
+        size_t len = blank ? (size_t)(blank - rest.ptr) : rest.len;
+        if (len && !take_acl_rule(l, span_of(rest.ptr, len))) return false;
+        any = any || len;
+        rest = span_skip(rest, len + (blank != NULL));
+    }
+    return any || fail(l->why, "an empty ACL rule");
 }
 
 static bool read_acl(line *l) {
     l->why->text[0] = 0;
     while (next(l)) {
-        if (!read_acl_rule(l)) return false;
+        if (!read_acl_rules(l)) return false;
     }
     return l->why->text[0] == 0;
 }
@@ -665,12 +714,12 @@ static rule *rule_of(const line *l) {
 }
 
 rule *rule_parse(span text, fault *why) {
-    line l; /* not cleared: half a megabyte of buffers */
+    line l; /* not cleared: its buffers are large */
     l.rest = text;
     l.head = (rule){0};
     l.text = (writer){l.text_bytes, 0, LINE_BYTES, false};
     l.key = (writer){l.key_bytes, 0, LINE_BYTES, false};
-    l.fields = (writer){l.field_bytes, 0, LINE_BYTES, false};
+    l.fields = (writer){l.field_bytes, 0, sizeof l.field_bytes, false};
     l.why = why;
     ERR_set_mark();
     bool good = text.len <= LINE_BYTES ? read_line(&l)

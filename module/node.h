@@ -13,7 +13,7 @@ bool ip_parse(const char *text, ip *out);
 
 /* What a handshake left. `chain` is the leaf and, after a full handshake, the verified path above it;
  * empty without a certificate. Borrowed: valid as long as the connection. */
-typedef struct { X509 *chain[PATH_LENGTH + 1]; size_t count; } peer;
+typedef struct { X509 *chain[PATH_LENGTH + 1]; size_t count; void *ssl; } peer;
 
 /* Has libcrypto tell of every SSL object made and freed from now on. False where it cannot. */
 bool tls_watch(void);
@@ -22,10 +22,15 @@ bool tls_watch(void);
  * where not exactly one SSL object can be the one: the caller must then ask the server. */
 bool tls_claim(const ip *address, uint16_t port, peer *out);
 
+/* From now on nothing that this peer has sent is read, in whichever thread: SSL_read(3) returns 0
+ * before it looks at a byte. Does nothing where the SSL object is not known. */
+void tls_silence(const peer *);
+
 /* ---- trust.c: the directory behind tls-ca-cert-dir ---- */
 
 /* Makes `directory` hold the `ca` and `anchor` certificates of both policies (either may be NULL)
- * under their hash names, and nothing else of its kind. `changed`: a file came or went. */
-bool trust_write(const char *directory, const policy *, const policy *bootstrap, bool *changed, fault *why);
+ * under their hash names; with `only`, nothing else of its kind. `changed`: a file came or went. */
+bool trust_write(const char *directory, const policy *, const policy *bootstrap, bool only, bool *changed,
+                 fault *why);
 
 #endif

@@ -131,7 +131,7 @@ struct policy {
     table aliases;  /* `ca` lines by their key, `allow` lines by their CN */
     digest sum;
     int settings[SETTINGS];
-    size_t binds[BIND_KINDS];
+    size_t binds[BIND_KINDS], limits;
     X509_STORE *store;
 };
 
@@ -184,6 +184,7 @@ static void policy_put(policy *p, rule *r) {
     if (rule_alias(r)) table_add(&p->aliases, r);
     if (r->type == LINE_SET) p->settings[r->kind] = r->value;
     if (r->type == LINE_BIND) p->binds[r->kind]++;
+    if (r->type == LINE_LIMIT) p->limits++; /* of a bootstrap file, which never changes */
 }
 
 static void policy_take(policy *p, rule *r) {
@@ -414,14 +415,20 @@ bool view_binds(const view *v, bind_kind kind) { return v->pending || v->base->b
 
 /* ---- The decision ---- */
 
-/* What a leaf maps to, gathered in one pass over what it can be bound by. */
+/* One judgement: under which lines, and what the leaf maps to, gathered in one pass over what it can
+ * be bound by. */
 typedef struct {
     const view *lines;
+    const view *revocations; /* the policy's, also where the bootstrap file is judged */
+    const policy *bootstrap; /* whose users are not the policy's to give; NULL while it is judged itself */
     const request *r;
-    const rule *line;   /* the first that matched */
+    const rule *line;        /* the first that matched */
     bool ambiguous, conflict, elsewhere;
     uint32_t session;
 } match;
+
+/* The bootstrap file is exempt from the gate. */
+static bool is_gated(const match *m) { return m->bootstrap || m->lines == m->revocations; }
 
 static bool same_users(const rule *a, const rule *b) {
     for (size_t i = 0;; i++) {
@@ -468,19 +475,20 @@ static bool is_revoked(const view *revocations, const uint8_t *issuer, span seri
     return view_find(revocations, key) != NULL;
 }
 
-static reason check_path(const view *lines, const view *revocations, const request *r) {
+static reason check_path(const match *m) {
+    const request *r = m->r;
     const path *p = r->issuers;
     uint8_t alias[HASH_BYTES];
     bool trusted = false;
     for (size_t i = 0; p->known && i < p->count && !trusted; i++) {
         alias_authority(alias, p->ca[i].key);
-        trusted = view_alias(lines, alias) != NULL;
+        trusted = view_alias(m->lines, alias) != NULL;
     }
     if (!trusted) return REASON_UNTRUSTED_ISSUER;
     for (size_t i = 0; i < p->count; i++) {
         const authority *ca = &p->ca[i], *issuer = i + 1 < p->count ? &p->ca[i + 1] : ca;
         if (r->now < ca->not_before || r->now > ca->not_after) return REASON_CA_EXPIRED;
-        if (is_revoked(revocations, issuer->key, span_of(ca->serial, ca->serial_len), ca->cert, ca->key)) {
+        if (is_revoked(m->revocations, issuer->key, span_of(ca->serial, ca->serial_len), ca->cert, ca->key)) {
             return REASON_CA_REVOKED;
         }
     }
@@ -515,43 +523,64 @@ static const char *near_miss(const view *lines, const identity *leaf) {
                                  : NULL;
 }
 
+/* May the policy give this user at all? Not one of the bootstrap file; and where that limits users, only
+ * such as have a `user` line, for nothing limits the others. */
+static bool is_for_policy(const match *m, const rule *line, span user) {
+    if (m->bootstrap == NULL) return true;
+    return !policy_user(m->bootstrap, LINE_USER, user) && (line || !m->bootstrap->limits);
+}
+
 /* `user` lines that are not applied yet say what the server's users will be: those of a change, and
  * all of a policy that is not enforced. */
-static reason check_user(const view *lines, bool gated, const request *r, span user) {
+static reason check_user(const match *m, span user) {
+    const request *r = m->r;
     uint8_t key[HASH_BYTES];
     key_of(key, LINE_USER, 0, user, span_of(NULL, 0));
-    bool applied = r->ask && !r->pending && (!gated || view_setting(lines, SET_ENFORCE) == ENFORCE_ON);
-    const rule *line = applied ? NULL : view_find(lines, key);
-    if (line == NULL && r->pending && table_find(&lines->base->lines, key)) return REASON_USER_MISSING;
+    bool on = !is_gated(m) || view_setting(m->lines, SET_ENFORCE) == ENFORCE_ON;
+    bool applied = r->ask && !r->pending && on;
+    const rule *line = view_find(m->lines, key);
+    if (!is_for_policy(m, line, user)) return REASON_USER_MISSING;
+    if (line == NULL && r->pending && table_find(&m->lines->base->lines, key)) return REASON_USER_MISSING;
+    if (applied) line = NULL;
     user_state state = line ? (line->on ? USER_ON : USER_OFF) : r->ask ? r->ask(user, r->data) : USER_UNKNOWN;
     return state == USER_MISSING ? REASON_USER_MISSING : state == USER_OFF ? REASON_USER_OFF : REASON_MATCHED;
 }
 
 /* The checks of the certificate itself, in the order of enum reason. */
-static reason check_leaf(const view *lines, const view *revocations, bool gated, const match *m) {
+static reason check_leaf(const match *m) {
     const request *r = m->r;
     const identity *leaf = r->leaf;
     span cn;
     if (leaf->refusal) return leaf->refusal;
-    bool by_name = gated && view_setting(lines, SET_GATE) == GATE_SAN_CN;
+    bool by_name = is_gated(m) && view_setting(m->lines, SET_GATE) == GATE_SAN_CN;
     if (m->ambiguous || (by_name && name_common_names(leaf->subject, &cn) > 1)) return REASON_AMBIGUOUS;
-    reason bad = check_path(lines, revocations, r);
+    reason bad = check_path(m);
     if (bad) return bad;
     if (r->now < leaf->not_before) return REASON_NOT_YET_VALID;
     if (r->now > leaf->not_after) return REASON_EXPIRED;
     if (!leaf->client) return REASON_KEY_USAGE;
-    if (is_revoked(revocations, r->issuers->ca[0].key, leaf->serial, leaf->cert, leaf->key)) {
+    if (is_revoked(m->revocations, r->issuers->ca[0].key, leaf->serial, leaf->cert, leaf->key)) {
         return REASON_REVOKED;
     }
-    return gated && !passes_gate(lines, leaf) ? REASON_GATE : REASON_UNDECIDED;
+    return is_gated(m) && !passes_gate(m->lines, leaf) ? REASON_GATE : REASON_UNDECIDED;
 }
 
-static reason check_match(const view *lines, bool gated, const match *m) {
+/* One of several is asked about when it is chosen; but none may be one that is not to be given. */
+static reason check_choice(const match *m) {
+    span user;
+    uint8_t key[HASH_BYTES];
+    for (size_t i = 0; (user = rule_user(m->line, i)).len; i++) {
+        key_of(key, LINE_USER, 0, user, span_of(NULL, 0));
+        if (!is_for_policy(m, view_find(m->lines, key), user)) return REASON_USER_MISSING;
+    }
+    return REASON_MATCHED;
+}
+
+static reason check_match(const match *m) {
     if (m->line == NULL) return REASON_NO_BINDING;
     if (m->conflict) return REASON_CONFLICT;
     if (m->elsewhere) return REASON_ADDRESS;
-    if (rule_user(m->line, 1).len) return REASON_MATCHED; /* asked when one is chosen */
-    return check_user(lines, gated, m->r, rule_user(m->line, 0));
+    return rule_user(m->line, 1).len ? check_choice(m) : check_user(m, rule_user(m->line, 0));
 }
 
 static int64_t path_end(const request *r) {
@@ -562,15 +591,17 @@ static int64_t path_end(const request *r) {
     return end;
 }
 
-static decision judge(const view *lines, const view *revocations, bool gated, const request *r) {
-    match m = {.lines = lines, .r = r};
+/* `bound`: some line names this leaf, whatever else is wrong with it. */
+static decision judge(match m, bool *bound) {
+    const request *r = m.r;
     decision d = {.act = ACTION_REFUSE, .detail = r->leaf->detail};
     if (!r->leaf->refusal) identity_bindings(r->leaf, take_binding, &m);
-    d.why = check_leaf(lines, revocations, gated, &m);
+    *bound = m.line != NULL;
+    d.why = check_leaf(&m);
     if (d.why) return d;
-    d.why = check_match(lines, gated, &m);
+    d.why = check_match(&m);
     d.line = m.line;
-    if (d.why == REASON_NO_BINDING) d.detail = near_miss(lines, r->leaf);
+    if (d.why == REASON_NO_BINDING) d.detail = near_miss(m.lines, r->leaf);
     if (d.why != REASON_MATCHED) return d;
     d.act = rule_user(m.line, 1).len ? ACTION_CHOOSE : ACTION_LOGIN;
     d.until = path_end(r);
@@ -578,13 +609,14 @@ static decision judge(const view *lines, const view *revocations, bool gated, co
     return d;
 }
 
-static decision decide_on(const view *lines, const request *r) {
+static decision decide_on(const view *lines, const policy *bootstrap, const request *r) {
+    bool bound;
     decision d = {.act = ACTION_REFUSE, .why = REASON_NO_CERTIFICATE};
     if (r->leaf == NULL) {
         if (view_setting(lines, SET_PLAIN) == PLAIN_LEAVE) d.act = ACTION_LEAVE;
         return d;
     }
-    d = judge(lines, lines, true, r);
+    d = judge((match){.lines = lines, .revocations = lines, .bootstrap = bootstrap, .r = r}, &bound);
     bool nobody = d.why == REASON_UNTRUSTED_ISSUER || d.why == REASON_NO_BINDING;
     if (nobody && view_setting(lines, SET_UNMATCHED) == UNMATCHED_LEAVE) d.act = ACTION_LEAVE;
     return d;
@@ -593,14 +625,16 @@ static decision decide_on(const view *lines, const request *r) {
 decision policy_decide(const policy *p, const policy *bootstrap, const request *r) {
     view lines = {p, r->pending}, own = {bootstrap, NULL};
     if (r->leaf && bootstrap) {
-        decision d = judge(&own, &lines, false, r);
-        if (d.why > REASON_NO_BINDING) return d;
+        bool bound;
+        decision d = judge((match){.lines = &own, .revocations = &lines, .r = r}, &bound);
+        /* Who is bound there is the node's own: refused there, it is not the policy's to let in. */
+        if (d.why > REASON_NO_BINDING || (bound && d.why > REASON_UNTRUSTED_ISSUER)) return d;
     }
     if (r->no_journal) return (decision){.act = ACTION_REFUSE, .why = REASON_NO_JOURNAL};
     if (r->no_policy && !r->pending) return (decision){.act = ACTION_LEAVE, .why = REASON_NO_POLICY};
     int enforce = view_setting(&lines, SET_ENFORCE);
     if (enforce == ENFORCE_OFF) return (decision){.act = ACTION_LEAVE, .why = REASON_OFF};
-    decision d = decide_on(&lines, r);
+    decision d = decide_on(&lines, bootstrap, r);
     d.shadow = enforce == ENFORCE_SHADOW;
     return d;
 }

@@ -16,17 +16,21 @@ typedef struct RedisModuleDict RedisModuleDict;
 typedef struct RedisModuleDictIter RedisModuleDictIter;
 typedef struct RedisModuleInfoCtx RedisModuleInfoCtx;
 typedef struct RedisModuleBlockedClient RedisModuleBlockedClient;
+typedef struct RedisModuleCommandFilterCtx RedisModuleCommandFilterCtx;
 typedef uint64_t RedisModuleTimerID;
 
 enum { REDISMODULE_OK, REDISMODULE_ERR };
 enum { REDISMODULE_APIVER_1 = 1 };
 enum { REDISMODULE_AUTH_HANDLED, REDISMODULE_AUTH_NOT_HANDLED };
 enum { REDISMODULE_ACL_LOG_AUTH };
-enum { REDISMODULE_REPLY_STRING = 0, REDISMODULE_REPLY_ERROR = 1, REDISMODULE_REPLY_ARRAY = 3 };
+enum {
+    REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD = 1 << 2,
+    VALKEYMODULE_OPTIONS_HANDLE_ATOMIC_SLOT_MIGRATION = 1 << 5 /* Valkey 9.0 */
+};
+enum { REDISMODULE_REPLY_ERROR = 1, REDISMODULE_REPLY_ARRAY = 3 };
 enum {
     REDISMODULE_CTX_FLAGS_LUA = 1 << 0,
     REDISMODULE_CTX_FLAGS_MULTI = 1 << 1,
-    REDISMODULE_CTX_FLAGS_LOADING = 1 << 13,
     REDISMODULE_CTX_FLAGS_DENY_BLOCKING = 1 << 21
 };
 
@@ -56,10 +60,8 @@ typedef int (*RedisModuleAuthCallback)(RedisModuleCtx *, RedisModuleString *user
     X(7.0, int, CreateSubcommand, (RedisModuleCommand *, const char *, RedisModuleCmdFunc,           \
                                    const char *flags, int first, int last, int step))                \
     X(4.0, void, SetModuleAttribs, (RedisModuleCtx *, const char *name, int version, int api))       \
+    X(6.0, void, SetModuleOptions, (RedisModuleCtx *, int))                                          \
     X(4.0, int, IsModuleNameBusy, (const char *))                                                    \
-    X(4.0, void *, Alloc, (size_t))                                                                  \
-    X(4.0, void *, Calloc, (size_t, size_t))                                                         \
-    X(4.0, void, Free, (void *))                                                                     \
     X(4.0, unsigned long long, GetClientId, (RedisModuleCtx *))                                      \
     X(4.0, int, GetContextFlags, (RedisModuleCtx *))                                                 \
     X(5.0, int, GetServerVersion, (void))                                                            \
@@ -98,7 +100,6 @@ typedef int (*RedisModuleAuthCallback)(RedisModuleCtx *, RedisModuleString *user
                                                 RedisModuleUserChangedFunc, void *, uint64_t *))     \
     X(6.0, int, DeauthenticateAndCloseClient, (RedisModuleCtx *, uint64_t))                          \
     X(6.0, RedisModuleString *, GetClientCertificate, (RedisModuleCtx *, uint64_t))                  \
-    X(7.0, RedisModuleString *, GetCurrentUserName, (RedisModuleCtx *))                              \
     X(7.0, int, ACLCheckCommandPermissions, (RedisModuleUser *, RedisModuleString **, int))          \
     X(7.2, int, SetCommandACLCategories, (RedisModuleCommand *, const char *))                       \
     X(6.2, RedisModuleString *, GetClientUserNameById, (RedisModuleCtx *, uint64_t))                 \
@@ -123,6 +124,8 @@ typedef int (*RedisModuleAuthCallback)(RedisModuleCtx *, RedisModuleString *user
     X(7.0, int, ACLAddLogEntry, (RedisModuleCtx *, RedisModuleUser *, RedisModuleString *, int))     \
     X(7.2, int, ACLAddLogEntryByUserName, (RedisModuleCtx *, RedisModuleString *user,                \
                                            RedisModuleString *object, int))                          \
+    X(5.0, void *, RegisterCommandFilter, (RedisModuleCtx *, void (*)(RedisModuleCommandFilterCtx *), int)) \
+    X(5.0, const RedisModuleString *, CommandFilterArgGet, (RedisModuleCommandFilterCtx *, int))     \
     X(7.2, void, RegisterAuthCallback, (RedisModuleCtx *, RedisModuleAuthCallback))
 
 #define REDIS_DECLARE(since, result, name, parameters) static result(*RedisModule_##name) parameters;

@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include <openssl/asn1.h>
+#include <openssl/err.h>
 #include <openssl/objects.h>
 
 const char *reason_name(reason why) {
@@ -124,13 +125,20 @@ size_t token_print(span value, char *out, size_t room) {
 
 /* ---- Characters ---- */
 
-/* Characters that can make two names look alike, or end a line of a log. */
+/* Characters that can make two names look alike, or end a line of a log: controls, what is drawn as
+ * nothing (Unicode's Default_Ignorable_Code_Point), line separators, surrogates, non-characters. */
 static bool is_treacherous(uint32_t c) {
-    return c < 0x20 || (c >= 0x7f && c < 0xa0) || c == 0xad || c == 0x61c ||
-           (c >= 0x200b && c <= 0x200f) || (c >= 0x2028 && c <= 0x202e) ||
-           (c >= 0x2060 && c <= 0x206f) || c == 0xfeff || (c >= 0xd800 && c <= 0xdfff) ||
-           (c >= 0xfdd0 && c <= 0xfdef) || (c & 0xfffe) == 0xfffe ||
-           (c >= 0xe0000 && c <= 0xe0fff) || c > 0x10ffff;
+    static const struct { uint32_t first, last; } ranges[] = {
+        {0, 0x1f}, {0x7f, 0x9f}, {0xad, 0xad}, {0x34f, 0x34f}, {0x61c, 0x61c}, {0x115f, 0x1160},
+        {0x17b4, 0x17b5}, {0x180b, 0x180f}, {0x200b, 0x200f}, {0x2028, 0x202e}, {0x2060, 0x206f},
+        {0x3164, 0x3164}, {0xd800, 0xdfff}, {0xfdd0, 0xfdef}, {0xfe00, 0xfe0f}, {0xfeff, 0xfeff},
+        {0xffa0, 0xffa0}, {0xfff0, 0xfff8}, {0x1bca0, 0x1bca3}, {0x1d173, 0x1d17a}, {0xe0000, 0xe0fff},
+        {0x110000, UINT32_MAX},
+    };
+    for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++) {
+        if (c >= ranges[i].first && c <= ranges[i].last) return true;
+    }
+    return (c & 0xfffe) == 0xfffe;
 }
 
 /* Length of the UTF-8 sequence at `s` and its character; 0 where it is invalid (RFC 3629:
@@ -166,7 +174,7 @@ static void put_utf8(writer *w, uint32_t c) {
         return;
     }
     size_t more = c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
-    put_byte(w, (uint8_t)((0xf00u >> more) | c >> (6 * more)));
+    put_byte(w, (uint8_t)(0xff00u >> (more + 1) | c >> (6 * more)));
     while (more--) put_byte(w, (uint8_t)(0x80 | ((c >> (6 * more)) & 0x3f)));
 }
 
@@ -397,6 +405,9 @@ bool name_reverse(span name, uint8_t *out) {
     return len == name.len;
 }
 
+/* 255 bytes of DER are at most so many characters of dotted decimal. */
+enum { DOTTED = 4 * UINT8_MAX + 8 };
+
 static void put_oid(writer *w, span oid) {
     for (size_t i = 0; i < ATTRIBUTE_NAMES; i++) {
         if (!span_equal(oid, span_of(ATTRIBUTES[i].oid, ATTRIBUTES[i].len))) continue;
@@ -406,7 +417,7 @@ static void put_oid(writer *w, span oid) {
     uint8_t der[2 + UINT8_MAX] = {V_ASN1_OBJECT, (uint8_t)oid.len};
     memcpy(der + 2, oid.ptr, oid.len);
     const uint8_t *at = der;
-    char dotted[512];
+    char dotted[DOTTED];
     ASN1_OBJECT *object = oid.len < 128 ? d2i_ASN1_OBJECT(NULL, &at, (long)oid.len + 2) : NULL;
     int len = object ? OBJ_obj2txt(dotted, sizeof dotted, object, 1) : -1;
     ASN1_OBJECT_free(object);
@@ -471,7 +482,7 @@ static bool ends_value(const reader *r, uint8_t c) {
 static bool read_dotted_oid(reader *r, span type, uint8_t *out, size_t *len) {
     uint8_t der[UINT8_MAX];
     if (span_starts(type, LITERAL("OID."))) type = span_skip(type, 4);
-    int n = type.len < 200 ? a2d_ASN1_OBJECT(der, sizeof der, (const char *)type.ptr, (int)type.len) : 0;
+    int n = type.len < DOTTED ? a2d_ASN1_OBJECT(der, sizeof der, (const char *)type.ptr, (int)type.len) : 0;
     if (n <= 0) {
         if (span_equal_nocase(type, LITERAL("SN"))) {
             return fail(r->why, "attribute SN at character %zu of the subject is read as surname by some "
@@ -601,15 +612,24 @@ static bool read_rdn(reader *r, writer *out) {
     return name_close_rdn(out, from) || reader_fail(r, "an attribute stands twice in one RDN");
 }
 
-bool name_parse(span text, uint8_t *out, size_t *len, fault *why) {
+static size_t count_attributes(span name) {
+    size_t count = 0, at = 0;
+    attribute a;
+    while (name_next(name, &at, &a)) count++;
+    return count;
+}
+
+static bool parse_name(span text, uint8_t *out, size_t *len, fault *why) {
     uint8_t bytes[NAME_BYTES];
     writer w = {bytes, 0, sizeof bytes, false};
     reader r = {text, 0, text.len && text.ptr[0] == '/', why};
     if (r.slashes) r.at = 1;
-    for (size_t rdns = 0;; rdns++) {
-        if (rdns == NAME_ATTRIBUTES) return fail(why, "the subject has more than %d RDNs", NAME_ATTRIBUTES);
+    for (;;) {
         if (!read_rdn(&r, &w)) return false;
         if (w.full) return fail(why, "the subject is longer than %d bytes", NAME_BYTES);
+        if (count_attributes(span_of(bytes, w.len)) > NAME_ATTRIBUTES) {
+            return fail(why, "the subject has more than %d attributes", NAME_ATTRIBUTES);
+        }
         if (at_end(&r)) break;
         r.at++; /* the separator: read_value stopped at it */
     }
@@ -617,4 +637,11 @@ bool name_parse(span text, uint8_t *out, size_t *len, fault *why) {
     if (r.slashes) memcpy(out, bytes, w.len);
     else name_reverse(span_of(bytes, w.len), out);
     return true;
+}
+
+bool name_parse(span text, uint8_t *out, size_t *len, fault *why) {
+    ERR_set_mark(); /* see identity_read */
+    bool good = parse_name(text, out, len, why);
+    ERR_pop_to_mark();
+    return good;
 }

@@ -94,8 +94,9 @@ bool tls_watch(void) {
     return ex_index >= 0;
 }
 
-/* Only finished handshakes of ours are looked at closely: another thread may be at work on the rest,
- * or be about to free them. */
+/* Only finished handshakes of ours are looked at closely: an IO thread may be at work on the rest. SSL
+ * objects are freed on the main thread (connTLSClose, Redis 7.0 to 8.6 and Valkey 8.1 to 9.1), which
+ * is where we are, so none of them goes away under this. */
 static bool is_candidate(watched *w, const ip *address, uint16_t port) {
     if (!SSL_is_server(w->ssl) || !SSL_is_init_finished(w->ssl)) return false;
     if (!w->resolved) resolve(w);
@@ -125,6 +126,7 @@ bool tls_claim(const ip *address, uint16_t port, peer *out) {
     SSL *ssl = take_only(address, port);
     if (ssl == NULL) return false;
     out->count = 0;
+    out->ssl = ssl;
     X509 *leaf = SSL_get0_peer_certificate(ssl);
     if (leaf == NULL) return true;
     out->chain[out->count++] = leaf;
@@ -133,4 +135,8 @@ bool tls_claim(const ip *address, uint16_t port, peer *out) {
     if (count > PATH_LENGTH + 1) return true; /* as good as none: no path, no trusted issuer */
     for (int i = 1; i < count; i++) out->chain[out->count++] = sk_X509_value(verified, i);
     return true;
+}
+
+void tls_silence(const peer *p) {
+    if (p->ssl) SSL_set_shutdown(p->ssl, SSL_RECEIVED_SHUTDOWN);
 }

@@ -98,7 +98,7 @@ static bool remove_others(int directory, const listing *l, bool *changed) {
     return good;
 }
 
-static bool write_all(const char *where, const listing *l, bool *changed) {
+static bool write_all(const char *where, const listing *l, bool only, bool *changed) {
     int directory = open(where, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (directory < 0) return false;
     bool good = true;
@@ -107,21 +107,22 @@ static bool write_all(const char *where, const listing *l, bool *changed) {
         good = write_entry(directory, &l->entries[i]);
         *changed = true;
     }
-    good = good && remove_others(directory, l, changed);
+    if (only) good = good && remove_others(directory, l, changed);
     int error = errno;
     close(directory);
     errno = error;
     return good;
 }
 
-bool trust_write(const char *where, const policy *p, const policy *bootstrap, bool *changed, fault *why) {
+bool trust_write(const char *where, const policy *p, const policy *bootstrap, bool only, bool *changed,
+                 fault *why) {
     *changed = false;
     listing l = {calloc(count_certificates(p) + count_certificates(bootstrap) + 1, sizeof(entry)), 0};
     if (l.entries == NULL) return fail(why, "out of memory");
     list_policy(&l, bootstrap);
     list_policy(&l, p);
     ERR_set_mark();
-    bool good = write_all(where, &l, changed);
+    bool good = write_all(where, &l, only, changed);
     ERR_pop_to_mark();
     free(l.entries);
     return good || fail(why, "cannot keep the CA certificates in %s: %s", where, strerror(errno));

@@ -403,9 +403,15 @@ class Handshake:
         self.tls = peer.context.wrap_bio(
             self.incoming, self.outgoing, server_hostname="localhost", session=session
         )
-        address = (host or peer.address[0], peer.address[1])
-        self.socket = socket.create_connection(address, timeout=10, source_address=source)
+        host = host or peer.address[0]
+        self.socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        self.socket.settimeout(10)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if source:
+            # Two connections may come from one port if they go to different addresses.
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self.socket.bind(source)
+        self.socket.connect((host, peer.address[1]))
 
     def begin(self) -> None:
         """Sends the client's first message."""
@@ -413,16 +419,20 @@ class Handshake:
             self.tls.do_handshake()
         self.flush()
 
-    def finish(self, commands: bytes = b"") -> None:
-        """Goes on to the end; `commands` leave together with the last message."""
+    def answer(self) -> None:
+        """Goes on until the client's last message is ready, which it holds back."""
         while True:
             try:
                 self.tls.do_handshake()
-                break
+                return
             except ssl.SSLWantReadError:
                 self.flush()
                 if not self.fill():
                     raise ConnectionError("closed within the handshake") from None
+
+    def finish(self, commands: bytes = b"") -> None:
+        """Goes on to the end; `commands` leave together with the last message."""
+        self.answer()
         if commands:
             self.tls.write(commands)
         self.flush()

@@ -35,10 +35,12 @@ def test_a_database_as_the_issue_writes_it(api: ControlPlane, pki: Pki) -> None:
         "default_user": True,
     }
     made = api.ok("POST /v1/bdbs", body)
+    assert len(made["action_uid"]) == 32
     endpoint = {"uid": "1:1", "addr": ["127.0.0.1"], "port": 6380, "dns_name": ""}
     assert made == {
         "uid": 1,
         "status": "active-change-pending",
+        "action_uid": made["action_uid"],
         **body,
         "endpoints": [endpoint],
         "tls_server_ca": "",
@@ -249,7 +251,10 @@ def test_a_database_sent_back_as_it_was_read_is_taken(api: ControlPlane, pki: Pk
     subjects = [{"CN": "a", "OU": ["b"]}]
     made = api.database(authentication_ssl_client_certs=certs, authorized_subjects=subjects)
     again = api.ok("PUT /v1/bdbs/1", made)
-    assert again.pop("ignored") == ["generation", "nodes", "not_synced", "status", "uid"]
+    assert again.pop("ignored") == [
+        "action_uid", "generation", "nodes", "not_synced", "status", "uid",
+    ]  # fmt: skip
+    assert again.pop("action_uid") != made.pop("action_uid")
     assert again == made
 
 

@@ -4,14 +4,16 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import ssl
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from redis.retry import Retry
 
 from control import quickstart
 from control.quickstart import QuickstartError
-from tests.support import free_port, wait_until
+from tests.support import free_port, scratch, wait_until
 
 COMMAND = str(Path(sys.executable).parent / "redis-certauth")
 START = 40  # seconds: its own deadline for a server that loads its data is 30
@@ -45,19 +47,29 @@ class Quickstart:
         self.home = home
         self.redis_port, self.api_port = redis_port or free_port(), api_port or free_port()
         ports = ["--redis-port", str(self.redis_port), "--api-port", str(self.api_port)]
-        self.process = subprocess.Popen(
-            [COMMAND, "quickstart", "--home", str(home), *ports, *options],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            process_group=0,
-        )  # fmt: skip
-        self.output = self.errors = ""
+        # In files, so that they can be read while it runs.
+        self.stdout, self.stderr = (Path(tempfile.mkdtemp(dir=scratch())) / "file" for _ in "12")
+        with self.stdout.open("w") as out, self.stderr.open("w") as err:
+            self.process = subprocess.Popen(
+                [COMMAND, "quickstart", "--home", str(home), *ports, *options],
+                stdin=subprocess.DEVNULL, stdout=out, stderr=err, process_group=0,
+            )  # fmt: skip
+
+    @property
+    def output(self) -> str:
+        return self.stdout.read_text()
+
+    @property
+    def errors(self) -> str:
+        return self.stderr.read_text()
 
     def wait_ready(self) -> "Quickstart":
         def ready() -> bool:
             if self.process.poll() is not None:
-                self.finish()
                 raise AssertionError(f"it has ended: {self.output}{self.errors}")
-            return (self.home / "ready.json").exists()
+            with suppress(FileNotFoundError):  # one that was killed leaves its own behind
+                return bool(self.ready["pid"] == self.process.pid)
+            return False
 
         wait_until(ready, "ready.json is there", START)
         return self
@@ -69,8 +81,7 @@ class Quickstart:
 
     def finish(self) -> int:
         """Waits for its end; its exit status."""
-        self.output, self.errors = self.process.communicate(timeout=START)
-        return int(self.process.returncode)
+        return self.process.wait(START)
 
     def stop(self, number: int = signal.SIGTERM, group: bool = False) -> int:
         if group:
@@ -111,13 +122,12 @@ class Quickstart:
 Run = Callable[..., Quickstart]
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Iterator[Run]:
-    """`run(home, *options)`: a started command. Whatever is left of it is ended after the test."""
+@contextmanager
+def starter(folder: Path) -> Iterator[Run]:
     made: list[Quickstart] = []
 
     def start(home: Path | None = None, *options: str, **ports: int) -> Quickstart:
-        made.append(Quickstart(home or tmp_path / "home", *options, **ports))
+        made.append(Quickstart(home or folder / "home", *options, **ports))
         return made[-1]
 
     yield start
@@ -125,7 +135,23 @@ def run(tmp_path: Path) -> Iterator[Run]:
         if one.process.poll() is None:
             one.process.kill()
             one.finish()
-        wait_until(lambda home=one.home: not within(home), "nothing works in its folder")
+    for one in made:
+        if folder in one.home.parents:
+            wait_until(lambda home=one.home: not within(home), "nothing works in its folder")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    """`run(home, *options)`: a started command. Whatever is left of it is ended after the test."""
+    with starter(tmp_path) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Quickstart]:
+    """One that is up, for tests that do not end it."""
+    with starter(tmp_path_factory.mktemp("up")) as start:
+        yield start().wait_ready()
 
 
 def printed(output: str) -> list[str]:
@@ -140,54 +166,59 @@ def bash(command: str) -> subprocess.CompletedProcess[str]:
 # ---- What it makes -------------------------------------------------------------------------------
 
 
-def test_ready_says_all_that_a_client_needs(run: Run) -> None:
+def test_ready_says_all_that_a_client_needs(up: Quickstart) -> None:
     """Each entry is right, files are there, and only the owner reads it or any key."""
-    started = run().wait_ready()
-    ready = started.ready
-    assert ready["pid"] == started.process.pid
+    ready = up.ready
+    assert ready["pid"] == up.process.pid
     assert ready["redis_host"] == "127.0.0.1"
-    assert ready["redis_port"] == started.redis_port
-    assert ready["api_url"] == f"https://127.0.0.1:{started.api_port}"
+    assert ready["redis_port"] == up.redis_port
+    assert ready["api_url"] == f"https://127.0.0.1:{up.api_port}"
     assert (ready["admin_username"], bool(ready["admin_password"])) == ("quickstart", True)
-    pki = started.home / "pki"
+    pki = up.home / "pki"
     for name in ("admin", "alice"):
         assert ready[f"{name}_cert"] == str(pki / f"{name}.crt")
         assert ready[f"{name}_key"] == str(pki / f"{name}.key")
     assert ready["ca"] == str(pki / "ca.crt")
-    secret = [*started.home.rglob("*.key"), started.home / "ready.json"]
-    secret += [*started.home.rglob("*.password"), *started.home.rglob("control.db*")]
+    secret = [*up.home.rglob("*.key"), up.home / "ready.json"]
+    secret += [*up.home.rglob("*.password"), *up.home.rglob("control.db*")]
     assert {stat.S_IMODE(file.stat().st_mode) for file in secret} == {0o600}
     assert len([file for file in secret if file.suffix == ".key"]) == 6
-    for file in started.home.rglob("*"):
+    for file in up.home.rglob("*"):
         if file.is_file() and file not in secret:
             assert b"PRIVATE KEY" not in file.read_bytes()
             assert ready["admin_password"].encode() not in file.read_bytes()
 
 
-def test_everything_is_on_loopback_and_tls(run: Run) -> None:
+def test_everything_is_on_loopback_and_tls(up: Quickstart) -> None:
     """The server has no plain port; nobody gets in without a certificate."""
-    started = run().wait_ready()
-    admin = started.redis("admin")
+    admin = up.redis("admin")
     settings = admin.config_get("*")
     assert (settings["port"], settings["bind"]) == ("0", "127.0.0.1")
     admin.close()
-    context = ssl.create_default_context(cafile=started.ready["ca"])
+    context = ssl.create_default_context(cafile=up.ready["ca"])
     context.maximum_version = ssl.TLSVersion.TLSv1_2  # in 1.3 the client learns it later
     with (
         pytest.raises(OSError, match="handshake"),
-        socket.create_connection(("127.0.0.1", started.redis_port)) as plain,
+        socket.create_connection(("127.0.0.1", up.redis_port)) as plain,
         context.wrap_socket(plain, server_hostname="localhost"),
     ):
         pass
 
 
-@pytest.mark.parametrize("name", ["plain", "with a blank", 'it\'s "quoted"', "$HOME;`x`&*"])
-def test_each_printed_command_works_as_printed(run: Run, tmp_path: Path, name: str) -> None:
-    """In any folder: alice is alice, nobody is refused and it is explained, admin reads the API."""
-    started = run(tmp_path / name / "home").wait_ready()
+def test_each_printed_command_works_as_printed(up: Quickstart) -> None:
+    """alice is alice, nobody is refused and it is explained, admin reads the API."""
+    check_walk_through(up)
+
+
+def test_the_folder_may_have_any_name(run: Run, tmp_path: Path) -> None:
+    """With blanks and quotes, and what a shell would take for its own; all of it works there."""
+    started = run(tmp_path / 'it\'s "a b" $HOME;`x`&*' / "home").wait_ready()
+    check_walk_through(started)
     assert started.stop() == 0
-    again = run(tmp_path / name / "home", redis_port=started.redis_port, api_port=started.api_port)
-    again.wait_ready()
+
+
+def check_walk_through(started: Quickstart) -> None:
+    wait_until(lambda: "Ctrl-C" in started.output, "it has printed everything")
     whoami, ping, explain, users = printed(started.output)
     found = bash(whoami)
     assert (found.stdout, found.returncode) == ("alice\n", 0)
@@ -196,22 +227,21 @@ def test_each_printed_command_works_as_printed(run: Run, tmp_path: Path, name: s
     assert "closed the connection" in found.stdout + found.stderr
     answer = json.loads(bash(explain).stdout)
     assert (answer["action"], answer["reason"]) == ("refuse", "no_binding")
-    assert any("no line binds" in step for step in answer["trace"])
+    assert any("no `bind` line names it" in step for step in answer["trace"])
     names = {user["name"] for user in json.loads(bash(users).stdout)}
     assert names == {"quickstart", "admin", "alice"}
 
 
-def test_the_policy_came_through_the_rest_api(run: Run) -> None:
+def test_the_policy_came_through_the_rest_api(up: Quickstart) -> None:
     """What the server holds is what the control plane's database says, at the same generation."""
-    started = run().wait_ready()
-    (database,) = started.api("/v1/bdbs")
+    (database,) = up.api("/v1/bdbs")
     assert database["status"] == "active"
-    admin = started.redis("admin")
+    admin = up.redis("admin")
     held = admin.execute_command("CERTAUTH.POLICY", "STATUS")
     assert held["generation"] == database["generation"]
     assert held["owner"].endswith("/1")
     assert admin.acl_whoami() == "admin"
-    alice = started.redis("alice")
+    alice = up.redis("alice")
     with pytest.raises(redis.exceptions.NoPermissionError):
         alice.flushall()
     for client in (admin, alice):
@@ -223,25 +253,17 @@ def test_the_policy_came_through_the_rest_api(run: Run) -> None:
 
 @pytest.mark.parametrize("end", ["SIGTERM", "SIGKILL"])
 def test_a_second_start_comes_back_as_it_was(run: Run, end: str) -> None:
-    """Password, certificates, data and policy, also after it was killed; another port is followed."""
+    """Password, certificates, data and policy, even if it was killed; another port is followed."""
     first = run().wait_ready()
     before, alice = first.ready, first.redis("alice")
     alice.set("kept", "yes")
-    if end == "SIGKILL":  # then the server ends by itself, and saves as at any SIGTERM
-        admin = first.redis("admin")
-        admin.save()
-        admin.close()
     generation = first.api("/v1/bdbs")[0]["generation"]
     files = {file: file.read_bytes() for file in (first.home / "pki").iterdir()}
-    if end == "SIGTERM":
-        first.redis("admin").save()
     alice.close()
     first.stop(signal.Signals[end])
     wait_until(lambda: not within(first.home), "the server has ended")
     second = run(first.home)
-    wait_until(lambda: second.api_port and second.process.poll() is None, "it runs")
-    wait_until(lambda: ready_of(second) == second.process.pid, "it is ready", START)
-    after = second.ready
+    after = second.wait_ready().ready
     assert second.redis_port != first.redis_port
     assert after["admin_password"] == before["admin_password"]
     assert {file: file.read_bytes() for file in (first.home / "pki").iterdir()} == files
@@ -255,18 +277,13 @@ def test_a_second_start_comes_back_as_it_was(run: Run, end: str) -> None:
     assert second.stop() == 0
 
 
-def ready_of(started: Quickstart) -> int:
-    """The pid in ready.json, which a killed one leaves behind."""
-    with suppress(FileNotFoundError):
-        return int(started.ready["pid"])
-    return 0
-
-
 def test_a_first_start_that_was_killed_does_not_stand_in_the_way(run: Run, tmp_path: Path) -> None:
     """What it had begun of the control plane is made anew."""
     started = run().wait_ready()
     started.stop()
-    (started.home / "control" / "ca.key").unlink()  # the last file that is written
+    (started.home / "control" / "ca.key").unlink()  # the last file that is written there
+    shutil.rmtree(started.home / "pki")
+    shutil.rmtree(started.home / "redis")
     started = run().wait_ready()
     assert started.api("/v1/bdbs")[0]["status"] == "active"
 
@@ -417,15 +434,14 @@ def test_a_folder_that_cannot_be_written_is_named(run: Run, tmp_path: Path, name
     assert (tmp_path / "file").read_bytes() == b""
 
 
-def test_two_on_one_folder_are_one_too_many(run: Run) -> None:
+def test_two_on_one_folder_are_one_too_many(run: Run, up: Quickstart) -> None:
     """The second is refused, and the first goes on."""
-    first = run().wait_ready()
-    second = run()
+    second = run(up.home)
     assert second.finish() == 1
-    assert second.errors == f"Error: another quickstart runs on {first.home}\n"
-    assert first.redis("alice").acl_whoami() == "alice"
-    assert first.ready["pid"] == first.process.pid
-    assert first.stop() == 0
+    assert second.output == ""
+    assert second.errors == f"Error: another quickstart runs on {up.home}\n"
+    assert up.ready["pid"] == up.process.pid
+    assert bash(printed(up.output)[0]).stdout == "alice\n"
 
 
 @pytest.mark.parametrize("options", [("--redis-port", "0"), ("--redis-port", "x"), ("--nosuch",)])

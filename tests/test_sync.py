@@ -138,10 +138,10 @@ def test_only_what_changed_is_sent(plane: Plane, make_node: MakeNode, pki: Pki) 
 
 
 def test_the_control_plane_leaves_no_trace_of_denied_commands(
-    plane: Plane, make_node: MakeNode
+    server_kind: Server, start: Any, plane: Plane, pki: Pki
 ) -> None:
     """It runs nothing on a node but what the bootstrap file allows it."""
-    server = make_node()
+    server = enrolled_node(start, server_kind, plane.config.home, pki)
     plane.register(server)
     plane.in_step()
     assert operator(server).execute_command("ACL", "LOG") == []

@@ -1,6 +1,8 @@
-"""Finding the client's SSL object: whatever else goes on, each client is its own certificate, and the
-way through the server's API decides the same."""
+"""Finding the client's SSL object: whatever else goes on, each client is its own certificate, and
+the way through the server's API decides the same."""
 
+import os
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,7 +25,7 @@ from tests.policies import (
     whoami,
 )
 from tests.servers import Server
-from tests.support import Pki, TlsPeer, wait_until
+from tests.support import Pki, TlsPeer, free_port, wait_until
 
 API = ["certificates", "api"]
 ASK = b"CERTAUTH.WHOAMI\r\nQUIT\r\n"
@@ -126,6 +128,46 @@ def test_half_open_handshakes_are_in_nobodys_way(
     assert by_ssl(node)
 
 
+@pytest.mark.parametrize("io_threads", [1, 4])
+def test_handshakes_that_end_all_at_once(
+    server_kind: Server, start: Start, pki: Pki, io_threads: int
+) -> None:
+    """The last messages of sixty clients are there before the server looks at the first: Valkey's
+    IO threads end several handshakes before any of the clients is known. Each is who it is."""
+    node = pair(start, server_kind, pki, io_threads=io_threads)
+    peers = {"alice": node.server.tls(pki.alice), "bob": node.server.tls(pki.bob)}
+    with ExitStack() as stack:
+        shakes = [
+            (name, shake)
+            for name, peer in peers.items()
+            for shake in stack.enter_context(half_open(peer, 30))
+        ]
+        for _, shake in shakes:
+            shake.answer()
+        os.kill(node.server.pid, signal.SIGSTOP)
+        try:
+            for _, shake in shakes:
+                shake.finish(ASK)
+        finally:
+            os.kill(node.server.pid, signal.SIGCONT)
+        assert all(told(shake.receive()) == name for name, shake in shakes)
+    assert by_ssl(node)
+
+
+def test_links_of_the_cluster_bus_are_nobodys(server_kind: Server, start: Start, pki: Pki) -> None:
+    """A link to the bus is a finished handshake that never becomes a client: it stays there, and no
+    client is taken for it."""
+    bus = free_port()
+    config = ["cluster-enabled yes", "tls-cluster yes", f"cluster-port {bus}"]
+    node = pair(start, server_kind, pki, config=config)
+    link = node.server.tls(pki.bob)
+    link.address = (link.address[0], bus)
+    with link.connect(), link.connect():
+        for _ in range(5):
+            assert node.outcome(pki.alice) == LOGIN
+        assert by_ssl(node)
+
+
 def test_handshakes_that_break_off_leave_nothing(
     server_kind: Server, start: Start, pki: Pki
 ) -> None:
@@ -147,7 +189,13 @@ def test_handshakes_that_break_off_leave_nothing(
 def test_one_source_port_to_two_addresses(server_kind: Server, start: Start, pki: Pki) -> None:
     """Two clients behind one NAT may show the same address and port at two addresses of the server,
     at the same time: each is its own certificate, in either order."""
-    node = pair(start, server_kind, pki, io_threads=4, config=["bind 127.0.0.1 127.0.0.2"])
+    node = pair(
+        start,
+        server_kind,
+        pki,
+        io_threads=4,
+        config=["bind 127.0.0.1 127.0.0.2", "protected-mode no"],
+    )
     alice, bob = node.server.tls(pki.alice), node.server.tls(pki.bob)
     for turn in range(20):
         with ExitStack() as stack:
@@ -190,7 +238,7 @@ def test_links_that_the_server_makes_are_nobodys(
 ) -> None:
     """A replica's link to its master is a TLS connection of this process too: no client is taken
     for it, nor it for a client, and policy changes leave it alone."""
-    master = start(server_kind)
+    master = start(server_kind, config=["repl-diskless-sync-delay 0"])
     node = pair(
         start, server_kind, pki, io_threads=4,
         config=["tls-replication yes", f"replicaof 127.0.0.1 {master.port}"],

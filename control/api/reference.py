@@ -1,8 +1,9 @@
 """/openapi.json, /docs and /v1/jsonschema: this API's description of itself."""
 
-from typing import Any
+from functools import cache
+from typing import Any, cast
 
-from flask import Blueprint, Response, current_app, render_template, request
+from flask import Blueprint, Flask, Response, current_app, render_template, request
 
 from control.errors import refused
 from control.models import (
@@ -31,16 +32,29 @@ OBJECTS: dict[str, type[Body]] = {
 @blueprint.get("/openapi.json")
 @needs(PUBLIC, answers=dict[str, Any])
 def openapi() -> Response:
-    return answer(describe(current_app))
+    return answer(described(application()))
 
 
 @blueprint.get("/docs")
 @needs(PUBLIC)
 def page() -> Response:
     """The same for people, as one HTML page that loads nothing from anywhere."""
-    response = Response(render_template("reference.html", api=describe(current_app)))
+    response = Response(rendered(application()))
     response.headers["Content-Security-Policy"] = "default-src 'none'; style-src 'unsafe-inline'"
     return response
+
+
+def application() -> Flask:
+    return cast(Flask, current_app._get_current_object())  # type: ignore[attr-defined]
+
+
+# Nobody needs a login to ask, so it must cost nothing.
+described = cache(describe)
+
+
+@cache
+def rendered(app: Flask) -> str:
+    return render_template("reference.html", api=described(app))
 
 
 @blueprint.get("/v1/jsonschema")
