@@ -195,6 +195,8 @@ def configuration(options: Options, pki: Pki) -> str:
         f"bind {LOOPBACK}\nport 0\ntls-port {options.redis_port}\n"
         f"tls-cert-file {certificate}\ntls-key-file {key}\n"
         f"tls-ca-cert-file {ca}\ntls-ca-cert-dir certauth/ca\n"
+        # Else a server that cannot save (a full disk) would go on, whoever tells it to stop.
+        "shutdown-on-sigterm force\n"
         f"loadmodule {module} journal certauth bootstrap bootstrap\n"
     )
 

@@ -7,7 +7,8 @@ the new digest. Nothing is written where the lines stay the same.
 
 Each transaction that changes rows also counts up `cluster.revision`, whose row is the lock that
 serialises writers on PostgreSQL. Readers keep what they read in memory for as long as that number
-stays: it is read once for every request, so that other processes on the same database are seen.
+stays: it is read for every request, or a few milliseconds before it, so that other processes on the
+same database are seen.
 Logins that fail are counted, and written to the event log, without it: strangers cannot make
 everybody read everything again.
 """
@@ -63,6 +64,7 @@ Known = TypeVar("Known")
 LOG = 10_000  # generations of a policy that are kept: a node further behind gets the whole policy
 MEMORY = 2_000  # answers kept in memory
 REVISION = "SELECT revision FROM cluster"
+FRESH = 0.005  # seconds: threads that read at every request wait for each other, by Python's lock
 EVENTS = 1_000  # of each type, so that failed logins cannot wash away what administrators did
 ACTIONS = 1_000
 TRIM = 100  # so many more may be there before the oldest go
@@ -277,6 +279,8 @@ class Store:
         self._listeners: list[Callable[[], None]] = []
         self._here = _Here()
         self._readers: list[Any] = []
+        self._latest = (0, -1.0)  # a revision, and when it was the one
+        self._hearing = threading.Lock()
         self._writing = threading.Lock()
         with self._transaction() as connection:
             _migrate(connection, "head")
@@ -296,8 +300,13 @@ class Store:
     # ---- Requests ----
 
     def enter(self) -> None:
-        """Until `leave`, this thread reads the revision only now, and after its own changes."""
-        self._here.revision = self._read_revision()
+        """Until `leave`, this thread reads the revision only now, and after its changes. Changes
+        of this process are seen at once, and those of others within FRESH seconds."""
+        revision, read = self._latest
+        now = time.monotonic()
+        if now >= read + FRESH:
+            revision = self._heard(self._read_revision(), now)
+        self._here.revision = revision
 
     def act_as(self, name: str) -> None:
         """Whom the event log names for what this thread changes, until `leave`."""
@@ -324,6 +333,13 @@ class Store:
             with self._engine.connect() as connection:
                 rows = list(connection.exec_driver_sql(REVISION))
         return int(rows[0][0]) if rows else 0
+
+    def _heard(self, revision: int, now: float) -> int:
+        """Remembers a revision unless a later one is known. The one that is known then."""
+        with self._hearing:
+            if revision >= self._latest[0]:
+                self._latest = (revision, now)
+            return self._latest[0]
 
     def _reader(self) -> Any:
         """This thread's own connection, as sqlite3 has it."""
@@ -678,6 +694,7 @@ class Store:
             self._changed(revision)
 
     def _changed(self, revision: int) -> None:
+        self._heard(revision, time.monotonic())
         if self._here.revision is not None:
             self._here.revision = revision
         for changed in self._listeners:

@@ -38,16 +38,18 @@ static int64_t days_since_1970(int64_t year, int64_t month, int64_t day) {
     year -= month <= 2;
     int64_t era = year / 400, year_of_era = year - era * 400;
     int64_t day_of_year = (153 * (month + (month > 2 ? -3 : 9)) + 2) / 5 + day - 1;
-    return era * 146097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719468;
+    return era * 146097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year -
+           719468;
 }
 
 static bool time_seconds(const ASN1_TIME *time, int64_t *out) {
     struct tm tm;
     time_t now = 0;
     /* X509_cmp_time takes RFC 5280's forms only, as the handshake does. */
-    if (time == NULL || X509_cmp_time(time, &now) == 0 || ASN1_TIME_to_tm(time, &tm) != 1) return false;
-    *out = days_since_1970(tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday) * 86400 + tm.tm_hour * 3600 +
-           tm.tm_min * 60 + tm.tm_sec;
+    if (time == NULL || X509_cmp_time(time, &now) == 0 || ASN1_TIME_to_tm(time, &tm) != 1)
+        return false;
+    *out = days_since_1970(tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday) * 86400 +
+           tm.tm_hour * 3600 + tm.tm_min * 60 + tm.tm_sec;
     return true;
 }
 
@@ -79,7 +81,8 @@ static reason refuse(identity *id, reason why, const char *detail) {
 static bool has_empty_rdn(const X509_NAME *name) {
     const unsigned char *at;
     size_t len;
-    if (X509_NAME_get0_der((X509_NAME *)(uintptr_t)name, &at, &len) != 1 || len > LONG_MAX) return true;
+    if (X509_NAME_get0_der((X509_NAME *)(uintptr_t)name, &at, &len) != 1 || len > LONG_MAX)
+        return true;
     const unsigned char *end = at + len;
     for (int depth = 0; at < end; depth++) {
         long content;
@@ -98,10 +101,12 @@ static reason put_entry(identity *id, writer *w, const X509_NAME_ENTRY *entry, b
     const ASN1_OBJECT *type = X509_NAME_ENTRY_get_object(entry);
     const ASN1_STRING *text = X509_NAME_ENTRY_get_data(entry);
     bool clean = put_asn1_text(&value, ASN1_STRING_type(text), string_span(text));
-    put_attribute(w, starts, span_of(OBJ_get0_data(type), OBJ_length(type)), span_of(bytes, value.len));
+    put_attribute(w, starts, span_of(OBJ_get0_data(type), OBJ_length(type)),
+                  span_of(bytes, value.len));
     if (w->full || value.full) return refuse(id, REASON_TOO_LARGE, "a name of the certificate");
     if (clean && value.len) return REASON_UNDECIDED;
-    return refuse(id, REASON_BAD_STRING, "a name holds a NUL, a control or invisible character, an "
+    return refuse(id, REASON_BAD_STRING,
+                  "a name holds a NUL, a control or invisible character, an "
                   "invalid encoding or an empty value");
 }
 
@@ -118,7 +123,8 @@ static reason read_name(identity *id, const X509_NAME *name, writer *w, span *ou
         set = X509_NAME_ENTRY_set(entry);
         reason bad = put_entry(id, w, entry, starts);
         if (bad) return bad;
-        if (w->len - start > NAME_BYTES) return refuse(id, REASON_TOO_LARGE, "a name of the certificate");
+        if (w->len - start > NAME_BYTES)
+            return refuse(id, REASON_TOO_LARGE, "a name of the certificate");
         bool last = i + 1 == count || X509_NAME_ENTRY_set(X509_NAME_get_entry(name, i + 1)) != set;
         if (last && !name_close_rdn(w, rdn)) {
             return refuse(id, REASON_MALFORMED, "an attribute stands twice in one RDN");
@@ -144,8 +150,9 @@ static bind_kind san_kind(const GENERAL_NAME *name, int *tag, span *value) {
     const OTHERNAME *other = name->d.otherName;
     if (OBJ_obj2nid(other->type_id) != NID_ms_upn) return BIND_KINDS;
     *tag = other->value->type;
-    bool text = *tag == V_ASN1_UTF8STRING || *tag == V_ASN1_BMPSTRING || *tag == V_ASN1_UNIVERSALSTRING ||
-                *tag == V_ASN1_IA5STRING || *tag == V_ASN1_PRINTABLESTRING;
+    bool text = *tag == V_ASN1_UTF8STRING || *tag == V_ASN1_BMPSTRING ||
+                *tag == V_ASN1_UNIVERSALSTRING || *tag == V_ASN1_IA5STRING ||
+                *tag == V_ASN1_PRINTABLESTRING;
     *value = text ? string_span(other->value->value.asn1_string) : span_of(NULL, 0);
     return BIND_UPN;
 }
@@ -164,7 +171,8 @@ static reason put_san(identity *id, writer *w, const GENERAL_NAME *name) {
     put_span(w, span_of(bytes, value.len));
     if (w->full || value.full) return refuse(id, REASON_TOO_LARGE, "subject alternative names");
     if (good && value.len) return REASON_UNDECIDED;
-    return refuse(id, REASON_BAD_STRING, "a subject alternative name is empty, or holds a NUL, a control "
+    return refuse(id, REASON_BAD_STRING,
+                  "a subject alternative name is empty, or holds a NUL, a control "
                   "or invisible character or an invalid encoding");
 }
 
@@ -185,7 +193,9 @@ static GENERAL_NAMES *parse_sans(X509 *leaf, bool *there) {
     span der = string_span(X509_EXTENSION_get_data(X509_get_ext(leaf, index)));
     const uint8_t *at = der.ptr;
     GENERAL_NAMES *names = d2i_GENERAL_NAMES(NULL, &at, (long)der.len);
-    if (names && at == der.ptr + der.len) return names;
+    /* DER has one length for it: BER does not, and bytes may stand behind it. */
+    bool whole = names && at == der.ptr + der.len && i2d_GENERAL_NAMES(names, NULL) == (int)der.len;
+    if (whole) return names;
     GENERAL_NAMES_free(names);
     return NULL;
 }
@@ -240,7 +250,8 @@ static reason read_fields(identity *id, X509 *leaf) {
         return refuse(id, REASON_MALFORMED, "the validity does not parse");
     }
     if (!certificate_serial(leaf, serial, &serial_len)) {
-        return refuse(id, REASON_MALFORMED, "the serial number is negative or longer than 32 bytes");
+        return refuse(id, REASON_MALFORMED,
+                      "the serial number is negative or longer than 32 bytes");
     }
     id->serial = span_of(id->bytes, serial_len);
     put(&w, serial, serial_len);
@@ -253,7 +264,8 @@ static reason read_fields(identity *id, X509 *leaf) {
 static reason read_leaf(identity *id, X509 *leaf) {
     int len = leaf ? i2d_X509(leaf, NULL) : -1;
     unsigned hashed = 0;
-    if (len <= 0 || X509_digest(leaf, EVP_sha256(), id->cert, &hashed) != 1 || hashed != HASH_BYTES) {
+    if (len <= 0 || X509_digest(leaf, EVP_sha256(), id->cert, &hashed) != 1 ||
+        hashed != HASH_BYTES) {
         return refuse(id, REASON_MALFORMED, "the certificate cannot be encoded");
     }
     if (len > CERTIFICATE_BYTES) return refuse(id, REASON_TOO_LARGE, "the certificate");
@@ -272,7 +284,11 @@ reason identity_read(X509 *leaf, identity *id) {
     return id->refusal;
 }
 
-typedef struct { bind_taker take; void *data; bool done; } giver;
+typedef struct {
+    bind_taker take;
+    void *data;
+    bool done;
+} giver;
 
 static void give(giver *g, bind_kind kind, span value, bool repeated) {
     if (!g->done) g->done = !g->take(kind, value, repeated, g->data);
@@ -355,7 +371,8 @@ size_t certificates_parse(span bytes, X509 **out, size_t room, fault *why) {
         return 0;
     }
     ERR_set_mark();
-    size_t count = bytes.ptr[0] == 0x30 ? parse_der(bytes, out, why) : parse_pem(bytes, out, room, why);
+    size_t count =
+        bytes.ptr[0] == 0x30 ? parse_der(bytes, out, why) : parse_pem(bytes, out, room, why);
     ERR_pop_to_mark();
     return count;
 }

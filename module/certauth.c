@@ -31,12 +31,12 @@
 /* A client, from its connection to its end. Unix sockets and plain TCP have one too. */
 typedef struct {
     uint64_t id;
-    X509 *leaf;              /* a reference of ours; NULL: no certificate */
-    path *issuers;           /* with a leaf */
+    X509 *leaf;    /* a reference of ours; NULL: no certificate */
+    path *issuers; /* with a leaf */
     ip address;
-    bool local;              /* a unix socket: never anybody's business */
-    action act;              /* what was done to it when it connected or chose */
-    bool strayed;            /* it has changed its user since, by AUTH or RESET */
+    bool local;   /* a unix socket: never anybody's business */
+    action act;   /* what was done to it when it connected or chose */
+    bool strayed; /* it has changed its user since, by AUTH or RESET */
     reason why;
     RedisModuleString *user; /* that we logged it in as; NULL otherwise */
     int64_t since, end;      /* seconds since 1970; closed at `end`, 0: never */
@@ -47,13 +47,13 @@ typedef struct {
     RedisModuleBlockedClient *client;
     patch *change;
     stamp next;
-    uint64_t sender;  /* its client id */
+    uint64_t sender; /* its client id */
     bool close_sender;
     RedisModuleString *sender_user; /* that the sender will have lost by the time of the reply */
-    bool good;        /* it is on disk */
+    bool good;                      /* it is on disk */
     fault why;
-    uint64_t closed;  /* sessions ended by it */
-    uint64_t swept;   /* id of the last session looked at */
+    uint64_t closed; /* sessions ended by it */
+    uint64_t swept;  /* id of the last session looked at */
 } write_order;
 
 /* What happened to a client, for CERTAUTH.LOG. Texts are cut to fit, and say so. */
@@ -62,38 +62,39 @@ typedef struct {
     int64_t time; /* microseconds since 1970 */
     const char *event;
     reason why;
-    char address[INET6_ADDRSTRLEN], user[128], subject[384], issuer[256], serial[2 * SERIAL_BYTES + 1];
+    char address[INET6_ADDRSTRLEN], user[128], subject[384], issuer[256],
+        serial[2 * SERIAL_BYTES + 1];
 } log_entry;
 enum { LOG_ENTRIES = 4096 };
 
 static struct {
-    RedisModuleCtx *ctx;         /* detached: for timers and one-shots */
+    RedisModuleCtx *ctx; /* detached: for timers and one-shots */
     bool is_valkey, started, api_certificates;
     int version;
-    uint64_t before;             /* clients up to this id were made while `default` was on */
-    uint64_t loader;             /* the client that runs MODULE LOAD */
-    uint64_t audited;            /* the last session looked at by audit */
+    uint64_t before;  /* clients up to this id were made while `default` was on */
+    uint64_t loader;  /* the client that runs MODULE LOAD */
+    uint64_t audited; /* the last session looked at by audit */
     bool audit_due;
     char directory[PATH_MAX], trust[PATH_MAX + 8], marker[PATH_MAX + 16];
     policy *policy, *bootstrap;
     journal *journal;
-    stamp stamp;                 /* of the policy in force */
-    bool ever;                   /* there was a policy, now or once */
-    fault damage;                /* why only the bootstrap file counts; empty: it does not */
-    fault trust_state;           /* of tls-ca-cert-dir, for a person */
-    RedisModuleUser *nobody;     /* permissionless; refused clients sit on it until they are closed */
-    RedisModuleUser *scratch;    /* for trying ACL rules */
-    RedisModuleDict *sessions;   /* client id → session */
-    RedisModuleDict *ends;       /* end, client id → session */
-    RedisModuleDict *managed;    /* user → its ACL rules as the server tells them after we set them */
-    bool switching;              /* we are changing a client's user ourselves */
+    stamp stamp;               /* of the policy in force */
+    bool ever;                 /* there was a policy, now or once */
+    fault damage;              /* why only the bootstrap file counts; empty: it does not */
+    fault trust_state;         /* of tls-ca-cert-dir, for a person */
+    RedisModuleUser *nobody;   /* permissionless; refused clients sit on it until they are closed */
+    RedisModuleUser *scratch;  /* for trying ACL rules */
+    RedisModuleDict *sessions; /* client id → session */
+    RedisModuleDict *ends;     /* end, client id → session */
+    RedisModuleDict *managed;  /* user → its ACL rules as the server tells them after we set them */
+    bool switching;            /* we are changing a client's user ourselves */
     write_order *order;
     uint64_t logins, refused, reasons[REASON_COUNT], api_reads;
     int64_t log_second;
     unsigned logged;
-    char boot[33];               /* of this start of the server: seq counts from 1 in each */
-    uint64_t seq;                /* of the last entry */
-    log_entry log[LOG_ENTRIES];  /* a ring */
+    char boot[33];              /* of this start of the server: seq counts from 1 in each */
+    uint64_t seq;               /* of the last entry */
+    log_entry log[LOG_ENTRIES]; /* a ring */
 } node;
 
 static bool damaged(void) { return node.damage.text[0] != 0; }
@@ -131,7 +132,10 @@ static void *as_data(uint64_t id) { return (void *)(uintptr_t)id; }
 /* ---- The server's users ---- */
 
 /* A text that grows; NUL ended. */
-typedef struct { char *text; size_t len; } text_buffer;
+typedef struct {
+    char *text;
+    size_t len;
+} text_buffer;
 
 static void text_add(text_buffer *b, span s) {
     b->text = must(realloc(b->text, b->len + s.len + 1));
@@ -206,10 +210,12 @@ static bool call(const char *command, const char *verb, span name, span text, fa
         argv[argc++] = string_of(span_of(text.ptr, len));
         text = span_skip(text, len + (blank != NULL));
     }
-    RedisModuleCallReply *reply = RedisModule_Call(node.ctx, command, "cbv", verb, name.ptr, name.len, argv, argc);
+    RedisModuleCallReply *reply =
+        RedisModule_Call(node.ctx, command, "cbv", verb, name.ptr, name.len, argv, argc);
     bool good = reply && RedisModule_CallReplyType(reply) != REDISMODULE_REPLY_ERROR;
     size_t len = 0;
-    const char *error = good || reply == NULL ? "no answer" : RedisModule_CallReplyStringPtr(reply, &len);
+    const char *error =
+        good || reply == NULL ? "no answer" : RedisModule_CallReplyStringPtr(reply, &len);
     if (!good) fail(why, "%.*s", len ? (int)len : 9, error);
     if (reply) RedisModule_FreeCallReply(reply);
     for (size_t i = 0; i < argc; i++) RedisModule_FreeString(NULL, argv[i]);
@@ -219,7 +225,8 @@ static bool call(const char *command, const char *verb, span name, span text, fa
 
 static void forget_user(span name) {
     RedisModuleString *expected = NULL;
-    if (RedisModule_DictDelC(node.managed, (void *)(uintptr_t)name.ptr, name.len, &expected) == REDISMODULE_OK) {
+    if (RedisModule_DictDelC(node.managed, (void *)(uintptr_t)name.ptr, name.len, &expected) ==
+        REDISMODULE_OK) {
         RedisModule_FreeString(NULL, expected);
     }
 }
@@ -230,8 +237,8 @@ static bool set_user(span name, span rules) {
     fault why, again;
     bool good = call("ACL", "SETUSER", name, rules, &why);
     if (!good) {
-        RedisModule_Log(node.ctx, "warning", "user '%.*s' could not be set and is switched off: %s", (int)name.len,
-                        (const char *)name.ptr, why.text);
+        RedisModule_Log(node.ctx, "warning", "user '%.*s' could not be set and is switched off: %s",
+                        (int)name.len, (const char *)name.ptr, why.text);
         call("ACL", "SETUSER", name, LITERAL("reset"), &again);
     }
     RedisModuleString *now = user_rules(name);
@@ -241,7 +248,9 @@ static bool set_user(span name, span rules) {
 }
 
 /* A user of the bootstrap file is not the policy's, whatever a line of it says. */
-static bool is_bootstrap_user(span name) { return policy_user(node.bootstrap, LINE_USER, name) != NULL; }
+static bool is_bootstrap_user(span name) {
+    return policy_user(node.bootstrap, LINE_USER, name) != NULL;
+}
 
 static void apply_user(const rule *user, bool limited) {
     if (limited && is_bootstrap_user(rule_user(user, 0))) return;
@@ -278,10 +287,11 @@ static bool is_managed(span name) {
 static bool config_get(const char *name, char *out, size_t room) {
     out[0] = 0;
     RedisModuleCallReply *reply = RedisModule_Call(node.ctx, "CONFIG", "cc", "GET", name);
-    RedisModuleCallReply *value = reply && RedisModule_CallReplyType(reply) == REDISMODULE_REPLY_ARRAY &&
-                                          RedisModule_CallReplyLength(reply) == 2
-                                      ? RedisModule_CallReplyArrayElement(reply, 1)
-                                      : NULL;
+    RedisModuleCallReply *value =
+        reply && RedisModule_CallReplyType(reply) == REDISMODULE_REPLY_ARRAY &&
+                RedisModule_CallReplyLength(reply) == 2
+            ? RedisModule_CallReplyArrayElement(reply, 1)
+            : NULL;
     size_t len = 0;
     const char *text = value ? RedisModule_CallReplyStringPtr(value, &len) : NULL;
     bool good = text && len < room;
@@ -301,8 +311,10 @@ static bool switch_off_native_login(fault *why) {
     if (!config_get("tls-auth-clients-user", value, sizeof value) || value[0] == 0) return true;
     if (strcasecmp(value, "off") == 0) return true;
     if (!config_set("tls-auth-clients-user", "off", why)) return false;
-    RedisModule_Log(node.ctx, "warning", "tls-auth-clients-user was %s and has been switched off: who a "
-                    "certificate is, the policy says", value);
+    RedisModule_Log(node.ctx, "warning",
+                    "tls-auth-clients-user was %s and has been switched off: who a "
+                    "certificate is, the policy says",
+                    value);
     return true;
 }
 
@@ -314,7 +326,8 @@ static void apply_trust(void) {
     bool changed, only = enforced() || policy_rules(node.policy) == 0;
     fault why;
     config_get("tls-ca-cert-dir", value, sizeof value);
-    bool same = value[0] && realpath(value, real) && realpath(node.trust, ours) && strcmp(real, ours) == 0;
+    bool same =
+        value[0] && realpath(value, real) && realpath(node.trust, ours) && strcmp(real, ours) == 0;
     if (!same) {
         fail(&node.trust_state, "not managed: tls-ca-cert-dir is '%.80s'", value);
         return;
@@ -329,10 +342,13 @@ static void apply_trust(void) {
 
 static void apply_client_auth(void) {
     static const char *const values[] = {NULL, "yes", "optional"};
-    const char *value = enforced() ? values[policy_setting(node.policy, SET_TLS_CLIENT_AUTH)] : NULL;
+    const char *value =
+        enforced() ? values[policy_setting(node.policy, SET_TLS_CLIENT_AUTH)] : NULL;
     char now[32];
     fault why;
-    if (value == NULL || (config_get("tls-auth-clients", now, sizeof now) && strcmp(now, value) == 0)) return;
+    if (value == NULL ||
+        (config_get("tls-auth-clients", now, sizeof now) && strcmp(now, value) == 0))
+        return;
     if (!config_set("tls-auth-clients", value, &why)) {
         RedisModule_Log(node.ctx, "warning", "tls-auth-clients could not be set: %s", why.text);
     }
@@ -384,7 +400,8 @@ static void session_free(session *s) {
 }
 
 static session *session_new(uint64_t id, const char *address, bool local) {
-    session *s = session_find(id); /* from before the module, if at all: its handshake had not ended */
+    session *s =
+        session_find(id); /* from before the module, if at all: its handshake had not ended */
     if (s) session_free(s);
     s = must(calloc(1, sizeof *s));
     s->id = id;
@@ -401,7 +418,8 @@ static session *session_new(uint64_t id, const char *address, bool local) {
 
 /* The way of the module API: the leaf alone, as PEM. Leaks an X509 a call on servers before Redis
  * 8.6.2 and Valkey 9.1, so it is called once a connection, and counted. */
-static size_t peer_by_api(RedisModuleCtx *ctx, const session *s, X509 *certificates[2], bool *unreadable) {
+static size_t peer_by_api(RedisModuleCtx *ctx, const session *s, X509 *certificates[2],
+                          bool *unreadable) {
     RedisModuleString *pem = RedisModule_GetClientCertificate(ctx, s->id);
     if (pem == NULL) return 0;
     fault why;
@@ -409,8 +427,10 @@ static size_t peer_by_api(RedisModuleCtx *ctx, const session *s, X509 *certifica
     *unreadable = count == 0;
     RedisModule_FreeString(ctx, pem);
     if (node.api_reads++ == 0) {
-        RedisModule_Log(ctx, "warning", "a client's TLS connection could not be told for certain, so its "
-                        "certificate came through the server, which leaks memory at that before Redis 8.6.2 "
+        RedisModule_Log(ctx, "warning",
+                        "a client's TLS connection could not be told for certain, so its "
+                        "certificate came through the server, which leaks memory at that before "
+                        "Redis 8.6.2 "
                         "and Valkey 9.1: see certauth_api_certificates in INFO");
     }
     return count;
@@ -418,7 +438,8 @@ static size_t peer_by_api(RedisModuleCtx *ctx, const session *s, X509 *certifica
 
 /* What the handshake left, into the session; `id` is what the leaf says. False where there is a
  * certificate that cannot be read. */
-static bool session_certificate(RedisModuleCtx *ctx, session *s, uint16_t port, peer *found, identity *id) {
+static bool session_certificate(RedisModuleCtx *ctx, session *s, uint16_t port, peer *found,
+                                identity *id) {
     X509 *owned[2] = {NULL, NULL};
     bool unreadable = false;
     if (node.api_certificates || !tls_claim(&s->address, port, found)) {
@@ -466,7 +487,8 @@ static decision decide_again(const session *s, const patch *pending) {
 /* Cuts at the end of `room`, with a mark. */
 static void put_cut(char *out, size_t room, span text) {
     size_t len = text.len < room ? text.len : room - 4;
-    while (len < text.len && len > 0 && (text.ptr[len] & 0xc0) == 0x80) len--; /* not within a character */
+    while (len < text.len && len > 0 && (text.ptr[len] & 0xc0) == 0x80)
+        len--; /* not within a character */
     if (len) memcpy(out, text.ptr, len);
     memcpy(out + len, text.len < room ? "" : "...", text.len < room ? 1 : 4);
 }
@@ -477,13 +499,16 @@ static void put_cut_name(char *out, size_t room, span name) {
 }
 
 /* `id` as for decide; `user` may be empty. */
-static log_entry *record(const session *s, const identity *id, const char *event, reason why, span user) {
+static log_entry *record(const session *s, const identity *id, const char *event, reason why,
+                         span user) {
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
     log_entry *e = &node.log[++node.seq % LOG_ENTRIES];
     *e = (log_entry){.seq = node.seq, .client = s->id, .event = event, .why = why};
     e->time = (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
-    if (s->address.len) inet_ntop(s->address.len == 4 ? AF_INET : AF_INET6, s->address.bytes, e->address, sizeof e->address);
+    if (s->address.len)
+        inet_ntop(s->address.len == 4 ? AF_INET : AF_INET6, s->address.bytes, e->address,
+                  sizeof e->address);
     put_cut(e->user, sizeof e->user, user);
     if (s->leaf == NULL) return e;
     put_cut_name(e->subject, sizeof e->subject, id->subject);
@@ -497,19 +522,22 @@ static log_entry *record(const session *s, const identity *id, const char *event
 static void log_refusal(RedisModuleCtx *ctx, const log_entry *e, bool shadow) {
     int64_t second = now_seconds();
     if (second != node.log_second) {
-        if (node.logged > 10) RedisModule_Log(ctx, "notice", "%u more clients refused", node.logged - 10);
+        if (node.logged > 10)
+            RedisModule_Log(ctx, "notice", "%u more clients refused", node.logged - 10);
         node.log_second = second;
         node.logged = 0;
     }
     if (node.logged++ >= 10) return;
-    RedisModule_Log(ctx, "notice", "client %llu from %s %srefused: %s (subject %s)", (unsigned long long)e->client,
-                    e->address, shadow ? "would be " : "", reason_name(e->why), e->subject[0] ? e->subject : "-");
+    RedisModule_Log(ctx, "notice", "client %llu from %s %srefused: %s (subject %s)",
+                    (unsigned long long)e->client, e->address, shadow ? "would be " : "",
+                    reason_name(e->why), e->subject[0] ? e->subject : "-");
 }
 
 static void log_to_acl(RedisModuleCtx *ctx, const log_entry *e) {
     RedisModuleString *object = string_of(text_span(reason_name(e->why)));
     if (RedisModule_ACLAddLogEntryByUserName) {
-        RedisModuleString *user = string_of(text_span(e->subject[0] ? e->subject : "no certificate"));
+        RedisModuleString *user =
+            string_of(text_span(e->subject[0] ? e->subject : "no certificate"));
         RedisModule_ACLAddLogEntryByUserName(ctx, user, object, REDISMODULE_ACL_LOG_AUTH);
         RedisModule_FreeString(NULL, user);
     } else {
@@ -589,7 +617,8 @@ static void close_at_connect(uint64_t id) {
 }
 
 static void set_end(session *s, const decision *d) {
-    int64_t end = d->until < INT64_MAX ? d->until + 1 : d->until; /* notAfter is the last good second */
+    int64_t end =
+        d->until < INT64_MAX ? d->until + 1 : d->until; /* notAfter is the last good second */
     int64_t limit = s->since + d->session;
     session_ends_at(s, d->session && limit < end ? limit : end);
 }
@@ -614,7 +643,8 @@ static void enact(RedisModuleCtx *ctx, session *s, const peer *p, const identity
     }
     count(&d);
     bool named = d.act == ACTION_LOGIN;
-    const log_entry *e = record(s, id, EVENTS[d.shadow][d.act], d.why, named ? rule_user(d.line, 0) : span_of(NULL, 0));
+    const log_entry *e = record(s, id, EVENTS[d.shadow][d.act], d.why,
+                                named ? rule_user(d.line, 0) : span_of(NULL, 0));
     if (d.act == ACTION_REFUSE) log_refusal(ctx, e, d.shadow);
     s->act = d.shadow ? ACTION_LEAVE : d.act;
     s->why = d.why;
@@ -664,7 +694,8 @@ static bool may_hold(const session *s, const decision *d, span user) {
     bool is_default = span_equal(user, LITERAL("default"));
     if (s->local || permits(d, user)) return true;
     if (!is_default && is_managed(user)) return false;
-    if (!enforced() && !damaged()) return s->user == NULL && s->act != ACTION_CHOOSE; /* what we made, goes */
+    if (!enforced() && !damaged())
+        return s->user == NULL && s->act != ACTION_CHOOSE; /* what we made, goes */
     if (d->act == ACTION_REFUSE || s->user) return false;
     if (s->act == ACTION_CHOOSE && !s->strayed) return d->act == ACTION_CHOOSE;
     if (!is_default) return may_use_password(s, d);
@@ -710,21 +741,25 @@ static void connected(RedisModuleCtx *ctx, session *s, const RedisModuleClientIn
     }
     bool readable = !tls || session_certificate(ctx, s, client->port, &found, &id);
     decision d = decide(s, &id, NULL);
-    if (!readable && (enforced() || damaged())) d = (decision){.act = ACTION_REFUSE, .why = REASON_MALFORMED};
+    if (!readable && (enforced() || damaged()))
+        d = (decision){.act = ACTION_REFUSE, .why = REASON_MALFORMED};
     if (!may_be_left(s, &d)) d = (decision){.act = ACTION_REFUSE, .why = REASON_USER_OFF};
     enact(ctx, s, &found, &id, d);
 }
 
-static void on_client_change(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t sub, void *data) {
+static void on_client_change(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t sub,
+                             void *data) {
     const RedisModuleClientInfo *client = data;
     (void)event;
     if (sub != REDISMODULE_CLIENT_CHANGE_CONNECTED) {
         session *ended = session_find(client->id);
-        if (ended) session_free(ended); /* links that this server made also end here, unknown to us */
+        if (ended)
+            session_free(ended); /* links that this server made also end here, unknown to us */
         return;
     }
     put_in_force();
-    session *s = session_new(client->id, client->addr, client->flags & REDISMODULE_CLIENTINFO_FLAG_UNIXSOCKET);
+    session *s = session_new(client->id, client->addr,
+                             client->flags & REDISMODULE_CLIENTINFO_FLAG_UNIXSOCKET);
     if (!s->local) connected(ctx, s, client);
 }
 
@@ -747,8 +782,9 @@ static void check_strayed(void *data) {
 static bool is_as_it_was(const session *s) {
     RedisModuleString *name = RedisModule_GetClientUserNameById(node.ctx, s->id);
     span user = name ? string_span(name) : span_of(NULL, 0);
-    bool same = s->local || user.len == 0 || (s->user ? span_equal(user, string_span(s->user))
-                                                      : s->act == ACTION_LEAVE && span_equal(user, LITERAL("default")));
+    bool same = s->local || user.len == 0 ||
+                (s->user ? span_equal(user, string_span(s->user))
+                         : s->act == ACTION_LEAVE && span_equal(user, LITERAL("default")));
     if (name) RedisModule_FreeString(node.ctx, name);
     return same;
 }
@@ -760,7 +796,8 @@ static void audit(void) {
     uint64_t from = session_key(node.audited);
     session *s = NULL;
     bool more;
-    RedisModuleDictIter *at = RedisModule_DictIteratorStartC(node.sessions, ">", &from, sizeof from);
+    RedisModuleDictIter *at =
+        RedisModule_DictIteratorStartC(node.sessions, ">", &from, sizeof from);
     while ((more = RedisModule_DictNextC(at, NULL, (void **)&s) != NULL) && now_us() < stop) {
         node.audited = s->id;
         if (!is_as_it_was(s)) audit_session(s);
@@ -779,7 +816,8 @@ static void audit_all(void *none) {
  * either: right behind such a command, all are looked at. */
 static void on_command(RedisModuleCommandFilterCtx *filter) {
     const RedisModuleString *name = RedisModule_CommandFilterArgGet(filter, 0);
-    if (node.audit_due || name == NULL || !(string_is(name, "AUTH") || string_is(name, "HELLO"))) return;
+    if (node.audit_due || name == NULL || !(string_is(name, "AUTH") || string_is(name, "HELLO")))
+        return;
     node.audit_due = true;
     RedisModule_EventLoopAddOneShot(audit_all, NULL);
 }
@@ -799,7 +837,9 @@ static void on_user_changed(uint64_t id, void *none) {
 static bool choose(RedisModuleCtx *ctx, session *s, span user, fault *why) {
     decision d = s ? decide_again(s, NULL) : (decision){0};
     if (user.len == 0 && d.act == ACTION_LOGIN) user = rule_user(d.line, 0);
-    if (user.len == 0) return fail(why, "say which user: this certificate may be several, or none (%s)", reason_name(d.why));
+    if (user.len == 0)
+        return fail(why, "say which user: this certificate may be several, or none (%s)",
+                    reason_name(d.why));
     if (!permits(&d, user)) {
         return fail(why, "this certificate may not be that user (%s)", reason_name(d.why));
     }
@@ -1010,14 +1050,18 @@ static bool make_marker(fault *why) {
     char parent[PATH_MAX];
     memcpy(parent, node.directory, sizeof parent);
     *strrchr(parent, '/') = 0;
-    if (sync_file(node.marker, O_WRONLY | O_CREAT | O_NOFOLLOW) && sync_file(parent[0] ? parent : "/", O_RDONLY)) return true;
-    return fail(why, "cannot write %.120s: %s (it tells a lost journal from a first install)", node.marker, strerror(errno));
+    if (sync_file(node.marker, O_WRONLY | O_CREAT | O_NOFOLLOW) &&
+        sync_file(parent[0] ? parent : "/", O_RDONLY))
+        return true;
+    return fail(why, "cannot write %.120s: %s (it tells a lost journal from a first install)",
+                node.marker, strerror(errno));
 }
 
 static void *write_in_thread(void *data) {
     write_order *order = data;
-    order->good = make_marker(&order->why) &&
-                  journal_append(node.journal, node.policy, order->change, &order->next, &order->why);
+    order->good =
+        make_marker(&order->why) &&
+        journal_append(node.journal, node.policy, order->change, &order->next, &order->why);
     RedisModule_EventLoopAddOneShot(finish_order, order);
     return NULL;
 }
@@ -1075,7 +1119,8 @@ static void sweep(void *data) {
     uint64_t from = session_key(order->swept);
     session *s = NULL;
     bool more;
-    RedisModuleDictIter *at = RedisModule_DictIteratorStartC(node.sessions, ">", &from, sizeof from);
+    RedisModuleDictIter *at =
+        RedisModule_DictIteratorStartC(node.sessions, ">", &from, sizeof from);
     while ((more = RedisModule_DictNextC(at, NULL, (void **)&s) != NULL) && now_us() < stop) {
         reason why;
         order->swept = s->id;
@@ -1128,8 +1173,11 @@ static void note_user(patch *change, span name, span rules) {
 static bool try_acl(const rule *user, bool limited, fault *why) {
     RedisModuleString *error = NULL;
     text_buffer b = acl_text(user, limited);
-    text_add(&b, LITERAL(" resetchannels")); /* or the next try looks through all clients for channels */
-    bool good = RedisModule_SetModuleUserACLString(NULL, node.scratch, b.text, &error) == REDISMODULE_OK;
+    text_add(&b,
+             LITERAL(
+                 " resetchannels")); /* or the next try looks through all clients for channels */
+    bool good =
+        RedisModule_SetModuleUserACLString(NULL, node.scratch, b.text, &error) == REDISMODULE_OK;
     if (!good) fail(why, "%s", error ? (const char *)string_span(error).ptr : "not ACL rules");
     if (error) RedisModule_FreeString(NULL, error);
     free(b.text);
@@ -1151,7 +1199,8 @@ static void check_user_line(patch *change, const rule *user, size_t number) {
     if (rule_adopts(user)) {
         note_user(change, name, string_span(rules));
     } else {
-        patch_problem(change, number, "the server has a user of this name already: write `adopt` behind the "
+        patch_problem(change, number,
+                      "the server has a user of this name already: write `adopt` behind the "
                       "name to take it over (what it was is kept, and comes back)");
     }
     RedisModule_FreeString(NULL, rules);
@@ -1213,11 +1262,17 @@ static bool locks_out(uint64_t sender, const patch *change) {
 
 /* ---- CERTAUTH.POLICY LOAD and PATCH ---- */
 
-typedef struct { long long base, generation, epoch; span owner, digest; bool whole, has_epoch, has_digest, force; int lines; } options;
+typedef struct {
+    long long base, generation, epoch;
+    span owner, digest;
+    bool whole, has_epoch, has_digest, force;
+    int lines;
+} options;
 
 static bool read_number(RedisModuleString *text, long long *out, fault *why) {
     if (RedisModule_StringToLongLong(text, out) == REDISMODULE_OK && *out >= 0) return true;
-    return fail(why, "ERR '%.40s' is not a number from 0 to 2^63-1", (const char *)string_span(text).ptr);
+    return fail(why, "ERR '%.40s' is not a number from 0 to 2^63-1",
+                (const char *)string_span(text).ptr);
 }
 
 static bool read_options(RedisModuleString **argv, int argc, options *o, fault *why) {
@@ -1231,14 +1286,15 @@ static bool read_options(RedisModuleString **argv, int argc, options *o, fault *
         else if (string_is(argv[at], "DIGEST") && value) {
             o->has_digest = true; /* an empty one too: a script's empty variable is no wish */
             o->digest = string_span(argv[++at]);
-        }
-        else if (string_is(argv[at], "EPOCH") && value) {
+        } else if (string_is(argv[at], "EPOCH") && value) {
             o->has_epoch = true;
             if (!read_number(argv[++at], &o->epoch, why)) return false;
         } else break;
     }
     if (at >= argc || !string_is(argv[at], "LINES")) {
-        return fail(why, "ERR expected %s <generation> [OWNER id] [EPOCH n] [DIGEST d] [FORCE] LINES line…",
+        return fail(why,
+                    "ERR expected %s <generation> [OWNER id] [EPOCH n] [DIGEST d] [FORCE] LINES "
+                    "line…",
                     o->whole ? "LOAD" : "PATCH <base>");
     }
     o->lines = at + 1;
@@ -1248,7 +1304,8 @@ static bool read_options(RedisModuleString **argv, int argc, options *o, fault *
 /* Who makes a policy makes ACL users, so they must be allowed to: else `+@all -@admin` could. The
  * server knows no such thing of a module's command before 7.2 (`ACL CAT` does not list it). */
 static bool may_administer(RedisModuleCtx *ctx, const char *verb) {
-    RedisModuleString *argv[] = {string_of(LITERAL("ACL")), string_of(span_of(verb, strlen(verb))), string_of(LITERAL("x"))};
+    RedisModuleString *argv[] = {string_of(LITERAL("ACL")), string_of(span_of(verb, strlen(verb))),
+                                 string_of(LITERAL("x"))};
     int argc = strcmp(verb, "SETUSER") == 0 ? 3 : 2; /* Redis 8.6 looks at the arity too */
     /* Not GetCurrentUserName, which crashes for a client without a user: another module's call. */
     RedisModuleString *name = RedisModule_GetClientUserNameById(ctx, RedisModule_GetClientId(ctx));
@@ -1268,8 +1325,10 @@ static int deny(RedisModuleCtx *ctx, const char *verb) {
 
 static bool may_write(RedisModuleCtx *ctx, fault *why) {
     int flags = RedisModule_GetContextFlags(ctx);
-    if (flags & (REDISMODULE_CTX_FLAGS_MULTI | REDISMODULE_CTX_FLAGS_LUA | REDISMODULE_CTX_FLAGS_DENY_BLOCKING)) {
-        return fail(why, "ERR a policy is not written within MULTI or a script: the reply waits for the disk");
+    if (flags & (REDISMODULE_CTX_FLAGS_MULTI | REDISMODULE_CTX_FLAGS_LUA |
+                 REDISMODULE_CTX_FLAGS_DENY_BLOCKING)) {
+        return fail(why, "ERR a policy is not written within MULTI or a script: the reply waits "
+                         "for the disk");
     }
     if (damaged()) return fail(why, "NOJOURNAL %s", node.damage.text);
     if (node.order) return fail(why, "BUSY another change of the policy is on its way: try again");
@@ -1280,13 +1339,17 @@ static bool may_write(RedisModuleCtx *ctx, fault *why) {
 static bool check_stamp(const options *o, fault *why) {
     span owner = span_of(node.stamp.owner, strlen(node.stamp.owner));
     if (o->owner.len >= sizeof node.stamp.owner || !text_clean(o->owner)) {
-        return fail(why, "ERR the owner is longer than %zu bytes, or no clean text", sizeof node.stamp.owner - 1);
+        return fail(why, "ERR the owner is longer than %zu bytes, or no clean text",
+                    sizeof node.stamp.owner - 1);
     }
     if (owner.len && !span_equal(owner, o->owner) && !(o->force && o->whole)) {
-        return fail(why, "OWNED this node's policy belongs to '%s': only LOAD … FORCE takes it over", node.stamp.owner);
+        return fail(why,
+                    "OWNED this node's policy belongs to '%s': only LOAD … FORCE takes it over",
+                    node.stamp.owner);
     }
     if (o->has_epoch && (uint64_t)o->epoch < node.stamp.epoch) {
-        return fail(why, "EPOCH %lld is over: %llu is in force", o->epoch, (unsigned long long)node.stamp.epoch);
+        return fail(why, "EPOCH %lld is over: %llu is in force", o->epoch,
+                    (unsigned long long)node.stamp.epoch);
     }
     if (!o->whole && (!node.ever || (uint64_t)o->base != node.stamp.generation)) {
         return fail(why, "BASE %lld is not in force: generation %llu is", o->base,
@@ -1337,11 +1400,14 @@ static bool check_change(RedisModuleCtx *ctx, const patch *change, const options
     digest sum = patch_digest(change);
     digest_print(&sum, text);
     if (o->has_digest && !span_equal(o->digest, span_of(text, strlen(text)))) {
-        return fail(why, "DIGEST the change leads to %s, not to the one given: base and sender differ", text);
+        return fail(why,
+                    "DIGEST the change leads to %s, not to the one given: base and sender differ",
+                    text);
     }
     if (!o->force && locks_out(RedisModule_GetClientId(ctx), change)) {
-        return fail(why, "LOCKOUT after this change your own certificate would not be let in as the same user: "
-                    "say FORCE if that is meant");
+        return fail(why, "LOCKOUT after this change your own certificate would not be let in as "
+                         "the same user: "
+                         "say FORCE if that is meant");
     }
     return patch_setting(change, SET_ENFORCE) != ENFORCE_ON || switch_off_native_login(why);
 }
@@ -1393,8 +1459,10 @@ static int write_policy(RedisModuleCtx *ctx, RedisModuleString **argv, int argc,
     read_lines(change, argv, argc, &o);
     patch_finish(change, whole);
     check_users(change); /* also after problems: all of them are named at once */
-    if (patch_problems(change) == 0 && check_change(ctx, change, &o, &why)) return start_order(ctx, change, &o);
-    int result = patch_problems(change) ? reply_problems(ctx, change) : RedisModule_ReplyWithError(ctx, why.text);
+    if (patch_problems(change) == 0 && check_change(ctx, change, &o, &why))
+        return start_order(ctx, change, &o);
+    int result = patch_problems(change) ? reply_problems(ctx, change)
+                                        : RedisModule_ReplyWithError(ctx, why.text);
     patch_free(change);
     return result;
 }
@@ -1441,7 +1509,8 @@ static int policy_show(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) 
     for (size_t i = 0; i < policy_rules(node.policy); i++) {
         const rule *r = policy_rule(node.policy, i);
         span text = rule_text(r);
-        if (rule_type(r) != LINE_WAS) RedisModule_ReplyWithStringBuffer(ctx, (const char *)text.ptr, text.len);
+        if (rule_type(r) != LINE_WAS)
+            RedisModule_ReplyWithStringBuffer(ctx, (const char *)text.ptr, text.len);
     }
     return REDISMODULE_OK;
 }
@@ -1510,7 +1579,8 @@ static int login(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     if (argc > 2) return RedisModule_WrongArity(ctx);
     session *s = session_find(RedisModule_GetClientId(ctx));
     span user = argc == 2 ? string_span(argv[1]) : span_of(NULL, 0);
-    if (s && s->leaf && choose(ctx, s, user, &why)) return RedisModule_ReplyWithSimpleString(ctx, "OK");
+    if (s && s->leaf && choose(ctx, s, user, &why))
+        return RedisModule_ReplyWithSimpleString(ctx, "OK");
     if (s == NULL || s->leaf == NULL) fail(&why, "this connection came without a certificate");
     snprintf(text, sizeof text, "DENIED %s", why.text);
     return RedisModule_ReplyWithError(ctx, text);
@@ -1564,7 +1634,8 @@ static int explain(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     put_in_force();
     identity_read(certificates[0], &id);
     path_verify(node.policy, certificates[0], certificates + 1, given - 1, &issuers);
-    if (!issuers.known) path_verify(node.bootstrap, certificates[0], certificates + 1, given - 1, &issuers);
+    if (!issuers.known)
+        path_verify(node.bootstrap, certificates[0], certificates + 1, given - 1, &issuers);
     s.leaf = certificates[0];
     s.issuers = &issuers;
     request r = request_for(&s, &id);
@@ -1578,8 +1649,8 @@ static int explain(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
 enum { PAGE = 1000 };
 
 /* Options of NAME value pairs after the command. */
-static bool read_page(RedisModuleString **argv, int argc, const char *start_word, long long *start, long long *most,
-                      span *user, fault *why) {
+static bool read_page(RedisModuleString **argv, int argc, const char *start_word, long long *start,
+                      long long *most, span *user, fault *why) {
     *start = 0;
     *most = PAGE;
     if (argc % 2 == 0) return fail(why, "ERR options come as a name and a value");
@@ -1605,7 +1676,9 @@ static void reply_session(RedisModuleCtx *ctx, const session *s) {
     writer hex = {serial, 0, sizeof serial, false};
     if (s->leaf) identity_read(s->leaf, &id);
     if (s->leaf) put_hex(&hex, id.serial);
-    if (s->address.len) inet_ntop(s->address.len == 4 ? AF_INET : AF_INET6, s->address.bytes, address, sizeof address);
+    if (s->address.len)
+        inet_ntop(s->address.len == 4 ? AF_INET : AF_INET6, s->address.bytes, address,
+                  sizeof address);
     RedisModule_ReplyWithMap(ctx, 8);
     reply_number(ctx, "id", s->id);
     reply_named(ctx, "address", address);
@@ -1625,9 +1698,11 @@ static int sessions(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     span user = {0};
     session *list[PAGE], *s = NULL;
     if (!may_administer(ctx, "LIST")) return deny(ctx, "LIST");
-    if (!read_page(argv, argc, "CURSOR", &cursor, &most, &user, &why)) return RedisModule_ReplyWithError(ctx, why.text);
+    if (!read_page(argv, argc, "CURSOR", &cursor, &most, &user, &why))
+        return RedisModule_ReplyWithError(ctx, why.text);
     uint64_t from = session_key((uint64_t)cursor);
-    RedisModuleDictIter *at = RedisModule_DictIteratorStartC(node.sessions, ">", &from, sizeof from);
+    RedisModuleDictIter *at =
+        RedisModule_DictIteratorStartC(node.sessions, ">", &from, sizeof from);
     while (found < most && RedisModule_DictNextC(at, NULL, (void **)&s) != NULL) {
         if (user.len == 0 || (s->user && span_equal(string_span(s->user), user))) list[found++] = s;
     }
@@ -1660,7 +1735,8 @@ static int show_log(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     fault why;
     long long since, most;
     if (!may_administer(ctx, "LIST")) return deny(ctx, "LIST");
-    if (!read_page(argv, argc, "SINCE", &since, &most, NULL, &why)) return RedisModule_ReplyWithError(ctx, why.text);
+    if (!read_page(argv, argc, "SINCE", &since, &most, NULL, &why))
+        return RedisModule_ReplyWithError(ctx, why.text);
     uint64_t oldest = node.seq > LOG_ENTRIES ? node.seq - LOG_ENTRIES : 0, from = (uint64_t)since;
     uint64_t lost = from < oldest ? oldest - from : 0, first = from + lost;
     uint64_t found = first < node.seq ? node.seq - first : 0;
@@ -1701,7 +1777,8 @@ static void close_ended(void) {
     int64_t now = now_seconds(), stop = now_us() + 2000;
     session *s = NULL;
     RedisModuleDictIter *at = RedisModule_DictIteratorStartC(node.ends, "^", NULL, 0);
-    while (RedisModule_DictNextC(at, NULL, (void **)&s) != NULL && s->end <= now && now_us() < stop) {
+    while (RedisModule_DictNextC(at, NULL, (void **)&s) != NULL && s->end <= now &&
+           now_us() < stop) {
         end_session(s, "ended", REASON_EXPIRED);
     }
     RedisModule_DictIteratorStop(at);
@@ -1712,8 +1789,9 @@ static void close_ended(void) {
 static void repair_user(span name) {
     const rule *own = policy_user(node.bootstrap, LINE_USER, name);
     const rule *line = own ? own : policy_user(node.policy, LINE_USER, name);
-    RedisModule_Log(node.ctx, "warning", "user '%.*s' had been changed by hand: set back to its line",
-                    (int)name.len, (const char *)name.ptr);
+    RedisModule_Log(node.ctx, "warning",
+                    "user '%.*s' had been changed by hand: set back to its line", (int)name.len,
+                    (const char *)name.ptr);
     if (line) apply_user(line, own == NULL);
     else set_user(name, LITERAL("resetpass off"));
     if (span_equal(name, LITERAL("default")) && default_is_off()) close_default(NULL);
@@ -1737,11 +1815,14 @@ static void repair_users(void) {
     char *name;
     expected = RedisModule_DictGetC(node.managed, (void *)(uintptr_t)"default", 7, NULL);
     if (expected && has_drifted(LITERAL("default"), expected)) repair_user(LITERAL("default"));
-    RedisModuleDictIter *at = RedisModule_DictIteratorStartC(node.managed, last_len ? ">" : "^", last, last_len);
-    while (seen++ < most && found < SLICE && (name = RedisModule_DictNextC(at, &name_len, (void **)&expected)) != NULL) {
+    RedisModuleDictIter *at =
+        RedisModule_DictIteratorStartC(node.managed, last_len ? ">" : "^", last, last_len);
+    while (seen++ < most && found < SLICE &&
+           (name = RedisModule_DictNextC(at, &name_len, (void **)&expected)) != NULL) {
         last_len = name_len < sizeof last ? name_len : 0;
         memcpy(last, name, last_len);
-        if (has_drifted(span_of(name, name_len), expected)) drifted[found++] = string_of(span_of(name, name_len));
+        if (has_drifted(span_of(name, name_len), expected))
+            drifted[found++] = string_of(span_of(name, name_len));
     }
     if (seen <= most && found < SLICE) last_len = 0; /* the end: from the start next time */
     RedisModule_DictIteratorStop(at); /* before the repairs, which change the dictionary */
@@ -1778,13 +1859,15 @@ static void tick(RedisModuleCtx *ctx, void *none) {
 
 static bool set_directory(span path_text, fault *why) {
     char given[PATH_MAX];
-    if (path_text.len == 0 || path_text.len >= sizeof given) return fail(why, "the path of the journal is too long");
+    if (path_text.len == 0 || path_text.len >= sizeof given)
+        return fail(why, "the path of the journal is too long");
     memcpy(given, path_text.ptr, path_text.len);
     given[path_text.len] = 0;
     if (mkdir(given, 0700) != 0 && errno != EEXIST) {
         return fail(why, "cannot make the directory %.160s: %s", given, strerror(errno));
     }
-    if (realpath(given, node.directory) == NULL) return fail(why, "%.160s: %s", given, strerror(errno));
+    if (realpath(given, node.directory) == NULL)
+        return fail(why, "%.160s: %s", given, strerror(errno));
     snprintf(node.trust, sizeof node.trust, "%s/ca", node.directory);
     snprintf(node.marker, sizeof node.marker, "%s.enrolled", node.directory);
     if (mkdir(node.trust, 0755) == 0 || errno == EEXIST) return true;
@@ -1808,8 +1891,10 @@ static void open_journal(span path_text) {
     if (notice) RedisModule_Log(node.ctx, "warning", "%s", notice);
     node.ever = !journal_empty(node.journal);
     if (damage == NULL && !node.ever && access(node.marker, F_OK) == 0) {
-        fail(&node.damage, "%.120s/policy is gone or empty, but %.80s says that it was there: bring it back, "
-             "or remove that file", node.directory, node.marker);
+        fail(&node.damage,
+             "%.120s/policy is gone or empty, but %.80s says that it was there: bring it back, "
+             "or remove that file",
+             node.directory, node.marker);
     }
 }
 
@@ -1818,8 +1903,10 @@ static bool check_bootstrap(const char *name, fault *why) {
     fault error;
     for (size_t i = 0; i < policy_rules(node.bootstrap); i++) {
         const rule *r = policy_rule(node.bootstrap, i);
-        if ((rule_type(r) != LINE_USER && rule_type(r) != LINE_LIMIT) || try_acl(r, false, &error)) continue;
-        return fail(why, "%.80s, line %u: %.130s (modules it names come before this one)", name, r->number, error.text);
+        if ((rule_type(r) != LINE_USER && rule_type(r) != LINE_LIMIT) || try_acl(r, false, &error))
+            continue;
+        return fail(why, "%.80s, line %u: %.130s (modules it names come before this one)", name,
+                    r->number, error.text);
     }
     return true;
 }
@@ -1833,7 +1920,8 @@ static span read_file(const char *name, char *bytes, size_t room, fault *why) {
     int error = errno;
     if (file) fclose(file);
     if (good && len < room) return span_of(bytes, len);
-    fail(why, "cannot read the bootstrap file %.160s: %s", name, good ? "it is too large" : strerror(error));
+    fail(why, "cannot read the bootstrap file %.160s: %s", name,
+         good ? "it is too large" : strerror(error));
     return span_of(NULL, 0);
 }
 
@@ -1866,15 +1954,21 @@ static bool read_bootstrap(const char *name, fault *why) {
 static bool read_arguments(RedisModuleString **argv, int argc, fault *why) {
     span directory = {0};
     for (int i = 0; i < argc; i += 2) {
-        if (i + 1 == argc) return fail(why, "'%.60s' lacks its value", (const char *)string_span(argv[i]).ptr);
+        if (i + 1 == argc)
+            return fail(why, "'%.60s' lacks its value", (const char *)string_span(argv[i]).ptr);
         span value = string_span(argv[i + 1]);
         if (string_is(argv[i], "journal")) directory = value;
-        else if (string_is(argv[i], "certificates") && string_is(argv[i + 1], "api")) node.api_certificates = true;
+        else if (string_is(argv[i], "certificates") && string_is(argv[i + 1], "api"))
+            node.api_certificates = true;
         else if (string_is(argv[i], "bootstrap")) {
             if (!read_bootstrap((const char *)value.ptr, why)) return false;
-        } else return fail(why, "'%.60s %.60s' is no argument", (const char *)string_span(argv[i]).ptr, (const char *)value.ptr);
+        } else
+            return fail(why, "'%.60s %.60s' is no argument", (const char *)string_span(argv[i]).ptr,
+                        (const char *)value.ptr);
     }
-    if (directory.len == 0) return fail(why, "the journal is missing: loadmodule certauth.so journal PATH [bootstrap FILE]");
+    if (directory.len == 0)
+        return fail(why,
+                    "the journal is missing: loadmodule certauth.so journal PATH [bootstrap FILE]");
     open_journal(directory);
     return true;
 }
@@ -1884,12 +1978,17 @@ static bool check_server(fault *why) {
     node.is_valkey = RedisModule_GetApi("ValkeyModule_GetClientId", &none) == REDISMODULE_OK;
     node.version = RedisModule_GetServerVersion ? RedisModule_GetServerVersion() : 0;
     if (node.version >= 0x070006) return true;
-    return fail(why, "Redis 7.0.6 or later is needed: earlier ones reset a client's database when it connects "
-                "(redis PR 11500)");
+    return fail(why, "Redis 7.0.6 or later is needed: earlier ones reset a client's database when "
+                     "it connects "
+                     "(redis PR 11500)");
 }
 
 /* Who may run what is the ACL's business: LOGIN and WHOAMI are for everybody. */
-static const struct { const char *name; RedisModuleCmdFunc run; const char *flags; } COMMANDS[] = {
+static const struct {
+    const char *name;
+    RedisModuleCmdFunc run;
+    const char *flags;
+} COMMANDS[] = {
     {"certauth.whoami", whoami, "no-auth fast allow-loading allow-stale"},
     {"certauth.login", login, "no-auth fast allow-loading allow-stale"},
     {"certauth.explain", explain, "admin allow-loading allow-stale"},
@@ -1897,7 +1996,11 @@ static const struct { const char *name; RedisModuleCmdFunc run; const char *flag
     {"certauth.log", show_log, "admin allow-loading allow-stale"},
     {"certauth.policy", NULL, "admin"},
 };
-static const struct { const char *name; RedisModuleCmdFunc run; const char *flags; } POLICY_COMMANDS[] = {
+static const struct {
+    const char *name;
+    RedisModuleCmdFunc run;
+    const char *flags;
+} POLICY_COMMANDS[] = {
     {"load", policy_load, "admin deny-script allow-stale"},
     {"patch", policy_patch, "admin deny-script allow-stale"},
     {"show", policy_show, "admin allow-loading allow-stale"},
@@ -1913,14 +2016,17 @@ static void set_categories(RedisModuleCommand *command, const char *flags) {
 
 static bool make_commands(RedisModuleCtx *ctx) {
     for (size_t i = 0; i < sizeof COMMANDS / sizeof *COMMANDS; i++) {
-        if (RedisModule_CreateCommand(ctx, COMMANDS[i].name, COMMANDS[i].run, COMMANDS[i].flags, 0, 0, 0)) return false;
+        if (RedisModule_CreateCommand(ctx, COMMANDS[i].name, COMMANDS[i].run, COMMANDS[i].flags, 0,
+                                      0, 0))
+            return false;
         set_categories(RedisModule_GetCommand(ctx, COMMANDS[i].name), COMMANDS[i].flags);
     }
     RedisModuleCommand *parent = RedisModule_GetCommand(ctx, "certauth.policy");
     for (size_t i = 0; parent && i < sizeof POLICY_COMMANDS / sizeof *POLICY_COMMANDS; i++) {
         char name[64];
         if (RedisModule_CreateSubcommand(parent, POLICY_COMMANDS[i].name, POLICY_COMMANDS[i].run,
-                                         POLICY_COMMANDS[i].flags, 0, 0, 0)) return false;
+                                         POLICY_COMMANDS[i].flags, 0, 0, 0))
+            return false;
         snprintf(name, sizeof name, "certauth.policy|%s", POLICY_COMMANDS[i].name);
         set_categories(RedisModule_GetCommand(ctx, name), POLICY_COMMANDS[i].flags);
     }
@@ -1956,9 +2062,9 @@ static bool load(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, fault 
     if (!read_arguments(argv, argc, why)) return false;
     if (!node.api_certificates && !tls_watch()) node.api_certificates = true;
     /* There is no data of ours in the keyspace, so nothing to do when it is swapped or moved. */
-    int options = REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD;
-    if (node.is_valkey) options |= VALKEYMODULE_OPTIONS_HANDLE_ATOMIC_SLOT_MIGRATION;
-    RedisModule_SetModuleOptions(ctx, options);
+    int handled = REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD;
+    if (node.is_valkey) handled |= VALKEYMODULE_OPTIONS_HANDLE_ATOMIC_SLOT_MIGRATION;
+    RedisModule_SetModuleOptions(ctx, handled);
     each_client(adopt_client, NULL);
     RedisModuleEvent event = {REDISMODULE_EVENT_CLIENT_CHANGE, 1};
     RedisModule_SubscribeToServerEvent(ctx, event, on_client_change);
@@ -1970,7 +2076,8 @@ static bool load(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, fault 
     return true;
 }
 
-__attribute__((visibility("default"))) int RedisModule_OnLoad(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
+__attribute__((visibility("default"))) int RedisModule_OnLoad(RedisModuleCtx *ctx,
+                                                              RedisModuleString **argv, int argc);
 int RedisModule_OnLoad(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     fault why;
     redis_api_load(ctx);
@@ -1983,6 +2090,7 @@ int RedisModule_OnLoad(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) 
         RedisModule_Log(ctx, "warning", "certauth cannot be loaded: %s", why.text);
         return REDISMODULE_ERR;
     }
-    if (damaged()) RedisModule_Log(ctx, "warning", "only the bootstrap file decides: %s", node.damage.text);
+    if (damaged())
+        RedisModule_Log(ctx, "warning", "only the bootstrap file decides: %s", node.damage.text);
     return REDISMODULE_OK;
 }

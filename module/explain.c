@@ -7,10 +7,13 @@
 
 /* One row a reason, in the order of the checks. `passed` is empty where a check has no step of its
  * own to show. docs/reasons.md says the same at more length; a test holds them together. */
-static const struct { const char *passed, *failed, *cure; } STEPS[REASON_COUNT] = {
+static const struct {
+    const char *passed, *failed, *cure;
+} STEPS[REASON_COUNT] = {
     [REASON_UNDECIDED] = {"", "nobody decided", "this is a bug: please report it"},
-    [REASON_NO_JOURNAL] = {"", "the node cannot read its policy, so only the bootstrap file counts",
-                           "see CERTAUTH.POLICY STATUS on the node for what is wrong with the journal"},
+    [REASON_NO_JOURNAL] =
+        {"", "the node cannot read its policy, so only the bootstrap file counts",
+         "see CERTAUTH.POLICY STATUS on the node for what is wrong with the journal"},
     [REASON_NO_POLICY] = {"", "the node has no policy yet, so nobody logs in by certificate",
                           "load one with CERTAUTH.POLICY LOAD"},
     [REASON_OFF] = {"", "the policy is not enforced", "add the line: set enforce on"},
@@ -22,9 +25,12 @@ static const struct { const char *passed, *failed, *cure; } STEPS[REASON_COUNT] 
                           "issue a smaller certificate"},
     [REASON_BAD_STRING] = {"its names are clean text", "a name in it is not clean text",
                            "issue a certificate without such characters"},
-    [REASON_AMBIGUOUS] = {"it names one identity", "it names several identities of a kind that the policy "
-                          "binds", "bind its whole subject or its key, or issue one with a single name"},
-    [REASON_UNTRUSTED_ISSUER] = {"it comes from a trusted CA", "no `ca` line of the policy is in its path",
+    [REASON_AMBIGUOUS] = {"it names one identity",
+                          "it names several identities of a kind that the policy "
+                          "binds",
+                          "bind its whole subject or its key, or issue one with a single name"},
+    [REASON_UNTRUSTED_ISSUER] = {"it comes from a trusted CA",
+                                 "no `ca` line of the policy is in its path",
                                  "add a `ca` line for the CA that issued it"},
     [REASON_CA_EXPIRED] = {"the CAs of its path are within their validity",
                            "a CA of its path is outside its validity", "renew the CA"},
@@ -33,9 +39,11 @@ static const struct { const char *passed, *failed, *cure; } STEPS[REASON_COUNT] 
     [REASON_NOT_YET_VALID] = {"its validity has begun", "its validity has not begun",
                               "wait, or check the clocks of issuer and server"},
     [REASON_EXPIRED] = {"it has not expired", "it has expired", "renew the certificate"},
-    [REASON_KEY_USAGE] = {"it may be used by a TLS client", "it is no certificate for a TLS client, or a CA's",
+    [REASON_KEY_USAGE] = {"it may be used by a TLS client",
+                          "it is no certificate for a TLS client, or a CA's",
                           "issue one with the extended key usage clientAuth and without CA:TRUE"},
-    [REASON_REVOKED] = {"it is not revoked", "it is revoked", "issue a new certificate with a new key"},
+    [REASON_REVOKED] = {"it is not revoked", "it is revoked",
+                        "issue a new certificate with a new key"},
     [REASON_GATE] = {"it passes the gate", "no `allow` line fits it",
                      "add an `allow` line for it, or: set gate disabled"},
     [REASON_NO_BINDING] = {"a line binds it", "no `bind` line names it", "bind it"},
@@ -44,7 +52,8 @@ static const struct { const char *passed, *failed, *cure; } STEPS[REASON_COUNT] 
     [REASON_ADDRESS] = {"its address is allowed", "its address is outside from= of the line",
                         "connect from an allowed address, or widen from="},
     [REASON_USER_MISSING] = {"", "the server has no such user", "add a `user` line for it"},
-    [REASON_USER_OFF] = {"the user is there and on", "the user is off", "write on in its `user` line"},
+    [REASON_USER_OFF] = {"the user is there and on", "the user is off",
+                         "write on in its `user` line"},
     [REASON_MATCHED] = {"", "it is that user", ""},
 };
 
@@ -96,7 +105,8 @@ static void tell_leaf(writer *w, const identity *leaf) {
 
 static void tell_path(writer *w, const request *r) {
     if (!r->issuers->known) {
-        put_string(w, "path: nobody vouches for it; if its intermediate CAs were not given, the TLS "
+        put_string(w,
+                   "path: nobody vouches for it; if its intermediate CAs were not given, the TLS "
                    "handshake may know more\n");
     }
     for (size_t i = 0; r->issuers->known && i < r->issuers->count; i++) {

@@ -128,7 +128,7 @@ void alias_common_name(uint8_t out[HASH_BYTES], span cn);
 /* What is in force, seen through a change that is not made yet. */
 typedef struct { const policy *base; const patch *pending; } view;
 const rule *view_find(const view *, const uint8_t key[HASH_BYTES]);
-const rule *view_alias(const view *, const uint8_t alias[HASH_BYTES]);
+bool view_alias(const view *, const uint8_t alias[HASH_BYTES]); /* has any rule that alias? */
 int view_setting(const view *, setting);
 bool view_binds(const view *, bind_kind); /* may there be `bind` lines of that kind? */
 struct x509_store_st;

@@ -9,7 +9,8 @@
 static bool read_authority(X509 *certificate, authority *out) {
     size_t len;
     unsigned hashed = 0;
-    if (!certificate_key(certificate, out->key) || !certificate_serial(certificate, out->serial, &len) ||
+    if (!certificate_key(certificate, out->key) ||
+        !certificate_serial(certificate, out->serial, &len) ||
         !certificate_times(certificate, &out->not_before, &out->not_after)) {
         return false;
     }
@@ -21,7 +22,8 @@ static bool read_authority(X509 *certificate, authority *out) {
 static void path_from_chain(X509 *const *chain, size_t count, path *out) {
     out->known = false;
     out->count = 0;
-    if (count < 2 || count > PATH_LENGTH + 1) return; /* a leaf that vouches for itself has no issuer */
+    if (count < 2 || count > PATH_LENGTH + 1)
+        return; /* a leaf that vouches for itself has no issuer */
     ERR_set_mark();
     bool good = true;
     for (size_t i = 1; i < count && good; i++) good = read_authority(chain[i], &out->ca[i - 1]);
@@ -38,7 +40,7 @@ static int forgive_leaf(int good, X509_STORE_CTX *context) {
 }
 
 /* Times are the decision's business: it names them, and knows a clock for `explain`. */
-static bool verify(X509_STORE_CTX *context, const policy *p, X509 *leaf, STACK_OF(X509) *extra,
+static bool verify(X509_STORE_CTX *context, const policy *p, X509 *leaf, STACK_OF(X509) * extra,
                    unsigned long flags) {
     X509_STORE_CTX_cleanup(context);
     if (X509_STORE_CTX_init(context, policy_store(p), leaf, extra) != 1) return false;
@@ -50,7 +52,7 @@ static bool verify(X509_STORE_CTX *context, const policy *p, X509 *leaf, STACK_O
     return X509_verify_cert(context) == 1;
 }
 
-static void take_chain(const STACK_OF(X509) *chain, path *out) {
+static void take_chain(const STACK_OF(X509) * chain, path *out) {
     X509 *certificates[PATH_LENGTH + 1];
     int count = sk_X509_num(chain);
     if (count > PATH_LENGTH + 1) return;
@@ -65,7 +67,10 @@ static void take_chain(const STACK_OF(X509) *chain, path *out) {
  * that lost its place can be verified again. Only what a handshake has verified comes in here, so
  * nobody fills the tables without certificates from a trusted CA. */
 enum { PLACES = 4096, INTERMEDIATES = 64 };
-static struct { uint8_t leaf[HASH_BYTES]; path issuers; } paths[PLACES];
+static struct {
+    uint8_t leaf[HASH_BYTES];
+    path issuers;
+} paths[PLACES];
 static X509 *intermediates[INTERMEDIATES];
 static size_t oldest;
 
@@ -90,7 +95,8 @@ static void remember(const identity *leaf, X509 *const *chain, size_t count, con
 
 static bool recall(const identity *leaf, path *out) {
     size_t at = place(leaf->cert);
-    if (!paths[at].issuers.known || memcmp(paths[at].leaf, leaf->cert, HASH_BYTES) != 0) return false;
+    if (!paths[at].issuers.known || memcmp(paths[at].leaf, leaf->cert, HASH_BYTES) != 0)
+        return false;
     *out = paths[at].issuers;
     return true;
 }
@@ -110,7 +116,8 @@ void path_verify(const policy *p, X509 *leaf, X509 *const *extra, size_t count, 
     /* Up to a root where there is one, as the handshake goes: else revoking it, or what it issued, by
      * its key would pass unseen. */
     if (context && untrusted &&
-        (verify(context, p, leaf, untrusted, 0) || verify(context, p, leaf, untrusted, X509_V_FLAG_PARTIAL_CHAIN))) {
+        (verify(context, p, leaf, untrusted, 0) ||
+         verify(context, p, leaf, untrusted, X509_V_FLAG_PARTIAL_CHAIN))) {
         take_chain(X509_STORE_CTX_get0_chain(context), out);
     }
     sk_X509_free(untrusted);
@@ -118,7 +125,8 @@ void path_verify(const policy *p, X509 *leaf, X509 *const *extra, size_t count, 
     ERR_pop_to_mark();
 }
 
-void path_after_handshake(const policy *p, const identity *leaf, X509 *const *chain, size_t count, path *out) {
+void path_after_handshake(const policy *p, const identity *leaf, X509 *const *chain, size_t count,
+                          path *out) {
     if (count == 1) {
         if (!recall(leaf, out)) path_verify(p, chain[0], intermediates, INTERMEDIATES, out);
         return;

@@ -31,26 +31,27 @@
 #define SEAL "end "
 
 enum {
-    HEAD_BYTES = 1024,           /* the `record` line: all numbers, and an owner that is all quoted */
+    HEAD_BYTES = 1024, /* the `record` line: all numbers, and an owner that is all quoted */
     SEAL_DIGITS = 2 * HASH_BYTES, /* after `end ` */
-    PIECE_BYTES = 65536,         /* written at a time, so that a record needs no memory of its size */
+    PIECE_BYTES = 65536, /* written at a time, so that a record needs no memory of its size */
     REPORT_BYTES = PATH_MAX + 512,
-    SLACK_LINES = 1000           /* in the file over twice the policy before a rewrite is worth it */
+    SLACK_LINES = 1000 /* in the file over twice the policy before a rewrite is worth it */
 };
 
 /* Where the next record goes, and what it is chained to. */
 typedef struct {
     int file;
-    uint64_t length, records, lines; /* bytes; all lines of records, their first and last included */
-    uint8_t hash[HASH_BYTES];        /* of the last record */
+    uint64_t length, records,
+        lines;                /* bytes; all lines of records, their first and last included */
+    uint8_t hash[HASH_BYTES]; /* of the last record */
 } tail;
 
 struct journal {
     int directory, lock;
     tail tail;
     stamp last;
-    uint64_t rewrite_at;             /* lines in the file, after a rewrite that failed */
-    char path[PATH_MAX];             /* of the file, absolute: CONFIG SET dir moves the server */
+    uint64_t rewrite_at; /* lines in the file, after a rewrite that failed */
+    char path[PATH_MAX]; /* of the file, absolute: CONFIG SET dir moves the server */
     char damage[REPORT_BYTES], notice[REPORT_BYTES]; /* empty: none */
     uint8_t piece[PIECE_BYTES];
 };
@@ -138,7 +139,10 @@ static void output_line(output *out, char sign, const rule *line) {
 }
 
 /* What a record holds: a change, or a whole policy where `change` is NULL. */
-typedef struct { const policy *whole; const patch *change; } content;
+typedef struct {
+    const policy *whole;
+    const patch *change;
+} content;
 
 static uint64_t content_lines(content of) {
     return of.change ? patch_count(of.change, false) + patch_count(of.change, true)
@@ -147,7 +151,8 @@ static uint64_t content_lines(content of) {
 
 static void output_lines(output *out, content of) {
     if (of.change == NULL) {
-        for (size_t i = 0; i < policy_rules(of.whole); i++) output_line(out, '+', policy_rule(of.whole, i));
+        for (size_t i = 0; i < policy_rules(of.whole); i++)
+            output_line(out, '+', policy_rule(of.whole, i));
         return;
     }
     for (size_t i = 0; i < patch_count(of.change, false); i++) {
@@ -164,11 +169,14 @@ static void output_head(output *out, uint64_t number, content of, const stamp *s
     digest sum = of.change ? patch_digest(of.change) : policy_digest(of.whole);
     digest_print(&sum, after);
     writer head = {bytes, 0, sizeof bytes, false};
-    put(&head, text, (size_t)snprintf(text, sizeof text, "record %" PRIu64 " generation %" PRIu64 " epoch %"
-                                      PRIu64 " owner ", number, s->generation, s->epoch));
+    put(&head, text,
+        (size_t)snprintf(text, sizeof text,
+                         "record %" PRIu64 " generation %" PRIu64 " epoch %" PRIu64 " owner ",
+                         number, s->generation, s->epoch));
     put_token(&head, span_of(s->owner, strnlen(s->owner, sizeof s->owner)));
-    put(&head, text, (size_t)snprintf(text, sizeof text, " lines %" PRIu64 " digest %s\n",
-                                      content_lines(of), after));
+    put(&head, text,
+        (size_t)snprintf(text, sizeof text, " lines %" PRIu64 " digest %s\n", content_lines(of),
+                         after));
     output_hashed(out, span_of(head.ptr, head.len));
 }
 
@@ -186,7 +194,8 @@ static void output_seal(output *out, uint8_t hash[HASH_BYTES]) {
 static EVP_MD_CTX *chain_start(const uint8_t before[HASH_BYTES]) {
     EVP_MD_CTX *hash = EVP_MD_CTX_new();
     if (hash && EVP_DigestInit_ex(hash, EVP_sha256(), NULL) == 1 &&
-        EVP_DigestUpdate(hash, before, HASH_BYTES) == 1) return hash;
+        EVP_DigestUpdate(hash, before, HASH_BYTES) == 1)
+        return hash;
     EVP_MD_CTX_free(hash);
     return NULL;
 }
@@ -224,13 +233,17 @@ static bool still_there(const journal *j, fault *why) {
     if (lstat(j->path, &named) != 0) return fail_system(why, "find", j->path);
     if (fstat(j->tail.file, &open) != 0) return fail_system(why, "read", j->path);
     if (named.st_dev != open.st_dev || named.st_ino != open.st_ino) {
-        return fail(why, "%s is another file than the one this server opened: put that one back, or "
-                    "restart the server", j->path);
+        return fail(why,
+                    "%s is another file than the one this server opened: put that one back, or "
+                    "restart the server",
+                    j->path);
     }
     if ((uint64_t)open.st_size == j->tail.length) return true;
-    return fail(why, "%s has %" PRIu64 " bytes, not the %" PRIu64 " that this server left there: something "
-                "else wrote to it; restore it and restart the server", j->path, (uint64_t)open.st_size,
-                j->tail.length);
+    return fail(why,
+                "%s has %" PRIu64 " bytes, not the %" PRIu64
+                " that this server left there: something "
+                "else wrote to it; restore it and restart the server",
+                j->path, (uint64_t)open.st_size, j->tail.length);
 }
 
 static bool rewrite_due(const journal *j, const policy *base) {
@@ -245,7 +258,8 @@ static const char *rewrite_try(journal *j, const policy *base, tail *fresh) {
     const int flags = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
     fresh->file = openat(j->directory, "policy.new", flags, 0600);
     if (fresh->file < 0) return "create the shorter copy of";
-    if (!record_write(fresh, j->piece, (content){base, NULL}, &j->last)) return "write the shorter copy of";
+    if (!record_write(fresh, j->piece, (content){base, NULL}, &j->last))
+        return "write the shorter copy of";
     if (renameat(j->directory, "policy.new", j->directory, "policy") != 0) return "replace";
     return NULL;
 }
@@ -273,18 +287,23 @@ static void rewrite(journal *j, const policy *base) {
     j->rewrite_at = 0;
     if (synced(j->directory)) return;
     /* The name may still mean the old file after a power cut: what is appended would be lost. */
-    tell(j->damage, "cannot bring the directory of %s to the disk: %s; restart the server once the disk "
-         "works", j->path, strerror(errno));
+    tell(j->damage,
+         "cannot bring the directory of %s to the disk: %s; restart the server once the disk "
+         "works",
+         j->path, strerror(errno));
 }
 
 /* Takes back what a failed write left after the tail. */
 static void take_back(journal *j) {
     if (cut_to(j->tail.file, j->tail.length)) return;
-    tell(j->damage, "cannot take back a part of a record at byte %" PRIu64 " of %s: %s; restart the "
-         "server once the disk works", j->tail.length, j->path, strerror(errno));
+    tell(j->damage,
+         "cannot take back a part of a record at byte %" PRIu64 " of %s: %s; restart the "
+         "server once the disk works",
+         j->tail.length, j->path, strerror(errno));
 }
 
-bool journal_append(journal *j, const policy *base, const patch *change, const stamp *s, fault *why) {
+bool journal_append(journal *j, const policy *base, const patch *change, const stamp *s,
+                    fault *why) {
     j->notice[0] = '\0';
     if (!j->damage[0] && !still_there(j, why)) return false;
     if (!j->damage[0] && rewrite_due(j, base)) rewrite(j, base);
@@ -342,7 +361,8 @@ static bool number_read(span digits, uint64_t *out) {
 /* The next two tokens: `name`, and its value, which goes to `out`. */
 static bool field_read(span *line, span name, uint8_t *out, span *value) {
     size_t len;
-    if (token_read(line, out, &len) != TOKEN_READ || !span_equal(span_of(out, len), name)) return false;
+    if (token_read(line, out, &len) != TOKEN_READ || !span_equal(span_of(out, len), name))
+        return false;
     if (token_read(line, out, &len) != TOKEN_READ) return false;
     *value = span_of(out, len);
     return true;
@@ -378,7 +398,8 @@ static part body_read(span *rest, record *r, fault *why) {
         part got = line_next(rest, LINE_BYTES + 1, &line, why);
         if (got != PART_READ) return got;
         if (line.len && (line.ptr[0] == '+' || line.ptr[0] == '-')) continue;
-        fail(why, "line %" PRIu64 " of its %" PRIu64 " does not start with + or -", i + 1, r->lines);
+        fail(why, "line %" PRIu64 " of its %" PRIu64 " does not start with + or -", i + 1,
+             r->lines);
         return PART_BAD;
     }
     r->body.len -= rest->len;
@@ -443,7 +464,8 @@ static bool patch_sound(patch *change, const record *r, fault *why) {
 
 static part record_replay(journal *j, policy *into, const record *r, fault *why) {
     if (r->number != j->tail.records + 1) {
-        fail(why, "it calls itself record %" PRIu64 ": a record was removed, moved or repeated", r->number);
+        fail(why, "it calls itself record %" PRIu64 ": a record was removed, moved or repeated",
+             r->number);
         return PART_BAD;
     }
     part sealed = record_sealed(r, j->tail.hash, why);
@@ -464,7 +486,8 @@ static part record_replay(journal *j, policy *into, const record *r, fault *why)
 /* ---- Replaying the file ---- */
 
 static void damaged(journal *j, const record *r, const char *what) {
-    tell(j->damage, "record %" PRIu64 " (%s %" PRIu64 ") at byte %" PRIu64 " of %s is damaged: %s. Restore "
+    tell(j->damage,
+         "record %" PRIu64 " (%s %" PRIu64 ") at byte %" PRIu64 " of %s is damaged: %s. Restore "
          "the file from a backup and restart; or move it away, restart, and load the policy again",
          j->tail.records + 1, r->stamped ? "generation" : "after generation",
          r->stamped ? r->stamp.generation : j->last.generation, j->tail.length, j->path, what);
@@ -479,8 +502,10 @@ static part header_read(journal *j, span *rest) {
         j->tail.length = header.len;
         return PART_READ;
     }
-    tell(j->damage, "the first line of %s is not \"%.*s\": it is no journal, or one of a newer certauth; "
-         "move it away, or upgrade", j->path, (int)header.len - 1, HEADER);
+    tell(j->damage,
+         "the first line of %s is not \"%.*s\": it is no journal, or one of a newer certauth; "
+         "move it away, or upgrade",
+         j->path, (int)header.len - 1, HEADER);
     return PART_BAD;
 }
 
@@ -526,10 +551,12 @@ static uint8_t *file_read(journal *j, size_t *size, fault *why) {
 /* Cuts off what stands after the last whole record. */
 static bool drop_torn(journal *j, size_t size, fault *why) {
     if (j->damage[0] || j->tail.length == size) return true;
-    if (!cut_to(j->tail.file, j->tail.length)) return fail_system(why, "cut the torn end of", j->path);
-    tell(j->notice, "dropped %" PRIu64 " bytes at byte %" PRIu64 " of %s: record %" PRIu64 " was being "
-         "written when the server stopped, and was never acknowledged", size - j->tail.length, j->tail.length,
-         j->path, j->tail.records + 1);
+    if (!cut_to(j->tail.file, j->tail.length))
+        return fail_system(why, "cut the torn end of", j->path);
+    tell(j->notice,
+         "dropped %" PRIu64 " bytes at byte %" PRIu64 " of %s: record %" PRIu64 " was being "
+         "written when the server stopped, and was never acknowledged",
+         size - j->tail.length, j->tail.length, j->path, j->tail.records + 1);
     return true;
 }
 
@@ -560,14 +587,18 @@ static bool lock_take(journal *j, fault *why) {
     if (j->lock < 0) return fail_system(why, "open the lock beside", j->path);
     struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     if (fcntl(j->lock, F_SETLK, &whole) == 0) return true;
-    if (errno != EACCES && errno != EAGAIN) return fail_system(why, "lock the directory of", j->path);
+    if (errno != EACCES && errno != EAGAIN)
+        return fail_system(why, "lock the directory of", j->path);
     if (fcntl(j->lock, F_GETLK, &whole) != 0 || whole.l_type == F_UNLCK) whole.l_pid = 0;
-    return fail(why, "another server (process %ld) holds %s: stop it, or give each server a journal "
-                "directory of its own", (long)whole.l_pid, j->path);
+    return fail(why,
+                "another server (process %ld) holds %s: stop it, or give each server a journal "
+                "directory of its own",
+                (long)whole.l_pid, j->path);
 }
 
 static bool directory_open(journal *j, const char *directory, fault *why) {
-    if (realpath(directory, j->path) == NULL) return fail_system(why, "find the directory", directory);
+    if (realpath(directory, j->path) == NULL)
+        return fail_system(why, "find the directory", directory);
     j->directory = open(j->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (j->directory < 0) return fail_system(why, "open the directory", j->path);
     size_t len = strlen(j->path);
@@ -583,7 +614,8 @@ static bool file_open(journal *j, fault *why) {
     j->tail.file = openat(j->directory, "policy", O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (j->tail.file < 0) return fail_system(why, "open", j->path);
     unlinkat(j->directory, "policy.new", 0);
-    return (synced(j->tail.file) && synced(j->directory)) || fail_system(why, "bring to the disk", j->path);
+    return (synced(j->tail.file) && synced(j->directory)) ||
+           fail_system(why, "bring to the disk", j->path);
 }
 
 journal *journal_open(const char *directory, policy *into, stamp *last, fault *why) {

@@ -13,16 +13,18 @@
 /* A line while it is being read. The buffers are as large as a line may be, so that no part of one
  * can outgrow them unseen: a full writer is a fault. */
 typedef struct {
-    span rest;      /* what was not read yet */
-    rule head;      /* becomes the rule */
-    writer text;    /* canonical */
-    writer key;     /* hashed at the end, see key_of */
+    span rest;   /* what was not read yet */
+    rule head;   /* becomes the rule */
+    writer text; /* canonical */
+    writer key;  /* hashed at the end, see key_of */
     writer fields;
     fault *why;
-    span token;     /* the last one read, in token_bytes */
+    span token; /* the last one read, in token_bytes */
     uint8_t token_bytes[LINE_BYTES];
     uint8_t text_bytes[LINE_BYTES], key_bytes[LINE_BYTES];
-    uint8_t field_bytes[3 * LINE_BYTES]; /* words of one letter take five bytes as fields, two as text */
+    uint8_t
+        field_bytes[3 *
+                    LINE_BYTES]; /* words of one letter take five bytes as fields, two as text */
 } line;
 
 /* ---- Keys ---- */
@@ -85,7 +87,8 @@ static bool next(line *l) {
     size_t len = 0;
     token_result result = token_read(&l->rest, l->token_bytes, &len);
     l->token = span_of(l->token_bytes, len);
-    if (result == TOKEN_BAD) fail(l->why, "unbalanced quotes, or text right behind a closing quote");
+    if (result == TOKEN_BAD)
+        fail(l->why, "unbalanced quotes, or text right behind a closing quote");
     return result == TOKEN_READ;
 }
 
@@ -121,9 +124,13 @@ static int one_of(const line *l, const char *const *words, int count) {
 
 /* ---- set ---- */
 
-static const struct { const char *name, *values[3], *allowed; } SETTING[SETTINGS] = {
+static const struct {
+    const char *name, *values[3], *allowed;
+} SETTING[SETTINGS] = {
     [SET_ENFORCE] = {"enforce", {"off", "shadow", "on"}, "off, shadow or on"},
-    [SET_GATE] = {"gate", {"disabled", "san_cn", "full_subject"}, "disabled, san_cn or full_subject"},
+    [SET_GATE] = {"gate",
+                  {"disabled", "san_cn", "full_subject"},
+                  "disabled, san_cn or full_subject"},
     [SET_UNMATCHED] = {"unmatched", {"refuse", "leave"}, "refuse or leave"},
     [SET_PLAIN] = {"plain", {"leave", "refuse"}, "leave or refuse"},
     [SET_PASSWORD_AUTH] = {"password-auth", {"refuse", "allow"}, "refuse or allow"},
@@ -171,7 +178,8 @@ static bool read_authority(line *l) {
         return fail(l->why, "not the base64 DER of one certificate");
     }
     if (X509_check_ca(certificate) != 1) {
-        return fail(l->why, "not a CA certificate: its basic constraints do not say CA:TRUE, or its "
+        return fail(l->why,
+                    "not a CA certificate: its basic constraints do not say CA:TRUE, or its "
                     "key usage does not let it sign certificates");
     }
     uint8_t hash[HASH_BYTES], key[HASH_BYTES], alias[HASH_BYTES];
@@ -180,12 +188,15 @@ static bool read_authority(line *l) {
     int64_t from, to;
     if (!certificate_key(certificate, key) || !certificate_times(certificate, &from, &to) ||
         !certificate_serial(certificate, serial, &serial_len)) {
-        return fail(l->why, "its key, its validity or its serial number is nothing that could be checked");
+        return fail(l->why,
+                    "its key, its validity or its serial number is nothing that could be checked");
     }
     sha256(span_of(der, len), hash);
-    int text_len = EVP_EncodeBlock(l->token_bytes, der, (int)len); /* base64 has several spellings */
+    int text_len =
+        EVP_EncodeBlock(l->token_bytes, der, (int)len); /* base64 has several spellings */
     say(l, span_of(l->token_bytes, (size_t)text_len));
-    put_key(&l->key, LINE_CA, 0, span_of(hash, sizeof hash)); /* one certificate is `ca` or `anchor` */
+    put_key(&l->key, LINE_CA, 0,
+            span_of(hash, sizeof hash)); /* one certificate is `ca` or `anchor` */
     alias_authority(alias, key);
     if (l->head.type == LINE_CA) put_field(l, FIELD_ALIAS, span_of(alias, sizeof alias));
     return true;
@@ -245,7 +256,8 @@ static bool read_gate_value(line *l, writer *name) {
         put_attribute(name, true, GATE_OIDS[type], value);
         return true;
     }
-    return bad_token(l, "allow takes CN=, OU=, O=, L=, ST= and C= with a clean, non-empty value, not");
+    return bad_token(l,
+                     "allow takes CN=, OU=, O=, L=, ST= and C= with a clean, non-empty value, not");
 }
 
 /* The canonical text of a gate entry: CN first, OUs in their order. */
@@ -287,8 +299,8 @@ static bool read_allow(line *l) {
 
 /* ---- bind ---- */
 
-static const char *const BIND_NAMES[BIND_KINDS] = {"subject", "cn", "uri", "dns", "email", "ip", "upn",
-                                                   "cert", "key"};
+static const char *const BIND_NAMES[BIND_KINDS] = {"subject", "cn",  "uri",  "dns", "email",
+                                                   "ip",      "upn", "cert", "key"};
 
 const char *bind_kind_name(bind_kind kind) { return kind < BIND_KINDS ? BIND_NAMES[kind] : "?"; }
 
@@ -315,7 +327,8 @@ static size_t address_parse(span text, uint8_t out[16]) {
 
 void put_address(writer *w, span address) {
     char name[INET6_ADDRSTRLEN];
-    const char *text = inet_ntop(address.len == 4 ? AF_INET : AF_INET6, address.ptr, name, sizeof name);
+    const char *text =
+        inet_ntop(address.len == 4 ? AF_INET : AF_INET6, address.ptr, name, sizeof name);
     if (text) put(w, text, strlen(text));
 }
 
@@ -323,7 +336,8 @@ static bool read_bind_text(line *l, uint8_t *out, size_t *len) {
     if (l->token.len == 0 || !text_clean(l->token)) {
         return fail(l->why, "an empty value, or a control or invisible character in it");
     }
-    if (l->token.len > NAME_BYTES) return fail(l->why, "the value is longer than %d bytes", NAME_BYTES);
+    if (l->token.len > NAME_BYTES)
+        return fail(l->why, "the value is longer than %d bytes", NAME_BYTES);
     memcpy(out, l->token.ptr, *len = l->token.len);
     say(l, l->token);
     return true;
@@ -338,7 +352,9 @@ static bool read_bind_value(line *l, bind_kind kind, uint8_t *out, size_t *len) 
         if (!name_parse(l->token, out, len, l->why)) return false;
         size_t printed = name_print(span_of(out, *len), text, sizeof text);
         say(l, span_of(text, printed));
-        return printed > 0 || fail(l->why, "the subject is longer than %zu bytes when it is written out", sizeof text);
+        return printed > 0 ||
+               fail(l->why, "the subject is longer than %zu bytes when it is written out",
+                    sizeof text);
     }
     case BIND_IP: {
         *len = address_parse(l->token, out);
@@ -361,8 +377,10 @@ static bool read_bind_value(line *l, bind_kind kind, uint8_t *out, size_t *len) 
 /* ---- bind: options ---- */
 
 enum { UNITS = 4 };
-static const struct { char name; uint32_t seconds; } UNIT[UNITS] = {
-    {'d', 86400}, {'h', 3600}, {'m', 60}, {'s', 1}};
+static const struct {
+    char name;
+    uint32_t seconds;
+} UNIT[UNITS] = {{'d', 86400}, {'h', 3600}, {'m', 60}, {'s', 1}};
 
 static bool read_session(line *l, span text) {
     uint64_t number = 0;
@@ -384,7 +402,8 @@ static void say_session(line *l) {
     size_t u = 0;
     while (l->head.session % UNIT[u].seconds) u++;
     char text[32];
-    int len = snprintf(text, sizeof text, " session=%u%c", l->head.session / UNIT[u].seconds, UNIT[u].name);
+    int len = snprintf(text, sizeof text, " session=%u%c", l->head.session / UNIT[u].seconds,
+                       UNIT[u].name);
     put(&l->text, text, (size_t)len);
 }
 
@@ -418,11 +437,14 @@ static bool read_net(line *l, writer *nets, span text) {
     size_t len = address_parse(host, net);
     unsigned prefix = (unsigned)len * 8;
     if (len == 0 || (slash && !decimal(span_skip(text, host.len + 1), prefix, &prefix))) {
-        return fail(l->why, "from= takes addresses and networks joined by commas, such as "
-                    "10.0.0.0/8,::1; not '%.*s'", shown(text), (const char *)text.ptr);
+        return fail(l->why,
+                    "from= takes addresses and networks joined by commas, such as "
+                    "10.0.0.0/8,::1; not '%.*s'",
+                    shown(text), (const char *)text.ptr);
     }
     if (is_mapped(span_of(net, len))) {
-        return fail(l->why, "from=: write '%.*s' as the IPv4 network that it is", shown(text), (const char *)text.ptr);
+        return fail(l->why, "from=: write '%.*s' as the IPv4 network that it is", shown(text),
+                    (const char *)text.ptr);
     }
     if (has_host_bits(span_of(net, len), prefix)) {
         return fail(l->why, "from=: '%.*s' has bits set behind its prefix: which network is meant?",
@@ -477,7 +499,8 @@ static bool is_user_name(span name) {
 
 static bool read_user_name(line *l) {
     if (!is_user_name(l->token)) {
-        return bad_token(l, "not the name of an ACL user: it may hold no blank, control or invisible "
+        return bad_token(l,
+                         "not the name of an ACL user: it may hold no blank, control or invisible "
                          "character");
     }
     put_field(l, FIELD_USER, l->token);
@@ -486,14 +509,17 @@ static bool read_user_name(line *l) {
 }
 
 /* The options of a `bind` line; said in one order, however they were written. */
-typedef struct { writer ca, nets; uint8_t ca_bytes[HASH_BYTES], net_bytes[LINE_BYTES]; } options;
+typedef struct {
+    writer ca, nets;
+    uint8_t ca_bytes[HASH_BYTES], net_bytes[LINE_BYTES];
+} options;
 
 static bool read_bind_option(line *l, options *o) {
     if (span_starts(l->token, LITERAL("ca=")) && o->ca.len == 0) {
         o->ca.len = HASH_BYTES;
         return hex_parse(span_skip(l->token, 3), o->ca_bytes, HASH_BYTES) ||
                fail(l->why, "ca= takes a key id: the 64 hex digits of the SHA-256 of the issuer's "
-                    "SubjectPublicKeyInfo");
+                            "SubjectPublicKeyInfo");
     }
     if (span_starts(l->token, LITERAL("from=")) && o->nets.len == 0) {
         return read_nets(l, &o->nets, span_skip(l->token, 5));
@@ -501,7 +527,8 @@ static bool read_bind_option(line *l, options *o) {
     if (span_starts(l->token, LITERAL("session=")) && l->head.session == 0) {
         return read_session(l, span_skip(l->token, 8));
     }
-    return bad_token(l, "not an option of bind, or given twice (ca=, from= and session= follow the users)");
+    return bad_token(l, "not an option of bind, or given twice (ca=, from= and session= follow the "
+                        "users)");
 }
 
 static void say_bind_options(line *l, const options *o) {
@@ -523,7 +550,8 @@ static bool is_named(const line *l) {
     span fields = span_of(l->field_bytes, l->fields.len);
     while (fields.len) {
         size_t len = (size_t)fields.ptr[1] << 16 | get_u16(fields.ptr + 2);
-        if (fields.ptr[0] == FIELD_USER && span_equal(span_of(fields.ptr + 4, len), l->token)) return true;
+        if (fields.ptr[0] == FIELD_USER && span_equal(span_of(fields.ptr + 4, len), l->token))
+            return true;
         fields = span_skip(fields, 4 + len);
     }
     return false;
@@ -539,7 +567,8 @@ static bool read_users_and_options(line *l, options *o) {
         l->why->text[0] = 0;
     } while (next(l));
     if (l->why->text[0]) return false;
-    return (l->fields.len && l->field_bytes[0] == FIELD_USER) || fail(l->why, "the user is missing");
+    return (l->fields.len && l->field_bytes[0] == FIELD_USER) ||
+           fail(l->why, "the user is missing");
 }
 
 static bool read_bind(line *l) {
@@ -550,10 +579,12 @@ static bool read_bind(line *l) {
     o.nets = (writer){o.net_bytes, 0, sizeof o.net_bytes, false};
     if (!need(l, "what to bind")) return false;
     int kind = one_of(l, BIND_NAMES, BIND_KINDS);
-    if (kind < 0) return bad_token(l, "bind takes subject, cn, uri, dns, email, ip, upn, cert or key, not");
+    if (kind < 0)
+        return bad_token(l, "bind takes subject, cn, uri, dns, email, ip, upn, cert or key, not");
     say(l, l->token);
     l->head.kind = (uint8_t)kind;
-    if (!read_bind_value(l, (bind_kind)kind, value, &len) || !read_users_and_options(l, &o)) return false;
+    if (!read_bind_value(l, (bind_kind)kind, value, &len) || !read_users_and_options(l, &o))
+        return false;
     say_bind_options(l, &o);
     line_key(l, kind, span_of(value, len), span_of(o.ca_bytes, o.ca.len));
     return true;
@@ -580,7 +611,8 @@ static bool read_serial(line *l, uint8_t *out, size_t *len) {
     if (odd) memmove(digits + 1, digits, count++);
     if (odd) digits[0] = '0';
     *len = count / 2;
-    return hex_parse(span_of(digits, count), out, *len) || bad_token(l, "not a serial number in hex");
+    return hex_parse(span_of(digits, count), out, *len) ||
+           bad_token(l, "not a serial number in hex");
 }
 
 static bool read_revoke(line *l) {
@@ -592,7 +624,8 @@ static bool read_revoke(line *l) {
     if (kind < 0) return bad_token(l, "revoke takes serial, cert or key, not");
     l->head.kind = (uint8_t)kind;
     say(l, l->token);
-    if (!read_hash(l, kind == REVOKE_SERIAL ? "the issuer's key id" : "the SHA-256", hash)) return false;
+    if (!read_hash(l, kind == REVOKE_SERIAL ? "the issuer's key id" : "the SHA-256", hash))
+        return false;
     say_hex(l, span_of(hash, sizeof hash));
     if (kind == REVOKE_SERIAL) {
         if (!read_serial(l, serial, &len)) return false;
@@ -614,12 +647,14 @@ static bool is_password_rule(span acl) {
  * than were looked at here. */
 static bool take_acl_rule(line *l, span acl) {
     bool ours = l->head.type != LINE_WAS; /* which tells an operator's user word by word */
-    if (ours && (!text_clean(acl) || memchr(acl.ptr, '"', acl.len) || memchr(acl.ptr, '\'', acl.len) ||
-        memchr(acl.ptr, '\\', acl.len))) {
-        return bad_token(l, "an ACL rule holds no quote, no backslash, no control or invisible character");
+    if (ours && (!text_clean(acl) || memchr(acl.ptr, '"', acl.len) ||
+                 memchr(acl.ptr, '\'', acl.len) || memchr(acl.ptr, '\\', acl.len))) {
+        return bad_token(l, "an ACL rule holds no quote, no backslash, no control or invisible "
+                            "character");
     }
     if (l->head.type == LINE_USER && is_password_rule(acl)) {
-        return fail(l->why, "a user line takes no nopass, no password and no reset: its users come by "
+        return fail(l->why,
+                    "a user line takes no nopass, no password and no reset: its users come by "
                     "certificate, and it is their whole state");
     }
     if (l->head.type == LINE_LIMIT && acl.ptr[0] != '-') {
@@ -676,11 +711,18 @@ static bool read_limit(line *l) {
 
 /* ---- Lines ---- */
 
-static const struct { const char *name; bool (*read)(line *); } TYPES[LINE_TYPES] = {
-    [LINE_SET] = {"set", read_set},          [LINE_CA] = {"ca", read_authority},
-    [LINE_ANCHOR] = {"anchor", read_authority}, [LINE_ALLOW] = {"allow", read_allow},
-    [LINE_BIND] = {"bind", read_bind},       [LINE_REVOKE] = {"revoke", read_revoke},
-    [LINE_USER] = {"user", read_user},       [LINE_LIMIT] = {"limit", read_limit},
+static const struct {
+    const char *name;
+    bool (*read)(line *);
+} TYPES[LINE_TYPES] = {
+    [LINE_SET] = {"set", read_set},
+    [LINE_CA] = {"ca", read_authority},
+    [LINE_ANCHOR] = {"anchor", read_authority},
+    [LINE_ALLOW] = {"allow", read_allow},
+    [LINE_BIND] = {"bind", read_bind},
+    [LINE_REVOKE] = {"revoke", read_revoke},
+    [LINE_USER] = {"user", read_user},
+    [LINE_LIMIT] = {"limit", read_limit},
     [LINE_WAS] = {"was", read_user},
 };
 
@@ -741,7 +783,9 @@ line_type rule_type(const rule *r) { return (line_type)r->type; }
 span rule_text(const rule *r) { return span_of(rule_bytes(r), r->text_len); }
 bool rule_adopts(const rule *r) { return r->adopt; }
 X509 *rule_certificate(const rule *r) { return r->certificate; }
-bool rule_acl_next(const rule *r, size_t *at, span *token) { return rule_field(r, FIELD_ACL, at, token); }
+bool rule_acl_next(const rule *r, size_t *at, span *token) {
+    return rule_field(r, FIELD_ACL, at, token);
+}
 
 span rule_user(const rule *r, size_t index) {
     span user;

@@ -17,13 +17,14 @@ static void *must(void *p) {
 
 /* ---- Tables ---- */
 
-/* Rules in a dense array, found by a key of 32 bytes through `slots` (index + 1; 0 is free), which
- * are probed linearly and kept at most half full. A table does not own its rules. The keys are
- * SHA-256, so their first bytes serve as the hash. */
-typedef const uint8_t *(*keyer)(const rule *);
-typedef struct { keyer key; rule **rules; uint32_t *slots; size_t count, room; } table;
-
-static const uint8_t *own_key(const rule *r) { return r->key; }
+/* Rules in a dense array, found by their keys through `slots` (index + 1; 0 is free), which are probed
+ * linearly and kept at most half full. No two rules of a table have one key. The keys are SHA-256, so
+ * their first bytes serve as the hash. */
+typedef struct {
+    rule **rules;
+    uint32_t *slots;
+    size_t count, room;
+} table;
 
 static size_t home(const table *t, const uint8_t *key) {
     size_t hash;
@@ -33,7 +34,7 @@ static size_t home(const table *t, const uint8_t *key) {
 static size_t after(const table *t, size_t slot) { return (slot + 1) & (t->room * 2 - 1); }
 
 static void put_slot(table *t, size_t index) {
-    size_t slot = home(t, t->key(t->rules[index]));
+    size_t slot = home(t, t->rules[index]->key);
     while (t->slots[slot]) slot = after(t, slot);
     t->slots[slot] = (uint32_t)index + 1;
 }
@@ -55,18 +56,17 @@ static void table_add(table *t, rule *r) {
     put_slot(t, t->count++);
 }
 
-/* The first rule with that key, or with `exactly` this very rule; its slot, or -1. */
-static long find_slot(const table *t, const uint8_t *key, const rule *exactly) {
+/* The slot of the rule with that key, or -1. */
+static long find_slot(const table *t, const uint8_t *key) {
     if (t->count == 0) return -1;
     for (size_t slot = home(t, key); t->slots[slot]; slot = after(t, slot)) {
-        const rule *r = t->rules[t->slots[slot] - 1];
-        if (exactly ? r == exactly : memcmp(t->key(r), key, HASH_BYTES) == 0) return (long)slot;
+        if (memcmp(t->rules[t->slots[slot] - 1]->key, key, HASH_BYTES) == 0) return (long)slot;
     }
     return -1;
 }
 
 static rule *table_find(const table *t, const uint8_t *key) {
-    long slot = find_slot(t, key, NULL);
+    long slot = find_slot(t, key);
     return slot < 0 ? NULL : t->rules[t->slots[slot] - 1];
 }
 
@@ -74,7 +74,7 @@ static rule *table_find(const table *t, const uint8_t *key) {
 static void free_slot(table *t, size_t hole) {
     size_t mask = t->room * 2 - 1;
     for (size_t slot = after(t, hole); t->slots[slot]; slot = after(t, slot)) {
-        size_t start = home(t, t->key(t->rules[t->slots[slot] - 1]));
+        size_t start = home(t, t->rules[t->slots[slot] - 1]->key);
         if (((slot - start) & mask) < ((slot - hole) & mask)) continue;
         t->slots[hole] = t->slots[slot];
         hole = slot;
@@ -84,10 +84,10 @@ static void free_slot(table *t, size_t hole) {
 
 /* Takes `r` out; the last rule of the array takes its place. */
 static void table_remove(table *t, const rule *r) {
-    long slot = find_slot(t, t->key(r), r);
+    long slot = find_slot(t, r->key);
     if (slot < 0) return;
     size_t index = t->slots[slot] - 1, last = t->count - 1;
-    long moved = find_slot(t, t->key(t->rules[last]), t->rules[last]);
+    long moved = find_slot(t, t->rules[last]->key);
     t->rules[index] = t->rules[last];
     t->slots[moved] = (uint32_t)index + 1;
     t->count = last;
@@ -98,6 +98,26 @@ static void table_free(table *t, bool rules) {
     for (size_t i = 0; rules && i < t->count; i++) rule_free(t->rules[i]);
     free(t->rules);
     free(t->slots);
+}
+
+/* A table of how many rules have an alias: each entry is no line, but a key and a count (`number`). */
+static void tally(table *t, const uint8_t *alias, int change) {
+    rule *entry = alias ? table_find(t, alias) : NULL;
+    if (alias == NULL) return;
+    if (entry == NULL) {
+        entry = must(calloc(1, sizeof *entry));
+        memcpy(entry->key, alias, HASH_BYTES);
+        table_add(t, entry);
+    }
+    entry->number += (uint32_t)change;
+    if (entry->number) return;
+    table_remove(t, entry);
+    rule_free(entry);
+}
+
+static uint32_t tallied(const table *t, const uint8_t *alias) {
+    const rule *entry = table_find(t, alias);
+    return entry ? entry->number : 0;
 }
 
 /* ---- Digest ---- */
@@ -127,8 +147,8 @@ void digest_print(const digest *d, char out[DIGEST_TEXT]) {
 /* ---- The policy ---- */
 
 struct policy {
-    table lines;    /* every rule, owned */
-    table aliases;  /* `ca` lines by their key, `allow` lines by their CN */
+    table lines;   /* every rule, owned */
+    table aliases; /* how many `ca` lines have a key, how many `allow` lines a CN */
     digest sum;
     int settings[SETTINGS];
     size_t binds[BIND_KINDS], limits;
@@ -137,14 +157,12 @@ struct policy {
 
 policy *policy_new(void) {
     policy *p = must(calloc(1, sizeof *p));
-    p->lines.key = own_key;
-    p->aliases.key = rule_alias;
     return p;
 }
 
 void policy_free(policy *p) {
     if (p == NULL) return;
-    table_free(&p->aliases, false);
+    table_free(&p->aliases, true);
     table_free(&p->lines, true);
     X509_STORE_free(p->store);
     free(p);
@@ -181,7 +199,7 @@ static void build_store(policy *p) {
 
 static void policy_put(policy *p, rule *r) {
     table_add(&p->lines, r);
-    if (rule_alias(r)) table_add(&p->aliases, r);
+    tally(&p->aliases, rule_alias(r), 1);
     if (r->type == LINE_SET) p->settings[r->kind] = r->value;
     if (r->type == LINE_BIND) p->binds[r->kind]++;
     if (r->type == LINE_LIMIT) p->limits++; /* of a bootstrap file, which never changes */
@@ -190,7 +208,7 @@ static void policy_put(policy *p, rule *r) {
 static void policy_take(policy *p, rule *r) {
     if (r->type == LINE_SET) p->settings[r->kind] = 0;
     if (r->type == LINE_BIND) p->binds[r->kind]--;
-    if (rule_alias(r)) table_remove(&p->aliases, r);
+    tally(&p->aliases, rule_alias(r), -1);
     table_remove(&p->lines, r);
     rule_free(r);
 }
@@ -202,26 +220,27 @@ enum { PROBLEMS = 32 };
 struct patch {
     const policy *base;
     patch_source source;
-    table added;    /* owned */
-    table removed;  /* rules of `base` */
-    table aliases;  /* of `added` */
+    table added;   /* owned */
+    table removed; /* rules of `base` */
+    table aliases; /* by how much their counts change, modulo 2^32 */
     digest sum;
     size_t problems;
-    struct { size_t number; fault why; } problem[PROBLEMS];
+    struct {
+        size_t number;
+        fault why;
+    } problem[PROBLEMS];
 };
 
 patch *patch_new(const policy *base, patch_source source) {
     patch *p = must(calloc(1, sizeof *p));
     p->base = base;
     p->source = source;
-    p->added.key = p->removed.key = own_key;
-    p->aliases.key = rule_alias;
     return p;
 }
 
 void patch_free(patch *p) {
     if (p == NULL) return;
-    table_free(&p->aliases, false);
+    table_free(&p->aliases, true);
     table_free(&p->added, true);
     table_free(&p->removed, false);
     free(p);
@@ -246,7 +265,8 @@ const char *patch_problem_text(const patch *p, size_t index, size_t *number) {
 /* Which lines may come from where. */
 static const char *out_of_place(patch_source source, line_type type) {
     switch (source) {
-    case FROM_JOURNAL: return type == LINE_LIMIT ? "limit lines belong into the bootstrap file" : NULL;
+    case FROM_JOURNAL:
+        return type == LINE_LIMIT ? "limit lines belong into the bootstrap file" : NULL;
     case FROM_BOOTSTRAP:
         return type == LINE_CA || type == LINE_ANCHOR || type == LINE_BIND || type == LINE_USER ||
                        type == LINE_LIMIT
@@ -286,7 +306,9 @@ void patch_add(patch *p, span text, size_t number) {
     }
     fault why;
     bool same = span_equal(rule_text(r), rule_text(twin));
-    fail(&why, same ? "the same line as line %u" : "says something else than line %u, which has the same key",
+    fail(&why,
+         same ? "the same line as line %u"
+              : "says something else than line %u, which has the same key",
          twin->number);
     patch_problem(p, number, why.text);
     rule_free(r);
@@ -326,9 +348,11 @@ static void patch_check(patch *p) {
     for (size_t i = 0; i < p->added.count; i++) {
         const rule *r = p->added.rules[i], *held = table_find(&p->base->lines, r->key);
         if (held == NULL || table_find(&p->removed, r->key)) continue;
-        patch_problem(p, r->number, span_equal(rule_text(held), rule_text(r))
-                      ? "the policy holds this line already"
-                      : "the policy holds another line with the same key: remove it in the same patch");
+        patch_problem(p, r->number,
+                      span_equal(rule_text(held), rule_text(r))
+                          ? "the policy holds this line already"
+                          : "the policy holds another line with the same key: remove it in the "
+                            "same patch");
     }
 }
 
@@ -336,10 +360,13 @@ bool patch_finish(patch *p, bool whole) {
     if (whole) patch_whole(p);
     patch_check(p);
     p->sum = p->base->sum;
-    for (size_t i = 0; i < p->removed.count; i++) digest_change(&p->sum, p->removed.rules[i], false);
+    for (size_t i = 0; i < p->removed.count; i++) {
+        digest_change(&p->sum, p->removed.rules[i], false);
+        tally(&p->aliases, rule_alias(p->removed.rules[i]), -1);
+    }
     for (size_t i = 0; i < p->added.count; i++) {
         digest_change(&p->sum, p->added.rules[i], true);
-        if (rule_alias(p->added.rules[i])) table_add(&p->aliases, p->added.rules[i]);
+        tally(&p->aliases, rule_alias(p->added.rules[i]), 1);
     }
     return p->problems == 0;
 }
@@ -374,7 +401,7 @@ void policy_commit(policy *base, patch *p) {
         policy_put(base, p->added.rules[i]);
     }
     base->sum = p->sum;
-    p->added.count = p->removed.count = p->aliases.count = 0; /* they are base's now, or gone */
+    p->added.count = p->removed.count = 0; /* they are base's now, or gone */
     patch_free(p);
     if (authorities) build_store(base);
 }
@@ -390,18 +417,9 @@ const rule *view_find(const view *v, const uint8_t key[HASH_BYTES]) {
     return table_find(&v->base->lines, key);
 }
 
-/* Several rules may have one alias, so one that goes must not hide one that stays. */
-const rule *view_alias(const view *v, const uint8_t alias[HASH_BYTES]) {
-    const table *t = &v->base->aliases;
-    if (v->pending == NULL) return table_find(t, alias);
-    const rule *added = table_find(&v->pending->aliases, alias);
-    if (added || t->count == 0) return added;
-    for (size_t slot = home(t, alias); t->slots[slot]; slot = after(t, slot)) {
-        const rule *r = t->rules[t->slots[slot] - 1];
-        if (memcmp(rule_alias(r), alias, HASH_BYTES) != 0) continue;
-        if (!table_find(&v->pending->removed, r->key)) return r;
-    }
-    return NULL;
+bool view_alias(const view *v, const uint8_t alias[HASH_BYTES]) {
+    uint32_t change = v->pending ? tallied(&v->pending->aliases, alias) : 0;
+    return tallied(&v->base->aliases, alias) + change != 0;
 }
 
 int view_setting(const view *v, setting s) {
@@ -420,9 +438,10 @@ bool view_binds(const view *v, bind_kind kind) { return v->pending || v->base->b
 typedef struct {
     const view *lines;
     const view *revocations; /* the policy's, also where the bootstrap file is judged */
-    const policy *bootstrap; /* whose users are not the policy's to give; NULL while it is judged itself */
+    const policy
+        *bootstrap; /* whose users are not the policy's to give; NULL while it is judged itself */
     const request *r;
-    const rule *line;        /* the first that matched */
+    const rule *line; /* the first that matched */
     bool ambiguous, conflict, elsewhere;
     uint32_t session;
 } match;
@@ -444,7 +463,8 @@ static void take_line(match *m, const rule *line, bool repeated) {
     m->ambiguous = m->ambiguous || repeated;
     m->conflict = m->conflict || !same_users(m->line, line);
     m->elsewhere = m->elsewhere || !rule_covers(line, m->r->address);
-    if (line->session && (m->session == 0 || line->session < m->session)) m->session = line->session;
+    if (line->session && (m->session == 0 || line->session < m->session))
+        m->session = line->session;
 }
 
 /* A line without ca= binds whichever trusted CA vouches; one with it, only where that CA's key is
@@ -463,8 +483,8 @@ static bool take_binding(bind_kind kind, span value, bool repeated, void *data) 
     return true;
 }
 
-static bool is_revoked(const view *revocations, const uint8_t *issuer, span serial, const uint8_t *cert,
-                       const uint8_t *own) {
+static bool is_revoked(const view *revocations, const uint8_t *issuer, span serial,
+                       const uint8_t *cert, const uint8_t *own) {
     const span none = {0};
     uint8_t key[HASH_BYTES];
     key_of(key, LINE_REVOKE, REVOKE_SERIAL, span_of(issuer, HASH_BYTES), serial);
@@ -482,13 +502,14 @@ static reason check_path(const match *m) {
     bool trusted = false;
     for (size_t i = 0; p->known && i < p->count && !trusted; i++) {
         alias_authority(alias, p->ca[i].key);
-        trusted = view_alias(m->lines, alias) != NULL;
+        trusted = view_alias(m->lines, alias);
     }
     if (!trusted) return REASON_UNTRUSTED_ISSUER;
     for (size_t i = 0; i < p->count; i++) {
         const authority *ca = &p->ca[i], *issuer = i + 1 < p->count ? &p->ca[i + 1] : ca;
         if (r->now < ca->not_before || r->now > ca->not_after) return REASON_CA_EXPIRED;
-        if (is_revoked(m->revocations, issuer->key, span_of(ca->serial, ca->serial_len), ca->cert, ca->key)) {
+        if (is_revoked(m->revocations, issuer->key, span_of(ca->serial, ca->serial_len), ca->cert,
+                       ca->key)) {
             return REASON_CA_REVOKED;
         }
     }
@@ -519,8 +540,9 @@ static const char *near_miss(const view *lines, const identity *leaf) {
     if (leaf->subject.len == 0 || leaf->subject.len > sizeof reversed) return NULL;
     name_reverse(leaf->subject, reversed);
     key_of(key, LINE_BIND, BIND_SUBJECT, span_of(reversed, leaf->subject.len), span_of(NULL, 0));
-    return view_find(lines, key) ? "a `bind subject` line has the same attributes in the opposite order"
-                                 : NULL;
+    return view_find(lines, key)
+               ? "a `bind subject` line has the same attributes in the opposite order"
+               : NULL;
 }
 
 /* May the policy give this user at all? Not one of the bootstrap file; and where that limits users, only
@@ -540,10 +562,15 @@ static reason check_user(const match *m, span user) {
     bool applied = r->ask && !r->pending && on;
     const rule *line = view_find(m->lines, key);
     if (!is_for_policy(m, line, user)) return REASON_USER_MISSING;
-    if (line == NULL && r->pending && table_find(&m->lines->base->lines, key)) return REASON_USER_MISSING;
+    if (line == NULL && r->pending && table_find(&m->lines->base->lines, key))
+        return REASON_USER_MISSING;
     if (applied) line = NULL;
-    user_state state = line ? (line->on ? USER_ON : USER_OFF) : r->ask ? r->ask(user, r->data) : USER_UNKNOWN;
-    return state == USER_MISSING ? REASON_USER_MISSING : state == USER_OFF ? REASON_USER_OFF : REASON_MATCHED;
+    user_state state = line     ? (line->on ? USER_ON : USER_OFF)
+                       : r->ask ? r->ask(user, r->data)
+                                : USER_UNKNOWN;
+    return state == USER_MISSING ? REASON_USER_MISSING
+           : state == USER_OFF   ? REASON_USER_OFF
+                                 : REASON_MATCHED;
 }
 
 /* The checks of the certificate itself, in the order of enum reason. */
@@ -553,7 +580,8 @@ static reason check_leaf(const match *m) {
     span cn;
     if (leaf->refusal) return leaf->refusal;
     bool by_name = is_gated(m) && view_setting(m->lines, SET_GATE) == GATE_SAN_CN;
-    if (m->ambiguous || (by_name && name_common_names(leaf->subject, &cn) > 1)) return REASON_AMBIGUOUS;
+    if (m->ambiguous || (by_name && name_common_names(leaf->subject, &cn) > 1))
+        return REASON_AMBIGUOUS;
     reason bad = check_path(m);
     if (bad) return bad;
     if (r->now < leaf->not_before) return REASON_NOT_YET_VALID;
@@ -616,7 +644,8 @@ static decision decide_on(const view *lines, const policy *bootstrap, const requ
         if (view_setting(lines, SET_PLAIN) == PLAIN_LEAVE) d.act = ACTION_LEAVE;
         return d;
     }
-    d = judge((match){.lines = lines, .revocations = lines, .bootstrap = bootstrap, .r = r}, &bound);
+    d = judge((match){.lines = lines, .revocations = lines, .bootstrap = bootstrap, .r = r},
+              &bound);
     bool nobody = d.why == REASON_UNTRUSTED_ISSUER || d.why == REASON_NO_BINDING;
     if (nobody && view_setting(lines, SET_UNMATCHED) == UNMATCHED_LEAVE) d.act = ACTION_LEAVE;
     return d;
@@ -631,7 +660,8 @@ decision policy_decide(const policy *p, const policy *bootstrap, const request *
         if (d.why > REASON_NO_BINDING || (bound && d.why > REASON_UNTRUSTED_ISSUER)) return d;
     }
     if (r->no_journal) return (decision){.act = ACTION_REFUSE, .why = REASON_NO_JOURNAL};
-    if (r->no_policy && !r->pending) return (decision){.act = ACTION_LEAVE, .why = REASON_NO_POLICY};
+    if (r->no_policy && !r->pending)
+        return (decision){.act = ACTION_LEAVE, .why = REASON_NO_POLICY};
     int enforce = view_setting(&lines, SET_ENFORCE);
     if (enforce == ENFORCE_OFF) return (decision){.act = ACTION_LEAVE, .why = REASON_OFF};
     decision d = decide_on(&lines, bootstrap, r);

@@ -128,12 +128,15 @@ size_t token_print(span value, char *out, size_t room) {
 /* Characters that can make two names look alike, or end a line of a log: controls, what is drawn as
  * nothing (Unicode's Default_Ignorable_Code_Point), line separators, surrogates, non-characters. */
 static bool is_treacherous(uint32_t c) {
-    static const struct { uint32_t first, last; } ranges[] = {
-        {0, 0x1f}, {0x7f, 0x9f}, {0xad, 0xad}, {0x34f, 0x34f}, {0x61c, 0x61c}, {0x115f, 0x1160},
-        {0x17b4, 0x17b5}, {0x180b, 0x180f}, {0x200b, 0x200f}, {0x2028, 0x202e}, {0x2060, 0x206f},
-        {0x3164, 0x3164}, {0xd800, 0xdfff}, {0xfdd0, 0xfdef}, {0xfe00, 0xfe0f}, {0xfeff, 0xfeff},
-        {0xffa0, 0xffa0}, {0xfff0, 0xfff8}, {0x1bca0, 0x1bca3}, {0x1d173, 0x1d17a}, {0xe0000, 0xe0fff},
-        {0x110000, UINT32_MAX},
+    static const struct {
+        uint32_t first, last;
+    } ranges[] = {
+        {0, 0x1f},          {0x7f, 0x9f},           {0xad, 0xad},       {0x34f, 0x34f},
+        {0x61c, 0x61c},     {0x115f, 0x1160},       {0x17b4, 0x17b5},   {0x180b, 0x180f},
+        {0x200b, 0x200f},   {0x2028, 0x202e},       {0x2060, 0x206f},   {0x3164, 0x3164},
+        {0xd800, 0xdfff},   {0xfdd0, 0xfdef},       {0xfe00, 0xfe0f},   {0xfeff, 0xfeff},
+        {0xffa0, 0xffa0},   {0xfff0, 0xfff8},       {0x1bca0, 0x1bca3}, {0x1d173, 0x1d17a},
+        {0xe0000, 0xe0fff}, {0x110000, UINT32_MAX},
     };
     for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++) {
         if (c >= ranges[i].first && c <= ranges[i].last) return true;
@@ -146,8 +149,12 @@ static bool is_treacherous(uint32_t c) {
 static size_t utf8_read(span s, uint32_t *out) {
     static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
     uint8_t first = s.ptr[0];
-    size_t len = first < 0x80 ? 1 : first < 0xc2 ? 0 : first < 0xe0 ? 2 : first < 0xf0 ? 3
-                 : first < 0xf5 ? 4 : 0;
+    size_t len = first < 0x80   ? 1
+                 : first < 0xc2 ? 0
+                 : first < 0xe0 ? 2
+                 : first < 0xf0 ? 3
+                 : first < 0xf5 ? 4
+                                : 0;
     if (len == 0 || len > s.len) return 0;
     uint32_t c = len == 1 ? first : first & (0xffu >> (len + 1));
     for (size_t i = 1; i < len; i++) {
@@ -200,9 +207,7 @@ static bool put_ascii_text(writer *w, span content) {
 
 bool put_asn1_text(writer *w, int tag, span content) {
     switch (tag) {
-    case V_ASN1_UTF8STRING:
-        put_span(w, content);
-        return text_clean(content);
+    case V_ASN1_UTF8STRING: put_span(w, content); return text_clean(content);
     case V_ASN1_NUMERICSTRING:
     case V_ASN1_PRINTABLESTRING:
     case V_ASN1_IA5STRING:
@@ -293,7 +298,11 @@ token_result token_read(span *line, uint8_t *out, size_t *len) {
 /* OIDs by the names that people write. The first name of an OID is the one printed; RFC 4514
  * section 3 requires the first nine, the others are OpenSSL's. `SN` is left out on purpose: OpenSSL
  * means surname by it, most people serialNumber. */
-static const struct { const char *name; uint8_t len; uint8_t oid[10]; } ATTRIBUTES[] = {
+static const struct {
+    const char *name;
+    uint8_t len;
+    uint8_t oid[10];
+} ATTRIBUTES[] = {
     {"CN", 3, {0x55, 4, 3}},
     {"OU", 3, {0x55, 4, 11}},
     {"O", 3, {0x55, 4, 10}},
@@ -323,9 +332,12 @@ enum { ATTRIBUTE_NAMES = sizeof ATTRIBUTES / sizeof ATTRIBUTES[0] };
 
 const span OID_CN = {(const uint8_t *)"\x55\x04\x03", 3};
 const span GATE_OIDS[GATE_TYPES] = {
-    [GATE_CN] = {(const uint8_t *)"\x55\x04\x03", 3}, [GATE_OU] = {(const uint8_t *)"\x55\x04\x0b", 3},
-    [GATE_O] = {(const uint8_t *)"\x55\x04\x0a", 3},  [GATE_L] = {(const uint8_t *)"\x55\x04\x07", 3},
-    [GATE_ST] = {(const uint8_t *)"\x55\x04\x08", 3}, [GATE_C] = {(const uint8_t *)"\x55\x04\x06", 3},
+    [GATE_CN] = {(const uint8_t *)"\x55\x04\x03", 3},
+    [GATE_OU] = {(const uint8_t *)"\x55\x04\x0b", 3},
+    [GATE_O] = {(const uint8_t *)"\x55\x04\x0a", 3},
+    [GATE_L] = {(const uint8_t *)"\x55\x04\x07", 3},
+    [GATE_ST] = {(const uint8_t *)"\x55\x04\x08", 3},
+    [GATE_C] = {(const uint8_t *)"\x55\x04\x06", 3},
 };
 
 bool name_next(span name, size_t *at, attribute *out) {
@@ -458,7 +470,12 @@ size_t name_print(span name, char *out, size_t room) {
 }
 
 /* The text of a name while it is being read. */
-typedef struct { span text; size_t at; bool slashes; fault *why; } reader;
+typedef struct {
+    span text;
+    size_t at;
+    bool slashes;
+    fault *why;
+} reader;
 
 static bool reader_fail(reader *r, const char *what) {
     if (r->at >= r->text.len) return fail(r->why, "%s at the end of the subject", what);
@@ -482,11 +499,15 @@ static bool ends_value(const reader *r, uint8_t c) {
 static bool read_dotted_oid(reader *r, span type, uint8_t *out, size_t *len) {
     uint8_t der[UINT8_MAX];
     if (span_starts(type, LITERAL("OID."))) type = span_skip(type, 4);
-    int n = type.len < DOTTED ? a2d_ASN1_OBJECT(der, sizeof der, (const char *)type.ptr, (int)type.len) : 0;
+    int n = type.len < DOTTED
+                ? a2d_ASN1_OBJECT(der, sizeof der, (const char *)type.ptr, (int)type.len)
+                : 0;
     if (n <= 0) {
         if (span_equal_nocase(type, LITERAL("SN"))) {
-            return fail(r->why, "attribute SN at character %zu of the subject is read as surname by some "
-                        "and as serial number by others: write surname or serialNumber", r->at + 1);
+            return fail(r->why,
+                        "attribute SN at character %zu of the subject is read as surname by some "
+                        "and as serial number by others: write surname or serialNumber",
+                        r->at + 1);
         }
         return reader_fail(r, "unknown attribute type");
     }
@@ -504,7 +525,8 @@ static bool read_type(reader *r, uint8_t *oid, size_t *len) {
     skip_blanks(r);
     if (peek(r) != '=') return reader_fail(r, "'=' is missing");
     for (size_t i = 0; i < ATTRIBUTE_NAMES; i++) {
-        if (!span_equal_nocase(type, span_of(ATTRIBUTES[i].name, strlen(ATTRIBUTES[i].name)))) continue;
+        if (!span_equal_nocase(type, span_of(ATTRIBUTES[i].name, strlen(ATTRIBUTES[i].name))))
+            continue;
         *len = ATTRIBUTES[i].len;
         memcpy(oid, ATTRIBUTES[i].oid, *len);
         r->at++;
@@ -531,8 +553,9 @@ static bool read_hex_value(reader *r, writer *value) {
     ASN1_TYPE *any = d2i_ASN1_TYPE(NULL, &at, (long)len);
     bool text = any && at == der + len && any->type != V_ASN1_BOOLEAN && any->type != V_ASN1_NULL &&
                 any->type != V_ASN1_OBJECT &&
-                put_asn1_text(value, any->type, span_of(ASN1_STRING_get0_data(any->value.asn1_string),
-                              (size_t)ASN1_STRING_length(any->value.asn1_string)));
+                put_asn1_text(value, any->type,
+                              span_of(ASN1_STRING_get0_data(any->value.asn1_string),
+                                      (size_t)ASN1_STRING_length(any->value.asn1_string)));
     ASN1_TYPE_free(any);
     return text || reader_fail(r, "a #hex value is not the DER of a string");
 }
@@ -593,8 +616,9 @@ static bool read_value(reader *r, writer *value) {
     if (value->full) return fail(r->why, "the subject is longer than %d bytes", NAME_BYTES);
     if (value->len && text_clean(span_of(value->ptr, value->len))) return true;
     r->at = start;
-    return reader_fail(r, value->len ? "a control or invisible character, or invalid UTF-8, in the value"
-                                     : "an empty value");
+    return reader_fail(r, value->len
+                              ? "a control or invisible character, or invalid UTF-8, in the value"
+                              : "an empty value");
 }
 
 /* One RDN: attributes joined by '+'. */

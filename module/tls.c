@@ -38,7 +38,9 @@ static void ip_from(ip *out, const uint8_t *bytes, size_t len) {
 
 bool ip_parse(const char *text, ip *out) {
     uint8_t bytes[16];
-    size_t len = inet_pton(AF_INET, text, bytes) == 1 ? 4 : inet_pton(AF_INET6, text, bytes) == 1 ? 16 : 0;
+    size_t len = inet_pton(AF_INET, text, bytes) == 1    ? 4
+                 : inet_pton(AF_INET6, text, bytes) == 1 ? 16
+                                                         : 0;
     ip_from(out, bytes, len);
     return len > 0;
 }
@@ -80,7 +82,8 @@ static void on_new(void *ssl, void *none, CRYPTO_EX_DATA *data, int index, long 
     pthread_mutex_unlock(&lock);
 }
 
-static void on_free(void *ssl, void *entry, CRYPTO_EX_DATA *data, int index, long argl, void *argp) {
+static void on_free(void *ssl, void *entry, CRYPTO_EX_DATA *data, int index, long argl,
+                    void *argp) {
     (void)ssl, (void)data, (void)index, (void)argl, (void)argp;
     if (entry == NULL) return;
     pthread_mutex_lock(&lock);

@@ -17,8 +17,14 @@
 
 /* Names are <8 hex digits of the subject's hash>.<N>; N counts from 0 without a gap, or those behind
  * the gap are not found. */
-typedef struct { char name[32]; X509 *certificate; } entry;
-typedef struct { entry *entries; size_t count; } listing;
+typedef struct {
+    char name[32];
+    X509 *certificate;
+} entry;
+typedef struct {
+    entry *entries;
+    size_t count;
+} listing;
 
 static void list_add(listing *l, X509 *certificate) {
     unsigned long hash = X509_subject_name_hash(certificate);
@@ -40,13 +46,15 @@ static void list_policy(listing *l, const policy *p) {
 
 static size_t count_certificates(const policy *p) {
     size_t count = 0;
-    for (size_t i = 0; p && i < policy_rules(p); i++) count += rule_certificate(policy_rule(p, i)) != NULL;
+    for (size_t i = 0; p && i < policy_rules(p); i++)
+        count += rule_certificate(policy_rule(p, i)) != NULL;
     return count;
 }
 
 static bool is_ours(const char *name) {
     size_t digits = strspn(name, "0123456789abcdef");
-    return digits == 8 && name[8] == '.' && name[9] && strspn(name + 9, "0123456789") == strlen(name + 9);
+    return digits == 8 && name[8] == '.' && name[9] &&
+           strspn(name + 9, "0123456789") == strlen(name + 9);
 }
 
 static bool holds(int directory, const entry *e) {
@@ -65,7 +73,8 @@ static bool holds(int directory, const entry *e) {
 
 /* In place of an old one at once: a handshake may look at any moment. */
 static bool write_entry(int directory, const entry *e) {
-    int file = openat(directory, "new", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644);
+    int file =
+        openat(directory, "new", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644);
     FILE *stream = file < 0 ? NULL : fdopen(file, "w");
     if (stream == NULL) {
         if (file >= 0) close(file);
@@ -114,10 +123,11 @@ static bool write_all(const char *where, const listing *l, bool only, bool *chan
     return good;
 }
 
-bool trust_write(const char *where, const policy *p, const policy *bootstrap, bool only, bool *changed,
-                 fault *why) {
+bool trust_write(const char *where, const policy *p, const policy *bootstrap, bool only,
+                 bool *changed, fault *why) {
     *changed = false;
-    listing l = {calloc(count_certificates(p) + count_certificates(bootstrap) + 1, sizeof(entry)), 0};
+    listing l = {calloc(count_certificates(p) + count_certificates(bootstrap) + 1, sizeof(entry)),
+                 0};
     if (l.entries == NULL) return fail(why, "out of memory");
     list_policy(&l, bootstrap);
     list_policy(&l, p);

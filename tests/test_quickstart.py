@@ -349,6 +349,18 @@ def test_its_server_does_not_outlive_it(run: Run) -> None:
     wait_until(lambda: server not in within(started.home), "the server has ended")
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_server_that_cannot_save_is_stopped_too(run: Run, number: int) -> None:
+    """As where the disk is full, or the folder is gone."""
+    started = run().wait_ready()
+    alice, server = started.redis("alice"), started.server()
+    alice.set("x", "y")
+    alice.close()
+    shutil.rmtree(started.home / "redis")
+    assert started.stop(number) == (0 if number == signal.SIGTERM else -number)
+    wait_until(lambda: not Path(f"/proc/{server}").exists(), "the server has ended")
+
+
 def test_it_says_so_when_the_server_dies(run: Run) -> None:
     """With the server's last words; everything else is stopped."""
     started = run().wait_ready()

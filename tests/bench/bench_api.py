@@ -14,7 +14,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 
 from flask import Flask
 
@@ -23,6 +25,7 @@ from tests.api import ADMIN, ControlPlane
 from tests.support import Pki
 
 CONNECTIONS = 8
+ROUNDS = 15
 
 
 def request(method: str, path: str, headers: str, body: bytes = b"") -> bytes:
@@ -68,18 +71,30 @@ def load(port: int, make: Callable[[int], bytes], numbers: range) -> None:
         thread.join()
 
 
-def measure(name: str, port: int, make: Callable[[int], bytes], numbers: range) -> float:
-    """Seconds of the server's processor time a request."""
+@dataclass
+class Measured:
+    """Of several rounds: requests a second, and the server's processor time a request, in us."""
+
+    name: str
+    rates: list[float] = field(default_factory=list)
+    costs: list[float] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        rate, cost = median(self.rates), median(self.costs)
+        return f"{self.name:20}{rate:8.0f} requests/s{cost:8.0f} us of processor time each"
+
+
+def measure(told: Measured, port: int, make: Callable[[int], bytes], numbers: range) -> None:
+    """One round."""
     child = multiprocessing.get_context("fork").Process(target=load, args=(port, make, numbers))
     began, used = time.perf_counter(), time.process_time()
     child.start()
     child.join()
     took, used = time.perf_counter() - began, time.process_time() - used
     if child.exitcode:
-        sys.exit(f"{name} failed")
-    rate, cost = len(numbers) / took, used / len(numbers)
-    print(f"{name:24}{rate:8.0f} requests/s {cost * 1e6:8.0f} us of processor time each")
-    return cost
+        sys.exit(f"{told.name} failed")
+    told.rates.append(len(numbers) / took)
+    told.costs.append(used / len(numbers) * 1e6)
 
 
 def hello() -> Flask:
@@ -100,14 +115,18 @@ def main() -> None:
         bare, real = (server.start() for server in servers)
         get = request("GET", "/v1/users/1", json_by)
         root = request("GET", "/", json_by)
-        ratios = []
-        for start in range(0, 3000, 1000):
-            floor = measure("hello, world", bare, lambda _: root, range(start, start + 1000))
-            cost = measure("GET /v1/users/1", real, lambda _: get, range(start, start + 1000))
-            ratios.append(floor / cost)
-        print(f"ratio: {', '.join(f'{ratio:.2f}' for ratio in ratios)} (bar: 0.6)")
-        for start in (1000, 2000):
-            measure("POST /v1/users", real, lambda n: user(n, json_by), range(start, start + 500))
+        hello_world, one, new = map(Measured, ("hello, world", "GET /v1/users/1", "POST /v1/users"))
+        # By turns: what else runs on the machine then slows down all of them.
+        for start in range(1000, 1000 + ROUNDS * 240, 240):
+            measure(hello_world, bare, lambda _: root, range(240))
+            measure(one, real, lambda _: get, range(240))
+            measure(new, real, lambda n: user(n, json_by), range(start, start + 80))
+        print(hello_world, one, new, sep="\n")
+        for word, pairs in (
+            ("rate", zip(one.rates, hello_world.rates, strict=True)),
+            ("processor time", zip(hello_world.costs, one.costs, strict=True)),
+        ):
+            print(f"ratio by {word}: {median(a / b for a, b in pairs):.2f} (bar: 0.6)")
         for server in servers:
             server.stop()
         api.close()
