@@ -354,7 +354,7 @@ class Store:
         remembered: strangers may ask for anything."""
         revision, known = self._memory[0], self._memory[1]
         now = self.revision()
-        if revision != now or len(known) > MEMORY:
+        if revision < now or len(known) > MEMORY:
             known = {}
             self._memory = (now, known)
         if key in known:
@@ -432,7 +432,7 @@ class Store:
     def not_synced(self, bdb_uid: int) -> tuple[User, ...]:
         """Users with rights on a database that have no certificate, so no line there either."""
         with self._engine.connect() as connection:
-            granted = (user for user, _ in _grants(connection, bdb_uid, None, "regular"))
+            granted = (user for user, _ in _grants(connection, bdb_uid, "regular"))
             return tuple(granted)
 
     # ---- Changing ----
@@ -451,7 +451,8 @@ class Store:
 
     def create(self, record: Record, dry_run: bool = False) -> Record:
         """Adds a record; its uid is chosen where it is 0. Raises Refusal."""
-        with self._write(dry_run) as connection:
+        names = (record.name, record.email) if isinstance(record, User) else None
+        with self._write(dry_run, names) as connection:
             made: Record = replace(record, uid=_take_uid(connection, record))
             _check(connection, made, None)
             _insert(connection, made)
@@ -541,7 +542,7 @@ class Store:
 
     def logged_in(self, uid: int, now: int) -> None:
         """Remembers when a user last logged in, and forgets its wrong passwords."""
-        with self._write() as connection:
+        with self._write(kept=(), but=uid) as connection:
             where = users.c.uid == uid
             connection.execute(sa.update(users).where(where).values(last_login=now))
             connection.execute(sa.delete(login_failures).where(login_failures.c.uid == uid))
@@ -683,14 +684,23 @@ class Store:
             yield connection
 
     @contextmanager
-    def _write(self, dry_run: bool = False) -> Iterator[sa.Connection]:
-        """A change of rows. `dry_run` does all of it, then nothing."""
+    def _write(
+        self, dry_run: bool = False, kept: Sequence[str] | None = None, but: int = 0
+    ) -> Iterator[sa.Connection]:
+        """A change of rows. `dry_run` does all of it, then nothing. With `kept`, it makes a user
+        with these names, or changes the one with the uid `but` in what is for itself: all else goes
+        on being remembered."""
         with self._transaction() as connection:
             revision = _count_up(connection)
             yield connection
             if dry_run:
                 connection.rollback()
         if not dry_run:
+            before, known = self._memory
+            if kept is not None and before == revision - 1:
+                found = list(known.items())
+                left = {key: value for key, value in found if _outlives(key, value, kept, but)}
+                self._memory = (revision, left)
             self._changed(revision)
 
     def _changed(self, revision: int) -> None:
@@ -741,8 +751,7 @@ class Store:
         """Brings the policies up to date that depend on a record that changed."""
         granted = roles_permissions.c
         if isinstance(record, User):
-            found = connection.scalars(DATABASES_OF, {"of": record.uid})
-            self._refresh(connection, sorted(found), record.uid)
+            _refresh_user(connection, record.uid)
         elif isinstance(record, Database):
             self._refresh(connection, [record.uid])
         elif isinstance(record, RedisAcl):
@@ -751,28 +760,19 @@ class Store:
             self._refresh(connection, list(found))
 
     def _certificates_changed(self, connection: sa.Connection) -> None:
-        self._refresh(connection, self._all_databases(connection), 0)
+        self._refresh(connection, self._all_databases(connection), own=True)
         _check_administrators(connection)
 
     def _all_databases(self, connection: sa.Connection) -> list[int]:
         return list(connection.scalars(sa.select(bdbs.c.uid).order_by(bdbs.c.uid)))
 
-    def _refresh(
-        self, connection: sa.Connection, uids: Iterable[int], owner: int | None = None
-    ) -> None:
-        """Makes the policy lines of these databases what the rows say: all of them, or those of one
-        user, or (0) the databases' own."""
+    def _refresh(self, connection: sa.Connection, uids: Iterable[int], own: bool = False) -> None:
+        """Makes the policy lines of these databases what the rows say: all, or (`own`) those that
+        they have whoever their users are."""
         for uid in uids:
-            query = LINES if owner is None else LINES_OF
-            rows = connection.execute(query, {"bdb": uid, "of": owner})
+            rows = connection.execute(OWN_LINES if own else LINES, {"bdb": uid})
             before = {(row.owner, row.line): row.id for row in rows}
-            after = _lines(connection, uid, owner)
-            added = sorted(after - before.keys())
-            removed = sorted(before.keys() - after)
-            if added or removed:
-                ids = [{"gone": before[line]} for line in removed]
-                _replace_lines(connection, uid, added, ids)
-                _log(connection, uid, [line for _, line in added], [line for _, line in removed])
+            _move(connection, uid, before, _lines(connection, uid, own))
 
 
 def load(url: str, dumped: dict[str, Any]) -> None:
@@ -973,6 +973,13 @@ def _by(table: sa.Table, column: str) -> "sa.Select[Any]":
 
 
 @cache
+def _by_any(table: sa.Table, columns: tuple[str, ...]) -> "sa.Select[Any]":
+    """The rows with one of these values that is not empty; the parameters are as for `_by`."""
+    fits = ((table.c[one] == sa.bindparam(one)) & (table.c[one] != "") for one in columns)
+    return _every(table).where(sa.or_(*fits))
+
+
+@cache
 def _insertion(table: sa.Table) -> sa.Insert:
     return sa.insert(table)
 
@@ -983,6 +990,7 @@ def _among(table: sa.Table, column: str) -> "sa.Select[Any]":
     return _every(table).where(table.c[column].in_(sa.bindparam(column, expanding=True)))
 
 
+UNIQUE_OF_USERS = ("name", "email", "certificate_subject_line")
 # The counter's next number; or, where a uid is asked for, that one, which the counter then passes.
 TAKE_UID = sa.text(
     "INSERT INTO counters (name, last) VALUES (:name, CASE :uid WHEN 0 THEN 1 ELSE :uid END) "
@@ -991,7 +999,8 @@ TAKE_UID = sa.text(
     "RETURNING CASE :uid WHEN 0 THEN last ELSE :uid END"
 ).bindparams(sa.bindparam("uid", type_=sa.BigInteger))
 LINES = sa.select(policy_lines).where(policy_lines.c.bdb_uid == sa.bindparam("bdb"))
-LINES_OF = LINES.where(policy_lines.c.owner == sa.bindparam("of"))
+OWN_LINES = LINES.where(policy_lines.c.owner == 0)
+LINES_OF = sa.select(policy_lines).where(policy_lines.c.owner == sa.bindparam("of"))
 COUNT_UP = (
     sa.update(cluster_table)
     .values(revision=cluster_table.c.revision + 1)
@@ -1003,29 +1012,22 @@ AIM = (
     .where(bdbs.c.uid == sa.bindparam("bdb"))
     .values(generation=sa.bindparam("after"), digest=sa.bindparam("now"))
 )
-# Databases on which a user has lines, or is to have some.
-DATABASES_OF = (
-    sa.select(policy_lines.c.bdb_uid)
-    .where(policy_lines.c.owner == sa.bindparam("of"))
-    .union(
-        sa.select(roles_permissions.c.bdb_uid)
-        .join(user_roles, user_roles.c.role_uid == roles_permissions.c.role_uid)
-        .join(bdbs, bdbs.c.uid == roles_permissions.c.bdb_uid)
-        .where(user_roles.c.user_uid == sa.bindparam("of"), ~bdbs.c.deleting)
-    )
-)
-GRANTS = (
-    sa.select(users, redis_acls.c.acl)
+ALL_GRANTS = (
+    sa.select(users, roles_permissions.c.bdb_uid, redis_acls.c.acl)
     .join(user_roles, user_roles.c.user_uid == users.c.uid)
     .join(roles_permissions, roles_permissions.c.role_uid == user_roles.c.role_uid)
     .join(redis_acls, redis_acls.c.uid == roles_permissions.c.redis_acl_uid)
-    .where(
-        roles_permissions.c.bdb_uid == sa.bindparam("bdb"),
-        users.c.auth_method == sa.bindparam("method"),
-    )
-    .order_by(users.c.uid, roles_permissions.c.position)
+    .join(bdbs, bdbs.c.uid == roles_permissions.c.bdb_uid)
+    .order_by(users.c.uid, roles_permissions.c.bdb_uid, roles_permissions.c.position)
 )
-GRANTS_OF = GRANTS.where(users.c.uid == sa.bindparam("of"))
+GRANTS = ALL_GRANTS.where(
+    roles_permissions.c.bdb_uid == sa.bindparam("bdb"),
+    users.c.auth_method == sa.bindparam("method"),
+)
+# On databases that are not being removed.
+GRANTS_OF = ALL_GRANTS.where(
+    users.c.uid == sa.bindparam("of"), users.c.auth_method == "certificate", ~bdbs.c.deleting
+)
 
 
 def _delete_certificate(connection: sa.Connection, name: str) -> bool:
@@ -1045,6 +1047,17 @@ def _forget_state(connection: sa.Connection, before: AnyRecord, after: AnyRecord
         connection.execute(sa.delete(login_failures).where(login_failures.c.uid == after.uid))
     if isinstance(after, Database) and "endpoints" in _differences(before, after):
         connection.execute(sa.delete(nodes).where(nodes.c.bdb_uid == after.uid))
+
+
+def _outlives(key: Any, value: Any, names: Sequence[str], but: int) -> bool:
+    """Whether what is remembered stays true when a user with these names is made, or the one with
+    the uid `but` changes in what is for itself."""
+    if key in ("cluster", "roles", "certificates", "trust"):
+        return True
+    what, which = key[0], key[1] if len(key) > 1 else None
+    if what is User or what == "login":
+        return value.uid != but and which not in names
+    return what in (Role, RedisAcl, Database, "rest policy")
 
 
 def _count_up(connection: sa.Connection) -> int:
@@ -1092,20 +1105,27 @@ def _check(connection: sa.Connection, record: AnyRecord, before: AnyRecord | Non
         if _asks_for_certificates(record) and not _asks_for_certificates(before):
             _check_some_ca(connection, record)
         return
-    _check_unique(connection, record, "name")
+    fields = UNIQUE_OF_USERS if isinstance(record, User) else ("name",)
+    _check_unique(connection, record, fields)
     if isinstance(record, User):
-        _check_unique(connection, record, "email")
-        _check_unique(connection, record, "certificate_subject_line")
-        for uid in record.role_uids:
-            _check_reference(connection, "role_uids", Role, uid)
+        _check_roles(connection, record)
 
 
-def _check_unique(connection: sa.Connection, record: User | Role | RedisAcl, field: str) -> None:
-    kind, value = type(record), getattr(record, field)
-    rows = connection.execute(_by(TABLES[kind], field), {field: value}).all() if value else []
-    if any(row.uid != record.uid for row in rows):
-        noun = NOUNS[kind]
-        raise conflict(f"{field}_already_exists", f"another {noun} has the {field} '{value}'")
+def _check_unique(
+    connection: sa.Connection, record: User | Role | RedisAcl, fields: tuple[str, ...]
+) -> None:
+    values = {field: getattr(record, field) for field in fields}
+    rows = connection.execute(_by_any(TABLES[type(record)], fields), values).all()
+    for field, value in values.items():
+        if value and any(row.uid != record.uid and getattr(row, field) == value for row in rows):
+            noun = NOUNS[type(record)]
+            raise conflict(f"{field}_already_exists", f"another {noun} has the {field} '{value}'")
+
+
+def _check_roles(connection: sa.Connection, user: User) -> None:
+    found = connection.execute(_among(roles, "uid"), {"uid": list(user.role_uids)})
+    for uid in sorted(set(user.role_uids) - {row.uid for row in found}):
+        raise invalid("invalid_param", f"role_uids: there is no role {uid}")
 
 
 def _check_reference(connection: sa.Connection, field: str, kind: Kind, uid: int) -> None:
@@ -1216,34 +1236,69 @@ def _database_trust(connection: sa.Connection, database: Database) -> ca.Trust:
     return ca.read_trust(own) if own else _cluster_trust(connection)
 
 
-def _lines(connection: sa.Connection, uid: int, owner: int | None) -> set[tuple[int, str]]:
-    """(owner, line) of what the rows say; nothing for a database that is being removed, which no
-    change of a user leads to."""
-    lines = set()
-    if not owner:
-        found = _find(connection, Database, uid)
-        if found.deleting:
-            return set()
-        own = policy.database_lines(found, _database_trust(connection, found))
-        lines = {(0, line) for line in own}
-    if owner != 0:
-        for user, acls in _grants(connection, uid, owner, "certificate"):
-            lines |= {(user.uid, line) for line in policy.user_lines(user, acls)}
+def _refresh_user(connection: sa.Connection, uid: int) -> None:
+    """Makes the policy lines of one user what the rows say, on every database."""
+    before: dict[int, Lines] = {}
+    for row in connection.execute(LINES_OF, {"of": uid}):
+        before.setdefault(row.bdb_uid, {})[row.owner, row.line] = row.id
+    after = {
+        bdb_uid: _user_lines(user, acls)
+        for (bdb_uid, _), (user, acls) in _granted(connection.execute(GRANTS_OF, {"of": uid}))
+    }
+    for bdb_uid in sorted(before.keys() | after.keys()):
+        _move(connection, bdb_uid, before.get(bdb_uid, {}), after.get(bdb_uid, set()))
+
+
+def _move(
+    connection: sa.Connection, uid: int, before: "Lines", after: set[tuple[int, str]]
+) -> None:
+    """From some lines of a database to others, as its next generation where they differ."""
+    added = sorted(after - before.keys())
+    removed = sorted(before.keys() - after)
+    if added or removed:
+        ids = [{"gone": before[line]} for line in removed]
+        _replace_lines(connection, uid, added, ids)
+        _log(connection, uid, [line for _, line in added], [line for _, line in removed])
+
+
+Lines = dict[tuple[int, str], int]  # (owner, line) → id
+
+
+def _lines(connection: sa.Connection, uid: int, own: bool) -> set[tuple[int, str]]:
+    """(owner, line) of what the rows say; nothing for a database that is being removed."""
+    found = _find(connection, Database, uid)
+    if found.deleting:
+        return set()
+    trust = _database_trust(connection, found)
+    lines = {(0, line) for line in policy.database_lines(found, trust)}
+    for user, acls in () if own else _grants(connection, uid, "certificate"):
+        lines |= _user_lines(user, acls)
     return lines
 
 
+def _user_lines(user: User, acls: Sequence[str]) -> set[tuple[int, str]]:
+    return {(user.uid, line) for line in policy.user_lines(user, acls)}
+
+
 def _grants(
-    connection: sa.Connection, bdb_uid: int, user_uid: int | None, auth_method: AuthMethod
+    connection: sa.Connection, bdb_uid: int, auth_method: AuthMethod
 ) -> list[tuple[User, list[str]]]:
-    """The users with rights on a database, or one of them, and the ACLs that they have there."""
-    query = GRANTS if user_uid is None else GRANTS_OF
-    found: dict[int, tuple[User, list[str]]] = {}
-    given = {"bdb": bdb_uid, "method": auth_method, "of": user_uid}
-    for row in connection.execute(query, given):
-        fields = {name: value for name, value in row._mapping.items() if name != "acl"}
+    """The users with rights on a database, and the ACLs that they have there."""
+    rows = connection.execute(GRANTS, {"bdb": bdb_uid, "method": auth_method})
+    return [granted for _, granted in _granted(rows)]
+
+
+def _granted(
+    rows: "Iterable[sa.Row[Any]]",
+) -> Iterable[tuple[tuple[int, int], tuple[User, list[str]]]]:
+    """(database's uid, user's uid) → the user, and its ACLs on that database."""
+    found: dict[tuple[int, int], tuple[User, list[str]]] = {}
+    for row in rows:
+        fields = dict(row._mapping)
+        bdb_uid, acl = fields.pop("bdb_uid"), fields.pop("acl")
         user = User(role_uids=(), **fields)
-        found.setdefault(user.uid, (user, []))[1].append(row.acl)
-    return list(found.values())
+        found.setdefault((bdb_uid, user.uid), (user, []))[1].append(acl)
+    return found.items()
 
 
 def _replace_lines(

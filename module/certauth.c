@@ -84,6 +84,8 @@ static struct {
     fault trust_state;         /* of tls-ca-cert-dir, for a person */
     RedisModuleUser *nobody;   /* permissionless; refused clients sit on it until they are closed */
     RedisModuleUser *scratch;  /* for trying ACL rules */
+    RedisModuleCommandFilter *muzzle; /* while there is a refused client that is not closed yet */
+    int refusing;                     /* how many */
     RedisModuleDict *sessions; /* client id → session */
     RedisModuleDict *ends;     /* end, client id → session */
     RedisModuleDict *managed;  /* user → its ACL rules as the server tells them after we set them */
@@ -98,6 +100,8 @@ static struct {
 } node;
 
 static bool damaged(void) { return node.damage.text[0] != 0; }
+/* Redis 8 cannot close a client in its own connect event, see close_at_connect. */
+static bool closes_late(void) { return !node.is_valkey && node.version >= 0x080000; }
 static int64_t now_seconds(void) { return (int64_t)time(NULL); }
 static int64_t now_us(void) {
     struct timespec t;
@@ -340,6 +344,15 @@ static void apply_trust(void) {
     }
 }
 
+/* Is tls-ca-cert-dir another one than at the last call? */
+static bool moved_trust(void) {
+    static char last[PATH_MAX];
+    char value[PATH_MAX];
+    if (!config_get("tls-ca-cert-dir", value, sizeof value) || strcmp(value, last) == 0) return false;
+    memcpy(last, value, sizeof last);
+    return true;
+}
+
 static void apply_client_auth(void) {
     static const char *const values[] = {NULL, "yes", "optional"};
     const char *value =
@@ -389,7 +402,10 @@ static void session_user(session *s, span user) {
     s->user = user.len ? string_of(user) : NULL;
 }
 
+static void count_refused(int change);
+
 static void session_free(session *s) {
+    if (s->act == ACTION_REFUSE && closes_late()) count_refused(-1);
     session_ends_at(s, 0);
     session_user(s, span_of(NULL, 0));
     uint64_t key = session_key(s->id);
@@ -419,12 +435,12 @@ static session *session_new(uint64_t id, const char *address, bool local) {
 /* The way of the module API: the leaf alone, as PEM. Leaks an X509 a call on servers before Redis
  * 8.6.2 and Valkey 9.1, so it is called once a connection, and counted. */
 static size_t peer_by_api(RedisModuleCtx *ctx, const session *s, X509 *certificates[2],
-                          bool *unreadable) {
+                          bool *readable) {
     RedisModuleString *pem = RedisModule_GetClientCertificate(ctx, s->id);
     if (pem == NULL) return 0;
     fault why;
     size_t count = certificates_parse(string_span(pem), certificates, 2, &why);
-    *unreadable = count == 0;
+    *readable = count > 0;
     RedisModule_FreeString(ctx, pem);
     if (node.api_reads++ == 0) {
         RedisModule_Log(ctx, "warning",
@@ -441,12 +457,13 @@ static size_t peer_by_api(RedisModuleCtx *ctx, const session *s, X509 *certifica
 static bool session_certificate(RedisModuleCtx *ctx, session *s, uint16_t port, peer *found,
                                 identity *id) {
     X509 *owned[2] = {NULL, NULL};
-    bool unreadable = false;
+    bool readable = true;
     if (node.api_certificates || !tls_claim(&s->address, port, found)) {
-        found->count = peer_by_api(ctx, s, owned, &unreadable);
+        if (s->address.len == 0) return false; /* gone already: not worth the leak */
+        found->count = peer_by_api(ctx, s, owned, &readable);
         found->chain[0] = owned[0];
     }
-    if (found->count == 0) return !unreadable;
+    if (found->count == 0) return readable;
     s->leaf = found->chain[0];
     if (owned[0] == NULL) X509_up_ref(s->leaf);
     identity_read(s->leaf, id);
@@ -608,7 +625,7 @@ static void close_later(uint64_t id, long long ms) {
  * loads, and a one-shot alone lets an answer through with io-threads: whichever runs first. On Valkey
  * a timer would leave room for one read, and closing at once is safe. */
 static void close_at_connect(uint64_t id) {
-    if (node.is_valkey || node.version < 0x080000) {
+    if (!closes_late()) {
         close_now(id);
         return;
     }
@@ -629,7 +646,27 @@ static const char *const EVENTS[2][ACTION_LOGIN + 1] = {
     {"would-refuse", "would-leave", "would-choose", "would-login"},
 };
 
+/* What a refused client has sent may reach the server before its end does, where IO threads read (see
+ * close_at_connect), and RESET needs no right: it is turned into a command that tells nothing. */
+static void muzzle(RedisModuleCommandFilterCtx *filter) {
+    const session *s = session_find(RedisModule_CommandFilterGetClientId(filter));
+    if (s == NULL || s->act != ACTION_REFUSE) return;
+    RedisModule_CommandFilterArgReplace(filter, 0, string_of(LITERAL("certauth.whoami")));
+}
+
+/* The filter costs every command a little, so it is there only while a refused client is. */
+static void count_refused(int change) {
+    node.refusing += change;
+    if (node.refusing && node.muzzle == NULL) {
+        node.muzzle = RedisModule_RegisterCommandFilter(node.ctx, muzzle, 0);
+    } else if (node.refusing == 0 && node.muzzle) {
+        RedisModule_UnregisterCommandFilter(node.ctx, node.muzzle);
+        node.muzzle = NULL;
+    }
+}
+
 static void refuse_client(RedisModuleCtx *ctx, session *s, const peer *p) {
+    if (closes_late()) count_refused(1);
     sit_on_nobody(ctx, s);
     tls_silence(p);
     close_at_connect(s->id);
@@ -735,10 +772,6 @@ static void connected(RedisModuleCtx *ctx, session *s, const RedisModuleClientIn
     static identity id;
     peer found = {{NULL}, 0, NULL};
     bool tls = client->flags & REDISMODULE_CLIENTINFO_FLAG_SSL;
-    if (s->address.len == 0 && (enforced() || damaged())) {
-        refuse_client(ctx, s, &found); /* its peer has gone: there is nobody to decide about */
-        return;
-    }
     bool readable = !tls || session_certificate(ctx, s, client->port, &found, &id);
     decision d = decide(s, &id, NULL);
     if (!readable && (enforced() || damaged()))
@@ -1027,7 +1060,7 @@ static void commit(write_order *order) {
     node.stamp = order->next;
     node.ever = true;
     if (!before && after) apply_all_users(node.policy, true);
-    if (trust) apply_trust();
+    if (trust || moved_trust()) apply_trust();
     apply_client_auth();
     if (after && default_is_off() && (!was_off || !before)) close_default(order);
 }
@@ -1835,15 +1868,11 @@ static void repair_users(void) {
 /* The server's own certificate login, or another tls-ca-cert-dir, set by hand. */
 static void repair_configuration(void) {
     static bool told;
-    char value[PATH_MAX];
-    static char last[PATH_MAX];
     fault why;
     bool good = !enforced() || switch_off_native_login(&why);
     if (!good && !told) RedisModule_Log(node.ctx, "warning", "tls-auth-clients-user: %s", why.text);
     told = !good;
-    if (!config_get("tls-ca-cert-dir", value, sizeof value) || strcmp(value, last) == 0) return;
-    memcpy(last, value, sizeof last);
-    apply_trust();
+    if (moved_trust()) apply_trust();
 }
 
 static void tick(RedisModuleCtx *ctx, void *none) {

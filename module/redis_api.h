@@ -16,6 +16,7 @@ typedef struct RedisModuleDict RedisModuleDict;
 typedef struct RedisModuleDictIter RedisModuleDictIter;
 typedef struct RedisModuleInfoCtx RedisModuleInfoCtx;
 typedef struct RedisModuleBlockedClient RedisModuleBlockedClient;
+typedef struct RedisModuleCommandFilter RedisModuleCommandFilter;
 typedef struct RedisModuleCommandFilterCtx RedisModuleCommandFilterCtx;
 typedef uint64_t RedisModuleTimerID;
 
@@ -124,7 +125,11 @@ typedef int (*RedisModuleAuthCallback)(RedisModuleCtx *, RedisModuleString *user
     X(7.0, int, ACLAddLogEntry, (RedisModuleCtx *, RedisModuleUser *, RedisModuleString *, int))     \
     X(7.2, int, ACLAddLogEntryByUserName, (RedisModuleCtx *, RedisModuleString *user,                \
                                            RedisModuleString *object, int))                          \
-    X(5.0, void *, RegisterCommandFilter, (RedisModuleCtx *, void (*)(RedisModuleCommandFilterCtx *), int)) \
+    X(5.0, RedisModuleCommandFilter *, RegisterCommandFilter, (RedisModuleCtx *,                     \
+                                                 void (*)(RedisModuleCommandFilterCtx *), int))      \
+    X(5.0, int, UnregisterCommandFilter, (RedisModuleCtx *, RedisModuleCommandFilter *))             \
+    X(5.0, int, CommandFilterArgReplace, (RedisModuleCommandFilterCtx *, int, RedisModuleString *))  \
+    X(7.2, unsigned long long, CommandFilterGetClientId, (RedisModuleCommandFilterCtx *))            \
     X(5.0, const RedisModuleString *, CommandFilterArgGet, (RedisModuleCommandFilterCtx *, int))     \
     X(7.2, void, RegisterAuthCallback, (RedisModuleCtx *, RedisModuleAuthCallback))
 

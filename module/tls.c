@@ -49,7 +49,7 @@ static void resolve(watched *w) {
     struct sockaddr_storage name;
     socklen_t len = sizeof name;
     w->resolved = true;
-    w->address.len = 0; /* a unix socket, or nothing any more: nobody's */
+    w->address.len = 0;
     if (getpeername(SSL_get_fd(w->ssl), (struct sockaddr *)&name, &len) != 0) return;
     if (name.ss_family == AF_INET) {
         const struct sockaddr_in *v4 = (const struct sockaddr_in *)(const void *)&name;
@@ -103,7 +103,8 @@ bool tls_watch(void) {
 static bool is_candidate(watched *w, const ip *address, uint16_t port) {
     if (!SSL_is_server(w->ssl) || !SSL_is_init_finished(w->ssl)) return false;
     if (!w->resolved) resolve(w);
-    return w->port == port && w->address.len == address->len && address->len > 0 &&
+    /* A peer that has gone has no address, for the server and here alike. */
+    return w->port == port && w->address.len == address->len &&
            memcmp(w->address.bytes, address->bytes, address->len) == 0;
 }
 

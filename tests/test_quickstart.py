@@ -137,7 +137,11 @@ def starter(folder: Path) -> Iterator[Run]:
             one.finish()
     for one in made:
         if folder in one.home.parents:
-            wait_until(lambda home=one.home: not within(home), "nothing works in its folder")
+            try:
+                wait_until(lambda home=one.home: not within(home), "nothing works in its folder")
+            finally:
+                for pid in within(one.home):
+                    os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import contextlib
 import os
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -346,7 +347,7 @@ def test_a_policy_is_what_its_log_leads_to(made: Store) -> None:
     target, lines = made.policy(1)
     assert replayed(made) == set(lines)
     assert core.Policy(lines).digest == target.digest == made.target(1).digest
-    assert 'user carol on "(+get ~y)" "(+@all -@dangerous ~*)"' in lines
+    assert core.canonical('user carol on "(+get ~y)" "(+@all -@dangerous ~*)"') in lines
     assert not any("bob" in line for line in lines)
 
 
@@ -578,8 +579,74 @@ def test_reading_again_asks_the_database_only_for_the_revision(made: Store) -> N
     """Until something changes, records come from memory."""
     assert made.get(User, 1) is made.get(User, 1)
     first = made.get(User, 1)
-    made.create(user(0, "a"))
+    made.create(Role(0, "ops", "none"))
     assert made.get(User, 1) is not first
+
+
+def test_a_new_user_and_a_login_leave_what_is_remembered_of_others(made: Store) -> None:
+    """Many users logging in do not make everybody read everything again."""
+    made.create(user(0, "a"))
+    cluster, admin, a = made.cluster(), made.get(User, 1), made.get(User, 2)
+    login = made.user_by_login("admin")
+    made.logged_in(2, 7)
+    made.create(user(0, "b"))
+    assert made.cluster() is cluster
+    assert made.get(User, 1) is admin
+    assert made.user_by_login("admin") is login
+    assert made.get(User, 2) is not a
+    assert made.get(User, 2).last_login == 7
+    assert made.user_by_login("a") == made.get(User, 2)
+
+
+def test_a_new_user_takes_its_names_from_what_is_remembered(made: Store) -> None:
+    """A name counts before the same e-mail address; two subjects of one client are both seen."""
+    made.create(user(0, "a", email="x@acme.org"))
+    assert made.user_by_login("x@acme.org") == made.get(User, 2)
+    subjects = ("CN=a,O=acme", "O=acme,CN=a")
+    assert [found.uid for found in made.users_by_subject(subjects)] == [2]
+    reverse = {"certificate_subject_line": subjects[1], "email": "y@acme.org"}
+    made.create(user(0, "x@acme.org", **reverse))
+    assert made.user_by_login("x@acme.org") == made.get(User, 3)
+    assert [found.uid for found in made.users_by_subject(subjects)] == [2, 3]
+
+
+def test_a_request_reads_the_revision_once(made: Store, tmp_path: Path) -> None:
+    """What it sees is of one moment, but for its own changes; the next one sees what other
+    processes did in between."""
+    other = Store(f"sqlite:///{tmp_path}/control.db")
+    made.enter()
+    assert made.user_by_login("admin") is not None
+    other.update(User, 1, lambda found: replace(found, name="root"))
+    assert made.user_by_login("admin") is not None
+    made.create(user(0, "mine"))
+    assert made.user_by_login("mine") is not None
+    assert made.user_by_login("admin") is None
+    made.leave()
+    other.update(User, 1, lambda found: replace(found, name="admin"))
+    assert made.user_by_login("admin") is not None
+    deadline = time.monotonic() + 5
+    other.update(User, 1, lambda found: replace(found, name="root"))
+    while made.user_by_login("root") is None:
+        assert time.monotonic() < deadline
+        made.leave()
+        made.enter()
+    made.leave()
+    other.close()
+
+
+def test_a_request_sees_at_once_what_its_own_process_did(made: Store) -> None:
+    """However short before: a revocation holds for the very next request."""
+    for number in range(30):
+        made.enter()
+        made.leave()
+        thread = threading.Thread(
+            target=made.update, args=(User, 1, lambda found, n=number: replace(found, name=f"n{n}"))
+        )
+        thread.start()
+        thread.join()
+        made.enter()
+        assert made.get(User, 1).name == f"n{number}"
+        made.leave()
 
 
 def test_what_was_not_found_is_not_remembered(made: Store) -> None:
