@@ -37,6 +37,7 @@ typedef struct {
     bool local;   /* a unix socket: never anybody's business */
     action act;   /* what was done to it when it connected or chose */
     bool strayed; /* it has changed its user since, by AUTH or RESET */
+    bool closing; /* the server has been told to, and does when it comes to it */
     reason why;
     RedisModuleString *user; /* that we logged it in as; NULL otherwise */
     int64_t since, end;      /* seconds since 1970; closed at `end`, 0: never */
@@ -750,6 +751,7 @@ static bool may_stay(const session *s, const decision *d) {
 /* Closes a live session, for the record. */
 static void end_session(session *s, const char *event, reason why) {
     static identity id;
+    s->closing = true;
     if (s->leaf) identity_read(s->leaf, &id);
     record(s, &id, event, why, s->user ? string_span(s->user) : span_of(NULL, 0));
     close_now(s->id);
@@ -798,12 +800,14 @@ static void on_client_change(RedisModuleCtx *ctx, RedisModuleEvent event, uint64
 
 /* ---- AUTH, RESET and choosing ---- */
 
-static void audit_session(session *s) {
+/* True where it had to be closed. */
+static bool audit_session(session *s) {
     decision d = decide_again(s, NULL);
-    if (may_stay(s, &d)) return;
+    if (may_stay(s, &d)) return false;
     RedisModule_Log(node.ctx, "notice", "client %llu closed: it is a user that it may not be (%s)",
                     (unsigned long long)s->id, reason_name(d.why));
     end_session(s, "strayed", d.why);
+    return true;
 }
 
 static void check_strayed(void *data) {
@@ -815,35 +819,47 @@ static void check_strayed(void *data) {
 static bool is_as_it_was(const session *s) {
     RedisModuleString *name = RedisModule_GetClientUserNameById(node.ctx, s->id);
     span user = name ? string_span(name) : span_of(NULL, 0);
-    bool same = s->local || user.len == 0 ||
+    bool same = s->local || s->closing || user.len == 0 ||
                 (s->user ? span_equal(user, string_span(s->user))
                          : s->act == ACTION_LEAVE && span_equal(user, LITERAL("default")));
     if (name) RedisModule_FreeString(node.ctx, name);
     return same;
 }
 
-/* Looks at live sessions for 2 ms, going on where it stopped: each is what it may be, whatever it did
+/* What may be done at once: 2 ms of our own time, and few closings, each of which costs the server more
+ * than it costs us (freeClientAsync pauses the client's IO thread, Redis 8). */
+typedef struct {
+    int64_t stop;
+    int closings;
+} slice;
+
+static slice slice_start(void) { return (slice){now_us() + 2000, 0}; }
+static bool slice_goes_on(const slice *now) { return now->closings < 16 && now_us() < now->stop; }
+
+/* Looks at live sessions for a slice, going on where it stopped: each is what it may be, whatever it did
  * that nobody told us of. */
-static void audit(void) {
-    int64_t stop = now_us() + 2000;
+static bool audit(void) {
+    slice now = slice_start();
     uint64_t from = session_key(node.audited);
     session *s = NULL;
     bool more;
     RedisModuleDictIter *at =
         RedisModule_DictIteratorStartC(node.sessions, ">", &from, sizeof from);
-    while ((more = RedisModule_DictNextC(at, NULL, (void **)&s) != NULL) && now_us() < stop) {
+    while ((more = RedisModule_DictNextC(at, NULL, (void **)&s) != NULL) && slice_goes_on(&now)) {
         node.audited = s->id;
-        if (!is_as_it_was(s)) audit_session(s);
+        if (!is_as_it_was(s)) now.closings += audit_session(s);
     }
     if (!more) node.audited = 0;
     RedisModule_DictIteratorStop(at);
+    return more;
 }
 
-static void audit_all(void *none) {
-    audit();
-    node.audit_due = node.audited != 0;
-    if (node.audit_due) RedisModule_EventLoopAddOneShot(audit_all, none);
+static void audit_all(RedisModuleCtx *ctx, void *none) {
+    node.audit_due = audit();
+    if (node.audit_due) RedisModule_CreateTimer(ctx, 1, audit_all, none);
 }
+
+static void audit_now(void *none) { audit_all(node.ctx, none); }
 
 /* Before 7.2 nobody asks us about AUTH and HELLO, and who has not been logged in by us has no callback
  * either: right behind such a command, all are looked at. */
@@ -852,7 +868,8 @@ static void on_command(RedisModuleCommandFilterCtx *filter) {
     if (node.audit_due || name == NULL || !(string_is(name, "AUTH") || string_is(name, "HELLO")))
         return;
     node.audit_due = true;
-    RedisModule_EventLoopAddOneShot(audit_all, NULL);
+    node.audited = 0;
+    RedisModule_EventLoopAddOneShot(audit_now, NULL);
 }
 
 /* Within this callback no client may be touched: the server calls it again for each touch, without
@@ -1008,7 +1025,7 @@ static void put_in_force(void) {
     apply_trust();
     apply_client_auth();
     if ((damaged() || enforced()) && !was_off && default_is_off()) close_default(NULL);
-    audit_all(NULL);
+    if (!node.audit_due) audit_all(node.ctx, NULL);
 }
 
 static void put_in_force_by_timer(RedisModuleCtx *ctx, void *none) {
@@ -1144,26 +1161,27 @@ static bool survives(session *s, reason *why) {
     return s->end == 0 || s->end > now_seconds();
 }
 
-/* Looks at each session again, a slice of 2 ms at a time, then answers. By one-shots, which run while
- * an RDB loads; timers do not. */
-static void sweep(void *data) {
+/* Looks at each session again, a slice at a time, then answers. By timers, for one-shots that make
+ * one-shots all run before anything else does (module.c, eventLoopHandleOneShotEvents). */
+static void sweep(RedisModuleCtx *ctx, void *data) {
     write_order *order = data;
-    int64_t stop = now_us() + 2000;
+    slice now = slice_start();
     uint64_t from = session_key(order->swept);
     session *s = NULL;
     bool more;
     RedisModuleDictIter *at =
         RedisModule_DictIteratorStartC(node.sessions, ">", &from, sizeof from);
-    while ((more = RedisModule_DictNextC(at, NULL, (void **)&s) != NULL) && now_us() < stop) {
+    while ((more = RedisModule_DictNextC(at, NULL, (void **)&s) != NULL) && slice_goes_on(&now)) {
         reason why;
         order->swept = s->id;
-        if (survives(s, &why)) continue;
+        if (s->closing || survives(s, &why)) continue;
         order->closed++;
+        now.closings++;
         if (s->id == order->sender) order->close_sender = true;
         else end_session(s, "closed", why);
     }
     RedisModule_DictIteratorStop(at);
-    if (more) RedisModule_EventLoopAddOneShot(sweep, order);
+    if (more) RedisModule_CreateTimer(ctx, 1, sweep, order);
     else end_order(order);
 }
 
@@ -1176,7 +1194,7 @@ static void finish_order(void *data) {
         return;
     }
     commit(order);
-    sweep(order);
+    sweep(node.ctx, order);
 }
 
 /* ---- Checking a write ---- */
@@ -1806,15 +1824,20 @@ static void info(RedisModuleInfoCtx *ctx, int for_crash_report) {
 
 /* ---- Once a second ---- */
 
-static void close_ended(void) {
-    int64_t now = now_seconds(), stop = now_us() + 2000;
+/* True where there are more to close. */
+static bool close_ended(void) {
+    int64_t second = now_seconds();
+    slice now = slice_start();
     session *s = NULL;
     RedisModuleDictIter *at = RedisModule_DictIteratorStartC(node.ends, "^", NULL, 0);
-    while (RedisModule_DictNextC(at, NULL, (void **)&s) != NULL && s->end <= now &&
-           now_us() < stop) {
+    while (RedisModule_DictNextC(at, NULL, (void **)&s) != NULL && s->end <= second &&
+           slice_goes_on(&now)) {
+        if (s->closing) continue;
         end_session(s, "ended", REASON_EXPIRED);
+        now.closings++;
     }
     RedisModule_DictIteratorStop(at);
+    return now.closings > 0 && !slice_goes_on(&now);
 }
 
 /* A user that is not what its line says: one of the bootstrap file, one of the policy, or `default`
@@ -1877,11 +1900,11 @@ static void repair_configuration(void) {
 
 static void tick(RedisModuleCtx *ctx, void *none) {
     put_in_force();
-    close_ended();
+    bool more = close_ended();
     repair_users();
     repair_configuration();
     audit();
-    RedisModule_CreateTimer(ctx, 1000, tick, none);
+    RedisModule_CreateTimer(ctx, more ? 10 : 1000, tick, none);
 }
 
 /* ---- Loading ---- */

@@ -272,9 +272,9 @@ TEXTS = [
     "bind ip ::ffff:10.0.0.1 alice",
     f"revoke serial {KEY} 00:ff:01",
     f"revoke cert {KEY}",
-    "user alice adopt on ~orders:* (+get ~x) \"~\\x00\\n\" '~a b' +@read",
+    "user alice adopt on ~orders:* (+get ~x) \"(~a:*  +set)\" '~a ~b' +@read",
     "limit -@admin",
-    "was alice on #abc >x",
+    "was alice on #abc >x \"~\\x00\\n\" '~a b'",
     authority_line(ca()),
     authority_line(ca(), "anchor"),
 ]
@@ -324,6 +324,7 @@ def lines(rng: random.Random, count: int) -> set[str]:
         assert again != ffi.NULL, (data, text, text_of(why.text))
         assert bytes_of(lib.rule_text(again)) == text
         assert (fields(again), lib.rule_type(again)) == (fields(rule), lib.rule_type(rule))
+        assert lib.rule_adopts(again) == lib.rule_adopts(rule)
         lib.rule_free(rule)
         lib.rule_free(again)
     return seen

@@ -399,6 +399,7 @@ def test_attack_thousands_of_rdns(count: int) -> None:
     assert refusal(name(*([(OU, str(index))] for index in range(count)))) == "too_large"
     assert refusal(name([(OU, f"{index:04}") for index in range(count)])) == "too_large"
     assert refusal(name(*([(OU, str(index))] for index in range(64)))) is None
+    assert refusal(name([(OU, f"{index:04}") for index in range(64)])) is None
 
 
 def test_attack_thousands_of_sans() -> None:
@@ -427,6 +428,8 @@ def test_what_a_refused_certificate_said_last_is_not_there() -> None:
         [dns("a" * 4094)] * 4,
         [upn("x\nmatched: yes")],
         [upn(b"\xff")],
+        [uri("spiffe://x/good"), dns("a\0b")],
+        [uri("spiffe://x/good"), ip(b"\1")],
     ):
         found = read(certificate(person("x"), sans(*names)))
         assert found.refusal != 0
@@ -523,12 +526,18 @@ def test_attack_the_extension_twice() -> None:
         b"\x30\x02\x05\x00",
         b"\x30\x80\x82\x01a\0\0",
         b"\x30\x84\xff\xff\xff\xff",
+        b"\x30\x81\x03\x82\x01a",
+        b"\x30\x04\x82\x81\x01a",
+        b"\x30\x05\xa2\x03\x16\x01a",
+        b"\x30\x03\x82\x01a\x30\x03\x82\x01b",
         der(0x30, der(0xA0, der(6, raw.UPN))),
     ],
 )
 def test_a_san_extension_that_does_not_parse(content: bytes) -> None:
-    """Then there is no identity, not one without SANs."""
-    assert refusal(person("x"), extension(raw.SAN, content)) == "malformed"
+    """Then there is no identity, not one without SANs: DER alone, with nothing behind it."""
+    found = identity_of(person("x"), extension(raw.SAN, content))
+    assert (found.refusal, found.sans) == ("malformed", ())
+    assert refusal(person("x"), extension(raw.SAN, b"\x30\x03\x82\x01a")) is None
 
 
 def test_names_that_nobody_can_be_bound_by_are_no_sans() -> None:

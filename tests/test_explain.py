@@ -174,7 +174,7 @@ SUBJECTS = [
     name([(CN, "a"), (UID, "7")], [(O, 'A "quoted" B')]),
     name([(raw.oid("1.2.3.4"), "x")], [(CN, "a")]),
     person("josé", BMP),
-    name(*([(raw.oid("1.2" + ".127" * 40), "x")] for _ in range(60))),
+    name(*([(raw.oid("1.2" + ".127" * 40), "x")] for _ in range(49))),
 ]
 
 
@@ -186,6 +186,15 @@ def test_the_line_that_is_advised_binds_the_certificate(subject: bytes) -> None:
     assert cure.startswith("to change it: add the line: bind subject ")
     line = cure.removeprefix("to change it: add the line: ").replace("<user>", "alice")
     assert decide(policy([*TRUST, line]), leaf).action == "login"
+
+
+def test_nobody_is_advised_to_bind_a_subject_too_long_for_a_line() -> None:
+    """The advice would be a line that is refused, or one that binds another name."""
+    leaf = certificate(name(*([(raw.oid("1.2" + ".127" * 40), "x")] for _ in range(50))))
+    found = decide(policy(TRUST), leaf)
+    assert (found.reason, found.trace[-1]) == ("no_binding", "to change it: bind it")
+    by_key = f"bind key {core.identity(leaf).key} alice"
+    assert decide(policy([*TRUST, by_key]), leaf).action == "login"
 
 
 def test_nobody_is_advised_to_bind_an_empty_subject() -> None:

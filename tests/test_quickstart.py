@@ -323,14 +323,12 @@ def test_a_certificate_that_ends_soon_is_made_anew(
     ids=["SIGINT", "Ctrl-C", "SIGTERM"],
 )
 def test_it_stops_everything_it_started(run: Run, number: int, group: bool) -> None:
-    """Exit status 0, no process left, ready.json gone, both ports free."""
+    """Exit status 0, nothing said, no process left, ready.json gone."""
     started = run().wait_ready()
     assert within(started.home)
     assert started.stop(number, group) == 0
     assert within(started.home) == {}
     assert not (started.home / "ready.json").exists()
-    for port in (started.redis_port, started.api_port):
-        quickstart.check_port(port, "")
     assert started.errors == ""
 
 
@@ -373,7 +371,6 @@ def test_it_says_so_when_the_server_dies(run: Run) -> None:
     assert started.errors.startswith("Error: the server has ended; it said last: ")
     assert started.errors.count("\n") == 1
     assert not (started.home / "ready.json").exists()
-    quickstart.check_port(started.api_port, "")
 
 
 def test_a_server_that_does_not_start_is_told_with_its_words(run: Run, tmp_path: Path) -> None:
