@@ -287,6 +287,12 @@ static bool is_managed(span name) {
     return is_bootstrap_user(name) || (enforced() && policy_user(node.policy, LINE_USER, name));
 }
 
+/* The thread that appends may turn a sound journal into a damaged one, when the disk fails it. */
+static const char *journal_state(void) {
+    const char *damage = node.journal && node.order == NULL ? journal_damage(node.journal) : NULL;
+    return damage ? damage : damaged() ? node.damage.text : "ok";
+}
+
 /* ---- Configuration of the server ---- */
 
 static bool config_get(const char *name, char *out, size_t room) {
@@ -1381,7 +1387,7 @@ static bool may_write(RedisModuleCtx *ctx, fault *why) {
         return fail(why, "ERR a policy is not written within MULTI or a script: the reply waits "
                          "for the disk");
     }
-    if (damaged()) return fail(why, "NOJOURNAL %s", node.damage.text);
+    if (damaged()) return fail(why, "NOJOURNAL %s", journal_state());
     if (node.order) return fail(why, "BUSY another change of the policy is on its way: try again");
     return true;
 }
@@ -1564,12 +1570,6 @@ static int policy_show(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) 
             RedisModule_ReplyWithStringBuffer(ctx, (const char *)text.ptr, text.len);
     }
     return REDISMODULE_OK;
-}
-
-/* The thread that appends may turn a sound journal into a damaged one, when the disk fails it. */
-static const char *journal_state(void) {
-    const char *damage = node.journal && node.order == NULL ? journal_damage(node.journal) : NULL;
-    return damaged() ? node.damage.text : damage ? damage : "ok";
 }
 
 static int policy_status(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
@@ -2143,6 +2143,6 @@ int RedisModule_OnLoad(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) 
         return REDISMODULE_ERR;
     }
     if (damaged())
-        RedisModule_Log(ctx, "warning", "only the bootstrap file decides: %s", node.damage.text);
+        RedisModule_Log(ctx, "warning", "only the bootstrap file decides: %s", journal_state());
     return REDISMODULE_OK;
 }

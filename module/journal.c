@@ -488,7 +488,8 @@ static part record_replay(journal *j, policy *into, const record *r, fault *why)
 static void damaged(journal *j, const record *r, const char *what) {
     tell(j->damage,
          "record %" PRIu64 " (%s %" PRIu64 ") at byte %" PRIu64 " of %s is damaged: %s. Restore "
-         "the file from a backup and restart; or move it away, restart, and load the policy again",
+         "the file from a backup and restart; or move it away, and the marker beside the directory "
+         "(.enrolled) too, restart, and load the policy again",
          j->tail.records + 1, r->stamped ? "generation" : "after generation",
          r->stamped ? r->stamp.generation : j->last.generation, j->tail.length, j->path, what);
 }

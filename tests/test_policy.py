@@ -3,7 +3,7 @@
 import hashlib
 import ipaddress
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
@@ -53,7 +53,7 @@ from tests.certificates import (
     uri,
     utc,
 )
-from tests.support import Cert, der, der_content, der_elements
+from tests.support import Cert, der, der_content, der_elements, root
 
 ALICE = person("alice")
 BIND = "bind subject CN=alice,O=acme alice"
@@ -360,6 +360,8 @@ class Lines:
     binds: dict[tuple[str, str, str], tuple[tuple[str, ...], str]] = field(default_factory=dict)
     revoked: set[tuple[str, ...]] = field(default_factory=set)
     users: dict[str, bool] = field(default_factory=dict)
+    taken: frozenset[str] = frozenset()  # users of the bootstrap file
+    limited: bool = False  # there are `limit` lines in the bootstrap file
 
 
 KINDS_OF_SAN = {"dns": dns, "uri": uri, "email": email, "upn": upn}
@@ -498,9 +500,29 @@ def some_lines(rng: random.Random) -> tuple[Lines, list[str]]:
     return told, text
 
 
-def oracle(told: Lines, leaf: Leaf | None, now: int, address: str | None) -> tuple[str, str]:
-    """Action and reason, by design §3 alone."""
+def some_bootstrap(rng: random.Random) -> tuple[Lines, list[str]]:
+    """A bootstrap file, for the oracle and as text: of a policy what may stand in one."""
+    told, text = some_lines(rng)
+    own = Lines(cas=told.cas, binds=told.binds, limited=rng.random() < 0.3)
+    own.users = {user: on for user, on in told.users.items() if rng.random() < 0.3}
+    others = [f"user {user} {'on' if on else 'off'}" for user, on in own.users.items()]
+    kept = [line for line in text if line.split()[0] in ("ca", "bind")]
+    return own, kept + others + ["limit -@admin"] * own.limited
+
+
+def oracle(
+    told: Lines, leaf: Leaf | None, now: int, address: str | None, own: Lines | None = None
+) -> tuple[str, str]:
+    """Action and reason, by design §3 alone; `own` is the bootstrap file."""
     asked = told.settings.get
+    if leaf and own:
+        file = replace(own, revoked=told.revoked, limited=False)  # limits are for policies
+        reason, choose = _reason(file, leaf, now, address)
+        passed = core.reasons().index(reason)
+        bound = bool(_hits(own, leaf)) and passed > core.reasons().index("untrusted_issuer")
+        if bound or passed > core.reasons().index("no_binding"):
+            return ("refuse" if reason != "matched" else "choose" if choose else "login"), reason
+        told = replace(told, taken=frozenset(own.users), limited=own.limited)
     if asked("enforce") == "off":
         return "leave", "off"
     if leaf is None:
@@ -512,13 +534,18 @@ def oracle(told: Lines, leaf: Leaf | None, now: int, address: str | None) -> tup
     return ("leave" if nobody else "refuse"), reason
 
 
-def _reason(told: Lines, leaf: Leaf, now: int, address: str | None) -> tuple[str, bool]:
-    gate, keys = told.settings.get("gate"), [one.key_id for one in leaf.chain]
-    hits = [
+def _hits(told: Lines, leaf: Leaf) -> list[tuple[str, tuple[str, ...], str]]:
+    keys = [one.key_id for one in leaf.chain]
+    return [
         (kind, *told.binds[kind, value, issuer])
         for kind, value, issuer in told.binds
         if value in leaf.values(kind) and issuer in ["", *keys]
     ]
+
+
+def _reason(told: Lines, leaf: Leaf, now: int, address: str | None) -> tuple[str, bool]:
+    gate, keys = told.settings.get("gate"), [one.key_id for one in leaf.chain]
+    hits = _hits(told, leaf)
     if any(len(leaf.values(kind)) > 1 for kind, _, _ in hits):
         return "ambiguous", False
     if gate == "san_cn" and len(leaf.values("cn")) > 1:
@@ -571,6 +598,8 @@ def _reason(told: Lines, leaf: Leaf, now: int, address: str | None) -> tuple[str
         ):
             return "address", False
     users = hits[0][1]
+    if told.taken & set(users) or (told.limited and not set(users) <= set(told.users)):
+        return "user_missing", False
     if len(users) == 1 and told.users.get(users[0]) is False:
         return "user_off", False
     return "matched", len(users) > 1
@@ -579,12 +608,15 @@ def _reason(told: Lines, leaf: Leaf, now: int, address: str | None) -> tuple[str
 @pytest.mark.parametrize("seed", range(60))
 def test_the_decision_is_the_naive_oracles(seed: int) -> None:
     """Action and reason agree over 3,000 random policies and 15,000 decisions; the address is
-    inside, outside or unknown, and every second policy is decided while it is still a patch."""
+    inside, outside or unknown, every second policy is decided while it is still a patch, and every
+    third beside a bootstrap file."""
     rng = random.Random(seed)
     leaves = world()[2]
     seen = set()
     for turn in range(50):
         told, text = some_lines(rng)
+        own, file = some_bootstrap(rng) if turn % 3 == 0 else (None, [])
+        bootstrap = policy(file, lib.FROM_BOOTSTRAP) if own else ffi.NULL
         cut = rng.randrange(len(text) + 1) if turn % 2 else len(text)
         under = policy(text[:cut])
         pending = patch(under, [f"+{line}" for line in text[cut:]]) if cut < len(text) else ffi.NULL
@@ -593,9 +625,9 @@ def test_the_decision_is_the_naive_oracles(seed: int) -> None:
             address = rng.choice([None, "10.1.2.3", "10.9.9.9", "192.0.2.1", "2001:db8::1"])
             packed = ipaddress.ip_address(address).packed if address else b""
             shown = (leaf.der, leaf.chain) if leaf else (None, ())
-            found = decide(under, *shown, address=packed, pending=pending)
-            wanted = oracle(told, leaf, NOW, address)
-            assert (found.action, found.reason) == wanted, (text, leaf, address)
+            found = decide(under, *shown, bootstrap=bootstrap, address=packed, pending=pending)
+            wanted = oracle(told, leaf, NOW, address, own)
+            assert (found.action, found.reason) == wanted, (text, file, leaf, address)
             seen.add(found.reason)
         if pending != ffi.NULL:
             lib.patch_free(pending)
@@ -607,7 +639,9 @@ def test_the_oracle_is_asked_about_every_reason() -> None:
     rng, seen = random.Random(0), set()
     for _ in range(6000):
         told, _ = some_lines(rng)
-        seen.add(oracle(told, rng.choice([*world()[2], None]), NOW, rng.choice([None, "10.1.2.3"])))
+        own = some_bootstrap(rng)[0] if rng.random() < 0.3 else None
+        leaf, address = rng.choice([*world()[2], None]), rng.choice([None, "10.1.2.3"])
+        seen.add(oracle(told, leaf, NOW, address, own))
     reasons = {reason for _, reason in seen}
     other = {
         "undecided",
@@ -616,7 +650,6 @@ def test_the_oracle_is_asked_about_every_reason() -> None:
         "malformed",
         "too_large",
         "bad_string",
-        "user_missing",
     }
     assert reasons == set(core.reasons()) - other
     assert {action for action, _ in seen} == {"login", "choose", "leave", "refuse"}
@@ -1313,6 +1346,256 @@ def test_a_revoked_bootstrap_certificate_is_not_left_alone() -> None:
     )
     found = decide(lines, leaf, bootstrap=own)
     assert (found.action, found.reason) == ("refuse", "revoked")
+
+
+RESCUE = ["user rescue on", "bind cn alice rescue"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "options", "reason"),
+    [
+        (["bind cn alice rescue from=10.0.0.0/8"], {"address": b"\1\1\1\1"}, "address"),
+        ([*RESCUE[1:], "bind subject CN=alice,O=acme other"], {}, "conflict"),
+        (["bind cn alice rescue", "user rescue off"], {}, "user_off"),
+        (
+            RESCUE,
+            {"ask": lambda user: lib.USER_ON if user == "alice" else lib.USER_OFF},
+            "user_off",
+        ),
+        (
+            RESCUE,
+            {"ask": lambda user: lib.USER_ON if user == "alice" else lib.USER_MISSING},
+            "user_missing",
+        ),
+    ],
+    ids=["address", "conflict", "off by its line", "off", "missing"],
+)
+def test_attack_around_a_refusal_of_the_bootstrap_file(
+    lines: list[str], options: dict[str, Any], reason: str
+) -> None:
+    """Who is bound there and refused is not let in by the policy: it would be somebody else, or
+    from somewhere else. Where the file binds somebody else, or trusts another CA, the policy has
+    its say."""
+    leaf = certificate(ALICE)
+    under = policy(["set enforce on", authority_line(ca()), BIND])
+    alone = decide(under, leaf, **options)
+    assert (alone.action, alone.line) == ("login", BIND)
+    own = policy([authority_line(ca()), *lines], lib.FROM_BOOTSTRAP)
+    found = decide(under, leaf, bootstrap=own, **options)
+    assert (found.action, found.reason, found.shadow) == ("refuse", reason, False)
+    assert found.line in lines
+    for others in (
+        [authority_line(ca()), *(line.replace("alice", "bob") for line in lines)],
+        [authority_line(long_root("CN=Else")), *lines],
+    ):
+        found = decide(under, leaf, bootstrap=policy(others, lib.FROM_BOOTSTRAP), **options)
+        assert (found.action, found.line) == ("login", BIND)
+
+
+BAD_LEAVES: dict[str, dict[str, Any]] = {
+    "expired": {"validity": (VALIDITY[0], utc("210101000000Z"))},
+    "not_yet_valid": {"validity": (utc("400101000000Z"), VALIDITY[1])},
+    "key_usage": {"extensions": [constraints(False), purposes(raw.SERVER_AUTH)]},
+}
+
+
+@pytest.mark.parametrize("reason", BAD_LEAVES)
+@pytest.mark.parametrize(
+    ("lines", "state", "otherwise"),
+    [
+        (["set enforce on", "set unmatched leave"], {}, ("leave", "untrusted_issuer")),
+        ([], {}, ("leave", "off")),
+        ([], {"no_policy": True}, ("leave", "no_policy")),
+        (["set enforce on"], {"no_journal": True}, ("refuse", "no_journal")),
+    ],
+    ids=["left alone", "off", "no policy", "no journal"],
+)
+def test_attack_a_bad_certificate_that_the_bootstrap_file_binds(
+    reason: str, lines: list[str], state: dict[str, Any], otherwise: tuple[str, str]
+) -> None:
+    """No policy, and none that would leave strangers alone, makes a refused one a stranger; one
+    that the file does not bind is the policy's."""
+    own = policy([authority_line(ca()), *RESCUE], lib.FROM_BOOTSTRAP)
+    bound, unbound = (certificate(person(who), **BAD_LEAVES[reason]) for who in ("alice", "bob"))
+    found = decide(policy(lines), bound, bootstrap=own, **state)
+    assert (found.action, found.reason) == ("refuse", reason)
+    found = decide(policy(lines), unbound, bootstrap=own, **state)
+    assert (found.action, found.reason) == otherwise
+    good = decide(policy(lines), certificate(ALICE), bootstrap=own, **state)
+    assert (good.action, good.line) == ("login", "bind cn alice rescue")
+
+
+ANSWERS = pytest.mark.parametrize(
+    "ask", [None, lambda _: lib.USER_ON, lambda _: lib.USER_UNKNOWN], ids=["none", "on", "unknown"]
+)
+
+
+@ANSWERS
+@pytest.mark.parametrize("users", ["rescue", "rescue bob", "bob rescue", "bob carol rescue"])
+def test_attack_a_policy_that_binds_a_user_of_the_bootstrap_file(ask: Any, users: str) -> None:
+    """The node's own users are not the control plane's to give, whatever `user` lines it writes and
+    wherever the user stands; enforced or in shadow, applied or still a patch."""
+    own = policy(
+        [authority_line(ca()), "user rescue on", "bind cn root rescue"], lib.FROM_BOOTSTRAP
+    )
+    leaf, bind = certificate(ALICE), f"bind cn alice {users}"
+    several = " " in users
+    rest = [authority_line(ca()), "user bob on", "user carol on"]
+    for more in ([], ["user rescue on"], ["user rescue adopt on"]):
+        for enforce in ("on", "shadow"):
+            under = policy([f"set enforce {enforce}", *rest, *more, bind])
+            found = decide(under, leaf, bootstrap=own, ask=ask)
+            assert (found.action, found.reason, found.line) == ("refuse", "user_missing", bind)
+            taken = decide(under, leaf, ask=ask)
+            assert (taken.action, taken.reason) == ("choose" if several else "login", "matched")
+        base = policy(["set enforce on", *rest])
+        change = patch(base, [f"+{line}" for line in [*more, bind]])
+        found = decide(base, leaf, bootstrap=own, ask=ask, pending=change)
+        assert (found.action, found.reason) == ("refuse", "user_missing")
+        lib.patch_free(change)
+    free = policy(["set enforce on", *rest, bind.replace("rescue", "dave"), "user dave on"])
+    assert decide(free, leaf, bootstrap=own, ask=ask).reason == "matched"
+    found = decide(free, certificate(person("root")), bootstrap=own, ask=ask)
+    assert (found.action, found.line) == ("login", "bind cn root rescue")
+
+
+@ANSWERS
+@pytest.mark.parametrize("users", ["alice", "alice bob", "bob alice"])
+def test_attack_a_user_that_no_limit_reaches(ask: Any, users: str) -> None:
+    """Limits hold for `user` lines: where the bootstrap file has some, a policy binds nobody who
+    has none, however the server's own user of that name may look."""
+    own = policy([authority_line(ca()), "limit -@admin -@dangerous"], lib.FROM_BOOTSTRAP)
+    unlimited = policy([authority_line(ca())], lib.FROM_BOOTSTRAP)
+    leaf, bind = certificate(ALICE), f"bind cn alice {users}"
+    fine = "choose" if " " in users else "login"
+    for enforce in ("on", "shadow"):
+        lines = [f"set enforce {enforce}", authority_line(ca()), bind, "user bob on"]
+        under, made = policy(lines), policy([*lines, "user alice on"])
+
+        def verdict(under: Any, bootstrap: Any, pending: Any = ffi.NULL) -> tuple[str, str]:
+            found = decide(under, leaf, bootstrap=bootstrap, ask=ask, pending=pending)
+            return found.action, found.reason
+
+        assert verdict(under, own) == ("refuse", "user_missing")
+        assert verdict(made, own) == (fine, "matched")
+        assert verdict(under, unlimited) == verdict(under, ffi.NULL) == (fine, "matched")
+        for base, change, wanted in (
+            (under, "+user alice on", (fine, "matched")),
+            (made, "-user alice on", ("refuse", "user_missing")),
+        ):
+            pending = patch(base, [change])
+            assert verdict(base, own, pending) == wanted
+            lib.patch_free(pending)
+
+
+def test_limits_do_not_concern_who_the_bootstrap_file_binds() -> None:
+    """They are for the policy; an operator may bind a user of the server's own."""
+    own = policy([authority_line(ca()), "limit -@admin", "bind cn alice ops"], lib.FROM_BOOTSTRAP)
+    found = decide(policy(["set enforce on"]), certificate(ALICE), bootstrap=own)
+    assert (found.action, found.line) == ("login", "bind cn alice ops")
+
+
+# ---- Many lines of one alias ---------------------------------------------------------------------
+
+
+def test_many_entries_of_one_common_name_come_and_go() -> None:
+    """The gate by name is open exactly as long as one of them is there, or will be there when a
+    change is made; committed, pending, refused or dropped."""
+    rng = random.Random(3)
+    entries = [f"allow CN=alice O=o{number}" for number in range(4000)]
+    under = policy(["set enforce on", authority_line(ca()), BIND, "set gate san_cn"])
+    alice = certificate(ALICE)
+    named, other = (
+        certificate(person(who), sans(*names), serial=b"\2")
+        for who, names in (("web", [dns("alice")]), ("bob", [dns("o1"), uri("alice")]))
+    )
+    held: set[str] = set()
+    for turn in range(40):
+        toggled = set(held) if turn % 5 == 4 else set(rng.sample(entries, 1500))
+        if turn % 5 == 0:
+            toggled = {entries[turn]}
+        after = held ^ toggled
+        signs = [("-" if entry in held else "+") + entry for entry in sorted(toggled)]
+        rng.shuffle(signs)
+        if held and turn % 2:  # one that goes and comes again changes nothing
+            same = min(held - toggled or toggled)
+            signs = signs if same in toggled else [f"-{same}", *signs, f"+{same}"]
+        dropped, change = patch(under, signs), patch(under, signs)
+        lib.patch_free(dropped)
+        for pending, open_ in ((ffi.NULL, held), (change, after)):
+            assert decide(under, alice, pending=pending).reason == ("matched" if open_ else "gate")
+            assert decide(under, named, pending=pending).reason == (
+                "no_binding" if open_ else "gate"
+            )
+            assert decide(under, other, pending=pending).reason == "gate"
+        lib.policy_commit(under, change)
+        held = after
+    assert lib.policy_rules(under) == 4 + len(held)
+
+
+def test_entries_of_one_common_name_go_one_by_one() -> None:
+    """The last one closes the door, whichever it is; a change that is refused closes nothing."""
+    rng = random.Random(4)
+    entries = [f"allow CN=alice O=o{number}" for number in range(300)]
+    under = trusting(BIND, "set gate san_cn", *entries)
+    rng.shuffle(entries)
+    while entries:
+        with pytest.raises(PolicyError, match="bogus"):
+            under.patch([*(f"-{entry}" for entry in entries), "+bogus"])
+        assert outcome(under, certificate(ALICE)) == ("login", "matched")
+        under.patch([f"-{entries.pop()}"])
+    assert outcome(under, certificate(ALICE)) == ("refuse", "gate")
+    under.patch(["+allow CN=alice"])
+    assert outcome(under, certificate(ALICE)) == ("login", "matched")
+
+
+@pytest.mark.parametrize("left", [0, 1, 2])
+def test_a_load_that_leaves_few_of_many_entries(left: int) -> None:
+    """What stays as it is counts once: neither twice nor not at all."""
+    rest = ["set enforce on", authority_line(ca()), BIND, "set gate san_cn"]
+    entries = [f"allow CN=alice O=o{number}" for number in range(500)]
+    under = policy([*rest, *entries])
+    change = lib.patch_new(under, lib.FROM_WIRE)
+    for number, line in enumerate([*rest, *entries[:left], "allow CN=bob"], 1):
+        lib.patch_add(change, raw.span(line.encode()), number)
+    assert lib.patch_finish(change, True)
+    wanted = "matched" if left else "gate"
+    assert decide(under, certificate(ALICE)).reason == "matched"
+    assert decide(under, certificate(ALICE), pending=change).reason == wanted
+    lib.policy_commit(under, change)
+    assert decide(under, certificate(ALICE)).reason == wanted
+    for entry in entries[:left]:
+        assert decide(under, certificate(ALICE)).reason == "matched"
+        lib.policy_commit(under, patch(under, [f"-{entry}"]))
+    assert decide(under, certificate(ALICE)).reason == "gate"
+
+
+def test_two_ca_lines_of_one_key() -> None:
+    """A renewed CA is trusted while one certificate of its key is a `ca`; an anchor is none."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    old, new = (
+        root(f"CN={which}", not_before=raw.BEGIN, not_after=raw.END, key=key)
+        for which in ("Old", "New")
+    )
+    leaf = certificate(ALICE, by=new)
+    under = policy(["set enforce on", BIND])
+    gone, going, anchor = (
+        authority_line(old),
+        authority_line(new),
+        authority_line(long_root("CN=x"), "anchor"),
+    )
+    for changes, reason in (
+        ([f"+{gone}", f"+{going}", f"+{anchor}"], "matched"),
+        ([f"-{gone}"], "matched"),
+        ([f"-{going}", f"+{gone}"], "matched"),
+        ([f"-{gone}", f"+{authority_line(old, 'anchor')}"], "untrusted_issuer"),
+        ([f"+{going}"], "matched"),
+        ([f"-{going}"], "untrusted_issuer"),
+    ):
+        change = patch(under, changes)
+        assert decide(under, leaf, [new], pending=change).reason == reason
+        lib.policy_commit(under, change)
+        assert decide(under, leaf, [new]).reason == reason
 
 
 def test_a_policy_decided_while_it_is_a_patch_is_decided_as_afterwards() -> None:
