@@ -133,6 +133,35 @@ def test_attack_a_name_that_its_ca_may_not_give() -> None:
 
 
 @pytest.mark.parametrize(
+    "constraint",
+    [pyca.NameConstraints([pyca.DNSName("a.example")], None), pyca.BasicConstraints(True, 0)],
+    ids=["names", "path length"],
+)
+def test_attack_around_what_an_anchor_allows(constraint: pyca.ExtensionType) -> None:
+    """That the CA below it is a `ca` line of its own is no way around: the handshake goes up to the
+    root and refuses, and a revoked root has to be seen."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    shell = Cert(root("CN=Top", key=key).certificate, key)
+    made = shell.issue(
+        "CN=Top",
+        eku=None,
+        ca=True,
+        not_before=raw.BEGIN,
+        not_after=raw.END,
+        key=key,
+        extensions=[(constraint, True)],
+    )
+    top, free = Cert(made.certificate, key), long_root("CN=Free")
+    for anchor, wanted in ((top, "untrusted_issuer"), (free, "matched")):
+        middle = intermediate(anchor)
+        leaf = certificate(ALICE, sans(dns("b.example")), by=middle)
+        lines = ["set enforce on", authority_line(anchor, "anchor"), authority_line(middle), BIND]
+        assert reason(trusting(BIND, trust=[anchor]), leaf, middle) == wanted
+        assert reason(Policy(lines), leaf, middle) == wanted
+        assert reason(Policy([*lines, f"revoke key {anchor.key_id}"]), leaf, middle) != "matched"
+
+
+@pytest.mark.parametrize(
     "purpose", [ExtendedKeyUsageOID.EMAIL_PROTECTION, ExtendedKeyUsageOID.SERVER_AUTH]
 )
 def test_attack_a_client_of_a_ca_for_something_else(purpose: pyca.ObjectIdentifier) -> None:

@@ -359,6 +359,8 @@ def test_a_cluster_needs_no_password(kind: Server, start: Start, pki: Pki, cert:
     assert [denials(node) for node in cluster.nodes] == [[]] * 4
     assert all(node.outcome(pki.alice) == LOGIN for node in cluster.nodes)
     assert all(node.outcome(pki.bob) == refuse("gate") for node in cluster.nodes)
+    # Connections of the cluster bus, which are TLS too, are taken for no client's.
+    assert {node.counters()["api_certificates"] for node in cluster.nodes} == {0}
 
 
 def takes_over(cluster: Cluster) -> None:

@@ -657,6 +657,33 @@ def test_what_was_not_found_is_not_remembered(made: Store) -> None:
     assert len(made._memory[1]) < 10
 
 
+def test_a_revision_that_is_read_slowly_does_not_hide_a_change(
+    made: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One thread asks, another changes something before the answer is there: the change counts."""
+    read = made._read_revision
+
+    def slowly() -> int:
+        found = read()
+        change = threading.Thread(
+            target=made.update, args=(User, 1, lambda found: replace(found, name="root"))
+        )
+        change.start()
+        change.join()
+        return found
+
+    assert made.get(User, 1).name == "admin"
+    monkeypatch.setattr(store, "FRESH", 60)
+    made._latest = (made.revision(), time.monotonic() - 61)
+    monkeypatch.setattr(made, "_read_revision", slowly)
+    made.enter()
+    made.leave()
+    monkeypatch.setattr(made, "_read_revision", read)
+    made.enter()
+    assert made.get(User, 1).name == "root"
+    made.leave()
+
+
 def test_writers_in_many_threads_lose_nothing(made: Store) -> None:
     """Each waits for its turn; generations and log are without a gap."""
     granted(made)

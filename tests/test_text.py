@@ -99,6 +99,7 @@ def test_the_canonical_text_is_its_own_canonical_text(name: bytes) -> None:
     assert core.parse_name(print_name(name)) == print_name(name)
 
 
+@pytest.mark.filterwarnings("ignore:Attribute's length must be:UserWarning")
 @settings(deadline=None, max_examples=200)
 @given(
     st.lists(
