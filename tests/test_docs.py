@@ -569,7 +569,7 @@ def test_what_is_said_to_be_tested_is() -> None:
         for test, file in re.findall(r"\[(test_\w+)\]\(\.\./(tests/\w+\.py)\)", row[2]):
             found = re.search(rf"^def {test}\((.*?)\) ->", source(file), re.MULTILINE | re.DOTALL)
             assert found, f"{file} has no {test}"
-            assert ("server_kind" in found[1]) == (row[1] == "all"), test
+            assert ("kind: Server" in found[1]) == (row[1] == "all"), test
             named += 1
     assert named > 20
 
