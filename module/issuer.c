@@ -52,6 +52,17 @@ static bool verify(X509_STORE_CTX *context, const policy *p, X509 *leaf, STACK_O
     return X509_verify_cert(context) == 1;
 }
 
+/* Up to a root where there is one, as the handshake goes: else what a root says (revoked, constraints)
+ * would pass unseen. Up to a `ca` line only where the root is not known here. */
+static bool verify_path(X509_STORE_CTX *context, const policy *p, X509 *leaf,
+                        STACK_OF(X509) *extra) {
+    if (verify(context, p, leaf, extra, 0)) return true;
+    int error = X509_STORE_CTX_get_error(context);
+    bool no_root = error == X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT ||
+                   error == X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY;
+    return no_root && verify(context, p, leaf, extra, X509_V_FLAG_PARTIAL_CHAIN);
+}
+
 static void take_chain(const STACK_OF(X509) * chain, path *out) {
     X509 *certificates[PATH_LENGTH + 1];
     int count = sk_X509_num(chain);
@@ -113,11 +124,7 @@ void path_verify(const policy *p, X509 *leaf, X509 *const *extra, size_t count, 
     for (size_t i = 0; i < count && untrusted; i++) {
         if (extra[i]) sk_X509_push(untrusted, extra[i]);
     }
-    /* Up to a root where there is one, as the handshake goes: else revoking it, or what it issued, by
-     * its key would pass unseen. */
-    if (context && untrusted &&
-        (verify(context, p, leaf, untrusted, 0) ||
-         verify(context, p, leaf, untrusted, X509_V_FLAG_PARTIAL_CHAIN))) {
+    if (context && untrusted && verify_path(context, p, leaf, untrusted)) {
         take_chain(X509_STORE_CTX_get0_chain(context), out);
     }
     sk_X509_free(untrusted);

@@ -657,6 +657,9 @@ static bool take_acl_rule(line *l, span acl) {
                     "a user line takes no nopass, no password and no reset: its users come by "
                     "certificate, and it is their whole state");
     }
+    if (l->head.type == LINE_USER && span_equal(acl, LITERAL("adopt"))) {
+        return bad_token(l, "adopt stands right behind the name, without quotes");
+    }
     if (l->head.type == LINE_LIMIT && acl.ptr[0] != '-') {
         return bad_token(l, "a limit line takes rules that take away, such as -@admin, not");
     }

@@ -619,6 +619,15 @@ static int64_t path_end(const request *r) {
     return end;
 }
 
+static const char *why_missing(const match *m) {
+    if (m->bootstrap == NULL) return NULL;
+    if (policy_user(m->bootstrap, LINE_USER, rule_user(m->line, 0)))
+        return "the user belongs to the bootstrap file, and is not the policy's to give";
+    return m->bootstrap->limits ? "the bootstrap file has limits, so only a user with a `user` line "
+                                  "can be bound"
+                                : NULL;
+}
+
 /* `bound`: some line names this leaf, whatever else is wrong with it. */
 static decision judge(match m, bool *bound) {
     const request *r = m.r;
@@ -630,6 +639,7 @@ static decision judge(match m, bool *bound) {
     d.why = check_match(&m);
     d.line = m.line;
     if (d.why == REASON_NO_BINDING) d.detail = near_miss(m.lines, r->leaf);
+    if (d.why == REASON_USER_MISSING) d.detail = why_missing(&m);
     if (d.why != REASON_MATCHED) return d;
     d.act = rule_user(m.line, 1).len ? ACTION_CHOOSE : ACTION_LOGIN;
     d.until = path_end(r);

@@ -411,10 +411,12 @@ def test_what_a_bind_line_holds() -> None:
     assert Line("set enforce on").users == []
 
 
-def test_a_user_that_is_called_adopt_or_has_a_rule_of_that_name() -> None:
-    """Only the first word behind the name adopts."""
+def test_a_user_may_be_called_adopt_and_no_rule_may() -> None:
+    """Only the first word behind the name adopts, and only there it may stand."""
     assert lib.rule_adopts(Line("user adopt adopt on").rule)
-    assert not lib.rule_adopts(Line("user adopt on adopt").rule)
+    assert not lib.rule_adopts(Line("user adopt on").rule)
+    with pytest.raises(ValueError, match="adopt stands right behind the name"):
+        Line("user adopt on adopt")
     assert Line("user alice adopt on").acl == ["on"]
 
 
