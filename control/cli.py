@@ -3,6 +3,8 @@
 import logging
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -16,6 +18,15 @@ def main() -> None:
     """Certificate-based authentication for Redis and Valkey."""
 
 
+@contextmanager
+def reported() -> Iterator[None]:
+    """What stops a command, as one line on standard error and exit code 1."""
+    try:
+        yield
+    except (service.ServiceError, quickstart.QuickstartError) as error:
+        raise click.ClickException(str(error)) from error
+
+
 @main.command("quickstart")
 @click.option("--home", default=".certauth", type=click.Path(path_type=Path), show_default=True,
               help="Where everything is kept.")  # fmt: skip
@@ -26,10 +37,8 @@ def main() -> None:
               help="A Redis or Valkey server, 7.0.6 or later, with TLS.")  # fmt: skip
 def quickstart_command(home: Path, redis_port: int, api_port: int, server: str) -> None:
     """Start a server that knows its clients by their certificates, and say what to try."""
-    try:
+    with reported():
         quickstart.run(quickstart.Options(home, redis_port, api_port, server))
-    except quickstart.QuickstartError as error:
-        raise click.ClickException(str(error)) from error
 
 
 @main.command()
@@ -48,11 +57,9 @@ def init(
 ) -> None:
     """Make a control plane: its own CA, its certificates, its first administrator."""
     names = api_names or ("localhost", "127.0.0.1", "::1", socket.gethostname())
-    try:
+    with reported():
         config = service.load_config(home)
         service.init(config, name, admin, password_of(admin, password_stdin), names)
-    except service.ServiceError as error:
-        raise click.ClickException(str(error)) from error
     click.echo(NEXT.format(home=config.home, admin=admin, module=quickstart.MODULE, host=names[0],
                            port=config.port))  # fmt: skip
 
@@ -99,10 +106,50 @@ def serve(home: Path) -> None:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     logging.getLogger("alembic").setLevel(logging.WARNING)  # two lines at each start
-    try:
+    with reported():
         service.serve(service.load_config(home))
-    except service.ServiceError as error:
-        raise click.ClickException(str(error)) from error
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--home", required=True, help="The control plane's folder.",
+              type=click.Path(path_type=Path))  # fmt: skip
+def backup(file: Path, home: Path) -> None:
+    """Write rows, CA and keys into FILE, which must not exist yet. The control plane may run."""
+    with reported():
+        service.backup(service.load_config(home), file)
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--home", required=True, type=click.Path(path_type=Path),
+              help="A folder without a control plane; certauth.toml may be there.")  # fmt: skip
+def restore(file: Path, home: Path) -> None:
+    """Make the control plane of the backup FILE again."""
+    with reported():
+        service.restore(service.load_config(home), file)
+
+
+@main.command()
+@click.option("--home", required=True, help="The control plane's folder.",
+              type=click.Path(path_type=Path))  # fmt: skip
+def allow_passwords(home: Path) -> None:
+    """Let people log in to the REST API by password again. The control plane may run."""
+    with reported():
+        service.allow_passwords(service.load_config(home))
+
+
+@main.command()
+@click.argument("name")
+@click.option("--home", required=True, help="The control plane's folder.",
+              type=click.Path(path_type=Path))  # fmt: skip
+@click.option("--password-stdin", is_flag=True,
+              help="Read the password from a line of standard input.")  # fmt: skip
+def set_password(name: str, home: Path, password_stdin: bool) -> None:
+    """Give the user NAME a password instead of all that it has, and unlock it."""
+    with reported():
+        config = service.load_config(home)
+        service.set_password(config, name, password_of(name, password_stdin))
 
 
 @main.command()
