@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from control import core, quickstart, service
+from control.commands import COMMANDS
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -183,3 +184,7 @@ def read_policy(file: Path) -> core.Policy:
     except core.PolicyError as error:
         problems = tuple((lines[index - 1][0], text) for index, text in error.problems)
         raise core.PolicyError(problems, error.count) from error
+
+
+for command in COMMANDS:
+    main.add_command(command)
