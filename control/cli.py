@@ -3,17 +3,29 @@
 import logging
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from control import core, quickstart, service
+from control.commands import COMMANDS
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="redis-certauth")
 def main() -> None:
     """Certificate-based authentication for Redis and Valkey."""
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """What stops a command, as one line on standard error and exit code 1."""
+    try:
+        yield
+    except (service.ServiceError, quickstart.QuickstartError) as error:
+        raise click.ClickException(str(error)) from error
 
 
 @main.command("quickstart")
@@ -26,10 +38,8 @@ def main() -> None:
               help="A Redis or Valkey server, 7.0.6 or later, with TLS.")  # fmt: skip
 def quickstart_command(home: Path, redis_port: int, api_port: int, server: str) -> None:
     """Start a server that knows its clients by their certificates, and say what to try."""
-    try:
+    with reported():
         quickstart.run(quickstart.Options(home, redis_port, api_port, server))
-    except quickstart.QuickstartError as error:
-        raise click.ClickException(str(error)) from error
 
 
 @main.command()
@@ -48,11 +58,9 @@ def init(
 ) -> None:
     """Make a control plane: its own CA, its certificates, its first administrator."""
     names = api_names or ("localhost", "127.0.0.1", "::1", socket.gethostname())
-    try:
+    with reported():
         config = service.load_config(home)
         service.init(config, name, admin, password_of(admin, password_stdin), names)
-    except service.ServiceError as error:
-        raise click.ClickException(str(error)) from error
     click.echo(NEXT.format(home=config.home, admin=admin, module=quickstart.MODULE, host=names[0],
                            port=config.port))  # fmt: skip
 
@@ -99,10 +107,50 @@ def serve(home: Path) -> None:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     logging.getLogger("alembic").setLevel(logging.WARNING)  # two lines at each start
-    try:
+    with reported():
         service.serve(service.load_config(home))
-    except service.ServiceError as error:
-        raise click.ClickException(str(error)) from error
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--home", required=True, help="The control plane's folder.",
+              type=click.Path(path_type=Path))  # fmt: skip
+def backup(file: Path, home: Path) -> None:
+    """Write rows, CA and keys into FILE, which must not exist yet. The control plane may run."""
+    with reported():
+        service.backup(service.load_config(home), file)
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--home", required=True, type=click.Path(path_type=Path),
+              help="A folder without a control plane; certauth.toml may be there.")  # fmt: skip
+def restore(file: Path, home: Path) -> None:
+    """Make the control plane of the backup FILE again."""
+    with reported():
+        service.restore(service.load_config(home), file)
+
+
+@main.command()
+@click.option("--home", required=True, help="The control plane's folder.",
+              type=click.Path(path_type=Path))  # fmt: skip
+def allow_passwords(home: Path) -> None:
+    """Let people log in to the REST API by password again. The control plane may run."""
+    with reported():
+        service.allow_passwords(service.load_config(home))
+
+
+@main.command()
+@click.argument("name")
+@click.option("--home", required=True, help="The control plane's folder.",
+              type=click.Path(path_type=Path))  # fmt: skip
+@click.option("--password-stdin", is_flag=True,
+              help="Read the password from a line of standard input.")  # fmt: skip
+def set_password(name: str, home: Path, password_stdin: bool) -> None:
+    """Give the user NAME a password instead of all that it has, and unlock it."""
+    with reported():
+        config = service.load_config(home)
+        service.set_password(config, name, password_of(name, password_stdin))
 
 
 @main.command()
@@ -136,3 +184,7 @@ def read_policy(file: Path) -> core.Policy:
     except core.PolicyError as error:
         problems = tuple((lines[index - 1][0], text) for index, text in error.problems)
         raise core.PolicyError(problems, error.count) from error
+
+
+for command in COMMANDS:
+    main.add_command(command)

@@ -310,6 +310,8 @@ def set_password(config: Config, name: str, password: str) -> None:
             raise missing(f"user '{name}'")
         if user.auth_method != "regular":
             raise invalid("invalid_param", f"'{user.name}' logs in by certificate")
+        if not password:
+            raise invalid("missing_field", "password: it must not be empty")
         check_new(password, replace(user, passwords=()), store.cluster())
         made = new_password(password)
         store.update(User, user.uid, lambda now: replace(now, passwords=(made,), locked=0))

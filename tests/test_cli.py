@@ -213,9 +213,80 @@ def test_serve_refuses_in_one_line(
     assert found.output.count("\n") == 1
 
 
+# ---- On the machine itself -----------------------------------------------------------------------
+
+
+def test_a_restored_control_plane_serves_what_was_backed_up(tmp_path: Path) -> None:
+    """To whoever asks with the old password; the file is for its owner only."""
+    config = initialised(tmp_path / "control")
+    file = tmp_path / "backup"
+    assert run("backup", file, "--home", config.home).exit_code == 0
+    assert file.stat().st_mode & 0o777 == 0o600
+    there = Config(tmp_path / "there", "127.0.0.1", free_port())
+    assert run("restore", file, "--home", there.home).exit_code == 0
+    with served(there) as process, Https(there) as api:
+        assert process.stderr is not None
+        process.stderr.readline()
+        assert api("GET /v1/cluster").json["name"] == "acme"
+
+
+def test_the_way_back_lets_passwords_in_again(tmp_path: Path, pki: Pki) -> None:
+    """Refused while they are switched off; taken at once after `allow-passwords`; and a password
+    that is set is the one that counts."""
+    config = initialised(tmp_path)
+    with served(config) as process, Https(config) as api, Https(config, pki.alice) as by_cert:
+        assert process.stderr is not None
+        process.stderr.readline()
+        trusted = {"name": "mtls_trusted_ca", "certificate": pki.ca.pem.decode()}
+        api("PUT /v1/cluster/update_cert", trusted)
+        api("PUT /v1/cluster", {"mtls_certificate_authentication": True})
+        subject = pki.alice.certificate.subject.rfc4514_string()
+        alice = {"name": "alice", "certificate_subject_line": subject, "role": "admin"}
+        api("POST /v1/users", {**alice, "auth_method": "certificate"})
+        off = {"control_plane_basic_authentication": False}
+        assert by_cert("GET /v1/users/role").json == {"role": "admin"}
+        assert by_cert("PUT /v1/cluster", off).status == 200
+        assert api("GET /v1/cluster").code == "basic_authentication_disabled"
+        found = run("allow-passwords", "--home", tmp_path)
+        assert (found.exit_code, found.output) == (0, "")
+        wait_until(lambda: api("GET /v1/cluster").status == 200, "passwords are taken")
+        text = "another one 2\n"
+        found = run("set-password", ADMIN[0], "--home", tmp_path, "--password-stdin", text=text)
+        assert (found.exit_code, found.output) == (0, "")
+        wait_until(lambda: api("GET /v1/cluster").status == 401, "the old password is void")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["backup", "{tmp}/exists", "--home", "{tmp}/home"], "exists"),
+        (["backup", "{tmp}/new", "--home", "{tmp}/none"], "redis-certauth init"),
+        (["restore", "{tmp}/exists", "--home", "{tmp}/home"], "holds a control plane already"),
+        (["restore", "{tmp}/exists", "--home", "{tmp}/none"], "is no backup"),
+        (["allow-passwords", "--home", "{tmp}/none"], "redis-certauth init"),
+        (["set-password", "nobody", "--home", "{tmp}/home", "--password-stdin"], "'nobody'"),
+        (["set-password", ADMIN[0], "--home", "{tmp}/home", "--password-stdin"], "password"),
+    ],
+)
+def test_the_machine_itself_refuses_in_one_line(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    """What would overwrite, what is not there, what is no password; and nothing is made."""
+    initialised(tmp_path / "home")
+    (tmp_path / "exists").write_text("mine")
+    found = run(*(one.format(tmp=tmp_path) for one in arguments), text="\n")
+    assert found.exit_code == 1
+    assert found.output.startswith("Error: ")
+    assert message in found.output
+    assert found.output.count("\n") == 1
+    assert (tmp_path / "exists").read_text() == "mine"
+    assert not (tmp_path / "new").exists()
+    assert not (tmp_path / "none" / "ca.key").exists()
+
+
 def test_every_command_has_help() -> None:
     """The list of commands, and each one's options."""
     assert run("--help").exit_code == 0
-    for name in ("quickstart", "init", "serve", "explain"):
+    for name in main.commands:
         assert name in run("--help").output
         assert run(name, "--help").exit_code == 0

@@ -474,18 +474,38 @@ def test_the_first_acls_are_as_told() -> None:
 # ---- docs/operating.md, CONTRIBUTING.md ----------------------------------------------------------
 
 
-def test_every_command_of_the_cli_is_documented() -> None:
-    """With all of its options and arguments."""
-    told = subsections("docs/operating.md", "Commands", 3)
-    assert set(told) == set(main.commands)
+def usages() -> Iterator[tuple[str, str, click.Command]]:
+    """Each command's heading, its full name, and itself; those of groups too."""
     for name, command in main.commands.items():
-        usage = ticked(told[name])[0]
+        if isinstance(command, click.Group):
+            for inner, one in command.commands.items():
+                yield name, f"{name} {inner}", one
+        else:
+            yield name, name, command
+
+
+def test_every_command_of_the_cli_is_documented() -> None:
+    """With all of its options and arguments; those that say how the API is reached, once."""
+    told = subsections("docs/operating.md", "Commands", 3)
+    everywhere = {word for word in ticked(told.pop("Asking the API")) if word.startswith("--")}
+    assert everywhere == {f"--{name}" for name in ("profile", "url", "ca", "cert", "key",
+                                                   "username", "json")}  # fmt: skip
+    assert set(told) == set(main.commands)
+    for heading, name, command in usages():
+        full = f"redis-certauth {name}"
+        usages_told = [" ".join(one.split()) for one in ticked(told[heading])]
+        lines = [one for one in usages_told if f"{one} ".startswith(f"{full} ")]
+        assert lines, f"{full} is not documented"
         options = {p.opts[0] for p in command.params if isinstance(p, click.Option)}
+        if "--profile" in options:
+            options -= everywhere
         arguments = {
             (p.name or "").upper() for p in command.params if isinstance(p, click.Argument)
         }
-        assert set(re.findall(r"--[a-z-]+", usage)) == options, name
-        assert arguments <= set(usage.split()), name
+        assert set(re.findall(r"--[a-z-]+", lines[0])) == options, name
+        assert arguments <= set(lines[0].split()), name
+    said = re.findall(r"^- `redis-certauth ", section("docs/operating.md", "Commands"), re.M)
+    assert len(said) == sum(" " in name for _, name, _ in usages()), "a usage of no command"
 
 
 def test_every_setting_of_the_control_plane_is_documented() -> None:
@@ -702,7 +722,9 @@ LAW = {
     },
     "werkzeug": {"control/errors.py", "control/reference.py", "control/server.py"},
     "jwt": {"control/tokens.py"},
-    "click": {"control/cli.py", "control/quickstart.py"},
+    "click": {"control/cli.py", "control/commands.py", "control/quickstart.py"},
+    "rich": {"control/commands.py"},
+    "yaml": {"control/apply.py"},
 }
 PYTHON = [ROOT / "build.py", *sorted((ROOT / "control").rglob("*.py"))]
 
@@ -732,8 +754,8 @@ def test_the_law_knows_every_dependency() -> None:
     """Each library of pyproject.toml has an owner, and each owner uses it."""
     project = tomllib.loads(source("pyproject.toml"))["project"]
     names = {re.split(r"[<>=~!]", one)[0].lower() for one in project["dependencies"]}
-    modules = {"argon2-cffi": "argon2", "pyjwt": "jwt", "pyopenssl": "OpenSSL"}
-    indirect = {"httptools", "rich"}  # uvicorn's parser; for the command line's tables
+    modules = {"argon2-cffi": "argon2", "pyjwt": "jwt", "pyopenssl": "OpenSSL", "pyyaml": "yaml"}
+    indirect = {"httptools"}  # uvicorn's parser
     for name in names - indirect:
         assert modules.get(name, name) in LAW, name
     used = {module for path in PYTHON for module, _ in imported(path)}

@@ -1,0 +1,489 @@
+"""The commands that ask the REST API: `redis-certauth user list` and the like, one table of nouns;
+and `apply`."""
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from control import apply, client
+from control.client import ApiError, Client, ProfileError
+from control.records import AuthMethod, Management, Switch, TlsMode, Validation
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Read = Callable[[Client, Any], Any]
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+# ---- Asking --------------------------------------------------------------------------------------
+
+CONNECTION = (
+    click.option("--profile", envvar="CERTAUTH_PROFILE", help="A table of config.toml."),
+    click.option("--url", help="Of the API: https://host:9443"),
+    click.option("--ca", help="PEM file of the CA that the API's certificate is from."),
+    click.option("--cert", help="PEM file of your certificate."),
+    click.option("--key", help="PEM file of its key."),
+    click.option("--username", help="Log in by password instead."),
+)
+
+
+def connected(command: Command) -> Callable[..., Any]:
+    """Gives a command a client as its first argument, by the options of CONNECTION. Exits with 1
+    where the API refuses, with 2 where the profile is wrong."""
+
+    @wraps(command)
+    def run(profile: str | None, **arguments: Any) -> None:
+        options = {name: arguments.pop(name) for name in ("url", "ca", "cert", "key", "username")}
+        try:
+            with Client(chosen(profile, options)) as ask:
+                command(ask, **arguments)
+        except (ProfileError, apply.PolicyFileError) as error:
+            raise click.UsageError(str(error)) from error
+        except ApiError as error:
+            raise click.ClickException(clean(str(error))) from error
+
+    for option in reversed(CONNECTION):
+        run = option(run)
+    return run
+
+
+def chosen(name: str | None, options: Mapping[str, str | None]) -> client.Profile:
+    """The profile by name, else `default` where there is one, under the options. The password of a
+    user who has none in the profile is asked for."""
+    file = client.config_file()
+    found = client.load_profile(file, name or "default") if name or file.exists() else None
+    profile = client.overridden(found or client.Profile(), options)
+    if profile.username and not profile.cert and not profile.password:
+        password = click.prompt(f"Password of {profile.username}", hide_input=True, err=True)
+        return client.overridden(profile, {"password": password})
+    return profile
+
+
+# ---- Showing -------------------------------------------------------------------------------------
+
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="For scripts.")
+
+
+def clean(text: str) -> str:
+    """Without what would steer a terminal."""
+    return "".join(one if one.isprintable() or one == "\n" else "?" for one in text)
+
+
+def cell(value: Any) -> Text:
+    """As people read it. A Text, since a string would be read as rich's markup."""
+    if isinstance(value, bool):
+        return Text("yes" if value else "no")
+    if isinstance(value, list) and all(not isinstance(one, dict) for one in value):
+        return Text(clean(", ".join(map(str, value))))
+    if isinstance(value, list | dict):
+        return Text(clean(json.dumps(value, ensure_ascii=False)))
+    return Text(clean(str(value).strip()))
+
+
+def echo(value: Any, as_json: bool, columns: tuple[str, ...] = ()) -> None:
+    """An object as two columns, a list as rows of `columns`; or either of them as JSON."""
+    if as_json:
+        click.echo(json.dumps(value, indent=2))
+        return
+    table = Table(box=None, pad_edge=False, show_header=isinstance(value, list))
+    if isinstance(value, list):
+        for column in columns:
+            table.add_column(column.upper(), overflow="fold")
+        for one in value:
+            table.add_row(*(cell(one.get(column, "")) for column in columns))
+    else:
+        for name, content in value.items():
+            table.add_row(Text(name), cell(content))
+    console = Console(highlight=False)
+    console.print(table, width=console.width if console.is_terminal else 1000, crop=False)
+
+
+# ---- Nouns ---------------------------------------------------------------------------------------
+
+
+def as_is(_: Client, value: Any) -> Any:
+    return value
+
+
+def several(read: Read) -> Read:
+    return lambda ask, values: [read(ask, value) for value in values]
+
+
+def uid_in(path: str) -> Read:
+    return lambda ask, name: ask.named(path, name)["uid"]
+
+
+def contents(_: Client, file: Path) -> str:
+    return file.read_text()
+
+
+def endpoint(_: Client, text: str) -> dict[str, Any]:
+    host, _colon, port = text.rpartition(":")
+    if not host or not port.isdecimal():
+        raise click.UsageError(f"--endpoint: '{text}' is not like host:6379")
+    host = host.removeprefix("[").removesuffix("]")
+    return {"addr": [host], "port": int(port)}
+
+
+def grant(ask: Client, text: str) -> dict[str, int]:
+    role, equals, acl = text.partition("=")
+    if not equals:
+        raise click.UsageError(f"--grant: '{text}' is not like ROLE=ACL")
+    return {"role_uid": uid_in(ROLES)(ask, role), "redis_acl_uid": uid_in(ACLS)(ask, acl)}
+
+
+def typed_password(_: Client, wanted: bool) -> str:
+    """From a prompt, twice, or from a line of standard input where that is no terminal."""
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\r\n")
+    prompted: str = click.prompt("New password", hide_input=True, confirmation_prompt=True)
+    return prompted
+
+
+ROLES, ACLS = "/v1/roles", "/v1/redis_acls"
+
+
+@dataclass(frozen=True)
+class Field:
+    """An option of `create` and `update`, and the field that it is in a request."""
+
+    option: str
+    name: str
+    help: str
+    read: Read = as_is
+    kind: Any = str
+    multiple: bool = False
+    flag: bool = False
+
+    def declare(self) -> Callable[[Any], Any]:
+        if self.flag and self.kind is bool:
+            option = f"--{self.option}/--no-{self.option}"
+            return click.option(option, self.name, default=None, help=self.help)
+        if self.flag:
+            return click.option(f"--{self.option}", self.name, is_flag=True, help=self.help)
+        return click.option(
+            f"--{self.option}", self.name, type=self.kind, multiple=self.multiple, help=self.help
+        )
+
+
+def choice(of: Any) -> click.Choice[str]:
+    return click.Choice(get_args(of))
+
+
+def switch(option: str, name: str, text: str) -> Field:
+    return Field(option, name, text, kind=bool, flag=True)
+
+
+@dataclass(frozen=True)
+class Noun:
+    """What the API has one or many of. Without columns there is only one."""
+
+    name: str
+    path: str
+    help: str
+    fields: tuple[Field, ...]
+    columns: tuple[str, ...] = ()
+
+
+NOUNS = (
+    Noun(
+        "user", "/v1/users", "People and programs, by certificate or by password.",
+        (
+            Field("auth-method", "auth_method", "How it logs in.", kind=choice(AuthMethod)),
+            Field("subject", "certificate_subject_line", "Of its certificate: CN=alice,O=acme"),
+            Field("email", "email", "Its e-mail address."),
+            Field("role", "role_uids", "A role by name; may be given again.",
+                  several(uid_in(ROLES)), multiple=True),
+            Field("password", "password", "Ask for a password, or read a line of standard input.",
+                  typed_password, flag=True),
+        ),
+        ("uid", "name", "auth_method", "certificate_subject_line", "role", "status"),
+    ),
+    Noun(
+        "role", ROLES, "What users may do in this API, and what rights are given to.",
+        (Field("management", "management", "Rights in this API.", kind=choice(Management)),),
+        ("uid", "name", "management"),
+    ),
+    Noun(
+        "acl", ACLS, "Rights on a database, in Redis's ACL syntax.",
+        (Field("rules", "acl", "Like '+@read ~orders:*'"),),
+        ("uid", "name", "acl"),
+    ),
+    Noun(
+        "db", "/v1/bdbs", "The Redis and Valkey deployments whose users are managed here.",
+        (
+            Field("endpoint", "endpoints", "host:port; may be given again.",
+                  several(endpoint), multiple=True),
+            Field("grant", "roles_permissions", "ROLE=ACL by names; may be given again.",
+                  several(grant), multiple=True),
+            Field("tls-mode", "tls_mode", "For clients.", kind=choice(TlsMode)),
+            Field("client-certificates", "enforce_client_authentication",
+                  "Whether clients must show one.", kind=choice(Switch)),
+            Field("validation", "client_cert_subject_validation_type",
+                  "Of clients' subjects.", kind=choice(Validation)),
+            Field("server-ca", "tls_server_ca", "PEM file of the CA of the servers' certificates.",
+                  contents, kind=FILE),
+            switch("default-user", "default_user", "Whether the user `default` stays on."),
+        ),
+        ("uid", "name", "status", "generation", "tls_mode"),
+    ),
+    Noun(
+        "cluster", "/v1/cluster", "The settings of the control plane itself.",
+        (
+            switch("certificates", "mtls_certificate_authentication", "Logins by certificate."),
+            switch("passwords", "control_plane_basic_authentication", "Logins by password."),
+            Field("validation", "mtls_client_cert_subject_validation_type",
+                  "Of clients' subjects.", kind=choice(Validation)),
+            switch("complexity", "password_complexity", "Rules for passwords."),
+            Field("min-length", "password_min_length", "Of passwords.", kind=int),
+            Field("expiration", "password_expiration_duration", "Of passwords, in days.", kind=int),
+        ),
+    ),
+    Noun(
+        "lockout", "/v1/cluster/policy", "When wrong passwords lock a user.",
+        (
+            Field("threshold", "login_lockout_threshold", "Wrong passwords.", kind=int),
+            Field("reset-after", "login_lockout_counter_reset_after", "In seconds.", kind=int),
+            Field("duration", "login_lockout_duration", "In seconds.", kind=int),
+        ),
+    ),
+)  # fmt: skip
+
+
+def with_fields(noun: Noun) -> Callable[[Command], Command]:
+    def add(command: Command) -> Command:
+        for field in reversed(noun.fields):
+            command = field.declare()(command)
+        return command
+
+    return add
+
+
+def body(ask: Client, noun: Noun, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that the command line has, as the request has them."""
+    values = {field: given[field.name] for field in noun.fields}
+    there = {field: one for field, one in values.items() if one not in (None, ())}
+    return {
+        field.name: field.read(ask, one)
+        for field, one in there.items()
+        if one is not False or field.kind is bool
+    }
+
+
+def changed(ask: Client, noun: Noun, given: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The body of an update. Raises click.UsageError where it would be empty."""
+    found = body(ask, noun, given) | ({"name": name} if name else {})
+    if not found:
+        raise click.UsageError("nothing to change: give an option")
+    return found
+
+
+def one_of_a_kind(noun: Noun, group: click.Group) -> None:
+    """show, update."""
+
+    @group.command()
+    @AS_JSON
+    @connected
+    def show(ask: Client, as_json: bool) -> None:
+        """Show all of it."""
+        echo(ask("GET", noun.path), as_json)
+
+    @group.command()
+    @with_fields(noun)
+    @AS_JSON
+    @connected
+    def update(ask: Client, as_json: bool, **given: Any) -> None:
+        """Change what the options say, and show what it is then."""
+        echo(ask("PUT", noun.path, changed(ask, noun, given, "")), as_json)
+
+
+def collection(noun: Noun, group: click.Group) -> None:
+    """list, show, create, update, delete."""
+
+    def path_of(ask: Client, name: str) -> str:
+        return client.item(noun.path, ask.named(noun.path, name)["uid"])
+
+    @group.command("list")
+    @AS_JSON
+    @connected
+    def list_all(ask: Client, as_json: bool) -> None:
+        """List all."""
+        echo(ask("GET", noun.path), as_json, noun.columns)
+
+    @group.command()
+    @click.argument("name")
+    @AS_JSON
+    @connected
+    def show(ask: Client, name: str, as_json: bool) -> None:
+        """Show one, by name or uid."""
+        echo(ask("GET", path_of(ask, name)), as_json)
+
+    @group.command()
+    @click.argument("name")
+    @with_fields(noun)
+    @AS_JSON
+    @connected
+    def create(ask: Client, name: str, as_json: bool, **given: Any) -> None:
+        """Make one, and show it."""
+        echo(ask("POST", noun.path, {"name": name, **body(ask, noun, given)}), as_json)
+
+    @group.command()
+    @click.argument("name")
+    @click.option("--rename", default="", help="Its new name.")
+    @with_fields(noun)
+    @AS_JSON
+    @connected
+    def update(ask: Client, name: str, rename: str, as_json: bool, **given: Any) -> None:
+        """Change what the options say, and show it."""
+        path = path_of(ask, name)
+        echo(ask("PUT", path, changed(ask, noun, given, rename)), as_json)
+
+    @group.command()
+    @click.argument("name")
+    @click.option("--yes", is_flag=True, help="Do not ask.")
+    @connected
+    def delete(ask: Client, name: str, yes: bool) -> None:
+        """Delete one, by name or uid."""
+        path = path_of(ask, name)
+        if not yes:
+            click.confirm(f"Delete {noun.name} '{name}'?", abort=True, err=True)
+        ask("DELETE", path)
+
+
+def group_of(noun: Noun) -> click.Group:
+    group = click.Group(noun.name, help=noun.help)
+    (collection if noun.columns else one_of_a_kind)(noun, group)
+    return group
+
+
+# ---- Certificates --------------------------------------------------------------------------------
+
+CERTIFICATES = "/v1/cluster/certificates"
+
+
+def show_certificate(ask: Client, name: str, as_json: bool) -> None:
+    found = ask("GET", CERTIFICATES).get(f"{name}_cert", "")
+    click.echo(json.dumps({name: found}) if as_json else clean(found).strip())
+
+
+@click.group("ca")
+def ca_group() -> None:
+    """The CAs that clients are judged by."""
+
+
+@ca_group.command("show")
+@AS_JSON
+@connected
+def ca_show(ask: Client, as_json: bool) -> None:
+    """Print them as PEM."""
+    show_certificate(ask, "mtls_trusted_ca", as_json)
+
+
+@ca_group.command("set")
+@click.argument("file", type=FILE)
+@connected
+def ca_set(ask: Client, file: Path) -> None:
+    """Put those of FILE (PEM) in their place."""
+    entry = {"name": "mtls_trusted_ca", "certificate": file.read_text()}
+    ask("PUT", CERTIFICATES, {"certificates": [entry]})
+
+
+@ca_group.command("delete")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@connected
+def ca_delete(ask: Client, yes: bool) -> None:
+    """Trust no CA any more."""
+    if not yes:
+        click.confirm("Delete the CAs that clients are judged by?", abort=True, err=True)
+    ask("DELETE", f"{CERTIFICATES}/mtls_trusted_ca")
+
+
+@click.group("cert")
+def cert_group() -> None:
+    """The certificate that the API shows; and who a client's is."""
+
+
+@cert_group.command("show")
+@AS_JSON
+@connected
+def cert_show(ask: Client, as_json: bool) -> None:
+    """Print the API's certificate as PEM."""
+    show_certificate(ask, "api", as_json)
+
+
+@cert_group.command("set")
+@click.argument("certificate", type=FILE)
+@click.argument("key_file", type=FILE)
+@connected
+def cert_set(ask: Client, certificate: Path, key_file: Path) -> None:
+    """Give the API another certificate and key (PEM)."""
+    entry = {"name": "api", "certificate": certificate.read_text(), "key": key_file.read_text()}
+    ask("PUT", CERTIFICATES, {"certificates": [entry]})
+
+
+@cert_group.command("rotate")
+@connected
+def cert_rotate(ask: Client) -> None:
+    """Give the API a new certificate and key from the control plane's own CA."""
+    ask("POST", f"{CERTIFICATES}/rotate", {"name": "api"})
+
+
+@cert_group.command("explain")
+@click.argument("certificate", type=FILE)
+@click.option("--db", help="On this database, by name; else for the API.")
+@click.option("--address", help="The client's IP address.")
+@AS_JSON
+@connected
+def cert_explain(
+    ask: Client, certificate: Path, db: str | None, address: str | None, as_json: bool
+) -> None:
+    """Say who CERTIFICATE (PEM) would be, and why."""
+    sent: dict[str, Any] = {"certificate": certificate.read_text()}
+    if db:
+        sent["bdb_uid"] = ask.named("/v1/bdbs", db)["uid"]
+    if address:
+        sent["address"] = address
+    echo(ask("POST", "/v1/certauth/explain", sent), as_json)
+
+
+# ---- apply ---------------------------------------------------------------------------------------
+
+
+@click.command("apply")
+@click.option("--file", "-f", required=True, type=FILE, help="The declared state, YAML.")
+@click.option("--dry-run", is_flag=True, help="Print the plan, and change nothing.")
+@click.option("--prune", is_flag=True, help="Delete what the file's lists do not have.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@connected
+def apply_command(ask: Client, file: Path, dry_run: bool, prune: bool, yes: bool) -> None:
+    """Make it so that the control plane is as FILE says. Prints the plan first."""
+    wanted = apply.read(file)
+    steps = apply.plan(wanted, apply.fetch(ask), ask.whoami() if prune else "", prune)
+    if not steps:
+        click.echo("nothing to do")
+        return
+    for step in steps:
+        click.echo(clean(str(step)))
+    steps = [apply.with_password(step) for step in steps]
+    if dry_run:
+        return
+    if not yes:
+        click.confirm(f"Make these {len(steps)} changes?", abort=True, err=True)
+    for number, step in enumerate(steps):
+        try:
+            apply.carry_out(ask, step)
+        except ApiError as error:
+            where = f"{step.title}: {error.description}; {number} of {len(steps)} changes are made"
+            raise ApiError(error.status, error.error_code, where) from error
+    click.echo(f"{len(steps)} changes made")
+
+
+COMMANDS = (*(group_of(noun) for noun in NOUNS), ca_group, cert_group, apply_command)
