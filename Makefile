@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 QUICKSTART = $(if $(HOME_DIR),--home '$(HOME_DIR)') $(if $(REDIS_PORT),--redis-port '$(REDIS_PORT)') \
 	$(if $(API_PORT),--api-port '$(API_PORT)') $(if $(SERVER),--server '$(SERVER)')
 
-.PHONY: help setup build run lint test servers test-servers test-all test-sanitize clean
+.PHONY: help setup setup-all build run lint test servers test-servers test-all test-sanitize clean
 
 help:
 	@echo 'make run           start a server that knows you by your certificate, and say what to try'
@@ -22,6 +22,9 @@ help:
 
 setup:
 	@PYTHON='$(PYTHON)' .ci/setup
+
+setup-all:
+	@PYTHON='$(PYTHON)' .ci/setup all
 
 build: setup
 
@@ -41,7 +44,7 @@ servers: setup
 test-servers: servers
 	.venv/bin/python -m pytest -m servers
 
-test-all: lint servers
+test-all: setup-all lint servers
 	.venv/bin/python -m pytest
 
 test-sanitize: setup

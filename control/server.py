@@ -46,6 +46,8 @@ THREADS = 16  # The app waits for SQLite, OpenSSL and argon2, which give up the 
 BACKLOG = 512  # Connections that the kernel holds while the loop is busy.
 CHUNK = 16384  # One TLS record: what is decrypted, parsed and counted in one go.
 
+TLS_VERSIONS = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}  # what may be the least
+
 PEER_KEY = "redis_certauth.peer"
 PROXY_CERTIFICATE = b"x-ssl-client-escaped-cert"
 PROXY_ADDRESS = b"x-real-ip"
@@ -124,8 +126,9 @@ def on_the_wire(refusal: Refusal) -> bytes:
     return STATUS_LINE[refusal.status] + lines + b"\r\n" + content
 
 
-def tls_context(chain: bytes, key: bytes) -> SSL.Context:
-    """A context that shows the certificate of `chain` (PEM, leaf first) with `key` (PEM).
+def tls_context(chain: bytes, key: bytes, tls_min: str = "1.2") -> SSL.Context:
+    """A context that shows the certificate of `chain` (PEM, leaf first) with `key` (PEM), from the
+    TLS version `tls_min` on, one of TLS_VERSIONS.
 
     It asks for a client certificate and takes any, for the core to decide. It resumes nothing: a
     resumed session would skip the client's proof and outlive the certificate (RFC 8446 2.2).
@@ -133,7 +136,7 @@ def tls_context(chain: bytes, key: bytes) -> SSL.Context:
     """
     pem = crypto.FILETYPE_PEM
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
-    context.set_min_proto_version(SSL.TLS1_2_VERSION)
+    context.set_min_proto_version(TLS_VERSIONS[tls_min])
     context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_cipher_list(b"ECDHE+AESGCM:ECDHE+CHACHA20")
@@ -585,16 +588,17 @@ def source_of(peername: tuple[Any, ...] | None) -> str:
 
 
 def bind_unix(path: Path) -> socket.socket:
-    """Binds the proxy's socket, for this user and group only; one left over is replaced."""
+    """Binds the proxy's socket, for this user and group only; one left over is replaced. Raises
+    OSError that names the path."""
     if path.is_socket():
         path.unlink()
     listener = socket.socket(socket.AF_UNIX)
     try:
         listener.bind(str(path))
         path.chmod(0o660)
-    except OSError:
+    except OSError as error:
         listener.close()
-        raise
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     return listener
 
 
@@ -608,17 +612,20 @@ class Server:
         certificate: bytes,
         key: bytes,
         *,
+        tls_min: str = "1.2",
         proxy_socket: Path | None = None,
         limits: Limits | None = None,
     ) -> None:
         """Prepares; nothing is bound yet. `certificate` is a PEM chain, leaf first, `key` PEM.
 
+        `tls_min` is the least TLS version that is spoken, one of TLS_VERSIONS.
         With `proxy_socket`, plain HTTP is served on that unix socket as well, to a proxy that does
         TLS in front. Only what comes over it may name a client's certificate and address, in
         X-SSL-Client-Escaped-Cert and X-Real-IP: nobody but the proxy may reach its directory.
         Raises ValueError for a certificate or a key that cannot be used.
         """
         self._listen = listen
+        self._tls_min = tls_min
         self._proxy_socket = proxy_socket
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="request")
         limits = limits or Limits()
@@ -635,7 +642,8 @@ class Server:
             proxy_headers=False,  # On by default, for 127.0.0.1: a header would set the address.
         )
         config.load()
-        self._front = Front(tls_context(certificate, key), limits, config, Gate(limits))
+        context = tls_context(certificate, key, tls_min)
+        self._front = Front(context, limits, config, Gate(limits))
         self._thread: threading.Thread | None = None
         self._ready = threading.Event()
         self._stopping = asyncio.Event()
@@ -677,7 +685,7 @@ class Server:
         For any thread. Connections that are open stay. Raises ValueError, and keeps the old one,
         when the new one cannot be used.
         """
-        self._front.context = tls_context(certificate, key)
+        self._front.context = tls_context(certificate, key, self._tls_min)
 
     async def _serve(self, listener: socket.socket, proxy: socket.socket | None) -> None:
         front, loop = self._front, asyncio.get_running_loop()

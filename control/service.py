@@ -32,7 +32,7 @@ from control.app import create_app, init_cluster
 from control.errors import Refusal, invalid, missing, refused
 from control.passwords import check_new, new_password
 from control.records import API, Certificate, User
-from control.server import Listen, Server, peer_cert
+from control.server import TLS_VERSIONS, Listen, Server, peer_cert
 from control.store import Store, load
 from control.sync import Identity, Worker
 
@@ -55,12 +55,19 @@ class ServiceError(Exception):
 
 @dataclass(frozen=True)
 class Config:
-    """Where it lives and listens. `database` is a URL as SQLAlchemy reads it."""
+    """Where it lives and listens. `database` is a URL as SQLAlchemy reads it; `tls_min` the least
+    TLS version of the API; `proxy_socket` a path for a proxy to connect to, seen from `home`."""
 
     home: Path
     host: str = "0.0.0.0"  # noqa: S104 (an API is there to be reached)
     port: int = 9443
     database: str = ""
+    tls_min: str = "1.2"
+    proxy_socket: str = ""
+
+    @property
+    def proxy(self) -> Path | None:
+        return self.home / self.proxy_socket if self.proxy_socket else None
 
     @property
     def url(self) -> str:
@@ -71,11 +78,11 @@ class Config:
         return Identity(self.home / "control.crt", self.home / "control.key")
 
 
-SETTINGS = {"host": str, "port": int, "database": str}
+SETTINGS = {"host": str, "port": int, "database": str, "tls_min": str, "proxy_socket": str}
 
 
 def load_config(home: Path, environment: Mapping[str, str] = os.environ) -> Config:
-    """HOME/certauth.toml, then CERTAUTH_HOST, CERTAUTH_PORT and CERTAUTH_DATABASE over it. Raises
+    """HOME/certauth.toml, then the environment over it: CERTAUTH_ and the setting's name. Raises
     ServiceError naming the setting that is wrong."""
     path = home / "certauth.toml"
     try:
@@ -94,6 +101,9 @@ def load_config(home: Path, environment: Mapping[str, str] = os.environ) -> Conf
             raise ServiceError(f"setting '{name}': {found[name]!r} is no {wanted}")
     if not 0 < found.get("port", 1) < 65536:
         raise ServiceError(f"setting 'port': {found['port']} is no port from 1 to 65535")
+    if found.get("tls_min", "1.2") not in TLS_VERSIONS:
+        versions = " or ".join(TLS_VERSIONS)
+        raise ServiceError(f"setting 'tls_min': '{found['tls_min']}' is not {versions}")
     return replace(Config(home.absolute()), **found)
 
 
@@ -196,11 +206,12 @@ def running(config: Config) -> Iterator[Server]:
 def _front(config: Config, store: Store, api: Certificate) -> Server:
     listen = Listen(config.host, config.port)
     app = create_app(store, peer_cert, lambda: rotate(config, store))
-    front = Server(app, listen, api.certificate.encode(), api.key.encode())
+    shown = (api.certificate.encode(), api.key.encode())
+    front = Server(app, listen, *shown, tls_min=config.tls_min, proxy_socket=config.proxy)
     try:
         front.start()
     except OSError as error:
-        where = f"{config.host}:{config.port}"
+        where = error.filename or f"{config.host}:{config.port}"
         raise ServiceError(f"cannot listen on {where}: {error.strerror}") from error
     return front
 

@@ -1,6 +1,7 @@
 """The control plane as a service: its folder, its settings, its certificates, start and stop."""
 
 import socket
+import ssl
 import stat
 import threading
 from collections.abc import Iterator
@@ -41,7 +42,7 @@ def test_the_environment_counts_before_the_file(tmp_path: Path) -> None:
     ("text", "environment", "message"),
     [
         ("port = ", {}, "certauth.toml: Invalid value"),
-        ("hots = '::'", {}, "no setting 'hots'; there are host, port, database"),
+        ("hots = '::'", {}, "no setting 'hots'; there are host, port, database, tls_min, proxy_"),
         ("port = '80'", {}, "'port': '80' is no number"),
         ("port = true", {}, "'port': True is no number"),
         ("port = 65536", {}, "'port': 65536 is no port"),
@@ -49,6 +50,10 @@ def test_the_environment_counts_before_the_file(tmp_path: Path) -> None:
         ("host = 1", {}, "'host': 1 is no text"),
         ("", {"CERTAUTH_PORT": "http"}, "'port': 'http' is no number"),
         ("", {"CERTAUTH_PORT": "99999"}, "'port': 99999 is no port"),
+        ("tls_min = '1.1'", {}, "'tls_min': '1.1' is not 1.2 or 1.3"),
+        ("tls_min = 1.3", {}, "'tls_min': 1.3 is no text"),
+        ("", {"CERTAUTH_TLS_MIN": "TLSv1.3"}, "'tls_min': 'TLSv1.3' is not 1.2 or 1.3"),
+        ("proxy_socket = true", {}, "'proxy_socket': True is no text"),
         ("\udcff", {}, "certauth.toml: .*utf-8"),
     ],
 )
@@ -330,6 +335,42 @@ def test_a_port_in_use_is_named(config: Config) -> None:
         ):
             pass
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [("gone/proxy.sock", "gone/proxy.sock: No such file"), ("x" * 120, "path too long")],
+)
+def test_a_proxy_socket_that_cannot_be_is_named(config: Config, path: str, message: str) -> None:
+    """Not the port, which is free again."""
+    with (
+        pytest.raises(ServiceError, match=f"cannot listen on {config.home}/.*{message}"),
+        service.running(replace(config, proxy_socket=path)),
+    ):
+        pass
+    with socket.create_server((config.host, config.port)):
+        pass
+
+
+@pytest.mark.parametrize(("least", "reason"), [("1.2", ""), ("1.3", "ALERT_PROTOCOL_VERSION")])
+def test_the_least_tls_version_is_a_setting(config: Config, least: str, reason: str) -> None:
+    """A client of TLS 1.2 comes in or not, also after the certificate was replaced."""
+    context = ssl.create_default_context(cafile=str(config.home / "ca.crt"))
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+
+    def refused() -> str:
+        with socket.create_connection((config.host, config.port), 10) as plain:
+            try:
+                context.wrap_socket(plain, server_hostname="localhost").close()
+            except ssl.SSLError as error:
+                return str(error.reason).removeprefix("TLSV1_")
+            return ""
+
+    with service.running(replace(config, tls_min=least)) as front:
+        assert refused() == reason
+        api = api_certificate(config, 1)
+        front.replace_certificate(api.certificate.encode(), api.key.encode())
+        assert refused() == reason
 
 
 def test_a_file_that_is_missing_is_named(config: Config) -> None:

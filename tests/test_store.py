@@ -38,9 +38,15 @@ EMPTY = f"0:{0:064x}"
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Iterator[Store]:
+def url(tmp_path: Path) -> str:
+    """An empty database; test_postgres.py has another one."""
+    return f"sqlite:///{tmp_path}/control.db"
+
+
+@pytest.fixture
+def made(url: str) -> Iterator[Store]:
     """A store with one administrator."""
-    opened = Store(f"sqlite:///{tmp_path}/control.db")
+    opened = Store(url)
     opened.initialise(Cluster("acme", "id", 1), ADMIN)
     yield opened
     opened.close()
@@ -82,9 +88,8 @@ def replayed(made: Store, uid: int = 1) -> set[str]:
 # ---- The file ----
 
 
-def test_the_migrations_make_the_tables_that_the_code_uses(tmp_path: Path) -> None:
+def test_the_migrations_make_the_tables_that_the_code_uses(url: str) -> None:
     """Alembic finds no difference between a new database and the tables of store.py."""
-    url = f"sqlite:///{tmp_path}/control.db"
     Store(url).close()
     engine = sa.create_engine(url)
     with engine.connect() as connection:
@@ -121,9 +126,9 @@ def test_a_store_is_initialised_once(made: Store) -> None:
     assert made.cluster().name == "acme"
 
 
-def test_before_init_nothing_can_be_changed(tmp_path: Path) -> None:
+def test_before_init_nothing_can_be_changed(url: str) -> None:
     """The error says what to run."""
-    opened = Store(f"sqlite:///{tmp_path}/control.db")
+    opened = Store(url)
     with pytest.raises(Refusal, match="redis-certauth init"):
         opened.create(Role(0, "x", "none"))
     with pytest.raises(Refusal, match="redis-certauth init"):
@@ -131,10 +136,10 @@ def test_before_init_nothing_can_be_changed(tmp_path: Path) -> None:
     opened.close()
 
 
-def test_what_was_written_is_there_after_opening_again(made: Store, tmp_path: Path) -> None:
+def test_what_was_written_is_there_after_opening_again(made: Store, url: str) -> None:
     """Every record comes back equal."""
     granted(made, "alice")
-    again = Store(f"sqlite:///{tmp_path}/control.db")
+    again = Store(url)
     assert again.cluster() == made.cluster()
     assert again.all(User) == made.all(User)
     assert again.all(Role) == made.all(Role)
@@ -463,15 +468,15 @@ def digest_at(made: Store, generation: int) -> str:
 
 
 def test_lines_that_the_code_writes_otherwise_are_a_new_generation(
-    made: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: Store, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After an upgrade that renders rows in another way, opening the store says what changed."""
     granted(made, "alice")
     before = made.target(1)
-    Store(f"sqlite:///{tmp_path}/control.db").close()
+    Store(url).close()
     assert made.target(1) == before
     monkeypatch.setattr("control.policy.database_lines", lambda *_: {"set enforce shadow"})
-    Store(f"sqlite:///{tmp_path}/control.db").close()
+    Store(url).close()
     assert made.target(1).generation == before.generation + 1
     assert replayed(made) == set(made.policy(1)[1])
 
@@ -565,9 +570,9 @@ def test_listeners_hear_of_each_commit_and_of_nothing_else(made: Store) -> None:
     assert heard == [2]
 
 
-def test_another_process_on_the_same_file_is_seen_at_once(made: Store, tmp_path: Path) -> None:
+def test_another_process_on_the_same_file_is_seen_at_once(made: Store, url: str) -> None:
     """What is remembered is forgotten when anybody writes."""
-    other = Store(f"sqlite:///{tmp_path}/control.db")
+    other = Store(url)
     assert made.user_by_login("admin") is not None
     other.update(User, 1, lambda found: replace(found, name="root"))
     assert made.user_by_login("admin") is None
@@ -610,10 +615,10 @@ def test_a_new_user_takes_its_names_from_what_is_remembered(made: Store) -> None
     assert [found.uid for found in made.users_by_subject(subjects)] == [2, 3]
 
 
-def test_a_request_reads_the_revision_once(made: Store, tmp_path: Path) -> None:
+def test_a_request_reads_the_revision_once(made: Store, url: str) -> None:
     """What it sees is of one moment, but for its own changes; the next one sees what other
     processes did in between."""
-    other = Store(f"sqlite:///{tmp_path}/control.db")
+    other = Store(url)
     made.enter()
     assert made.user_by_login("admin") is not None
     other.update(User, 1, lambda found: replace(found, name="root"))

@@ -1,0 +1,292 @@
+"""control/store.py on PostgreSQL: the laws of test_store.py, several processes, backups to and from
+SQLite. A private server is started for it, and ended with the session."""
+
+import inspect
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from control import core, service
+from control.app import create_app
+from control.errors import Refusal
+from control.records import Cluster, Role, User
+from control.service import Config, ServiceError
+from control.store import Store
+from tests import test_store
+from tests.api import ADMIN, ControlPlane, peer_cert, user
+from tests.support import free_port, wait_until
+from tests.test_store import granted, replayed
+
+pytestmark = pytest.mark.slow
+
+PASSWORD = "the database's"
+# Whoever collects this module finds them in it, where `url` is another database.
+LAWS = [
+    name
+    for name, law in vars(test_store).items()
+    if name.startswith("test_") and {"made", "url"} & set(inspect.signature(law).parameters)
+]
+globals().update({name: getattr(test_store, name) for name in ["made", *LAWS]})
+
+
+def binary(name: str) -> str:
+    """A program of PostgreSQL, which Debian keeps off PATH."""
+    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    path = str(found[-1]) if found else shutil.which(name)
+    assert path, "no PostgreSQL server here: run `make setup-all`, or install 'postgresql'"
+    return path
+
+
+def account() -> dict[str, Any]:
+    """PostgreSQL does not run as root, so root has it run as the package's user."""
+    if os.getuid():
+        return {}
+    owner = pwd.getpwnam("postgres")
+    return {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
+
+
+def answers(server: sa.URL) -> bool:
+    engine = sa.create_engine(server)
+    try:
+        engine.connect().close()
+    except sa.exc.OperationalError:
+        return False
+    finally:
+        engine.dispose()
+    return True
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[sa.URL]:
+    """A running PostgreSQL of our own, on loopback and on a unix socket."""
+    initdb, postgres, who = binary("initdb"), binary("postgres"), account()
+    folder = Path(tempfile.mkdtemp(prefix="certauth-pg-"))
+    (folder / "password").write_text(PASSWORD)
+    for path in (folder, folder / "password"):
+        os.chown(path, who.get("user", -1), who.get("group", -1))
+    make = [initdb, "-D", str(folder / "data"), "-U", "certauth", "-A", "scram-sha-256", "-E"]
+    make += ["UTF8", "--locale=C", "--no-sync", f"--pwfile={folder}/password"]
+    done = subprocess.run(make, capture_output=True, text=True, cwd=folder, **who)
+    assert done.returncode == 0, done.stderr
+    port = free_port()
+    run = [postgres, "-D", str(folder / "data"), "-p", str(port), "-k", str(folder), "-F"]
+    run += ["-c", "listen_addresses=127.0.0.1", "-c", "max_connections=200"]
+    with open(folder / "log", "w") as log:
+        process = subprocess.Popen(
+            run, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **who
+        )
+    url = sa.URL.create("postgresql", "certauth", PASSWORD, "127.0.0.1", port, "postgres")
+    try:
+        wait_until(lambda: process.poll() is not None or answers(url), "PostgreSQL answers", 30)
+        assert process.poll() is None, (folder / "log").read_text()
+        yield url
+    finally:
+        process.send_signal(signal.SIGINT)  # ends its connections, and then itself
+        process.wait(20)
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def url(server: sa.URL) -> str:
+    """An empty database."""
+    engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        taken = connection.scalar(sa.text("SELECT count(*) FROM pg_database"))
+        connection.exec_driver_sql(f"CREATE DATABASE test{taken}")
+    engine.dispose()
+    return server.set(database=f"test{taken}").render_as_string(hide_password=False)
+
+
+class Served(ControlPlane):
+    """The control plane of a folder and a database that `init` or `restore` has made."""
+
+    def __init__(self, config: Config) -> None:
+        self.store = Store(config.url)
+        self.app = create_app(self.store, peer_cert)
+        self.client = self.app.test_client()
+
+
+@pytest.fixture
+def config(tmp_path: Path, url: str) -> Config:
+    """What `init` makes, its rows in PostgreSQL."""
+    made = Config(tmp_path / "home", database=url)
+    service.init(made, "acme", *ADMIN, ("localhost",))
+    return made
+
+
+def test_the_laws_are_those_of_the_store() -> None:
+    """Most of its tests are here; those about SQLite's file are not."""
+    assert len(LAWS) > 40
+    assert "test_writers_in_many_threads_lose_nothing" in LAWS
+    assert "test_the_file_is_for_its_owner_only" not in LAWS
+
+
+def test_a_database_that_does_not_answer_is_an_error_without_its_password(
+    tmp_path: Path, server: sa.URL
+) -> None:
+    """In one line, for a wrong password, a wrong port and a database that is not there."""
+    for wrong in (
+        server.set(password="another secret"),
+        server.set(port=free_port()),
+        server.set(database="none"),
+    ):
+        config = Config(tmp_path, database=wrong.render_as_string(hide_password=False))
+        with pytest.raises(ServiceError, match="cannot open the database") as error:
+            service._open(config)
+        assert "secret" not in str(error.value)
+        assert PASSWORD not in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_processes_that_open_a_new_database_at_once_make_its_tables_once(url: str) -> None:
+    """Whoever comes second finds them there."""
+    errors: list[Exception] = []
+
+    def work() -> None:
+        try:
+            Store(url).close()
+        except Exception as error:
+            errors.append(error)
+
+    together(work, 4)
+    assert errors == []
+    Store(url).close()
+
+
+def together(work: Any, count: int) -> None:
+    """Runs it in so many threads, to their end."""
+    threads = [threading.Thread(target=work) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_processes_that_write_at_once_lose_nothing(url: str) -> None:
+    """Two stores with four threads each change users, and one user all of them: each change is a
+    generation, and none is overwritten."""
+    made = Store(url)
+    made.initialise(Cluster("acme", "id", 1), test_store.ADMIN)
+    granted(made, "shared")
+    stores, errors, number = [made, Store(url)], [], iter(range(1000))
+    turn = iter(stores * 4)
+
+    def work() -> None:
+        mine = next(turn)
+        try:
+            for _ in range(10):
+                mine.create(user(0, f"u{next(number)}"))
+                mine.update(User, 2, lambda found: replace(found, email=f"{found.email}x"))
+        except Exception as error:
+            errors.append(error)
+
+    together(work, 8)
+    assert errors == []
+    assert made.get(User, 2).email == "x" * 80
+    assert made.target(1).generation == 82
+    assert replayed(made) == set(made.policy(1)[1])
+    for store in stores:
+        store.close()
+
+
+def test_a_reader_sees_one_moment_while_another_process_writes(url: str) -> None:
+    """Lines and digest belong together."""
+    made, other = Store(url), Store(url)
+    made.initialise(Cluster("acme", "id", 1), test_store.ADMIN)
+    granted(made)
+    done = threading.Event()
+
+    def write() -> None:
+        for i in range(50):
+            other.create(user(0, f"u{i}"))
+        done.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    while not done.is_set():
+        target, lines = made.policy(1)
+        assert target.digest == core.digest(lines)
+    writer.join()
+    made.close()
+    other.close()
+
+
+def test_of_two_editors_the_second_is_told(config: Config) -> None:
+    """Each at a control plane of its own; nothing of the first is overwritten."""
+    one, two = Served(config), Served(config)
+    one.certificate_user("alice", "CN=alice")
+    seen = two("GET /v1/users/2").headers["ETag"]
+    one.ok("PUT /v1/users/2", {"email": "a@acme.org"}, headers={"If-Match": seen})
+    late = two("PUT /v1/users/2", {"email": "b@acme.org"}, headers={"If-Match": seen})
+    assert late.status == 409
+    assert two.ok("GET /v1/users/2")["email"] == "a@acme.org"
+    one.close()
+    two.close()
+
+
+def test_backups_go_from_either_database_to_the_other(
+    config: Config, tmp_path: Path, server: sa.URL, url: str
+) -> None:
+    """From PostgreSQL to SQLite, and back into an empty PostgreSQL: rows, generations and what is
+    made next are the same."""
+    made = Served(config)
+    made.certificate_user("alice", "CN=alice", role="db_viewer")
+    made.password_user("bob", "none")
+    made.database(
+        enforce_client_authentication="disabled",
+        roles_permissions=[{"role_uid": 5, "redis_acl_uid": 1}],
+    )
+    service.backup(config, tmp_path / "one")
+    lite = Config(tmp_path / "lite")
+    service.restore(lite, tmp_path / "one")
+    service.backup(lite, tmp_path / "two")
+    engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql("CREATE DATABASE again")
+    engine.dispose()
+    again = server.set(database="again").render_as_string(hide_password=False)
+    back = Config(tmp_path / "back", database=again)
+    service.restore(back, tmp_path / "two")
+    for other in (Served(lite), Served(back)):
+        assert rows(other.store) == rows(made.store)
+        assert other.store.policy(1) == made.store.policy(1)
+        assert other.store.changes(1, 0, "") == made.store.changes(1, 0, "")
+        assert other.ok("GET /v1/logs") == made.ok("GET /v1/logs")
+        assert other.certificate_user("carol", "CN=carol")["uid"] == 4
+        assert other.store.create(Role(0, "ops", "none")).uid == 7
+        other.close()
+    with pytest.raises(ServiceError, match="the database holds a control plane already"):
+        service.restore(Config(tmp_path / "more", database=url), tmp_path / "one")
+    made.close()
+
+
+def rows(store: Store) -> Any:
+    """All rows, but for the key of tokens, which a restore makes anew."""
+    tables = store.dump()["tables"]
+    (cluster,) = tables["cluster"]["rows"]
+    del cluster[tables["cluster"]["columns"].index("jwt_key")]
+    return tables
+
+
+def test_a_refused_change_leaves_nothing(url: str) -> None:
+    """PostgreSQL ends a transaction at its first error; the next one is none the worse."""
+    made = Store(url)
+    made.initialise(Cluster("acme", "id", 1), test_store.ADMIN)
+    before = made.revision()
+    for _ in range(3):
+        with pytest.raises(Refusal):
+            made.create(user(1, "b"))
+    assert made.revision() == before
+    assert made.create(user(0, "b")).uid == 2
+    made.close()
