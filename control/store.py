@@ -61,6 +61,7 @@ Kind = type[User] | type[Role] | type[RedisAcl] | type[Database]
 AnyRecord = User | Role | RedisAcl | Database
 Known = TypeVar("Known")
 
+MIGRATION_LOCK = 0x63657274  # of two processes that start at once, one makes the tables
 LOG = 10_000  # generations of a policy that are kept: a node further behind gets the whole policy
 MEMORY = 2_000  # answers kept in memory
 REVISION = "SELECT revision FROM cluster"
@@ -797,6 +798,8 @@ def load(url: str, dumped: dict[str, Any]) -> None:
 
 
 def _migrate(connection: sa.Connection, target: str) -> None:
+    if connection.dialect.name == "postgresql":  # SQLite's writer has the lock already
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
