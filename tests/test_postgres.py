@@ -264,7 +264,7 @@ def test_backups_go_from_either_database_to_the_other(
         assert other.store.changes(1, 0, "") == made.store.changes(1, 0, "")
         assert other.ok("GET /v1/logs") == made.ok("GET /v1/logs")
         assert other.certificate_user("carol", "CN=carol")["uid"] == 4
-        assert other.store.create(Role(0, "ops", "none")).uid == 7
+        assert other.store.create(Role(0, "ops", "none")).uid == 8
         other.close()
     with pytest.raises(ServiceError, match="the database holds a control plane already"):
         service.restore(Config(tmp_path / "more", database=url), tmp_path / "one")
