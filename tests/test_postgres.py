@@ -28,7 +28,11 @@ from tests.api import ADMIN, ControlPlane, peer_cert, user
 from tests.support import free_port, wait_until
 from tests.test_store import granted, replayed
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    # Some of the store's tests leave a second store to the garbage collector, where psycopg warns.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 PASSWORD = "the database's"
 # Whoever collects this module finds them in it, where `url` is another database.
