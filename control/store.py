@@ -69,6 +69,7 @@ FRESH = 0.005  # seconds: threads that read at every request wait for each other
 EVENTS = 1_000  # of each type, so that failed logins cannot wash away what administrators did
 ACTIONS = 1_000
 TRIM = 100  # so many more may be there before the oldest go
+MIGRATING = 0x63657274  # PostgreSQL's lock, by number, of whoever makes or changes the tables
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -780,26 +781,34 @@ def load(url: str, dumped: dict[str, Any]) -> None:
     """Fills an empty database with what `dump` said, also where an older version said it. Tokens
     become void. Raises Refusal where the database holds a control plane."""
     engine = _engine(sa.make_url(url))
-    with engine.execution_options(writer=True).connect() as connection, connection.begin():
-        if sa.inspect(connection).has_table("cluster") and _is_initialised(connection):
-            raise refused("already_initialised", "the database holds a control plane already")
-        _migrate(connection, dumped["schema"])
-        for name, content in dumped["tables"].items():
-            columns = content["columns"]
-            rows = [dict(zip(columns, row, strict=True)) for row in content["rows"]]
-            if rows:
-                connection.execute(sa.insert(sa.table(name, *map(sa.column, columns))), rows)
-        _migrate(connection, "head")
-        connection.execute(sa.update(cluster_table).values(jwt_key=secrets.token_hex(32)))
-    engine.dispose()
+    try:
+        with engine.execution_options(writer=True).connect() as connection, connection.begin():
+            _load(connection, dumped)
+    finally:
+        engine.dispose()
+
+
+def _load(connection: sa.Connection, dumped: dict[str, Any]) -> None:
+    if sa.inspect(connection).has_table("cluster") and _is_initialised(connection):
+        raise refused("already_initialised", "the database holds a control plane already")
+    _migrate(connection, dumped["schema"])
+    for name, content in dumped["tables"].items():
+        columns = content["columns"]
+        rows = [dict(zip(columns, row, strict=True)) for row in content["rows"]]
+        if rows:
+            connection.execute(sa.insert(sa.table(name, *map(sa.column, columns))), rows)
+    _migrate(connection, "head")
+    connection.execute(sa.update(cluster_table).values(jwt_key=secrets.token_hex(32)))
 
 
 # ---- The database ----
 
 
 def _migrate(connection: sa.Connection, target: str) -> None:
-    if connection.dialect.name == "postgresql":  # SQLite's writer has the lock already
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
+    # Two that open a new database at once would both make its tables. SQLite's BEGIN IMMEDIATE
+    # keeps them apart; PostgreSQL needs a lock of its own, which ends with the transaction.
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATING)))
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection

@@ -191,14 +191,14 @@ def test_the_same_holds_on_ipv6(config: Config, host: str) -> None:
 
 
 def test_a_large_answer_to_slow_readers_stops_nobody_and_arrives_whole(config: Config) -> None:
-    """Twenty readers with a tiny window take nothing of it while others are answered, and then,
+    """Five readers with a tiny window take nothing of it while others are answered, and then,
     kilobyte by kilobyte, all of it."""
     store = Store(config.url)
     for number in range(200):
-        store.create(user(0, f"u{number}", email=f"{number}@{'x' * 6000}"))
+        store.create(user(0, f"u{number}", email=f"{number}@{'x' * 30000}"))
     store.close()
     with serving(config), contextlib.ExitStack() as stack:
-        readers = [stack.enter_context(slow_reader(config)) for _ in range(20)]
+        readers = [stack.enter_context(slow_reader(config)) for _ in range(5)]
         assert [probe(config) for _ in range(PROBES)] == [200] * PROBES
         for reader in readers:
             content = bytearray()
@@ -206,7 +206,7 @@ def test_a_large_answer_to_slow_readers_stops_nobody_and_arrives_whole(config: C
                 content += piece
             head, _, body = bytes(content).partition(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 200 ")
-            assert len(body) > 1_000_000
+            assert len(body) > 6_000_000  # More than the kernel takes for a peer.
             assert len(json.loads(body)) == 201
 
 
