@@ -61,7 +61,6 @@ Kind = type[User] | type[Role] | type[RedisAcl] | type[Database]
 AnyRecord = User | Role | RedisAcl | Database
 Known = TypeVar("Known")
 
-MIGRATION_LOCK = 0x63657274  # of two processes that start at once, one makes the tables
 LOG = 10_000  # generations of a policy that are kept: a node further behind gets the whole policy
 MEMORY = 2_000  # answers kept in memory
 REVISION = "SELECT revision FROM cluster"
