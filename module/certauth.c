@@ -121,15 +121,15 @@ static span string_span(const RedisModuleString *s) {
     return span_of(text, len);
 }
 
+static span text_span(const char *text) { return span_of(text, strlen(text)); }
+
 static bool string_is(const RedisModuleString *s, const char *word) {
-    return span_equal_nocase(string_span(s), span_of(word, strlen(word)));
+    return span_equal_nocase(string_span(s), text_span(word));
 }
 
 static RedisModuleString *string_of(span s) {
     return RedisModule_CreateString(NULL, (const char *)s.ptr, s.len);
 }
-
-static span text_span(const char *text) { return span_of(text, strlen(text)); }
 
 _Static_assert(sizeof(void *) >= sizeof(uint64_t), "client ids travel as pointers");
 static void *as_data(uint64_t id) { return (void *)(uintptr_t)id; }
@@ -522,6 +522,13 @@ static void put_cut_name(char *out, size_t room, span name) {
     put_cut(out, room, span_of(text, name_print(name, text, sizeof text)));
 }
 
+/* Empty where the address is not known: a unix socket, a peer that has gone. */
+static void address_text(const ip *address, char out[INET6_ADDRSTRLEN]) {
+    out[0] = 0;
+    if (address->len)
+        inet_ntop(address->len == 4 ? AF_INET : AF_INET6, address->bytes, out, INET6_ADDRSTRLEN);
+}
+
 /* `id` as for decide; `user` may be empty. */
 static log_entry *record(const session *s, const identity *id, const char *event, reason why,
                          span user) {
@@ -530,9 +537,7 @@ static log_entry *record(const session *s, const identity *id, const char *event
     log_entry *e = &node.log[++node.seq % LOG_ENTRIES];
     *e = (log_entry){.seq = node.seq, .client = s->id, .event = event, .why = why};
     e->time = (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
-    if (s->address.len)
-        inet_ntop(s->address.len == 4 ? AF_INET : AF_INET6, s->address.bytes, e->address,
-                  sizeof e->address);
+    address_text(&s->address, e->address);
     put_cut(e->user, sizeof e->user, user);
     if (s->leaf == NULL) return e;
     put_cut_name(e->subject, sizeof e->subject, id->subject);
@@ -1442,7 +1447,7 @@ static int reply_problems(RedisModuleCtx *ctx, const patch *change) {
     for (size_t i = 0; (text = patch_problem_text(change, i, &number)) != NULL; i++) {
         len = snprintf(head, sizeof head, "; line %zu: ", number);
         text_add(&b, span_of(head, (size_t)len));
-        text_add(&b, span_of(text, strlen(text)));
+        text_add(&b, text_span(text));
     }
     for (size_t i = 0; i < b.len; i++) {
         if (b.text[i] == '\r' || b.text[i] == '\n') b.text[i] = ' ';
@@ -1456,7 +1461,7 @@ static bool check_change(RedisModuleCtx *ctx, const patch *change, const options
     char text[DIGEST_TEXT];
     digest sum = patch_digest(change);
     digest_print(&sum, text);
-    if (o->has_digest && !span_equal(o->digest, span_of(text, strlen(text)))) {
+    if (o->has_digest && !span_equal(o->digest, text_span(text))) {
         return fail(why,
                     "DIGEST the change leads to %s, not to the one given: base and sender differ",
                     text);
@@ -1722,14 +1727,12 @@ static bool read_page(RedisModuleString **argv, int argc, const char *start_word
 
 static void reply_session(RedisModuleCtx *ctx, const session *s) {
     static identity id;
-    char address[INET6_ADDRSTRLEN] = "";
+    char address[INET6_ADDRSTRLEN];
     uint8_t serial[2 * SERIAL_BYTES];
     writer hex = {serial, 0, sizeof serial, false};
     if (s->leaf) identity_read(s->leaf, &id);
     if (s->leaf) put_hex(&hex, id.serial);
-    if (s->address.len)
-        inet_ntop(s->address.len == 4 ? AF_INET : AF_INET6, s->address.bytes, address,
-                  sizeof address);
+    address_text(&s->address, address);
     RedisModule_ReplyWithMap(ctx, 8);
     reply_number(ctx, "id", s->id);
     reply_named(ctx, "address", address);

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from control import core, service
+from control import service
 from control.app import create_app
 from control.errors import Refusal
 from control.records import Cluster, Role, User
@@ -26,7 +26,7 @@ from control.store import Store
 from tests import test_store
 from tests.api import ADMIN, ControlPlane, peer_cert, user
 from tests.support import free_port, wait_until
-from tests.test_store import granted, replayed
+from tests.test_store import granted, read_while_written, replayed
 
 pytestmark = [
     pytest.mark.slow,
@@ -209,19 +209,7 @@ def test_a_reader_sees_one_moment_while_another_process_writes(url: str) -> None
     made, other = Store(url), Store(url)
     made.initialise(Cluster("acme", "id", 1), test_store.ADMIN)
     granted(made)
-    done = threading.Event()
-
-    def write() -> None:
-        for i in range(50):
-            other.create(user(0, f"u{i}"))
-        done.set()
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    while not done.is_set():
-        target, lines = made.policy(1)
-        assert target.digest == core.digest(lines)
-    writer.join()
+    read_while_written(made, other, 50)
     made.close()
     other.close()
 

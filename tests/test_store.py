@@ -712,19 +712,24 @@ def test_writers_in_many_threads_lose_nothing(made: Store) -> None:
     assert len({found.uid for found in made.all(User)}) == 81
 
 
-def test_a_reader_never_sees_half_a_change(made: Store) -> None:
-    """Lines, generation and digest are of one moment, while a writer works."""
-    granted(made)
+def read_while_written(reader: Store, writer: Store, changes: int) -> None:
+    """Reads policies of database 1 while another thread makes changes; each is of one moment."""
     done = threading.Event()
 
     def write() -> None:
-        for i in range(30):
-            made.create(user(0, f"u{i}"))
+        for i in range(changes):
+            writer.create(user(0, f"u{i}"))
         done.set()
 
-    writer = threading.Thread(target=write)
-    writer.start()
+    writing = threading.Thread(target=write)
+    writing.start()
     while not done.is_set():
-        target, lines = made.policy(1)
+        target, lines = reader.policy(1)
         assert target.digest == core.digest(lines)
-    writer.join()
+    writing.join()
+
+
+def test_a_reader_never_sees_half_a_change(made: Store) -> None:
+    """Lines, generation and digest are of one moment, while a writer works."""
+    granted(made)
+    read_while_written(made, made, 30)
