@@ -53,7 +53,8 @@ class Identity:
 @dataclass(frozen=True)
 class Decision:
     """`action` is login, choose, leave or refuse; `users` whom the leaf may become (one for a
-    login); `line` the `bind` line that decided; `trace` the steps, for a person."""
+    login); `line` the `bind` line that decided; `trace` the steps, for a person; `ca` the key id of
+    the leaf's issuer, where it is trusted."""
 
     action: str
     reason: str
@@ -62,6 +63,7 @@ class Decision:
     shadow: bool
     trace: tuple[str, ...]
     leaf: Identity | None
+    ca: str | None
 
     @property
     def user(self) -> str | None:
@@ -134,6 +136,18 @@ def canonical(line: str) -> str:
     text = _text(lib.rule_text(rule))
     lib.rule_free(rule)
     return text
+
+
+def bound(line: str) -> tuple[str, ...]:
+    """The users that a `bind` line names. Raises CoreError."""
+    given, _alive = _span(line.encode())
+    why = ffi.new("fault *")
+    rule = lib.rule_parse(given, why)
+    if rule == ffi.NULL:
+        raise CoreError(_string(why.text))
+    found = _users_of(rule)
+    lib.rule_free(rule)
+    return found
 
 
 def digest(lines: Iterable[str]) -> str:
@@ -284,8 +298,12 @@ def _problems(patch: Any) -> tuple[tuple[int, str], ...]:
 def _users(decided: Any) -> tuple[str, ...]:
     if decided.act not in (lib.ACTION_LOGIN, lib.ACTION_CHOOSE):
         return ()
+    return _users_of(decided.line)
+
+
+def _users_of(rule: Any) -> tuple[str, ...]:
     found: list[str] = []
-    while user := _text(lib.rule_user(decided.line, len(found))):
+    while user := _text(lib.rule_user(rule, len(found))):
         found.append(user)
     return tuple(found)
 
@@ -301,4 +319,9 @@ def _decision(decided: Any, request: Any, raw: Any) -> Decision:
         shadow=decided.shadow,
         trace=tuple(bytes(ffi.buffer(out, length)).decode().split("\n")),
         leaf=None if raw == ffi.NULL else _identity(raw),
+        ca=_key_id(request.issuers),
     )
+
+
+def _key_id(path: Any) -> str | None:
+    return bytes(ffi.buffer(path.ca[0].key)).hex() if path.known and path.count else None
