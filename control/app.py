@@ -14,6 +14,7 @@ from control.api import (
     certauth,
     certificates,
     cluster,
+    issuing,
     login,
     logs,
     redis_acls,
@@ -22,7 +23,7 @@ from control.api import (
     system,
     users,
 )
-from control.ca import CertificateError
+from control.ca import CertificateError, Issued
 from control.errors import invalid, refused
 from control.guard import Guard, PeerCert
 from control.models import NewUserBody, parse
@@ -33,7 +34,7 @@ from control.store import Store
 BODY = 1 << 20  # bytes of a request's body, as in control/server.py
 MODULES = (
     cluster, certificates, users, login, roles, redis_acls, bdbs, actions, logs, system, certauth,
-    reference,
+    issuing, reference,
 )  # fmt: skip
 
 
@@ -41,16 +42,26 @@ def no_ca() -> None:
     raise refused("unsupported_certificate", "this control plane has no CA to issue with")
 
 
-def create_app(store: Store, peer_cert: PeerCert, rotate: Callable[[], None] = no_ca) -> Flask:
+def no_ca_of_clients() -> Issued:
+    raise refused("no_ca", "this control plane has no CA of clients")
+
+
+def create_app(
+    store: Store,
+    peer_cert: PeerCert,
+    rotate: Callable[[], None] = no_ca,
+    authority: Callable[[], Issued] = no_ca_of_clients,
+) -> Flask:
     """The application over `store`. `peer_cert` reads the client's certificates out of a WSGI
     environ: control.server.peer_cert. `rotate` puts a new certificate of this server into the
-    store, or raises Refusal."""
+    store, `authority` is the CA that issues clients' certificates; both may raise Refusal."""
     app = Flask("control", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = BODY
     app.url_map.strict_slashes = False
     errors.install(app)
     app.register_error_handler(CertificateError, _bad_certificate)
     app.extensions["rotate"] = rotate
+    app.extensions["authority"] = authority
     web.install(app, store, Guard(store, peer_cert))
     for module in MODULES:
         app.register_blueprint(module.blueprint)

@@ -8,6 +8,7 @@ small CA, and the check that an upload can be what it is said to be. Only this f
 import contextlib
 import ipaddress
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,10 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes
+from cryptography.hazmat.primitives.asymmetric.types import (
+    CertificateIssuerPublicKeyTypes,
+    CertificatePublicKeyTypes,
+)
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 # Attribute types that `new_ca` and `issue` take in a subject.
@@ -189,15 +193,25 @@ def _again(ca: Issued, old: str, key: PublicKey, lifetime: timedelta) -> str:
 # ---- CAs in files ----
 
 
+def seal_key(key_pem: str, passphrase: str) -> str:
+    """A private key's PEM, encrypted where there is a passphrase."""
+    return _key_pem(_signer(key_pem), passphrase)
+
+
+def open_key(key_pem: str, passphrase: str) -> str:
+    """The PEM of a private key without its encryption. Raises CertificateError."""
+    return _key_pem(_signer(key_pem, passphrase))
+
+
 def seal(authority: Issued, passphrase: str) -> str:
     """The PEM text of a CA: its key, encrypted where there is a passphrase, and its certificate
     with those above it. One file, so that whoever reads it gets a pair that fits."""
-    return _key_pem(_signer(authority.key), passphrase) + authority.certificate
+    return seal_key(authority.key, passphrase) + authority.certificate
 
 
 def unseal(text: str, passphrase: str) -> Issued:
     """The CA of a text that `seal` has made. Raises CertificateError."""
-    key = _key_pem(_signer(text, passphrase))
+    key = open_key(text, passphrase)
     found = x509.load_pem_x509_certificates(text.encode())
     return Issued("".join(_pem(certificate) for certificate in found), key)
 
@@ -205,16 +219,14 @@ def unseal(text: str, passphrase: str) -> Issued:
 def check_authority(pem: str, key_pem: str, passphrase: str) -> Issued:
     """Checks a CA from elsewhere that is to issue here: its certificate first, then those above it
     up to a root. Raises CertificateError."""
-    chain = "".join(check_trust(pem))
-    certificates, key = _parse(chain), _signer(key_pem, passphrase)
-    form = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    mine = key.public_key().public_bytes(*form)
-    if certificates[0].public_key().public_bytes(*form) != mine:
+    chain, key_pem = "".join(check_trust(pem)), open_key(key_pem, passphrase)
+    certificates = _parse(chain)
+    if not belongs(chain, key_pem):
         raise CertificateError(
             f"the key is not the key of {_which(certificates, 0)}: the CA that is to issue comes "
             "first, then those above it"
         )
-    return Issued(chain, _key_pem(key))
+    return Issued(chain, key_pem)
 
 
 def presented(authority: Issued) -> str:
@@ -233,6 +245,13 @@ def new_request(key_type: KeyType, key_pem: str = "") -> Issued:
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
     pem = builder.sign(key, _hash(key)).public_bytes(serialization.Encoding.PEM).decode()
     return Issued(pem, _key_pem(key))
+
+
+def belongs(certificate: str, key_pem: str) -> bool:
+    """Whether the first certificate of a PEM text is for this key."""
+    return _public_bytes(_load(certificate).public_key()) == _public_bytes(
+        _signer(key_pem).public_key()
+    )
 
 
 def read_request(pem: str) -> Request:
@@ -276,10 +295,10 @@ def _requested(extensions: x509.Extensions) -> Iterator[x509.GeneralName]:
             yield from extension.value
 
 
-def issue_requested(ca: Issued, request: Request, leaf: Leaf) -> str:
-    """PEM of a client's certificate for the key of a CSR. What the CSR says has no part in it; but
-    one that asks for another name is refused, rather than answered with something else. Raises
-    CertificateError."""
+def issue_requested(ca: Issued, request: Request, leaf: Leaf, start: datetime | None = None) -> str:
+    """PEM of a client's certificate for the key of a CSR, valid from `start`, by default from now.
+    What the CSR says has no part in it; but one that asks for another name is refused, rather than
+    answered with something else. Raises CertificateError."""
     issuer, csr = _load(ca.certificate), x509.load_pem_x509_csr(request.pem.encode())
     if datetime.now(UTC) >= issuer.not_valid_after_utc:
         raise CertificateError("the CA that issues here has expired", expired=True)
@@ -291,7 +310,7 @@ def issue_requested(ca: Issued, request: Request, leaf: Leaf) -> str:
     _check_asked(request, subject, sans)
     public = cast(PublicKey, csr.public_key())
     builder = (
-        _builder(subject, issuer.subject, public, None, leaf.lifetime, issuer)
+        _builder(subject, issuer.subject, public, start, leaf.lifetime, issuer)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(*leaf.key_usage), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
@@ -348,9 +367,23 @@ def _length(content: bytes) -> bytes:
 def write_private(path: Path, text: str) -> None:
     """Writes a file that only its owner can read, in one step: a reader sees the old content or the
     new, and after a crash one of them is there."""
+    _write_whole(path, text, None)
+
+
+def rewrite(path: Path, text: str) -> None:
+    """The same for a file that is there: whoever could read it can read it still. A symbolic link
+    goes on leading to it."""
+    path = path.resolve(strict=True)
+    _write_whole(path, text, path.stat())
+
+
+def _write_whole(path: Path, text: str, like: os.stat_result | None) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w") as file:  # mkstemp's mode is 0600
+            if like:
+                os.fchown(handle, like.st_uid, like.st_gid)
+                os.fchmod(handle, stat.S_IMODE(like.st_mode))
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -439,9 +472,7 @@ def _signer(key_pem: str, passphrase: str = "") -> PrivateKey:
     except TypeError as error:
         if password:  # given, and the key is not encrypted
             return _signer(key_pem)
-        raise CertificateError(
-            "the key is encrypted, and there is no passphrase for it"
-        ) from error
+        raise CertificateError("the key is encrypted, and there is no passphrase for it") from error
     except (ValueError, UnsupportedAlgorithm) as error:
         more = ", or has another passphrase" if password else ""
         raise CertificateError(f"the key is not a private key in PEM form{more}") from error
@@ -458,6 +489,11 @@ def _key_pem(key: PrivateKey, passphrase: str = "") -> str:
     )
     form = serialization.PrivateFormat.PKCS8
     return key.private_bytes(serialization.Encoding.PEM, form, encryption).decode()
+
+
+def _public_bytes(key: CertificatePublicKeyTypes) -> bytes:
+    form = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    return key.public_bytes(*form)
 
 
 def _load(pem: str) -> x509.Certificate:
@@ -501,6 +537,12 @@ def read_trust(pem: str) -> Trust:
     )
 
 
+def together(first: str, second: str) -> str:
+    """The certificates of two PEM texts, each once."""
+    found = [*(_parse(first) if first else []), *_parse(second)]
+    return "".join(map(_pem, dict.fromkeys(found)))
+
+
 def check_server(pem: str, key_pem: str) -> Issued:
     """Checks a certificate for a TLS server, leaf first, and its key. Returns both as clean PEM;
     raises CertificateError."""
@@ -515,8 +557,7 @@ def check_server(pem: str, key_pem: str) -> Issued:
                 "comes first, then each certificate's issuer"
             )
     key = _signer(key_pem)
-    public = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    if certificates[0].public_key().public_bytes(*public) != key.public_key().public_bytes(*public):
+    if _public_bytes(certificates[0].public_key()) != _public_bytes(key.public_key()):
         raise CertificateError(f"the key is not the key of {_which(certificates, 0)}")
     return Issued("".join(_pem(certificate) for certificate in certificates), _key_pem(key))
 
