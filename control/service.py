@@ -262,16 +262,18 @@ class _Keeper(threading.Thread):
         store.listen(self._wake.set)
 
     def run(self) -> None:
-        checked = time.monotonic()
+        checked = watched = time.monotonic()
         while not self._stopping:
-            self._wake.wait(WATCH)
+            self._wake.wait(min(WATCH, CHECK))
             self._wake.clear()
             try:
                 if time.monotonic() > checked + CHECK:
                     checked = time.monotonic()
                     renew(self._config, self._store)
                 self._show()
-                self._store.watch_certificates(int(time.time()))
+                if time.monotonic() > watched + WATCH:
+                    watched = time.monotonic()
+                    self._store.watch_certificates(int(time.time()))
             except Exception:
                 log.exception("our certificates are looked at again later, after an error")
 
@@ -290,7 +292,7 @@ class _Keeper(threading.Thread):
 def renew(config: Config, store: Store) -> None:
     """Renews what our own CA has issued to us, with the same keys, at two thirds of its life. A
     certificate of the API that an administrator has put there is theirs to renew."""
-    authority = _authority(config)
+    authority = authority_of(config)
     file = config.identity.certificate
     if _old(file.read_text()):
         key = config.identity.key.read_text()
@@ -301,7 +303,7 @@ def renew(config: Config, store: Store) -> None:
         store.put_certificates([replace(api, certificate=renewed + authority.certificate)])
 
 
-def _authority(config: Config) -> ca.Issued:
+def authority_of(config: Config) -> ca.Issued:
     """Our own CA. Raises ServiceError where its passphrase is missing or wrong."""
     certificate, key = (config.home / "ca.crt").read_text(), (config.home / "ca.key").read_text()
     try:
@@ -313,7 +315,7 @@ def _authority(config: Config) -> ca.Issued:
 def rotate(config: Config, store: Store) -> None:
     """Gives the API a new certificate, with a new key, for the names that it has. Raises Refusal
     406 where an administrator has put one there that is not from our own CA."""
-    authority, api = _authority(config), store.certificates()[API]
+    authority, api = authority_of(config), store.certificates()[API]
     if authority.certificate not in api.certificate:
         raise refused(
             "unsupported_certificate",

@@ -1310,7 +1310,8 @@ def ends_soon(now: int) -> "sa.ColumnElement[bool]":
     follows = (other.c.key == one.key) | (other.c.first > one.last_login)
     later = (other.c.user == one.user) & (other.c.not_after > one.not_after)
     has_none = ~sa.exists(sa.select(other.c.cert).where(later, follows))
-    return (one.not_after > now) & (one.not_after < now + patience) & has_none
+    in_reach = one.not_after.between(now + 1, now + WARNING)  # which the index knows
+    return in_reach & (one.not_after < now + patience) & has_none
 
 
 def _action(row: Any) -> Action:
