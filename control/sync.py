@@ -7,10 +7,11 @@ TLS. Only this file knows `redis`.
 
 import logging
 import random
+import secrets
 import ssl
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ INTERVAL = 1.0  # seconds between two looks at a node that answers
 PATIENCE = 30.0  # at most, between two tries at one that does not
 GRACE = 0.5  # seconds that a look at all nodes waits for the slow ones
 THREADS = 16  # nodes spoken to at once
+CALL_LINES = 2000  # policy lines in one command: some 3 ms of the node's time
 
 
 # ---- One node ------------------------------------------------------------------------------------
@@ -136,21 +138,46 @@ class Node:
         return Status(**{name: found[name] for name in Status.__dataclass_fields__})
 
     def show(self) -> tuple[str, ...]:
-        """The lines in force, canonical, sorted."""
-        return tuple(sorted(self.command("CERTAUTH.POLICY", "SHOW")))
+        """The lines in force, canonical, sorted. Read again from the start where the policy changes
+        meanwhile; NodeError where it does each time."""
+        for last in (False, False, True):
+            try:
+                return tuple(sorted(self._pages()))
+            except NodeError as error:
+                if last or error.code != "CURSOR":
+                    raise
+        raise AssertionError
+
+    def _pages(self) -> Iterator[str]:
+        cursor = None
+        while cursor != "0":
+            cursor, lines = self.command(
+                "CERTAUTH.POLICY", "SHOW", "COUNT", CALL_LINES, "CURSOR", cursor or "0"
+            )
+            yield from lines
 
     def load(
         self, target: Target, lines: Iterable[str], owner: str = "", force: bool = False
     ) -> None:
         """Makes `lines` the whole policy; returns when it is on the node's disk and in force."""
         stamp = ["OWNER", owner, "DIGEST", target.digest] + ["FORCE"] * force
-        self.command("CERTAUTH.POLICY", "LOAD", target.generation, *stamp, "LINES", *lines)
+        self._write(["LOAD", target.generation, *stamp], list(lines))
 
     def patch(self, base: int, target: Target, changes: Iterable[str], owner: str) -> None:
         """Adds and takes away `+line`s and `-line`s; as `load`."""
         stamp = ["OWNER", owner, "DIGEST", target.digest]
-        generations = (base, target.generation)
-        self.command("CERTAUTH.POLICY", "PATCH", *generations, *stamp, "LINES", *changes)
+        self._write(["PATCH", base, target.generation, *stamp], list(changes))
+
+    def _write(self, words: Sequence[str | int], lines: Sequence[str]) -> None:
+        """In one call, or staged, so that no call holds the node for long."""
+        if len(lines) <= CALL_LINES:
+            self.command("CERTAUTH.POLICY", *words, "LINES", *lines)
+            return
+        name = secrets.token_hex(16)
+        for start in range(0, len(lines), CALL_LINES):
+            part = lines[start : start + CALL_LINES]
+            self.command("CERTAUTH.POLICY", "STAGE", name, "LINES", *part)
+        self.command("CERTAUTH.POLICY", "COMMIT", name, len(lines), *words)
 
 
 # ---- The plan ------------------------------------------------------------------------------------

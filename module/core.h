@@ -221,8 +221,15 @@ digest patch_digest(const patch *);        /* of the policy after the commit */
 int patch_setting(const patch *, setting); /* its value after the commit */
 const rule *patch_user(const patch *, line_type, span name); /* policy_user after the commit */
 
-/* Makes the change, in one step that cannot fail, and frees the patch, the removed rules with it.
- * `base` is the one of patch_new. */
+bool patch_changes_trust(const patch *);   /* does it bring or take `ca` or `anchor` lines? */
+bool patch_is_large(const patch *);        /* too large to be freed by a thread that others wait for */
+
+/* Does beforehand what would make the commit of a large change long: in any thread, after
+ * patch_finish, while nobody commits to the base. May be left out. */
+void patch_prepare(patch *);
+
+/* Makes the change, in one step that cannot fail. `base` is the one of patch_new. The patch then holds
+ * what the policy held before and does not any more, until patch_free. */
 void policy_commit(policy *base, patch *);
 
 /* ---- The decision -------------------------------------------------------------------------- */
