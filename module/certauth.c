@@ -110,11 +110,6 @@ static int64_t now_us(void) {
     return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
 }
 
-static void *must(void *p) {
-    if (p == NULL) abort(); /* as the server does (zmalloc.c) */
-    return p;
-}
-
 static span string_span(const RedisModuleString *s) {
     size_t len;
     const char *text = RedisModule_StringPtrLen(s, &len);
