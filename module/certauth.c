@@ -140,11 +140,6 @@ static int64_t now_us(void) {
     return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
 }
 
-static void *must(void *p) {
-    if (p == NULL) abort(); /* as the server does (zmalloc.c) */
-    return p;
-}
-
 static slice slice_start(void) { return (slice){now_us() + 2000, 0}; }
 static bool slice_goes_on(const slice *now) { return now->closings < 16 && now_us() < now->stop; }
 

@@ -7,7 +7,7 @@
 #include <openssl/x509.h>
 
 /* As in the server: without memory there is nothing better to do than to stop (zmalloc.c). */
-static void *must(void *p) {
+void *must(void *p) {
     if (p == NULL) {
         fputs("certauth: out of memory\n", stderr);
         abort();
@@ -109,8 +109,7 @@ static void table_free(table *t, bool rules) {
 
 /* A table of how many rules have an alias: each entry is no line, but a key and a count (`number`). */
 static void tally(table *t, const uint8_t *alias, int change) {
-    rule *entry = alias ? table_find(t, alias) : NULL;
-    if (alias == NULL) return;
+    rule *entry = table_find(t, alias);
     if (entry == NULL) {
         entry = must(calloc(1, sizeof *entry));
         memcpy(entry->key, alias, HASH_BYTES);
@@ -120,6 +119,11 @@ static void tally(table *t, const uint8_t *alias, int change) {
     if (entry->number) return;
     table_remove(t, entry);
     rule_free(entry);
+}
+
+static void tally_rule(table *t, const rule *r, int change) {
+    span alias;
+    for (size_t at = 0; rule_field(r, FIELD_ALIAS, &at, &alias);) tally(t, alias.ptr, change);
 }
 
 static uint32_t tallied(const table *t, const uint8_t *alias) {
@@ -155,7 +159,8 @@ void digest_print(const digest *d, char out[DIGEST_TEXT]) {
 
 struct policy {
     table lines;   /* every rule, owned */
-    table aliases; /* how many `ca` lines have a key, how many `allow` lines a CN */
+    table aliases; /* how many lines have a FIELD_ALIAS */
+    patterns patterns;
     digest sum;
     int settings[SETTINGS];
     size_t binds[BIND_KINDS], limits;
@@ -171,6 +176,7 @@ void policy_free(policy *p) {
     if (p == NULL) return;
     table_free(&p->aliases, true);
     table_free(&p->lines, true);
+    patterns_free(&p->patterns);
     X509_STORE_free(p->store);
     free(p);
 }
@@ -193,6 +199,17 @@ const rule *policy_user(const policy *p, line_type type, span name) {
     return table_find(&p->lines, key);
 }
 
+const rule *policy_pattern_of(const policy *p, span user) {
+    span word = word_of(user);
+    const rule *r = word.len ? patterns_of_word(&p->patterns, word) : NULL;
+    return r && rule_makes(r, user) ? r : NULL;
+}
+
+bool policy_owns_word(const policy *p, span user) {
+    span word = word_of(user);
+    return word.len && patterns_of_word(&p->patterns, word);
+}
+
 static void build_store(policy *p) {
     X509_STORE_free(p->store);
     p->store = NULL;
@@ -206,7 +223,8 @@ static void build_store(policy *p) {
 
 static void policy_put(policy *p, rule *r) {
     table_add(&p->lines, r);
-    tally(&p->aliases, rule_alias(r), 1);
+    tally_rule(&p->aliases, r, 1);
+    if (r->type == LINE_PATTERN) patterns_add(&p->patterns, r);
     if (r->type == LINE_SET) p->settings[r->kind] = r->value;
     if (r->type == LINE_BIND) p->binds[r->kind]++;
     if (r->type == LINE_LIMIT) p->limits++; /* of a bootstrap file, which never changes */
@@ -215,7 +233,8 @@ static void policy_put(policy *p, rule *r) {
 static void policy_take(policy *p, const rule *r) {
     if (r->type == LINE_SET) p->settings[r->kind] = 0;
     if (r->type == LINE_BIND) p->binds[r->kind]--;
-    tally(&p->aliases, rule_alias(r), -1);
+    if (r->type == LINE_PATTERN) patterns_remove(&p->patterns, r);
+    tally_rule(&p->aliases, r, -1);
     table_remove(&p->lines, r);
 }
 
@@ -229,6 +248,7 @@ struct patch {
     table added;   /* owned until the commit */
     table removed; /* rules of `base`; owned after the commit */
     table aliases; /* by how much their counts change, modulo 2^32 */
+    patterns patterns; /* of those added */
     digest sum;
     policy *next; /* what `base` will be, see patch_prepare; after the commit, what it was */
     bool authorities, committed;
@@ -249,6 +269,7 @@ patch *patch_new(const policy *base, patch_source source) {
 void patch_free(patch *p) {
     if (p == NULL) return;
     table_free(&p->aliases, true);
+    patterns_free(&p->patterns);
     table_free(&p->added, !p->committed);
     table_free(&p->removed, p->committed);
     if (p->next) p->next->lines.count = 0; /* the rules are the other policy's, or were just freed */
@@ -368,8 +389,52 @@ static void patch_check(patch *p) {
 
 static void patch_count_rule(patch *p, const rule *r, bool add) {
     digest_change(&p->sum, r, add);
-    tally(&p->aliases, rule_alias(r), add ? 1 : -1);
+    tally_rule(&p->aliases, r, add ? 1 : -1);
+    if (add && r->type == LINE_PATTERN) patterns_add(&p->patterns, r);
     p->authorities = p->authorities || r->certificate;
+}
+
+/* How many lines will have an alias. */
+static uint32_t view_tallied(const view *v, const uint8_t alias[HASH_BYTES]) {
+    uint32_t change = v->pending ? tallied(&v->pending->aliases, alias) : 0;
+    return tallied(&v->base->aliases, alias) + change;
+}
+
+/* What is wrong with a `pattern` line beside the other lines, or NULL. Its aliases, as line.c has put them:
+ * word, state, anchor. */
+static const char *pattern_clash(const view *v, const rule *r, span word) {
+    uint8_t named[HASH_BYTES];
+    uint32_t count[3];
+    span alias;
+    size_t at = 0;
+    for (int i = 0; i < 3 && rule_field(r, FIELD_ALIAS, &at, &alias); i++)
+        count[i] = view_tallied(v, alias.ptr);
+    alias_named(named, word);
+    if (count[0] != count[1])
+        return "another pattern line has the same word with another user or other ACL rules";
+    if (view_tallied(v, named)) return "a `user` line has a name that starts with the same word";
+    return count[0] > PATTERN_TWINS || count[2] > PATTERN_TWINS
+               ? "too many pattern lines have the same word, or the same literal at the end by which "
+                 "they are found: at most 1000"
+               : NULL;
+}
+
+/* Names that start with the word of a `pattern` line are nobody else's. */
+static void patch_check_words(patch *p) {
+    view v = {p->base, p};
+    uint8_t owner[HASH_BYTES];
+    for (size_t i = 0; i < p->added.count; i++) {
+        const rule *r = p->added.rules[i];
+        span word = rule_word(r);
+        if (word.len == 0) continue;
+        alias_word(owner, word);
+        const char *clash = r->type == LINE_PATTERN ? pattern_clash(&v, r, word)
+                            : view_tallied(&v, owner)
+                                ? "the name starts with the word of a `pattern` line, whose users it "
+                                  "belongs to"
+                                : NULL;
+        if (clash) patch_problem(p, r->number, clash);
+    }
 }
 
 bool patch_finish(patch *p, bool whole) {
@@ -378,6 +443,7 @@ bool patch_finish(patch *p, bool whole) {
     p->sum = p->base->sum;
     for (size_t i = 0; i < p->removed.count; i++) patch_count_rule(p, p->removed.rules[i], false);
     for (size_t i = 0; i < p->added.count; i++) patch_count_rule(p, p->added.rules[i], true);
+    patch_check_words(p);
     return p->problems == 0;
 }
 
@@ -447,8 +513,7 @@ const rule *view_find(const view *v, const uint8_t key[HASH_BYTES]) {
 }
 
 bool view_alias(const view *v, const uint8_t alias[HASH_BYTES]) {
-    uint32_t change = v->pending ? tallied(&v->pending->aliases, alias) : 0;
-    return tallied(&v->base->aliases, alias) + change != 0;
+    return view_tallied(v, alias) != 0;
 }
 
 int view_setting(const view *v, setting s) {
@@ -472,8 +537,15 @@ typedef struct {
     const request *r;
     const rule *line; /* the first that matched */
     bool ambiguous, conflict, elsewhere;
-    uint32_t session;
+    uint32_t session, compared;
+    writer made; /* the user of a `pattern` line: bytes of the decision */
 } match;
+
+span decision_user(const decision *d, size_t index) {
+    if (d->line == NULL) return span_of(NULL, 0);
+    if (d->line->type == LINE_PATTERN) return span_of(d->made, index ? 0 : d->made_len);
+    return rule_user(d->line, index);
+}
 
 /* The bootstrap file is exempt from the gate. */
 static bool is_gated(const match *m) { return m->bootstrap || m->lines == m->revocations; }
@@ -487,13 +559,17 @@ static bool same_users(const rule *a, const rule *b) {
 }
 
 static void take_line(match *m, const rule *line, bool repeated) {
-    if (line == NULL) return;
     if (m->line == NULL) m->line = line;
     m->ambiguous = m->ambiguous || repeated;
-    m->conflict = m->conflict || !same_users(m->line, line);
     m->elsewhere = m->elsewhere || !rule_covers(line, m->r->address);
     if (line->session && (m->session == 0 || line->session < m->session))
         m->session = line->session;
+}
+
+static void take_bind(match *m, const rule *line, bool repeated) {
+    if (line == NULL) return;
+    m->conflict = m->conflict || (m->line && !same_users(m->line, line));
+    take_line(m, line, repeated);
 }
 
 /* A line without ca= binds whichever trusted CA vouches; one with it, only where that CA's key is
@@ -503,12 +579,48 @@ static bool take_binding(bind_kind kind, span value, bool repeated, void *data) 
     uint8_t key[HASH_BYTES];
     if (!view_binds(m->lines, kind)) return true;
     key_of(key, LINE_BIND, kind, value, span_of(NULL, 0));
-    take_line(m, view_find(m->lines, key), repeated);
+    take_bind(m, view_find(m->lines, key), repeated);
     const path *issuers = m->r->issuers;
     for (size_t i = 0; issuers->known && i < issuers->count; i++) {
         key_of(key, LINE_BIND, kind, value, span_of(issuers->ca[i].key, HASH_BYTES));
-        take_line(m, view_find(m->lines, key), repeated);
+        take_bind(m, view_find(m->lines, key), repeated);
     }
+    return true;
+}
+
+static bool has_authority(const path *issuers, span key) {
+    for (size_t i = 0; issuers->known && i < issuers->count; i++) {
+        if (span_equal(span_of(issuers->ca[i].key, HASH_BYTES), key)) return true;
+    }
+    return false;
+}
+
+static void take_pattern(match *m, const rule *line, span value, bool repeated) {
+    uint8_t name[USER_BYTES];
+    writer made = {name, 0, sizeof name, false};
+    span key;
+    size_t at = 0;
+    m->compared++;
+    if (rule_field(line, FIELD_CA, &at, &key) && !has_authority(m->r->issuers, key)) return;
+    if (!pattern_match(line, value, &made)) return;
+    span user = span_of(name, made.len);
+    if (m->line == NULL) put_span(&m->made, user);
+    m->conflict = m->conflict || !span_equal(user, span_of(m->made.ptr, m->made.len));
+    take_line(m, line, repeated);
+}
+
+static bool take_patterns(bind_kind kind, span value, bool repeated, void *data) {
+    match *m = data;
+    const patch *pending = m->lines->pending;
+    const rule *line;
+    pattern_search held = pattern_search_of(&m->lines->base->patterns, kind, value);
+    while ((line = pattern_search_next(&held)) != NULL) {
+        if (pending && table_find(&pending->removed, line->key)) continue;
+        take_pattern(m, line, value, repeated);
+    }
+    if (pending == NULL) return true;
+    pattern_search added = pattern_search_of(&pending->patterns, kind, value);
+    while ((line = pattern_search_next(&added)) != NULL) take_pattern(m, line, value, repeated);
     return true;
 }
 
@@ -574,9 +686,25 @@ static const char *near_miss(const view *lines, const identity *leaf) {
                : NULL;
 }
 
-/* May the policy give this user at all? Not one of the bootstrap file; and where that limits users, only
- * such as have a `user` line, for nothing limits the others. */
+static bool is_made(const view *policy_lines, span user) {
+    uint8_t alias[HASH_BYTES];
+    span word = word_of(user);
+    if (word.len) alias_word(alias, word);
+    return word.len && view_alias(policy_lines, alias);
+}
+
+/* The line that says what a user of the match is, or NULL. */
+static const rule *line_of(const match *m, span user) {
+    uint8_t key[HASH_BYTES];
+    key_of(key, LINE_USER, 0, user, span_of(NULL, 0));
+    return m->line->type == LINE_PATTERN ? m->line : view_find(m->lines, key);
+}
+
+/* May this user be given at all? Not one whose name is for a pattern to make. By the policy, not one of
+ * the bootstrap file either; and where that limits users, only such as have a line, for nothing limits the
+ * others. */
 static bool is_for_policy(const match *m, const rule *line, span user) {
+    if (line == NULL && is_made(m->revocations, user)) return false;
     if (m->bootstrap == NULL) return true;
     return !policy_user(m->bootstrap, LINE_USER, user) && (line || !m->bootstrap->limits);
 }
@@ -589,11 +717,11 @@ static reason check_user(const match *m, span user) {
     key_of(key, LINE_USER, 0, user, span_of(NULL, 0));
     bool on = !is_gated(m) || view_setting(m->lines, SET_ENFORCE) == ENFORCE_ON;
     bool applied = r->ask && !r->pending && on;
-    const rule *line = view_find(m->lines, key);
+    const rule *line = line_of(m, user);
     if (!is_for_policy(m, line, user)) return REASON_USER_MISSING;
     if (line == NULL && r->pending && table_find(&m->lines->base->lines, key))
         return REASON_USER_MISSING;
-    if (applied) line = NULL;
+    if (applied && line != m->line) line = NULL;
     user_state state = line     ? (line->on ? USER_ON : USER_OFF)
                        : r->ask ? r->ask(user, r->data)
                                 : USER_UNKNOWN;
@@ -625,19 +753,17 @@ static reason check_leaf(const match *m) {
 /* One of several is asked about when it is chosen; but none may be one that is not to be given. */
 static reason check_choice(const match *m) {
     span user;
-    uint8_t key[HASH_BYTES];
     for (size_t i = 0; (user = rule_user(m->line, i)).len; i++) {
-        key_of(key, LINE_USER, 0, user, span_of(NULL, 0));
-        if (!is_for_policy(m, view_find(m->lines, key), user)) return REASON_USER_MISSING;
+        if (!is_for_policy(m, line_of(m, user), user)) return REASON_USER_MISSING;
     }
     return REASON_MATCHED;
 }
 
-static reason check_match(const match *m) {
+static reason check_match(const match *m, const decision *d) {
     if (m->line == NULL) return REASON_NO_BINDING;
     if (m->conflict) return REASON_CONFLICT;
     if (m->elsewhere) return REASON_ADDRESS;
-    return rule_user(m->line, 1).len ? check_choice(m) : check_user(m, rule_user(m->line, 0));
+    return decision_user(d, 1).len ? check_choice(m) : check_user(m, decision_user(d, 0));
 }
 
 static int64_t path_end(const request *r) {
@@ -648,9 +774,14 @@ static int64_t path_end(const request *r) {
     return end;
 }
 
-static const char *why_missing(const match *m) {
+static const char *why_missing(const match *m, const decision *d) {
+    span user;
+    for (size_t i = 0; (user = decision_user(d, i)).len; i++) {
+        if (line_of(m, user) == NULL && is_made(m->revocations, user))
+            return "the user's name starts with the word of a `pattern` line, and only that makes it";
+    }
     if (m->bootstrap == NULL) return NULL;
-    if (policy_user(m->bootstrap, LINE_USER, rule_user(m->line, 0)))
+    if (policy_user(m->bootstrap, LINE_USER, decision_user(d, 0)))
         return "the user belongs to the bootstrap file, and is not the policy's to give";
     return m->bootstrap->limits ? "the bootstrap file has limits, so only a user with a `user` line "
                                   "can be bound"
@@ -661,16 +792,20 @@ static const char *why_missing(const match *m) {
 static decision judge(match m, bool *bound) {
     const request *r = m.r;
     decision d = {.act = ACTION_REFUSE, .detail = r->leaf->detail};
+    m.made = (writer){d.made, 0, sizeof d.made, false};
     if (!r->leaf->refusal) identity_bindings(r->leaf, take_binding, &m);
+    if (!r->leaf->refusal && m.line == NULL) identity_bindings(r->leaf, take_patterns, &m);
     *bound = m.line != NULL;
+    d.compared = m.compared;
     d.why = check_leaf(&m);
     if (d.why) return d;
-    d.why = check_match(&m);
     d.line = m.line;
+    d.made_len = (uint16_t)m.made.len;
+    d.why = check_match(&m, &d);
     if (d.why == REASON_NO_BINDING) d.detail = near_miss(m.lines, r->leaf);
-    if (d.why == REASON_USER_MISSING) d.detail = why_missing(&m);
+    if (d.why == REASON_USER_MISSING) d.detail = why_missing(&m, &d);
     if (d.why != REASON_MATCHED) return d;
-    d.act = rule_user(m.line, 1).len ? ACTION_CHOOSE : ACTION_LOGIN;
+    d.act = decision_user(&d, 1).len ? ACTION_CHOOSE : ACTION_LOGIN;
     d.until = path_end(r);
     d.session = m.session;
     return d;
