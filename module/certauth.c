@@ -715,8 +715,9 @@ static bool permits(const decision *d, span user) {
     return false;
 }
 
-/* Bound in the bootstrap file: a replica, a Sentinel, the control plane. */
+/* A replica, a Sentinel, another node of the cluster; or whoever else the bootstrap file binds. */
 static bool is_peer(const decision *d) {
+    if (d->line && rule_binds_peer(d->line)) return true;
     for (size_t i = 0; d->line && i < policy_rules(node.bootstrap); i++) {
         if (policy_rule(node.bootstrap, i) == d->line) return true;
     }

@@ -179,6 +179,7 @@ span rule_text(const rule *);               /* canonical: what journal, digest a
 span rule_user(const rule *, size_t index); /* `bind`: its users, `user`, `was`: the name at 0;
                                              * empty past the last */
 bool rule_adopts(const rule *);             /* `user … adopt` */
+bool rule_binds_peer(const rule *);         /* `bind key` to a user `certauth-peer-…`: a node's peer */
 bool rule_acl_next(const rule *, size_t *at, span *token); /* `user`, `was`, `limit`: the ACL rules;
                                              * `at` starts at 0 */
 X509 *rule_certificate(const rule *);       /* `ca`, `anchor`: borrowed */

@@ -790,6 +790,11 @@ bool rule_acl_next(const rule *r, size_t *at, span *token) {
     return rule_field(r, FIELD_ACL, at, token);
 }
 
+bool rule_binds_peer(const rule *r) {
+    return r->type == LINE_BIND && r->kind == BIND_KEY &&
+           span_starts(rule_user(r, 0), LITERAL("certauth-peer-")) && rule_user(r, 1).len == 0;
+}
+
 span rule_user(const rule *r, size_t index) {
     span user;
     for (size_t at = 0; rule_field(r, FIELD_USER, &at, &user);) {
