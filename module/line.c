@@ -135,6 +135,7 @@ static const struct {
     [SET_PLAIN] = {"plain", {"leave", "refuse"}, "leave or refuse"},
     [SET_PASSWORD_AUTH] = {"password-auth", {"refuse", "allow"}, "refuse or allow"},
     [SET_TLS_CLIENT_AUTH] = {"tls-client-auth", {NULL, "yes", "optional"}, "yes or optional"},
+    [SET_INTERNAL_TRUST] = {"internal-trust", {"refuse", "allow"}, "refuse or allow"},
 };
 
 static bool read_set(line *l) {
