@@ -738,6 +738,13 @@ class Store:
 
         return self.recall(("target", bdb_uid), load)
 
+    def targets(self) -> dict[int, Target]:
+        """Those of all databases, by uid."""
+        query = sa.select(bdbs.c.uid, bdbs.c.generation, bdbs.c.digest)
+        with self._engine.connect() as connection:
+            rows = connection.execute(query)
+            return {row.uid: Target(row.generation, row.digest) for row in rows}
+
     def policy(self, bdb_uid: int) -> tuple[Target, tuple[str, ...]]:
         """The whole policy of a database, read at one moment. Raises Refusal 404."""
         with self._engine.connect() as connection:

@@ -393,9 +393,28 @@ static bool switch_off_native_login(fault *why) {
     return true;
 }
 
-/* Our directory is used where the operator pointed tls-ca-cert-dir at it: that is the consent, for a
- * CA in there also opens the cluster bus and the links that this node makes. Nothing goes away while
- * the policy is not enforced, or cannot be read; but all does with the policy. */
+/* The setting by which this node has links besides those of clients, to which the trust store is open
+ * as well; NULL where it has none. */
+static const char *internal_links(void) {
+    static const char *const settings[] = {"cluster-enabled", "tls-replication"};
+    char value[8];
+    for (size_t i = 0; i < sizeof settings / sizeof *settings; i++) {
+        if (config_get(settings[i], value, sizeof value) && strcmp(value, "yes") == 0)
+            return settings[i];
+    }
+    return NULL;
+}
+
+/* Why the policy's certificates stay out of the trust store; NULL: they do not. */
+static const char *withheld(void) {
+    bool allowed = policy_setting(node.policy, SET_INTERNAL_TRUST) == INTERNAL_TRUST_ALLOW;
+    return allowed ? NULL : internal_links();
+}
+
+/* Our directory is used where the operator pointed tls-ca-cert-dir at it. The bootstrap file's
+ * certificates are the operator's own word; a CA of clients must not open the cluster bus and the links
+ * that this node makes unless the policy says so. Nothing goes away while the policy is not enforced,
+ * or cannot be read; but all does with the policy. */
 static void apply_trust(void) {
     char value[PATH_MAX], real[PATH_MAX], ours[PATH_MAX];
     bool changed, only = enforced() || policy_rules(node.policy) == 0;
@@ -407,20 +426,29 @@ static void apply_trust(void) {
         fail(&node.trust_state, "not managed: tls-ca-cert-dir is '%.80s'", value);
         return;
     }
-    fail(&node.trust_state, "managed");
-    if (!trust_write(node.trust, node.policy, node.bootstrap, only && !damaged(), &changed, &why) ||
+    const char *links = withheld();
+    fail(&node.trust_state, links ? "not managed: %s is on, and the policy does not say `set "
+                                    "internal-trust allow`"
+                                  : "managed",
+         links);
+    const policy *lines = links ? NULL : node.policy;
+    if (!trust_write(node.trust, lines, node.bootstrap, only && !damaged(), &changed, &why) ||
         (changed && !config_set("tls-ca-cert-dir", value, &why))) {
         fail(&node.trust_state, "%s", why.text);
         RedisModule_Log(node.ctx, "warning", "managed trust: %s", why.text);
     }
 }
 
-/* Is tls-ca-cert-dir another one than at the last call? */
+/* Is tls-ca-cert-dir, or what may be in it, another than at the last call? */
 static bool moved_trust(void) {
     static char last[PATH_MAX];
+    static const char *last_links;
     char value[PATH_MAX];
-    if (!config_get("tls-ca-cert-dir", value, sizeof value) || strcmp(value, last) == 0) return false;
+    const char *links = withheld();
+    if (!config_get("tls-ca-cert-dir", value, sizeof value)) return false;
+    if (strcmp(value, last) == 0 && links == last_links) return false;
     memcpy(last, value, sizeof last);
+    last_links = links;
     return true;
 }
 
@@ -785,8 +813,9 @@ static bool permits(const decision *d, span user) {
     return false;
 }
 
-/* Bound in the bootstrap file: a replica, a Sentinel, the control plane. */
+/* A replica, a Sentinel, another node of the cluster; or whoever else the bootstrap file binds. */
 static bool is_peer(const decision *d) {
+    if (d->line && rule_binds_peer(d->line)) return true;
     for (size_t i = 0; d->line && i < policy_rules(node.bootstrap); i++) {
         if (policy_rule(node.bootstrap, i) == d->line) return true;
     }

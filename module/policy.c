@@ -536,7 +536,7 @@ typedef struct {
         *bootstrap; /* whose users are not the policy's to give; NULL while it is judged itself */
     const request *r;
     const rule *line; /* the first that matched */
-    bool ambiguous, conflict, elsewhere;
+    bool ambiguous, conflict, elsewhere, peer;
     uint32_t session, compared;
     writer made; /* the user of a `pattern` line: bytes of the decision */
 } match;
@@ -547,8 +547,11 @@ span decision_user(const decision *d, size_t index) {
     return rule_user(d->line, index);
 }
 
-/* The bootstrap file is exempt from the gate. */
-static bool is_gated(const match *m) { return m->bootstrap || m->lines == m->revocations; }
+/* Is it the policy that is judged, and not the bootstrap file? */
+static bool is_policy(const match *m) { return m->bootstrap || m->lines == m->revocations; }
+
+/* The gate is for people and programs: neither the bootstrap file nor a node's peers stand before it. */
+static bool is_gated(const match *m) { return is_policy(m) && !m->peer; }
 
 static bool same_users(const rule *a, const rule *b) {
     for (size_t i = 0;; i++) {
@@ -562,6 +565,7 @@ static void take_line(match *m, const rule *line, bool repeated) {
     if (m->line == NULL) m->line = line;
     m->ambiguous = m->ambiguous || repeated;
     m->elsewhere = m->elsewhere || !rule_covers(line, m->r->address);
+    m->peer = m->peer || rule_binds_peer(line);
     if (line->session && (m->session == 0 || line->session < m->session))
         m->session = line->session;
 }
@@ -636,6 +640,8 @@ static bool is_revoked(const view *revocations, const uint8_t *issuer, span seri
     return view_find(revocations, key) != NULL;
 }
 
+/* A node's peer comes from the CA of the servers, which need not be one of clients: its own key is
+ * known, and the handshake has verified it. */
 static reason check_path(const match *m) {
     const request *r = m->r;
     const path *p = r->issuers;
@@ -645,8 +651,8 @@ static reason check_path(const match *m) {
         alias_authority(alias, p->ca[i].key);
         trusted = view_alias(m->lines, alias);
     }
-    if (!trusted) return REASON_UNTRUSTED_ISSUER;
-    for (size_t i = 0; i < p->count; i++) {
+    if (!trusted && !m->peer) return REASON_UNTRUSTED_ISSUER;
+    for (size_t i = 0; p->known && i < p->count; i++) {
         const authority *ca = &p->ca[i], *issuer = i + 1 < p->count ? &p->ca[i + 1] : ca;
         if (r->now < ca->not_before || r->now > ca->not_after) return REASON_CA_EXPIRED;
         if (is_revoked(m->revocations, issuer->key, span_of(ca->serial, ca->serial_len), ca->cert,
@@ -715,7 +721,7 @@ static reason check_user(const match *m, span user) {
     const request *r = m->r;
     uint8_t key[HASH_BYTES];
     key_of(key, LINE_USER, 0, user, span_of(NULL, 0));
-    bool on = !is_gated(m) || view_setting(m->lines, SET_ENFORCE) == ENFORCE_ON;
+    bool on = !is_policy(m) || view_setting(m->lines, SET_ENFORCE) == ENFORCE_ON;
     bool applied = r->ask && !r->pending && on;
     const rule *line = line_of(m, user);
     if (!is_for_policy(m, line, user)) return REASON_USER_MISSING;
@@ -744,7 +750,9 @@ static reason check_leaf(const match *m) {
     if (r->now < leaf->not_before) return REASON_NOT_YET_VALID;
     if (r->now > leaf->not_after) return REASON_EXPIRED;
     if (!leaf->client) return REASON_KEY_USAGE;
-    if (is_revoked(m->revocations, r->issuers->ca[0].key, leaf->serial, leaf->cert, leaf->key)) {
+    static const uint8_t unknown[HASH_BYTES];
+    const uint8_t *issuer = r->issuers->known ? r->issuers->ca[0].key : unknown;
+    if (is_revoked(m->revocations, issuer, leaf->serial, leaf->cert, leaf->key)) {
         return REASON_REVOKED;
     }
     return is_gated(m) && !passes_gate(m->lines, leaf) ? REASON_GATE : REASON_UNDECIDED;
