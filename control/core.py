@@ -230,12 +230,12 @@ class Policy:
         for number, change in enumerate(changes, 1):
             line, _alive = _span(change[1:].encode("utf-8", "surrogatepass"))
             (lib.patch_add if change[0] == "+" else lib.patch_remove)(patch, line, number)
-        if lib.patch_finish(patch, whole):
+        try:
+            if not lib.patch_finish(patch, whole):
+                raise PolicyError(_problems(patch), lib.patch_problems(patch))
             lib.policy_commit(self._raw, patch)
-            return
-        error = PolicyError(_problems(patch), lib.patch_problems(patch))
-        lib.patch_free(patch)
-        raise error
+        finally:
+            lib.patch_free(patch)
 
     @property
     def lines(self) -> tuple[str, ...]:

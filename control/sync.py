@@ -5,13 +5,18 @@ TLS. Only this file knows `redis`.
 `reconcile` does it; `Worker` does it for every node, at each change and once a second.
 """
 
+import heapq
+import itertools
 import logging
+import math
+import queue
 import random
+import secrets
 import ssl
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,16 +25,17 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from control.records import Change, Database, Endpoint, Target
+from control.records import Change, Database, Target
 from control.records import Node as Seen
 from control.store import Store
 
 log = logging.getLogger(__name__)
 
 INTERVAL = 1.0  # seconds between two looks at a node that answers
-PATIENCE = 30.0  # at most, between two tries at one that does not
-GRACE = 0.5  # seconds that a look at all nodes waits for the slow ones
-THREADS = 16  # nodes spoken to at once
+PATIENCE = 10.0  # at most, between two tries at one that does not
+THREADS = 16  # nodes spoken to at once; and as many that did not answer the last time
+CALL_LINES = 2000  # policy lines in one command: some 3 ms of the node's time
+UNREACHABLE = "UNREACHABLE"
 
 
 # ---- One node ------------------------------------------------------------------------------------
@@ -129,28 +135,53 @@ class Node:
             known = code.isupper() and code != "ERR"
             raise NodeError(code if known else "ERR", rest if known else str(error)) from error
         except redis.RedisError as error:
-            raise NodeError("UNREACHABLE", str(error)) from error
+            raise NodeError(UNREACHABLE, str(error)) from error
 
     def status(self) -> Status:
         found = self.command("CERTAUTH.POLICY", "STATUS")
         return Status(**{name: found[name] for name in Status.__dataclass_fields__})
 
     def show(self) -> tuple[str, ...]:
-        """The lines in force, canonical, sorted."""
-        return tuple(sorted(self.command("CERTAUTH.POLICY", "SHOW")))
+        """The lines in force, canonical, sorted. Read again from the start where the policy changes
+        meanwhile; NodeError where it does each time."""
+        for last in (False, False, True):
+            try:
+                return tuple(sorted(self._pages()))
+            except NodeError as error:
+                if last or error.code != "CURSOR":
+                    raise
+        raise AssertionError
+
+    def _pages(self) -> Iterator[str]:
+        cursor = None
+        while cursor != "0":
+            cursor, lines = self.command(
+                "CERTAUTH.POLICY", "SHOW", "COUNT", CALL_LINES, "CURSOR", cursor or "0"
+            )
+            yield from lines
 
     def load(
         self, target: Target, lines: Iterable[str], owner: str = "", force: bool = False
     ) -> None:
         """Makes `lines` the whole policy; returns when it is on the node's disk and in force."""
         stamp = ["OWNER", owner, "DIGEST", target.digest] + ["FORCE"] * force
-        self.command("CERTAUTH.POLICY", "LOAD", target.generation, *stamp, "LINES", *lines)
+        self._write(["LOAD", target.generation, *stamp], list(lines))
 
     def patch(self, base: int, target: Target, changes: Iterable[str], owner: str) -> None:
         """Adds and takes away `+line`s and `-line`s; as `load`."""
         stamp = ["OWNER", owner, "DIGEST", target.digest]
-        generations = (base, target.generation)
-        self.command("CERTAUTH.POLICY", "PATCH", *generations, *stamp, "LINES", *changes)
+        self._write(["PATCH", base, target.generation, *stamp], list(changes))
+
+    def _write(self, words: Sequence[str | int], lines: Sequence[str]) -> None:
+        """In one call, or staged, so that no call holds the node for long."""
+        if len(lines) <= CALL_LINES:
+            self.command("CERTAUTH.POLICY", *words, "LINES", *lines)
+            return
+        name = secrets.token_hex(16)
+        for start in range(0, len(lines), CALL_LINES):
+            part = lines[start : start + CALL_LINES]
+            self.command("CERTAUTH.POLICY", "STAGE", name, "LINES", *part)
+        self.command("CERTAUTH.POLICY", "COMMIT", name, len(lines), *words)
 
 
 # ---- The plan ------------------------------------------------------------------------------------
@@ -212,35 +243,46 @@ def reconcile(store: Store, bdb_uid: int, owner: str, node: Node) -> Status:
 # ---- All nodes -----------------------------------------------------------------------------------
 
 
-@dataclass
-class _Line:
-    """A node in the worker's care: its connection, the look at it that was last begun, with which
-    revision of the store, what came of it, and when the next one is due."""
+@dataclass(eq=False)
+class _Care:
+    """A node in the worker's care: its connection, what was last seen of it, and when it is looked
+    at next. The thread of the worker alone changes it, but for `detached`."""
 
-    node: Node
+    database: Database
     access: Access
+    node: Node
     seen: Seen
-    look: Future[None] | None = None
-    revision: int = -1
-    failures: int = 0
     due: float = 0.0
+    failures: int = 0
+    busy: bool = False
+    again: bool = False  # something changed while it was looked at
     detached: bool = False
 
     @property
-    def busy(self) -> bool:
-        return self.look is not None and not self.look.done()
+    def away(self) -> bool:
+        """It did not answer the last time, so the next time may take as long."""
+        return self.seen.error.startswith(UNREACHABLE)
 
 
 class Worker:
-    """Reconciles every node of every database in a thread of its own. `authorities` is PEM of the
-    CAs that nodes' certificates come from where a database names none."""
+    """Reconciles every node of every database: at once when its policy changes, and once a second.
+    One thread keeps the schedule and writes down what was found; a few more speak to nodes, and
+    others of their own to those that did not answer the last time, which hold up nobody else.
+    `authorities` is PEM of the CAs that nodes' certificates come from where a database names none.
+    """
 
     def __init__(self, store: Store, identity: Identity, authorities: str) -> None:
         self._store, self._identity, self._authorities = store, identity, authorities
-        self._lines: dict[tuple[int, str, int], _Line] = {}
+        self._cares: dict[tuple[int, str], _Care] = {}
+        self._databases: dict[int, tuple[Database, Target]] = {}
+        self._revision = -1
+        self._schedule: list[tuple[float, int, _Care]] = []  # a heap; others' times are out of date
+        self._number = itertools.count()  # of entries in it: those of the same time are in turn
+        self._found: queue.SimpleQueue[tuple[_Care, Seen]] = queue.SimpleQueue()
         self._wake = threading.Event()
         self._stopping = False
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="sync")
+        self._slow = ThreadPoolExecutor(THREADS, thread_name_prefix="sync-slow")
         self._thread = threading.Thread(target=self._run, name="sync", daemon=True)
 
     def start(self) -> None:
@@ -253,91 +295,153 @@ class Worker:
         self._stopping = True
         self._wake.set()
         self._thread.join()
-        self._pool.shutdown(cancel_futures=True)
-        for line in self._lines.values():
-            line.node.close()
+        for pool in (self._pool, self._slow):
+            pool.shutdown(cancel_futures=True)
+        for care in self._cares.values():
+            care.node.close()
 
     def _run(self) -> None:
         while not self._stopping:
-            self._wake.wait(INTERVAL)
+            self._wake.wait(self._pause())
             self._wake.clear()
             try:
-                self._pass()
+                self._turn()
             except Exception:
                 log.exception("the sync worker goes on after an error")
 
-    def _pass(self) -> None:
-        """Looks at every node that is due, or that the store has changed for since the last time.
-        One that hangs holds up nobody else."""
+    def _pause(self) -> float:
+        """Seconds until something is due. The store is looked at anyway: other processes write."""
+        due = self._schedule[0][0] if self._schedule else math.inf
+        return max(0.0, min(INTERVAL, due - time.monotonic()))
+
+    def _turn(self) -> None:
         revision = self._store.revision()
-        databases = self._store.all(Database)
-        cared = [(one, self._lines_of(one)) for one in databases]
-        looks = []
-        for database, lines in cared:
-            for line in lines:
-                fresh = line.revision == revision and time.monotonic() < line.due
-                if not line.busy and not fresh:
-                    line.revision = revision
-                    line.look = self._pool.submit(self._look, database, line)
-                    looks.append(line.look)
-        wait(looks, GRACE)
-        for database, lines in cared:
-            self._report(database, lines)
-        self._drop({(one.uid, line.seen.address) for one, lines in cared for line in lines})
+        changed = self._follow() if revision != self._revision else set()
+        self._revision = revision
+        self._begin()
+        self._report(changed | self._finish())
 
-    def _report(self, database: Database, lines: Sequence[_Line]) -> None:
-        self._store.report(database.uid, [line.seen for line in lines])
-        if database.deleting and all(line.detached for line in lines):
-            self._store.forget_database(database.uid)
+    # ---- What is to be cared for ----
 
-    def _look(self, database: Database, line: _Line) -> None:
-        """Reconciles one node. One that fails is tried again later and later."""
+    def _follow(self) -> set[int]:
+        """Takes over what has changed in the store. Databases whose nodes are others now."""
+        databases, targets = self._store.all(Database), self._store.targets()
+        now = {one.uid: (one, targets[one.uid]) for one in databases if one.uid in targets}
+        changed = set()
+        for uid, (database, target) in now.items():
+            before = self._databases.get(uid)
+            if before is None or before[0] != database:
+                self._care_for(database)
+                changed.add(uid)
+            elif before[1] != target:
+                self._poke(uid)
+        for key in [key for key in self._cares if key[0] not in now]:
+            self._drop(key)
+        self._databases = now
+        return changed
+
+    def _care_for(self, database: Database) -> None:
+        """Its nodes are those that it names now; each is looked at at once. A server that is named
+        twice is one node."""
+        wanted = {f"{end.hosts[0]}:{end.port}": end for end in database.endpoints}
+        for key in [key for key in self._cares if key[0] == database.uid]:
+            if key[1] not in wanted:
+                self._drop(key)
+        for address, end in wanted.items():
+            authorities = database.tls_server_ca or self._authorities
+            access = Access(end.hosts[0], end.port, authorities, end.dns_name)
+            care = self._cares.get((database.uid, address))
+            if care and care.access != access:
+                self._drop((database.uid, address))
+                care = None
+            if care is None:
+                seen = Seen(database.uid, address, 0, False, "not reached yet")
+                care = _Care(database, access, Node(access, self._identity), seen)
+                self._cares[database.uid, address] = care
+            care.database = database
+            self._set_due(care, 0.0)
+
+    def _poke(self, uid: int) -> None:
+        """The policy of a database has changed. Who does not answer is not asked any sooner."""
+        for key, care in self._cares.items():
+            if key[0] == uid and not care.away:
+                self._set_due(care, 0.0)
+
+    def _drop(self, key: tuple[int, str]) -> None:
+        care = self._cares.pop(key)
+        care.due = -1.0  # no time: what is left of it in the schedule is out of date
+        if not care.busy:
+            care.node.close()
+
+    def _set_due(self, care: _Care, due: float) -> None:
+        care.again = care.busy
+        care.due = due
+        if not care.busy:
+            heapq.heappush(self._schedule, (due, next(self._number), care))
+
+    # ---- Looking at nodes ----
+
+    def _begin(self) -> None:
+        now = time.monotonic()
+        while self._schedule and self._schedule[0][0] <= now:
+            due, _, care = heapq.heappop(self._schedule)
+            if due == care.due and not care.busy:
+                care.busy, care.again = True, False
+                pool = self._slow if care.away else self._pool
+                pool.submit(self._look, care, care.database)
+
+    def _finish(self) -> set[int]:
+        """Takes over what looks have found, and says when the next ones are. A node that fails is
+        tried again later and later. The databases that it is about."""
+        about = set()
+        while not self._found.empty():
+            care, seen = self._found.get()
+            care.busy = False
+            if self._cares.get((seen.bdb_uid, seen.address)) is not care:
+                care.node.close()
+                continue
+            if seen.error != care.seen.error:
+                name, text = care.database.name, seen.error or "in step"
+                log.info("%s of '%s': %s", seen.address, name, text)
+            care.seen = seen
+            care.failures = care.failures + 1 if seen.error else 0
+            patience = min(PATIENCE, INTERVAL * 2 ** min(max(care.failures - 1, 0), 5))
+            wait = 0.0 if care.again else patience * random.uniform(0.5, 1)  # noqa: S311 (jitter)
+            self._set_due(care, time.monotonic() + wait)
+            about.add(seen.bdb_uid)
+        return about
+
+    def _report(self, uids: set[int]) -> None:
+        for uid in uids:
+            cares = [care for key, care in self._cares.items() if key[0] == uid]
+            self._store.report(uid, [care.seen for care in cares])
+            deleting = any(care.database.deleting for care in cares)
+            if deleting and all(care.detached for care in cares):
+                self._store.forget_database(uid)
+
+    def _look(self, care: _Care, database: Database) -> None:
+        """Reconciles one node, in a thread of the pool."""
         try:
-            seen = self._reconcile(database, line)
-            line.failures, line.due = 0, 0.0
+            seen = self._reconcile(care, database)
         except Exception as error:
             text = str(error)
             if not isinstance(error, NodeError):
-                log.exception("%s of '%s'", line.seen.address, database.name)
+                log.exception("%s of '%s'", care.seen.address, database.name)
                 text = "the control plane failed; its log says why"
-            line.failures += 1
-            patience = min(PATIENCE, INTERVAL * 2 ** min(line.failures - 1, 5))
-            line.due = time.monotonic() + patience * random.uniform(0.5, 1)  # noqa: S311 (jitter)
-            seen = replace(line.seen, generation=0, in_step=False, error=text)
-        if seen.error != line.seen.error:
-            log.info("%s of '%s': %s", seen.address, database.name, seen.error or "in step")
-        line.seen = seen
+            seen = replace(care.seen, generation=0, in_step=False, error=text)
+        self._found.put((care, seen))
+        self._wake.set()
 
-    def _reconcile(self, database: Database, line: _Line) -> Seen:
+    def _reconcile(self, care: _Care, database: Database) -> Seen:
         owner = f"{self._store.cluster().identifier}/{database.uid}"
-        target = self._store.target(database.uid)
         if database.deleting:
-            status = detach(line.node, target, owner)
-            line.detached = in_step = status.owner != owner
+            status = detach(care.node, self._store.target(database.uid), owner)
+            care.detached = in_step = status.owner != owner
         else:
-            status = reconcile(self._store, database.uid, owner, line.node)
+            status = reconcile(self._store, database.uid, owner, care.node)
+            target = self._store.target(database.uid)
             in_step = (status.generation, status.digest) == (target.generation, target.digest)
-        return Seen(database.uid, line.seen.address, status.generation, in_step, "", status.trust)
-
-    def _lines_of(self, database: Database) -> list[_Line]:
-        """A server that is named twice is one node."""
-        ends = {(end.hosts[0], end.port): end for end in database.endpoints}
-        return [self._line(database, end) for end in ends.values()]
-
-    def _line(self, database: Database, endpoint: Endpoint) -> _Line:
-        host, port = endpoint.hosts[0], endpoint.port
-        authorities = database.tls_server_ca or self._authorities
-        access = Access(host, port, authorities, endpoint.dns_name)
-        line = self._lines.get((database.uid, host, port))
-        if line is None or line.access != access:
-            seen = Seen(database.uid, f"{host}:{port}", 0, False, "not reached yet")
-            line = _Line(Node(access, self._identity), access, seen)
-            self._lines[database.uid, host, port] = line
-        return line
-
-    def _drop(self, kept: set[tuple[int, str]]) -> None:
-        for key in [key for key in self._lines if (key[0], f"{key[1]}:{key[2]}") not in kept]:
-            self._lines.pop(key).node.close()
+        return Seen(database.uid, care.seen.address, status.generation, in_step, "", status.trust)
 
 
 def detach(node: Node, target: Target, owner: str) -> Status:

@@ -162,7 +162,8 @@ typedef enum {
     LINE_TYPES
 } line_type;
 typedef enum {
-    SET_ENFORCE, SET_GATE, SET_UNMATCHED, SET_PLAIN, SET_PASSWORD_AUTH, SET_TLS_CLIENT_AUTH, SETTINGS
+    SET_ENFORCE, SET_GATE, SET_UNMATCHED, SET_PLAIN, SET_PASSWORD_AUTH, SET_TLS_CLIENT_AUTH,
+    SET_INTERNAL_TRUST, SETTINGS
 } setting;
 enum { ENFORCE_OFF, ENFORCE_SHADOW, ENFORCE_ON };
 enum { GATE_DISABLED, GATE_SAN_CN, GATE_FULL_SUBJECT };
@@ -170,6 +171,7 @@ enum { UNMATCHED_REFUSE, UNMATCHED_LEAVE };
 enum { PLAIN_LEAVE, PLAIN_REFUSE };
 enum { PASSWORD_AUTH_REFUSE, PASSWORD_AUTH_ALLOW };
 enum { TLS_CLIENT_AUTH_UNSET, TLS_CLIENT_AUTH_YES, TLS_CLIENT_AUTH_OPTIONAL };
+enum { INTERNAL_TRUST_REFUSE, INTERNAL_TRUST_ALLOW };
 
 typedef struct rule rule; /* a parsed line */
 
@@ -182,6 +184,7 @@ span rule_text(const rule *);               /* canonical: what journal, digest a
 span rule_user(const rule *, size_t index); /* `bind`: its users, `user`, `was`: the name at 0;
                                              * empty past the last */
 bool rule_adopts(const rule *);             /* `user … adopt` */
+bool rule_binds_peer(const rule *);         /* `bind key` to a user `certauth-peer-…`: a node's peer */
 bool rule_acl_next(const rule *, size_t *at, span *token); /* `user`, `was`, `limit`: the ACL rules;
                                              * `at` starts at 0; `pattern`: as they are written */
 X509 *rule_certificate(const rule *);       /* `ca`, `anchor`: borrowed */
@@ -238,8 +241,15 @@ digest patch_digest(const patch *);        /* of the policy after the commit */
 int patch_setting(const patch *, setting); /* its value after the commit */
 const rule *patch_user(const patch *, line_type, span name); /* policy_user after the commit */
 
-/* Makes the change, in one step that cannot fail, and frees the patch, the removed rules with it.
- * `base` is the one of patch_new. */
+bool patch_changes_trust(const patch *);   /* does it bring or take `ca` or `anchor` lines? */
+bool patch_is_large(const patch *);        /* too large to be freed by a thread that others wait for */
+
+/* Does beforehand what would make the commit of a large change long: in any thread, after
+ * patch_finish, while nobody commits to the base. May be left out. */
+void patch_prepare(patch *);
+
+/* Makes the change, in one step that cannot fail. `base` is the one of patch_new. The patch then holds
+ * what the policy held before and does not any more, until patch_free. */
 void policy_commit(policy *base, patch *);
 
 /* ---- The decision -------------------------------------------------------------------------- */

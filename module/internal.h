@@ -77,6 +77,7 @@ token_result token_read(span *line, uint8_t *out, size_t *len);
 /* ---- Hashes ---- */
 
 void sha256(span, uint8_t out[HASH_BYTES]);
+const struct evp_md_st *md_sha256(void); /* for libcrypto's own functions */
 
 /* ---- Certificates ---- */
 

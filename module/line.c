@@ -156,6 +156,7 @@ static const struct {
     [SET_PLAIN] = {"plain", {"leave", "refuse"}, "leave or refuse"},
     [SET_PASSWORD_AUTH] = {"password-auth", {"refuse", "allow"}, "refuse or allow"},
     [SET_TLS_CLIENT_AUTH] = {"tls-client-auth", {NULL, "yes", "optional"}, "yes or optional"},
+    [SET_INTERNAL_TRUST] = {"internal-trust", {"refuse", "allow"}, "refuse or allow"},
 };
 
 static bool read_set(line *l) {
@@ -885,6 +886,11 @@ bool rule_adopts(const rule *r) { return r->adopt; }
 X509 *rule_certificate(const rule *r) { return r->certificate; }
 bool rule_acl_next(const rule *r, size_t *at, span *token) {
     return rule_field(r, FIELD_ACL, at, token);
+}
+
+bool rule_binds_peer(const rule *r) {
+    return r->type == LINE_BIND && r->kind == BIND_KEY &&
+           span_starts(rule_user(r, 0), LITERAL("certauth-peer-")) && rule_user(r, 1).len == 0;
 }
 
 span rule_user(const rule *r, size_t index) {
