@@ -1171,14 +1171,18 @@ def _check_reference(connection: sa.Connection, field: str, kind: Kind, uid: int
 
 def _check_endpoints(connection: sa.Connection, database: Database) -> None:
     """A server has one policy, so two databases cannot share one."""
-    mine = {(host, endpoint.port) for endpoint in database.endpoints for host in endpoint.hosts}
+    mine = _addresses(database)
     for other in _records(connection, Database):
         if other.uid == database.uid:
             continue
-        theirs = {(host, endpoint.port) for endpoint in other.endpoints for host in endpoint.hosts}
-        for host, port in sorted(mine & theirs):
-            text = f"{host}:{port} belongs to bdb {other.uid} ('{other.name}')"
+        found = {node.address for node in _nodes(connection, other.uid) if node.origin == "found"}
+        for address in sorted(mine & (_addresses(other) | found)):
+            text = f"{address} belongs to bdb {other.uid} ('{other.name}')"
             raise conflict("port_unavailable", f"{text}: a server has one policy")
+
+
+def _addresses(database: Database) -> set[str]:
+    return {f"{host}:{end.port}" for end in database.endpoints for host in end.hosts}
 
 
 def _asks_for_certificates(record: AnyRecord | None) -> bool:

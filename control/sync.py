@@ -404,8 +404,11 @@ class Worker:
         for address, name in names.items():
             before = known.get(address) or _unknown(database, address)
             self._add(database, replace(before, origin="endpoint", server_name=name))
+        mapped = dict(database.node_addresses)
         for address, seen in known.items():
-            if address not in names:
+            if address not in names and address in mapped:  # it is reached by another name now
+                self._drop(self._cares[database.uid][address])
+            elif address not in names:
                 named = seen.origin == "endpoint"  # before: then it is no longer wanted
                 self._add(database, replace(seen, origin="leaving") if named else seen)
 
@@ -526,16 +529,13 @@ class Worker:
 
     def _outside(self, care: _Care) -> None:
         """None of those whom the database names knows of this node, which was found once. One that
-        was never reached holds nothing of ours. One that stands alone has left. So has one that
-        does not answer, where a Sentinel or a cluster would know it. Any other stays: links may be
-        down, or a deployment in two halves."""
+        stands alone has left. So has one that does not answer, where a Sentinel or a cluster would
+        know it. Any other stays: links may be down, or a deployment in two halves."""
         now = time.monotonic()
         care.since = min(care.since, now)
-        if not care.seen.role:
-            self._drop(care)
-        elif now < care.since + LEAVE:
+        if now < care.since + LEAVE:
             return
-        elif care.sight and not care.away and topology.is_alone(care.sight):
+        if care.sight and not care.away and topology.is_alone(care.sight):
             self._add(care.database, replace(care.seen, origin="leaving"))
         elif care.away and self._is_watched(care.database.uid):
             self._note(care, "node_lost")
@@ -638,8 +638,7 @@ def detach(node: Node, target: Target, owner: str) -> Status:
     """Gives a node back: no policy, and no owner, so that another database may have it."""
     status = node.status()
     if status.owner == owner and status.generation:
-        node.load(
-            Target(max(target.generation, status.generation + 1), target.digest), (), "", True
-        )
+        generation = max(target.generation, status.generation + 1)
+        node.load(Target(generation, core.digest(())), (), "", True)
         status = node.status()
     return status
