@@ -551,18 +551,24 @@ static bool moved_trust(void) {
     return true;
 }
 
+/* What the operator had set comes back when the policy asks for nothing any more, unless somebody has
+ * set another value since. */
 static void apply_client_auth(void) {
     static const char *const values[] = {NULL, "yes", "optional"};
+    static char before[16];
+    static const char *ours; /* what we have set; NULL: nothing */
     const char *value =
         enforced() ? values[policy_setting(node.policy, SET_TLS_CLIENT_AUTH)] : NULL;
-    char now[32];
+    char now[sizeof before];
     fault why;
-    if (value == NULL ||
-        (config_get("tls-auth-clients", now, sizeof now) && strcmp(now, value) == 0))
-        return;
-    if (!config_set("tls-auth-clients", value, &why)) {
+    if ((value == NULL && ours == NULL) || !config_get("tls-auth-clients", now, sizeof now)) return;
+    const char *wanted = value ? value : strcmp(now, ours) == 0 ? before : now;
+    if (value && ours == NULL) memcpy(before, now, sizeof before);
+    if (strcmp(now, wanted) != 0 && !config_set("tls-auth-clients", wanted, &why)) {
         RedisModule_Log(node.ctx, "warning", "tls-auth-clients could not be set: %s", why.text);
+        return;
     }
+    ours = value;
 }
 
 /* ---- Sessions ---- */
