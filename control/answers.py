@@ -114,6 +114,12 @@ class BdbAnswer(Answer):
     roles_permissions: list[dict[str, int]]
     default_user: bool
     tls_server_ca: str
+    tls_server_name: str
+    node_addresses: dict[str, str]
+    node_keys: list[str]
+    sentinel_master: str
+    allow_unbound_peers: bool
+    allow_trust_on_internal_links: bool
     generation: int
     nodes: list[dict[str, Any]]
     not_synced: list[dict[str, Any]]

@@ -53,8 +53,8 @@ class Identity:
 @dataclass(frozen=True)
 class Decision:
     """`action` is login, choose, leave or refuse; `users` whom the leaf may become (one for a
-    login); `line` the `bind` line that decided; `trace` the steps, for a person; `ca` the key id of
-    the leaf's issuer, where it is trusted."""
+    login); `line` the `bind` or `pattern` line that decided; `trace` the steps, for a person; `ca`
+    the key id of the leaf's issuer, where it is trusted."""
 
     action: str
     reason: str
@@ -139,15 +139,18 @@ def canonical(line: str) -> str:
 
 
 def bound(line: str) -> tuple[str, ...]:
-    """The users that a `bind` line names. Raises CoreError."""
+    """The users that a `bind` line names, or the one that a `pattern` line makes names of. Raises
+    CoreError."""
     given, _alive = _span(line.encode())
     why = ffi.new("fault *")
     rule = lib.rule_parse(given, why)
     if rule == ffi.NULL:
         raise CoreError(_string(why.text))
-    found = _users_of(rule)
+    found: list[str] = []
+    while user := _text(lib.rule_user(rule, len(found))):
+        found.append(user)
     lib.rule_free(rule)
-    return found
+    return tuple(found)
 
 
 def digest(lines: Iterable[str]) -> str:
@@ -244,12 +247,12 @@ class Policy:
         for number, change in enumerate(changes, 1):
             line, _alive = _span(change[1:].encode("utf-8", "surrogatepass"))
             (lib.patch_add if change[0] == "+" else lib.patch_remove)(patch, line, number)
-        if lib.patch_finish(patch, whole):
+        try:
+            if not lib.patch_finish(patch, whole):
+                raise PolicyError(_problems(patch), lib.patch_problems(patch))
             lib.policy_commit(self._raw, patch)
-            return
-        error = PolicyError(_problems(patch), lib.patch_problems(patch))
-        lib.patch_free(patch)
-        raise error
+        finally:
+            lib.patch_free(patch)
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -298,12 +301,8 @@ def _problems(patch: Any) -> tuple[tuple[int, str], ...]:
 def _users(decided: Any) -> tuple[str, ...]:
     if decided.act not in (lib.ACTION_LOGIN, lib.ACTION_CHOOSE):
         return ()
-    return _users_of(decided.line)
-
-
-def _users_of(rule: Any) -> tuple[str, ...]:
     found: list[str] = []
-    while user := _text(lib.rule_user(rule, len(found))):
+    while user := _text(lib.decision_user(decided, len(found))):
         found.append(user)
     return tuple(found)
 
@@ -314,7 +313,7 @@ def _decision(decided: Any, request: Any, raw: Any) -> Decision:
     return Decision(
         action=_string(lib.action_name(decided.act)),
         reason=_string(lib.reason_name(decided.why)),
-        users=_users(decided),
+        users=_users(one),
         line=None if decided.line == ffi.NULL else _text(lib.rule_text(decided.line)),
         shadow=decided.shadow,
         trace=tuple(bytes(ffi.buffer(out, length)).decode().split("\n")),

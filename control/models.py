@@ -235,10 +235,16 @@ class NewRedisAclBody(RedisAclBody):
     IGNORED = RedisAclBody.IGNORED - {"uid"}
 
 
+ServerName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.-]{0,253}$")]
+Port = r"(6553[0-5]|655[0-2]\d|65[0-4]\d\d|6[0-4]\d{3}|[1-5]\d{4}|[1-9]\d{0,3})"
+Address = Annotated[str, StringConstraints(pattern=rf"^[A-Za-z0-9._:-]{{1,253}}:{Port}$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
 class EndpointBody(Body):
     addr: list[Host] = []
     port: Annotated[int, Field(ge=1, le=65535)]
-    dns_name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.-]{0,253}$")] = ""
+    dns_name: ServerName = ""
 
     IGNORED = _words("""
         uid addr_type proxy_policy exclude_proxies include_proxies
@@ -268,6 +274,12 @@ class BdbBody(Body):
     roles_permissions: list[RolePermissionBody] = []
     default_user: bool = False
     tls_server_ca: Pem = ""
+    tls_server_name: ServerName = ""
+    node_addresses: dict[Address, Address] = {}
+    node_keys: list[Sha256] = []
+    sentinel_master: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{0,255}$")] = ""
+    allow_unbound_peers: bool = False
+    allow_trust_on_internal_links: bool = False
 
     MISSING = {"name": "missing_db_name"}
     IGNORED = _words("""

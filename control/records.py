@@ -9,6 +9,8 @@ Management = Literal[
 ]
 TlsMode = Literal["enabled", "disabled", "replica_ssl"]
 Switch = Literal["enabled", "disabled"]
+NodeRole = Literal["", "master", "replica", "cluster master", "cluster replica", "sentinel"]
+Origin = Literal["endpoint", "found", "leaving"]
 AuthMethod = Literal["regular", "certificate"]
 KeyUsage = Literal["digital_signature", "key_encipherment", "key_agreement"]
 Severity = Literal["INFO", "WARNING"]
@@ -128,6 +130,12 @@ class Database:
     roles_permissions: tuple[RolePermission, ...] = ()
     default_user: bool = False
     tls_server_ca: str = ""  # PEM; "": the control plane's own CA
+    tls_server_name: str = ""  # that nodes' certificates show; "": the host, or an endpoint's name
+    node_addresses: tuple[tuple[str, str], ...] = ()  # host:port as announced, and as it is reached
+    node_keys: tuple[str, ...] = ()  # SHA-256 of the keys of further node peers, in hex
+    sentinel_master: str = ""  # the one that is meant, where a Sentinel watches several
+    allow_unbound_peers: bool = False  # enforce also where a node's peer could not be bound
+    allow_trust_on_internal_links: bool = False
     deleting: bool = False  # the nodes are being detached
 
 
@@ -158,7 +166,13 @@ class Node:
     generation: int
     in_step: bool  # holds the database's policy
     error: str = ""  # why it is behind, for a person
-    detail: str = ""  # server and module version, role in its topology
+    detail: str = ""  # what its module says of the trust that it manages
+    origin: Origin = "endpoint"  # the database names it, others name it, or it is to be detached
+    server_name: str = ""  # that its certificate must show; "": its host
+    role: NodeRole = ""  # "": it has not answered yet
+    software: str = ""  # "redis 8.6.3"
+    module: str = ""  # version of certauth
+    key: str = ""  # SHA-256 of its key, in hex: who it is for its peers
 
 
 @dataclass(frozen=True)

@@ -197,6 +197,12 @@ bdbs = _table(
     _json("authentication_ssl_client_certs", tuple[str, ...]),
     _flag("default_user"),
     _text("tls_server_ca"),
+    _text("tls_server_name"),
+    _json("node_addresses", tuple[tuple[str, str], ...]),
+    _json("node_keys", tuple[str, ...]),
+    _text("sentinel_master"),
+    _flag("allow_unbound_peers"),
+    _flag("allow_trust_on_internal_links"),
     _flag("deleting"),
     _number("generation"),
     _text("digest"),
@@ -238,6 +244,12 @@ nodes = _table(
     _flag("in_step"),
     _text("error"),
     _text("detail"),
+    _text("origin"),
+    _text("server_name"),
+    _text("role"),
+    _text("software"),
+    _text("module"),
+    _text("key"),
     sa.PrimaryKeyConstraint("bdb_uid", "address"),
 )
 # Of password users; 0 is nobody, whose failures take as long and count for nothing.
@@ -738,6 +750,13 @@ class Store:
 
         return self.recall(("target", bdb_uid), load)
 
+    def targets(self) -> dict[int, Target]:
+        """Those of all databases, by uid."""
+        query = sa.select(bdbs.c.uid, bdbs.c.generation, bdbs.c.digest)
+        with self._engine.connect() as connection:
+            rows = connection.execute(query)
+            return {row.uid: Target(row.generation, row.digest) for row in rows}
+
     def policy(self, bdb_uid: int) -> tuple[Target, tuple[str, ...]]:
         """The whole policy of a database, read at one moment. Raises Refusal 404."""
         with self._engine.connect() as connection:
@@ -766,21 +785,24 @@ class Store:
     def nodes(self, bdb_uid: int) -> tuple[Node, ...]:
         """What is known of the servers of a database, by address."""
         with self._engine.connect() as connection:
-            where = nodes.c.bdb_uid == bdb_uid
-            rows = connection.execute(sa.select(nodes).where(where).order_by(nodes.c.address))
-            return tuple(Node(**row._mapping) for row in rows)
+            return _nodes(connection, bdb_uid)
 
     def report(self, bdb_uid: int, found: Sequence[Node]) -> None:
-        """Replaces what is known of the servers of a database. Writes nothing where that is the
-        same already, or where the database is gone."""
-        if tuple(sorted(found, key=lambda node: node.address)) == self.nodes(bdb_uid):
+        """Replaces what is known of the servers of a database, and binds them as each other's
+        peers. Writes nothing where that is the same already, or where the database is gone."""
+        before = self.nodes(bdb_uid)
+        if tuple(sorted(found, key=lambda node: node.address)) == before:
             return
-        with self._transaction() as connection:
+        rebound = _peers(before) != _peers(found)
+        with self._write() if rebound else self._transaction() as connection:
             if not _exists(connection, Database, bdb_uid):
                 return
             connection.execute(sa.delete(nodes).where(nodes.c.bdb_uid == bdb_uid))
-            for node in found:
-                connection.execute(sa.insert(nodes).values(**_values(nodes, node)))
+            rows = [_values(nodes, node) for node in found]
+            if rows:
+                connection.execute(_insertion(nodes), rows)
+            if rebound:
+                self._refresh(connection, [bdb_uid], own=True)
 
     def forget_database(self, uid: int) -> None:
         """Removes a database whose nodes are detached, or will never come back. Of its actions the
@@ -1131,6 +1153,8 @@ def _among(table: sa.Table, column: str) -> "sa.Select[Any]":
     return _every(table).where(table.c[column].in_(sa.bindparam(column, expanding=True)))
 
 
+# Fields that say which nodes a database has and how they are reached.
+REACH = {"endpoints", "tls_server_ca", "tls_server_name", "node_addresses"}
 UNIQUE_OF_USERS = ("name", "email", "certificate_subject_line")
 # The counter's next number; or, where a uid is asked for, that one, which the counter then passes.
 TAKE_UID = sa.text(
@@ -1190,8 +1214,9 @@ def _forget_state(connection: sa.Connection, before: AnyRecord, after: AnyRecord
         table = client_certificates
         named = sa.update(table).where(table.c.user == before.name)
         connection.execute(named.values(user=after.name))
-    if isinstance(after, Database) and "endpoints" in _differences(before, after):
-        connection.execute(sa.delete(nodes).where(nodes.c.bdb_uid == after.uid))
+    if isinstance(after, Database) and REACH & set(_differences(before, after)):
+        where = nodes.c.bdb_uid == after.uid
+        connection.execute(sa.update(nodes).where(where).values(in_step=False))
 
 
 def _outlives(key: Any, value: Any, names: Sequence[str], but: int) -> bool:
@@ -1361,14 +1386,18 @@ def _check_reference(connection: sa.Connection, field: str, kind: Kind, uid: int
 
 def _check_endpoints(connection: sa.Connection, database: Database) -> None:
     """A server has one policy, so two databases cannot share one."""
-    mine = {(host, endpoint.port) for endpoint in database.endpoints for host in endpoint.hosts}
+    mine = _addresses(database)
     for other in _records(connection, Database):
         if other.uid == database.uid:
             continue
-        theirs = {(host, endpoint.port) for endpoint in other.endpoints for host in endpoint.hosts}
-        for host, port in sorted(mine & theirs):
-            text = f"{host}:{port} belongs to bdb {other.uid} ('{other.name}')"
+        found = {node.address for node in _nodes(connection, other.uid) if node.origin == "found"}
+        for address in sorted(mine & (_addresses(other) | found)):
+            text = f"{address} belongs to bdb {other.uid} ('{other.name}')"
             raise conflict("port_unavailable", f"{text}: a server has one policy")
+
+
+def _addresses(database: Database) -> set[str]:
+    return {f"{host}:{end.port}" for end in database.endpoints for host in end.hosts}
 
 
 def _asks_for_certificates(record: AnyRecord | None) -> bool:
@@ -1464,6 +1493,17 @@ def _target(connection: sa.Connection, bdb_uid: int) -> Target:
     return Target(row.generation, row.digest)
 
 
+def _peers(nodes: Iterable[Node]) -> set[tuple[str, ...]]:
+    """What the `bind` lines of a database's nodes are made from."""
+    return {(one.key, one.role, one.software, one.origin) for one in nodes if one.key}
+
+
+def _nodes(connection: sa.Connection, bdb_uid: int) -> tuple[Node, ...]:
+    where = nodes.c.bdb_uid == bdb_uid
+    rows = connection.execute(sa.select(nodes).where(where).order_by(nodes.c.address))
+    return tuple(Node(**row._mapping) for row in rows)
+
+
 def _database_trust(connection: sa.Connection, database: Database) -> ca.Trust:
     own = "".join(database.authentication_ssl_client_certs)
     return ca.read_trust(own) if own else _cluster_trust(connection)
@@ -1503,7 +1543,8 @@ def _lines(connection: sa.Connection, uid: int, own: bool) -> set[tuple[int, str
     if found.deleting:
         return set()
     trust = _database_trust(connection, found)
-    lines = {(0, line) for line in policy.database_lines(found, trust)}
+    known = _nodes(connection, uid)
+    lines = {(0, line) for line in policy.database_lines(found, trust, known)}
     for user, acls in () if own else _grants(connection, uid, "certificate"):
         lines |= _user_lines(user, acls)
     return lines

@@ -3,6 +3,7 @@
 #define _POSIX_C_SOURCE 200809L /* gmtime_r */
 #include "internal.h"
 
+#include <stdio.h>
 #include <time.h>
 
 /* One row a reason, in the order of the checks. `passed` is empty where a check has no step of its
@@ -131,6 +132,13 @@ static void tell_cure(writer *w, const request *r, const decision *d) {
     put_byte(w, '\n');
 }
 
+static void tell_made(writer *w, const decision *d) {
+    if (d->made_len == 0) return;
+    put_string(w, "it makes the user: ");
+    put_span(w, decision_user(d, 0));
+    put_byte(w, '\n');
+}
+
 static void tell_end(writer *w, const decision *d) {
     put_string(w, reason_name(d->why));
     put_string(w, ": ");
@@ -145,6 +153,13 @@ static void tell_end(writer *w, const decision *d) {
         put_string(w, "decided by the line: ");
         put_span(w, rule_text(d->line));
         put_byte(w, '\n');
+        tell_made(w, d);
+    }
+    if (d->why == REASON_NO_BINDING && d->compared) {
+        char count[64];
+        put(w, count,
+            (size_t)snprintf(count, sizeof count, "`pattern` lines that were compared: %u\n",
+                             d->compared));
     }
     if (d->shadow) put_string(w, "shadow: the policy only records this, nothing is done\n");
 }

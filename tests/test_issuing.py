@@ -405,6 +405,12 @@ def test_a_profile_that_would_make_somebody_else_makes_nothing(api: ControlPlane
         (["bind uri spiffe://acme/alice alice", f'bind subject "{ALICE}" alice'], ""),
         (["bind uri spiffe://acme/alice alice from=10.0.0.0/8"], ""),
         (["bind uri spiffe://acme/bob bob"], ""),
+        (["pattern uri spiffe://acme/{n} app:{n} on +@read"], "certificate_of_another"),
+        (
+            ["pattern uri spiffe://acme/{n} app:{n} from=10.0.0.0/8 on +@read"],
+            "certificate_of_another",
+        ),
+        (["pattern uri spiffe://other/{n} app:{n} on +@read"], ""),
         (["bind uri spiffe://acme/alice bob", "set enforce off"], "certificate_of_another"),
         (["bind uri spiffe://acme/alice bob", "set gate full_subject"], "certificate_of_another"),
     ],

@@ -1337,6 +1337,38 @@ def test_bootstrap_lines_are_exempt_from_the_gate_and_from_nothing_else() -> Non
         assert reason(leaf, f"revoke {line}")[0] == "refuse"
 
 
+def test_a_nodes_peer_is_known_by_its_key_alone() -> None:
+    """A `bind key` line to a user `certauth-peer-…` needs no `ca` line and stands before no gate;
+    validity, key usage and revocation hold for it, and no other kind of line does as much."""
+    peer, leaf = "certauth-peer-replica", certificate(ALICE)
+    key = core.identity(leaf).key
+    closed = ["set enforce on", "set gate full_subject", "set plain refuse"]
+
+    def reason(leaf: bytes, line: str, *more: str) -> tuple[str, str]:
+        lines = [*closed, line, f"user {peer} on +ping", "user alice on +ping", *more]
+        found = decide(policy(lines), leaf, [ca()])
+        return found.action, found.reason
+
+    line = f"bind key {key} {peer}"
+    assert reason(leaf, line) == ("login", "matched")
+    assert reason(leaf, f"bind key {key} alice") == ("refuse", "untrusted_issuer")
+    assert reason(leaf, f"bind key {key} {peer} alice") == ("refuse", "untrusted_issuer")
+    assert reason(leaf, f"bind cn alice {peer}") == ("refuse", "untrusted_issuer")
+    trusted = authority_line(ca())
+    assert reason(leaf, f"bind key {key} alice", trusted) == ("refuse", "gate")
+    assert reason(leaf, f"bind cn alice {peer}", trusted) == ("refuse", "gate")
+    assert reason(leaf, line, "bind cn alice alice") == ("refuse", "conflict")
+    for bad, why in (
+        (certificate(ALICE, validity=(VALIDITY[0], utc("210101000000Z"))), "expired"),
+        (certificate(ALICE, extensions=[purposes(raw.SERVER_AUTH)]), "key_usage"),
+        (certificate(person("alice\0")), "bad_string"),
+    ):
+        assert reason(bad, line) == ("refuse", why)
+    said = core.identity(leaf)
+    for revoked in (f"cert {said.cert}", f"key {said.key}"):
+        assert reason(leaf, line, f"revoke {revoked}") == ("refuse", "revoked")
+
+
 def test_a_revoked_bootstrap_certificate_is_not_left_alone() -> None:
     """`unmatched leave` is no way around: revoked is revoked, and the reason says so."""
     own = policy([authority_line(ca()), "bind cn alice rescue"], lib.FROM_BOOTSTRAP)

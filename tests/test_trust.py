@@ -1,5 +1,6 @@
 """The server's own TLS: whom its handshake trusts, whether it asks, and its own way to log in."""
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from tests.nodes import (
     who,
 )
 from tests.servers import Server
-from tests.support import Cert, Pki, RedisServer, root, wait_until
+from tests.support import Cert, Pki, RedisServer, free_port, root, scratch, wait_until
 
 # ---- tls-ca-cert-dir -----------------------------------------------------------------------------
 
@@ -265,6 +266,70 @@ def test_a_directory_that_vanished_is_reported(
     assert who(server, pki.alice) == "alice"
 
 
+# ---- Links that are no clients' ------------------------------------------------------------------
+
+ALLOWED = "set internal-trust allow"
+
+
+def bus_takes(server: RedisServer, port: int, cert: Cert) -> bool:
+    """Whether the handshake of the cluster bus takes the certificate."""
+    peer = server.tls(cert, "TLSv1_2")
+    peer.address = ("127.0.0.1", port)
+    try:
+        peer.connect().close()
+    except OSError:
+        return False
+    return True
+
+
+def test_a_ca_of_clients_does_not_open_the_cluster_bus(
+    server_kind: Server, start: Start, pki: Pki, other: Cert
+) -> None:
+    """On a real bus port: the policy's CAs are kept out of a cluster node's trust store unless the
+    policy says otherwise, and go again with that word; who the node trusted at its start, and the
+    bootstrap file's CA, never do."""
+    port, control = free_port(), root("CN=Control CA")
+    carol, inside = other.issue("CN=carol"), pki.server_ca.issue("CN=node")
+    folder = Path(tempfile.mkdtemp(dir=scratch()))
+    config = ["cluster-enabled yes", "tls-cluster yes", f"cluster-port {port}"]
+    module = bootstrap(folder, authority(control))
+    server = managed(start, server_kind, config=config, module=module)
+    admin, line = server.admin(), authority(other)
+    load(admin, 1, [*usual(pki), line])
+    why = "cluster-enabled is on, and the policy does not say `set internal-trust allow`"
+    assert status(admin)["trust"] == f"not managed: {why}"
+    assert list(kept(server).values()) == [control.der]
+    assert not bus_takes(server, port, carol)
+    assert not shakes_hands(server, carol)
+    assert bus_takes(server, port, inside)
+    assert shakes_hands(server, control.issue("CN=control"))
+    patch(admin, 1, 2, [f"+{ALLOWED}"])
+    assert status(admin)["trust"] == "managed"
+    assert bus_takes(server, port, carol)
+    assert shakes_hands(server, carol)
+    patch(admin, 2, 3, [f"-{ALLOWED}"])
+    assert not bus_takes(server, port, carol)
+    assert bus_takes(server, port, inside)
+    patch(admin, 3, 4, [f"+{ALLOWED}", f"-{line}"])
+    assert not bus_takes(server, port, carol)
+    assert bus_takes(server, port, inside)
+
+
+def test_a_server_that_becomes_a_replica_over_tls_trusts_less(
+    installed: Server, start: Start, pki: Pki, other: Cert
+) -> None:
+    """`tls-replication` may be switched on in a running server: what is in the trust store then
+    goes within a second or so."""
+    server = managed(start, installed)
+    load(server.admin(), 1, [*usual(pki), authority(other)])
+    assert len(kept(server)) == 2
+    server.admin().config_set("tls-replication", "yes")
+    wait_until(lambda: kept(server) == {}, "the policy's CAs are gone")
+    assert status(server.admin())["trust"].startswith("not managed: tls-replication is on")
+    patch(server.admin(), 1, 2, [f"+{ALLOWED}"])
+    assert len(kept(server)) == 2
+
+
 # ---- tls-auth-clients ----------------------------------------------------------------------------
 
 
@@ -273,7 +338,8 @@ def asks(server: RedisServer, admin: redis.Redis | None = None) -> str:
 
 
 def test_tls_client_auth_is_set_by_the_policy(server_kind: Server, start: Start, pki: Pki) -> None:
-    """On a change and on a start, also against the configuration; unset, it is left as it is."""
+    """On a change and on a start, also against the configuration; unset, it is what it was before,
+    or what somebody has set it to since."""
     server = enrolled(start, server_kind, pki)
     admin = server.admin()
     assert (asks(server), who(server)) == ("optional", "default")
@@ -287,6 +353,10 @@ def test_tls_client_auth_is_set_by_the_policy(server_kind: Server, start: Start,
     assert (asks(server), who(server)) == ("optional", "default")
     server.admin().config_set("tls-auth-clients", "no")
     patch(server.admin(), 3, 4, [f"-{optional}"])
+    assert asks(server) == "no"
+    patch(server.admin(), 4, 5, [f"+{yes}"])
+    assert asks(server) == "yes"
+    patch(server.admin(), 5, 6, [f"-{yes}"])
     assert asks(server) == "no"
 
 
