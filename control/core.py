@@ -53,8 +53,9 @@ class Identity:
 @dataclass(frozen=True)
 class Decision:
     """`action` is login, choose, leave or refuse; `users` whom the leaf may become (one for a
-    login); `line` the `bind` or `pattern` line that decided; `trace` the steps, for a person; `ca`
-    the key id of the leaf's issuer, where it is trusted."""
+    login); `line` the `bind` or `pattern` line that decided, `named` the users that it names for
+    this leaf, also where it is refused; `trace` the steps, for a person; `ca` the key id of the
+    leaf's issuer, where it is trusted."""
 
     action: str
     reason: str
@@ -64,6 +65,7 @@ class Decision:
     trace: tuple[str, ...]
     leaf: Identity | None
     ca: str | None
+    named: tuple[str, ...]
 
     @property
     def user(self) -> str | None:
@@ -136,21 +138,6 @@ def canonical(line: str) -> str:
     text = _text(lib.rule_text(rule))
     lib.rule_free(rule)
     return text
-
-
-def bound(line: str) -> tuple[str, ...]:
-    """The users that a `bind` line names, or the one that a `pattern` line makes names of. Raises
-    CoreError."""
-    given, _alive = _span(line.encode())
-    why = ffi.new("fault *")
-    rule = lib.rule_parse(given, why)
-    if rule == ffi.NULL:
-        raise CoreError(_string(why.text))
-    found: list[str] = []
-    while user := _text(lib.rule_user(rule, len(found))):
-        found.append(user)
-    lib.rule_free(rule)
-    return tuple(found)
 
 
 def digest(lines: Iterable[str]) -> str:
@@ -298,9 +285,7 @@ def _problems(patch: Any) -> tuple[tuple[int, str], ...]:
     return tuple(found)
 
 
-def _users(decided: Any) -> tuple[str, ...]:
-    if decided.act not in (lib.ACTION_LOGIN, lib.ACTION_CHOOSE):
-        return ()
+def _named(decided: Any) -> tuple[str, ...]:
     found: list[str] = []
     while user := _text(lib.decision_user(decided, len(found))):
         found.append(user)
@@ -309,16 +294,18 @@ def _users(decided: Any) -> tuple[str, ...]:
 
 def _decision(decided: Any, request: Any, raw: Any) -> Decision:
     out, one = ffi.new("char[]", _ROOM), ffi.new("decision *", decided)
+    named = _named(one)
     length = lib.decision_explain(request, one, out, _ROOM)
     return Decision(
         action=_string(lib.action_name(decided.act)),
         reason=_string(lib.reason_name(decided.why)),
-        users=_users(one),
+        users=named if decided.act in (lib.ACTION_LOGIN, lib.ACTION_CHOOSE) else (),
         line=None if decided.line == ffi.NULL else _text(lib.rule_text(decided.line)),
         shadow=decided.shadow,
         trace=tuple(bytes(ffi.buffer(out, length)).decode().split("\n")),
         leaf=None if raw == ffi.NULL else _identity(raw),
         ca=_key_id(request.issuers),
+        named=named,
     )
 
 

@@ -252,8 +252,7 @@ def check_whose(store: Store, decide: Decide, authority: Issued, user: User, pem
 
 
 def _check(decided: core.Decision, name: str, where: str) -> None:
-    others = set(decided.users or (core.bound(decided.line) if decided.line else ())) - {name}
-    if others:
+    if set(decided.named) - {name}:
         raise refused(
             "certificate_of_another", f"this certificate would be somebody else on {where}"
         )
