@@ -26,6 +26,7 @@ from control.api import (
 from control.ca import CertificateError, Issued
 from control.errors import invalid, refused
 from control.guard import Guard, PeerCert
+from control.issuing import OpenPolicies
 from control.models import NewUserBody, parse
 from control.passwords import new_password
 from control.records import Cluster, User
@@ -62,6 +63,7 @@ def create_app(
     app.register_error_handler(CertificateError, _bad_certificate)
     app.extensions["rotate"] = rotate
     app.extensions["authority"] = authority
+    app.extensions["policies"] = OpenPolicies(store)
     web.install(app, store, Guard(store, peer_cert))
     for module in MODULES:
         app.register_blueprint(module.blueprint)

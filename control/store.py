@@ -696,6 +696,13 @@ class Store:
             rows = connection.execute(query.limit(limit).offset(offset))
             return tuple(_client_certificate(row) for row in rows)
 
+    def count_issued(self, user: str, now: int) -> int:
+        """How many good certificates of a user were issued here."""
+        issued = client_certificates.c.issued & good_at(now) & of_user(user)
+        query = sa.select(sa.func.count()).select_from(client_certificates).where(issued)
+        with self._engine.connect() as connection:
+            return int(connection.scalar(query) or 0)
+
     def client_certificate(self, cert: str) -> ClientCertificate:
         """Raises Refusal 404."""
         with self._engine.connect() as connection:
