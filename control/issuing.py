@@ -79,18 +79,15 @@ def create(
     their organisation. `trust` gets the PEM of both before the CA is there: it may raise. Raises
     CertificateError, OSError."""
     root_file = home / ROOT
+    now = time.strftime("%Y%m%d%H%M%S", time.gmtime())  # no two CAs have the same name
     if root_file.exists():
         root = ca.unseal(root_file.read_text(), passphrase)
     else:
-        root = ca.new_ca([("O", name), ("CN", f"{name} clients root")], ROOT_LIFETIME, key_type)
+        root = ca.new_ca([("O", name), ("CN", f"clients root {now}")], ROOT_LIFETIME, key_type)
         ca.write_private(root_file, ca.seal(root, passphrase))
-    subject = [
-        ("O", name),
-        ("CN", f"{name} clients {time.strftime('%Y%m%d%H%M%S', time.gmtime())}"),
-    ]
-    issuing = ca.new_ca(subject, LIFETIME, key_type, root)
-    chain = issuing.certificate + root.certificate
-    _put(home, Issued(chain, issuing.key), passphrase, trust)
+    made = ca.new_ca([("O", name), ("CN", f"clients {now}")], LIFETIME, key_type, root)
+    chain = made.certificate + root.certificate
+    _put(home, Issued(chain, made.key), passphrase, trust)
 
 
 def adopt(home: Path, pem: str, key: str, passphrase: str, trust: Callable[[str], None]) -> None:

@@ -336,6 +336,10 @@ def test_a_csr_may_say_what_is_so(api: ControlPlane) -> None:
     assert list(uses) == [x509.ExtendedKeyUsageOID.CLIENT_AUTH]
 
 
+def raw_san(der: bytes) -> x509.UnrecognizedExtension:
+    return x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, der)
+
+
 def broken(made: str) -> str:
     """The CSR with another key in it than it is signed with."""
     loaded, other = x509.load_pem_x509_csr(made.encode()), csr(BOB)
@@ -360,6 +364,9 @@ def broken(made: str) -> str:
         (lambda: "", "not a certificate signing request"),
         (lambda: csr()[:100], "not a certificate signing request"),
         (lambda: root().pem.decode(), "not a certificate signing request"),
+        (lambda: csr("", None, raw_san(b"\x30\x02\xa3\x00")), "not a certificate signing request"),
+        (lambda: csr("", None, raw_san(b"\x30\x05\x82")), "not a certificate signing request"),
+        (lambda: csr("CN=a\\0A\\00b"), "asks for the subject 'CN=a?"),
     ],
 )
 def test_what_is_no_good_request_is_refused(

@@ -190,6 +190,30 @@ def test_a_request_that_is_refused_leaves_no_file(site: Site) -> None:
     assert (done.exit_code, "--out" in done.output) == (2, True)
 
 
+def test_files_that_cannot_be_written_are_said_before_anything_is_asked(site: Site) -> None:
+    """No certificate is issued for a key that could not be kept."""
+    done = site.run("cert", "request", "--user", "alice", "--out", "none/alice")
+    assert (done.exit_code, "is there the folder none?" in done.output) == (1, True)
+    assert site.api("GET /v1/certauth/certificates") == []
+
+
+def test_a_certificate_that_cannot_be_written_leaves_no_key(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pair or nothing."""
+    real = os.open
+
+    def full(path: Any, *arguments: Any, **options: Any) -> int:
+        if str(path).endswith("alice.crt"):
+            raise OSError(28, "No space left on device")
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(renewal.os, "open", full)
+    done = site.run("cert", "request", "--user", "alice")
+    assert (done.exit_code, "No space left" in done.output) == (1, True)
+    assert list(site.folder.glob("alice.*")) == []
+
+
 def test_another_key_is_asked_for_in_new_files(site: Site) -> None:
     """By the certificate that one has; the old pair stays as it is, and good."""
     site.ok("cert", "request", "--user", "alice")
