@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from control.models import SubjectBody
-from control.records import AuthMethod, Management, Switch, TlsMode, Validation
+from control.records import AuthMethod, Enforcement, Management, Switch, TlsMode, Validation
 
 
 class Answer(BaseModel):
@@ -114,6 +114,8 @@ class BdbAnswer(Answer):
     roles_permissions: list[dict[str, int]]
     default_user: bool
     tls_server_ca: str
+    enforcement: Enforcement
+    adopt_users: bool
     generation: int
     nodes: list[dict[str, Any]]
     not_synced: list[dict[str, Any]]

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from control import apply, client
 from control.client import ApiError, Client, ProfileError
-from control.records import AuthMethod, Management, Switch, TlsMode, Validation
+from control.records import AuthMethod, Enforcement, Management, Switch, TlsMode, Validation
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Read = Callable[[Client, Any], Any]
@@ -232,6 +232,9 @@ NOUNS = (
             Field("server-ca", "tls_server_ca", "PEM file of the CA of the servers' certificates.",
                   contents, kind=FILE),
             switch("default-user", "default_user", "Whether the user `default` stays on."),
+            Field("enforcement", "enforcement", "The step on the way from passwords.",
+                  kind=choice(Enforcement)),
+            switch("adopt-users", "adopt_users", "Take over users that a server has already."),
         ),
         ("uid", "name", "status", "generation", "tls_mode"),
     ),

@@ -19,7 +19,15 @@ from pydantic import (
 )
 
 from control.errors import Refusal, invalid
-from control.records import AuthMethod, Management, Subject, Switch, TlsMode, Validation
+from control.records import (
+    AuthMethod,
+    Enforcement,
+    Management,
+    Subject,
+    Switch,
+    TlsMode,
+    Validation,
+)
 
 Uid = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Pem = Annotated[str, StringConstraints(max_length=1 << 20)]
@@ -260,6 +268,8 @@ class BdbBody(Body):
     roles_permissions: list[RolePermissionBody] = []
     default_user: bool = False
     tls_server_ca: Pem = ""
+    enforcement: Enforcement = "refuse"
+    adopt_users: bool = False
 
     MISSING = {"name": "missing_db_name"}
     IGNORED = _words("""

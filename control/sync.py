@@ -24,6 +24,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from control.audit import Collector
 from control.records import Change, Database, Target
 from control.records import Node as Seen
 from control.store import Store
@@ -241,11 +242,19 @@ class Worker:
     """Reconciles every node of every database: at once when its policy changes, and once a second.
     One thread keeps the schedule and writes down what was found; a few more speak to nodes, and
     others of their own to those that did not answer the last time, which hold up nobody else.
-    `authorities` is PEM of the CAs that nodes' certificates come from where a database names none.
+    `authorities` is PEM of the CAs that nodes' certificates come from where a database names none;
+    `collector` reads each node's log when it was looked at.
     """
 
-    def __init__(self, store: Store, identity: Identity, authorities: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        identity: Identity,
+        authorities: str,
+        collector: Collector | None = None,
+    ) -> None:
         self._store, self._identity, self._authorities = store, identity, authorities
+        self._collector = collector or Collector(store)
         self._cares: dict[tuple[int, str], _Care] = {}
         self._databases: dict[int, tuple[Database, Target]] = {}
         self._revision = -1
@@ -402,6 +411,8 @@ class Worker:
                 log.exception("%s of '%s'", care.seen.address, database.name)
                 text = "the control plane failed; its log says why"
             seen = replace(care.seen, generation=0, in_step=False, error=text)
+        if not seen.error.startswith(UNREACHABLE):
+            self._collector.collect(database, seen.address, care.node.command)
         self._found.put((care, seen))
         self._wake.set()
 

@@ -170,6 +170,8 @@ def render(
         ],
         "default_user": database.default_user,
         "tls_server_ca": database.tls_server_ca,
+        "enforcement": database.enforcement,
+        "adopt_users": database.adopt_users,
         "generation": target.generation,
         "nodes": [rendered_node(node, target) for node in nodes],
         "not_synced": list(not_synced),
