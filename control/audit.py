@@ -18,7 +18,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from control.records import Database, Event, EventDetail, Position, Severity, rendered_time
+from control.records import (
+    ClientCertificate,
+    Database,
+    Event,
+    EventDetail,
+    Position,
+    Severity,
+    rendered_time,
+)
 from control.store import Store
 
 log = logging.getLogger(__name__)
@@ -71,6 +79,8 @@ class Collector:
                 database.uid, address, before, after, found
             ):
                 return  # nothing new, or another process was faster
+            seen = (_seen(database, address, entry) for entry in reply["entries"])
+            self.store.record_certificate_seen(*filter(None, seen))
             before = after
 
 
@@ -95,13 +105,27 @@ def _gap(where: dict[str, EventDetail], lost: int, why: str) -> Event:
     return Event(int(time.time()), "client_log_gap", "WARNING", detail)
 
 
+def _seen(database: Database, address: str, entry: Mapping[str, Any]) -> ClientCertificate | None:
+    """The certificate of a login, for the inventory. (Its beginning is not in a node's log.)"""
+    if entry["event"] != "login" or not entry["cert"]:
+        return None
+    now = entry["time_us"] // 1_000_000
+    return ClientCertificate(
+        entry["cert"], entry["key"], entry["ca"] or "", entry["issuer"], entry["serial"],
+        entry["subject"], entry["user"], not_before=0, not_after=entry["not_after"], first=now,
+        last_login=now, bdb_uid=database.uid, node=address,
+    )  # fmt: skip
+
+
 NAMES = {"user": "username"}  # as other events call it
 
 
 def _event(where: dict[str, EventDetail], entry: Mapping[str, Any]) -> Event:
     """An entry of CERTAUTH.LOG as an event. What it does not know is left out."""
     kind = entry["event"]
-    told = {NAMES.get(name, name): value for name, value in entry.items() if value != ""}
+    told = {
+        NAMES.get(name, name): value for name, value in entry.items() if value not in ("", None)
+    }
     del told["event"]
     severity: Severity = "INFO" if kind in FINE else "WARNING"
     name = f"client_{kind.replace('-', '_')}"

@@ -65,6 +65,9 @@ typedef struct {
     reason why;
     char address[INET6_ADDRSTRLEN], user[128], subject[384], issuer[256],
         serial[2 * SERIAL_BYTES + 1];
+    bool certified, vouched; /* it has a certificate; and its CA is known */
+    uint8_t cert[HASH_BYTES], key[HASH_BYTES], ca[HASH_BYTES];
+    int64_t not_after;
 } log_entry;
 enum { LOG_ENTRIES = 4096 };
 
@@ -544,6 +547,12 @@ static log_entry *record(const session *s, const identity *id, const char *event
     put_cut_name(e->issuer, sizeof e->issuer, id->issuer);
     writer serial = {(uint8_t *)e->serial, 0, sizeof e->serial - 1, false};
     put_hex(&serial, id->serial);
+    e->certified = true;
+    e->not_after = id->not_after;
+    memcpy(e->cert, id->cert, HASH_BYTES);
+    memcpy(e->key, id->key, HASH_BYTES);
+    e->vouched = s->issuers->known && s->issuers->count > 0;
+    if (e->vouched) memcpy(e->ca, s->issuers->ca[0].key, HASH_BYTES);
     return e;
 }
 
@@ -1725,6 +1734,14 @@ static bool read_page(RedisModuleString **argv, int argc, const char *start_word
     return true;
 }
 
+/* The hashes that name a certificate, its key and its issuer's; null where there is none. */
+static void reply_hash(RedisModuleCtx *ctx, const char *name, bool there, const uint8_t *hash) {
+    uint8_t text[2 * HASH_BYTES];
+    writer hex = {text, 0, sizeof text, false};
+    if (there) put_hex(&hex, span_of(hash, HASH_BYTES));
+    reply_optional(ctx, name, span_of(text, hex.len));
+}
+
 static void reply_session(RedisModuleCtx *ctx, const session *s) {
     static identity id;
     char address[INET6_ADDRSTRLEN];
@@ -1733,7 +1750,7 @@ static void reply_session(RedisModuleCtx *ctx, const session *s) {
     if (s->leaf) identity_read(s->leaf, &id);
     if (s->leaf) put_hex(&hex, id.serial);
     address_text(&s->address, address);
-    RedisModule_ReplyWithMap(ctx, 8);
+    RedisModule_ReplyWithMap(ctx, 12);
     reply_number(ctx, "id", s->id);
     reply_named(ctx, "address", address);
     reply_optional(ctx, "user", s->user ? string_span(s->user) : span_of(NULL, 0));
@@ -1742,6 +1759,11 @@ static void reply_session(RedisModuleCtx *ctx, const session *s) {
     reply_optional(ctx, "serial", span_of(serial, hex.len));
     reply_number(ctx, "since", (uint64_t)s->since);
     reply_number(ctx, "end", (uint64_t)s->end);
+    bool vouched = s->leaf && s->issuers->known && s->issuers->count > 0;
+    reply_hash(ctx, "cert", s->leaf, id.cert);
+    reply_hash(ctx, "key", s->leaf, id.key);
+    reply_hash(ctx, "ca", vouched, vouched ? s->issuers->ca[0].key : NULL);
+    reply_number(ctx, "not_after", s->leaf ? (uint64_t)id.not_after : 0);
 }
 
 /* SESSIONS [USER name] [CURSOR id] [COUNT n]: in the order of client ids; the cursor of the answer is
@@ -1770,7 +1792,7 @@ static int sessions(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
 }
 
 static void reply_entry(RedisModuleCtx *ctx, const log_entry *e) {
-    RedisModule_ReplyWithMap(ctx, 10);
+    RedisModule_ReplyWithMap(ctx, 14);
     reply_number(ctx, "seq", e->seq);
     reply_number(ctx, "time_us", (uint64_t)e->time);
     reply_named(ctx, "event", e->event);
@@ -1781,6 +1803,10 @@ static void reply_entry(RedisModuleCtx *ctx, const log_entry *e) {
     reply_named(ctx, "subject", e->subject);
     reply_named(ctx, "issuer", e->issuer);
     reply_named(ctx, "serial", e->serial);
+    reply_hash(ctx, "cert", e->certified, e->cert);
+    reply_hash(ctx, "key", e->certified, e->key);
+    reply_hash(ctx, "ca", e->vouched, e->ca);
+    reply_number(ctx, "not_after", (uint64_t)e->not_after);
 }
 
 /* LOG [SINCE seq] [COUNT n]: entries after `seq`, oldest first. `lost`: how many of those asked for the

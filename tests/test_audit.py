@@ -49,6 +49,7 @@ class Ring:
             "seq": seq, "time_us": 1_700_000_000_000_000 + seq, "event": "login",
             "reason": "matched", "client": 7, "address": "10.0.0.1", "user": "alice",
             "subject": "CN=alice", "issuer": "CN=ca", "serial": "0102",
+            "cert": "c" * 64, "key": "d" * 64, "ca": None, "not_after": 1_800_000_000,
         }  # fmt: skip
 
 
@@ -84,9 +85,19 @@ def test_an_entry_is_told_in_the_shape_of_the_event_log(api: ControlPlane) -> No
             "bdb_uid": 1, "bdb_name": "orders", "node": NODE, "seq": 1,
             "time_us": 1_700_000_000_000_001, "reason": "matched", "client": 7,
             "address": "10.0.0.1", "username": "alice", "subject": "CN=alice", "issuer": "CN=ca",
-            "serial": "0102",
+            "serial": "0102", "cert": "c" * 64, "key": "d" * 64, "not_after": 1_800_000_000,
         }
     ]  # fmt: skip
+
+
+def test_a_login_is_in_the_inventory_of_certificates(api: ControlPlane) -> None:
+    """Whose it is, until when it is good, and where it was used last."""
+    ring = Ring()
+    ring.happens(1)
+    Collector(api.store).collect(BDB, NODE, ring)
+    (found,) = api.store.client_certificates(limit=10)
+    assert (found.cert, found.user, found.not_after) == ("c" * 64, "alice", 1_800_000_000)
+    assert (found.bdb_uid, found.node, found.last_login) == (1, NODE, 1_700_000_000)
 
 
 def test_every_entry_comes_once(api: ControlPlane) -> None:
