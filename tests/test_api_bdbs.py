@@ -44,6 +44,8 @@ def test_a_database_as_the_issue_writes_it(api: ControlPlane, pki: Pki) -> None:
         **body,
         "endpoints": [endpoint],
         "tls_server_ca": "",
+        "enforcement": "refuse",
+        "adopt_users": False,
         "generation": 1,
         "nodes": [],
         "not_synced": [],
