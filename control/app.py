@@ -4,10 +4,11 @@ import json
 import secrets
 import time
 from collections.abc import Callable
+from typing import Any
 
 from flask import Flask, Response
 
-from control import errors, web
+from control import errors, preview, web
 from control.api import (
     actions,
     bdbs,
@@ -41,16 +42,26 @@ def no_ca() -> None:
     raise refused("unsupported_certificate", "this control plane has no CA to issue with")
 
 
-def create_app(store: Store, peer_cert: PeerCert, rotate: Callable[[], None] = no_ca) -> Flask:
+def nobody(_uid: int, _question: object) -> dict[str, Any]:
+    return {}
+
+
+def create_app(
+    store: Store,
+    peer_cert: PeerCert,
+    rotate: Callable[[], None] = no_ca,
+    ask: preview.Ask = nobody,
+) -> Flask:
     """The application over `store`. `peer_cert` reads the client's certificates out of a WSGI
     environ: control.server.peer_cert. `rotate` puts a new certificate of this server into the
-    store, or raises Refusal."""
+    store, or raises Refusal. `ask` puts questions to nodes: control.sync.Worker.ask."""
     app = Flask("control", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = BODY
     app.url_map.strict_slashes = False
     errors.install(app)
     app.register_error_handler(CertificateError, _bad_certificate)
     app.extensions["rotate"] = rotate
+    app.extensions["ask"] = ask
     web.install(app, store, Guard(store, peer_cert))
     for module in MODULES:
         app.register_blueprint(module.blueprint)

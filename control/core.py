@@ -11,9 +11,11 @@ from ipaddress import ip_address
 from typing import Any
 
 from control._core import ffi, lib
+from control.records import ClientCertificate
 
 _ROOM = 65536
 _CERTIFICATES = 16
+FOREVER = 2**62  # seconds since 1970
 
 
 class CoreError(ValueError):
@@ -251,6 +253,15 @@ class Policy:
         lib.digest_print(value, out)
         return _string(out)
 
+    @property
+    def applied(self) -> frozenset[str]:
+        """The users that it sets on a server: those of `user` lines, where it is enforced."""
+        if lib.policy_setting(self._raw, lib.SET_ENFORCE) != lib.ENFORCE_ON:
+            return frozenset()
+        rules = (lib.policy_rule(self._raw, i) for i in range(lib.policy_rules(self._raw)))
+        users = (rule for rule in rules if lib.rule_type(rule) == lib.LINE_USER)
+        return frozenset(_text(lib.rule_user(rule, 0)) for rule in users)
+
     def decide(
         self, chain: bytes | None, now: int | None = None, address: str | None = None
     ) -> Decision:
@@ -270,6 +281,24 @@ class Policy:
             {"leaf": raw, "issuers": path, "address": from_where}
             | {"now": int(time.time()) if now is None else now},
         )
+        return _decision(lib.policy_decide(self._raw, ffi.NULL, request), request, raw)
+
+
+    def decide_known(self, known: ClientCertificate, now: int | None = None) -> Decision:
+        """As `decide`, for a certificate of which only this is known. Its SANs are not, nor are
+        the CAs above the one that issued it."""
+        subject, _alive = _encoded_name(known.subject)
+        serial, _held = _span(bytes.fromhex(known.serial.zfill(len(known.serial) + 1 & ~1)))
+        raw = ffi.new("identity *", {"subject": subject, "serial": serial, "client": True})
+        raw.not_before, raw.not_after = known.not_before, known.not_after or FOREVER
+        ffi.memmove(raw.cert, bytes.fromhex(known.cert), lib.HASH_BYTES)
+        ffi.memmove(raw.key, bytes.fromhex(known.key), lib.HASH_BYTES)
+        path = ffi.new("path *", {"known": bool(known.ca), "count": 1 if known.ca else 0})
+        if known.ca:
+            ffi.memmove(path.ca[0].key, bytes.fromhex(known.ca), lib.HASH_BYTES)
+            path.ca[0].not_after = FOREVER
+        request = ffi.new("request *", {"leaf": raw, "issuers": path})
+        request.now = int(time.time()) if now is None else now
         return _decision(lib.policy_decide(self._raw, ffi.NULL, request), request, raw)
 
 

@@ -6,7 +6,7 @@ that are not named here are refused, so that a misspelt restriction is never tak
 """
 
 import json
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -344,6 +344,18 @@ class ExplainBody(Body):
     address: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
     time: Annotated[int, Field(ge=0, le=253_402_300_799)] | None = None
     bdb_uid: Uid | None = None
+
+
+class ChangeBody(Body):
+    """A request. What is in its body, its own model checks."""
+
+    method: Literal["POST", "PUT", "DELETE"]
+    path: Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9_./-]{1,255}$")]
+    body: dict[str, Any] | None = None
+
+
+class PreviewBody(Body):
+    changes: Annotated[list[ChangeBody], Field(min_length=1, max_length=1000)]
 
 
 Model = TypeVar("Model", bound=Body)

@@ -200,10 +200,11 @@ def running(config: Config) -> Iterator[Server]:
         except OSError as error:
             raise ServiceError(f"{error.filename}: {error.strerror}") from error
         api = store.certificates()[API]
-        front = _front(config, store, api)
+        worker = Worker(store, config.identity, authorities)
+        front = _front(config, store, api, worker)
         if config.audit_file:
             begin(stack, Follower(store, config.home / config.audit_file))  # ends behind the others
-        begin(stack, Worker(store, config.identity, authorities))
+        begin(stack, worker)
         begin(stack, _Keeper(config, store, front, api))
         stack.callback(front.stop)
         yield front
@@ -220,9 +221,9 @@ def begin(stack: ExitStack, one: _Startable) -> None:
     stack.callback(one.stop)
 
 
-def _front(config: Config, store: Store, api: Certificate) -> Server:
+def _front(config: Config, store: Store, api: Certificate, worker: Worker) -> Server:
     listen = Listen(config.host, config.port)
-    app = create_app(store, peer_cert, lambda: rotate(config, store))
+    app = create_app(store, peer_cert, lambda: rotate(config, store), worker.ask)
     shown = (api.certificate.encode(), api.key.encode())
     front = Server(app, listen, *shown, tls_min=config.tls_min, proxy_socket=config.proxy)
     try:

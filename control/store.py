@@ -23,7 +23,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import sqlalchemy as sa
 from alembic import command
@@ -338,6 +338,14 @@ class Store:
         self._writer = self._engine.execution_options(writer=True)
         if self._engine.dialect.name == "postgresql":
             self._engine = self._engine.execution_options(isolation_level="REPEATABLE READ")
+        self._forget_all()
+        with self._transaction() as connection:
+            _migrate(connection, "head")
+        if self.revision():
+            with self._write() as connection:  # lines may be written otherwise since an upgrade
+                self._refresh(connection, self._all_databases(connection))
+
+    def _forget_all(self) -> None:
         self._memory: tuple[int, dict[Any, Any]] = (-1, {})
         self._listeners: list[Callable[[], None]] = []
         self._here = _Here()
@@ -345,11 +353,6 @@ class Store:
         self._latest = (0, -1.0)  # a revision, and when it was the one
         self._hearing = threading.Lock()
         self._writing = threading.Lock()
-        with self._transaction() as connection:
-            _migrate(connection, "head")
-        if self.revision():
-            with self._write() as connection:  # lines may be written otherwise since an upgrade
-                self._refresh(connection, self._all_databases(connection))
 
     def close(self) -> None:
         for reader in self._readers:
@@ -872,6 +875,14 @@ class Store:
     # ---- Transactions ----
 
     @contextmanager
+    def rehearse(self) -> Iterator["Store"]:
+        """A store that is like this one now; whatever is changed in it is gone afterwards. For one
+        thread; all who want to write wait meanwhile."""
+        with self._transaction() as connection:
+            yield _Stage(connection)
+            connection.rollback()
+
+    @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
         # SQLite's writers wait for each other by sleeping, up to a tenth of a second at a time.
         with self._writing, self._writer.connect() as connection, connection.begin():
@@ -974,6 +985,33 @@ class Store:
             rows = connection.execute(OWN_LINES if own else LINES, {"bdb": uid})
             before = {(row.owner, row.line): row.id for row in rows}
             _move(connection, uid, before, _lines(connection, uid, own))
+
+
+class _Within:
+    """Stands in the place of an engine, where all is to happen in one transaction."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection, self.dialect = connection, connection.dialect
+
+    @contextmanager
+    def connect(self) -> Iterator[sa.Connection]:
+        yield self._connection
+
+
+class _Stage(Store):
+    """See Store.rehearse."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection, self._engine = connection, cast(sa.Engine, _Within(connection))
+        self._forget_all()
+
+    def _read_revision(self) -> int:
+        return int(self._connection.exec_driver_sql(REVISION).scalar() or 0)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        with self._connection.begin_nested():
+            yield self._connection
 
 
 def load(url: str, dumped: dict[str, Any]) -> None:

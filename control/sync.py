@@ -14,7 +14,7 @@ import random
 import ssl
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from control.audit import Collector
+from control.audit import Collector, Command
 from control.records import Change, Database, Target
 from control.records import Node as Seen
 from control.store import Store
@@ -281,6 +281,20 @@ class Worker:
             pool.shutdown(cancel_futures=True)
         for care in self._cares.values():
             care.node.close()
+
+    def ask(self, bdb_uid: int, question: Callable[[Command], Any]) -> dict[str, Any]:
+        """Puts a question to each node of a database, in any thread: by address what it says, or
+        the NodeError that came of it. `question` gets what runs a command on the node."""
+        nodes = {key[1]: care.node for key, care in list(self._cares.items()) if key[0] == bdb_uid}
+
+        def answer(node: Node) -> Any:
+            try:
+                return question(node.command)
+            except NodeError as error:
+                return error
+
+        with ThreadPoolExecutor(THREADS, "ask") as pool:
+            return dict(zip(nodes, pool.map(answer, nodes.values()), strict=True))
 
     def _run(self) -> None:
         while not self._stopping:

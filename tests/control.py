@@ -58,11 +58,11 @@ class Plane(ControlPlane):
     def open(self) -> None:
         """Starts it, again after `close`."""
         self.store = Store(self.config.url)
-        self.app = create_app(self.store, peer_cert)
-        self.client = self.app.test_client()
         self.worker = Worker(
             self.store, self.config.identity, authority_of(self.config).pem.decode()
         )
+        self.app = create_app(self.store, peer_cert, ask=self.worker.ask)
+        self.client = self.app.test_client()
         self.worker.start()
 
     def close(self) -> None:
