@@ -1,8 +1,6 @@
 """/v1/certauth: what Redis Enterprise does not have."""
 
 import time
-from dataclasses import asdict
-from typing import Any
 
 from flask import Blueprint, Response, current_app
 
@@ -22,7 +20,7 @@ blueprint = Blueprint("certauth", __name__)
 def explain(sent: ExplainBody) -> Response:
     """Who a certificate is, and why: for the REST API, or on a database."""
     decided = in_field("certificate", lambda: decide(sent))
-    return answer(render(decided, names(decided, sent)))
+    return answer(core.told(decided, names(decided, sent)))
 
 
 @blueprint.post("/v1/certauth/preview")
@@ -63,14 +61,3 @@ def names(decided: core.Decision, sent: ExplainBody) -> list[str]:
         return list(decided.users)
     return [store().get(User, int(uid)).name for uid in decided.users]
 
-
-def render(decided: core.Decision, users: list[str]) -> dict[str, Any]:
-    return {
-        "action": decided.action,
-        "reason": decided.reason,
-        "user": users[0] if decided.action == "login" else None,
-        "users": users,
-        "line": decided.line,
-        "trace": list(decided.trace),
-        "certificate": asdict(decided.leaf) if decided.leaf else None,
-    }
