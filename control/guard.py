@@ -21,6 +21,7 @@ from flask import Request
 
 from control import core, policy, tokens
 from control.errors import Refusal, forbidden, unauthorized
+from control.metrics import API_LOGINS, API_REFUSED
 from control.passwords import Passwords, is_expired, is_locked
 from control.records import Management, Password, User
 from control.store import Store
@@ -115,6 +116,13 @@ class Guard:
     def authenticate(self, request: Request, expired: bool = False) -> Caller:
         """Who is asking. `expired`: a password that is to be changed is good enough. Raises Refusal
         401."""
+        try:
+            return self._authenticate(request, expired)
+        except Refusal as error:
+            API_REFUSED.labels(error.error_code).inc()
+            raise
+
+    def _authenticate(self, request: Request, expired: bool) -> Caller:
         given, address = request.authorization, request.remote_addr or ""
         if "Authorization" not in request.headers:
             return self._by_certificate(request)
@@ -240,6 +248,7 @@ class Guard:
         self._store.act_as(user.name, address=address, **shown)
         if by != "token" and now - user.last_login >= LOGIN_SECONDS:
             self._store.logged_in(user.uid, now, by)
+            API_LOGINS.labels(by).inc()
         managements = frozenset(role.management for role in self._store.roles_of(user))
         return Caller(user, managements, by)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from control import core
 from control.audit import Command
+from control.policy import RESERVED
 from control.records import ClientCertificate, Database, Target
 from control.store import Store
 from control.sync import NodeError, merged
@@ -80,6 +81,11 @@ def told(
 
 
 # ---- Known certificates --------------------------------------------------------------------------
+
+
+def clients(known: Iterable[ClientCertificate]) -> list[ClientCertificate]:
+    """Without those of the control plane and of nodes' peers, which a policy does not bind."""
+    return [one for one in known if not one.user.startswith(RESERVED)]
 
 
 def certificates(

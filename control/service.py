@@ -26,10 +26,11 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO, Protocol
+from wsgiref.types import WSGIApplication
 
 from control import ca, core
 from control.app import create_app, init_cluster
-from control.audit import Follower
+from control.audit import Collector, Follower
 from control.errors import Refusal, invalid, missing, refused
 from control.passwords import check_new, new_password
 from control.records import API, Certificate, User
@@ -200,8 +201,12 @@ def running(config: Config) -> Iterator[Server]:
         except OSError as error:
             raise ServiceError(f"{error.filename}: {error.strerror}") from error
         api = store.certificates()[API]
-        worker = Worker(store, config.identity, authorities)
-        front = _front(config, store, api, worker)
+        collector = Collector(store)
+        worker = Worker(store, config.identity, authorities, collector)
+        app = create_app(
+            store, peer_cert, lambda: rotate(config, store), worker.ask, collector.figures
+        )
+        front = _front(config, app, api)
         if config.audit_file:
             begin(stack, Follower(store, config.home / config.audit_file))  # ends behind the others
         begin(stack, worker)
@@ -221,9 +226,8 @@ def begin(stack: ExitStack, one: _Startable) -> None:
     stack.callback(one.stop)
 
 
-def _front(config: Config, store: Store, api: Certificate, worker: Worker) -> Server:
+def _front(config: Config, app: WSGIApplication, api: Certificate) -> Server:
     listen = Listen(config.host, config.port)
-    app = create_app(store, peer_cert, lambda: rotate(config, store), worker.ask)
     shown = (api.certificate.encode(), api.key.encode())
     front = Server(app, listen, *shown, tls_min=config.tls_min, proxy_socket=config.proxy)
     try:

@@ -724,6 +724,7 @@ LAW = {
     "werkzeug": {"control/errors.py", "control/reference.py", "control/server.py"},
     "jwt": {"control/tokens.py"},
     "click": {"control/cli.py", "control/commands.py", "control/quickstart.py"},
+    "prometheus_client": {"control/metrics.py"},
     "rich": {"control/commands.py"},
     "yaml": {"control/apply.py"},
 }
@@ -756,6 +757,7 @@ def test_the_law_knows_every_dependency() -> None:
     project = tomllib.loads(source("pyproject.toml"))["project"]
     names = {re.split(r"[<>=~!]", one)[0].lower() for one in project["dependencies"]}
     modules = {"argon2-cffi": "argon2", "pyjwt": "jwt", "pyopenssl": "OpenSSL", "pyyaml": "yaml"}
+    modules["prometheus-client"] = "prometheus_client"
     indirect = {"httptools"}  # uvicorn's parser
     for name in names - indirect:
         assert modules.get(name, name) in LAW, name

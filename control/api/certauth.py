@@ -28,7 +28,7 @@ def explain(sent: ExplainBody) -> Response:
 def preview_changes(sent: PreviewBody) -> Response:
     """What these requests would do, one after the other, and nothing is done."""
     found = preview.differences(store(), lambda stage: make(stage, sent))
-    known = store().client_certificates(limit=preview.CERTIFICATES)
+    known = preview.clients(store().client_certificates(limit=preview.CERTIFICATES))
     ask, now = current_app.extensions["ask"], int(time.time())
     return answer({"databases": [preview.told(one, known, ask, now) for one in found]})
 
