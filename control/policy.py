@@ -5,20 +5,27 @@ A database's policy is the union of its own lines (`database_lines`) and those o
 user with rights on it (`user_lines`); no line belongs to two of them. All lines are canonical.
 
 * `set enforce on` where the database speaks TLS to its clients (`tls_mode` enabled), else `off`:
-  without TLS there are no certificates to decide by, and `off` leaves every user alone.
+  without TLS there are no certificates to decide by, and `off` leaves every user alone. The way
+  there may lead over `enforcement`: `shadow` only records what would be, `leave` logs in who has a
+  certificate and leaves everybody else as it was, passwords included.
 * `set unmatched leave` where the database asks for `default_user`: clients whose certificate maps
   to nobody stay the default user, as on Redis Enterprise. Otherwise they are refused.
 * A user with several ACLs on a database gets each as a selector: what any one of them allows.
+* Replicas, cluster nodes and Sentinels are clients of each other: each is bound by its key to a
+  user `certauth-peer-…` with just what such a peer sends (tests/peers.py has seen it).
 """
 
 import base64
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from control import core
 from control.ca import Trust
-from control.records import Cluster, Database, Subject, User
+from control.records import Cluster, Database, Node, Subject, User
+from control.topology import release
 
 RESERVED = "certauth"  # users of the module, of bootstrap files and of the topologies
 RULE = re.compile(
@@ -31,28 +38,93 @@ RULE = re.compile(
 # ---- Databases ----
 
 
-def database_lines(database: Database, trust: Trust) -> frozenset[str]:
-    """The lines that a database has whoever its users are."""
+def database_lines(database: Database, trust: Trust, nodes: Iterable[Node] = ()) -> frozenset[str]:
+    """The lines that a database has whoever its users are. `nodes` are its servers and Sentinels,
+    as far as they are known."""
+    on = "shadow" if database.enforcement == "shadow" else "on"
+    leave = database.default_user or database.enforcement == "leave"
     lines = [
-        f"set enforce {'on' if database.tls_mode == 'enabled' else 'off'}",
+        f"set enforce {on if database.tls_mode == 'enabled' else 'off'}",
         f"set gate {database.client_cert_subject_validation_type}",
-        f"set unmatched {'leave' if database.default_user else 'refuse'}",
+        f"set unmatched {'leave' if leave else 'refuse'}",
     ]
+    if database.enforcement == "leave":
+        lines.append("set password-auth allow")
     if database.tls_mode == "enabled":
         required = database.enforce_client_authentication == "enabled"
         lines.append(f"set tls-client-auth {'yes' if required else 'optional'}")
+    if database.allow_trust_on_internal_links:
+        lines.append("set internal-trust allow")
     if not database.default_user:
         lines.append("user default adopt off")
+    lines += _peers(peers_of(nodes, database.node_keys))
     return _canonical([*lines, *_gate(database.authorized_subjects), *_trust(trust)])
 
 
-def user_lines(user: User, acls: Sequence[str]) -> frozenset[str]:
+Peer = Literal["replica", "cluster", "sentinel"]
+PEER_RULES: dict[Peer, str] = {
+    "replica": "+ping +replconf +psync",
+    "cluster": "~* +ping +replconf +psync +select +restore-asking",
+    "sentinel": "&__sentinel__:hello +ping +info +subscribe +publish +client|setname +client|kill "
+    "+config|rewrite +multi +exec +slaveof +script|kill",
+}
+SECOND_CHANNEL = "+sync"  # Valkey 8: dual-channel-replication-enabled
+WHOLE_SLOTS = "+@write +cluster|syncslots"  # Valkey 9: CLUSTER MIGRATESLOTS sends the writes
+
+
+@dataclass(frozen=True)
+class Peers:
+    """Who connects to the nodes of a database as one of them: what each key is, and whether all of
+    the servers have what only newer ones know."""
+
+    kinds: dict[str, frozenset[Peer]]
+    second_channel: bool = False
+    whole_slots: bool = False
+
+
+def peers_of(nodes: Iterable[Node], keys: Iterable[str] = ()) -> Peers:
+    """`keys` are of further servers, which are not known yet. Servers that have nothing to do with
+    each other are no peers."""
+    reached = [node for node in nodes if node.key and node.role and node.origin != "leaving"]
+    servers = [node for node in reached if node.role != "sentinel"]
+    in_cluster = any(node.role.startswith("cluster") for node in servers)
+    kind: Peer = "cluster" if in_cluster else "replica"
+    kinds: dict[str, set[Peer]] = {key: {kind} for key in keys}
+    related = in_cluster or kinds or any(node.role == "replica" for node in servers)
+    for node in servers if related else ():
+        kinds.setdefault(node.key, set()).add(kind)
+    for node in reached:
+        if node.role == "sentinel":
+            kinds.setdefault(node.key, set()).add("sentinel")
+    valkey = [major if name == "valkey" else 0 for name, major in map(_release, servers)]
+    oldest = min(valkey, default=0)
+    named = {key: frozenset(found) for key, found in kinds.items()}
+    return Peers(named, oldest >= 8, oldest >= 9 and in_cluster)
+
+
+def _release(node: Node) -> tuple[str, int]:
+    return release(node.software)
+
+
+def _peers(peers: Peers) -> list[str]:
+    lines = {}
+    for key, kinds in peers.kinds.items():
+        user = f"certauth-peer-{'-'.join(sorted(kinds))}"
+        rules = [PEER_RULES[kind] for kind in sorted(kinds)]
+        rules += [SECOND_CHANNEL] * (peers.second_channel and kinds != {"sentinel"})
+        rules += [WHOLE_SLOTS] * (peers.whole_slots and "cluster" in kinds)
+        lines[f"bind key {key} {user}"] = f"user {user} on {' '.join(rules)}"
+    return [*lines, *dict.fromkeys(lines.values())]
+
+
+def user_lines(user: User, acls: Sequence[str], adopt: bool = False) -> frozenset[str]:
     """The lines of one user on one database, where its roles are given `acls`; none without a
-    certificate or without an ACL."""
+    certificate or without an ACL. `adopt`: also where the server has a user of that name."""
     if user.auth_method != "certificate" or not acls:
         return frozenset()
     bind = f"bind subject {core.quote(user.certificate_subject_line)} {core.quote(user.name)}"
-    return _canonical([bind, f"user {core.quote(user.name)} on {_rules(acls)}"])
+    taken = " adopt" if adopt else ""
+    return _canonical([bind, f"user {core.quote(user.name)}{taken} on {_rules(acls)}"])
 
 
 def _rules(acls: Sequence[str]) -> str:

@@ -2,7 +2,8 @@
 TLS. Only this file knows `redis`.
 
 `plan` is pure: from what a node holds and what it should hold to the one write that gets it there.
-`reconcile` does it; `Worker` does it for every node, at each change and once a second.
+`reconcile` does it; `Worker` does it for every node, at each change and once a second, and for
+those that they name as belonging to them (control/topology.py).
 """
 
 import heapq
@@ -15,7 +16,7 @@ import secrets
 import ssl
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,14 +26,18 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from control.records import Change, Database, Target
+from control import core, topology
+from control.audit import Collector, Command
+from control.records import Change, Database, EventDetail, Target
 from control.records import Node as Seen
 from control.store import Store
+from control.topology import Sight
 
 log = logging.getLogger(__name__)
 
 INTERVAL = 1.0  # seconds between two looks at a node that answers
 PATIENCE = 10.0  # at most, between two tries at one that does not
+LEAVE = 30.0  # seconds that a node is seen outside of its deployment before it has left
 THREADS = 16  # nodes spoken to at once; and as many that did not answer the last time
 CALL_LINES = 2000  # policy lines in one command: some 3 ms of the node's time
 UNREACHABLE = "UNREACHABLE"
@@ -122,6 +127,8 @@ class Node:
             retry=Retry(NoBackoff(), 0),
         )
         self._client: Any = redis.Redis.from_pool(pool)
+        self._client.response_callbacks.clear()  # replies as the node sends them
+        self._pool = pool
 
     def close(self) -> None:
         self._client.close()
@@ -138,8 +145,38 @@ class Node:
             raise NodeError(UNREACHABLE, str(error)) from error
 
     def status(self) -> Status:
-        found = self.command("CERTAUTH.POLICY", "STATUS")
+        found = topology.mapping(self.command("CERTAUTH.POLICY", "STATUS"))
         return Status(**{name: found[name] for name in Status.__dataclass_fields__})
+
+    def sight(self, wide: bool, master: str = "") -> Sight:
+        """What it says of itself and of others; `wide`: of the whole cluster too. A Sentinel tells
+        of `master`."""
+        seen = topology.sight(topology.fields(self.command("INFO", *topology.SECTIONS)))
+        if seen.role == "sentinel":
+            return replace(seen, names=self._watched(master))
+        if seen.in_cluster and wide:
+            others = topology.shards(self.command("CLUSTER", "SHARDS"))
+            return replace(seen, names=seen.names | others)
+        return seen
+
+    def _watched(self, master: str) -> frozenset[str]:
+        masters = self.command("SENTINEL", "MASTERS")
+        try:
+            name = topology.watched(masters, master)
+        except ValueError as error:
+            raise NodeError("SENTINEL", str(error)) from error
+        one = [found for found in masters if topology.mapping(found)["name"] == name]
+        others = (self.command("SENTINEL", what, name) for what in ("REPLICAS", "SENTINELS"))
+        return topology.listed(one, *others)
+
+    def key(self) -> str:
+        """SHA-256 of the key of the certificate that it shows, in hex."""
+        connection: Any = self._pool.get_connection()
+        try:
+            shown = connection._sock.getpeercert(binary_form=True)
+        finally:
+            self._pool.release(connection)
+        return core.identity(shown).key
 
     def show(self) -> tuple[str, ...]:
         """The lines in force, canonical, sorted. Read again from the start where the policy changes
@@ -217,9 +254,15 @@ def merged(changes: Sequence[Change]) -> tuple[str, ...]:
     return tuple(f"{'+' if sign > 0 else '-'}{line}" for line, sign in signs.items() if sign)
 
 
-def reconcile(store: Store, bdb_uid: int, owner: str, node: Node) -> Status:
-    """Brings one node to the target of its database. Returns what it then holds."""
-    status = node.status()
+Drift = dict[str, EventDetail]
+
+
+def reconcile(
+    store: Store, bdb_uid: int, owner: str, node: Node, status: Status | None = None
+) -> tuple[Status, Drift]:
+    """Brings one node, of which `status` was just read, to the target of its database. Returns what
+    it then holds; and what differed, where it held something that this policy never was."""
+    status = status or node.status()
     if status.journal != "ok":
         raise NodeError("NOJOURNAL", status.journal)
     if status.generation and status.owner not in ("", owner):
@@ -231,13 +274,25 @@ def reconcile(store: Store, bdb_uid: int, owner: str, node: Node) -> Status:
         target = Target(last.generation, last.digest)
     todo = plan(status, target, changes)
     if todo.write == "nothing":
-        return status
+        return status, {}
     if todo.write == "patch":
         node.patch(status.generation, target, todo.changes, owner)
-    else:
-        target, lines = store.policy(bdb_uid)
-        node.load(target, lines, owner, todo.force)
-    return node.status()
+        return node.status(), {}
+    target, lines = store.policy(bdb_uid)
+    drift = difference(node.show(), lines) if status.generation and status.owner else {}
+    node.load(target, lines, owner, todo.force)
+    return node.status(), drift
+
+
+def difference(held: Iterable[str], wanted: Iterable[str]) -> Drift:
+    """What a node held and should not have, and what it lacked: how many lines, and the first."""
+    more, less = sorted(set(held) - set(wanted)), sorted(set(wanted) - set(held))
+    drift: Drift = {}
+    for name, lines in (("unknown", more), ("missing", less)):
+        if lines:
+            drift[f"{name}_count"] = len(lines)
+            drift[f"{name}_lines"] = [line[:200] for line in lines[:20]]
+    return drift
 
 
 # ---- All nodes -----------------------------------------------------------------------------------
@@ -246,17 +301,21 @@ def reconcile(store: Store, bdb_uid: int, owner: str, node: Node) -> Status:
 @dataclass(eq=False)
 class _Care:
     """A node in the worker's care: its connection, what was last seen of it, and when it is looked
-    at next. The thread of the worker alone changes it, but for `detached`."""
+    at next. The thread of the worker alone changes it."""
 
     database: Database
     access: Access
     node: Node
     seen: Seen
+    sight: Sight | None = None  # the last, also of one that does not answer any more
+    bound: bool = False  # its key stands in the policy
+    twin: bool = False  # a second name of a server that is known by another one
+    detached: bool = False
+    since: float = math.inf  # when it was first seen outside of the deployment
     due: float = 0.0
     failures: int = 0
     busy: bool = False
     again: bool = False  # something changed while it was looked at
-    detached: bool = False
 
     @property
     def away(self) -> bool:
@@ -264,21 +323,41 @@ class _Care:
         return self.seen.error.startswith(UNREACHABLE)
 
 
+@dataclass(frozen=True)
+class _Look:
+    """What came of a look at a node; `sight` is None where it did not answer."""
+
+    care: _Care
+    seen: Seen
+    sight: Sight | None
+    detached: bool = False
+
+
 class Worker:
     """Reconciles every node of every database: at once when its policy changes, and once a second.
+    The nodes are those that the database names, and whomever they name (control/topology.py).
+
     One thread keeps the schedule and writes down what was found; a few more speak to nodes, and
     others of their own to those that did not answer the last time, which hold up nobody else.
-    `authorities` is PEM of the CAs that nodes' certificates come from where a database names none.
+    `authorities` is PEM of the CAs that nodes' certificates come from where a database names none;
+    `collector` reads each node's log when it was looked at.
     """
 
-    def __init__(self, store: Store, identity: Identity, authorities: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        identity: Identity,
+        authorities: str,
+        collector: Collector | None = None,
+    ) -> None:
         self._store, self._identity, self._authorities = store, identity, authorities
-        self._cares: dict[tuple[int, str], _Care] = {}
+        self._collector = collector or Collector(store)
+        self._cares: dict[int, dict[str, _Care]] = {}  # by database and address
         self._databases: dict[int, tuple[Database, Target]] = {}
         self._revision = -1
         self._schedule: list[tuple[float, int, _Care]] = []  # a heap; others' times are out of date
         self._number = itertools.count()  # of entries in it: those of the same time are in turn
-        self._found: queue.SimpleQueue[tuple[_Care, Seen]] = queue.SimpleQueue()
+        self._found: queue.SimpleQueue[_Look] = queue.SimpleQueue()
         self._wake = threading.Event()
         self._stopping = False
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="sync")
@@ -297,8 +376,23 @@ class Worker:
         self._thread.join()
         for pool in (self._pool, self._slow):
             pool.shutdown(cancel_futures=True)
-        for care in self._cares.values():
+        for care in self._all():
             care.node.close()
+
+    def ask(self, bdb_uid: int, question: Callable[[Command], Any]) -> dict[str, Any]:
+        """Puts a question to each node of a database, in any thread: by address what it says, or
+        the NodeError that came of it. `question` gets what runs a command on the node."""
+        cares = dict(self._cares.get(bdb_uid, {}))
+        nodes = {address: care.node for address, care in cares.items()}
+
+        def answer(node: Node) -> Any:
+            try:
+                return question(node.command)
+            except NodeError as error:
+                return error
+
+        with ThreadPoolExecutor(THREADS, "ask") as pool:
+            return dict(zip(nodes, pool.map(answer, nodes.values()), strict=True))
 
     def _run(self) -> None:
         while not self._stopping:
@@ -321,54 +415,79 @@ class Worker:
         self._begin()
         self._report(changed | self._finish())
 
+    def _all(self) -> list[_Care]:
+        return [care for cares in self._cares.values() for care in cares.values()]
+
     # ---- What is to be cared for ----
 
     def _follow(self) -> set[int]:
-        """Takes over what has changed in the store. Databases whose nodes are others now."""
+        """Takes over what has changed in the store. Databases that changed themselves."""
         databases, targets = self._store.all(Database), self._store.targets()
         now = {one.uid: (one, targets[one.uid]) for one in databases if one.uid in targets}
         changed = set()
         for uid, (database, target) in now.items():
             before = self._databases.get(uid)
+            if before is None:
+                self._remember(database)
             if before is None or before[0] != database:
                 self._care_for(database)
                 changed.add(uid)
             elif before[1] != target:
                 self._poke(uid)
-        for key in [key for key in self._cares if key[0] not in now]:
-            self._drop(key)
+        for care in self._all():
+            if care.database.uid not in now:
+                self._drop(care)
+        self._cares = {uid: cares for uid, cares in self._cares.items() if uid in now}
         self._databases = now
         return changed
 
+    def _remember(self, database: Database) -> None:
+        """The nodes that were known before this control plane started."""
+        self._cares.setdefault(database.uid, {})
+        for seen in self._store.nodes(database.uid):
+            self._add(database, seen).bound = bool(seen.key)
+
     def _care_for(self, database: Database) -> None:
-        """Its nodes are those that it names now; each is looked at at once. A server that is named
-        twice is one node."""
-        wanted = {f"{end.hosts[0]}:{end.port}": end for end in database.endpoints}
-        for key in [key for key in self._cares if key[0] == database.uid]:
-            if key[1] not in wanted:
-                self._drop(key)
-        for address, end in wanted.items():
-            authorities = database.tls_server_ca or self._authorities
-            access = Access(end.hosts[0], end.port, authorities, end.dns_name)
-            care = self._cares.get((database.uid, address))
-            if care and care.access != access:
-                self._drop((database.uid, address))
-                care = None
-            if care is None:
-                seen = Seen(database.uid, address, 0, False, "not reached yet")
-                care = _Care(database, access, Node(access, self._identity), seen)
-                self._cares[database.uid, address] = care
-            care.database = database
-            self._set_due(care, 0.0)
+        """The database itself has changed: each of its nodes is looked at at once. A server that is
+        named twice is one node."""
+        names = {f"{end.hosts[0]}:{end.port}": end.dns_name for end in database.endpoints}
+        known = {one: care.seen for one, care in self._cares[database.uid].items()}
+        for address, name in names.items():
+            before = known.get(address) or _unknown(database, address)
+            self._add(database, replace(before, origin="endpoint", server_name=name))
+        mapped = dict(database.node_addresses)
+        for address, seen in known.items():
+            if address not in names and address in mapped:  # it is reached by another name now
+                self._drop(self._cares[database.uid][address])
+            elif address not in names:
+                named = seen.origin == "endpoint"  # before: then it is no longer wanted
+                self._add(database, replace(seen, origin="leaving") if named else seen)
+
+    def _add(self, database: Database, seen: Seen) -> _Care:
+        """Cares for a node as it is reached now; it is looked at at once."""
+        host, _, port = seen.address.rpartition(":")
+        authorities = database.tls_server_ca or self._authorities
+        name = seen.server_name or database.tls_server_name
+        access = Access(host, int(port), authorities, name)
+        care = self._cares[database.uid].get(seen.address)
+        if care and care.access != access:
+            self._drop(care)
+            care = None
+        if care is None:
+            care = _Care(database, access, Node(access, self._identity), seen)
+            self._cares[database.uid][seen.address] = care
+        care.database, care.seen = database, seen
+        self._set_due(care, 0.0)
+        return care
 
     def _poke(self, uid: int) -> None:
         """The policy of a database has changed. Who does not answer is not asked any sooner."""
-        for key, care in self._cares.items():
-            if key[0] == uid and not care.away:
+        for care in self._cares[uid].values():
+            if not care.away:
                 self._set_due(care, 0.0)
 
-    def _drop(self, key: tuple[int, str]) -> None:
-        care = self._cares.pop(key)
+    def _drop(self, care: _Care) -> None:
+        del self._cares[care.database.uid][care.seen.address]
         care.due = -1.0  # no time: what is left of it in the schedule is out of date
         if not care.busy:
             care.node.close()
@@ -388,68 +507,191 @@ class Worker:
             if due == care.due and not care.busy:
                 care.busy, care.again = True, False
                 pool = self._slow if care.away else self._pool
-                pool.submit(self._look, care, care.database)
+                pool.submit(self._look, care, care.database, care.seen)
 
     def _finish(self) -> set[int]:
         """Takes over what looks have found, and says when the next ones are. A node that fails is
-        tried again later and later. The databases that it is about."""
+        tried again later and later. The databases of which something is to be written down."""
         about = set()
         while not self._found.empty():
-            care, seen = self._found.get()
+            look = self._found.get()
+            care, seen = look.care, look.seen
             care.busy = False
-            if self._cares.get((seen.bdb_uid, seen.address)) is not care:
+            if self._cares.get(seen.bdb_uid, {}).get(seen.address) is not care:
                 care.node.close()
                 continue
-            if seen.error != care.seen.error:
-                name, text = care.database.name, seen.error or "in step"
-                log.info("%s of '%s': %s", seen.address, name, text)
-            care.seen = seen
+            if self._take(care, look):
+                about.add(seen.bdb_uid)
             care.failures = care.failures + 1 if seen.error else 0
             patience = min(PATIENCE, INTERVAL * 2 ** min(max(care.failures - 1, 0), 5))
             wait = 0.0 if care.again else patience * random.uniform(0.5, 1)  # noqa: S311 (jitter)
             self._set_due(care, time.monotonic() + wait)
-            about.add(seen.bdb_uid)
+        for uid in about:
+            self._place(self._databases[uid][0])
         return about
 
+    def _take(self, care: _Care, look: _Look) -> bool:
+        """Whether something is new, or goes on."""
+        if look.seen.error != care.seen.error:
+            text = look.seen.error or "in step"
+            log.info("%s of '%s': %s", look.seen.address, care.database.name, text)
+        before = care.seen, care.sight, care.detached
+        care.seen = replace(look.seen, origin=care.seen.origin)
+        care.sight, care.detached = look.sight or care.sight, look.detached
+        return before != (care.seen, care.sight, care.detached) or care.since < math.inf
+
     def _report(self, uids: set[int]) -> None:
-        for uid in uids:
-            cares = [care for key, care in self._cares.items() if key[0] == uid]
-            self._store.report(uid, [care.seen for care in cares])
-            deleting = any(care.database.deleting for care in cares)
-            if deleting and all(care.detached for care in cares):
+        for uid in uids & self._cares.keys():
+            cares = self._cares[uid]
+            self._store.report(uid, [care.seen for care in cares.values() if not care.twin])
+            news = [care for care in cares.values() if care.seen.key and not care.bound]
+            for care in news:
+                care.bound = True
+            if news:
+                self._poke(uid)
+            if self._databases[uid][0].deleting and all(one.detached for one in cares.values()):
                 self._store.forget_database(uid)
 
-    def _look(self, care: _Care, database: Database) -> None:
-        """Reconciles one node, in a thread of the pool."""
+    # ---- Who belongs to it ----
+
+    def _place(self, database: Database) -> None:
+        """Cares for whomever the nodes of a database name, and no longer for who has left it."""
+        cares = self._cares[database.uid]
+        sights = {one: care.sight for one, care in cares.items()}
+        seeds = {one for one, care in cares.items() if care.seen.origin == "endpoint"}
+        inside = topology.members(seeds, sights)
+        for address in inside - cares.keys():
+            self._add(database, replace(_unknown(database, address), origin="found"))
+        twins = topology.twins(seeds, sights)
+        told = not any(cares[one].away or cares[one].sight is None for one in seeds)
+        for care in list(cares.values()):
+            care.twin = care.seen.address in twins
+            if care.seen.address in inside:
+                care.since = math.inf
+                if care.seen.origin == "leaving":
+                    self._add(database, replace(care.seen, origin="found"))
+            elif care.seen.origin == "leaving":
+                if care.detached:
+                    self._drop(care)
+            elif told:
+                self._outside(care)
+            else:
+                care.since = math.inf
+
+    def _outside(self, care: _Care) -> None:
+        """None of those whom the database names knows of this node, which was found once. One that
+        stands alone has left. So has one that does not answer, where a Sentinel or a cluster would
+        know it. Any other stays: links may be down, or a deployment in two halves."""
+        now = time.monotonic()
+        care.since = min(care.since, now)
+        if now < care.since + LEAVE:
+            return
+        if care.sight and not care.away and topology.is_alone(care.sight):
+            self._add(care.database, replace(care.seen, origin="leaving"))
+        elif care.away and self._is_watched(care.database.uid):
+            self._note(care, "node_lost")
+            self._drop(care)
+
+    def _is_watched(self, uid: int) -> bool:
+        sights = (care.sight for care in self._cares[uid].values() if not care.away)
+        return any(sight.in_cluster or sight.role == "sentinel" for sight in sights if sight)
+
+    def _note(self, care: _Care, kind: str, **detail: EventDetail) -> None:
+        about: Drift = {"bdb_uid": care.database.uid, "bdb_name": care.database.name}
+        detail = {**about, "address": care.seen.address, **detail}
+        self._store.note(kind, "WARNING", **detail)
+
+    # ---- One look, in a thread of a pool ----
+
+    def _look(self, care: _Care, database: Database, seen: Seen) -> None:
+        sight, detached = None, False
         try:
-            seen = self._reconcile(care, database)
-        except Exception as error:
-            text = str(error)
-            if not isinstance(error, NodeError):
-                log.exception("%s of '%s'", care.seen.address, database.name)
-                text = "the control plane failed; its log says why"
-            seen = replace(care.seen, generation=0, in_step=False, error=text)
-        self._found.put((care, seen))
+            sight = self._sight(care, database)
+            seen = replace(
+                seen, role=sight.role, software=sight.software, module=sight.module,
+                key=care.node.key(),
+            )  # fmt: skip
+            seen, detached = self._reconcile(care, database, seen, sight)
+        except NodeError as error:
+            text = "" if error.code == "BUSY" else str(error)  # somebody is writing: again soon
+            seen = replace(seen, generation=0, in_step=False, error=text)
+        except Exception:
+            log.exception("%s of '%s'", seen.address, database.name)
+            text = "the control plane failed; its log says why"
+            seen = replace(seen, generation=0, in_step=False, error=text)
+        if sight and sight.role != "sentinel" and not care.twin:
+            self._collector.collect(database, seen.address, care.node.command)
+        self._found.put(_Look(care, seen, sight, detached))
         self._wake.set()
 
-    def _reconcile(self, care: _Care, database: Database) -> Seen:
-        owner = f"{self._store.cluster().identifier}/{database.uid}"
-        if database.deleting:
-            status = detach(care.node, self._store.target(database.uid), owner)
-            care.detached = in_step = status.owner != owner
-        else:
-            status = reconcile(self._store, database.uid, owner, care.node)
-            target = self._store.target(database.uid)
-            in_step = (status.generation, status.digest) == (target.generation, target.digest)
-        return Seen(database.uid, care.seen.address, status.generation, in_step, "", status.trust)
+    def _sight(self, care: _Care, database: Database) -> Sight:
+        """A cluster is told of by those of its nodes that the database names, or by any if those do
+        not answer."""
+        named = [
+            one for one in list(self._cares[database.uid].values())
+            if one.seen.origin == "endpoint"
+        ]  # fmt: skip
+        wide = care in named or all(one.away for one in named)
+        seen = care.node.sight(wide, database.sentinel_master)
+        return seen.reached_by(dict(database.node_addresses))
+
+    def _reconcile(
+        self, care: _Care, database: Database, seen: Seen, sight: Sight
+    ) -> tuple[Seen, bool]:
+        """What the node then holds, and whether it holds nothing of ours any more."""
+        uid, node = database.uid, care.node
+        owner = f"{self._store.cluster().identifier}/{uid}"
+        target = self._store.target(uid)
+        if care.twin or sight.role == "sentinel":
+            return _holding(seen, target.generation, True), True
+        if database.deleting or seen.origin == "leaving":
+            status = detach(node, target, owner)
+            return _holding(seen, status.generation, status.owner != owner), status.owner != owner
+        before = node.status()
+        self._check_peers(database, before, sight, seen.address)
+        status, drift = reconcile(self._store, uid, owner, node, before)
+        if drift:
+            self._note(care, "node_drift", **drift)
+        target = self._store.target(uid)
+        in_step = (status.generation, status.digest) == (target.generation, target.digest)
+        error = "" if status.trust.startswith(("managed", "not managed")) else status.trust
+        return replace(
+            _holding(seen, status.generation, in_step),
+            detail=status.trust,
+            error=f"TRUST {error}" if error else "",
+        ), False
+
+    def _check_peers(self, database: Database, status: Status, sight: Sight, address: str) -> None:
+        """Where enforcement would cut off a peer of this node, it does not begin."""
+        asked = database.tls_mode == "enabled" and not database.allow_unbound_peers
+        if not asked or status.enforce == "on":
+            return
+        known = self._cares[database.uid]
+        others = sight.names - {address}
+        unbound = [one for one in sorted(others) if one not in known or not known[one].bound]
+        if unbound:
+            raise NodeError("PEERS", f"{', '.join(unbound)}: {UNBOUND}")
+
+
+UNBOUND = (
+    "a peer of this node that would be cut off, for it was not reached and its key is unknown; "
+    "node_addresses says how it is reached, allow_unbound_peers enforces without it"
+)
+
+
+def _unknown(database: Database, address: str) -> Seen:
+    return Seen(database.uid, address, 0, False, "not reached yet")
+
+
+def _holding(seen: Seen, generation: int, in_step: bool) -> Seen:
+    return replace(seen, generation=generation, in_step=in_step, error="", detail="")
 
 
 def detach(node: Node, target: Target, owner: str) -> Status:
     """Gives a node back: no policy, and no owner, so that another database may have it."""
     status = node.status()
     if status.owner == owner and status.generation:
-        node.load(
-            Target(max(target.generation, status.generation + 1), target.digest), (), "", True
-        )
+        generation = max(target.generation, status.generation + 1)
+        node.load(Target(generation, core.digest(())), (), "", True)
         status = node.status()
     return status

@@ -461,7 +461,7 @@ def test_a_change_during_the_look_is_no_error(
     monkeypatch.setattr(store, "target", overtaken)
     node = plane.node(server)
     owner = status(operator(server))["owner"]
-    held = reconcile(store, uid, owner, node)
+    held, _ = reconcile(store, uid, owner, node)
     assert (held.generation, held.digest) == (read(uid).generation, read(uid).digest)
     node.close()
 

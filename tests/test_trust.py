@@ -338,7 +338,8 @@ def asks(server: RedisServer, admin: redis.Redis | None = None) -> str:
 
 
 def test_tls_client_auth_is_set_by_the_policy(server_kind: Server, start: Start, pki: Pki) -> None:
-    """On a change and on a start, also against the configuration; unset, it is left as it is."""
+    """On a change and on a start, also against the configuration; unset, it is what it was before,
+    or what somebody has set it to since."""
     server = enrolled(start, server_kind, pki)
     admin = server.admin()
     assert (asks(server), who(server)) == ("optional", "default")
@@ -352,6 +353,10 @@ def test_tls_client_auth_is_set_by_the_policy(server_kind: Server, start: Start,
     assert (asks(server), who(server)) == ("optional", "default")
     server.admin().config_set("tls-auth-clients", "no")
     patch(server.admin(), 3, 4, [f"-{optional}"])
+    assert asks(server) == "no"
+    patch(server.admin(), 4, 5, [f"+{yes}"])
+    assert asks(server) == "yes"
+    patch(server.admin(), 5, 6, [f"-{yes}"])
     assert asks(server) == "no"
 
 

@@ -9,7 +9,7 @@ from flask import Blueprint, Response, request
 from control import ca
 from control.answers import BdbAnswer, Started
 from control.api.cluster import rendered_subjects, subjects
-from control.errors import Refusal, invalid, refused
+from control.errors import Refusal, conflict, invalid, refused
 from control.models import BdbBody, BdbPasswordBody, BdbV2Body, NewBdbBody
 from control.records import Database, Endpoint, Node, RolePermission, Target
 from control.web import answer, dry_run, needs, store, unchanged
@@ -55,7 +55,10 @@ def update(uid: int, sent: BdbBody) -> Response:
     changes = prepared(sent)
 
     def change(database: Database) -> Database:
-        return replace(unchanged(database), **changes)
+        changed = replace(unchanged(database), **changes)
+        if database.tls_mode != "enabled":
+            check_peers(changed, store().nodes(uid))
+        return changed
 
     changed = store().update(Database, uid, change, dry_run())
     return answer(shown(changed), changed)
@@ -93,9 +96,25 @@ def prepared(sent: BdbBody) -> dict[str, Any]:
         changes["authentication_ssl_client_certs"] = client_certificates(sent)
     if "roles_permissions" in changes:
         changes["roles_permissions"] = roles_permissions(sent)
+    if "node_addresses" in changes:
+        changes["node_addresses"] = tuple(sorted(sent.node_addresses.items()))
+    if "node_keys" in changes:
+        changes["node_keys"] = tuple(dict.fromkeys(sent.node_keys))
     if sent.tls_server_ca:
         changes["tls_server_ca"] = ca.check_authorities(sent.tls_server_ca)
     return changes
+
+
+def check_peers(database: Database, nodes: Sequence[Node]) -> None:
+    """Raises Refusal 409 where enforcement would cut off a node's peer that is not bound."""
+    unbound = [node.address for node in nodes if node.origin == "found" and not node.key]
+    if database.tls_mode == "enabled" and unbound and not database.allow_unbound_peers:
+        raise conflict(
+            "peer_unbound",
+            f"{', '.join(unbound)}: named by the servers as one of them, and never reached: its "
+            "key is unknown and enforcement would cut it off: see that it can be reached "
+            "(node_addresses), or send allow_unbound_peers",
+        )
 
 
 def endpoints(sent: BdbBody) -> tuple[Endpoint, ...]:
@@ -170,6 +189,14 @@ def render(
         ],
         "default_user": database.default_user,
         "tls_server_ca": database.tls_server_ca,
+        "tls_server_name": database.tls_server_name,
+        "node_addresses": dict(database.node_addresses),
+        "node_keys": list(database.node_keys),
+        "sentinel_master": database.sentinel_master,
+        "allow_unbound_peers": database.allow_unbound_peers,
+        "allow_trust_on_internal_links": database.allow_trust_on_internal_links,
+        "enforcement": database.enforcement,
+        "adopt_users": database.adopt_users,
         "generation": target.generation,
         "nodes": [rendered_node(node, target) for node in nodes],
         "not_synced": list(not_synced),
@@ -191,6 +218,8 @@ def rendered_node(node: Node, target: Target) -> dict[str, Any]:
         "address": node.address,
         "status": node_status(node, target),
         "generation": node.generation,
+        "role": node.role,
+        "origin": node.origin,
         "detail": node.detail,
     }
 
