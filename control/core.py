@@ -53,7 +53,7 @@ class Identity:
 @dataclass(frozen=True)
 class Decision:
     """`action` is login, choose, leave or refuse; `users` whom the leaf may become (one for a
-    login); `line` the `bind` line that decided; `trace` the steps, for a person."""
+    login); `line` the `bind` or `pattern` line that decided; `trace` the steps, for a person."""
 
     action: str
     reason: str
@@ -230,12 +230,12 @@ class Policy:
         for number, change in enumerate(changes, 1):
             line, _alive = _span(change[1:].encode("utf-8", "surrogatepass"))
             (lib.patch_add if change[0] == "+" else lib.patch_remove)(patch, line, number)
-        if lib.patch_finish(patch, whole):
+        try:
+            if not lib.patch_finish(patch, whole):
+                raise PolicyError(_problems(patch), lib.patch_problems(patch))
             lib.policy_commit(self._raw, patch)
-            return
-        error = PolicyError(_problems(patch), lib.patch_problems(patch))
-        lib.patch_free(patch)
-        raise error
+        finally:
+            lib.patch_free(patch)
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -285,7 +285,7 @@ def _users(decided: Any) -> tuple[str, ...]:
     if decided.act not in (lib.ACTION_LOGIN, lib.ACTION_CHOOSE):
         return ()
     found: list[str] = []
-    while user := _text(lib.rule_user(decided.line, len(found))):
+    while user := _text(lib.decision_user(decided, len(found))):
         found.append(user)
     return tuple(found)
 
@@ -296,7 +296,7 @@ def _decision(decided: Any, request: Any, raw: Any) -> Decision:
     return Decision(
         action=_string(lib.action_name(decided.act)),
         reason=_string(lib.reason_name(decided.why)),
-        users=_users(decided),
+        users=_users(one),
         line=None if decided.line == ffi.NULL else _text(lib.rule_text(decided.line)),
         shadow=decided.shadow,
         trace=tuple(bytes(ffi.buffer(out, length)).decode().split("\n")),

@@ -12,6 +12,7 @@ Switch = Literal["enabled", "disabled"]
 NodeRole = Literal["", "master", "replica", "cluster master", "cluster replica", "sentinel"]
 Origin = Literal["endpoint", "found", "leaving"]
 AuthMethod = Literal["regular", "certificate"]
+KeyUsage = Literal["digital_signature", "key_encipherment", "key_agreement"]
 Severity = Literal["INFO", "WARNING"]
 EventDetail = str | int | list[str]
 
@@ -186,6 +187,54 @@ class Action:
 
 
 @dataclass(frozen=True)
+class Profile:
+    """What a certificate is like that is issued here, and whose it may be."""
+
+    uid: int
+    name: str
+    lifetime: int = 86400  # seconds
+    subject: str = ""  # RFC 4514, with {name} and the like in it; "": the user's subject line
+    sans: tuple[str, ...] = ()  # kind:value, in the same manner
+    key_usage: tuple[KeyUsage, ...] = ("digital_signature",)
+    role_uids: tuple[int, ...] = ()  # a user needs one of these roles; (): any user
+
+
+@dataclass(frozen=True)
+class ClientCertificate:
+    """A client's certificate that was issued here, or seen at a login. Hashes and serial numbers
+    are lower-case hex; times are seconds since 1970, 0 where they are not known."""
+
+    cert: str  # SHA-256 of its DER
+    key: str  # SHA-256 of its public key: the "key id"
+    ca: str  # key id of the CA that issued it; "": not known
+    issuer: str
+    serial: str
+    subject: str
+    user: str  # by name
+    not_before: int
+    not_after: int
+    first: int  # when it was issued, or seen first
+    issued: bool = False  # here
+    profile: str = ""  # of what was issued here, by name
+    last_login: int = 0
+    bdb_uid: int = 0  # of the last login; 0: the REST API
+    node: str = ""  # of the last login, host:port; "": the REST API
+    pem: str = ""  # of what was issued here
+
+
+@dataclass(frozen=True)
+class CertificateFigures:
+    """How many certificates of clients there are: good ones, those among them that end soon and
+    have no successor, and those that have ended. `next_end` is when the next good one ends, 0 where
+    there is none."""
+
+    valid: int = 0
+    expiring: int = 0
+    expired: int = 0
+    next_end: int = 0
+
+
+@dataclass(frozen=True)
 class Event:
     """An entry of the event log. `detail` never holds what was in a field, only which it was."""
 
@@ -204,6 +253,7 @@ BUILTIN_ROLES = (
     Role(6, "None", "none"),
     Role(7, "User Manager", "user_manager"),
 )
+DEFAULT_PROFILE = Profile(1, "default")
 FULL_ACCESS = RedisAcl(1, "Full Access", "+@all ~* &*")
 FIRST_ACLS = (
     FULL_ACCESS,

@@ -34,19 +34,24 @@ from control import ca, policy
 from control.errors import conflict, invalid, missing, refused
 from control.records import (
     BUILTIN_ROLES,
+    DEFAULT_PROFILE,
     FIRST_ACLS,
     TRUSTED_CA,
     Action,
     AuthMethod,
     Certificate,
+    CertificateFigures,
     Change,
+    ClientCertificate,
     Cluster,
     Database,
     Endpoint,
     Event,
     EventDetail,
+    KeyUsage,
     Node,
     Password,
+    Profile,
     RedisAcl,
     Role,
     RolePermission,
@@ -56,9 +61,9 @@ from control.records import (
     User,
 )
 
-Record = TypeVar("Record", User, Role, RedisAcl, Database)
-Kind = type[User] | type[Role] | type[RedisAcl] | type[Database]
-AnyRecord = User | Role | RedisAcl | Database
+Record = TypeVar("Record", User, Role, RedisAcl, Database, Profile)
+Kind = type[User] | type[Role] | type[RedisAcl] | type[Database] | type[Profile]
+AnyRecord = User | Role | RedisAcl | Database | Profile
 Known = TypeVar("Known")
 
 LOG = 10_000  # generations of a policy that are kept: a node further behind gets the whole policy
@@ -67,6 +72,9 @@ REVISION = "SELECT revision FROM cluster"
 FRESH = 0.005  # seconds: threads that read at every request wait for each other, by Python's lock
 EVENTS = 1_000  # of each type, so that failed logins cannot wash away what administrators did
 ACTIONS = 1_000
+WARNING = 30 * 86400  # seconds: a certificate ends soon in the last quarter of its life, at most
+KEPT = 90 * 86400  # seconds that a certificate which has ended is remembered
+SEEN = 60  # how many seconds the record of a certificate's last login may lag behind
 TRIM = 100  # so many more may be there before the oldest go
 MIGRATING = 0x63657274  # PostgreSQL's lock, by number, of whoever makes or changes the tables
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -267,8 +275,47 @@ actions = _table(
     sa.Index("actions_bdb", "bdb_uid"),
 )
 
-TABLES: dict[Kind, sa.Table] = {User: users, Role: roles, RedisAcl: redis_acls, Database: bdbs}
-NOUNS: dict[Kind, str] = {User: "user", Role: "role", RedisAcl: "redis_acl", Database: "bdb"}
+profiles = _table(
+    "profiles",
+    _uid(),
+    _text("name"),
+    _number("lifetime"),
+    _text("subject"),
+    _json("sans", tuple[str, ...]),
+    _json("key_usage", tuple[KeyUsage, ...]),
+    _json("role_uids", tuple[int, ...]),
+    sa.UniqueConstraint("name"),
+)
+client_certificates = _table(
+    "client_certificates",
+    sa.Column("cert", sa.Text, primary_key=True),
+    _text("key"),
+    _text("ca"),
+    _text("issuer"),
+    _text("serial"),
+    _text("subject"),
+    _text("user"),
+    _number("not_before"),
+    _number("not_after"),
+    _number("first"),
+    _flag("issued"),
+    _text("profile"),
+    _number("last_login"),
+    _number("bdb_uid"),
+    _text("node"),
+    _text("pem"),
+    _flag("warned"),  # the event log says that it ends
+    sa.Index("client_certificates_user", "user", "not_after"),
+    sa.Index("client_certificates_ca", "ca"),
+    sa.Index("client_certificates_end", "not_after"),
+)
+
+TABLES: dict[Kind, sa.Table] = {
+    User: users, Role: roles, RedisAcl: redis_acls, Database: bdbs, Profile: profiles
+}  # fmt: skip
+NOUNS: dict[Kind, str] = {
+    User: "user", Role: "role", RedisAcl: "redis_acl", Database: "bdb", Profile: "profile"
+}  # fmt: skip
 
 
 class _Here(threading.local):
@@ -457,7 +504,7 @@ class Store:
         with self._transaction() as connection:
             values = _values(cluster_table, cluster)
             connection.execute(sa.insert(cluster_table).values(id=1, revision=1, **values))
-            for record in (*BUILTIN_ROLES, *FIRST_ACLS, administrator):
+            for record in (*BUILTIN_ROLES, *FIRST_ACLS, DEFAULT_PROFILE, administrator):
                 _take_uid(connection, record)
                 _insert(connection, record)
             self._note(connection, "cluster_created", cluster_name=cluster.name)
@@ -503,11 +550,11 @@ class Store:
         be detached first, see `forget_database`."""
         if issubclass(kind, Database):
 
-            def mark(database: Record) -> Record:
-                check(database)
-                return replace(database, deleting=True)  # type: ignore[call-arg]
+            def mark(database: Database) -> Database:
+                check(database)  # type: ignore[arg-type]
+                return replace(database, deleting=True)
 
-            self.update(kind, uid, mark)
+            self.update(Database, uid, mark)
             return
         with self._write() as connection:
             record = _find(connection, kind, uid)
@@ -608,6 +655,89 @@ class Store:
         if row is None:
             raise missing("such action")
         return _action(row)
+
+    # ---- Certificates of clients ----
+
+    def record_certificate_seen(self, *seen: ClientCertificate) -> None:
+        """Remembers certificates that have logged in, each with its `last_login`, `bdb_uid` and
+        `node`. What is known already stays; writes nothing where the last login that is known is
+        no older than SEEN seconds."""
+        latest: dict[str, ClientCertificate] = {}
+        for one in seen:
+            latest[one.cert] = _met(latest.get(one.cert), one)
+        with self._engine.connect() as connection:
+            stale = _stale(_known_certificates(connection, latest), latest)
+        if not stale:
+            return
+        with self._transaction() as connection:
+            connection.execute(sa.select(cluster_table.c.revision).with_for_update())
+            known = _known_certificates(connection, stale)
+            for cert, one in _stale(known, stale).items():
+                old = known.get(cert)
+                _put_client_certificate(connection, old, _met(old, one))
+
+    def record_certificate_issued(self, issued: ClientCertificate) -> None:
+        """Remembers a certificate that was issued here, and writes it to the event log."""
+        with self._transaction() as connection:
+            _put_client_certificate(connection, None, issued)
+            self._note(
+                connection, "certificate_issued", user_name=issued.user, subject=issued.subject,
+                serial=issued.serial, cert=issued.cert, profile_name=issued.profile,
+            )  # fmt: skip
+
+    def client_certificates(
+        self, *where: "sa.ColumnElement[bool]", limit: int, offset: int = 0
+    ) -> tuple[ClientCertificate, ...]:
+        """What is known of certificates of clients, those that end first before the others. `where`
+        is of `of_user`, `from_ca`, `ends_by`, `ends_soon`."""
+        table = client_certificates
+        query = sa.select(table).where(*where).order_by(table.c.not_after, table.c.cert)
+        with self._engine.connect() as connection:
+            rows = connection.execute(query.limit(limit).offset(offset))
+            return tuple(_client_certificate(row) for row in rows)
+
+    def client_certificate(self, cert: str) -> ClientCertificate:
+        """Raises Refusal 404."""
+        with self._engine.connect() as connection:
+            found = _known_certificates(connection, [cert])
+        if cert not in found:
+            raise missing("such certificate")
+        return found[cert]
+
+    def certificate_figures(self, now: int) -> CertificateFigures:
+        ends = client_certificates.c.not_after
+        ended = ends.between(1, now)
+
+        def many(of: "sa.ColumnElement[bool]") -> Any:
+            return sa.select(sa.func.count()).select_from(client_certificates).where(of)
+
+        with self._engine.connect() as connection:
+            first = sa.select(sa.func.min(ends)).where(ends > now)
+            valid, soon, over = (
+                connection.scalar(many(of)) for of in (good_at(now), ends_soon(now), ended)
+            )
+            return CertificateFigures(valid, soon, over, connection.scalar(first) or 0)
+
+    def watch_certificates(self, now: int) -> None:
+        """Writes to the event log, once for each, which certificates end soon and have no
+        successor, and forgets those that ended long ago."""
+        table = client_certificates
+        due = sa.select(table).where(ends_soon(now), ~table.c.warned)
+        old = table.c.not_after.between(1, now - KEPT)
+        with self._engine.connect() as connection:
+            work = sa.select(table.c.cert).where((ends_soon(now) & ~table.c.warned) | old)
+            if connection.execute(work.limit(1)).first() is None:
+                return
+        with self._transaction() as connection:
+            connection.execute(sa.select(cluster_table.c.revision).with_for_update())
+            for row in connection.execute(due).all():
+                where = table.c.cert == row.cert
+                connection.execute(sa.update(table).where(where).values(warned=True))
+                self._note(
+                    connection, "certificate_expiring", "WARNING", user_name=row.user,
+                    subject=row.subject, serial=row.serial, cert=row.cert, not_after=row.not_after,
+                )  # fmt: skip
+            connection.execute(sa.delete(table).where(old))
 
     # ---- Policies, for the sync worker ----
 
@@ -1080,6 +1210,10 @@ def _forget_state(connection: sa.Connection, before: AnyRecord, after: AnyRecord
     """Drops what a change of the record has made untrue."""
     if isinstance(after, User) and "passwords" in _differences(before, after):
         connection.execute(sa.delete(login_failures).where(login_failures.c.uid == after.uid))
+    if isinstance(after, User) and after.name != before.name:
+        table = client_certificates
+        named = sa.update(table).where(table.c.user == before.name)
+        connection.execute(named.values(user=after.name))
     if isinstance(after, Database) and REACH & set(_differences(before, after)):
         where = nodes.c.bdb_uid == after.uid
         connection.execute(sa.update(nodes).where(where).values(in_step=False))
@@ -1124,6 +1258,86 @@ def _trim_events(connection: sa.Connection) -> None:
             connection.execute(sa.delete(events).where(old))
 
 
+def _client_certificate(row: Any) -> ClientCertificate:
+    return ClientCertificate(**{k: v for k, v in row._mapping.items() if k != "warned"})
+
+
+def _known_certificates(
+    connection: sa.Connection, certs: Iterable[str]
+) -> dict[str, ClientCertificate]:
+    rows = connection.execute(_among(client_certificates, "cert"), {"cert": list(certs)})
+    return {row.cert: _client_certificate(row) for row in rows}
+
+
+def _met(known: ClientCertificate | None, seen: ClientCertificate) -> ClientCertificate:
+    """What is known of a certificate after it was seen again. A login may know less of it than who
+    has issued it, and they may come in any order."""
+    if known is None:
+        return seen
+    names = ("ca", "key", "issuer", "not_before", "not_after")
+    found = replace(known, **{name: getattr(known, name) or getattr(seen, name) for name in names})
+    found = replace(found, first=min(known.first, seen.first))
+    if seen.last_login < known.last_login:
+        return found
+    last = ("user", "last_login", "bdb_uid", "node")
+    return replace(found, **{name: getattr(seen, name) for name in last})
+
+
+def _stale(
+    known: dict[str, ClientCertificate], seen: dict[str, ClientCertificate]
+) -> dict[str, ClientCertificate]:
+    """Those that say something new."""
+
+    def is_new(one: ClientCertificate) -> bool:
+        old = known.get(one.cert)
+        return old is None or one.last_login >= old.last_login + SEEN
+
+    return {cert: one for cert, one in seen.items() if is_new(one)}
+
+
+def _put_client_certificate(
+    connection: sa.Connection, known: ClientCertificate | None, now: ClientCertificate
+) -> None:
+    table, values = client_certificates, _values(client_certificates, now)
+    if known is None:
+        connection.execute(_insertion(table), {**values, "warned": False})
+    else:
+        connection.execute(sa.update(table).where(table.c.cert == now.cert).values(**values))
+
+
+def of_user(name: str) -> "sa.ColumnElement[bool]":
+    """Certificates of the user of this name."""
+    return client_certificates.c.user == name
+
+
+def from_ca(key: str) -> "sa.ColumnElement[bool]":
+    """Certificates that the CA with this key id has issued."""
+    return client_certificates.c.ca == key
+
+
+def ends_by(time: int) -> "sa.ColumnElement[bool]":
+    """Certificates that end until then, or have ended."""
+    return client_certificates.c.not_after.between(1, time)
+
+
+def good_at(now: int) -> "sa.ColumnElement[bool]":
+    """Certificates that have not ended."""
+    return (client_certificates.c.not_after == 0) | (client_certificates.c.not_after > now)
+
+
+def ends_soon(now: int) -> "sa.ColumnElement[bool]":
+    """Good certificates in the last quarter of their life, or in its last WARNING seconds where
+    that is less, that have no successor: one of the same user that ends later, and has the same key
+    or came after this one was last used."""
+    one, other = client_certificates.c, client_certificates.alias("successor")
+    quarter = (one.not_after - one.not_before) // 4
+    patience = sa.case((quarter < WARNING, quarter), else_=WARNING)
+    follows = (other.c.key == one.key) | (other.c.first > one.last_login)
+    later = (other.c.user == one.user) & (other.c.not_after > one.not_after)
+    has_none = ~sa.exists(sa.select(other.c.cert).where(later, follows))
+    return (one.not_after > now) & (one.not_after < now + patience) & has_none
+
+
 def _action(row: Any) -> Action:
     return Action(row.uid, row.bdb_uid, row.name, row.generation, row.created)
 
@@ -1143,12 +1357,12 @@ def _check(connection: sa.Connection, record: AnyRecord, before: AnyRecord | Non
         return
     fields = UNIQUE_OF_USERS if isinstance(record, User) else ("name",)
     _check_unique(connection, record, fields)
-    if isinstance(record, User):
+    if isinstance(record, User | Profile):
         _check_roles(connection, record)
 
 
 def _check_unique(
-    connection: sa.Connection, record: User | Role | RedisAcl, fields: tuple[str, ...]
+    connection: sa.Connection, record: User | Role | RedisAcl | Profile, fields: tuple[str, ...]
 ) -> None:
     values = {field: getattr(record, field) for field in fields}
     rows = connection.execute(_by_any(TABLES[type(record)], fields), values).all()
@@ -1158,9 +1372,9 @@ def _check_unique(
             raise conflict(f"{field}_already_exists", f"another {noun} has the {field} '{value}'")
 
 
-def _check_roles(connection: sa.Connection, user: User) -> None:
-    found = connection.execute(_among(roles, "uid"), {"uid": list(user.role_uids)})
-    for uid in sorted(set(user.role_uids) - {row.uid for row in found}):
+def _check_roles(connection: sa.Connection, record: User | Profile) -> None:
+    found = connection.execute(_among(roles, "uid"), {"uid": list(record.role_uids)})
+    for uid in sorted(set(record.role_uids) - {row.uid for row in found}):
         raise invalid("invalid_param", f"role_uids: there is no role {uid}")
 
 
@@ -1219,6 +1433,13 @@ def _check_unused(connection: sa.Connection, record: AnyRecord) -> None:
             raise refused(
                 "role_in_use",
                 f"users hold this role: {', '.join(found)}; give them another one first",
+            )
+        named = [one.name for one in _records(connection, Profile) if record.uid in one.role_uids]
+        if named:
+            raise refused(
+                "role_in_use",
+                f"certificate profiles name this role: {', '.join(named)}; take it out of them "
+                "first",
             )
     if isinstance(record, RedisAcl):
         given = roles_permissions.c

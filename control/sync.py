@@ -12,10 +12,11 @@ import logging
 import math
 import queue
 import random
+import secrets
 import ssl
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +38,7 @@ INTERVAL = 1.0  # seconds between two looks at a node that answers
 PATIENCE = 10.0  # at most, between two tries at one that does not
 LEAVE = 30.0  # seconds that a node is seen outside of its deployment before it has left
 THREADS = 16  # nodes spoken to at once; and as many that did not answer the last time
+CALL_LINES = 2000  # policy lines in one command: some 3 ms of the node's time
 UNREACHABLE = "UNREACHABLE"
 
 
@@ -176,21 +178,46 @@ class Node:
         return core.identity(shown).key
 
     def show(self) -> tuple[str, ...]:
-        """The lines in force, canonical, sorted."""
-        return tuple(sorted(self.command("CERTAUTH.POLICY", "SHOW")))
+        """The lines in force, canonical, sorted. Read again from the start where the policy changes
+        meanwhile; NodeError where it does each time."""
+        for last in (False, False, True):
+            try:
+                return tuple(sorted(self._pages()))
+            except NodeError as error:
+                if last or error.code != "CURSOR":
+                    raise
+        raise AssertionError
+
+    def _pages(self) -> Iterator[str]:
+        cursor = None
+        while cursor != "0":
+            cursor, lines = self.command(
+                "CERTAUTH.POLICY", "SHOW", "COUNT", CALL_LINES, "CURSOR", cursor or "0"
+            )
+            yield from lines
 
     def load(
         self, target: Target, lines: Iterable[str], owner: str = "", force: bool = False
     ) -> None:
         """Makes `lines` the whole policy; returns when it is on the node's disk and in force."""
         stamp = ["OWNER", owner, "DIGEST", target.digest] + ["FORCE"] * force
-        self.command("CERTAUTH.POLICY", "LOAD", target.generation, *stamp, "LINES", *lines)
+        self._write(["LOAD", target.generation, *stamp], list(lines))
 
     def patch(self, base: int, target: Target, changes: Iterable[str], owner: str) -> None:
         """Adds and takes away `+line`s and `-line`s; as `load`."""
         stamp = ["OWNER", owner, "DIGEST", target.digest]
-        generations = (base, target.generation)
-        self.command("CERTAUTH.POLICY", "PATCH", *generations, *stamp, "LINES", *changes)
+        self._write(["PATCH", base, target.generation, *stamp], list(changes))
+
+    def _write(self, words: Sequence[str | int], lines: Sequence[str]) -> None:
+        """In one call, or staged, so that no call holds the node for long."""
+        if len(lines) <= CALL_LINES:
+            self.command("CERTAUTH.POLICY", *words, "LINES", *lines)
+            return
+        name = secrets.token_hex(16)
+        for start in range(0, len(lines), CALL_LINES):
+            part = lines[start : start + CALL_LINES]
+            self.command("CERTAUTH.POLICY", "STAGE", name, "LINES", *part)
+        self.command("CERTAUTH.POLICY", "COMMIT", name, len(lines), *words)
 
 
 # ---- The plan ------------------------------------------------------------------------------------
@@ -400,14 +427,15 @@ class Worker:
         """The database itself has changed: each of its nodes is looked at at once. A server that is
         named twice is one node."""
         names = {f"{end.hosts[0]}:{end.port}": end.dns_name for end in database.endpoints}
-        known = {one: care.seen for one, care in self._cares[database.uid].items()}
+        cares = self._cares[database.uid]
+        known = {one: replace(care.seen, in_step=False) for one, care in cares.items()}
         for address, name in names.items():
             before = known.get(address) or _unknown(database, address)
             self._add(database, replace(before, origin="endpoint", server_name=name))
         mapped = dict(database.node_addresses)
         for address, seen in known.items():
             if address not in names and address in mapped:  # it is reached by another name now
-                self._drop(self._cares[database.uid][address])
+                self._drop(cares[address])
             elif address not in names:
                 named = seen.origin == "endpoint"  # before: then it is no longer wanted
                 self._add(database, replace(seen, origin="leaving") if named else seen)

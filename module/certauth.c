@@ -43,19 +43,47 @@ typedef struct {
     int64_t since, end;      /* seconds since 1970; closed at `end`, 0: never */
 } session;
 
-/* A change of the policy on its way: checked, being written, being swept after. One at a time. */
+/* What may be done at once: 2 ms of our own time, and few closings, each of which costs the server more
+ * than it costs us (freeClientAsync pauses the client's IO thread, Redis 8). */
 typedef struct {
+    int64_t stop;
+    int closings;
+} slice;
+
+/* A change of the policy on its way: checked, being written, coming into force, being swept after. One
+ * at a time. */
+typedef struct write_order write_order;
+/* A step is to be called again in the next slice, or the next step now; or the order has gone to a
+ * thread, or been answered, and is nobody's here any more. */
+typedef enum { STEP_AGAIN, STEP_NEXT, STEP_OVER } progress;
+typedef progress step(write_order *, slice *);
+struct write_order {
     RedisModuleBlockedClient *client;
     patch *change;
+    bool whole, force, has_digest;
+    char digest[DIGEST_TEXT]; /* that the sender expects */
     stamp next;
     uint64_t sender; /* its client id */
     bool close_sender;
-    RedisModuleString *sender_user; /* that the sender will have lost by the time of the reply */
-    bool good;                      /* it is on disk */
-    fault why;
-    uint64_t closed; /* sessions ended by it */
-    uint64_t swept;  /* id of the last session looked at */
-} write_order;
+    RedisModuleString *sender_user; /* that the sender left for the time being: it may lose it */
+    bool applying;                  /* it is on disk, and users are becoming what it makes them */
+    bool default_was_off;           /* before that */
+    bool done;                      /* it is in force */
+    fault why;                      /* the answer where it is refused */
+    uint64_t closed;                /* sessions ended by it */
+    uint64_t swept;                 /* id of the last session looked at */
+    step *next_step;                /* on the main thread */
+    size_t row, at;                 /* how far that is, see walk */
+};
+
+/* Lines that come in several calls, until COMMIT makes a change of them. One at a time. */
+typedef struct {
+    char id[64];
+    patch *change; /* NULL: none */
+    bool whole;
+    size_t lines;
+    int64_t touched; /* seconds since 1970 */
+} stage;
 
 /* What happened to a client, for CERTAUTH.LOG. Texts are cut to fit, and say so. */
 typedef struct {
@@ -65,6 +93,9 @@ typedef struct {
     reason why;
     char address[INET6_ADDRSTRLEN], user[128], subject[384], issuer[256],
         serial[2 * SERIAL_BYTES + 1];
+    bool certified, vouched; /* it has a certificate; and its CA is known */
+    uint8_t cert[HASH_BYTES], key[HASH_BYTES], ca[HASH_BYTES];
+    int64_t not_after;
 } log_entry;
 enum { LOG_ENTRIES = 4096 };
 
@@ -92,6 +123,8 @@ static struct {
     RedisModuleDict *managed;  /* user → its ACL rules as the server tells them after we set them */
     bool switching;            /* we are changing a client's user ourselves */
     write_order *order;
+    stage stage;
+    uint64_t edition; /* another one after each change: what a cursor of SHOW is good for */
     uint64_t logins, refused, reasons[REASON_COUNT], api_reads;
     int64_t log_second;
     unsigned logged;
@@ -110,9 +143,27 @@ static int64_t now_us(void) {
     return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
 }
 
-static void *must(void *p) {
-    if (p == NULL) abort(); /* as the server does (zmalloc.c) */
-    return p;
+static slice slice_start(void) { return (slice){now_us() + 2000, 0}; }
+static bool slice_goes_on(const slice *now) { return now->closings < 16 && now_us() < now->stop; }
+
+static bool in_thread(void *(*work)(void *), void *data) {
+    pthread_t thread;
+    pthread_attr_t detached;
+    pthread_attr_init(&detached);
+    pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
+    bool good = pthread_create(&thread, &detached, work, data) == 0;
+    pthread_attr_destroy(&detached);
+    return good;
+}
+
+static void *free_patch_in_thread(void *change) {
+    patch_free(change);
+    return NULL;
+}
+
+static void drop_patch(patch *change) {
+    if (change && patch_is_large(change) && in_thread(free_patch_in_thread, change)) return;
+    patch_free(change);
 }
 
 static span string_span(const RedisModuleString *s) {
@@ -161,13 +212,26 @@ static RedisModuleString *user_rules(span name) {
 }
 
 /* ACLDescribeUser starts with the flags, `on` or `off` first (acl.c, ACLUserFlags). */
-static user_state ask_server(span name, void *none) {
-    (void)none;
+static user_state server_user(span name) {
     RedisModuleString *rules = user_rules(name);
     if (rules == NULL) return USER_MISSING;
     bool off = span_starts(string_span(rules), LITERAL("off"));
     RedisModule_FreeString(NULL, rules);
     return off ? USER_OFF : USER_ON;
+}
+
+/* While a change makes and removes users, those are nobody's, for the lines that give them to somebody
+ * are still the old ones. */
+static bool is_in_transit(span name) {
+    const write_order *order = node.order;
+    return order && order->applying && !order->done &&
+           (policy_user(node.policy, LINE_USER, name) == NULL) !=
+               (patch_user(order->change, LINE_USER, name) == NULL);
+}
+
+static user_state ask_server(span name, void *none) {
+    (void)none;
+    return is_in_transit(name) ? USER_MISSING : server_user(name);
 }
 
 /* What the bootstrap file takes away from every user of the policy, put behind the rules of the user
@@ -578,6 +642,12 @@ static log_entry *record(const session *s, const identity *id, const char *event
     put_cut_name(e->issuer, sizeof e->issuer, id->issuer);
     writer serial = {(uint8_t *)e->serial, 0, sizeof e->serial - 1, false};
     put_hex(&serial, id->serial);
+    e->certified = true;
+    e->not_after = id->not_after;
+    memcpy(e->cert, id->cert, HASH_BYTES);
+    memcpy(e->key, id->key, HASH_BYTES);
+    e->vouched = s->issuers->known && s->issuers->count > 0;
+    if (e->vouched) memcpy(e->ca, s->issuers->ca[0].key, HASH_BYTES);
     return e;
 }
 
@@ -805,7 +875,7 @@ static void end_session(session *s, const char *event, reason why) {
 
 /* ---- Connecting ---- */
 
-static bool default_is_off(void) { return ask_server(LITERAL("default"), NULL) == USER_OFF; }
+static bool default_is_off(void) { return server_user(LITERAL("default")) == USER_OFF; }
 
 /* Made while `default` was on, and left alone now: it would keep that, for switching it off cuts nobody.
  * Or the server's own certificate login has made it somebody. */
@@ -871,16 +941,6 @@ static bool is_as_it_was(const session *s) {
     if (name) RedisModule_FreeString(node.ctx, name);
     return same;
 }
-
-/* What may be done at once: 2 ms of our own time, and few closings, each of which costs the server more
- * than it costs us (freeClientAsync pauses the client's IO thread, Redis 8). */
-typedef struct {
-    int64_t stop;
-    int closings;
-} slice;
-
-static slice slice_start(void) { return (slice){now_us() + 2000, 0}; }
-static bool slice_goes_on(const slice *now) { return now->closings < 16 && now_us() < now->stop; }
 
 /* Looks at live sessions for a slice, going on where it stopped: each is what it may be, whatever it did
  * that nobody told us of. */
@@ -1079,58 +1139,143 @@ static void put_in_force_by_timer(RedisModuleCtx *ctx, void *none) {
     put_in_force();
 }
 
-static void undo_all_users(void) {
-    for (size_t i = 0; i < policy_rules(node.policy); i++) {
-        const rule *r = policy_rule(node.policy, i);
-        if (rule_type(r) == LINE_USER) undo_user(rule_user(r, 0));
-    }
+/* ---- Walking over lines, a slice at a time ---- */
+
+typedef enum { OFF_ON = 1, ON_OFF = 2, ON_ON = 4 } transition; /* of enforcement, by a change */
+typedef enum { ADDED, REMOVED, HELD } walked; /* by the change; by the policy before it */
+
+/* Whom a change meets: what is done with which lines, where enforcement changes in which way. */
+typedef struct {
+    int when;
+    walked from;
+    void (*visit)(write_order *, const rule *, size_t number);
+} visit;
+
+static transition transition_of(const write_order *order) {
+    bool after = patch_setting(order->change, SET_ENFORCE) == ENFORCE_ON;
+    return enforced() ? (after ? ON_ON : ON_OFF) : (after ? OFF_ON : 0);
 }
 
-static void undo_removed_users(const patch *change) {
-    for (size_t i = 0; i < patch_count(change, false); i++) {
-        const rule *r = patch_rule(change, false, i, NULL);
-        if (rule_type(r) != LINE_USER) continue;
-        if (patch_user(change, LINE_USER, rule_user(r, 0)) == NULL) undo_user(rule_user(r, 0));
-    }
+static size_t walk_length(const write_order *order, walked from) {
+    return from == HELD ? policy_rules(node.policy) : patch_count(order->change, from == ADDED);
 }
 
-static void apply_added_users(const patch *change) {
-    for (size_t i = 0; i < patch_count(change, true); i++) {
-        const rule *r = patch_rule(change, true, i, NULL);
-        if (rule_type(r) == LINE_USER) apply_user(r, true);
-    }
+static const rule *walk_rule(const write_order *order, walked from, size_t *number) {
+    *number = 0;
+    return from == HELD ? policy_rule(node.policy, order->at)
+                        : patch_rule(order->change, from == ADDED, order->at, number);
 }
 
-static bool changes_trust(const patch *change) {
-    for (int added = 0; added < 2; added++) {
-        for (size_t i = 0; i < patch_count(change, added); i++) {
-            if (rule_certificate(patch_rule(change, added, i, NULL))) return true;
+/* True where there is more to do. */
+static bool walk(write_order *order, const visit *rows, size_t count, const slice *now) {
+    for (transition when = transition_of(order); order->row < count; order->row++, order->at = 0) {
+        const visit *row = &rows[order->row];
+        if (!(row->when & (int)when)) continue;
+        for (; order->at < walk_length(order, row->from); order->at++) {
+            size_t number;
+            const rule *line = walk_rule(order, row->from, &number);
+            bool counts = rule_type(line) == LINE_USER || rule_type(line) == LINE_WAS;
+            if ((counts || order->at % 256 == 0) && !slice_goes_on(now)) return true;
+            if (counts) row->visit(order, line, number);
         }
     }
+    order->row = 0;
     return false;
 }
 
-/* The step that nothing interrupts: users, lines, trust; then nobody new is decided by the old. Users
- * go before the lines do, whose notes say what they were. */
+/* ---- A change comes into force ---- */
+
+static void tell_journal(void) {
+    const char *notice = journal_notice(node.journal);
+    if (notice) RedisModule_Log(node.ctx, "warning", "%s", notice);
+}
+
+static bool stays(const write_order *order, const rule *user) {
+    return patch_user(order->change, LINE_USER, rule_user(user, 0)) == user;
+}
+
+static void undo_line(write_order *order, const rule *line, size_t number) {
+    (void)order, (void)number;
+    if (rule_type(line) == LINE_USER) undo_user(rule_user(line, 0));
+}
+
+static void undo_removed(write_order *order, const rule *line, size_t number) {
+    (void)number;
+    if (rule_type(line) != LINE_USER) return;
+    if (patch_user(order->change, LINE_USER, rule_user(line, 0)) == NULL)
+        undo_user(rule_user(line, 0));
+}
+
+static void apply_kept(write_order *order, const rule *line, size_t number) {
+    (void)number;
+    if (rule_type(line) == LINE_USER && stays(order, line)) apply_user(line, true);
+}
+
+static void apply_added(write_order *order, const rule *line, size_t number) {
+    (void)order, (void)number;
+    if (rule_type(line) == LINE_USER) apply_user(line, true);
+}
+
+static const visit USERS[] = {
+    {ON_OFF, HELD, undo_line},
+    {ON_ON, REMOVED, undo_removed},
+    {OFF_ON, HELD, apply_kept},
+    {OFF_ON | ON_ON, ADDED, apply_added},
+};
+
+static step sweep;
+
+/* What is staged was held against a policy that is no more. */
+static void drop_stage(void) {
+    drop_patch(node.stage.change);
+    node.stage.change = NULL;
+}
+
+/* The step that nothing interrupts: after it, nobody is decided by the old lines. */
 static void commit(write_order *order) {
-    bool before = enforced(), after = patch_setting(order->change, SET_ENFORCE) == ENFORCE_ON;
-    bool was_off = default_is_off(), trust = before != after || changes_trust(order->change);
-    if (before && !after) undo_all_users();
-    if (before && after) undo_removed_users(order->change);
-    if (before && after) apply_added_users(order->change);
+    transition when = transition_of(order);
+    bool after = when == OFF_ON || when == ON_ON;
+    bool trust = when == OFF_ON || when == ON_OFF || patch_changes_trust(order->change);
+    drop_stage();
     policy_commit(node.policy, order->change);
-    order->change = NULL;
+    order->done = true;
     node.stamp = order->next;
     node.ever = true;
-    if (!before && after) apply_all_users(node.policy, true);
+    node.edition++;
     if (trust || moved_trust()) apply_trust();
     apply_client_auth();
-    if (after && default_is_off() && (!was_off || !before)) close_default(order);
+    if (after && default_is_off() && (!order->default_was_off || when == OFF_ON))
+        close_default(order);
+}
+
+/* Users first, for the notes that say what they were go with the lines. A change of few is one step with
+ * the commit: it fits a slice. */
+static progress apply(write_order *order, slice *now) {
+    if (!order->applying) {
+        tell_journal();
+        order->default_was_off = default_is_off();
+        order->applying = true;
+    }
+    if (walk(order, USERS, sizeof USERS / sizeof *USERS, now)) return STEP_AGAIN;
+    commit(order);
+    order->next_step = sweep;
+    return STEP_NEXT;
 }
 
 /* ---- Writing a policy ---- */
 
-static void finish_order(void *data);
+/* By timers, for one-shots that make one-shots all run before anything else does (module.c,
+ * eventLoopHandleOneShotEvents). */
+static void advance(RedisModuleCtx *ctx, void *data) {
+    write_order *order = data;
+    slice now = slice_start();
+    progress made;
+    do made = order->next_step(order, &now);
+    while (made == STEP_NEXT);
+    if (made == STEP_AGAIN) RedisModule_CreateTimer(ctx, 1, advance, order);
+}
+
+static void advance_at_once(void *order) { advance(node.ctx, order); }
 
 static bool sync_file(const char *name, int flags) {
     int file = open(name, flags | O_CLOEXEC, 0600);
@@ -1153,26 +1298,33 @@ static bool make_marker(fault *why) {
                 node.marker, strerror(errno));
 }
 
-static void *write_in_thread(void *data) {
-    write_order *order = data;
-    order->good =
-        make_marker(&order->why) &&
-        journal_append(node.journal, node.policy, order->change, &order->next, &order->why);
-    RedisModule_EventLoopAddOneShot(finish_order, order);
-    return NULL;
+static void reply_error(RedisModuleCtx *ctx, write_order *order);
+
+/* The sender has its user again, if its certificate still is that user. */
+static void come_back(RedisModuleCtx *ctx, write_order *order) {
+    session *s = order->sender_user ? session_find(order->sender) : NULL;
+    if (s == NULL) return;
+    span user = string_span(order->sender_user);
+    decision d = decide_again(s, NULL);
+    if (permits(&d, user) && become(ctx, s, user)) {
+        set_end(s, &d);
+        return;
+    }
+    order->close_sender = true;
+    order->closed++;
 }
 
 static int reply_order(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     (void)argv, (void)argc;
     write_order *order = RedisModule_GetBlockedClientPrivateData(ctx);
-    char text[512];
-    session *s = order->sender_user ? session_find(order->sender) : NULL;
-    if (!order->good) {
-        if (s) become(ctx, s, string_span(order->sender_user));
-        snprintf(text, sizeof text, "JOURNAL %s; the old policy stays in force", order->why.text);
-        return RedisModule_ReplyWithError(ctx, text);
-    }
+    char text[DIGEST_TEXT];
     digest sum = policy_digest(node.policy);
+    come_back(ctx, order);
+    if (order->close_sender) close_later(order->sender, 50); /* when the reply has gone out */
+    if (!order->done) {
+        reply_error(ctx, order);
+        return REDISMODULE_OK;
+    }
     digest_print(&sum, text);
     RedisModule_ReplyWithMap(ctx, 3);
     RedisModule_ReplyWithStringBuffer(ctx, "generation", 10);
@@ -1181,14 +1333,13 @@ static int reply_order(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) 
     RedisModule_ReplyWithStringBuffer(ctx, text, strlen(text));
     RedisModule_ReplyWithStringBuffer(ctx, "closed", 6);
     RedisModule_ReplyWithLongLong(ctx, (long long)order->closed);
-    if (order->close_sender) close_later(order->sender, 50); /* when the reply has gone out */
     return REDISMODULE_OK;
 }
 
 static void free_order(RedisModuleCtx *ctx, void *data) {
     (void)ctx;
     write_order *order = data;
-    patch_free(order->change);
+    drop_patch(order->change);
     if (order->sender_user) RedisModule_FreeString(NULL, order->sender_user);
     free(order);
 }
@@ -1207,40 +1358,27 @@ static bool survives(session *s, reason *why) {
     return s->end == 0 || s->end > now_seconds();
 }
 
-/* Looks at each session again, a slice at a time, then answers. By timers, for one-shots that make
- * one-shots all run before anything else does (module.c, eventLoopHandleOneShotEvents). */
-static void sweep(RedisModuleCtx *ctx, void *data) {
-    write_order *order = data;
-    slice now = slice_start();
+/* Looks at each session again, then answers. */
+static progress sweep(write_order *order, slice *now) {
     uint64_t from = session_key(order->swept);
     session *s = NULL;
     bool more;
     RedisModuleDictIter *at =
         RedisModule_DictIteratorStartC(node.sessions, ">", &from, sizeof from);
-    while ((more = RedisModule_DictNextC(at, NULL, (void **)&s) != NULL) && slice_goes_on(&now)) {
+    while ((more = RedisModule_DictNextC(at, NULL, (void **)&s) != NULL) && slice_goes_on(now)) {
         reason why;
+        bool aside = order->sender_user && s->id == order->sender; /* see come_back */
         order->swept = s->id;
-        if (s->closing || survives(s, &why)) continue;
+        if (s->closing || aside || survives(s, &why)) continue;
         order->closed++;
-        now.closings++;
+        now->closings++;
         if (s->id == order->sender) order->close_sender = true;
         else end_session(s, "closed", why);
     }
     RedisModule_DictIteratorStop(at);
-    if (more) RedisModule_CreateTimer(ctx, 1, sweep, order);
-    else end_order(order);
-}
-
-static void finish_order(void *data) {
-    write_order *order = data;
-    const char *notice = journal_notice(node.journal);
-    if (notice) RedisModule_Log(node.ctx, "warning", "%s", notice);
-    if (!order->good) {
-        end_order(order);
-        return;
-    }
-    commit(order);
-    sweep(node.ctx, order);
+    if (more) return STEP_AGAIN;
+    end_order(order);
+    return STEP_OVER;
 }
 
 /* ---- Checking a write ---- */
@@ -1282,8 +1420,10 @@ static bool try_acl(const rule *user, bool limited, fault *why) {
 }
 
 /* One user line that would take force: whether its rules are rules, and whose the user is. */
-static void check_user_line(patch *change, const rule *user, size_t number) {
+static void check_user_line(write_order *order, const rule *user, size_t number) {
+    patch *change = order->change;
     span name = rule_user(user, 0);
+    if (rule_type(user) != LINE_USER) return;
     fault why;
     if (policy_user(node.bootstrap, LINE_USER, name)) {
         patch_problem(change, number, "this user belongs to the bootstrap file");
@@ -1304,44 +1444,30 @@ static void check_user_line(patch *change, const rule *user, size_t number) {
 }
 
 /* User lines that were there and begin to count: enforcement comes on. */
-static void check_kept_users(patch *change) {
-    for (size_t i = 0; i < policy_rules(node.policy); i++) {
-        const rule *r = policy_rule(node.policy, i);
-        if (rule_type(r) == LINE_USER && patch_user(change, LINE_USER, rule_user(r, 0)) == r) {
-            check_user_line(change, r, 0);
-        }
-    }
+static void check_kept(write_order *order, const rule *line, size_t number) {
+    if (rule_type(line) == LINE_USER && stays(order, line)) check_user_line(order, line, number);
 }
 
-static void forget_note(patch *change, span name) {
+/* Notes of users that will be given back go. */
+static void forget_note(write_order *order, const rule *line, size_t number) {
+    if (rule_type(line) == LINE_WAS) patch_remove(order->change, rule_text(line), number);
+}
+
+static void forget_note_of_removed(write_order *order, const rule *line, size_t number) {
+    span name = rule_user(line, 0);
+    (void)number;
+    if (rule_type(line) != LINE_USER || patch_user(order->change, LINE_USER, name)) return;
     const rule *was = policy_user(node.policy, LINE_WAS, name);
-    if (was) patch_remove(change, rule_text(was), 0);
+    if (was) patch_remove(order->change, rule_text(was), 0);
 }
 
-/* Notes of users that will be given back. */
-static void forget_notes(patch *change, bool all) {
-    for (size_t i = 0; all && i < policy_rules(node.policy); i++) {
-        const rule *r = policy_rule(node.policy, i);
-        if (rule_type(r) == LINE_WAS) patch_remove(change, rule_text(r), 0);
-    }
-    for (size_t i = 0, removed = patch_count(change, false); !all && i < removed; i++) {
-        const rule *r = patch_rule(change, false, i, NULL);
-        if (rule_type(r) != LINE_USER || patch_user(change, LINE_USER, rule_user(r, 0))) continue;
-        forget_note(change, rule_user(r, 0));
-    }
-}
-
-/* What only the server knows to be wrong with a change. */
-static void check_users(patch *change) {
-    bool before = enforced(), after = patch_setting(change, SET_ENFORCE) == ENFORCE_ON;
-    for (size_t i = 0, added = patch_count(change, true); after && i < added; i++) {
-        size_t number;
-        const rule *r = patch_rule(change, true, i, &number);
-        if (rule_type(r) == LINE_USER) check_user_line(change, r, number);
-    }
-    if (after && !before) check_kept_users(change);
-    if (before) forget_notes(change, !after);
-}
+/* What only the server knows to be wrong with a change, and what goes with it. */
+static const visit CHECKS[] = {
+    {OFF_ON | ON_ON, ADDED, check_user_line},
+    {OFF_ON, HELD, check_kept},
+    {ON_OFF, HELD, forget_note},
+    {ON_ON, REMOVED, forget_note_of_removed},
+};
 
 /* Somebody who came by certificate must not saw off the branch. */
 static bool locks_out(uint64_t sender, const patch *change) {
@@ -1357,7 +1483,7 @@ static bool locks_out(uint64_t sender, const patch *change) {
     return true;
 }
 
-/* ---- CERTAUTH.POLICY LOAD and PATCH ---- */
+/* ---- CERTAUTH.POLICY LOAD, PATCH, STAGE, COMMIT ---- */
 
 typedef struct {
     long long base, generation, epoch;
@@ -1372,9 +1498,19 @@ static bool read_number(RedisModuleString *text, long long *out, fault *why) {
                 (const char *)string_span(text).ptr);
 }
 
-static bool read_options(RedisModuleString **argv, int argc, options *o, fault *why) {
-    int at = 2;
-    if (!o->whole && !read_number(argv[at++], &o->base, why)) return false;
+enum { CALL_LINES = 10000 }; /* some 15 ms of the main thread */
+
+static bool may_take_lines(int count, fault *why) {
+    if (count <= CALL_LINES) return true;
+    return fail(why,
+                "ERR at most %d lines in one call, not %d: bring them in calls of STAGE, and COMMIT",
+                CALL_LINES, count);
+}
+
+/* From argv[at]: the generations, then the options; then LINES, or the end where they are staged. */
+static bool read_options(RedisModuleString **argv, int argc, int at, bool staged, options *o,
+                         fault *why) {
+    if (!o->whole && (at >= argc || !read_number(argv[at++], &o->base, why))) return false;
     if (at >= argc || !read_number(argv[at++], &o->generation, why)) return false;
     for (; at < argc; at++) {
         bool value = at + 1 < argc;
@@ -1388,14 +1524,13 @@ static bool read_options(RedisModuleString **argv, int argc, options *o, fault *
             if (!read_number(argv[++at], &o->epoch, why)) return false;
         } else break;
     }
-    if (at >= argc || !string_is(argv[at], "LINES")) {
+    if (staged ? at < argc : at >= argc || !string_is(argv[at], "LINES")) {
         return fail(why,
-                    "ERR expected %s <generation> [OWNER id] [EPOCH n] [DIGEST d] [FORCE] LINES "
-                    "line…",
-                    o->whole ? "LOAD" : "PATCH <base>");
+                    "ERR expected %s <generation> [OWNER id] [EPOCH n] [DIGEST d] [FORCE]%s",
+                    o->whole ? "LOAD" : "PATCH <base>", staged ? "" : " LINES line…");
     }
     o->lines = at + 1;
-    return true;
+    return staged || may_take_lines(argc - o->lines, why);
 }
 
 /* Who makes a policy makes ACL users, so they must be allowed to: else `+@all -@admin` could. The
@@ -1460,11 +1595,12 @@ static bool check_stamp(const options *o, fault *why) {
     return true;
 }
 
-static void read_lines(patch *change, RedisModuleString **argv, int argc, const options *o) {
-    for (int i = o->lines; i < argc; i++) {
-        span line = string_span(argv[i]);
-        size_t number = (size_t)(i - o->lines + 1);
-        if (o->whole) patch_add(change, line, number);
+/* `number`: of the first. */
+static void read_lines(patch *change, bool whole, RedisModuleString **texts, int count,
+                       size_t number) {
+    for (int i = 0; i < count; i++, number++) {
+        span line = string_span(texts[i]);
+        if (whole) patch_add(change, line, number);
         else if (line.len && line.ptr[0] == '+') patch_add(change, span_skip(line, 1), number);
         else if (line.len && line.ptr[0] == '-') patch_remove(change, span_skip(line, 1), number);
         else patch_problem(change, number, "a patch has + or - before each line");
@@ -1472,7 +1608,7 @@ static void read_lines(patch *change, RedisModuleString **argv, int argc, const 
 }
 
 /* All problems in one line, as an error reply has to be. */
-static int reply_problems(RedisModuleCtx *ctx, const patch *change) {
+static void reply_problems(RedisModuleCtx *ctx, const patch *change) {
     text_buffer b = {NULL, 0};
     char head[64];
     const char *text;
@@ -1489,57 +1625,106 @@ static int reply_problems(RedisModuleCtx *ctx, const patch *change) {
     }
     RedisModule_ReplyWithError(ctx, b.text);
     free(b.text);
-    return REDISMODULE_OK;
 }
 
-static bool check_change(RedisModuleCtx *ctx, const patch *change, const options *o, fault *why) {
+static void reply_error(RedisModuleCtx *ctx, write_order *order) {
+    if (patch_problems(order->change)) reply_problems(ctx, order->change);
+    else RedisModule_ReplyWithError(ctx, order->why.text);
+}
+
+static bool check_change(write_order *order) {
     char text[DIGEST_TEXT];
-    digest sum = patch_digest(change);
+    digest sum = patch_digest(order->change);
     digest_print(&sum, text);
-    if (o->has_digest && !span_equal(o->digest, text_span(text))) {
-        return fail(why,
+    if (order->has_digest && strcmp(order->digest, text) != 0) {
+        return fail(&order->why,
                     "DIGEST the change leads to %s, not to the one given: base and sender differ",
                     text);
     }
-    if (!o->force && locks_out(RedisModule_GetClientId(ctx), change)) {
-        return fail(why, "LOCKOUT after this change your own certificate would not be let in as "
-                         "the same user: "
-                         "say FORCE if that is meant");
+    if (!order->force && locks_out(order->sender, order->change)) {
+        return fail(&order->why,
+                    "LOCKOUT after this change your own certificate would not be let in as "
+                    "the same user: say FORCE if that is meant");
     }
-    return patch_setting(change, SET_ENFORCE) != ENFORCE_ON || switch_off_native_login(why);
+    return patch_setting(order->change, SET_ENFORCE) != ENFORCE_ON ||
+           switch_off_native_login(&order->why);
 }
 
-/* A sender that cuts itself off (FORCE) leaves its user now: with the user its connection would go,
- * before the reply. */
+static progress refuse_order(write_order *order, slice *now) {
+    (void)now;
+    tell_journal();
+    end_order(order);
+    return STEP_OVER;
+}
+
+static void *write_in_thread(void *data) {
+    write_order *order = data;
+    fault why;
+    if (make_marker(&why) &&
+        journal_append(node.journal, node.policy, order->change, &order->next, &why)) {
+        patch_prepare(order->change);
+        order->next_step = apply;
+    } else {
+        fail(&order->why, "JOURNAL %.200s; the old policy stays in force", why.text);
+        order->next_step = refuse_order;
+    }
+    RedisModule_EventLoopAddOneShot(advance_at_once, order);
+    return NULL;
+}
+
+static void hand_over(write_order *order, void *(*work)(void *)) {
+    if (in_thread(work, order)) return;
+    fail(&order->why, "JOURNAL no thread could be started; the old policy stays in force");
+    end_order(order);
+}
+
+/* Also after problems with the lines: all are named at once. */
+static progress check(write_order *order, slice *now) {
+    if (walk(order, CHECKS, sizeof CHECKS / sizeof *CHECKS, now)) return STEP_AGAIN;
+    if (patch_problems(order->change) || !check_change(order)) end_order(order);
+    else hand_over(order, write_in_thread);
+    return STEP_OVER;
+}
+
+static void *finish_in_thread(void *data) {
+    write_order *order = data;
+    patch_finish(order->change, order->whole);
+    order->next_step = check;
+    RedisModule_EventLoopAddOneShot(advance_at_once, order);
+    return NULL;
+}
+
+/* A sender that may cut itself off (FORCE) leaves its user for the time being: with the user its
+ * connection would go, before the reply. */
 static void step_aside(RedisModuleCtx *ctx, write_order *order) {
     session *s = session_find(order->sender);
-    if (s == NULL || s->user == NULL || !locks_out(order->sender, order->change)) return;
+    if (!order->force || s == NULL || s->user == NULL) return;
     order->sender_user = string_of(string_span(s->user));
-    order->close_sender = true;
     sit_on_nobody(ctx, s);
 }
 
+static stamp next_stamp(const options *o) {
+    stamp next = {.generation = (uint64_t)o->generation,
+                  .epoch = o->has_epoch ? (uint64_t)o->epoch : node.stamp.epoch};
+    if (o->owner.len) memcpy(next.owner, o->owner.ptr, o->owner.len);
+    return next;
+}
+
+/* Takes `change`. */
 static int start_order(RedisModuleCtx *ctx, patch *change, const options *o) {
     write_order *order = must(calloc(1, sizeof *order));
     order->change = change;
-    order->next = node.stamp;
-    order->next.generation = (uint64_t)o->generation;
-    if (o->has_epoch) order->next.epoch = (uint64_t)o->epoch;
-    memset(order->next.owner, 0, sizeof order->next.owner);
-    if (o->owner.len) memcpy(order->next.owner, o->owner.ptr, o->owner.len);
+    order->whole = o->whole;
+    order->force = o->force;
+    order->has_digest = o->has_digest;
+    snprintf(order->digest, sizeof order->digest, "%.*s", (int)o->digest.len,
+             o->digest.len ? (const char *)o->digest.ptr : "");
+    order->next = next_stamp(o);
     order->sender = RedisModule_GetClientId(ctx);
-    pthread_t thread;
-    pthread_attr_t detached;
-    pthread_attr_init(&detached);
-    pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
     step_aside(ctx, order);
     order->client = RedisModule_BlockClient(ctx, reply_order, NULL, free_order, 0);
     node.order = order;
-    if (pthread_create(&thread, &detached, write_in_thread, order) != 0) {
-        fail(&order->why, "no thread could be started");
-        end_order(order);
-    }
-    pthread_attr_destroy(&detached);
+    hand_over(order, finish_in_thread);
     return REDISMODULE_OK;
 }
 
@@ -1549,19 +1734,13 @@ static int write_policy(RedisModuleCtx *ctx, RedisModuleString **argv, int argc,
     if (argc < 4) return RedisModule_WrongArity(ctx);
     if (!may_administer(ctx, "SETUSER")) return deny(ctx, "SETUSER");
     put_in_force();
-    if (!may_write(ctx, &why) || !read_options(argv, argc, &o, &why) || !check_stamp(&o, &why)) {
+    if (!may_write(ctx, &why) || !read_options(argv, argc, 2, false, &o, &why) ||
+        !check_stamp(&o, &why)) {
         return RedisModule_ReplyWithError(ctx, why.text);
     }
     patch *change = patch_new(node.policy, FROM_WIRE);
-    read_lines(change, argv, argc, &o);
-    patch_finish(change, whole);
-    check_users(change); /* also after problems: all of them are named at once */
-    if (patch_problems(change) == 0 && check_change(ctx, change, &o, &why))
-        return start_order(ctx, change, &o);
-    int result = patch_problems(change) ? reply_problems(ctx, change)
-                                        : RedisModule_ReplyWithError(ctx, why.text);
-    patch_free(change);
-    return result;
+    read_lines(change, whole, argv + o.lines, argc - o.lines, 1);
+    return start_order(ctx, change, &o);
 }
 
 static int policy_load(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
@@ -1570,6 +1749,84 @@ static int policy_load(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) 
 
 static int policy_patch(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     return write_policy(ctx, argv, argc, false);
+}
+
+static bool is_staged(span id) {
+    return node.stage.change && span_equal(id, text_span(node.stage.id));
+}
+
+/* One stage at a time, or senders that died would fill the memory: a new id drops what another left. */
+static void begin_stage(span id, span first) {
+    drop_stage();
+    node.stage = (stage){.change = patch_new(node.policy, FROM_WIRE)};
+    memcpy(node.stage.id, id.ptr, id.len);
+    node.stage.whole = first.len == 0 || (first.ptr[0] != '+' && first.ptr[0] != '-');
+}
+
+/* STAGE id LINES line…: the answer is how many lines it holds now. Bad ones drop the stage. */
+static int policy_stage(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
+    fault why;
+    if (argc < 5) return RedisModule_WrongArity(ctx);
+    if (!may_administer(ctx, "SETUSER")) return deny(ctx, "SETUSER");
+    span id = string_span(argv[2]);
+    if (damaged()) {
+        fail(&why, "NOJOURNAL %.200s", journal_state());
+        return RedisModule_ReplyWithError(ctx, why.text);
+    }
+    if (id.len == 0 || id.len >= sizeof node.stage.id || !text_clean(id) ||
+        !string_is(argv[3], "LINES")) {
+        return RedisModule_ReplyWithError(
+            ctx, "ERR expected STAGE <id> LINES line…, the id being clean text of up to 63 bytes");
+    }
+    if (!may_take_lines(argc - 4, &why)) return RedisModule_ReplyWithError(ctx, why.text);
+    if (!is_staged(id)) begin_stage(id, string_span(argv[4]));
+    read_lines(node.stage.change, node.stage.whole, argv + 4, argc - 4, node.stage.lines + 1);
+    node.stage.lines += (size_t)(argc - 4);
+    node.stage.touched = now_seconds();
+    if (patch_problems(node.stage.change)) {
+        reply_problems(ctx, node.stage.change);
+        drop_stage();
+        return REDISMODULE_OK;
+    }
+    return RedisModule_ReplyWithLongLong(ctx, (long long)node.stage.lines);
+}
+
+/* How many lines there must be is said, for a stage may have been dropped and begun again unnoticed. */
+static bool check_stage(span id, long long count, bool whole, fault *why) {
+    if (!is_staged(id))
+        return fail(why, "STAGE nothing is staged under this id: a change that came into force, another "
+                         "id, a bad line or a minute of silence drops a stage");
+    if ((size_t)count != node.stage.lines)
+        return fail(why, "STAGE %zu lines are staged, not %lld: stage them again, under another id",
+                    node.stage.lines, count);
+    return whole == node.stage.whole ||
+           fail(why, "STAGE LOAD takes lines, PATCH takes + and - lines: the stage holds the others");
+}
+
+/* COMMIT id lines LOAD|PATCH …: as those, of the lines that are staged. */
+static int policy_commit_stage(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
+    fault why;
+    long long count;
+    if (argc < 6) return RedisModule_WrongArity(ctx);
+    if (!may_administer(ctx, "SETUSER")) return deny(ctx, "SETUSER");
+    put_in_force();
+    options o = {.whole = string_is(argv[4], "LOAD")};
+    if (!o.whole && !string_is(argv[4], "PATCH"))
+        return RedisModule_ReplyWithError(ctx, "ERR expected COMMIT <id> <lines> LOAD|PATCH …");
+    if (!may_write(ctx, &why) || !read_number(argv[3], &count, &why) ||
+        !read_options(argv, argc, 5, true, &o, &why) || !check_stamp(&o, &why) ||
+        !check_stage(string_span(argv[2]), count, o.whole, &why)) {
+        return RedisModule_ReplyWithError(ctx, why.text);
+    }
+    patch *change = node.stage.change;
+    node.stage.change = NULL;
+    return start_order(ctx, change, &o);
+}
+
+static void drop_old_stage(void) {
+    enum { SECONDS = 60 };
+    int64_t age = node.stage.change ? now_seconds() - node.stage.touched : 0;
+    if (age < 0 || age > SECONDS) drop_stage(); /* below: the clock was set back */
 }
 
 /* ---- CERTAUTH.POLICY SHOW and STATUS ---- */
@@ -1597,17 +1854,87 @@ static void reply_optional(RedisModuleCtx *ctx, const char *name, span value) {
     RedisModule_ReplyWithNull(ctx);
 }
 
+/* `*` any characters, `?` one, `\\` takes the next as it is. In time that does not explode: only the last
+ * star is tried again. */
+static bool glob(span pattern, span text) {
+    size_t p = 0, t = 0, star = SIZE_MAX, retry = 0;
+    while (t < text.len) {
+        bool escaped = p + 1 < pattern.len && pattern.ptr[p] == '\\';
+        if (p < pattern.len && pattern.ptr[p] == '*') {
+            star = p++;
+            retry = t;
+        } else if (p < pattern.len && (pattern.ptr[p] == '?' || pattern.ptr[p + escaped] == text.ptr[t])) {
+            p += 1 + escaped;
+            t++;
+        } else if (star != SIZE_MAX) {
+            p = star + 1;
+            t = ++retry;
+        } else return false;
+    }
+    while (p < pattern.len && pattern.ptr[p] == '*') p++;
+    return p == pattern.len;
+}
+
+enum { SHOW_LINES = 1000, SHOW_MOST = 10000 };
+typedef struct {
+    span match;
+    long long count;
+    uint64_t edition, from; /* the cursor: which edition, and how many lines of it were seen */
+} page;
+
+/* A cursor is good for one edition of the policy: a change moves lines. */
+static bool read_cursor(span text, page *p, fault *why) {
+    unsigned long long edition = 0, from = 0;
+    char copy[64];
+    int used = 0;
+    if (span_equal(text, LITERAL("0"))) return true;
+    snprintf(copy, sizeof copy, "%.*s", (int)text.len, (const char *)text.ptr);
+    if (sscanf(copy, "%llu-%llu%n", &edition, &from, &used) != 2 || (size_t)used != text.len)
+        return fail(why, "ERR not a cursor: 0 begins, then take the one of the last answer");
+    p->edition = edition;
+    p->from = from;
+    return edition == node.edition ||
+           fail(why, "CURSOR the policy has changed since: begin again with 0");
+}
+
+static bool read_show(RedisModuleString **argv, int argc, page *p, fault *why) {
+    *p = (page){.count = SHOW_LINES};
+    if (argc % 2) return fail(why, "ERR takes MATCH glob, COUNT n and CURSOR c");
+    for (int i = 2; i < argc; i += 2) {
+        if (string_is(argv[i], "MATCH")) p->match = string_span(argv[i + 1]);
+        else if (string_is(argv[i], "CURSOR")) {
+            if (!read_cursor(string_span(argv[i + 1]), p, why)) return false;
+        } else if (string_is(argv[i], "COUNT")) {
+            if (!read_number(argv[i + 1], &p->count, why)) return false;
+        } else return fail(why, "ERR takes MATCH glob, COUNT n and CURSOR c");
+    }
+    if (p->count < 1 || p->count > SHOW_MOST) p->count = SHOW_MOST;
+    return true;
+}
+
+/* SHOW [MATCH glob] [COUNT n] [CURSOR c]: the cursor that goes on from here, 0 at the end; and of the next
+ * n lines those that match. */
 static int policy_show(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    (void)argv;
-    if (argc != 2) return RedisModule_WrongArity(ctx);
+    page p;
+    fault why;
+    char cursor[64] = "0";
+    const rule *shown[SHOW_MOST];
+    size_t found = 0, total = policy_rules(node.policy), at;
     if (!may_administer(ctx, "LIST")) return deny(ctx, "LIST");
-    digest sum = policy_digest(node.policy);
-    RedisModule_ReplyWithArray(ctx, (long)sum.lines); /* of the policy's rules all but the notes */
-    for (size_t i = 0; i < policy_rules(node.policy); i++) {
-        const rule *r = policy_rule(node.policy, i);
-        span text = rule_text(r);
-        if (rule_type(r) != LINE_WAS)
-            RedisModule_ReplyWithStringBuffer(ctx, (const char *)text.ptr, text.len);
+    if (!read_show(argv, argc, &p, &why)) return RedisModule_ReplyWithError(ctx, why.text);
+    for (at = p.from; at < total && at < p.from + (uint64_t)p.count; at++) {
+        const rule *r = policy_rule(node.policy, at);
+        if (rule_type(r) == LINE_WAS || (p.match.len && !glob(p.match, rule_text(r)))) continue;
+        shown[found++] = r;
+    }
+    if (at < total)
+        snprintf(cursor, sizeof cursor, "%llu-%zu", (unsigned long long)node.edition, at);
+    RedisModule_ReplyWithArray(ctx, 2);
+    RedisModule_ReplyWithStringBuffer(ctx, cursor, strlen(cursor));
+    RedisModule_ReplyWithArray(ctx, (long)found);
+    for (size_t i = 0; i < found; i++) {
+        span text = rule_text(shown[i]);
+        RedisModule_ReplyWithStringBuffer(ctx, (const char *)text.ptr, text.len);
     }
     return REDISMODULE_OK;
 }
@@ -1760,6 +2087,14 @@ static bool read_page(RedisModuleString **argv, int argc, const char *start_word
     return true;
 }
 
+/* The hashes that name a certificate, its key and its issuer's; null where there is none. */
+static void reply_hash(RedisModuleCtx *ctx, const char *name, bool there, const uint8_t *hash) {
+    uint8_t text[2 * HASH_BYTES];
+    writer hex = {text, 0, sizeof text, false};
+    if (there) put_hex(&hex, span_of(hash, HASH_BYTES));
+    reply_optional(ctx, name, span_of(text, hex.len));
+}
+
 static void reply_session(RedisModuleCtx *ctx, const session *s) {
     static identity id;
     char address[INET6_ADDRSTRLEN];
@@ -1768,7 +2103,7 @@ static void reply_session(RedisModuleCtx *ctx, const session *s) {
     if (s->leaf) identity_read(s->leaf, &id);
     if (s->leaf) put_hex(&hex, id.serial);
     address_text(&s->address, address);
-    RedisModule_ReplyWithMap(ctx, 8);
+    RedisModule_ReplyWithMap(ctx, 12);
     reply_number(ctx, "id", s->id);
     reply_named(ctx, "address", address);
     reply_optional(ctx, "user", s->user ? string_span(s->user) : span_of(NULL, 0));
@@ -1777,6 +2112,11 @@ static void reply_session(RedisModuleCtx *ctx, const session *s) {
     reply_optional(ctx, "serial", span_of(serial, hex.len));
     reply_number(ctx, "since", (uint64_t)s->since);
     reply_number(ctx, "end", (uint64_t)s->end);
+    bool vouched = s->leaf && s->issuers->known && s->issuers->count > 0;
+    reply_hash(ctx, "cert", s->leaf, id.cert);
+    reply_hash(ctx, "key", s->leaf, id.key);
+    reply_hash(ctx, "ca", vouched, vouched ? s->issuers->ca[0].key : NULL);
+    reply_number(ctx, "not_after", s->leaf ? (uint64_t)id.not_after : 0);
 }
 
 /* SESSIONS [USER name] [CURSOR id] [COUNT n]: in the order of client ids; the cursor of the answer is
@@ -1805,7 +2145,7 @@ static int sessions(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
 }
 
 static void reply_entry(RedisModuleCtx *ctx, const log_entry *e) {
-    RedisModule_ReplyWithMap(ctx, 10);
+    RedisModule_ReplyWithMap(ctx, 14);
     reply_number(ctx, "seq", e->seq);
     reply_number(ctx, "time_us", (uint64_t)e->time);
     reply_named(ctx, "event", e->event);
@@ -1816,6 +2156,10 @@ static void reply_entry(RedisModuleCtx *ctx, const log_entry *e) {
     reply_named(ctx, "subject", e->subject);
     reply_named(ctx, "issuer", e->issuer);
     reply_named(ctx, "serial", e->serial);
+    reply_hash(ctx, "cert", e->certified, e->cert);
+    reply_hash(ctx, "key", e->certified, e->key);
+    reply_hash(ctx, "ca", e->vouched, e->ca);
+    reply_number(ctx, "not_after", (uint64_t)e->not_after);
 }
 
 /* LOG [SINCE seq] [COUNT n]: entries after `seq`, oldest first. `lost`: how many of those asked for the
@@ -1941,6 +2285,7 @@ static void tick(RedisModuleCtx *ctx, void *none) {
     bool more = close_ended();
     repair_users();
     repair_configuration();
+    drop_old_stage();
     audit();
     RedisModule_CreateTimer(ctx, more ? 10 : 1000, tick, none);
 }
@@ -2033,6 +2378,7 @@ static bool read_bootstrap(const char *name, fault *why) {
     add_bootstrap_lines(change, text);
     if (patch_finish(change, true)) {
         policy_commit(node.bootstrap, change);
+        patch_free(change);
         return check_bootstrap(name, why);
     }
     const char *problem = patch_problem_text(change, 0, &number);
@@ -2093,6 +2439,8 @@ static const struct {
 } POLICY_COMMANDS[] = {
     {"load", policy_load, "admin deny-script allow-stale"},
     {"patch", policy_patch, "admin deny-script allow-stale"},
+    {"stage", policy_stage, "admin deny-script allow-stale"},
+    {"commit", policy_commit_stage, "admin deny-script allow-stale"},
     {"show", policy_show, "admin allow-loading allow-stale"},
     {"status", policy_status, "admin allow-loading allow-stale"},
 };
@@ -2132,6 +2480,7 @@ static void make_boot_id(void) {
 
 static void make_state(RedisModuleCtx *ctx) {
     make_boot_id();
+    node.edition = (uint64_t)now_us(); /* no other start of the server has the same */
     node.ctx = RedisModule_GetDetachedThreadSafeContext(ctx);
     node.policy = policy_new();
     node.bootstrap = policy_new();

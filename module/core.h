@@ -27,6 +27,9 @@ enum {
     SERIAL_BYTES = 32,         /* RFC 5280 4.1.2.2 says 20 */
     PATH_LENGTH = 8,           /* CA certificates above a leaf */
     LINE_BYTES = 131072,       /* one policy line */
+    USER_BYTES = 512,          /* the name of an ACL user */
+    MADE_RULE_BYTES = 8192,    /* one ACL rule with the values of its placeholders */
+    PATTERN_TWINS = 1000,      /* `pattern` lines that share their word, or their anchor */
     HASH_BYTES = 32            /* SHA-256 */
 };
 
@@ -153,7 +156,7 @@ void path_after_handshake(const policy *, const identity *, X509 *const *chain, 
 /* ---- line.c: one policy line --------------------------------------------------------------- */
 
 typedef enum {
-    LINE_SET, LINE_CA, LINE_ANCHOR, LINE_ALLOW, LINE_BIND, LINE_REVOKE, LINE_USER,
+    LINE_SET, LINE_CA, LINE_ANCHOR, LINE_ALLOW, LINE_BIND, LINE_PATTERN, LINE_REVOKE, LINE_USER,
     LINE_LIMIT, /* bootstrap files only: taken from every `user` line of the policy */
     LINE_WAS,   /* the node's own note, outside the digest: what an adopted user was before */
     LINE_TYPES
@@ -183,8 +186,19 @@ span rule_user(const rule *, size_t index); /* `bind`: its users, `user`, `was`:
 bool rule_adopts(const rule *);             /* `user … adopt` */
 bool rule_binds_peer(const rule *);         /* `bind key` to a user `certauth-peer-…`: a node's peer */
 bool rule_acl_next(const rule *, size_t *at, span *token); /* `user`, `was`, `limit`: the ACL rules;
-                                             * `at` starts at 0 */
+                                             * `at` starts at 0; `pattern`: as they are written */
 X509 *rule_certificate(const rule *);       /* `ca`, `anchor`: borrowed */
+
+/* ---- pattern.c: users that are made from certificates ------------------------------------------ */
+
+/* The name of such a user is word:…, and names with this word belong to no other line. What the user is
+ * follows from the line and the name alone. */
+bool rule_makes(const rule *pattern, span user); /* may this name be one of the line's? */
+/* The ACL rules of a user that the line makes, one by one; `at` starts at 0. False at the end, and at
+ * once for a user that it does not make. `token` is borrowed from the rule or in `out`. */
+bool rule_acl_made(const rule *pattern, span user, size_t *at, uint8_t out[MADE_RULE_BYTES], span *token);
+/* A user that the line could make, to try its ACL rules on. Returns the length of the name. */
+size_t rule_sample(const rule *pattern, uint8_t out[USER_BYTES]);
 
 /* ---- policy.c: a set of lines -------------------------------------------------------------- */
 
@@ -201,6 +215,9 @@ int policy_setting(const policy *, setting);
 size_t policy_rules(const policy *);                    /* how many, notes (`was`) included */
 const rule *policy_rule(const policy *, size_t index);  /* in no order that lasts over a commit */
 const rule *policy_user(const policy *, line_type, span name); /* `user` or `was` line, or NULL */
+/* A `pattern` line that makes this user, or NULL. Where there are several, they give it the same rules. */
+const rule *policy_pattern_of(const policy *, span user);
+bool policy_owns_word(const policy *, span user); /* does its name start with the word of a pattern? */
 
 /* A change being made: lines are parsed as they are added, all problems are kept, nothing happens
  * to the policy before policy_commit. */
@@ -224,8 +241,15 @@ digest patch_digest(const patch *);        /* of the policy after the commit */
 int patch_setting(const patch *, setting); /* its value after the commit */
 const rule *patch_user(const patch *, line_type, span name); /* policy_user after the commit */
 
-/* Makes the change, in one step that cannot fail, and frees the patch, the removed rules with it.
- * `base` is the one of patch_new. */
+bool patch_changes_trust(const patch *);   /* does it bring or take `ca` or `anchor` lines? */
+bool patch_is_large(const patch *);        /* too large to be freed by a thread that others wait for */
+
+/* Does beforehand what would make the commit of a large change long: in any thread, after
+ * patch_finish, while nobody commits to the base. May be left out. */
+void patch_prepare(patch *);
+
+/* Makes the change, in one step that cannot fail. `base` is the one of patch_new. The patch then holds
+ * what the policy held before and does not any more, until patch_free. */
 void policy_commit(policy *base, patch *);
 
 /* ---- The decision -------------------------------------------------------------------------- */
@@ -249,11 +273,18 @@ typedef struct {
     action act;
     reason why;
     bool shadow;          /* `set enforce shadow`: for the record only, nobody is to be changed */
-    const rule *line;     /* the `bind` line that decided, or NULL; borrowed from the policy */
+    const rule *line;     /* the `bind` or `pattern` line that decided, or NULL; borrowed from the policy */
     const char *detail;   /* one more clause for a person, or NULL; a static string */
     int64_t until;        /* LOGIN, CHOOSE: when the first certificate of the path ends */
     uint32_t session;     /* the shortest session= of the lines matched, seconds; 0 without */
+    uint32_t compared;    /* `pattern` lines that were compared with the leaf */
+    uint16_t made_len;    /* the user that a `pattern` line made */
+    uint8_t made[USER_BYTES];
 } decision;
+
+/* The users of the line that decided: the `bind` line's, or at 0 the one that was made. Empty past the
+ * last, and without a line. A made name is borrowed from the decision. */
+span decision_user(const decision *, size_t index);
 
 /* `bootstrap` lines (may be NULL) are tried first: always in force, exempt from the gate, still
  * subject to validity and to the policy's `revoke` lines. */

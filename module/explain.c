@@ -131,6 +131,13 @@ static void tell_cure(writer *w, const request *r, const decision *d) {
     put_byte(w, '\n');
 }
 
+static void tell_made(writer *w, const decision *d) {
+    if (d->made_len == 0) return;
+    put_string(w, "it makes the user: ");
+    put_span(w, decision_user(d, 0));
+    put_byte(w, '\n');
+}
+
 static void tell_end(writer *w, const decision *d) {
     put_string(w, reason_name(d->why));
     put_string(w, ": ");
@@ -145,6 +152,7 @@ static void tell_end(writer *w, const decision *d) {
         put_string(w, "decided by the line: ");
         put_span(w, rule_text(d->line));
         put_byte(w, '\n');
+        tell_made(w, d);
     }
     if (d->shadow) put_string(w, "shadow: the policy only records this, nothing is done\n");
 }

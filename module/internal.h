@@ -36,6 +36,8 @@ bool span_equal_nocase(span a, span b); /* ASCII */
  * strangers go in as %.*s only after text_clean. */
 bool fail(fault *why, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+void *must(void *allocated); /* ends the process where it is NULL, as the server does */
+
 /* ---- Bytes to write to ---- */
 
 /* A buffer of fixed size that remembers having been too small. */
@@ -75,6 +77,7 @@ token_result token_read(span *line, uint8_t *out, size_t *len);
 /* ---- Hashes ---- */
 
 void sha256(span, uint8_t out[HASH_BYTES]);
+const struct evp_md_st *md_sha256(void); /* for libcrypto's own functions */
 
 /* ---- Certificates ---- */
 
@@ -102,15 +105,14 @@ struct rule {
 };
 static inline const uint8_t *rule_bytes(const rule *r) { return (const uint8_t *)(r + 1); }
 
-/* A second name under which a rule is found: the key of a CA, the CN of an `allow` line. */
-enum field { FIELD_USER, FIELD_NET, FIELD_ACL, FIELD_ALIAS };
+/* FIELD_ALIAS: another name by which rules are counted: the key of a CA, the CN of an `allow` line, what
+ * pattern lines share. */
+enum field {
+    FIELD_USER, FIELD_NET, FIELD_ACL, FIELD_ALIAS,
+    FIELD_TEMPLATE, FIELD_MAKES, FIELD_CA /* `pattern`: what it matches, the user, ca= */
+};
 bool rule_field(const rule *, enum field, size_t *at, span *value);
 bool rule_covers(const rule *, span address); /* `bind … from=`; true without */
-static inline const uint8_t *rule_alias(const rule *r) {
-    size_t at = 0;
-    span alias;
-    return rule_field(r, FIELD_ALIAS, &at, &alias) ? alias.ptr : NULL;
-}
 
 typedef enum { REVOKE_SERIAL, REVOKE_CERT, REVOKE_KEY, REVOKE_KINDS } revoke_kind;
 
@@ -122,6 +124,56 @@ void key_of(uint8_t out[HASH_BYTES], line_type, int kind, span a, span b);
 bool key_allow(uint8_t out[HASH_BYTES], span subject);
 void alias_authority(uint8_t out[HASH_BYTES], const uint8_t *key);
 void alias_common_name(uint8_t out[HASH_BYTES], span cn);
+/* Of `pattern` lines: by their word; by user and ACL rules, which all of one word share; by anchor. And
+ * of `user` lines whose name starts with a word. */
+void alias_word(uint8_t out[HASH_BYTES], span word);
+void alias_state(uint8_t out[HASH_BYTES], span user, span acl);
+void alias_anchor(uint8_t out[HASH_BYTES], bind_kind, span anchor);
+void alias_named(uint8_t out[HASH_BYTES], span word);
+
+/* ---- Patterns ---- */
+
+/* Whether the parts of a `pattern` line are what they have to be; `template` is a subject's encoding,
+ * or text. All of them are clean text. */
+bool pattern_check_template(bind_kind, span template, fault *why);
+bool pattern_check_user(bind_kind, span template, span user, fault *why);
+bool pattern_check_acl(span user, span acl, fault *why); /* `user`: its template */
+
+/* Does the line fit this value? Then the user is written to `made`. */
+bool pattern_match(const rule *, span value, writer *made);
+
+/* What starts a user's name, without its ':'; empty where no pattern could make it. */
+span word_of(span user);
+span rule_word(const rule *); /* of `pattern` and `user` lines */
+
+/* The literal at the end of a template by which it is found: the first bytes of a subject, URI or CN, the
+ * last ones of the others. */
+span pattern_anchor(bind_kind, span template);
+
+/* The `pattern` lines of a policy or a patch, by anchor and by word; all zero is empty. */
+typedef struct { const rule *line; uint64_t hash; uint32_t next; } pattern_entry;
+typedef struct {
+    pattern_entry *entries; /* linked by `next`: index + 1 */
+    uint32_t *heads;
+    size_t count, room;
+    uint32_t lengths[BIND_KINDS][UINT8_MAX + 1]; /* how many lines have an anchor of that length */
+} patterns;
+void patterns_add(patterns *, const rule *);
+void patterns_remove(patterns *, const rule *); /* one that was added */
+void patterns_free(patterns *);
+const rule *patterns_of_word(const patterns *, span word); /* any; or NULL */
+
+/* Steps through the lines whose anchor `value` has. */
+typedef struct {
+    const patterns *in;
+    bind_kind kind;
+    span value;
+    uint64_t hash;
+    size_t len;
+    uint32_t next;
+} pattern_search;
+pattern_search pattern_search_of(const patterns *, bind_kind, span value);
+const rule *pattern_search_next(pattern_search *); /* NULL at the end */
 
 /* ---- Policy ---- */
 

@@ -15,7 +15,7 @@ static bool read_authority(X509 *certificate, authority *out) {
         return false;
     }
     out->serial_len = (uint8_t)len;
-    return X509_digest(certificate, EVP_sha256(), out->cert, &hashed) == 1 && hashed == HASH_BYTES;
+    return X509_digest(certificate, md_sha256(), out->cert, &hashed) == 1 && hashed == HASH_BYTES;
 }
 
 /* Out of a chain that somebody has verified, leaf first. */

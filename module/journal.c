@@ -193,7 +193,7 @@ static void output_seal(output *out, uint8_t hash[HASH_BYTES]) {
 /* A SHA-256 that has taken in the hash of the record before; NULL without memory. */
 static EVP_MD_CTX *chain_start(const uint8_t before[HASH_BYTES]) {
     EVP_MD_CTX *hash = EVP_MD_CTX_new();
-    if (hash && EVP_DigestInit_ex(hash, EVP_sha256(), NULL) == 1 &&
+    if (hash && EVP_DigestInit_ex(hash, md_sha256(), NULL) == 1 &&
         EVP_DigestUpdate(hash, before, HASH_BYTES) == 1)
         return hash;
     EVP_MD_CTX_free(hash);
@@ -477,6 +477,7 @@ static part record_replay(journal *j, policy *into, const record *r, fault *why)
         return PART_BAD;
     }
     policy_commit(into, change);
+    patch_free(change);
     j->last = r->stamp;
     j->tail.records++;
     j->tail.lines += r->lines + 2;

@@ -20,6 +20,7 @@ typedef struct {
     writer fields;
     fault *why;
     span token; /* the last one read, in token_bytes */
+    span makes; /* `pattern`: its user, in field_bytes */
     uint8_t token_bytes[LINE_BYTES];
     uint8_t text_bytes[LINE_BYTES], key_bytes[LINE_BYTES];
     uint8_t
@@ -52,6 +53,26 @@ void alias_authority(uint8_t out[HASH_BYTES], const uint8_t *key) {
 
 void alias_common_name(uint8_t out[HASH_BYTES], span cn) {
     key_of(out, LINE_ALLOW, GATE_CN, cn, span_of(NULL, 0));
+}
+
+enum { OF_WORD, OF_STATE, OF_ANCHOR };
+
+void alias_word(uint8_t out[HASH_BYTES], span word) {
+    key_of(out, LINE_PATTERN, OF_WORD, word, span_of(NULL, 0));
+}
+
+void alias_state(uint8_t out[HASH_BYTES], span user, span acl) {
+    uint8_t hash[HASH_BYTES];
+    sha256(acl, hash);
+    key_of(out, LINE_PATTERN, OF_STATE, user, span_of(hash, sizeof hash));
+}
+
+void alias_anchor(uint8_t out[HASH_BYTES], bind_kind kind, span anchor) {
+    key_of(out, LINE_PATTERN, OF_ANCHOR + (int)kind, anchor, span_of(NULL, 0));
+}
+
+void alias_named(uint8_t out[HASH_BYTES], span word) {
+    key_of(out, LINE_USER, 0, word, span_of(NULL, 0));
 }
 
 static void line_key(line *l, int kind, span a, span b) {
@@ -495,7 +516,7 @@ static bool is_user_name(span name) {
     for (size_t i = 0; i < name.len; i++) {
         if (name.ptr[i] <= ' ') return false;
     }
-    return name.len > 0 && name.len <= 512 && text_clean(name);
+    return name.len > 0 && name.len <= USER_BYTES && text_clean(name);
 }
 
 static bool read_user_name(line *l) {
@@ -653,7 +674,8 @@ static bool take_acl_rule(line *l, span acl) {
         return bad_token(l, "an ACL rule holds no quote, no backslash, no control or invisible "
                             "character");
     }
-    if (l->head.type == LINE_USER && is_password_rule(acl)) {
+    bool makes = l->head.type == LINE_PATTERN, state = makes || l->head.type == LINE_USER;
+    if (state && is_password_rule(acl)) {
         return fail(l->why,
                     "a user line takes no nopass, no password and no reset: its users come by "
                     "certificate, and it is their whole state");
@@ -661,6 +683,11 @@ static bool take_acl_rule(line *l, span acl) {
     if (l->head.type == LINE_USER && span_equal(acl, LITERAL("adopt"))) {
         return bad_token(l, "adopt stands right behind the name, without quotes");
     }
+    if (makes && (is_option(acl) || span_equal(acl, LITERAL("adopt")))) {
+        return bad_token(l, "not an ACL rule: ca=, from= and session= stand before the rules, and a "
+                            "pattern adopts nobody");
+    }
+    if (makes && !pattern_check_acl(l->makes, acl, l->why)) return false;
     if (l->head.type == LINE_LIMIT && acl.ptr[0] != '-') {
         return bad_token(l, "a limit line takes rules that take away, such as -@admin, not");
     }
@@ -696,7 +723,12 @@ static bool read_acl(line *l) {
 static bool read_user(line *l) {
     if (!need(l, "the name of the user") || !read_user_name(l)) return false;
     line_key(l, 0, l->token, span_of(NULL, 0));
-    span rest = l->rest;
+    span rest = l->rest, word = word_of(l->token);
+    if (l->head.type == LINE_USER && word.len) {
+        uint8_t alias[HASH_BYTES];
+        alias_named(alias, word);
+        put_field(l, FIELD_ALIAS, span_of(alias, sizeof alias));
+    }
     if (l->head.type == LINE_USER && next(l) && token_is(l, "adopt")) {
         l->head.adopt = true;
         say(l, l->token);
@@ -713,6 +745,68 @@ static bool read_limit(line *l) {
     return true;
 }
 
+/* ---- pattern ---- */
+
+static bool read_pattern_kind(line *l) {
+    if (!need(l, "the kind of name to match")) return false;
+    int kind = one_of(l, BIND_NAMES, BIND_KINDS);
+    if (kind < 0 || kind == BIND_IP || kind == BIND_CERT || kind == BIND_KEY)
+        return bad_token(l, "pattern takes subject, cn, uri, dns, email or upn, not");
+    say(l, l->token);
+    l->head.kind = (uint8_t)kind;
+    return true;
+}
+
+static bool read_pattern_user(line *l, span template) {
+    if (!need(l, "the user that the pattern makes")) return false;
+    if (!is_user_name(l->token)) return bad_token(l, "not the name of an ACL user");
+    if (!pattern_check_user((bind_kind)l->head.kind, template, l->token, l->why)) return false;
+    put_field(l, FIELD_MAKES, l->token);
+    l->makes = span_of(l->field_bytes + l->fields.len - l->token.len, l->token.len);
+    say(l, l->token);
+    return true;
+}
+
+static bool read_pattern_options(line *l, options *o) {
+    span rest = l->rest;
+    while (next(l) && is_option(l->token)) {
+        if (!read_bind_option(l, o)) return false;
+        rest = l->rest;
+    }
+    l->rest = rest;
+    say_bind_options(l, o);
+    if (o->ca.len) put_field(l, FIELD_CA, span_of(o->ca_bytes, o->ca.len));
+    return true;
+}
+
+static void put_pattern_aliases(line *l, span template, span acl) {
+    uint8_t alias[HASH_BYTES];
+    alias_word(alias, word_of(l->makes));
+    put_field(l, FIELD_ALIAS, span_of(alias, sizeof alias));
+    alias_state(alias, l->makes, acl);
+    put_field(l, FIELD_ALIAS, span_of(alias, sizeof alias));
+    alias_anchor(alias, l->head.kind, pattern_anchor(l->head.kind, template));
+    put_field(l, FIELD_ALIAS, span_of(alias, sizeof alias));
+}
+
+static bool read_pattern(line *l) {
+    uint8_t bytes[NAME_BYTES];
+    size_t len = 0;
+    options o; /* its buffers are not cleared */
+    o.ca = (writer){o.ca_bytes, 0, sizeof o.ca_bytes, false};
+    o.nets = (writer){o.net_bytes, 0, sizeof o.net_bytes, false};
+    if (!read_pattern_kind(l) || !read_bind_value(l, l->head.kind, bytes, &len)) return false;
+    span template = span_of(bytes, len);
+    if (!pattern_check_template(l->head.kind, template, l->why)) return false;
+    put_field(l, FIELD_TEMPLATE, template);
+    if (!read_pattern_user(l, template) || !read_pattern_options(l, &o)) return false;
+    size_t said = l->text.len;
+    if (!read_acl(l)) return false;
+    put_pattern_aliases(l, template, span_of(l->text_bytes + said, l->text.len - said));
+    line_key(l, l->head.kind, template, span_of(o.ca_bytes, o.ca.len));
+    return true;
+}
+
 /* ---- Lines ---- */
 
 static const struct {
@@ -724,6 +818,7 @@ static const struct {
     [LINE_ANCHOR] = {"anchor", read_authority},
     [LINE_ALLOW] = {"allow", read_allow},
     [LINE_BIND] = {"bind", read_bind},
+    [LINE_PATTERN] = {"pattern", read_pattern},
     [LINE_REVOKE] = {"revoke", read_revoke},
     [LINE_USER] = {"user", read_user},
     [LINE_LIMIT] = {"limit", read_limit},
@@ -743,7 +838,7 @@ static bool read_line(line *l) {
         bool fits = !l->text.full && !l->key.full && !l->fields.full;
         return fits || fail(l->why, "the line is longer than %d bytes", LINE_BYTES);
     }
-    return bad_token(l, "a line starts with set, ca, anchor, allow, bind, revoke or user, not");
+    return bad_token(l, "a line starts with set, ca, anchor, allow, bind, pattern, revoke or user, not");
 }
 
 static rule *rule_of(const line *l) {

@@ -7,7 +7,7 @@
 #include <openssl/x509.h>
 
 /* As in the server: without memory there is nothing better to do than to stop (zmalloc.c). */
-static void *must(void *p) {
+void *must(void *p) {
     if (p == NULL) {
         fputs("certauth: out of memory\n", stderr);
         abort();
@@ -17,81 +17,88 @@ static void *must(void *p) {
 
 /* ---- Tables ---- */
 
-/* Rules in a dense array, found by their keys through `slots` (index + 1; 0 is free), which are probed
- * linearly and kept at most half full. No two rules of a table have one key. The keys are SHA-256, so
- * their first bytes serve as the hash. */
+/* Rules in a dense array, found by their keys through `slots`, which are probed linearly and kept at
+ * most half full. No two rules of a table have one key. The keys are SHA-256, so their first bytes serve
+ * as the hash; a slot has it too, so that neither a miss nor growing touches a rule. */
+typedef struct { uint32_t hash, at; } slot; /* at: index + 1; 0: free */
 typedef struct {
     rule **rules;
-    uint32_t *slots;
+    slot *slots;
     size_t count, room;
 } table;
 
-static size_t home(const table *t, const uint8_t *key) {
-    size_t hash;
+static uint32_t hash_of(const uint8_t *key) {
+    uint32_t hash;
     memcpy(&hash, key, sizeof hash);
-    return hash & (t->room * 2 - 1);
+    return hash;
 }
-static size_t after(const table *t, size_t slot) { return (slot + 1) & (t->room * 2 - 1); }
+static size_t home(const table *t, uint32_t hash) { return hash & (t->room * 2 - 1); }
+static size_t after(const table *t, size_t at) { return (at + 1) & (t->room * 2 - 1); }
 
-static void put_slot(table *t, size_t index) {
-    size_t slot = home(t, t->rules[index]->key);
-    while (t->slots[slot]) slot = after(t, slot);
-    t->slots[slot] = (uint32_t)index + 1;
+static void put_slot(table *t, slot s) {
+    size_t at = home(t, s.hash);
+    while (t->slots[at].at) at = after(t, at);
+    t->slots[at] = s;
 }
 
 static void table_reserve(table *t, size_t count) {
     if (count <= t->room) return;
-    size_t room = t->room ? t->room : 8;
+    slot *old = t->slots;
+    size_t slots = t->room * 2, room = t->room ? t->room : 8;
     while (room < count) room *= 2;
-    free(t->slots);
     t->rules = must(realloc(t->rules, room * sizeof *t->rules));
     t->slots = must(calloc(room * 2, sizeof *t->slots));
     t->room = room;
-    for (size_t i = 0; i < t->count; i++) put_slot(t, i);
+    for (size_t i = 0; i < slots; i++) {
+        if (old[i].at) put_slot(t, old[i]);
+    }
+    free(old);
 }
 
 static void table_add(table *t, rule *r) {
     table_reserve(t, t->count + 1);
-    t->rules[t->count] = r;
-    put_slot(t, t->count++);
+    t->rules[t->count++] = r;
+    put_slot(t, (slot){hash_of(r->key), (uint32_t)t->count});
 }
 
 /* The slot of the rule with that key, or -1. */
 static long find_slot(const table *t, const uint8_t *key) {
+    uint32_t hash = hash_of(key);
     if (t->count == 0) return -1;
-    for (size_t slot = home(t, key); t->slots[slot]; slot = after(t, slot)) {
-        if (memcmp(t->rules[t->slots[slot] - 1]->key, key, HASH_BYTES) == 0) return (long)slot;
+    for (size_t at = home(t, hash); t->slots[at].at; at = after(t, at)) {
+        if (t->slots[at].hash != hash) continue;
+        if (memcmp(t->rules[t->slots[at].at - 1]->key, key, HASH_BYTES) == 0) return (long)at;
     }
     return -1;
 }
 
 static rule *table_find(const table *t, const uint8_t *key) {
-    long slot = find_slot(t, key);
-    return slot < 0 ? NULL : t->rules[t->slots[slot] - 1];
+    long at = find_slot(t, key);
+    return at < 0 ? NULL : t->rules[t->slots[at].at - 1];
 }
 
 /* Frees a slot and moves up those that had been pushed past it (Knuth 6.4, algorithm R). */
 static void free_slot(table *t, size_t hole) {
     size_t mask = t->room * 2 - 1;
-    for (size_t slot = after(t, hole); t->slots[slot]; slot = after(t, slot)) {
-        size_t start = home(t, t->rules[t->slots[slot] - 1]->key);
-        if (((slot - start) & mask) < ((slot - hole) & mask)) continue;
-        t->slots[hole] = t->slots[slot];
-        hole = slot;
+    for (size_t at = after(t, hole); t->slots[at].at; at = after(t, at)) {
+        size_t start = home(t, t->slots[at].hash);
+        if (((at - start) & mask) < ((at - hole) & mask)) continue;
+        t->slots[hole] = t->slots[at];
+        hole = at;
     }
-    t->slots[hole] = 0;
+    t->slots[hole] = (slot){0};
 }
 
 /* Takes `r` out; the last rule of the array takes its place. */
 static void table_remove(table *t, const rule *r) {
-    long slot = find_slot(t, r->key);
-    if (slot < 0) return;
-    size_t index = t->slots[slot] - 1, last = t->count - 1;
+    long at = find_slot(t, r->key);
+    if (at < 0) return;
+    size_t index = t->slots[at].at - 1, last = t->count - 1;
     long moved = find_slot(t, t->rules[last]->key);
     t->rules[index] = t->rules[last];
-    t->slots[moved] = (uint32_t)index + 1;
+    t->slots[moved].at = (uint32_t)index + 1;
     t->count = last;
-    free_slot(t, (size_t)slot);
+    free_slot(t, (size_t)at);
 }
 
 static void table_free(table *t, bool rules) {
@@ -102,8 +109,7 @@ static void table_free(table *t, bool rules) {
 
 /* A table of how many rules have an alias: each entry is no line, but a key and a count (`number`). */
 static void tally(table *t, const uint8_t *alias, int change) {
-    rule *entry = alias ? table_find(t, alias) : NULL;
-    if (alias == NULL) return;
+    rule *entry = table_find(t, alias);
     if (entry == NULL) {
         entry = must(calloc(1, sizeof *entry));
         memcpy(entry->key, alias, HASH_BYTES);
@@ -113,6 +119,11 @@ static void tally(table *t, const uint8_t *alias, int change) {
     if (entry->number) return;
     table_remove(t, entry);
     rule_free(entry);
+}
+
+static void tally_rule(table *t, const rule *r, int change) {
+    span alias;
+    for (size_t at = 0; rule_field(r, FIELD_ALIAS, &at, &alias);) tally(t, alias.ptr, change);
 }
 
 static uint32_t tallied(const table *t, const uint8_t *alias) {
@@ -148,7 +159,8 @@ void digest_print(const digest *d, char out[DIGEST_TEXT]) {
 
 struct policy {
     table lines;   /* every rule, owned */
-    table aliases; /* how many `ca` lines have a key, how many `allow` lines a CN */
+    table aliases; /* how many lines have a FIELD_ALIAS */
+    patterns patterns;
     digest sum;
     int settings[SETTINGS];
     size_t binds[BIND_KINDS], limits;
@@ -164,6 +176,7 @@ void policy_free(policy *p) {
     if (p == NULL) return;
     table_free(&p->aliases, true);
     table_free(&p->lines, true);
+    patterns_free(&p->patterns);
     X509_STORE_free(p->store);
     free(p);
 }
@@ -186,6 +199,17 @@ const rule *policy_user(const policy *p, line_type type, span name) {
     return table_find(&p->lines, key);
 }
 
+const rule *policy_pattern_of(const policy *p, span user) {
+    span word = word_of(user);
+    const rule *r = word.len ? patterns_of_word(&p->patterns, word) : NULL;
+    return r && rule_makes(r, user) ? r : NULL;
+}
+
+bool policy_owns_word(const policy *p, span user) {
+    span word = word_of(user);
+    return word.len && patterns_of_word(&p->patterns, word);
+}
+
 static void build_store(policy *p) {
     X509_STORE_free(p->store);
     p->store = NULL;
@@ -199,18 +223,19 @@ static void build_store(policy *p) {
 
 static void policy_put(policy *p, rule *r) {
     table_add(&p->lines, r);
-    tally(&p->aliases, rule_alias(r), 1);
+    tally_rule(&p->aliases, r, 1);
+    if (r->type == LINE_PATTERN) patterns_add(&p->patterns, r);
     if (r->type == LINE_SET) p->settings[r->kind] = r->value;
     if (r->type == LINE_BIND) p->binds[r->kind]++;
     if (r->type == LINE_LIMIT) p->limits++; /* of a bootstrap file, which never changes */
 }
 
-static void policy_take(policy *p, rule *r) {
+static void policy_take(policy *p, const rule *r) {
     if (r->type == LINE_SET) p->settings[r->kind] = 0;
     if (r->type == LINE_BIND) p->binds[r->kind]--;
-    tally(&p->aliases, rule_alias(r), -1);
+    if (r->type == LINE_PATTERN) patterns_remove(&p->patterns, r);
+    tally_rule(&p->aliases, r, -1);
     table_remove(&p->lines, r);
-    rule_free(r);
 }
 
 /* ---- Changes ---- */
@@ -220,10 +245,13 @@ enum { PROBLEMS = 32 };
 struct patch {
     const policy *base;
     patch_source source;
-    table added;   /* owned */
-    table removed; /* rules of `base` */
+    table added;   /* owned until the commit */
+    table removed; /* rules of `base`; owned after the commit */
     table aliases; /* by how much their counts change, modulo 2^32 */
+    patterns patterns; /* of those added */
     digest sum;
+    policy *next; /* what `base` will be, see patch_prepare; after the commit, what it was */
+    bool authorities, committed;
     size_t problems;
     struct {
         size_t number;
@@ -241,8 +269,11 @@ patch *patch_new(const policy *base, patch_source source) {
 void patch_free(patch *p) {
     if (p == NULL) return;
     table_free(&p->aliases, true);
-    table_free(&p->added, true);
-    table_free(&p->removed, false);
+    patterns_free(&p->patterns);
+    table_free(&p->added, !p->committed);
+    table_free(&p->removed, p->committed);
+    if (p->next) p->next->lines.count = 0; /* the rules are the other policy's, or were just freed */
+    policy_free(p->next);
     free(p);
 }
 
@@ -356,18 +387,63 @@ static void patch_check(patch *p) {
     }
 }
 
+static void patch_count_rule(patch *p, const rule *r, bool add) {
+    digest_change(&p->sum, r, add);
+    tally_rule(&p->aliases, r, add ? 1 : -1);
+    if (add && r->type == LINE_PATTERN) patterns_add(&p->patterns, r);
+    p->authorities = p->authorities || r->certificate;
+}
+
+/* How many lines will have an alias. */
+static uint32_t view_tallied(const view *v, const uint8_t alias[HASH_BYTES]) {
+    uint32_t change = v->pending ? tallied(&v->pending->aliases, alias) : 0;
+    return tallied(&v->base->aliases, alias) + change;
+}
+
+/* What is wrong with a `pattern` line beside the other lines, or NULL. Its aliases, as line.c has put them:
+ * word, state, anchor. */
+static const char *pattern_clash(const view *v, const rule *r, span word) {
+    uint8_t named[HASH_BYTES];
+    uint32_t count[3];
+    span alias;
+    size_t at = 0;
+    for (int i = 0; i < 3 && rule_field(r, FIELD_ALIAS, &at, &alias); i++)
+        count[i] = view_tallied(v, alias.ptr);
+    alias_named(named, word);
+    if (count[0] != count[1])
+        return "another pattern line has the same word with another user or other ACL rules";
+    if (view_tallied(v, named)) return "a `user` line has a name that starts with the same word";
+    return count[0] > PATTERN_TWINS || count[2] > PATTERN_TWINS
+               ? "too many pattern lines have the same word, or the same literal at the end by which "
+                 "they are found: at most 1000"
+               : NULL;
+}
+
+/* Names that start with the word of a `pattern` line are nobody else's. */
+static void patch_check_words(patch *p) {
+    view v = {p->base, p};
+    uint8_t owner[HASH_BYTES];
+    for (size_t i = 0; i < p->added.count; i++) {
+        const rule *r = p->added.rules[i];
+        span word = rule_word(r);
+        if (word.len == 0) continue;
+        alias_word(owner, word);
+        const char *clash = r->type == LINE_PATTERN ? pattern_clash(&v, r, word)
+                            : view_tallied(&v, owner)
+                                ? "the name starts with the word of a `pattern` line, whose users it "
+                                  "belongs to"
+                                : NULL;
+        if (clash) patch_problem(p, r->number, clash);
+    }
+}
+
 bool patch_finish(patch *p, bool whole) {
     if (whole) patch_whole(p);
     patch_check(p);
     p->sum = p->base->sum;
-    for (size_t i = 0; i < p->removed.count; i++) {
-        digest_change(&p->sum, p->removed.rules[i], false);
-        tally(&p->aliases, rule_alias(p->removed.rules[i]), -1);
-    }
-    for (size_t i = 0; i < p->added.count; i++) {
-        digest_change(&p->sum, p->added.rules[i], true);
-        tally(&p->aliases, rule_alias(p->added.rules[i]), 1);
-    }
+    for (size_t i = 0; i < p->removed.count; i++) patch_count_rule(p, p->removed.rules[i], false);
+    for (size_t i = 0; i < p->added.count; i++) patch_count_rule(p, p->added.rules[i], true);
+    patch_check_words(p);
     return p->problems == 0;
 }
 
@@ -380,6 +456,7 @@ const rule *patch_rule(const patch *p, bool added, size_t index, size_t *number)
 }
 
 digest patch_digest(const patch *p) { return p->sum; }
+bool patch_changes_trust(const patch *p) { return p->authorities; }
 
 const rule *patch_user(const patch *p, line_type type, span name) {
     uint8_t key[HASH_BYTES];
@@ -389,21 +466,39 @@ const rule *patch_user(const patch *p, line_type type, span name) {
 
 int patch_setting(const patch *p, setting s) { return view_setting(&(view){p->base, p}, s); }
 
-void policy_commit(policy *base, patch *p) {
-    bool authorities = false;
-    for (size_t i = 0; i < p->removed.count; i++) {
-        authorities = authorities || p->removed.rules[i]->certificate;
-        policy_take(base, p->removed.rules[i]);
+/* What nobody would notice on the thread that decides: 1,000 lines take some 0.2 ms. */
+enum { SMALL_CHANGE = 1000 };
+
+bool patch_is_large(const patch *p) {
+    return p->next || p->added.count + p->removed.count > SMALL_CHANGE;
+}
+
+/* A table that has to grow is made anew beside the one that is read; so is all that changes much. */
+void patch_prepare(patch *p) {
+    const table *lines = &p->base->lines;
+    size_t count = lines->count - p->removed.count + p->added.count;
+    if (!patch_is_large(p) && count <= lines->room) return;
+    policy *next = p->next = policy_new();
+    table_reserve(&next->lines, count);
+    for (size_t i = 0; i < lines->count; i++) {
+        if (!table_find(&p->removed, lines->rules[i]->key)) policy_put(next, lines->rules[i]);
     }
-    table_reserve(&base->lines, base->lines.count + p->added.count);
-    for (size_t i = 0; i < p->added.count; i++) {
-        authorities = authorities || p->added.rules[i]->certificate;
-        policy_put(base, p->added.rules[i]);
-    }
+    for (size_t i = 0; i < p->added.count; i++) policy_put(next, p->added.rules[i]);
+    next->sum = p->sum;
+    build_store(next);
+}
+
+static void commit_in_place(policy *base, const patch *p) {
+    for (size_t i = 0; i < p->removed.count; i++) policy_take(base, p->removed.rules[i]);
+    for (size_t i = 0; i < p->added.count; i++) policy_put(base, p->added.rules[i]);
     base->sum = p->sum;
-    p->added.count = p->removed.count = 0; /* they are base's now, or gone */
-    patch_free(p);
-    if (authorities) build_store(base);
+    if (p->authorities) build_store(base);
+}
+
+void policy_commit(policy *base, patch *p) {
+    if (p->next) policy_swap(base, p->next);
+    else commit_in_place(base, p);
+    p->committed = true;
 }
 
 /* ---- Views ---- */
@@ -418,8 +513,7 @@ const rule *view_find(const view *v, const uint8_t key[HASH_BYTES]) {
 }
 
 bool view_alias(const view *v, const uint8_t alias[HASH_BYTES]) {
-    uint32_t change = v->pending ? tallied(&v->pending->aliases, alias) : 0;
-    return tallied(&v->base->aliases, alias) + change != 0;
+    return view_tallied(v, alias) != 0;
 }
 
 int view_setting(const view *v, setting s) {
@@ -443,8 +537,15 @@ typedef struct {
     const request *r;
     const rule *line; /* the first that matched */
     bool ambiguous, conflict, elsewhere, peer;
-    uint32_t session;
+    uint32_t session, compared;
+    writer made; /* the user of a `pattern` line: bytes of the decision */
 } match;
+
+span decision_user(const decision *d, size_t index) {
+    if (d->line == NULL) return span_of(NULL, 0);
+    if (d->line->type == LINE_PATTERN) return span_of(d->made, index ? 0 : d->made_len);
+    return rule_user(d->line, index);
+}
 
 /* Is it the policy that is judged, and not the bootstrap file? */
 static bool is_policy(const match *m) { return m->bootstrap || m->lines == m->revocations; }
@@ -461,14 +562,18 @@ static bool same_users(const rule *a, const rule *b) {
 }
 
 static void take_line(match *m, const rule *line, bool repeated) {
-    if (line == NULL) return;
     if (m->line == NULL) m->line = line;
     m->ambiguous = m->ambiguous || repeated;
-    m->conflict = m->conflict || !same_users(m->line, line);
     m->elsewhere = m->elsewhere || !rule_covers(line, m->r->address);
     m->peer = m->peer || rule_binds_peer(line);
     if (line->session && (m->session == 0 || line->session < m->session))
         m->session = line->session;
+}
+
+static void take_bind(match *m, const rule *line, bool repeated) {
+    if (line == NULL) return;
+    m->conflict = m->conflict || (m->line && !same_users(m->line, line));
+    take_line(m, line, repeated);
 }
 
 /* A line without ca= binds whichever trusted CA vouches; one with it, only where that CA's key is
@@ -478,12 +583,48 @@ static bool take_binding(bind_kind kind, span value, bool repeated, void *data) 
     uint8_t key[HASH_BYTES];
     if (!view_binds(m->lines, kind)) return true;
     key_of(key, LINE_BIND, kind, value, span_of(NULL, 0));
-    take_line(m, view_find(m->lines, key), repeated);
+    take_bind(m, view_find(m->lines, key), repeated);
     const path *issuers = m->r->issuers;
     for (size_t i = 0; issuers->known && i < issuers->count; i++) {
         key_of(key, LINE_BIND, kind, value, span_of(issuers->ca[i].key, HASH_BYTES));
-        take_line(m, view_find(m->lines, key), repeated);
+        take_bind(m, view_find(m->lines, key), repeated);
     }
+    return true;
+}
+
+static bool has_authority(const path *issuers, span key) {
+    for (size_t i = 0; issuers->known && i < issuers->count; i++) {
+        if (span_equal(span_of(issuers->ca[i].key, HASH_BYTES), key)) return true;
+    }
+    return false;
+}
+
+static void take_pattern(match *m, const rule *line, span value, bool repeated) {
+    uint8_t name[USER_BYTES];
+    writer made = {name, 0, sizeof name, false};
+    span key;
+    size_t at = 0;
+    m->compared++;
+    if (rule_field(line, FIELD_CA, &at, &key) && !has_authority(m->r->issuers, key)) return;
+    if (!pattern_match(line, value, &made)) return;
+    span user = span_of(name, made.len);
+    if (m->line == NULL) put_span(&m->made, user);
+    m->conflict = m->conflict || !span_equal(user, span_of(m->made.ptr, m->made.len));
+    take_line(m, line, repeated);
+}
+
+static bool take_patterns(bind_kind kind, span value, bool repeated, void *data) {
+    match *m = data;
+    const patch *pending = m->lines->pending;
+    const rule *line;
+    pattern_search held = pattern_search_of(&m->lines->base->patterns, kind, value);
+    while ((line = pattern_search_next(&held)) != NULL) {
+        if (pending && table_find(&pending->removed, line->key)) continue;
+        take_pattern(m, line, value, repeated);
+    }
+    if (pending == NULL) return true;
+    pattern_search added = pattern_search_of(&pending->patterns, kind, value);
+    while ((line = pattern_search_next(&added)) != NULL) take_pattern(m, line, value, repeated);
     return true;
 }
 
@@ -551,9 +692,25 @@ static const char *near_miss(const view *lines, const identity *leaf) {
                : NULL;
 }
 
-/* May the policy give this user at all? Not one of the bootstrap file; and where that limits users, only
- * such as have a `user` line, for nothing limits the others. */
+static bool is_made(const view *policy_lines, span user) {
+    uint8_t alias[HASH_BYTES];
+    span word = word_of(user);
+    if (word.len) alias_word(alias, word);
+    return word.len && view_alias(policy_lines, alias);
+}
+
+/* The line that says what a user of the match is, or NULL. */
+static const rule *line_of(const match *m, span user) {
+    uint8_t key[HASH_BYTES];
+    key_of(key, LINE_USER, 0, user, span_of(NULL, 0));
+    return m->line->type == LINE_PATTERN ? m->line : view_find(m->lines, key);
+}
+
+/* May this user be given at all? Not one whose name is for a pattern to make. By the policy, not one of
+ * the bootstrap file either; and where that limits users, only such as have a line, for nothing limits the
+ * others. */
 static bool is_for_policy(const match *m, const rule *line, span user) {
+    if (line == NULL && is_made(m->revocations, user)) return false;
     if (m->bootstrap == NULL) return true;
     return !policy_user(m->bootstrap, LINE_USER, user) && (line || !m->bootstrap->limits);
 }
@@ -566,11 +723,11 @@ static reason check_user(const match *m, span user) {
     key_of(key, LINE_USER, 0, user, span_of(NULL, 0));
     bool on = !is_policy(m) || view_setting(m->lines, SET_ENFORCE) == ENFORCE_ON;
     bool applied = r->ask && !r->pending && on;
-    const rule *line = view_find(m->lines, key);
+    const rule *line = line_of(m, user);
     if (!is_for_policy(m, line, user)) return REASON_USER_MISSING;
     if (line == NULL && r->pending && table_find(&m->lines->base->lines, key))
         return REASON_USER_MISSING;
-    if (applied) line = NULL;
+    if (applied && line != m->line) line = NULL;
     user_state state = line     ? (line->on ? USER_ON : USER_OFF)
                        : r->ask ? r->ask(user, r->data)
                                 : USER_UNKNOWN;
@@ -604,19 +761,17 @@ static reason check_leaf(const match *m) {
 /* One of several is asked about when it is chosen; but none may be one that is not to be given. */
 static reason check_choice(const match *m) {
     span user;
-    uint8_t key[HASH_BYTES];
     for (size_t i = 0; (user = rule_user(m->line, i)).len; i++) {
-        key_of(key, LINE_USER, 0, user, span_of(NULL, 0));
-        if (!is_for_policy(m, view_find(m->lines, key), user)) return REASON_USER_MISSING;
+        if (!is_for_policy(m, line_of(m, user), user)) return REASON_USER_MISSING;
     }
     return REASON_MATCHED;
 }
 
-static reason check_match(const match *m) {
+static reason check_match(const match *m, const decision *d) {
     if (m->line == NULL) return REASON_NO_BINDING;
     if (m->conflict) return REASON_CONFLICT;
     if (m->elsewhere) return REASON_ADDRESS;
-    return rule_user(m->line, 1).len ? check_choice(m) : check_user(m, rule_user(m->line, 0));
+    return decision_user(d, 1).len ? check_choice(m) : check_user(m, decision_user(d, 0));
 }
 
 static int64_t path_end(const request *r) {
@@ -627,9 +782,14 @@ static int64_t path_end(const request *r) {
     return end;
 }
 
-static const char *why_missing(const match *m) {
+static const char *why_missing(const match *m, const decision *d) {
+    span user;
+    for (size_t i = 0; (user = decision_user(d, i)).len; i++) {
+        if (line_of(m, user) == NULL && is_made(m->revocations, user))
+            return "the user's name starts with the word of a `pattern` line, and only that makes it";
+    }
     if (m->bootstrap == NULL) return NULL;
-    if (policy_user(m->bootstrap, LINE_USER, rule_user(m->line, 0)))
+    if (policy_user(m->bootstrap, LINE_USER, decision_user(d, 0)))
         return "the user belongs to the bootstrap file, and is not the policy's to give";
     return m->bootstrap->limits ? "the bootstrap file has limits, so only a user with a `user` line "
                                   "can be bound"
@@ -640,16 +800,20 @@ static const char *why_missing(const match *m) {
 static decision judge(match m, bool *bound) {
     const request *r = m.r;
     decision d = {.act = ACTION_REFUSE, .detail = r->leaf->detail};
+    m.made = (writer){d.made, 0, sizeof d.made, false};
     if (!r->leaf->refusal) identity_bindings(r->leaf, take_binding, &m);
+    if (!r->leaf->refusal && m.line == NULL) identity_bindings(r->leaf, take_patterns, &m);
     *bound = m.line != NULL;
+    d.compared = m.compared;
     d.why = check_leaf(&m);
     if (d.why) return d;
-    d.why = check_match(&m);
     d.line = m.line;
+    d.made_len = (uint16_t)m.made.len;
+    d.why = check_match(&m, &d);
     if (d.why == REASON_NO_BINDING) d.detail = near_miss(m.lines, r->leaf);
-    if (d.why == REASON_USER_MISSING) d.detail = why_missing(&m);
+    if (d.why == REASON_USER_MISSING) d.detail = why_missing(&m, &d);
     if (d.why != REASON_MATCHED) return d;
-    d.act = rule_user(m.line, 1).len ? ACTION_CHOOSE : ACTION_LOGIN;
+    d.act = decision_user(&d, 1).len ? ACTION_CHOOSE : ACTION_LOGIN;
     d.until = path_end(r);
     d.session = m.session;
     return d;

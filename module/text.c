@@ -167,9 +167,10 @@ static size_t utf8_read(span s, uint32_t *out) {
 
 bool text_clean(span s) {
     while (s.len) {
-        uint32_t c;
-        size_t len = utf8_read(s, &c);
-        if (len == 0 || is_treacherous(c)) return false;
+        uint32_t c = s.ptr[0];
+        bool plain = c >= ' ' && c < 0x7f; /* nearly every character of nearly every name */
+        size_t len = plain ? 1 : utf8_read(s, &c);
+        if (len == 0 || (!plain && is_treacherous(c))) return false;
         s = span_skip(s, len);
     }
     return true;

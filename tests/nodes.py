@@ -76,7 +76,13 @@ def status(client: redis.Redis) -> dict[str, Any]:
 
 
 def show(client: redis.Redis) -> list[str]:
-    return list(client.execute_command("CERTAUTH.POLICY", "SHOW"))
+    lines: list[str] = []
+    cursor = None
+    while cursor != "0":
+        page = ("SHOW", "COUNT", 10_000, "CURSOR", cursor or "0")
+        cursor, found = client.execute_command("CERTAUTH.POLICY", *page)
+        lines += found
+    return lines
 
 
 def enrolled(

@@ -259,7 +259,7 @@ def test_every_command_is_documented() -> None:
 
 def test_every_field_of_a_reply_is_documented() -> None:
     """The names in the maps that commands answer."""
-    named = r'reply_(?:pair|named|number|optional|name|text)\(ctx, "([a-z_]+)"'
+    named = r'reply_(?:pair|named|number|optional|name|text|hash)\(ctx, "([a-z_]+)"'
     plain = r'ReplyWithStringBuffer\(ctx, "([a-z_]+)"'
     fields = set(re.findall(named, source(GLUE))) | set(re.findall(plain, source(GLUE)))
     assert fields <= set(ticked(section("docs/module.md", "Commands")))

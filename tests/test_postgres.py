@@ -1,5 +1,5 @@
-"""control/store.py on PostgreSQL: the laws of test_store.py, several processes, backups to and from
-SQLite. A private server is started for it, and ended with the session."""
+"""control/store.py on PostgreSQL: the laws of test_store*.py, several processes, backups to and
+from SQLite. A private server is started for it, and ended with the session."""
 
 import inspect
 import os
@@ -23,7 +23,7 @@ from control.errors import Refusal
 from control.records import Cluster, Role, User
 from control.service import Config, ServiceError
 from control.store import Store
-from tests import test_store
+from tests import test_store, test_store_certificates
 from tests.api import ADMIN, ControlPlane, peer_cert, user
 from tests.support import free_port, wait_until
 from tests.test_store import granted, read_while_written, replayed
@@ -36,12 +36,13 @@ pytestmark = [
 
 PASSWORD = "the database's"
 # Whoever collects this module finds them in it, where `url` is another database.
-LAWS = [
-    name
-    for name, law in vars(test_store).items()
+LAWS = {
+    name: law
+    for module in (test_store, test_store_certificates)
+    for name, law in vars(module).items()
     if name.startswith("test_") and {"made", "url"} & set(inspect.signature(law).parameters)
-]
-globals().update({name: getattr(test_store, name) for name in ["made", *LAWS]})
+}
+globals().update({"made": test_store.made, **LAWS})
 
 
 def binary(name: str) -> str:

@@ -372,6 +372,9 @@ def test_sessions_are_listed(server_kind: Server, start: Start, pki: Pki) -> Non
         one = next(s for s in sessions(node)["sessions"] if s["id"] == numbers[0])
         assert (one["address"], one["user"], one["reason"]) == ("127.0.0.1", "alice", "matched")
         assert (one["subject"], one["serial"]) == ("CN=alice,OU=eng,O=acme", pki.alice.serial)
+        assert (one["cert"], one["ca"]) == (pki.alice.fingerprint, pki.ca.key_id)
+        assert one["key"] == pki.alice.key_id
+        assert one["not_after"] == int(pki.alice.certificate.not_valid_after_utc.timestamp())
         path = (pki.alice.certificate, pki.ca.certificate)
         end = int(min(cert.not_valid_after_utc for cert in path).timestamp()) + 1
         assert (one["end"], abs(one["since"] - time.time()) < 60) == (end, True)
@@ -406,6 +409,11 @@ def test_the_log_holds_what_happened(server_kind: Server, start: Start, pki: Pki
         ("closed", "revoked", "CN=alice"),
     ]  # fmt: skip
     assert told == expected
+    one = entries(node)[0]
+    assert [one[name] for name in ("cert", "key", "ca")] == [
+        pki.alice.fingerprint, pki.alice.key_id, pki.ca.key_id
+    ]  # fmt: skip
+    assert one["not_after"] == int(pki.alice.certificate.not_valid_after_utc.timestamp())
     last = entries(node)[-1]["seq"]
     assert [e["seq"] for e in entries(node)] == list(range(last - 2, last + 1))
     assert [e["seq"] for e in entries(node, "SINCE", last - 1)] == [last]

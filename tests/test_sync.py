@@ -251,7 +251,8 @@ def test_a_wiped_node_gets_the_whole_policy(plane: Plane, make_node: MakeNode, p
         shutil.rmtree(left) if left.is_dir() else left.unlink()
     (folder(server) / "ca").mkdir(parents=True)
     server.start()
-    wait_until(lambda: status(operator(server))["generation"] > 0, "the node has a policy")
+    admin = operator(server)  # one connection: new ones are `default` at first, who is closed
+    wait_until(lambda: status(admin)["generation"] > 0, "the node has a policy")
     plane.in_step()
     assert set(show(operator(server))) == plane.lines()
     assert who(server, pki.bob) == "bob"
