@@ -4,10 +4,12 @@ import json
 import secrets
 import time
 from collections.abc import Callable
+from types import MappingProxyType
+from typing import Any
 
 from flask import Flask, Response
 
-from control import errors, web
+from control import errors, preview, web
 from control.api import (
     actions,
     bdbs,
@@ -16,6 +18,7 @@ from control.api import (
     cluster,
     login,
     logs,
+    metrics,
     redis_acls,
     reference,
     roles,
@@ -25,6 +28,7 @@ from control.api import (
 from control.ca import CertificateError
 from control.errors import invalid, refused
 from control.guard import Guard, PeerCert
+from control.metrics import Figures
 from control.models import NewUserBody, parse
 from control.passwords import new_password
 from control.records import Cluster, User
@@ -33,7 +37,7 @@ from control.store import Store
 BODY = 1 << 20  # bytes of a request's body, as in control/server.py
 MODULES = (
     cluster, certificates, users, login, roles, redis_acls, bdbs, actions, logs, system, certauth,
-    reference,
+    reference, metrics,
 )  # fmt: skip
 
 
@@ -41,16 +45,29 @@ def no_ca() -> None:
     raise refused("unsupported_certificate", "this control plane has no CA to issue with")
 
 
-def create_app(store: Store, peer_cert: PeerCert, rotate: Callable[[], None] = no_ca) -> Flask:
+def nobody(_uid: int, _question: object) -> dict[str, Any]:
+    return {}
+
+
+def create_app(
+    store: Store,
+    peer_cert: PeerCert,
+    rotate: Callable[[], None] = no_ca,
+    ask: preview.Ask = nobody,
+    figures: Figures = MappingProxyType({}),
+) -> Flask:
     """The application over `store`. `peer_cert` reads the client's certificates out of a WSGI
     environ: control.server.peer_cert. `rotate` puts a new certificate of this server into the
-    store, or raises Refusal."""
+    store, or raises Refusal. `ask` puts questions to nodes: control.sync.Worker.ask.
+    `figures` are what control.audit.Collector has read from them."""
     app = Flask("control", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = BODY
     app.url_map.strict_slashes = False
     errors.install(app)
     app.register_error_handler(CertificateError, _bad_certificate)
     app.extensions["rotate"] = rotate
+    app.extensions["ask"] = ask
+    app.extensions["figures"] = figures
     web.install(app, store, Guard(store, peer_cert))
     for module in MODULES:
         app.register_blueprint(module.blueprint)

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from control import core, quickstart, service
+from control import quickstart, service
 from control.commands import COMMANDS
 
 
@@ -189,39 +189,6 @@ def enrol(address: tuple[str, int], home: Path, **options: Any) -> None:
     with reported():
         enrolment = service.Enrolment(*address, **options)
         click.echo(service.enrol(service.load_config(home), enrolment))
-
-
-@main.command()
-@click.argument("certificate", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--policy", required=True, help="A file of policy lines.",
-              type=click.Path(exists=True, dir_okay=False, path_type=Path))  # fmt: skip
-@click.option("--address", help="The client's IP address, for lines with from=.")
-def explain(certificate: Path, policy: Path, address: str | None) -> None:
-    """Say who CERTIFICATE would be under a policy, and why. Exits with 1 where it would be nobody.
-
-    CERTIFICATE is PEM, the leaf first, then its intermediate CAs; or the DER of a leaf.
-    """
-    try:
-        decision = read_policy(policy).decide(certificate.read_bytes(), address=address)
-    except (core.CoreError, OSError) as error:
-        raise click.ClickException(str(error)) from error
-    except UnicodeDecodeError as error:
-        raise click.ClickException(f"{policy} is no text in UTF-8: {error}") from error
-    click.echo("\n".join(decision.trace))
-    click.echo(f"decision: {decision.action} {' '.join(decision.users)}".rstrip())
-    sys.exit(0 if decision.users else 1)
-
-
-def read_policy(file: Path) -> core.Policy:
-    """A file of policy lines. Comments and empty lines are none, but count where a line is named.
-    Raises core.PolicyError."""
-    lines = list(enumerate(file.read_text().splitlines(), 1))
-    lines = [(number, line) for number, line in lines if line and line[0] != "#"]
-    try:
-        return core.Policy(line for _, line in lines)
-    except core.PolicyError as error:
-        problems = tuple((lines[index - 1][0], text) for index, text in error.problems)
-        raise core.PolicyError(problems, error.count) from error
 
 
 for command in COMMANDS:

@@ -21,6 +21,7 @@ from flask import Request
 
 from control import core, policy, tokens
 from control.errors import Refusal, forbidden, unauthorized
+from control.metrics import API_LOGINS, API_REFUSED
 from control.passwords import Passwords, is_expired, is_locked
 from control.records import Management, Password, User
 from control.store import Store
@@ -87,13 +88,16 @@ class Presented(Protocol):
 PeerCert = Callable[[WSGIEnvironment], Presented | None]
 
 
+By = Literal["password", "token", "certificate"]
+
+
 @dataclass(frozen=True)
 class Caller:
     """Somebody who has logged in."""
 
     user: User
     managements: Managements
-    by: Literal["password", "token", "certificate"]
+    by: By
 
     def may(self, permission: str) -> bool:
         """Several roles add up."""
@@ -112,6 +116,13 @@ class Guard:
     def authenticate(self, request: Request, expired: bool = False) -> Caller:
         """Who is asking. `expired`: a password that is to be changed is good enough. Raises Refusal
         401."""
+        try:
+            return self._authenticate(request, expired)
+        except Refusal as error:
+            API_REFUSED.labels(error.error_code).inc()
+            raise
+
+    def _authenticate(self, request: Request, expired: bool) -> Caller:
         given, address = request.authorization, request.remote_addr or ""
         if "Authorization" not in request.headers:
             return self._by_certificate(request)
@@ -177,7 +188,7 @@ class Guard:
                 "password_expired",
                 "this password has expired: set a new one with PUT /v1/users/password",
             )
-        return self._logged_in(user, "password")
+        return self._logged_in(user, "password", address)
 
     def _by_token(self, token: str, address: str) -> Caller:
         try:
@@ -188,7 +199,7 @@ class Guard:
         except Refusal as error:
             self._refused(error, address)
             raise
-        return self._logged_in(user, "token")
+        return self._logged_in(user, "token", address)
 
     def _user_of_token(self, uid: int) -> User:
         try:
@@ -211,12 +222,13 @@ class Guard:
             )
         address = request.remote_addr
         try:
-            return self._logged_in(self._decided(presented, address), "certificate")
+            user, leaf = self._decided(presented, address)
         except Refusal as error:
             self._refused(error, address or "")
             raise
+        return self._logged_in(user, "certificate", address or "", leaf)
 
-    def _decided(self, presented: Presented, address: str | None) -> User:
+    def _decided(self, presented: Presented, address: str | None) -> tuple[User, core.Identity]:
         pem = "".join(map(ssl.DER_cert_to_PEM_cert, presented.chain)).encode()
         try:
             decision = self.decide(pem, address=address)
@@ -224,15 +236,19 @@ class Guard:
             raise unauthorized(
                 "malformed", f"the client certificate does not parse: {error}"
             ) from error
-        if decision.user is None:
+        if decision.user is None or decision.leaf is None:
             raise unauthorized(decision.reason, _why(decision))
-        return self._store.get(User, int(decision.user))
+        return self._store.get(User, int(decision.user)), decision.leaf
 
-    def _logged_in(self, user: User, by: Literal["password", "token", "certificate"]) -> Caller:
+    def _logged_in(
+        self, user: User, by: By, address: str, leaf: core.Identity | None = None
+    ) -> Caller:
         now = int(time.time())
+        shown = {"serial": leaf.serial, "issuer": leaf.issuer} if leaf else {}
+        self._store.act_as(user.name, address=address, **shown)
         if by != "token" and now - user.last_login >= LOGIN_SECONDS:
-            self._store.logged_in(user.uid, now)
-        self._store.act_as(user.name)
+            self._store.logged_in(user.uid, now, by)
+            API_LOGINS.labels(by).inc()
         managements = frozenset(role.management for role in self._store.roles_of(user))
         return Caller(user, managements, by)
 

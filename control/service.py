@@ -26,11 +26,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
+from wsgiref.types import WSGIApplication
 
 from control import ca, core
 from control import enrol as enrolling
 from control.app import create_app, init_cluster
+from control.audit import Collector, Follower
 from control.errors import Refusal, invalid, missing, refused
 from control.passwords import check_new, new_password
 from control.records import API, Certificate, Database, User
@@ -58,7 +60,8 @@ class ServiceError(Exception):
 @dataclass(frozen=True)
 class Config:
     """Where it lives and listens. `database` is a URL as SQLAlchemy reads it; `tls_min` the least
-    TLS version of the API; `proxy_socket` a path for a proxy to connect to, seen from `home`."""
+    TLS version of the API. Seen from `home`: `proxy_socket` a path for a proxy to connect to,
+    `audit_file` the event log as JSON lines, none where it is empty."""
 
     home: Path
     host: str = "0.0.0.0"  # noqa: S104 (an API is there to be reached)
@@ -66,6 +69,7 @@ class Config:
     database: str = ""
     tls_min: str = "1.2"
     proxy_socket: str = ""
+    audit_file: str = "audit.jsonl"
 
     @property
     def proxy(self) -> Path | None:
@@ -80,7 +84,10 @@ class Config:
         return Identity(self.home / "control.crt", self.home / "control.key")
 
 
-SETTINGS = {"host": str, "port": int, "database": str, "tls_min": str, "proxy_socket": str}
+SETTINGS = {
+    "host": str, "port": int, "database": str, "tls_min": str, "proxy_socket": str,
+    "audit_file": str,
+}  # fmt: skip
 
 
 def load_config(home: Path, environment: Mapping[str, str] = os.environ) -> Config:
@@ -298,18 +305,33 @@ def running(config: Config) -> Iterator[Server]:
         except OSError as error:
             raise ServiceError(f"{error.filename}: {error.strerror}") from error
         api = store.certificates()[API]
-        front = _front(config, store, api)
-        worker = Worker(store, config.identity, authorities)
-        for thread in (worker, _Keeper(config, store, front, api)):
-            thread.start()
-            stack.callback(thread.stop)
+        collector = Collector(store)
+        worker = Worker(store, config.identity, authorities, collector)
+        app = create_app(
+            store, peer_cert, lambda: rotate(config, store), worker.ask, collector.figures
+        )
+        front = _front(config, app, api)
+        if config.audit_file:
+            begin(stack, Follower(store, config.home / config.audit_file))  # ends behind the others
+        begin(stack, worker)
+        begin(stack, _Keeper(config, store, front, api))
         stack.callback(front.stop)
         yield front
 
 
-def _front(config: Config, store: Store, api: Certificate) -> Server:
+class _Startable(Protocol):
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+def begin(stack: ExitStack, one: _Startable) -> None:
+    """Starts it, to be stopped with the stack."""
+    one.start()
+    stack.callback(one.stop)
+
+
+def _front(config: Config, app: WSGIApplication, api: Certificate) -> Server:
     listen = Listen(config.host, config.port)
-    app = create_app(store, peer_cert, lambda: rotate(config, store))
     shown = (api.certificate.encode(), api.key.encode())
     front = Server(app, listen, *shown, tls_min=config.tls_min, proxy_socket=config.proxy)
     try:

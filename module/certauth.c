@@ -28,6 +28,12 @@
 
 /* ---- State ---- */
 
+/* A user that a `pattern` line makes: there while it has sessions. */
+typedef struct {
+    char *rules; /* as ACL SETUSER was given them */
+    size_t sessions;
+} made_user;
+
 /* A client, from its connection to its end. Unix sockets and plain TCP have one too. */
 typedef struct {
     uint64_t id;
@@ -40,6 +46,7 @@ typedef struct {
     bool closing; /* the server has been told to, and does when it comes to it */
     reason why;
     RedisModuleString *user; /* that we logged it in as; NULL otherwise */
+    made_user *made;         /* that is this user; NULL otherwise */
     int64_t since, end;      /* seconds since 1970; closed at `end`, 0: never */
 } session;
 
@@ -66,6 +73,7 @@ struct write_order {
     uint64_t sender; /* its client id */
     bool close_sender;
     RedisModuleString *sender_user; /* that the sender left for the time being: it may lose it */
+    bool patterns;                  /* it brings `pattern` lines, or some begin to count */
     bool applying;                  /* it is on disk, and users are becoming what it makes them */
     bool default_was_off;           /* before that */
     bool done;                      /* it is in force */
@@ -121,6 +129,8 @@ static struct {
     RedisModuleDict *sessions; /* client id → session */
     RedisModuleDict *ends;     /* end, client id → session */
     RedisModuleDict *managed;  /* user → its ACL rules as the server tells them after we set them */
+    RedisModuleDict *made;     /* user → made_user */
+    size_t idle;               /* how many of them have no session */
     bool switching;            /* we are changing a client's user ourselves */
     write_order *order;
     stage stage;
@@ -248,13 +258,20 @@ static void add_limits(text_buffer *b) {
     }
 }
 
+/* The ACL rules of `user` by its own line, or by the `pattern` line that makes it. */
+static bool next_acl_rule(const rule *line, span user, size_t *at, span *token) {
+    static uint8_t bytes[MADE_RULE_BYTES];
+    return rule_type(line) == LINE_PATTERN ? rule_acl_made(line, user, at, bytes, token)
+                                           : rule_acl_next(line, at, token);
+}
+
 /* What ACL SETUSER takes, blank separated. Starts from nothing, so that a line is the whole state. */
-static text_buffer acl_text(const rule *user, bool limited) {
+static text_buffer acl_text(const rule *line, span user, bool limited) {
     text_buffer b = {NULL, 0};
     bool selector = false;
     span token;
     text_add(&b, LITERAL("reset"));
-    for (size_t at = 0; rule_acl_next(user, &at, &token);) {
+    for (size_t at = 0; next_acl_rule(line, user, &at, &token);) {
         selector = selector || token.ptr[0] == '(';
         bool closes = selector && token.ptr[token.len - 1] == ')';
         text_add(&b, LITERAL(" "));
@@ -321,11 +338,35 @@ static bool is_bootstrap_user(span name) {
     return policy_user(node.bootstrap, LINE_USER, name) != NULL;
 }
 
-static void apply_user(const rule *user, bool limited) {
-    if (limited && is_bootstrap_user(rule_user(user, 0))) return;
-    text_buffer b = acl_text(user, limited);
-    set_user(rule_user(user, 0), span_of(b.text, b.len));
+static void apply_user(const rule *line, bool limited) {
+    span user = rule_user(line, 0);
+    if (limited && is_bootstrap_user(user)) return;
+    text_buffer b = acl_text(line, user, limited);
+    set_user(user, span_of(b.text, b.len));
     free(b.text);
+}
+
+static made_user *made_find(span user) {
+    return RedisModule_DictGetC(node.made, (void *)(uintptr_t)user.ptr, user.len, NULL);
+}
+
+/* The user as its `pattern` line makes it now. */
+static made_user *make_user(const rule *pattern, span user) {
+    made_user *m = made_find(user);
+    text_buffer b = acl_text(pattern, user, true);
+    if (m && strcmp(m->rules, b.text) == 0) {
+        free(b.text);
+        return m;
+    }
+    if (m == NULL) {
+        m = must(calloc(1, sizeof *m));
+        RedisModule_DictSetC(node.made, (void *)(uintptr_t)user.ptr, user.len, m);
+        node.idle++;
+    }
+    free(m->rules);
+    m->rules = b.text;
+    set_user(user, span_of(b.text, b.len));
+    return m;
 }
 
 /* A user whose line goes: what it was before us, or nothing. */
@@ -348,7 +389,65 @@ static bool enforced(void) {
 
 /* Is this user ours to say who may be it? */
 static bool is_managed(span name) {
-    return is_bootstrap_user(name) || (enforced() && policy_user(node.policy, LINE_USER, name));
+    return is_bootstrap_user(name) || (enforced() && (policy_user(node.policy, LINE_USER, name) ||
+                                                      policy_owns_word(node.policy, name)));
+}
+
+/* A user without sessions goes, unless a `user` line has its name now. */
+static void unmake_user(span user) {
+    made_user *m = NULL;
+    fault why;
+    RedisModule_DictDelC(node.made, (void *)(uintptr_t)user.ptr, user.len, &m);
+    node.idle--;
+    if (!enforced() || policy_user(node.policy, LINE_USER, user) == NULL) {
+        call("ACL", "DELUSER", user, span_of(NULL, 0), &why);
+        forget_user(user);
+    }
+    free(m->rules);
+    free(m);
+}
+
+/* Once a second, so that a client that comes again and again finds it there. True where there is more. */
+static bool unmake_idle(void) {
+    enum { MOST = 256 };
+    RedisModuleString *idle[MOST];
+    size_t found = 0, len;
+    slice now = slice_start();
+    made_user *m;
+    char *name;
+    if (node.idle == 0) return false;
+    RedisModuleDictIter *at = RedisModule_DictIteratorStartC(node.made, "^", NULL, 0);
+    while (found < MOST && (name = RedisModule_DictNextC(at, &len, (void **)&m)) != NULL) {
+        if (m->sessions == 0) idle[found++] = string_of(span_of(name, len));
+    }
+    RedisModule_DictIteratorStop(at);
+    for (size_t i = 0; i < found; i++) {
+        if (slice_goes_on(&now)) unmake_user(string_span(idle[i]));
+        RedisModule_FreeString(NULL, idle[i]);
+    }
+    return node.idle > 0;
+}
+
+/* Calls `take` for each name of the server's users that a `pattern` line may own. */
+static void each_worded_user(void (*take)(span name, void *data), void *data) {
+    RedisModuleCallReply *reply = RedisModule_Call(node.ctx, "ACL", "c", "USERS");
+    for (size_t i = 0; reply && i < RedisModule_CallReplyLength(reply); i++) {
+        size_t len;
+        const char *name = RedisModule_CallReplyStringPtr(
+            RedisModule_CallReplyArrayElement(reply, i), &len);
+        if (memchr(name, ':', len)) take(span_of(name, len), data);
+    }
+    if (reply) RedisModule_FreeCallReply(reply);
+}
+
+/* One that was made before a restart, and has been saved meanwhile (CONFIG REWRITE, ACL SAVE). */
+static void drop_saved_user(span name, void *none) {
+    fault why;
+    (void)none;
+    if (!policy_owns_word(node.policy, name) || is_bootstrap_user(name)) return;
+    RedisModule_Log(node.ctx, "notice", "user '%.*s' had been saved and is removed: a pattern line makes it",
+                    (int)name.len, (const char *)name.ptr);
+    call("ACL", "DELUSER", name, span_of(NULL, 0), &why);
 }
 
 /* The thread that appends may turn a sound journal into a damaged one, when the disk fails it. */
@@ -503,8 +602,11 @@ static void session_ends_at(session *s, int64_t end) {
 }
 
 static void session_user(session *s, span user) {
+    if (s->made && --s->made->sessions == 0) node.idle++;
     if (s->user) RedisModule_FreeString(NULL, s->user);
     s->user = user.len ? string_of(user) : NULL;
+    s->made = user.len ? made_find(user) : NULL;
+    if (s->made && s->made->sessions++ == 0) node.idle--;
 }
 
 static void count_refused(int change);
@@ -700,6 +802,8 @@ static void sit_on_nobody(RedisModuleCtx *ctx, session *s) {
 }
 
 static bool become(RedisModuleCtx *ctx, session *s, span user) {
+    const rule *pattern = policy_pattern_of(node.policy, user);
+    if (pattern && enforced() && !is_bootstrap_user(user)) make_user(pattern, user);
     node.switching = true;
     int result = RedisModule_AuthenticateClientWithACLUser(ctx, (const char *)user.ptr, user.len,
                                                            on_user_changed, NULL, NULL);
@@ -790,14 +894,14 @@ static void refuse_client(RedisModuleCtx *ctx, session *s, const peer *p) {
 
 /* Does what was decided for a client that has just connected. */
 static void enact(RedisModuleCtx *ctx, session *s, const peer *p, const identity *id, decision d) {
-    if (d.act == ACTION_LOGIN && !d.shadow && !become(ctx, s, rule_user(d.line, 0))) {
+    if (d.act == ACTION_LOGIN && !d.shadow && !become(ctx, s, decision_user(&d, 0))) {
         d.act = ACTION_REFUSE; /* switched off by hand since it was asked */
         d.why = REASON_USER_OFF;
     }
     count(&d);
     bool named = d.act == ACTION_LOGIN;
     const log_entry *e = record(s, id, EVENTS[d.shadow][d.act], d.why,
-                                named ? rule_user(d.line, 0) : span_of(NULL, 0));
+                                named ? decision_user(&d, 0) : span_of(NULL, 0));
     if (d.act == ACTION_REFUSE) log_refusal(ctx, e, d.shadow);
     s->act = d.shadow ? ACTION_LEAVE : d.act;
     s->why = d.why;
@@ -813,8 +917,9 @@ static void enact(RedisModuleCtx *ctx, session *s, const peer *p, const identity
 static bool permits(const decision *d, span user) {
     if (d->shadow || (d->act != ACTION_LOGIN && d->act != ACTION_CHOOSE)) return false;
     span named;
-    for (size_t i = 0; (named = rule_user(d->line, i)).len; i++) {
-        if (span_equal(named, user)) return ask_server(user, NULL) == USER_ON;
+    bool made = d->line && rule_type(d->line) == LINE_PATTERN; /* here as long as it is needed */
+    for (size_t i = 0; (named = decision_user(d, i)).len; i++) {
+        if (span_equal(named, user)) return made || ask_server(user, NULL) == USER_ON;
     }
     return false;
 }
@@ -992,7 +1097,7 @@ static void on_user_changed(uint64_t id, void *none) {
 /* Becomes `user`, or the only one there is where it is empty; else says why not. */
 static bool choose(RedisModuleCtx *ctx, session *s, span user, fault *why) {
     decision d = s ? decide_again(s, NULL) : (decision){0};
-    if (user.len == 0 && d.act == ACTION_LOGIN) user = rule_user(d.line, 0);
+    if (user.len == 0 && d.act == ACTION_LOGIN) user = decision_user(&d, 0);
     if (user.len == 0)
         return fail(why, "say which user: this certificate may be several, or none (%s)",
                     reason_name(d.why));
@@ -1126,6 +1231,7 @@ static void put_in_force(void) {
     bool was_off = default_is_off();
     apply_all_users(node.bootstrap, false);
     if (enforced()) apply_all_users(node.policy, true);
+    if (enforced()) each_worded_user(drop_saved_user, NULL);
     /* resetpass too: protected mode asks for nopass even of a user that is off (networking.c) */
     if (damaged()) set_user(LITERAL("default"), LITERAL("resetpass off"));
     apply_trust();
@@ -1174,7 +1280,8 @@ static bool walk(write_order *order, const visit *rows, size_t count, const slic
         for (; order->at < walk_length(order, row->from); order->at++) {
             size_t number;
             const rule *line = walk_rule(order, row->from, &number);
-            bool counts = rule_type(line) == LINE_USER || rule_type(line) == LINE_WAS;
+            bool counts = rule_type(line) == LINE_USER || rule_type(line) == LINE_WAS ||
+                          rule_type(line) == LINE_PATTERN;
             if ((counts || order->at % 256 == 0) && !slice_goes_on(now)) return true;
             if (counts) row->visit(order, line, number);
         }
@@ -1354,7 +1461,11 @@ static bool survives(session *s, reason *why) {
     decision d = decide_again(s, NULL);
     *why = d.why;
     if (!may_stay(s, &d)) return false;
-    if (s->user && permits(&d, string_span(s->user))) set_end(s, &d);
+    if (s->user && permits(&d, string_span(s->user))) {
+        set_end(s, &d);
+        if (rule_type(d.line) == LINE_PATTERN) /* which may have other rules now */
+            make_user(d.line, string_span(s->user));
+    }
     return s->end == 0 || s->end > now_seconds();
 }
 
@@ -1405,9 +1516,9 @@ static void note_user(patch *change, span name, span rules) {
     free(was.text);
 }
 
-static bool try_acl(const rule *user, bool limited, fault *why) {
+static bool try_acl(const rule *line, span user, bool limited, fault *why) {
     RedisModuleString *error = NULL;
-    text_buffer b = acl_text(user, limited);
+    text_buffer b = acl_text(line, user, limited);
     text_add(&b,
              LITERAL(
                  " resetchannels")); /* or the next try looks through all clients for channels */
@@ -1423,14 +1534,13 @@ static bool try_acl(const rule *user, bool limited, fault *why) {
 static void check_user_line(write_order *order, const rule *user, size_t number) {
     patch *change = order->change;
     span name = rule_user(user, 0);
-    if (rule_type(user) != LINE_USER) return;
     fault why;
     if (policy_user(node.bootstrap, LINE_USER, name)) {
         patch_problem(change, number, "this user belongs to the bootstrap file");
         return;
     }
-    if (!try_acl(user, true, &why)) patch_problem(change, number, why.text);
-    bool ours = enforced() && policy_user(node.policy, LINE_USER, name);
+    if (!try_acl(user, name, true, &why)) patch_problem(change, number, why.text);
+    bool ours = (enforced() && policy_user(node.policy, LINE_USER, name)) || made_find(name);
     RedisModuleString *rules = ours || patch_user(change, LINE_WAS, name) ? NULL : user_rules(name);
     if (rules == NULL) return;
     if (rule_adopts(user)) {
@@ -1443,9 +1553,35 @@ static void check_user_line(write_order *order, const rule *user, size_t number)
     RedisModule_FreeString(NULL, rules);
 }
 
-/* User lines that were there and begin to count: enforcement comes on. */
+static void check_pattern_line(write_order *order, const rule *line, size_t number) {
+    uint8_t bytes[USER_BYTES];
+    fault why;
+    order->patterns = true;
+    if (!try_acl(line, span_of(bytes, rule_sample(line, bytes)), true, &why))
+        patch_problem(order->change, number, why.text);
+}
+
+static void check_added(write_order *order, const rule *line, size_t number) {
+    if (rule_type(line) == LINE_USER) check_user_line(order, line, number);
+    if (rule_type(line) == LINE_PATTERN) check_pattern_line(order, line, number);
+}
+
+/* Lines that were there and begin to count: enforcement comes on. */
 static void check_kept(write_order *order, const rule *line, size_t number) {
     if (rule_type(line) == LINE_USER && stays(order, line)) check_user_line(order, line, number);
+    if (rule_type(line) == LINE_PATTERN) order->patterns = true;
+}
+
+/* The server's own users keep their names: a `pattern` line that would make one of them is refused. */
+static void check_server_user(span name, void *data) {
+    write_order *order = data;
+    fault why;
+    if (made_find(name) || !patch_owns_word(order->change, name)) return;
+    fail(&why,
+         "the server has the user '%.*s' already, whose name belongs to a pattern line: remove it, "
+         "or give the line another word",
+         name.len < 80 ? (int)name.len : 80, (const char *)name.ptr);
+    patch_problem(order->change, 0, why.text);
 }
 
 /* Notes of users that will be given back go. */
@@ -1463,7 +1599,7 @@ static void forget_note_of_removed(write_order *order, const rule *line, size_t 
 
 /* What only the server knows to be wrong with a change, and what goes with it. */
 static const visit CHECKS[] = {
-    {OFF_ON | ON_ON, ADDED, check_user_line},
+    {OFF_ON | ON_ON, ADDED, check_added},
     {OFF_ON, HELD, check_kept},
     {ON_OFF, HELD, forget_note},
     {ON_ON, REMOVED, forget_note_of_removed},
@@ -1477,7 +1613,7 @@ static bool locks_out(uint64_t sender, const patch *change) {
     if (s->user == NULL) return d.act == ACTION_REFUSE && !d.shadow;
     span named, user = string_span(s->user);
     if (d.shadow || (d.act != ACTION_LOGIN && d.act != ACTION_CHOOSE)) return true;
-    for (size_t i = 0; (named = rule_user(d.line, i)).len; i++) {
+    for (size_t i = 0; (named = decision_user(&d, i)).len; i++) {
         if (span_equal(named, user)) return false;
     }
     return true;
@@ -1681,6 +1817,7 @@ static void hand_over(write_order *order, void *(*work)(void *)) {
 /* Also after problems with the lines: all are named at once. */
 static progress check(write_order *order, slice *now) {
     if (walk(order, CHECKS, sizeof CHECKS / sizeof *CHECKS, now)) return STEP_AGAIN;
+    if (order->patterns) each_worded_user(check_server_user, order);
     if (patch_problems(order->change) || !check_change(order)) end_order(order);
     else hand_over(order, write_in_thread);
     return STEP_OVER;
@@ -2025,7 +2162,7 @@ static void reply_explanation(RedisModuleCtx *ctx, const request *r) {
     RedisModule_ReplyWithMap(ctx, 6);
     reply_named(ctx, "decision", action_name(d.act));
     reply_named(ctx, "reason", reason_name(d.why));
-    reply_optional(ctx, "user", named ? rule_user(d.line, 0) : span_of(NULL, 0));
+    reply_optional(ctx, "user", named ? decision_user(&d, 0) : span_of(NULL, 0));
     reply_name(ctx, "subject", r->leaf, r->leaf->subject);
     reply_optional(ctx, "line", d.line ? rule_text(d.line) : span_of(NULL, 0));
     reply_trace(ctx, r, &d);
@@ -2095,7 +2232,53 @@ static void reply_hash(RedisModuleCtx *ctx, const char *name, bool there, const 
     reply_optional(ctx, name, span_of(text, hex.len));
 }
 
-static void reply_session(RedisModuleCtx *ctx, const session *s) {
+static bool line_is_on(const rule *line) {
+    bool on = false;
+    span token;
+    for (size_t at = 0; rule_acl_next(line, &at, &token);) {
+        if (span_equal(token, LITERAL("on"))) on = true;
+        else if (span_equal(token, LITERAL("off"))) on = false;
+    }
+    return on;
+}
+
+/* As may_hold, after a change. Whoever holds `default` is closed where it is switched off. */
+static bool would_hold(const session *s, const patch *change, const decision *d, span user) {
+    bool is_default = span_equal(user, LITERAL("default"));
+    bool on = patch_setting(change, SET_ENFORCE) == ENFORCE_ON;
+    const rule *line = on ? patch_user(change, LINE_USER, user) : NULL;
+    bool named = !d->shadow && (d->act == ACTION_LOGIN || d->act == ACTION_CHOOSE);
+    span one;
+    for (size_t i = 0; named && (one = decision_user(d, i)).len; i++) {
+        if (span_equal(one, user)) return true;
+    }
+    if (is_default && line && !line_is_on(line)) return false;
+    if (s->local) return true;
+    if (!is_default && (line || is_bootstrap_user(user))) return false;
+    if (!on) return s->user == NULL && s->act != ACTION_CHOOSE;
+    if (d->act == ACTION_REFUSE || s->user) return false;
+    if (s->act == ACTION_CHOOSE && !s->strayed) return d->act == ACTION_CHOOSE;
+    if (is_default) return d->act == ACTION_LEAVE;
+    return s->leaf == NULL || is_peer(d) ||
+           patch_setting(change, SET_PASSWORD_AUTH) == PASSWORD_AUTH_ALLOW;
+}
+
+/* What would become of it: who it is now, who it would be, and whether it could stay connected. */
+static void reply_future(RedisModuleCtx *ctx, const session *s, const patch *change) {
+    decision d = decide_again(s, change);
+    bool named = d.act == ACTION_LOGIN || d.act == ACTION_CHOOSE;
+    RedisModuleString *name = RedisModule_GetClientUserNameById(ctx, s->id);
+    span user = name ? string_span(name) : span_of(NULL, 0);
+    reply_optional(ctx, "holds", user);
+    reply_named(ctx, "then", action_name(d.act));
+    reply_named(ctx, "then_reason", reason_name(d.why));
+    reply_optional(ctx, "then_user", named ? decision_user(&d, 0) : span_of(NULL, 0));
+    reply_number(ctx, "stays", name == NULL || would_hold(s, change, &d, user));
+    if (name) RedisModule_FreeString(ctx, name);
+}
+
+/* `change` NULL: none is asked about. */
+static void reply_session(RedisModuleCtx *ctx, const session *s, const patch *change) {
     static identity id;
     char address[INET6_ADDRSTRLEN];
     uint8_t serial[2 * SERIAL_BYTES];
@@ -2103,7 +2286,7 @@ static void reply_session(RedisModuleCtx *ctx, const session *s) {
     if (s->leaf) identity_read(s->leaf, &id);
     if (s->leaf) put_hex(&hex, id.serial);
     address_text(&s->address, address);
-    RedisModule_ReplyWithMap(ctx, 12);
+    RedisModule_ReplyWithMap(ctx, change ? 17 : 12);
     reply_number(ctx, "id", s->id);
     reply_named(ctx, "address", address);
     reply_optional(ctx, "user", s->user ? string_span(s->user) : span_of(NULL, 0));
@@ -2117,18 +2300,13 @@ static void reply_session(RedisModuleCtx *ctx, const session *s) {
     reply_hash(ctx, "key", s->leaf, id.key);
     reply_hash(ctx, "ca", vouched, vouched ? s->issuers->ca[0].key : NULL);
     reply_number(ctx, "not_after", s->leaf ? (uint64_t)id.not_after : 0);
+    if (change) reply_future(ctx, s, change);
 }
 
-/* SESSIONS [USER name] [CURSOR id] [COUNT n]: in the order of client ids; the cursor of the answer is
- * the last id, 0 when there are no more. */
-static int sessions(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    fault why;
-    long long cursor, most, found = 0;
-    span user = {0};
+static void reply_sessions(RedisModuleCtx *ctx, long long cursor, long long most, span user,
+                           const patch *change) {
     session *list[PAGE], *s = NULL;
-    if (!may_administer(ctx, "LIST")) return deny(ctx, "LIST");
-    if (!read_page(argv, argc, "CURSOR", &cursor, &most, &user, &why))
-        return RedisModule_ReplyWithError(ctx, why.text);
+    long long found = 0;
     uint64_t from = session_key((uint64_t)cursor);
     RedisModuleDictIter *at =
         RedisModule_DictIteratorStartC(node.sessions, ">", &from, sizeof from);
@@ -2140,7 +2318,32 @@ static int sessions(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     reply_number(ctx, "cursor", found == most ? list[found - 1]->id : 0);
     reply_text(ctx, "sessions");
     RedisModule_ReplyWithArray(ctx, (long)found);
-    for (long long i = 0; i < found; i++) reply_session(ctx, list[i]);
+    for (long long i = 0; i < found; i++) reply_session(ctx, list[i], change);
+}
+
+/* SESSIONS [USER name] [CURSOR id] [COUNT n] [LINES ±line …]: in the order of client ids; the cursor
+ * of the answer is the last id, 0 when there are no more. LINES are a change that is not made. */
+static int sessions(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
+    fault why;
+    long long cursor, most;
+    span user = {0};
+    int given = 1;
+    while (given < argc && !string_is(argv[given], "LINES")) given += 2;
+    if (!may_administer(ctx, "LIST")) return deny(ctx, "LIST");
+    if (!read_page(argv, given < argc ? given : argc, "CURSOR", &cursor, &most, &user, &why))
+        return RedisModule_ReplyWithError(ctx, why.text);
+    if (given >= argc) {
+        reply_sessions(ctx, cursor, most, user, NULL);
+        return REDISMODULE_OK;
+    }
+    if (!may_take_lines(argc - given - 1, &why)) return RedisModule_ReplyWithError(ctx, why.text);
+    put_in_force();
+    patch *change = patch_new(node.policy, FROM_WIRE);
+    read_lines(change, false, argv + given + 1, argc - given - 1, 1);
+    patch_finish(change, false);
+    if (patch_problems(change)) reply_problems(ctx, change);
+    else reply_sessions(ctx, cursor, most, user, change);
+    patch_free(change);
     return REDISMODULE_OK;
 }
 
@@ -2230,7 +2433,9 @@ static void repair_user(span name) {
     RedisModule_Log(node.ctx, "warning",
                     "user '%.*s' had been changed by hand: set back to its line", (int)name.len,
                     (const char *)name.ptr);
+    const made_user *made = made_find(name);
     if (line) apply_user(line, own == NULL);
+    else if (made) set_user(name, text_span(made->rules));
     else set_user(name, LITERAL("resetpass off"));
     if (span_equal(name, LITERAL("default")) && default_is_off()) close_default(NULL);
 }
@@ -2283,6 +2488,7 @@ static void repair_configuration(void) {
 static void tick(RedisModuleCtx *ctx, void *none) {
     put_in_force();
     bool more = close_ended();
+    more = unmake_idle() || more;
     repair_users();
     repair_configuration();
     drop_old_stage();
@@ -2338,7 +2544,8 @@ static bool check_bootstrap(const char *name, fault *why) {
     fault error;
     for (size_t i = 0; i < policy_rules(node.bootstrap); i++) {
         const rule *r = policy_rule(node.bootstrap, i);
-        if ((rule_type(r) != LINE_USER && rule_type(r) != LINE_LIMIT) || try_acl(r, false, &error))
+        if ((rule_type(r) != LINE_USER && rule_type(r) != LINE_LIMIT) ||
+            try_acl(r, rule_user(r, 0), false, &error))
             continue;
         return fail(why, "%.80s, line %u: %.130s (modules it names come before this one)", name,
                     r->number, error.text);
@@ -2487,6 +2694,7 @@ static void make_state(RedisModuleCtx *ctx) {
     node.sessions = RedisModule_CreateDict(NULL);
     node.ends = RedisModule_CreateDict(NULL);
     node.managed = RedisModule_CreateDict(NULL);
+    node.made = RedisModule_CreateDict(NULL);
     /* White space keeps these names out of the server's own users (ACL LOAD looks up by name); a tab,
      * because clients split the fields of CLIENT LIST and ACL LOG at blanks. */
     node.nobody = RedisModule_CreateModuleUser("certauth\trefused");

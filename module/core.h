@@ -237,6 +237,7 @@ size_t patch_problems(const patch *);                         /* how many; the f
 const char *patch_problem_text(const patch *, size_t index, size_t *number);
 size_t patch_count(const patch *, bool added);
 const rule *patch_rule(const patch *, bool added, size_t index, size_t *number);
+bool patch_owns_word(const patch *, span user); /* policy_owns_word after the commit */
 digest patch_digest(const patch *);        /* of the policy after the commit */
 int patch_setting(const patch *, setting); /* its value after the commit */
 const rule *patch_user(const patch *, line_type, span name); /* policy_user after the commit */

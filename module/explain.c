@@ -3,6 +3,7 @@
 #define _POSIX_C_SOURCE 200809L /* gmtime_r */
 #include "internal.h"
 
+#include <stdio.h>
 #include <time.h>
 
 /* One row a reason, in the order of the checks. `passed` is empty where a check has no step of its
@@ -46,7 +47,7 @@ static const struct {
                         "issue a new certificate with a new key"},
     [REASON_GATE] = {"it passes the gate", "no `allow` line fits it",
                      "add an `allow` line for it, or: set gate disabled"},
-    [REASON_NO_BINDING] = {"a line binds it", "no `bind` line names it", "bind it"},
+    [REASON_NO_BINDING] = {"a line binds it", "no `bind` or `pattern` line names it", "bind it"},
     [REASON_CONFLICT] = {"", "lines that bind it name different users",
                          "let one `bind` line of this certificate go"},
     [REASON_ADDRESS] = {"its address is allowed", "its address is outside from= of the line",
@@ -153,6 +154,12 @@ static void tell_end(writer *w, const decision *d) {
         put_span(w, rule_text(d->line));
         put_byte(w, '\n');
         tell_made(w, d);
+    }
+    if (d->why == REASON_NO_BINDING && d->compared) {
+        char count[64];
+        put(w, count,
+            (size_t)snprintf(count, sizeof count, "`pattern` lines that were compared: %u\n",
+                             d->compared));
     }
     if (d->shadow) put_string(w, "shadow: the policy only records this, nothing is done\n");
 }

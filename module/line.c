@@ -684,8 +684,9 @@ static bool take_acl_rule(line *l, span acl) {
         return bad_token(l, "adopt stands right behind the name, without quotes");
     }
     if (makes && (is_option(acl) || span_equal(acl, LITERAL("adopt")))) {
-        return bad_token(l, "not an ACL rule: ca=, from= and session= stand before the rules, and a "
-                            "pattern adopts nobody");
+        return bad_token(l,
+                         "not an ACL rule: ca=, from= and session= stand before the rules, and a "
+                         "pattern adopts nobody");
     }
     if (makes && !pattern_check_acl(l->makes, acl, l->why)) return false;
     if (l->head.type == LINE_LIMIT && acl.ptr[0] != '-') {
@@ -838,7 +839,8 @@ static bool read_line(line *l) {
         bool fits = !l->text.full && !l->key.full && !l->fields.full;
         return fits || fail(l->why, "the line is longer than %d bytes", LINE_BYTES);
     }
-    return bad_token(l, "a line starts with set, ca, anchor, allow, bind, pattern, revoke or user, not");
+    return bad_token(l, "a line starts with set, ca, anchor, allow, bind, pattern, revoke or user, "
+                        "not");
 }
 
 static rule *rule_of(const line *l) {

@@ -15,8 +15,13 @@ enum {
     ANCHOR_BYTES = UINT8_MAX
 };
 
-typedef struct { span name, value; } given;
-typedef struct { size_t count; given of[PLACEHOLDERS]; } values;
+typedef struct {
+    span name, value;
+} given;
+typedef struct {
+    size_t count;
+    given of[PLACEHOLDERS];
+} values;
 
 static const given *find_value(const values *v, span name) {
     for (size_t i = 0; i < v->count; i++) {
@@ -122,8 +127,10 @@ static bool collect(values *names, span name, fault *why) {
 static bool no_brace(span literal, fault *why) {
     bool none = literal.len == 0 || (memchr(literal.ptr, '{', literal.len) == NULL &&
                                      memchr(literal.ptr, '}', literal.len) == NULL);
-    return none || fail(why, "a brace that is part of no placeholder: one is {name}, with at most %d "
-                             "of a-z, 0-9 and _", PLACEHOLDER_NAME);
+    return none || fail(why,
+                        "a brace that is part of no placeholder: one is {name}, with at most %d "
+                        "of a-z, 0-9 and _",
+                        PLACEHOLDER_NAME);
 }
 
 /* Behind a placeholder stands the end, or what it cannot take: else one value could be read in two
@@ -135,7 +142,8 @@ static bool ends_here(alphabet a, span name, span rest, fault *why) {
                     (int)name.len, name.ptr);
     }
     return !takes(a, rest.ptr[0]) ||
-           fail(why, "{%.*s} is followed by '%c', which its value may hold: nothing says where it ends",
+           fail(why,
+                "{%.*s} is followed by '%c', which its value may hold: nothing says where it ends",
                 (int)name.len, name.ptr, rest.ptr[0]);
 }
 
@@ -164,14 +172,27 @@ static bool read_template(bind_kind kind, span template, values *names, fault *w
     attribute a;
     for (size_t at = 0; next_text(kind, template, &at, &a);) {
         if (!a.starts) return fail(why, "a pattern takes no RDN with several attributes");
-        if (!check_text(kind, a.value, names, why) || !check_at_sign(kind, a.value, why)) return false;
+        if (!check_text(kind, a.value, names, why) || !check_at_sign(kind, a.value, why))
+            return false;
     }
     return true;
+}
+
+/* A path with "." or ".." means another path to whoever resolves it (RFC 3986 5.2.4). */
+static bool has_dot_segment(span uri) {
+    for (size_t at = 0, end = 0; at <= uri.len; at = end + 1) {
+        for (end = at; end < uri.len && memchr("/?#", uri.ptr[end], 3) == NULL;) end++;
+        span segment = span_of(uri.ptr + at, end - at);
+        if (span_equal(segment, LITERAL(".")) || span_equal(segment, LITERAL(".."))) return true;
+    }
+    return false;
 }
 
 bool pattern_check_template(bind_kind kind, span template, fault *why) {
     values names = {0};
     if (!read_template(kind, template, &names, why)) return false;
+    if (kind == BIND_URI && has_dot_segment(template))
+        return fail(why, "a segment of the URI is . or .., which no certificate matches");
     return names.count > 0 ||
            fail(why, "a pattern has a placeholder, such as {id}; a value without one takes `bind`");
 }
@@ -193,14 +214,15 @@ span rule_word(const rule *r) {
 
 static bool is_known(const values *names, span name, fault *why) {
     return find_value(names, name) ||
-           fail(why, "there is no {%.*s} before", (int)name.len, name.ptr);
+           fail(why, "the user names {%.*s}, which the pattern does not have", (int)name.len,
+                name.ptr);
 }
 
 /* Between two colons stands one placeholder at the most. No value holds a colon, so the name says back
  * which values made it, and no two lists of values make one name. */
-static bool check_segments(span user, const values *names, size_t *least, fault *why) {
+static bool check_segments(span user, const values *names, fault *why) {
     bool filled = false, hole;
-    for (*least = 0; user.len; *least += 1) {
+    while (user.len) {
         span part = next_part(&user, &hole);
         if (hole && filled) {
             return fail(why, "two placeholders of a user stand without ':' between them: two "
@@ -208,21 +230,18 @@ static bool check_segments(span user, const values *names, size_t *least, fault 
         }
         if (hole ? !is_known(names, part, why) : !no_brace(part, why)) return false;
         filled = hole || (filled && memchr(part.ptr, ':', part.len) == NULL);
-        if (!hole) *least += part.len - 1;
     }
     return true;
 }
 
 bool pattern_check_user(bind_kind kind, span template, span user, fault *why) {
     values names = {0};
-    size_t least, word = word_of(user).len;
+    size_t word = word_of(user).len;
     if (word == 0 || user.len == word + 1) {
         return fail(why, "the user of a pattern starts with a word of its own and ':', such as "
                          "app:{id}; letters, digits and - . _ ~ make a word");
     }
-    if (!read_template(kind, template, &names, why) || !check_segments(user, &names, &least, why))
-        return false;
-    return least <= USER_BYTES || fail(why, "the user is longer than %d bytes", USER_BYTES);
+    return read_template(kind, template, &names, why) && check_segments(user, &names, why);
 }
 
 /* Which values made this name. */
@@ -297,9 +316,7 @@ static size_t glob_start(span acl) {
 
 /* Beside a value stands the edge of the pattern or what no value holds, and no glob: ~{id}* would
  * give a the keys of ab, and ~{id}-* those of a-b. */
-static bool is_apart(uint8_t c) {
-    return !takes(OF_ATTRIBUTE, c) && memchr("*?[]", c, 4) == NULL;
-}
+static bool is_apart(uint8_t c) { return !takes(OF_ATTRIBUTE, c) && memchr("*?[]", c, 4) == NULL; }
 
 static bool check_beside(span acl, size_t start, span name, size_t at, fault *why) {
     size_t end = at + name.len + 2;
@@ -307,8 +324,9 @@ static bool check_beside(span acl, size_t start, span name, size_t at, fault *wh
     bool behind = end == acl.len || is_apart(acl.ptr[end]);
     bool chained = end < acl.len && placeholder(span_skip(acl, end));
     if (before && behind && !chained) return true;
-    return fail(why, "{%.*s} of an ACL rule stands right beside a wildcard, a placeholder or what a "
-                     "value may hold: it would reach other keys; ':' keeps them apart",
+    return fail(why,
+                "{%.*s} of an ACL rule stands right beside a wildcard, a placeholder or what a "
+                "value may hold: it would reach other keys; ':' keeps them apart",
                 (int)name.len, name.ptr);
 }
 
@@ -320,8 +338,10 @@ static bool check_holes(span acl, size_t start, const values *names, fault *why)
         span part = next_part(&rest, &hole);
         if (!hole) continue;
         if (find_value(names, part) == NULL) {
-            return fail(why, "{%.*s} of an ACL rule does not stand in the user: users of one name "
-                             "would have different rules", (int)part.len, part.ptr);
+            return fail(why,
+                        "{%.*s} of an ACL rule does not stand in the user: users of one name "
+                        "would have different rules",
+                        (int)part.len, part.ptr);
         }
         if (++count > RULE_PLACEHOLDERS) {
             return fail(why, "an ACL rule has at most %d placeholders", RULE_PLACEHOLDERS);
@@ -336,10 +356,12 @@ bool pattern_check_acl(span user, span acl, fault *why) {
     size_t start = glob_start(acl);
     bool hole;
     if (!has_placeholder(acl)) return true;
-    if (start == 0) return fail(why, "a placeholder stands in key and channel rules (~ %%R~ %%W~ &) only");
+    if (start == 0)
+        return fail(why, "a placeholder stands in key and channel rules (~ %%R~ %%W~ &) only");
     if (memchr(acl.ptr, '[', acl.len) || memchr(acl.ptr, ']', acl.len)) {
-        return fail(why, "an ACL rule with a placeholder takes no [ ]: any character of the value would "
-                         "match");
+        return fail(why,
+                    "an ACL rule with a placeholder takes no [ ]: any character of the value would "
+                    "match");
     }
     if (acl.len > RULE_LITERALS) return fail(why, "an ACL rule with a placeholder is too long");
     while (user.len) {
@@ -349,7 +371,8 @@ bool pattern_check_acl(span user, span acl, fault *why) {
     return check_holes(acl, start, &names, why);
 }
 
-bool rule_acl_made(const rule *r, span user, size_t *at, uint8_t out[MADE_RULE_BYTES], span *token) {
+bool rule_acl_made(const rule *r, span user, size_t *at, uint8_t out[MADE_RULE_BYTES],
+                   span *token) {
     values v = {0};
     if (!rule_values(r, user, &v) || !rule_field(r, FIELD_ACL, at, token)) return false;
     if (!has_placeholder(*token)) return true;
@@ -366,21 +389,12 @@ static bool match_text(bind_kind kind, span template, span value, values *v) {
     while (template.len) {
         span part = next_part(&template, &hole);
         size_t len = hole ? taken(alphabet_of(kind, behind_at), value) : part.len;
-        if (hole ? !give(v, part, span_of(value.ptr, len)) : !span_starts(value, part)) return false;
+        if (hole ? !give(v, part, span_of(value.ptr, len)) : !span_starts(value, part))
+            return false;
         behind_at = behind_at || (!hole && memchr(part.ptr, '@', part.len));
         value = span_skip(value, len);
     }
     return value.len == 0;
-}
-
-/* A path with "." or ".." means another path to whoever resolves it (RFC 3986 5.2.4). */
-static bool has_dot_segment(span uri) {
-    for (size_t at = 0, end = 0; at <= uri.len; at = end + 1) {
-        for (end = at; end < uri.len && memchr("/?#", uri.ptr[end], 3) == NULL;) end++;
-        span segment = span_of(uri.ptr + at, end - at);
-        if (span_equal(segment, LITERAL(".")) || span_equal(segment, LITERAL(".."))) return true;
-    }
-    return false;
 }
 
 bool pattern_match(const rule *r, span value, writer *made) {
@@ -391,11 +405,12 @@ bool pattern_match(const rule *r, span value, writer *made) {
     attribute a, b;
     if (!rule_field(r, FIELD_TEMPLATE, &field, &template)) return false;
     while (next_text(kind, template, &at, &a)) {
-        if (!next_text(kind, value, &here, &b) || a.starts != b.starts || !span_equal(a.oid, b.oid) ||
-            !match_text(kind, a.value, b.value, &v))
+        if (!next_text(kind, value, &here, &b) || a.starts != b.starts ||
+            !span_equal(a.oid, b.oid) || !match_text(kind, a.value, b.value, &v))
             return false;
     }
-    if (next_text(kind, value, &here, &b) || (kind == BIND_URI && has_dot_segment(value))) return false;
+    if (next_text(kind, value, &here, &b) || (kind == BIND_URI && has_dot_segment(value)))
+        return false;
     if (!rule_field(r, FIELD_MAKES, &field, &user)) return false;
     expand(made, user, &v);
     return !made->full;
@@ -412,7 +427,8 @@ span pattern_anchor(bind_kind kind, span template) {
     attribute a;
     bool hole = true;
     span rest = template, part = span_of(NULL, 0);
-    while (kind == BIND_SUBJECT && name_next(template, &at, &a) && !has_placeholder(a.value)) end = at;
+    while (kind == BIND_SUBJECT && name_next(template, &at, &a) && !has_placeholder(a.value))
+        end = at;
     if (kind == BIND_SUBJECT) return span_of(template.ptr, end < ANCHOR_BYTES ? end : ANCHOR_BYTES);
     do part = next_part(&rest, &hole);
     while (is_suffix(kind) && rest.len);

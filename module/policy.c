@@ -495,6 +495,13 @@ static void commit_in_place(policy *base, const patch *p) {
     if (p->authorities) build_store(base);
 }
 
+bool patch_owns_word(const patch *p, span user) {
+    uint8_t alias[HASH_BYTES];
+    span word = word_of(user);
+    alias_word(alias, word);
+    return word.len && view_tallied(&(view){p->base, p}, alias);
+}
+
 void policy_commit(policy *base, patch *p) {
     if (p->next) policy_swap(base, p->next);
     else commit_in_place(base, p);

@@ -289,7 +289,8 @@ def patch(base: Any, changes: Iterable[str], source: int = lib.FROM_WIRE) -> Any
 
 @dataclass(frozen=True)
 class Verdict:
-    """A raw decision; `trace` is what decision_explain says of it."""
+    """A raw decision; `trace` is what decision_explain says of it, `users` are those of the line
+    that decided, `compared` how many `pattern` lines were tried."""
 
     action: str
     reason: str
@@ -299,6 +300,8 @@ class Verdict:
     shadow: bool
     detail: str | None
     trace: tuple[str, ...]
+    users: tuple[str, ...]
+    compared: int
 
 
 def decide(
@@ -351,7 +354,16 @@ def decide(
         shadow=decided.shadow,
         detail=None if decided.detail == ffi.NULL else text_of(decided.detail),
         trace=explain(request, decided),
+        users=_users(decided),
+        compared=decided.compared,
     )
+
+
+def _users(decided: Any) -> tuple[str, ...]:
+    one, found = ffi.new("decision *", decided), list[str]()
+    while user := bytes_of(lib.decision_user(one, len(found))).decode():
+        found.append(user)
+    return tuple(found)
 
 
 def explain(request: Any, decided: Any, room: int = 65536) -> tuple[str, ...]:

@@ -159,8 +159,12 @@ def test_a_node_that_was_down_is_brought_up_to_date(
     becomes(up, pki.bob, "bob")
     said = plane.says("UNREACHABLE")
     assert said.startswith(f"127.0.0.1:{down.port}: ")
-    nodes = {node["address"]: node for node in plane.ok("GET /v1/bdbs/1")["nodes"]}
-    assert nodes[f"127.0.0.1:{up.port}"]["status"] == "active"
+
+    def other() -> str:
+        nodes = {node["address"]: node for node in plane.ok("GET /v1/bdbs/1")["nodes"]}
+        return str(nodes[f"127.0.0.1:{up.port}"]["status"])
+
+    wait_until(lambda: other() == "active", "the other node is in step")
     down.start()
     plane.in_step()
     assert who(down, pki.bob) == "bob"
