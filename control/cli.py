@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -151,6 +152,43 @@ def set_password(name: str, home: Path, password_stdin: bool) -> None:
     with reported():
         config = service.load_config(home)
         service.set_password(config, name, password_of(name, password_stdin))
+
+
+@main.group()
+def node() -> None:
+    """Redis and Valkey servers."""
+
+
+def host_and_port(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, int]:
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise click.BadParameter(f"'{value}' is no HOST:PORT", ctx, param)
+    return host.strip("[]"), int(port)
+
+
+@node.command()
+@click.argument("address", metavar="HOST:PORT", callback=host_and_port)
+@click.option("--home", required=True, help="The control plane's folder.",
+              type=click.Path(path_type=Path))  # fmt: skip
+@click.option("--config", "conf", help="The server's redis.conf, to write into.",
+              type=click.Path(exists=True, dir_okay=False, path_type=Path))  # fmt: skip
+@click.option("--db", "database", default="",
+              help="A database: bind the server's key as a peer of its nodes.")  # fmt: skip
+@click.option("--module", default=quickstart.MODULE, type=click.Path(path_type=Path),
+              show_default="the one of this installation",
+              help="Where certauth.so is on the server.")  # fmt: skip
+@click.option("--journal", type=click.Path(path_type=Path),
+              help="Default: certauth in the server's `dir`.")  # fmt: skip
+@click.option("--bootstrap", type=click.Path(path_type=Path),
+              help="Default: certauth-bootstrap beside redis.conf.")  # fmt: skip
+@click.option("--keep-default", is_flag=True,
+              help="Leave the user `default` alone.")  # fmt: skip
+def enrol(address: tuple[str, int], home: Path, **options: Any) -> None:
+    """Say what makes the server at HOST:PORT a node of this control plane, or write it into its
+    redis.conf. The control plane may run; the server has to be restarted."""
+    with reported():
+        enrolment = service.Enrolment(*address, **options)
+        click.echo(service.enrol(service.load_config(home), enrolment))
 
 
 for command in COMMANDS:

@@ -451,14 +451,15 @@ class Worker:
         """The database itself has changed: each of its nodes is looked at at once. A server that is
         named twice is one node."""
         names = {f"{end.hosts[0]}:{end.port}": end.dns_name for end in database.endpoints}
-        known = {one: care.seen for one, care in self._cares[database.uid].items()}
+        cares = self._cares[database.uid]
+        known = {one: replace(care.seen, in_step=False) for one, care in cares.items()}
         for address, name in names.items():
             before = known.get(address) or _unknown(database, address)
             self._add(database, replace(before, origin="endpoint", server_name=name))
         mapped = dict(database.node_addresses)
         for address, seen in known.items():
             if address not in names and address in mapped:  # it is reached by another name now
-                self._drop(self._cares[database.uid][address])
+                self._drop(cares[address])
             elif address not in names:
                 named = seen.origin == "endpoint"  # before: then it is no longer wanted
                 self._add(database, replace(seen, origin="leaving") if named else seen)

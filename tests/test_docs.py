@@ -501,7 +501,9 @@ def test_every_command_of_the_cli_is_documented() -> None:
         if "--profile" in options:
             options -= everywhere
         arguments = {
-            (p.name or "").upper() for p in command.params if isinstance(p, click.Argument)
+            p.metavar or (p.name or "").upper()
+            for p in command.params
+            if isinstance(p, click.Argument)
         }
         assert set(re.findall(r"--[a-z-]+", lines[0])) == options, name
         assert arguments <= set(lines[0].split()), name
