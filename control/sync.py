@@ -16,7 +16,7 @@ import secrets
 import ssl
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from control import core, topology
+from control.audit import Collector, Command
 from control.records import Change, Database, EventDetail, Target
 from control.records import Node as Seen
 from control.store import Store
@@ -338,11 +339,19 @@ class Worker:
 
     One thread keeps the schedule and writes down what was found; a few more speak to nodes, and
     others of their own to those that did not answer the last time, which hold up nobody else.
-    `authorities` is PEM of the CAs that nodes' certificates come from where a database names none.
+    `authorities` is PEM of the CAs that nodes' certificates come from where a database names none;
+    `collector` reads each node's log when it was looked at.
     """
 
-    def __init__(self, store: Store, identity: Identity, authorities: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        identity: Identity,
+        authorities: str,
+        collector: Collector | None = None,
+    ) -> None:
         self._store, self._identity, self._authorities = store, identity, authorities
+        self._collector = collector or Collector(store)
         self._cares: dict[int, dict[str, _Care]] = {}  # by database and address
         self._databases: dict[int, tuple[Database, Target]] = {}
         self._revision = -1
@@ -369,6 +378,21 @@ class Worker:
             pool.shutdown(cancel_futures=True)
         for care in self._all():
             care.node.close()
+
+    def ask(self, bdb_uid: int, question: Callable[[Command], Any]) -> dict[str, Any]:
+        """Puts a question to each node of a database, in any thread: by address what it says, or
+        the NodeError that came of it. `question` gets what runs a command on the node."""
+        cares = dict(self._cares.get(bdb_uid, {}))
+        nodes = {address: care.node for address, care in cares.items()}
+
+        def answer(node: Node) -> Any:
+            try:
+                return question(node.command)
+            except NodeError as error:
+                return error
+
+        with ThreadPoolExecutor(THREADS, "ask") as pool:
+            return dict(zip(nodes, pool.map(answer, nodes.values()), strict=True))
 
     def _run(self) -> None:
         while not self._stopping:
@@ -427,14 +451,15 @@ class Worker:
         """The database itself has changed: each of its nodes is looked at at once. A server that is
         named twice is one node."""
         names = {f"{end.hosts[0]}:{end.port}": end.dns_name for end in database.endpoints}
-        known = {one: care.seen for one, care in self._cares[database.uid].items()}
+        cares = self._cares[database.uid]
+        known = {one: replace(care.seen, in_step=False) for one, care in cares.items()}
         for address, name in names.items():
             before = known.get(address) or _unknown(database, address)
             self._add(database, replace(before, origin="endpoint", server_name=name))
         mapped = dict(database.node_addresses)
         for address, seen in known.items():
             if address not in names and address in mapped:  # it is reached by another name now
-                self._drop(self._cares[database.uid][address])
+                self._drop(cares[address])
             elif address not in names:
                 named = seen.origin == "endpoint"  # before: then it is no longer wanted
                 self._add(database, replace(seen, origin="leaving") if named else seen)
@@ -595,6 +620,8 @@ class Worker:
             log.exception("%s of '%s'", seen.address, database.name)
             text = "the control plane failed; its log says why"
             seen = replace(seen, generation=0, in_step=False, error=text)
+        if sight and sight.role != "sentinel" and not care.twin:
+            self._collector.collect(database, seen.address, care.node.command)
         self._found.put(_Look(care, seen, sight, detached))
         self._wake.set()
 

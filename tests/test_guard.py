@@ -80,6 +80,8 @@ ROUTES = {
     "GET /v1/jsonschema": "any",
     "GET /v1/jsonschema/<name>": "any",
     "POST /v1/certauth/explain": "explain_certificates",
+    "POST /v1/certauth/preview": "explain_certificates",
+    "GET /metrics": "view_cluster_stats",
 }
 OF_TOKENS = {"POST /v1/users/refresh_jwt"}  # its 401 is about the scheme, for everybody
 # What facts about Redis Enterprise say each management role holds; "view" is the rest.
