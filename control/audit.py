@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from control import topology
 from control.records import (
     ClientCertificate,
     Database,
@@ -62,7 +63,7 @@ class Collector:
         key, problem = (database.uid, address), ""
         try:
             self._entries(database, address, command)
-            self.figures[key] = _numbers(command("INFO", "server", "certauth"))
+            self.figures[key] = _numbers(topology.fields(command("INFO", "server", "certauth")))
         except Exception as error:  # of the node, or of the store
             problem = str(error) or type(error).__name__
             self.figures.pop(key, None)
@@ -132,12 +133,12 @@ def _event(where: dict[str, EventDetail], entry: Mapping[str, Any]) -> Event:
     return Event(entry["time_us"] // 1_000_000, name, severity, {**where, **told})
 
 
-def _numbers(info: Mapping[str, Any]) -> dict[str, int]:
+def _numbers(info: Mapping[str, str]) -> dict[str, int]:
     prefix = "certauth_"
     return {
-        name.removeprefix(prefix): value
+        name.removeprefix(prefix): int(value)
         for name, value in info.items()
-        if name.startswith(prefix) and isinstance(value, int)
+        if name.startswith(prefix) and value.isdecimal()
     }
 
 

@@ -35,7 +35,7 @@ class Ring:
 
     def __call__(self, *words: Any) -> Any:
         if words[0] == "INFO":
-            return {"certauth_logins": self.seq, "certauth_digest": "0:00"}
+            return f"# certauth\r\ncertauth_logins:{self.seq}\r\ncertauth_digest:0:00\r\n"
         _, _, since, _, count = words
         first = max(since, self.seq - self.size)
         shown = range(first + 1, min(self.seq, first + count) + 1)
