@@ -134,6 +134,13 @@ def _encoded_name(text: str) -> tuple[Any, Any]:
     return _span(bytes(ffi.buffer(out, length[0])))
 
 
+def common_names(subject: str) -> list[str]:
+    """The CN of a subject's text, where it has one and no other."""
+    name, _alive = _encoded_name(subject)
+    found = ffi.new("span *")
+    return [_text(found[0])] if lib.name_common_names(name, found) == 1 else []
+
+
 def quote(token: str) -> str:
     """`token` as it stands in a policy line: quoted as in redis.conf where that is needed."""
     value, _alive = _span(token.encode("utf-8", "surrogatepass"))
