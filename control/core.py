@@ -302,7 +302,7 @@ class Policy:
             {"leaf": raw, "issuers": path, "address": from_where}
             | {"now": int(time.time()) if now is None else now},
         )
-        return _decision(lib.policy_decide(self._raw, ffi.NULL, request), request, raw)
+        return _decision(self._raw, request, raw)
 
 
     def decide_known(self, known: ClientCertificate, now: int | None = None) -> Decision:
@@ -320,7 +320,7 @@ class Policy:
             path.ca[0].not_after = FOREVER
         request = ffi.new("request *", {"leaf": raw, "issuers": path})
         request.now = int(time.time()) if now is None else now
-        return _decision(lib.policy_decide(self._raw, ffi.NULL, request), request, raw)
+        return _decision(self._raw, request, raw)
 
 
 def _problems(patch: Any) -> tuple[tuple[int, str], ...]:
@@ -340,9 +340,10 @@ def _users(decided: Any) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _decision(decided: Any, request: Any, raw: Any) -> Decision:
+def _decision(policy: Any, request: Any, raw: Any) -> Decision:
+    decided = lib.policy_decide(policy, ffi.NULL, request)
     out, one = ffi.new("char[]", _ROOM), ffi.new("decision *", decided)
-    length = lib.decision_explain(request, one, out, _ROOM)
+    length = lib.decision_explain(policy, request, one, lib.policy_rules(policy), out, _ROOM)
     return Decision(
         action=_string(lib.action_name(decided.act)),
         reason=_string(lib.reason_name(decided.why)),
