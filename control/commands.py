@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, get_args
+from urllib.parse import urlencode
 
 import click
 from rich.console import Console
@@ -558,6 +559,28 @@ def read_policy(file: Path) -> core.Policy:
         raise core.PolicyError(problems, error.count) from error
 
 
+# ---- log -----------------------------------------------------------------------------------------
+
+
+@click.command("log")
+@click.option("--type", "kind", default="", help="Only of this type, or of all that begin so.")
+@click.option("--since", help="A time of ISO 8601, in UTC.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1),
+              help="The last ones.")  # fmt: skip
+@AS_JSON
+@connected
+def log_command(ask: Client, kind: str, since: str | None, limit: int, as_json: bool) -> None:
+    """Show what happened, the newest last: changes, logins and refusals, here and on all nodes."""
+    query = {"order": "desc", **({"stime": since} if since else {})}
+    found = ask("GET", f"/v1/logs?{urlencode(query)}")
+    wanted = [one for one in found if one["type"].startswith(kind)][:limit][::-1]
+    if as_json:
+        click.echo(json.dumps(wanted, indent=2))
+        return
+    for line in tell.logged(wanted):
+        click.echo(clean(line))
+
+
 # ---- import --------------------------------------------------------------------------------------
 
 
@@ -662,5 +685,5 @@ def apply_command(ask: Client, file: Path, dry_run: bool, prune: bool, yes: bool
 
 GROUPS = tuple(group_of(noun) for noun in NOUNS)
 COMMANDS = (
-    *GROUPS, ca_group, cert_group, explain_command, import_group, apply_command,
+    *GROUPS, ca_group, cert_group, explain_command, log_command, import_group, apply_command,
 )  # fmt: skip
