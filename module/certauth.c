@@ -2322,6 +2322,15 @@ static void reply_sessions(RedisModuleCtx *ctx, long long cursor, long long most
     for (long long i = 0; i < found; i++) reply_session(ctx, list[i], change);
 }
 
+/* What only the server knows to be wrong with a change that is asked about. Where the policy is longer
+ * than a call may be, what it holds already is not looked through. */
+static void check_wish(patch *change) {
+    write_order order = {.change = change};
+    size_t rows = policy_rules(node.policy) <= CALL_LINES ? sizeof CHECKS / sizeof *CHECKS : 1;
+    slice now = slice_start();
+    while (walk(&order, CHECKS, rows, &now)) now = slice_start();
+}
+
 /* SESSIONS [USER name] [CURSOR id] [COUNT n] [LINES ±line …]: in the order of client ids; the cursor
  * of the answer is the last id, 0 when there are no more. LINES are a change that is not made. */
 static int sessions(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
@@ -2342,9 +2351,10 @@ static int sessions(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     patch *change = patch_new(node.policy, FROM_WIRE);
     read_lines(change, false, argv + given + 1, argc - given - 1, 1);
     patch_finish(change, false);
+    check_wish(change);
     if (patch_problems(change)) reply_problems(ctx, change);
     else reply_sessions(ctx, cursor, most, user, change);
-    patch_free(change);
+    drop_patch(change);
     return REDISMODULE_OK;
 }
 
