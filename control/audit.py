@@ -63,7 +63,7 @@ class Collector:
         key, problem = (database.uid, address), ""
         try:
             self._entries(database, address, command)
-            self.figures[key] = _numbers(topology.fields(command("INFO", "server", "certauth")))
+            self.figures[key] = _numbers(command("INFO", "server", "certauth"))
         except Exception as error:  # of the node, or of the store
             problem = str(error) or type(error).__name__
             self.figures.pop(key, None)
@@ -133,11 +133,11 @@ def _event(where: dict[str, EventDetail], entry: Mapping[str, Any]) -> Event:
     return Event(entry["time_us"] // 1_000_000, name, severity, {**where, **told})
 
 
-def _numbers(info: Mapping[str, str]) -> dict[str, int]:
-    prefix = "certauth_"
+def _numbers(info: str) -> dict[str, int]:
+    prefix, found = "certauth_", topology.fields(info)
     return {
         name.removeprefix(prefix): int(value)
-        for name, value in info.items()
+        for name, value in found.items()
         if name.startswith(prefix) and value.isdecimal()
     }
 

@@ -292,7 +292,7 @@ def test_what_happens_on_a_node_is_in_the_event_log(
     with server.tls(pki.alice).connect() as connection:
         assert connection.command("PING") == b"PONG"
         plane.ok("DELETE /v1/users/2")
-        wait_until(lambda: seen("client_closed", username="alice"), "alice's end is told")
+        wait_until(lambda: seen("client_closed", username="alice"), "alice's end is told", 30)
     server.stop()
     server.start()
     plane.in_step()
