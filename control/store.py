@@ -856,12 +856,36 @@ class Store:
         with self._write() if rebound else self._transaction() as connection:
             if not _exists(connection, Database, bdb_uid):
                 return
+            # What was marked meanwhile is only forgotten once it is not reported any more.
+            gone = {one.address for one in _nodes(connection, bdb_uid) if one.origin == "gone"}
             connection.execute(sa.delete(nodes).where(nodes.c.bdb_uid == bdb_uid))
-            rows = [_values(nodes, node) for node in found]
+            marked = (replace(one, origin="gone") if one.address in gone else one for one in found)
+            rows = [_values(nodes, node) for node in marked]
             if rows:
                 connection.execute(_insertion(nodes), rows)
             if rebound:
                 self._refresh(connection, [bdb_uid], own=True)
+
+    def forget_node(self, bdb_uid: int, address: str) -> None:
+        """Lets go of a server that will never come back. Raises Refusal 404, or 406 where the
+        database itself names it."""
+        with self._write() as connection:
+            database = _find(connection, Database, bdb_uid)
+            if address not in {one.address for one in _nodes(connection, bdb_uid)}:
+                raise missing(f"node '{address}' of bdb {bdb_uid}")
+            if address in _addresses(database):
+                raise refused(
+                    "node_is_endpoint", f"{address} is an endpoint: PUT the endpoints without it"
+                )
+            where = (nodes.c.bdb_uid == bdb_uid) & (nodes.c.address == address)
+            connection.execute(sa.update(nodes).where(where).values(origin="gone"))
+            self._note(connection, "node_forgotten", bdb_uid=bdb_uid, address=address)
+
+    def gone(self) -> tuple[Node, ...]:
+        """The servers that are to be forgotten."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(sa.select(nodes).where(nodes.c.origin == "gone"))
+            return tuple(Node(**row._mapping) for row in rows)
 
     def forget_database(self, uid: int) -> None:
         """Removes a database whose nodes are detached, or will never come back. Of its actions the

@@ -439,6 +439,11 @@ class Worker:
                 self._drop(care)
         self._cares = {uid: cares for uid, cares in self._cares.items() if uid in now}
         self._databases = now
+        for seen in self._store.gone():
+            lost = self._cares.get(seen.bdb_uid, {}).get(seen.address)
+            if lost:
+                self._drop(lost)
+            self._report({seen.bdb_uid})
         return changed
 
     def _remember(self, database: Database) -> None:
@@ -664,7 +669,7 @@ class Worker:
 
     def _check_peers(self, database: Database, status: Status, sight: Sight, address: str) -> None:
         """Where enforcement would cut off a peer of this node, it does not begin."""
-        asked = database.tls_mode == "enabled" and not database.allow_unbound_peers
+        asked = database.refuses and not database.allow_unbound_peers
         if not asked or status.enforce == "on":
             return
         known = self._cares[database.uid]

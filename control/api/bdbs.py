@@ -56,8 +56,8 @@ def update(uid: int, sent: BdbBody) -> Response:
 
     def change(database: Database) -> Database:
         changed = replace(unchanged(database), **changes)
-        if database.tls_mode != "enabled":
-            check_peers(changed, store().nodes(uid))
+        if changed.refuses and not database.refuses:
+            check_enforceable(changed, store().nodes(uid))
         return changed
 
     changed = store().update(Database, uid, change, dry_run())
@@ -75,6 +75,14 @@ def delete(uid: int) -> Response:
         store().delete(Database, uid, unchanged)
     action = store().actions(uid, 1)
     return answer({"action_uid": action[0].uid} if action else {})
+
+
+@blueprint.delete("/v1/bdbs/<int(max=2147483647):uid>/nodes/<address>")
+@needs("update_bdb")
+def forget_node(uid: int, address: str) -> Response:
+    """A server that was found and has gone for good. One that is there is found again."""
+    store().forget_node(uid, address)
+    return answer({})
 
 
 @blueprint.route("/v1/bdbs/<int(max=2147483647):uid>/passwords", methods=["PUT", "POST", "DELETE"])
@@ -105,10 +113,14 @@ def prepared(sent: BdbBody) -> dict[str, Any]:
     return changes
 
 
-def check_peers(database: Database, nodes: Sequence[Node]) -> None:
-    """Raises Refusal 409 where enforcement would cut off a node's peer that is not bound."""
+def check_enforceable(database: Database, nodes: Sequence[Node]) -> None:
+    """Raises Refusal 409 where a server's policy is another control plane's, or where enforcement
+    would cut off a node's peer that is not bound."""
+    owned = [f"{node.address}: {node.error}" for node in nodes if node.error.startswith("OWNED")]
+    if owned:
+        raise conflict("node_owned", f"{'; '.join(owned)}: take it out of that database first")
     unbound = [node.address for node in nodes if node.origin == "found" and not node.key]
-    if database.tls_mode == "enabled" and unbound and not database.allow_unbound_peers:
+    if unbound and not database.allow_unbound_peers:
         raise conflict(
             "peer_unbound",
             f"{', '.join(unbound)}: named by the servers as one of them, and never reached: its "
