@@ -113,6 +113,7 @@ static struct {
     int version;
     uint64_t before;  /* clients up to this id were made while `default` was on */
     uint64_t loader;  /* the client that runs MODULE LOAD */
+    uint64_t connecting; /* the client whose connect event brought the policy into force */
     uint64_t audited; /* the last session looked at by audit */
     bool audit_due;
     char directory[PATH_MAX], trust[PATH_MAX + 8], marker[PATH_MAX + 16];
@@ -820,6 +821,7 @@ static void close_later(uint64_t id, long long ms);
 /* Not within the client's own connect event, see close_at_connect. It is freed later, so closing
  * while walking over the sessions changes nothing under the walk. */
 static void close_now(uint64_t id) {
+    if (id == node.connecting) return; /* from before the module; it is decided in a moment */
     if (id == node.loader) { /* it waits for the answer to its MODULE LOAD */
         node.loader = 0;
         close_later(id, 50);
@@ -1013,7 +1015,9 @@ static void on_client_change(RedisModuleCtx *ctx, RedisModuleEvent event, uint64
             session_free(ended); /* links that this server made also end here, unknown to us */
         return;
     }
+    node.connecting = client->id;
     put_in_force();
+    node.connecting = 0;
     session *s = session_new(client->id, client->addr,
                              client->flags & REDISMODULE_CLIENTINFO_FLAG_UNIXSOCKET);
     if (!s->local) connected(ctx, s, client);

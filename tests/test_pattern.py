@@ -541,6 +541,13 @@ def test_a_name_that_no_certificate_makes_has_no_rules(user: str) -> None:
     assert lib.policy_pattern_of(policy([SPIFFE]), span(user.encode())) == ffi.NULL
 
 
+def test_a_value_that_stands_twice_in_a_name_is_one() -> None:
+    """A name with two values for one placeholder is nobody's."""
+    line = Pattern("pattern cn {a} u:{a}:x{a} on ~{a}")
+    assert line.rules("u:b:xb") == ["on", "~b"]
+    assert line.rules("u:b:xc") == []
+
+
 def test_a_policy_knows_whose_a_name_is() -> None:
     """By its word, whether or not a line makes it; for the one that does, its line."""
     held = policy([SPIFFE, DEVICE, "user appendix:x on"])

@@ -450,7 +450,7 @@ def is_closed(connection: TlsConnection) -> bool:
 
 
 @pytest.mark.parametrize(
-    "line", ["bind cn", "+bind cn", "-bind cn nobody nobody", "+user worker on"]
+    "line", ["bind cn", "+bind cn", "-bind cn nobody nobody"]
 )
 def test_a_change_that_would_be_refused_is_refused(
     installed: Server, start: Start, pki: Pki, line: str
