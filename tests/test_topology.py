@@ -5,11 +5,12 @@ import binascii
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from control import sync, topology
 from control.records import NodeRole
@@ -55,6 +56,12 @@ def test_a_replica_names_its_master() -> None:
         "replica", "", "valkey 9.1.2", "", frozenset({"db:6379"})
     )
     assert topology.release("valkey 9.1.2") == ("valkey", 9)
+
+
+@pytest.mark.parametrize("line", ["redis_mode:sentinel", "server_mode:sentinel"])
+def test_a_sentinel_says_what_it_is(line: str) -> None:
+    """Redis and Valkey have different names for it."""
+    assert topology.sight(topology.fields(f"{line}\nrun_id:x")).role == "sentinel"
 
 
 SHARDS = [
@@ -200,8 +207,10 @@ def replica_of(master: RedisServer) -> tuple[str, ...]:
 
 def linked(replica: RedisServer, deadline: float = 20) -> None:
     def up() -> bool:
-        found: Any = operator(replica).info("replication")
-        return (found["role"], found.get("master_link_status")) == ("slave", "up")
+        with suppress(redis.ConnectionError):  # who changes its role closes all its clients
+            found: Any = operator(replica).info("replication")
+            return (found["role"], found.get("master_link_status")) == ("slave", "up")
+        return False
 
     wait_until(up, "the replica is linked to its master", deadline)
 
