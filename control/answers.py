@@ -7,7 +7,15 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from control.models import SubjectBody
-from control.records import AuthMethod, Enforcement, Management, Switch, TlsMode, Validation
+from control.records import (
+    AuthMethod,
+    Enforcement,
+    KeyUsage,
+    Management,
+    Switch,
+    TlsMode,
+    Validation,
+)
 
 
 class Answer(BaseModel):
@@ -216,6 +224,36 @@ class HealthAnswer(Answer):
     nodes: list[dict[str, Any]]
     active_alerts: list[str]
     database_infos: list[dict[str, Any]]
+
+
+class ProfileAnswer(Answer):
+    uid: int
+    name: str
+    lifetime: int
+    subject: str
+    sans: list[str]
+    key_usage: list[KeyUsage]
+    role_uids: list[int]
+
+
+class ClientCertificateAnswer(Answer):
+    """`certificate`, as clients present it, where it was issued here; not in lists."""
+
+    cert: str
+    key: str
+    ca: str
+    issuer: str
+    serial: str
+    subject: str
+    user: str
+    not_before: int
+    not_after: int
+    issued: bool
+    profile: str
+    last_login: int
+    bdb_uid: int
+    node: str
+    certificate: str = ""
 
 
 class ExplainAnswer(Answer):

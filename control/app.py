@@ -16,6 +16,7 @@ from control.api import (
     certauth,
     certificates,
     cluster,
+    issuing,
     login,
     logs,
     metrics,
@@ -25,9 +26,10 @@ from control.api import (
     system,
     users,
 )
-from control.ca import CertificateError
+from control.ca import CertificateError, Issued
 from control.errors import invalid, refused
 from control.guard import Guard, PeerCert
+from control.issuing import OpenPolicies
 from control.metrics import Figures
 from control.models import NewUserBody, parse
 from control.passwords import new_password
@@ -37,12 +39,16 @@ from control.store import Store
 BODY = 1 << 20  # bytes of a request's body, as in control/server.py
 MODULES = (
     cluster, certificates, users, login, roles, redis_acls, bdbs, actions, logs, system, certauth,
-    reference, metrics,
+    metrics, issuing, reference,
 )  # fmt: skip
 
 
 def no_ca() -> None:
     raise refused("unsupported_certificate", "this control plane has no CA to issue with")
+
+
+def no_ca_of_clients() -> Issued:
+    raise refused("no_ca", "this control plane has no CA of clients")
 
 
 def nobody(_uid: int, _question: object) -> dict[str, Any]:
@@ -53,19 +59,23 @@ def create_app(
     store: Store,
     peer_cert: PeerCert,
     rotate: Callable[[], None] = no_ca,
+    authority: Callable[[], Issued] = no_ca_of_clients,
     ask: preview.Ask = nobody,
     figures: Figures = MappingProxyType({}),
 ) -> Flask:
     """The application over `store`. `peer_cert` reads the client's certificates out of a WSGI
     environ: control.server.peer_cert. `rotate` puts a new certificate of this server into the
-    store, or raises Refusal. `ask` puts questions to nodes: control.sync.Worker.ask.
-    `figures` are what control.audit.Collector has read from them."""
+    store, `authority` is the CA that issues clients' certificates; both may raise Refusal. `ask`
+    puts questions to nodes: control.sync.Worker.ask. `figures` are what control.audit.Collector has
+    read from them."""
     app = Flask("control", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = BODY
     app.url_map.strict_slashes = False
     errors.install(app)
     app.register_error_handler(CertificateError, _bad_certificate)
     app.extensions["rotate"] = rotate
+    app.extensions["authority"] = authority
+    app.extensions["policies"] = OpenPolicies(store)
     app.extensions["ask"] = ask
     app.extensions["figures"] = figures
     web.install(app, store, Guard(store, peer_cert))

@@ -8,17 +8,22 @@ small CA, and the check that an upload can be what it is said to be. Only this f
 import contextlib
 import ipaddress
 import os
+import stat
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, cast, get_args
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.types import (
+    CertificateIssuerPublicKeyTypes,
+    CertificatePublicKeyTypes,
+)
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 # Attribute types that `new_ca` and `issue` take in a subject.
@@ -30,6 +35,29 @@ ATTRIBUTES = {
     "ST": NameOID.STATE_OR_PROVINCE_NAME,
     "C": NameOID.COUNTRY_NAME,
 }
+# Attribute types in RFC 4514 text that `cryptography` does not know by the core's names.
+MORE_ATTRIBUTES = {
+    "emailAddress": NameOID.EMAIL_ADDRESS,
+    "serialNumber": NameOID.SERIAL_NUMBER,
+    "title": NameOID.TITLE,
+    "initials": NameOID.INITIALS,
+    "generationQualifier": NameOID.GENERATION_QUALIFIER,
+    "dnQualifier": NameOID.DN_QUALIFIER,
+    "pseudonym": NameOID.PSEUDONYM,
+    "businessCategory": NameOID.BUSINESS_CATEGORY,
+    "postalCode": NameOID.POSTAL_CODE,
+    "organizationIdentifier": NameOID.ORGANIZATION_IDENTIFIER,
+    "givenName": NameOID.GIVEN_NAME,
+    "surname": NameOID.SURNAME,
+    "STREET": NameOID.STREET_ADDRESS,
+}
+UPN = x509.ObjectIdentifier("1.3.6.1.4.1.311.20.2.3")
+KeyType = Literal["ec", "rsa", "ed25519"]
+KEY_TYPES: tuple[KeyType, ...] = get_args(KeyType)
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
+PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
+CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
+RSA_BITS = (2048, 8192)  # the least and the most of a requester's key
 BUNDLE = 100  # certificates in one upload
 SKEW = timedelta(minutes=5)  # how late another machine's clock may be
 
@@ -44,10 +72,30 @@ class CertificateError(ValueError):
 
 
 class Issued(NamedTuple):
-    """A certificate and its private key, both PEM."""
+    """A certificate and its private key, both PEM. Behind the certificate there may be others."""
 
     certificate: str
     key: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a CSR asks for, and for which key."""
+
+    key: PublicKey
+    subject: x509.Name
+    sans: tuple[x509.GeneralName, ...]
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """What a client's certificate is to say: `subject` is RFC 4514 text, `sans` are kind:value,
+    `key_usage` names of KeyUsage's fields."""
+
+    subject: str
+    sans: tuple[str, ...]
+    key_usage: tuple[str, ...]
+    lifetime: timedelta
 
 
 @dataclass(frozen=True)
@@ -62,18 +110,26 @@ class Trust:
 # ---- Making certificates ----
 
 
-def new_ca(subject: Sequence[tuple[str, str]], lifetime: timedelta) -> Issued:
-    """A self-signed CA with a new EC P-256 key. `subject` is (type, value) pairs in the order of
-    the certificate, such as [("O", "acme"), ("CN", "acme CA")]."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = _name(subject)
-    usage = _usage(key_cert_sign=True, crl_sign=True)
+def new_ca(
+    subject: Sequence[tuple[str, str]],
+    lifetime: timedelta,
+    key_type: KeyType = "ec",
+    root: Issued | None = None,
+) -> Issued:
+    """A CA with a new key: self-signed, or one that `root` has issued and that issues leaves only.
+    `subject` is (type, value) pairs in the order of the certificate, such as
+    [("O", "acme"), ("CN", "acme CA")]. It ends with its root at the latest."""
+    key = _new_key(key_type)
+    usage = _usage("key_cert_sign", "crl_sign")
+    name, above = _name(subject), _load(root.certificate) if root else None
     builder = (
-        _builder(name, name, key.public_key(), datetime.now(UTC), lifetime)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        _builder(name, above.subject if above else name, key.public_key(), None, lifetime, above)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0 if root else None), True)
         .add_extension(usage, critical=True)
     )
-    return Issued(_pem(builder.sign(key, hashes.SHA256())), _key_pem(key))
+    if above:
+        builder = builder.add_extension(_above(above), critical=False)
+    return Issued(_sign(builder, _signer(root.key) if root else key), _key_pem(key))
 
 
 def issue(
@@ -88,23 +144,20 @@ def issue(
     """A certificate from `ca` with a new EC P-256 key: for a TLS server where `server_names` (DNS
     names and IP addresses) are given, for a client where `client` is true, for both where both are.
     `subject` as for `new_ca`; valid for `lifetime` from `start`, by default from now."""
-    issuer = x509.load_pem_x509_certificate(ca.certificate.encode())
-    key = ec.generate_private_key(ec.SECP256R1())
+    issuer, key = _load(ca.certificate), _new_key("ec")
     uses = [ExtendedKeyUsageOID.SERVER_AUTH] if server_names else []
     uses += [ExtendedKeyUsageOID.CLIENT_AUTH] if client else []
-    public = issuer.public_key()
-    assert isinstance(public, ec.EllipticCurvePublicKey)  # noqa: S101 (new_ca makes no other)
     builder = (
-        _builder(_name(subject), issuer.subject, key.public_key(), start, lifetime)
+        _builder(_name(subject), issuer.subject, key.public_key(), start, lifetime, issuer)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(digital_signature=True), critical=True)
+        .add_extension(_usage("digital_signature"), critical=True)
         .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(public), critical=False)
+        .add_extension(_above(issuer), critical=False)
     )
     if server_names:
         names = x509.SubjectAlternativeName([_general_name(name) for name in server_names])
         builder = builder.add_extension(names, critical=False)
-    return Issued(_pem(builder.sign(_signer(ca.key), hashes.SHA256())), _key_pem(key))
+    return Issued(_sign(builder, _signer(ca.key)), _key_pem(key))
 
 
 def renew(ca: Issued, old: Issued, lifetime: timedelta) -> str:
@@ -115,13 +168,12 @@ def renew(ca: Issued, old: Issued, lifetime: timedelta) -> str:
 
 def reissue(ca: Issued, old: str, lifetime: timedelta) -> Issued:
     """As `renew`, but with a new key; `old` is PEM."""
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = _new_key("ec")
     return Issued(_again(ca, old, key.public_key(), lifetime), _key_pem(key))
 
 
-def _again(ca: Issued, old: str, key: ec.EllipticCurvePublicKey, lifetime: timedelta) -> str:
-    was = x509.load_pem_x509_certificate(old.encode())
-    issuer = x509.load_pem_x509_certificate(ca.certificate.encode())
+def _again(ca: Issued, old: str, key: PublicKey, lifetime: timedelta) -> str:
+    was, issuer = _load(old), _load(ca.certificate)
     builder = (
         x509.CertificateBuilder()
         .subject_name(was.subject)
@@ -135,15 +187,211 @@ def _again(ca: Issued, old: str, key: ec.EllipticCurvePublicKey, lifetime: timed
     for extension in was.extensions:
         if not isinstance(extension.value, x509.SubjectKeyIdentifier):
             builder = builder.add_extension(extension.value, extension.critical)
-    return _pem(builder.sign(_signer(ca.key), hashes.SHA256()))
+    return _sign(builder, _signer(ca.key))
+
+
+# ---- CAs in files ----
+
+
+def seal_key(key_pem: str, passphrase: str) -> str:
+    """A private key's PEM, encrypted where there is a passphrase."""
+    return _key_pem(_signer(key_pem), passphrase)
+
+
+def open_key(key_pem: str, passphrase: str) -> str:
+    """The PEM of a private key without its encryption. Raises CertificateError."""
+    return _key_pem(_signer(key_pem, passphrase))
+
+
+def seal(authority: Issued, passphrase: str) -> str:
+    """The PEM text of a CA: its key, encrypted where there is a passphrase, and its certificate
+    with those above it. One file, so that whoever reads it gets a pair that fits."""
+    return seal_key(authority.key, passphrase) + authority.certificate
+
+
+def unseal(text: str, passphrase: str) -> Issued:
+    """The CA of a text that `seal` has made. Raises CertificateError."""
+    key = open_key(text, passphrase)
+    found = x509.load_pem_x509_certificates(text.encode())
+    return Issued("".join(_pem(certificate) for certificate in found), key)
+
+
+def check_authority(pem: str, key_pem: str, passphrase: str) -> Issued:
+    """Checks a CA from elsewhere that is to issue here: its certificate first, then those above it
+    up to a root. Raises CertificateError."""
+    chain, key_pem = "".join(check_trust(pem)), open_key(key_pem, passphrase)
+    certificates = _parse(chain)
+    if not belongs(chain, key_pem):
+        raise CertificateError(
+            f"the key is not the key of {_which(certificates, 0)}: the CA that is to issue comes "
+            "first, then those above it"
+        )
+    return Issued(chain, key_pem)
+
+
+def presented(authority: Issued) -> str:
+    """The certificates that a client of this CA presents above its own: PEM, without the root."""
+    found = x509.load_pem_x509_certificates(authority.certificate.encode())
+    return "".join(_pem(one) for one in found if one.issuer != one.subject)
+
+
+# ---- Certificates by request ----
+
+
+def new_request(key_type: KeyType, key_pem: str = "") -> Issued:
+    """A CSR in the place of a certificate, and the key that it is for: a new one unless one is
+    given. It asks for no name: those are the issuer's to give. Raises CertificateError."""
+    key = _signer(key_pem) if key_pem else _new_key(key_type)
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    pem = builder.sign(key, _hash(key)).public_bytes(serialization.Encoding.PEM).decode()
+    return Issued(pem, _key_pem(key))
+
+
+def belongs(certificate: str, key_pem: str) -> bool:
+    """Whether the first certificate of a PEM text is for this key."""
+    return _public_bytes(_load(certificate).public_key()) == _public_bytes(
+        _signer(key_pem).public_key()
+    )
+
+
+# What `cryptography` raises for what it cannot read, one way or another.
+UNREADABLE = (
+    ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)  # fmt: skip
+
+
+def read_request(pem: str) -> Request:
+    """What a CSR (PEM) asks for. Its signature shows that its sender holds the key. Raises
+    CertificateError."""
+    try:
+        csr = x509.load_pem_x509_csr(pem.encode())
+        key = _checked(csr.public_key())  # first: verifying with a huge one takes long
+        if not csr.is_signature_valid:
+            raise CertificateError("the CSR is not signed with its own key")
+        subject, sans = csr.subject, tuple(_requested(csr.extensions))
+    except CertificateError:
+        raise
+    except UNREADABLE as error:
+        raise CertificateError(f"not a certificate signing request in PEM form: {error}") from error
+    return Request(key, subject, sans)
+
+
+def _checked(key: object) -> PublicKey:
+    """A requester's key, where it is good enough. Raises CertificateError."""
+    if isinstance(key, rsa.RSAPublicKey):
+        least, most = RSA_BITS
+        if not least <= key.key_size <= most or key.public_numbers().e < 65537:
+            raise CertificateError(
+                f"an RSA key of {key.key_size} bits: from {least} to {most} bits, with an exponent "
+                "of 65537 or more, are taken"
+            )
+    elif isinstance(key, ec.EllipticCurvePublicKey):
+        if not isinstance(key.curve, CURVES):
+            raise CertificateError("an EC key that is on none of the curves P-256, P-384, P-521")
+    elif not isinstance(key, ed25519.Ed25519PublicKey):
+        raise CertificateError("keys are of the kinds EC, RSA and Ed25519")
+    return key
+
+
+def _requested(extensions: x509.Extensions) -> Iterator[x509.GeneralName]:
+    """The SANs that a CSR asks for. What it asks for in usage is not looked at: the profile says
+    it. To be a CA is no slip."""
+    for extension in extensions:
+        if isinstance(extension.value, x509.BasicConstraints) and extension.value.ca:
+            raise CertificateError("the CSR asks for the certificate of a CA")
+        if isinstance(extension.value, x509.SubjectAlternativeName):
+            yield from extension.value
+
+
+def issue_requested(ca: Issued, request: Request, leaf: Leaf, start: datetime | None = None) -> str:
+    """PEM of a client's certificate for the key of a CSR, valid from `start`, by default from now.
+    What the CSR says has no part in it; but one that asks for another name is refused, rather than
+    answered with something else. Raises CertificateError."""
+    issuer = _load(ca.certificate)
+    if datetime.now(UTC) >= issuer.not_valid_after_utc:
+        raise CertificateError("the CA that issues here has expired", expired=True)
+    try:
+        subject = x509.Name.from_rfc4514_string(leaf.subject, MORE_ATTRIBUTES)
+        sans = [_san(text) for text in leaf.sans]
+    except ValueError as error:
+        raise CertificateError(f"no certificate can say '{leaf.subject}': {error}") from error
+    _check_asked(request, subject, sans)
+    builder = (
+        _builder(subject, issuer.subject, request.key, start, leaf.lifetime, issuer)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(*leaf.key_usage), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+        .add_extension(_above(issuer), critical=False)
+    )
+    if sans:
+        builder = builder.add_extension(x509.SubjectAlternativeName(sans), critical=False)
+    return _sign(builder, _signer(ca.key))
+
+
+def _check_asked(request: Request, subject: x509.Name, sans: Sequence[x509.GeneralName]) -> None:
+    if request.subject not in (x509.Name([]), subject):
+        raise CertificateError(
+            f"the CSR asks for the subject '{_shown(request.subject)}', and this certificate has "
+            f"'{_shown(subject)}': ask for that, or for none"
+        )
+    for name in request.sans:
+        if name not in sans:
+            raise CertificateError(
+                f"the CSR asks for the name {name}, which the profile does not give"
+            )
+
+
+def check_sans(sans: Iterable[str]) -> None:
+    """Raises ValueError where one, kind:value, can stand in no certificate."""
+    for text in sans:
+        _san(text)
+
+
+def _san(text: str) -> x509.GeneralName:
+    kind, _, value = text.partition(":")
+    made: dict[str, Callable[[], x509.GeneralName]] = {
+        "dns": lambda: x509.DNSName(value),
+        "uri": lambda: x509.UniformResourceIdentifier(value),
+        "email": lambda: x509.RFC822Name(value),
+        "ip": lambda: x509.IPAddress(ipaddress.ip_address(value)),
+        "upn": lambda: x509.OtherName(UPN, b"\x0c" + _length(value.encode()) + value.encode()),
+    }
+    if kind not in made or not value:
+        raise ValueError(f"'{text}' is none of dns:…, uri:…, email:…, ip:…, upn:…")
+    return made[kind]()
+
+
+def _length(content: bytes) -> bytes:
+    """Of a DER value, as short as it must be."""
+    if len(content) > 127:
+        raise ValueError("a UPN of more than 127 bytes")
+    return bytes([len(content)])
+
+
+# ---- Files ----
 
 
 def write_private(path: Path, text: str) -> None:
     """Writes a file that only its owner can read, in one step: a reader sees the old content or the
     new, and after a crash one of them is there."""
+    _write_whole(path, text, None)
+
+
+def rewrite(path: Path, text: str) -> None:
+    """The same for a file that is there: whoever could read it can read it still. A symbolic link
+    goes on leading to it."""
+    path = path.resolve(strict=True)
+    _write_whole(path, text, path.stat())
+
+
+def _write_whole(path: Path, text: str, like: os.stat_result | None) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w") as file:  # mkstemp's mode is 0600
+            if like:
+                os.fchown(handle, like.st_uid, like.st_gid)
+                os.fchmod(handle, stat.S_IMODE(like.st_mode))
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -157,11 +405,14 @@ def write_private(path: Path, text: str) -> None:
 def _builder(
     subject: x509.Name,
     issuer: x509.Name,
-    key: ec.EllipticCurvePublicKey,
+    key: PublicKey,
     start: datetime | None,
     lifetime: timedelta,
+    above: x509.Certificate | None,
 ) -> x509.CertificateBuilder:
+    """`above` is the issuer's certificate, which ends no earlier than what it has issued."""
     start = start or datetime.now(UTC)
+    end = min(start + lifetime, above.not_valid_after_utc) if above else start + lifetime
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -169,7 +420,7 @@ def _builder(
         .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(start - SKEW)
-        .not_valid_after(start + lifetime)
+        .not_valid_after(end)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
 
@@ -185,34 +436,76 @@ def _general_name(text: str) -> x509.GeneralName:
         return x509.DNSName(text)
 
 
-def _usage(
-    digital_signature: bool = False, key_cert_sign: bool = False, crl_sign: bool = False
-) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=digital_signature,
-        key_cert_sign=key_cert_sign,
-        crl_sign=crl_sign,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
+USAGES = (
+    "digital_signature", "content_commitment", "key_encipherment", "data_encipherment",
+    "key_agreement", "key_cert_sign", "crl_sign", "encipher_only", "decipher_only",
+)  # fmt: skip
 
 
-def _signer(key_pem: str) -> ec.EllipticCurvePrivateKey:
-    key = serialization.load_pem_private_key(key_pem.encode(), password=None)
-    assert isinstance(key, ec.EllipticCurvePrivateKey)  # noqa: S101 (new_ca makes no other)
+def _usage(*names: str) -> x509.KeyUsage:
+    return x509.KeyUsage(**{name: name in names for name in USAGES})
+
+
+def _above(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    """How a certificate names its issuer's key: as the issuer does itself."""
+    try:
+        own = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        public = cast(CertificateIssuerPublicKeyTypes, issuer.public_key())
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(public)
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
+
+
+def _new_key(kind: KeyType) -> PrivateKey:
+    if kind == "rsa":
+        return rsa.generate_private_key(65537, 3072)
+    if kind == "ed25519":
+        return ed25519.Ed25519PrivateKey.generate()
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def _sign(builder: x509.CertificateBuilder, key: PrivateKey) -> str:
+    return _pem(builder.sign(key, _hash(key)))
+
+
+def _hash(key: PrivateKey) -> hashes.SHA256 | None:
+    """Ed25519 has its own."""
+    return None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
+
+
+def _signer(key_pem: str, passphrase: str = "") -> PrivateKey:
+    password = passphrase.encode() or None
+    try:
+        key = serialization.load_pem_private_key(key_pem.encode(), password)
+    except TypeError as error:
+        if password:  # given, and the key is not encrypted
+            return _signer(key_pem)
+        raise CertificateError("the key is encrypted, and there is no passphrase for it") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        more = ", or has another passphrase" if password else ""
+        raise CertificateError(f"the key is not a private key in PEM form{more}") from error
+    if not isinstance(key, PrivateKey):
+        raise CertificateError("keys are of the kinds EC, RSA and Ed25519")
     return key
 
 
-def _key_pem(key: ec.EllipticCurvePrivateKey) -> str:
-    return key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    ).decode()
+def _key_pem(key: PrivateKey, passphrase: str = "") -> str:
+    encryption = (
+        serialization.BestAvailableEncryption(passphrase.encode())
+        if passphrase
+        else serialization.NoEncryption()
+    )
+    form = serialization.PrivateFormat.PKCS8
+    return key.private_bytes(serialization.Encoding.PEM, form, encryption).decode()
+
+
+def _public_bytes(key: CertificatePublicKeyTypes) -> bytes:
+    form = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    return key.public_bytes(*form)
+
+
+def _load(pem: str) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(pem.encode())
 
 
 def _pem(certificate: x509.Certificate) -> str:
@@ -252,6 +545,12 @@ def read_trust(pem: str) -> Trust:
     )
 
 
+def together(first: str, second: str) -> str:
+    """The certificates of two PEM texts, each once."""
+    found = [*(_parse(first) if first else []), *_parse(second)]
+    return "".join(map(_pem, dict.fromkeys(found)))
+
+
 def check_server(pem: str, key_pem: str) -> Issued:
     """Checks a certificate for a TLS server, leaf first, and its key. Returns both as clean PEM;
     raises CertificateError."""
@@ -265,16 +564,10 @@ def check_server(pem: str, key_pem: str) -> Issued:
                 f"{_which(certificates, index)} has not issued {below}: the leaf "
                 "comes first, then each certificate's issuer"
             )
-    key = _parse_key(key_pem)
-    public = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    if certificates[0].public_key().public_bytes(*public) != key.public_key().public_bytes(*public):
+    key = _signer(key_pem)
+    if _public_bytes(certificates[0].public_key()) != _public_bytes(key.public_key()):
         raise CertificateError(f"the key is not the key of {_which(certificates, 0)}")
-    clean = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    return Issued("".join(_pem(certificate) for certificate in certificates), clean.decode())
+    return Issued("".join(_pem(certificate) for certificate in certificates), _key_pem(key))
 
 
 def check_authorities(pem: str) -> str:
@@ -307,21 +600,15 @@ def _parse(pem: str) -> list[x509.Certificate]:
     return certificates
 
 
-def _parse_key(pem: str) -> ec.EllipticCurvePrivateKey:
-    """Typed as one kind of key; only what all kinds have is used."""
-    try:
-        return serialization.load_pem_private_key(pem.encode(), password=None)  # type: ignore[return-value]
-    except TypeError as error:
-        raise CertificateError("the key is encrypted: send it without a passphrase") from error
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise CertificateError("the key is not a private key in PEM form") from error
-
-
 def _which(certificates: Sequence[x509.Certificate], index: int) -> str:
     """How messages name a certificate of an upload."""
-    name = certificates[index].subject.rfc4514_string() or "without a subject"
-    shown = "".join(c if c.isprintable() else "?" for c in name)[:200]
-    return f"certificate {index + 1} of {len(certificates)} ({shown})"
+    name = _shown(certificates[index].subject) or "without a subject"
+    return f"certificate {index + 1} of {len(certificates)} ({name})"
+
+
+def _shown(name: x509.Name) -> str:
+    """A name in a message: without what would steer a terminal, and not too long."""
+    return "".join(c if c.isprintable() else "?" for c in name.rfc4514_string())[:200]
 
 
 def _check_ca(certificate: x509.Certificate, which: str) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import click
 
 from control import quickstart, service
-from control.commands import COMMANDS
+from control.ca import KEY_TYPES, KeyType
+from control.commands import COMMANDS, FILE, ca_group
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -110,6 +111,38 @@ def serve(home: Path) -> None:
     logging.getLogger("alembic").setLevel(logging.WARNING)  # two lines at each start
     with reported():
         service.serve(service.load_config(home))
+
+
+REPLACE = click.option("--replace", is_flag=True, help="Instead of the one that is there.")
+
+
+@ca_group.command("create")
+@click.option("--home", required=True, help="The control plane's folder.",
+              type=click.Path(path_type=Path))  # fmt: skip
+@click.option(
+    "--name", default="", help="The organisation in it; that of the cluster if not given."
+)
+@click.option("--key-type", default="ec", show_default=True, type=click.Choice(KEY_TYPES),
+              help="Of the CA's keys.")  # fmt: skip
+@REPLACE
+def ca_create(home: Path, name: str, key_type: KeyType, replace: bool) -> None:
+    """Make a CA that issues clients' certificates, on the control plane's own machine."""
+    with reported():
+        service.create_ca(service.load_config(home), name, key_type, replace)
+
+
+@ca_group.command("import")
+@click.argument("certificates", type=FILE)
+@click.argument("key_file", type=FILE)
+@click.option("--home", required=True, help="The control plane's folder.",
+              type=click.Path(path_type=Path))  # fmt: skip
+@REPLACE
+def ca_import(certificates: Path, key_file: Path, home: Path, replace: bool) -> None:
+    """Issue with a CA from elsewhere: CERTIFICATES (PEM) is its own and those above it, up to a
+    root."""
+    with reported():
+        config = service.load_config(home)
+        service.import_ca(config, certificates.read_text(), key_file.read_text(), replace)
 
 
 @main.command()

@@ -2,6 +2,7 @@
 and `apply`."""
 
 import json
+import logging
 import ssl
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -11,15 +12,25 @@ from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, get_args
+from urllib.parse import urlencode
 
 import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from control import apply, client, core, tell
+from control import apply, client, core, renewal, service, tell
+from control.ca import KEY_TYPES, KeyType
 from control.client import ApiError, Client, ProfileError
-from control.records import AuthMethod, Enforcement, Management, Switch, TlsMode, Validation
+from control.records import (
+    AuthMethod,
+    Enforcement,
+    KeyUsage,
+    Management,
+    Switch,
+    TlsMode,
+    Validation,
+)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Read = Callable[[Client, Any], Any]
@@ -39,16 +50,21 @@ CONNECTION = (
 
 
 @contextmanager
-def asking(profile: str | None, options: Mapping[str, str | None]) -> Iterator[Client]:
-    """A client by the options of CONNECTION. Exits with 1 where the API refuses, with 2 where the
-    profile is wrong."""
+def reporting() -> Iterator[None]:
+    """Exits with 1 where the API refuses, with 2 where the profile is wrong."""
     try:
-        with Client(chosen(profile, options)) as ask:
-            yield ask
+        yield
     except (ProfileError, apply.PolicyFileError) as error:
         raise click.UsageError(str(error)) from error
-    except ApiError as error:
+    except (ApiError, renewal.RenewalError) as error:
         raise click.ClickException(clean(str(error))) from error
+
+
+@contextmanager
+def asking(profile: str | None, options: Mapping[str, str | None]) -> Iterator[Client]:
+    """A client by the options of CONNECTION; exits as `reporting` does."""
+    with reporting(), Client(chosen(profile, options)) as ask:
+        yield ask
 
 
 def connection(command: Command) -> Callable[..., Any]:
@@ -279,6 +295,20 @@ NOUNS = (
             switch("adopt-users", "adopt_users", "Take over users that a server has already."),
         ),
         ("uid", "name", "status", "generation", "tls_mode"),
+    ),
+    Noun(
+        "cert-profile", "/v1/certauth/profiles", "What certificates that are issued here are like.",
+        (
+            Field("lifetime", "lifetime", "In seconds: an hour to a year.", kind=int),
+            Field("subject", "subject", "Like 'CN={name},O=acme'; else the user's own."),
+            Field("san", "sans", "Like 'uri:spiffe://acme/{name}'; may be given again.",
+                  several(as_is), multiple=True),
+            Field("key-usage", "key_usage", "May be given again.",
+                  several(as_is), kind=choice(KeyUsage), multiple=True),
+            Field("role", "role_uids", "Only for users with this role; may be given again.",
+                  several(uid_in(ROLES)), multiple=True),
+        ),
+        ("uid", "name", "lifetime", "subject", "sans", "role_uids"),
     ),
     Noun(
         "cluster", "/v1/cluster", "The settings of the control plane itself.",
@@ -555,6 +585,74 @@ def read_policy(file: Path) -> core.Policy:
     except core.PolicyError as error:
         problems = tuple((lines[index - 1][0], text) for index, text in error.problems)
         raise core.PolicyError(problems, error.count) from error
+
+
+KIND = click.option(
+    "--cert-profile", default="", help="What it is to be like; else as the one you log in with."
+)
+
+
+@cert_group.command("request")
+@click.option("--user", default="", help="Whose it is to be; yours unless given.")
+@click.option("--out", default="", help="The files are OUT.crt and OUT.key; USER unless given.")
+@click.option(
+    "--key-type", default="ec", show_default=True, type=click.Choice(KEY_TYPES), help="Of the key."
+)
+@KIND
+@connected
+def cert_request(ask: Client, user: str, out: str, key_type: KeyType, cert_profile: str) -> None:
+    """Make a key here, which stays here, and have a certificate issued for it."""
+    name = out or (user if "/" not in user else "")
+    if not name:
+        raise click.UsageError("say how the files are to be called: --out")
+    files = renewal.Files(Path(f"{name}.crt"), Path(f"{name}.key"))
+    renewal.request(ask, files, user, cert_profile, key_type)
+    told(files)
+
+
+@cert_group.command("renew")
+@click.option("--daemon", is_flag=True, help="Stay, and renew at two thirds of its life.")
+@KIND
+@connection
+def cert_renew(
+    profile: str | None, options: Mapping[str, str | None], daemon: bool, cert_profile: str
+) -> None:
+    """Renew the certificate that you log in with, in its file, for the key that it has."""
+    with reporting():
+        login = chosen(profile, options)
+        if not login.cert:
+            raise click.UsageError("which certificate? Log in with it: --cert and --key")
+        if daemon:
+            logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+            renewal.keep(login, cert_profile, service.told_to_stop())
+        else:
+            told(renewal.renew(login, cert_profile))
+
+
+def told(files: renewal.Files) -> None:
+    click.echo(f"{files.certificate}: until {moment(renewal.end_of(files))}")
+
+
+@cert_group.command("list")
+@click.option("--user", help="Only those of this user.")
+@click.option("--expiring", is_flag=True, help="Only those that end soon, without a successor.")
+@AS_JSON
+@connected
+def cert_list(ask: Client, user: str | None, expiring: bool, as_json: bool) -> None:
+    """List the certificates of clients that were issued here or have logged in."""
+    query = {"user": user} if user else {}
+    query |= {"expiring": "1"} if expiring else {}
+    found = ask("GET", f"/v1/certauth/certificates?{urlencode(query)}")
+    if not as_json:
+        for one in found:
+            for name in ("not_after", "last_login"):
+                one[name] = moment(one[name])
+    echo(found, as_json, ("user", "subject", "not_after", "last_login", "node", "issued", "cert"))
+
+
+def moment(time: int) -> str:
+    """Seconds since 1970 as people read them; 0 is not known."""
+    return datetime.fromtimestamp(time, UTC).isoformat(" ", "seconds") if time else ""
 
 
 # ---- apply ---------------------------------------------------------------------------------------

@@ -55,7 +55,9 @@ class Identity:
 @dataclass(frozen=True)
 class Decision:
     """`action` is login, choose, leave or refuse; `users` whom the leaf may become (one for a
-    login); `line` the `bind` or `pattern` line that decided; `trace` the steps, for a person."""
+    login); `line` the `bind` or `pattern` line that decided, `named` the users that it names for
+    this leaf, also where it is refused; `trace` the steps, for a person; `ca` the key id of the
+    leaf's issuer, where it is trusted."""
 
     action: str
     reason: str
@@ -64,6 +66,8 @@ class Decision:
     shadow: bool
     trace: tuple[str, ...]
     leaf: Identity | None
+    ca: str | None
+    named: tuple[str, ...]
 
     @property
     def user(self) -> str | None:
@@ -297,7 +301,6 @@ class Policy:
         )
         return _decision(lib.policy_decide(self._raw, ffi.NULL, request), request, raw)
 
-
     def decide_known(self, known: ClientCertificate, now: int | None = None) -> Decision:
         """As `decide`, for a certificate of which only this is known. Its SANs are not, nor are
         the CAs above the one that issued it."""
@@ -324,9 +327,7 @@ def _problems(patch: Any) -> tuple[tuple[int, str], ...]:
     return tuple(found)
 
 
-def _users(decided: Any) -> tuple[str, ...]:
-    if decided.act not in (lib.ACTION_LOGIN, lib.ACTION_CHOOSE):
-        return ()
+def _named(decided: Any) -> tuple[str, ...]:
     found: list[str] = []
     while user := _text(lib.decision_user(decided, len(found))):
         found.append(user)
@@ -335,13 +336,20 @@ def _users(decided: Any) -> tuple[str, ...]:
 
 def _decision(decided: Any, request: Any, raw: Any) -> Decision:
     out, one = ffi.new("char[]", _ROOM), ffi.new("decision *", decided)
+    named = _named(one)
     length = lib.decision_explain(request, one, out, _ROOM)
     return Decision(
         action=_string(lib.action_name(decided.act)),
         reason=_string(lib.reason_name(decided.why)),
-        users=_users(one),
+        users=named if decided.act in (lib.ACTION_LOGIN, lib.ACTION_CHOOSE) else (),
         line=None if decided.line == ffi.NULL else _text(lib.rule_text(decided.line)),
         shadow=decided.shadow,
         trace=tuple(bytes(ffi.buffer(out, length)).decode().split("\n")),
         leaf=None if raw == ffi.NULL else _identity(raw),
+        ca=_key_id(request.issuers),
+        named=named,
     )
+
+
+def _key_id(path: Any) -> str | None:
+    return bytes(ffi.buffer(path.ca[0].key)).hex() if path.known and path.count else None

@@ -23,11 +23,12 @@ from control import core, policy, tokens
 from control.errors import Refusal, forbidden, unauthorized
 from control.metrics import API_LOGINS, API_REFUSED
 from control.passwords import Passwords, is_expired, is_locked
-from control.records import Management, Password, User
+from control.records import ClientCertificate, Management, Password, User
 from control.store import Store
 
 # How long the record of a user's last login may lag behind.
 LOGIN_SECONDS = 60
+SEEN = 10_000  # certificates whose last login is in memory
 # Refused certificates and tokens cost a stranger nothing, so only so many are written to the event
 # log: these at once, then one a second. Wrong passwords are slowed down by argon2.
 BURST = 20
@@ -98,6 +99,7 @@ class Caller:
     user: User
     managements: Managements
     by: By
+    cert: str = ""  # SHA-256 of the certificate, in hex
 
     def may(self, permission: str) -> bool:
         """Several roles add up."""
@@ -112,6 +114,7 @@ class Guard:
         self._peer_cert = peer_cert
         self._passwords = Passwords()
         self._trickle = Trickle()
+        self._seen: dict[str, int] = {}  # certificate → when its login was remembered
 
     def authenticate(self, request: Request, expired: bool = False) -> Caller:
         """Who is asking. `expired`: a password that is to be changed is good enough. Raises Refusal
@@ -222,13 +225,17 @@ class Guard:
             )
         address = request.remote_addr
         try:
-            user, leaf = self._decided(presented, address)
+            user, leaf, ca = self._decided(presented, address)
         except Refusal as error:
             self._refused(error, address or "")
             raise
+        self._remember(user, leaf, ca)
         return self._logged_in(user, "certificate", address or "", leaf)
 
-    def _decided(self, presented: Presented, address: str | None) -> tuple[User, core.Identity]:
+    def _decided(
+        self, presented: Presented, address: str | None
+    ) -> tuple[User, core.Identity, str]:
+        """Who it is, by which certificate, of which CA."""
         pem = "".join(map(ssl.DER_cert_to_PEM_cert, presented.chain)).encode()
         try:
             decision = self.decide(pem, address=address)
@@ -238,7 +245,8 @@ class Guard:
             ) from error
         if decision.user is None or decision.leaf is None:
             raise unauthorized(decision.reason, _why(decision))
-        return self._store.get(User, int(decision.user)), decision.leaf
+        user = self._store.get(User, int(decision.user))
+        return user, decision.leaf, decision.ca or ""
 
     def _logged_in(
         self, user: User, by: By, address: str, leaf: core.Identity | None = None
@@ -250,7 +258,22 @@ class Guard:
             self._store.logged_in(user.uid, now, by)
             API_LOGINS.labels(by).inc()
         managements = frozenset(role.management for role in self._store.roles_of(user))
-        return Caller(user, managements, by)
+        return Caller(user, managements, by, leaf.cert if leaf else "")
+
+    def _remember(self, user: User, leaf: core.Identity, ca: str) -> None:
+        now = int(time.time())
+        if now - self._seen.get(leaf.cert, 0) < LOGIN_SECONDS:
+            return
+        if len(self._seen) >= SEEN:
+            self._seen.clear()
+        self._seen[leaf.cert] = now
+        self._store.record_certificate_seen(
+            ClientCertificate(
+                cert=leaf.cert, key=leaf.key, ca=ca, issuer=leaf.issuer, serial=leaf.serial,
+                subject=leaf.subject, user=user.name, not_before=leaf.not_before,
+                not_after=leaf.not_after, first=now, last_login=now,
+            )
+        )  # fmt: skip
 
     def _refused(self, error: Refusal, address: str) -> None:
         if self._trickle.drop():

@@ -22,6 +22,7 @@ from control.errors import Refusal, invalid
 from control.records import (
     AuthMethod,
     Enforcement,
+    KeyUsage,
     Management,
     Subject,
     Switch,
@@ -356,6 +357,33 @@ class ExplainBody(Body):
     address: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
     time: Annotated[int, Field(ge=0, le=253_402_300_799)] | None = None
     bdb_uid: Uid | None = None
+
+
+Template = Annotated[str, StringConstraints(max_length=512)]
+
+
+class ProfileBody(Body):
+    name: ObjectName = ""
+    lifetime: Annotated[int, Field(ge=3600, le=366 * 86400)] = 86400  # seconds
+    subject: Template = ""
+    sans: Annotated[list[Template], Field(max_length=16)] = []
+    key_usage: Annotated[list[KeyUsage], Field(min_length=1)] = ["digital_signature"]
+    role_uids: list[Uid] = []
+
+    IGNORED = _words("uid")
+
+
+class NewProfileBody(ProfileBody):
+    name: ObjectName
+    uid: Uid = 0
+
+    IGNORED = frozenset()
+
+
+class IssueBody(Body):
+    csr: Annotated[str, StringConstraints(max_length=65536)]
+    user: UserName = ""
+    profile: ObjectName = ""
 
 
 class ChangeBody(Body):

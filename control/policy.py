@@ -58,7 +58,7 @@ def database_lines(database: Database, trust: Trust, nodes: Iterable[Node] = ())
     if not database.default_user:
         lines.append("user default adopt off")
     lines += _peers(peers_of(nodes, database.node_keys))
-    return _canonical([*lines, *_gate(database.authorized_subjects), *_trust(trust)])
+    return _canonical([*lines, *_gate(database.authorized_subjects), *trust_lines(trust)])
 
 
 Peer = Literal["replica", "cluster", "sentinel"]
@@ -190,7 +190,7 @@ def rest_lines(cluster: Cluster, trust: Trust, users: Iterable[User]) -> frozens
         "set enforce on",
         f"set gate {cluster.mtls_client_cert_subject_validation_type}",
         *_gate(cluster.mtls_authorized_subjects),
-        *_trust(trust),
+        *trust_lines(trust),
     ]
     for user in users:
         lines.append(f"bind subject {core.quote(user.certificate_subject_line)} {user.uid}")
@@ -241,7 +241,8 @@ def _attributes(subject: Subject) -> list[tuple[str, str]]:
     return [(kind, value) for kind, value in pairs if value]
 
 
-def _trust(trust: Trust) -> list[str]:
+def trust_lines(trust: Trust) -> list[str]:
+    """The lines that admit leaves of these CAs."""
     return [
         f"{word} {base64.b64encode(der).decode()}"
         for word, ders in (("ca", trust.cas), ("anchor", trust.anchors))

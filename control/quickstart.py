@@ -27,8 +27,8 @@ from typing import Any
 
 import click
 
-from control import core, service
-from control.ca import Issued, issue, write_private
+from control import core, issuing, service
+from control.ca import Issued, issue, presented, write_private
 from control.service import Config, ServiceError
 from control.sync import Access, Node, NodeError
 
@@ -65,7 +65,7 @@ def run(options: Options) -> None:
         options = replace(options, home=directory)
         config = Config(directory / "control", LOOPBACK, options.api_port)
         password = administrator(config)
-        pki = Pki(directory / "pki", config.home)
+        pki = Pki(directory / "pki", config)
         process = stack.enter_context(redis_server(server, options, pki))
         wait_ready(process, pki.access(options.redis_port), config, directory)
         try:
@@ -150,24 +150,28 @@ def fresh(certificate: Path) -> bool:
 
 
 class Pki:
-    """What the control plane's own CA has issued for this, in `NAME.crt` and `NAME.key`. What is
-    there and good for another day is kept."""
+    """What the CAs of the control plane, its own and that of clients, have issued for this, in
+    `NAME.crt` and `NAME.key`. What is there and good for another day is kept."""
 
-    def __init__(self, directory: Path, control: Path) -> None:
+    def __init__(self, directory: Path, config: Config) -> None:
         self.directory = directory
-        self.ca = Issued((control / "ca.crt").read_text(), (control / "ca.key").read_text())
+        self.ca = service.authority_of(config)
         self.certificate("ca").write_text(self.ca.certificate)
-        self._leaf("server", [("CN", "localhost")], names=NAMES)
+        self._leaf(self.ca, "server", [("CN", "localhost")], names=NAMES)
+        clients = issuing.Authority(config.home, config.passphrase)()
+        self.certificate("clients").write_text(clients.certificate)
         for name in ("admin", "alice", "nobody"):
-            self._leaf(name, [("O", "acme"), ("OU", "engineering"), ("CN", name)])
+            self._leaf(clients, name, [("O", "acme"), ("OU", "engineering"), ("CN", name)])
 
-    def _leaf(self, name: str, subject: list[tuple[str, str]], names: tuple[str, ...] = ()) -> None:
+    def _leaf(
+        self, ca: Issued, name: str, subject: list[tuple[str, str]], names: tuple[str, ...] = ()
+    ) -> None:
         certificate, key = self.certificate(name), self.key(name)
         if certificate.exists() and key.exists() and fresh(certificate):
             return
-        made = issue(self.ca, subject, server_names=names, client=True, lifetime=YEAR)
+        made = issue(ca, subject, server_names=names, client=True, lifetime=YEAR)
         write_private(key, made.key)
-        certificate.write_text(made.certificate)
+        certificate.write_text(made.certificate + presented(ca))
 
     def subject(self, name: str) -> str:
         return core.identity(self.certificate(name).read_bytes()).subject
@@ -248,16 +252,20 @@ def wait_ready(
 
 
 def administrator(config: Config) -> str:
-    """The password of the first administrator, who is made at the first start."""
+    """The password of the first administrator, who is made at the first start, as the CA of clients
+    is."""
     file = config.home / "admin.password"
     if not (config.home / "ca.key").exists():
         for left in config.home.iterdir():  # by a first start that was killed
             left.unlink()
         write_private(file, secrets.token_urlsafe(18))
-        try:
+    try:
+        if not (config.home / "ca.key").exists():
             service.init(config, "quickstart", ADMIN, file.read_text(), NAMES)
-        except ServiceError as error:
-            raise QuickstartError(str(error)) from error
+        if not (config.home / issuing.CLIENTS).exists():
+            service.create_ca(config, "", "ec", again=False)
+    except ServiceError as error:
+        raise QuickstartError(str(error)) from error
     return file.read_text()
 
 
@@ -290,8 +298,8 @@ class Api:
 
 
 def set_up(api: Api, options: Options, pki: Pki) -> None:
-    """At the first start the four steps: a CA for clients, certificate logins on, the database, its
-    users. Later only the port is brought up to date. Returns when the server has the policy."""
+    """At the first start three steps: certificate logins on, the database, its users. Later only
+    the port is brought up to date. Returns when the server has the policy."""
     endpoints = [{"addr": [LOOPBACK], "port": options.redis_port}]
     found = api.call("GET", "/v1/bdbs")
     if not found:
@@ -306,8 +314,6 @@ def set_up(api: Api, options: Options, pki: Pki) -> None:
 
 
 def first_set_up(api: Api, endpoints: list[dict[str, Any]], pki: Pki) -> None:
-    trusted = {"name": "mtls_trusted_ca", "certificate": pki.ca.certificate}
-    api.call("PUT", "/v1/cluster/update_cert", trusted)
     api.call("PUT", "/v1/cluster", {"mtls_certificate_authentication": True})
     database = {
         "name": "quickstart",

@@ -3,6 +3,7 @@
 HOME/certauth.toml     settings, optional
 HOME/control.db        what it knows (unless `database` says otherwise)
 HOME/ca.crt, .key      its own CA: of its certificates, and of whatever an operator issues with it
+HOME/clients.pem       the CA of clients, where there is one: see control/issuing.py
 HOME/control.crt, .key what it shows to nodes
 HOME/bootstrap         what nodes take as `loadmodule … bootstrap FILE`: who writes their policy
 """
@@ -23,19 +24,21 @@ import tomllib
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO, Protocol
 from wsgiref.types import WSGIApplication
 
-from control import ca, core
+from control import ca, core, issuing
 from control import enrol as enrolling
 from control.app import create_app, init_cluster
 from control.audit import Collector, Follower
+from control.ca import CertificateError, KeyType
 from control.errors import Refusal, invalid, missing, refused
+from control.issuing import Authority
 from control.passwords import check_new, new_password
-from control.records import API, Certificate, Database, User
+from control.records import API, TRUSTED_CA, Certificate, Database, User
 from control.server import TLS_VERSIONS, Listen, Server, peer_cert
 from control.store import Store, load
 from control.sync import Identity, Worker
@@ -45,6 +48,7 @@ log = logging.getLogger(__name__)
 CA_LIFETIME = timedelta(days=3650)
 LIFETIME = timedelta(days=90)  # of our own certificates; renewed at two thirds
 CHECK = 3600.0  # seconds between two looks at their age
+WATCH = 60.0  # seconds between two looks at the ages of clients' certificates
 # What it takes to write a policy and to see what came of it. Who writes one makes ACL users, so the
 # module asks for `acl|setuser`; keys and all other commands are not the control plane's business.
 CONTROL_RULES = (
@@ -61,7 +65,8 @@ class ServiceError(Exception):
 class Config:
     """Where it lives and listens. `database` is a URL as SQLAlchemy reads it; `tls_min` the least
     TLS version of the API. Seen from `home`: `proxy_socket` a path for a proxy to connect to,
-    `audit_file` the event log as JSON lines, none where it is empty."""
+    `audit_file` the event log as JSON lines, none where it is empty. The keys of CAs are encrypted
+    where there is a `ca_passphrase`, or a `ca_passphrase_file` that has it in a line."""
 
     home: Path
     host: str = "0.0.0.0"  # noqa: S104 (an API is there to be reached)
@@ -70,6 +75,23 @@ class Config:
     tls_min: str = "1.2"
     proxy_socket: str = ""
     audit_file: str = "audit.jsonl"
+    ca_passphrase_file: str = ""
+    ca_passphrase: str = field(default="", repr=False)
+
+    def passphrase(self) -> str:
+        """ "" where there is none. Raises ServiceError, also where others can read the file."""
+        if self.ca_passphrase or not self.ca_passphrase_file:
+            return self.ca_passphrase
+        file = self.home / self.ca_passphrase_file
+        try:
+            found = file.read_text().rstrip("\r\n")
+            if file.stat().st_mode & 0o077:
+                raise ServiceError(f"others can read the CAs' passphrase: chmod 600 {file}")
+        except (OSError, ValueError) as error:
+            raise ServiceError(f"ca_passphrase_file {file}: {error}") from error
+        if not found:
+            raise ServiceError(f"ca_passphrase_file {file}: there is no passphrase in it")
+        return found
 
     @property
     def proxy(self) -> Path | None:
@@ -86,8 +108,9 @@ class Config:
 
 SETTINGS = {
     "host": str, "port": int, "database": str, "tls_min": str, "proxy_socket": str,
-    "audit_file": str,
+    "audit_file": str, "ca_passphrase_file": str,
 }  # fmt: skip
+PASSPHRASE = "CERTAUTH_CA_PASSPHRASE"  # noqa: S105 (a variable's name)
 
 
 def load_config(home: Path, environment: Mapping[str, str] = os.environ) -> Config:
@@ -113,6 +136,7 @@ def load_config(home: Path, environment: Mapping[str, str] = os.environ) -> Conf
     if found.get("tls_min", "1.2") not in TLS_VERSIONS:
         versions = " or ".join(TLS_VERSIONS)
         raise ServiceError(f"setting 'tls_min': '{found['tls_min']}' is not {versions}")
+    found["ca_passphrase"] = environment.get(PASSPHRASE, "")
     return replace(Config(home.absolute()), **found)
 
 
@@ -132,10 +156,12 @@ def init(config: Config, name: str, admin: str, password: str, names: Sequence[s
             authority, [("O", name), ("CN", "control")], client=True, lifetime=LIFETIME
         )
         (config.home / "bootstrap").write_text(bootstrap(authority, control))
+        (config.home / "control.crt").write_text(control.certificate)
+        ca.write_private(config.home / "control.key", control.key)
+        (config.home / "ca.crt").write_text(authority.certificate)
         # The CA's key comes last: where it is, everything else is.
-        for file, issued in (("control", control), ("ca", authority)):
-            (config.home / f"{file}.crt").write_text(issued.certificate)
-            ca.write_private(config.home / f"{file}.key", issued.key)
+        key = ca.seal_key(authority.key, config.passphrase())
+        ca.write_private(config.home / "ca.key", key)
     except ValueError as error:
         raise ServiceError(f"no certificate can be made: {error}") from error
     except OSError as error:
@@ -220,7 +246,7 @@ def enrol(config: Config, node: Enrolment) -> str:
 def _enrol(config: Config, store: Store, node: Enrolment) -> str:
     text = node.conf.read_text() if node.conf else ""
     files = _files(node, text)
-    lines = bootstrap(_authority(config), _control(config))
+    lines = bootstrap(authority_of(config), _control(config))
     port = enrolling.setting(text, "tls-port")
     if node.conf and port != str(node.port):
         there = f"tls-port {port}" if port else "no tls-port"
@@ -302,13 +328,23 @@ def running(config: Config) -> Iterator[Server]:
         try:
             renew(config, store)
             authorities = (config.home / "ca.crt").read_text()
+            authority = Authority(config.home, config.passphrase)
+            if (config.home / issuing.CLIENTS).exists():
+                authority()
         except OSError as error:
             raise ServiceError(f"{error.filename}: {error.strerror}") from error
+        except Refusal as error:
+            raise ServiceError(error.description) from error
         api = store.certificates()[API]
         collector = Collector(store)
         worker = Worker(store, config.identity, authorities, collector)
         app = create_app(
-            store, peer_cert, lambda: rotate(config, store), worker.ask, collector.figures
+            store,
+            peer_cert,
+            rotate=lambda: rotate(config, store),
+            authority=authority,
+            ask=worker.ask,
+            figures=collector.figures,
         )
         front = _front(config, app, api)
         if config.audit_file:
@@ -343,7 +379,8 @@ def _front(config: Config, app: WSGIApplication, api: Certificate) -> Server:
 
 
 class _Keeper(threading.Thread):
-    """Shows the API's certificate of the moment, and renews ours before they end."""
+    """Shows the API's certificate of the moment, renews ours before they end, and has the event log
+    tell which of clients' end soon."""
 
     def __init__(self, config: Config, store: Store, front: Server, shown: Certificate) -> None:
         super().__init__(name="keeper", daemon=True)
@@ -353,15 +390,18 @@ class _Keeper(threading.Thread):
         store.listen(self._wake.set)
 
     def run(self) -> None:
-        checked = time.monotonic()
+        checked = watched = time.monotonic()
         while not self._stopping:
-            self._wake.wait(CHECK)
+            self._wake.wait(min(WATCH, CHECK))
             self._wake.clear()
             try:
                 if time.monotonic() > checked + CHECK:
                     checked = time.monotonic()
                     renew(self._config, self._store)
                 self._show()
+                if time.monotonic() > watched + WATCH:
+                    watched = time.monotonic()
+                    self._store.watch_certificates(int(time.time()))
             except Exception:
                 log.exception("our certificates are looked at again later, after an error")
 
@@ -380,7 +420,7 @@ class _Keeper(threading.Thread):
 def renew(config: Config, store: Store) -> None:
     """Renews what our own CA has issued to us, with the same keys, at two thirds of its life. A
     certificate of the API that an administrator has put there is theirs to renew."""
-    authority = _authority(config)
+    authority = authority_of(config)
     file = config.identity.certificate
     if _old(file.read_text()):
         key = config.identity.key.read_text()
@@ -394,14 +434,19 @@ def renew(config: Config, store: Store) -> None:
         store.put_certificates([replace(api, certificate=renewed + authority.certificate)])
 
 
-def _authority(config: Config) -> ca.Issued:
-    return ca.Issued((config.home / "ca.crt").read_text(), (config.home / "ca.key").read_text())
+def authority_of(config: Config) -> ca.Issued:
+    """Our own CA. Raises ServiceError where its passphrase is missing or wrong."""
+    certificate, key = (config.home / "ca.crt").read_text(), (config.home / "ca.key").read_text()
+    try:
+        return ca.Issued(certificate, ca.open_key(key, config.passphrase()))
+    except CertificateError as error:
+        raise ServiceError(f"{config.home / 'ca.key'}: {error}") from error
 
 
 def rotate(config: Config, store: Store) -> None:
     """Gives the API a new certificate, with a new key, for the names that it has. Raises Refusal
     406 where an administrator has put one there that is not from our own CA."""
-    authority, api = _authority(config), store.certificates()[API]
+    authority, api = authority_of(config), store.certificates()[API]
     if authority.certificate not in api.certificate:
         raise refused(
             "unsupported_certificate",
@@ -416,6 +461,51 @@ def rotate(config: Config, store: Store) -> None:
 def _old(certificate: str) -> bool:
     found = core.identity(certificate.encode())
     return time.time() > found.not_before + (found.not_after - found.not_before) * 2 / 3
+
+
+# ---- The CA of clients ---------------------------------------------------------------------------
+
+
+def create_ca(config: Config, name: str, key_type: KeyType, again: bool) -> None:
+    """Makes a CA of clients, and has `mtls_trusted_ca` trust it too. `name` is its organisation, ""
+    for that of the cluster; `again`: in the place of the one that is there. Raises ServiceError."""
+    with _ca_to_be(config, again) as store:
+        named = name or store.cluster().name
+        issuing.create(
+            config.home, named, config.passphrase(), key_type, lambda pem: trust_too(store, pem)
+        )
+
+
+def import_ca(config: Config, certificates: str, key: str, again: bool) -> None:
+    """Takes a CA from elsewhere instead: PEM of its certificate and those above it, and of its key,
+    which may have the passphrase of this control plane. Else as `create_ca`."""
+    with _ca_to_be(config, again) as store:
+        issuing.adopt(
+            config.home, certificates, key, config.passphrase(), lambda pem: trust_too(store, pem)
+        )
+
+
+@contextmanager
+def _ca_to_be(config: Config, again: bool) -> Iterator[Store]:
+    with _at_work(config) as store:
+        if (config.home / issuing.CLIENTS).exists() and not again:
+            raise ServiceError(
+                f"{config.home} holds a CA of clients already; --replace puts another one in its "
+                "place, and both are trusted then"
+            )
+        try:
+            yield store
+        except ValueError as error:
+            raise ServiceError(str(error)) from error
+        except OSError as error:
+            raise ServiceError(f"{error.filename}: {error.strerror}") from error
+
+
+def trust_too(store: Store, pem: str) -> None:
+    """Adds CA certificates to `mtls_trusted_ca`. Raises Refusal."""
+    found = store.certificates().get(TRUSTED_CA)
+    trusted = ca.together(found.certificate if found else "", pem)
+    store.put_certificates([Certificate(TRUSTED_CA, trusted)])
 
 
 # ---- The way back, and backups ---------------------------------------------------------------
@@ -468,7 +558,8 @@ def backup(config: Config, file: Path) -> None:
     with _at_work(config) as store:
         contents = {ROWS: json.dumps(store.dump()).encode()}
     try:
-        contents |= {name: (config.home / name).read_bytes() for name in FILES}
+        names = [*FILES, *(one.name for one in config.home.glob("clients*.pem"))]
+        contents |= {name: (config.home / name).read_bytes() for name in names}
         with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as raw:
             _pack(raw, contents)
             raw.flush()
@@ -486,7 +577,7 @@ def restore(config: Config, file: Path) -> None:
         contents = _unpack(file)
         config.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         load(config.url, json.loads(contents[ROWS]))
-        for name in FILES:
+        for name in (*FILES, *filter(issuing.FILES.fullmatch, contents)):
             ca.write_private(config.home / name, contents[name].decode())
     except Refusal as error:
         raise ServiceError(error.description) from error
@@ -507,7 +598,8 @@ def _pack(raw: BinaryIO, contents: Mapping[str, bytes]) -> None:
 def _unpack(file: Path) -> dict[str, bytes]:
     """What the backup holds, by the names that it is to have: nothing else of it is looked at."""
     with tarfile.open(file, "r:gz") as tar:
-        found = ((name, tar.extractfile(name)) for name in (ROWS, *FILES))
+        names = [*(ROWS, *FILES), *filter(issuing.FILES.fullmatch, tar.getnames())]
+        found = ((name, tar.extractfile(name)) for name in names)
         return {name: entry.read() for name, entry in found if entry}
 
 

@@ -755,6 +755,13 @@ class Store:
             rows = connection.execute(query.limit(limit).offset(offset))
             return tuple(_client_certificate(row) for row in rows)
 
+    def count_issued(self, user: str, now: int) -> int:
+        """How many good certificates of a user were issued here."""
+        issued = client_certificates.c.issued & good_at(now) & of_user(user)
+        query = sa.select(sa.func.count()).select_from(client_certificates).where(issued)
+        with self._engine.connect() as connection:
+            return int(connection.scalar(query) or 0)
+
     def client_certificate(self, cert: str) -> ClientCertificate:
         """Raises Refusal 404."""
         with self._engine.connect() as connection:
@@ -1474,7 +1481,8 @@ def ends_soon(now: int) -> "sa.ColumnElement[bool]":
     follows = (other.c.key == one.key) | (other.c.first > one.last_login)
     later = (other.c.user == one.user) & (other.c.not_after > one.not_after)
     has_none = ~sa.exists(sa.select(other.c.cert).where(later, follows))
-    return (one.not_after > now) & (one.not_after < now + patience) & has_none
+    in_reach = one.not_after.between(now + 1, now + WARNING)  # which the index knows
+    return in_reach & (one.not_after < now + patience) & has_none
 
 
 def _action(row: Any) -> Action:

@@ -69,9 +69,9 @@ adapter = cache(TypeAdapter)
 class ControlPlane:
     """Initialised, with one administrator who logs in by password (ADMIN)."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, content: bytes = b"") -> None:
         self.url = f"sqlite:///{folder}/control.db"
-        (folder / "control.db").write_bytes(new_database())
+        (folder / "control.db").write_bytes(content or new_database())
         self.store = Store(self.url)
         self.app = create_app(self.store, peer_cert)
         self.client = self.app.test_client()

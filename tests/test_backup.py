@@ -50,6 +50,21 @@ def api(config: Config) -> Iterator[Served]:
 # ---- Backup and restore ----
 
 
+def test_the_cas_of_clients_are_in_the_backup(config: Config, api: Served, tmp_path: Path) -> None:
+    """The one that issues, its root, and the one that was before; each for its owner only."""
+    for again in (False, True):
+        service.create_ca(config, "", "ec", again)
+    made = sorted(config.home.glob("clients*.pem"))
+    assert len(made) == 3
+    service.backup(config, tmp_path / "backup")
+    restored = Config(tmp_path / "restored")
+    service.restore(restored, tmp_path / "backup")
+    for file in made:
+        back = restored.home / file.name
+        assert back.read_bytes() == file.read_bytes()
+        assert stat.S_IMODE(back.stat().st_mode) == 0o600
+
+
 def test_a_restored_control_plane_is_the_one_that_was_backed_up(
     config: Config, api: Served, pki: Pki, tmp_path: Path
 ) -> None:

@@ -603,7 +603,8 @@ def test_the_readme_shows_what_the_quickstart_says(tmp_path: Path) -> None:
     (tmp_path / "pki").mkdir()
     service.init(config, "quickstart", "quickstart", "a long password", quickstart.NAMES)
     options = quickstart.Options(tmp_path, 6380, 9443, "redis-server")
-    pki = quickstart.Pki(tmp_path / "pki", config.home)
+    service.create_ca(config, "", "ec", again=False)
+    pki = quickstart.Pki(tmp_path / "pki", config)
     said = quickstart.walk_through(options, pki, "").replace(str(tmp_path), ".certauth")
     printed = [shlex.split(line) for line in said.splitlines() if line.startswith("   ")]
     screen = [shlex.split(block.replace("\\\n", "")) for block in blocks("README.md", "sh")[1:5]]

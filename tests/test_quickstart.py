@@ -185,6 +185,7 @@ def test_ready_says_all_that_a_client_needs(up: Quickstart) -> None:
     assert ready["ca"] == str(pki / "ca.crt")
     secret = [*up.home.rglob("*.key"), up.home / "ready.json"]
     secret += [*up.home.rglob("*.password"), *up.home.rglob("control.db*")]
+    secret += up.home.rglob("clients*.pem")
     assert {stat.S_IMODE(file.stat().st_mode) for file in secret} == {0o600}
     assert len([file for file in secret if file.suffix == ".key"]) == 6
     for file in up.home.rglob("*"):
@@ -299,10 +300,11 @@ def test_a_certificate_that_ends_soon_is_made_anew(
     started = run().wait_ready()
     started.stop()
     pki, control = started.home / "pki", started.home / "control"
-    made = quickstart.Pki(pki, control)
+    config = quickstart.Config(control)
+    made = quickstart.Pki(pki, config)
     monkeypatch.setattr(quickstart, "YEAR", quickstart.timedelta(hours=1))
     (pki / "alice.crt").unlink()
-    quickstart.Pki(pki, control)
+    quickstart.Pki(pki, config)
     old = (pki / "alice.crt").read_bytes()
     authority = (pki / "ca.crt").read_bytes()
     started = run().wait_ready()

@@ -4,6 +4,7 @@ import socket
 import ssl
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -13,8 +14,8 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from control import ca, core, service
-from control.records import API, Certificate, Target
+from control import ca, core, issuing, service
+from control.records import API, Certificate, ClientCertificate, Target
 from control.service import Config, ServiceError
 from control.store import Store
 from control.sync import Access, Identity, Node, NodeError
@@ -228,7 +229,7 @@ def grown_old(config: Config, days: float = 61) -> None:
     was = x509.load_pem_x509_certificate(config.identity.certificate.read_bytes())
     old = kept.issue(
         was.subject.rfc4514_string(),
-        key=ca._parse_key(config.identity.key.read_text()),
+        key=ca._signer(config.identity.key.read_text()),
         not_before=datetime.now(UTC) - timedelta(days=days),
         not_after=datetime.now(UTC) + service.LIFETIME - timedelta(days=days),
     )
@@ -442,3 +443,105 @@ def test_a_renewal_that_fails_is_not_the_last(
         old = api_certificate(config, 61)
         store.put_certificates([old])
         wait_until(lambda: is_renewed(shown(config), old), "it is renewed")
+
+
+# ---- The CA of clients ---------------------------------------------------------------------------
+
+
+def trusted(store: Store) -> list[str]:
+    """The subjects of `mtls_trusted_ca`."""
+    found = store.certificates().get("mtls_trusted_ca")
+    ders = [*ca.read_trust(found.certificate).cas] if found else []
+    return [core.identity(der).subject for der in ders]
+
+
+def test_a_ca_of_clients_is_trusted_beside_those_that_are(
+    config: Config, store: Store, pki: Pki
+) -> None:
+    """Nobody is cut by it, and not by the next one either."""
+    store.put_certificates([Certificate("mtls_trusted_ca", pki.ca.pem.decode())])
+    service.create_ca(config, "", "ec", again=False)
+    first = trusted(store)
+    assert first[0] == "CN=Root CA,O=acme"
+    assert first[1].endswith(",O=acme")
+    with pytest.raises(ServiceError, match="holds a CA of clients already; --replace"):
+        service.create_ca(config, "", "ec", again=False)
+    assert trusted(store) == first
+    service.create_ca(config, "other", "ec", again=True)
+    assert trusted(store)[:2] == first
+    assert trusted(store)[2].endswith(",O=other")
+
+
+def test_what_is_no_ca_is_not_taken(config: Config, store: Store, pki: Pki) -> None:
+    """It is neither trusted nor in the folder; the same CA twice is no harm."""
+    with pytest.raises(ServiceError, match="not a CA certificate"):
+        service.import_ca(config, pki.alice.pem.decode(), pki.alice.key_pem.decode(), again=False)
+    assert trusted(store) == []
+    assert not (config.home / issuing.CLIENTS).exists()
+    for again in (False, True):
+        service.import_ca(config, pki.ca.pem.decode(), pki.ca.key_pem.decode(), again)
+    assert trusted(store) == ["CN=Root CA,O=acme"]
+
+
+def test_with_a_passphrase_every_cas_key_is_encrypted(tmp_path: Path, pki: Pki) -> None:
+    """Its own too; renewals go on, and nothing starts with a wrong one."""
+    file = tmp_path / "passphrase"
+    file.write_text("a long one\n")
+    file.chmod(0o600)
+    config = replace(
+        Config(tmp_path / "home", "127.0.0.1", free_port()), ca_passphrase_file=str(file)
+    )
+    service.init(config, "acme", *ADMIN, NAMES)
+    service.create_ca(config, "", "ec", again=False)
+    for name in ("ca.key", issuing.CLIENTS, issuing.ROOT):
+        assert (config.home / name).read_text().startswith("-----BEGIN ENCRYPTED PRIVATE KEY")
+    with service.running(config):
+        pass
+    for wrong, reason in (
+        (replace(config, ca_passphrase="other"), r"ca\.key: .* another passphrase"),
+        (replace(config, ca_passphrase_file=""), r"ca\.key: .* no passphrase"),
+        (replace(config, ca_passphrase_file="none"), "ca_passphrase_file .*none: "),
+    ):
+        with pytest.raises(ServiceError, match=reason), service.running(wrong):
+            pass
+    file.chmod(0o644)
+    with pytest.raises(ServiceError, match="chmod 600"), service.running(config):
+        pass
+    file.chmod(0o600)
+    file.write_text("\n")
+    with pytest.raises(ServiceError, match="no passphrase in it"), service.running(config):
+        pass
+    file.write_text("a long one")
+    (config.home / issuing.CLIENTS).write_text("hello")
+    with pytest.raises(ServiceError, match="CA of clients cannot"), service.running(config):
+        pass
+    (config.home / issuing.CLIENTS).unlink()
+    started = datetime.now(UTC) - timedelta(days=61)
+    old = ca.issue(
+        service.authority_of(config), [("CN", "control")], client=True,
+        lifetime=service.LIFETIME, start=started,
+    )  # fmt: skip
+    config.identity.certificate.write_text(old.certificate)
+    config.identity.key.write_text(old.key)
+    with service.running(replace(config, ca_passphrase="a long one")):
+        found = core.identity(config.identity.certificate.read_bytes())
+        assert found.not_after > soon().timestamp()
+
+
+def test_the_event_log_tells_which_certificates_end(
+    config: Config, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the control plane runs, without being asked."""
+    monkeypatch.setattr(service, "WATCH", 0.05)
+    now = int(time.time())
+    store.record_certificate_seen(
+        ClientCertificate("ab", "cd", "", "CN=CA", "01", "CN=x", "x", now - 900, now + 100, now)
+    )
+    with service.running(config):
+
+        def told() -> bool:
+            return any(
+                e.type == "certificate_expiring" for e in store.events(0, now * 2, True, 9, 0)
+            )
+
+        wait_until(told, "it is told")

@@ -60,4 +60,3 @@ def names(decided: core.Decision, sent: ExplainBody) -> list[str]:
     if sent.bdb_uid is not None:
         return list(decided.users)
     return [store().get(User, int(uid)).name for uid in decided.users]
-

@@ -1,0 +1,152 @@
+"""/v1/certauth/certificates and /v1/certauth/profiles: clients' certificates, those issued here and
+those seen at logins, and what those issued here are like.
+
+A CSR's signature is the proof that its sender holds the key, which never comes here."""
+
+import time
+from dataclasses import asdict, replace
+from typing import Any
+
+from flask import Blueprint, Response, current_app, request
+
+from control import issuing
+from control.answers import ClientCertificateAnswer, ProfileAnswer
+from control.api.logs import END, LIMIT, moment, number
+from control.api.roles import check_administrator
+from control.errors import Refusal, forbidden
+from control.models import IssueBody, NewProfileBody, ProfileBody
+from control.records import ClientCertificate, Profile, User
+from control.store import ends_by, ends_soon, from_ca, of_user
+from control.web import answer, caller, dry_run, guard, in_field, needs, store, unchanged
+
+blueprint = Blueprint("issuing", __name__)
+
+
+# ---- Certificates ----
+
+
+@blueprint.post("/v1/certauth/certificates")
+@needs("any", takes=IssueBody, answers=ClientCertificateAnswer)
+def issue(sent: IssueBody) -> Response:
+    """For the caller's own user; who may change users may ask for another one. Without `profile`,
+    the one of the certificate that the caller logs in with."""
+    user = whose(sent.user)
+    authority = current_app.extensions["authority"]()
+    profile = sent.profile or profile_of_login()
+    policies = current_app.extensions["policies"]
+    made = issuing.issue(policies, guard().decide, authority, user, profile, sent.csr)
+    return answer({**render(made), "certificate": made.pem})
+
+
+def whose(name: str) -> User:
+    """The user that a certificate is to be for. Raises Refusal 403, 404."""
+    own = caller().user
+    if not name or name == own.name:
+        return store().get(User, own.uid)
+    if not caller().may("update_user"):
+        raise forbidden("unauthorized_action", "only your own certificate is yours to ask for")
+    found = store().user_by_login(name)
+    if found is None or found.name != name:
+        raise Refusal(404, "user_not_exist", f"there is no user '{name}'")
+    check_administrator(*store().roles_of(found))
+    return found
+
+
+def profile_of_login() -> str:
+    with_it = caller().cert
+    try:
+        return store().client_certificate(with_it).profile or "default"
+    except Refusal:
+        return "default"
+
+
+@blueprint.get("/v1/certauth/certificates")
+@needs(
+    "view_all_users_info",
+    answers=list[ClientCertificateAnswer],
+    query=("user", "ca", "expires_before", "expiring", "limit", "offset"),
+)
+def read_all() -> Response:
+    """Those that end first, first."""
+    where = []
+    if "user" in request.args:
+        where.append(of_user(request.args["user"]))
+    if "ca" in request.args:
+        where.append(from_ca(request.args["ca"]))
+    if "expires_before" in request.args:
+        where.append(ends_by(moment("expires_before", END)))
+    if "expiring" in request.args:
+        where.append(ends_soon(int(time.time())))
+    found = store().client_certificates(
+        *where, limit=number("limit", LIMIT), offset=number("offset", 0)
+    )
+    return answer([render(one) for one in found])
+
+
+@blueprint.get("/v1/certauth/certificates/<cert>")
+@needs("view_all_users_info", answers=ClientCertificateAnswer)
+def read(cert: str) -> Response:
+    """By the SHA-256 of the certificate, in hex."""
+    found = store().client_certificate(cert)
+    return answer({**render(found), "certificate": found.pem})
+
+
+def render(one: ClientCertificate) -> dict[str, Any]:
+    shown = asdict(one)
+    del shown["pem"], shown["first"]
+    return shown
+
+
+# ---- Profiles ----
+
+
+@blueprint.get("/v1/certauth/profiles")
+@needs("view_cluster_info", answers=list[ProfileAnswer])
+def read_profiles() -> Response:
+    return answer([asdict(one) for one in store().all(Profile)])
+
+
+@blueprint.get("/v1/certauth/profiles/<int(max=2147483647):uid>")
+@needs("view_cluster_info", answers=ProfileAnswer)
+def read_profile(uid: int) -> Response:
+    return shown(store().get(Profile, uid))
+
+
+@blueprint.post("/v1/certauth/profiles")
+@needs("update_cluster", takes=NewProfileBody, answers=ProfileAnswer, query=("dry_run",))
+def create_profile(sent: NewProfileBody) -> Response:
+    made = changed(Profile(sent.uid, sent.name), sent)
+    return shown(store().create(made, dry_run()))
+
+
+@blueprint.put("/v1/certauth/profiles/<int(max=2147483647):uid>")
+@needs("update_cluster", takes=ProfileBody, answers=ProfileAnswer, query=("dry_run",))
+def update_profile(uid: int, sent: ProfileBody) -> Response:
+    """What was issued before stays as it is."""
+
+    def change(profile: Profile) -> Profile:
+        return changed(unchanged(profile), sent)
+
+    return shown(store().update(Profile, uid, change, dry_run()))
+
+
+@blueprint.delete("/v1/certauth/profiles/<int(max=2147483647):uid>")
+@needs("update_cluster")
+def delete_profile(uid: int) -> Response:
+    store().delete(Profile, uid, unchanged)
+    return answer({})
+
+
+def changed(profile: Profile, sent: ProfileBody) -> Profile:
+    """With what the request says. Raises Refusal 400 where no certificate could be like that."""
+    values = {name: value for name, value in sent.sent().items() if name != "uid"}
+    lists = ("sans", "key_usage", "role_uids")
+    values |= {name: tuple(dict.fromkeys(values[name])) for name in lists if name in values}
+    made = replace(profile, **values)
+    in_field("subject", lambda: issuing.check_subject(made))
+    in_field("sans", lambda: issuing.check_sans(made))
+    return made
+
+
+def shown(profile: Profile) -> Response:
+    return answer(asdict(profile), profile)
