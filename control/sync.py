@@ -401,9 +401,13 @@ class Worker:
         """Puts a question to each node of a database, in any thread: by address what it says, or
         the NodeError that came of it. `question` gets what runs a command on the node."""
         cares = dict(self._cares.get(bdb_uid, {}))
-        nodes = {address: care.node for address, care in cares.items()}
+        nodes = {
+            address: care.node
+            for address, care in cares.items()
+            if care.seen.role != "sentinel" and not care.twin  # they have no policy of their own
+        }
         with ExitStack() as stack:
-            if not nodes:  # another control plane looks after them
+            if not cares:  # another control plane looks after them
                 nodes = self._visited(bdb_uid, stack)
 
             def answer(node: Node) -> Any:
@@ -420,6 +424,8 @@ class Worker:
         database = self._store.get(Database, bdb_uid)
         found = {}
         for seen in self._store.nodes(bdb_uid):
+            if seen.role == "sentinel":
+                continue
             node = Node(self._access(database, seen), self._identity)
             stack.callback(node.close)
             found[seen.address] = node

@@ -139,6 +139,7 @@ def test_every_changing_route_takes_it(api: ControlPlane) -> None:
     }
     assert changing - taking == {
         "POST /v1/redis_acls/validate",
+        "DELETE /v1/bdbs/<int(max=2147483647):uid>/nodes/<address>",
         *(f"{method} /v1/bdbs/<int(max=2147483647):uid>/passwords" for method in
           ("PUT", "POST", "DELETE")),
     }  # fmt: skip
