@@ -87,6 +87,8 @@ def engine() -> Iterator[str | None]:
         finally:
             process.terminate()
             process.wait()
+            for left in Path(name).glob("exec/netns/*"):  # dockerd leaves it mounted
+                subprocess.run(["umount", str(left)], check=False)
 
 
 # ---- Base images ---------------------------------------------------------------------------------
