@@ -256,15 +256,6 @@ def test_what_a_refused_client_does(client: str, site: Site, modules: Path) -> N
         assert site.refused("no_binding") >= 1
 
 
-def test_ioredis_gives_a_command_up_after_twenty(site: Site, modules: Path) -> None:
-    """The attempts go on without it, where nobody ends the client."""
-    site.allow("")
-    site.write(site.pki.ca.issue("CN=nobody,O=acme"))
-    with Program("ioredis", site, modules) as program:
-        words = "max retries per request limit (which is 20)"
-        wait_until(lambda: words in program.errors.read_text(), "the command fails", 60)
-
-
 @every
 def test_a_closed_client_comes_back(logged_in: tuple[str, Site, Program]) -> None:
     """As alice again, without a password, after CLIENT KILL and after a restart of the server."""
