@@ -35,7 +35,7 @@ RUN printf '%s\n' > /redis.conf \
     'loadmodule /usr/local/lib/certauth.so journal /var/lib/certauth/journal bootstrap /tls/bootstrap' \
     'unixsocket /run/certauth/redis.sock' \
     'unixsocketperm 700' \
-    'user default off'
+    'user default off resetpass'
 
 FROM ${SERVER_IMAGE} AS server
 COPY --from=build /src/module/certauth.so /usr/local/lib/certauth.so
