@@ -1,5 +1,6 @@
 """`pattern` lines on a server: users that are there as long as their certificates are."""
 
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -197,3 +198,23 @@ def test_the_way_of_the_api_makes_them_too(server_kind: Server, start: Start, pk
     server = enrolled(start, server_kind, pki, LINE, module=(*JOURNAL, "certificates", "api"))
     with server.tls(workload(pki, "shop", "cart")).connect() as connection:
         assert whoami(connection)["user"] == "app:shop:cart"
+
+
+def test_subscribers_do_not_survive_channels_that_go(
+    server_kind: Server, start: Start, pki: Pki
+) -> None:
+    """The server ends them in the middle of the change, which goes on all the same."""
+    line = f"{LINE} +subscribe"
+    old, new = f"{line} &old:{{ns}}:*", f"{line} &new:{{ns}}:*"
+    server = enrolled(start, server_kind, pki, old)
+    peers = [server.tls(workload(pki, "shop", sa)) for sa in ("cart", "cart", "pay")]
+    with ExitStack() as stack:
+        subscribers = [stack.enter_context(peer.connect()) for peer in peers]
+        for one in subscribers:
+            one.command("SUBSCRIBE", "old:shop:x")
+        assert patch(server.admin(), 1, 2, [f"-{old}", f"+{new}"])["generation"] == 2
+        for one in subscribers:
+            with pytest.raises(OSError, match="."):
+                one.read()
+    rules = [line for line in server.admin().acl_list() if "app:" in line]
+    assert not any("&old" in line for line in rules)
