@@ -177,6 +177,9 @@ class Node:
     software: str = ""  # "redis 8.6.3"
     module: str = ""  # version of certauth
     key: str = ""  # SHA-256 of its key, in hex: who it is for its peers
+    digest: str = ""  # of the policy that it holds
+    last_error: str = ""  # the last `error` that there was
+    last_error_time: int = 0  # since when it was there, in seconds since 1970
 
 
 @dataclass(frozen=True)
