@@ -368,6 +368,7 @@ class Worker:
         self._cares: dict[int, dict[str, _Care]] = {}  # by database and address
         self._databases: dict[int, tuple[Database, Target]] = {}
         self._revision = -1
+        self._news: set[int] = set()  # databases of which something is to be written down
         self._schedule: list[tuple[float, int, _Care]] = []  # a heap; others' times are out of date
         self._number = itertools.count()  # of entries in it: those of the same time are in turn
         # What looks have found; then the node itself, when its thread is done with it.
@@ -445,11 +446,13 @@ class Worker:
             self._let_go()
             return
         revision = self._store.revision()
-        changed = self._follow() if revision != self._revision else set()
+        if revision != self._revision:
+            self._news |= self._follow()
         self._revision = revision
         self._begin()
+        self._news |= self._finish()
         try:
-            self._report(changed | self._finish())
+            self._report()
         except Replaced:
             self.lease.lose()
             self._let_go()
@@ -459,7 +462,7 @@ class Worker:
         for care in self._all():
             self._drop(care)
         self._finish()  # which closes the connections of looks that were under way
-        self._cares, self._databases, self._revision = {}, {}, -1
+        self._cares, self._databases, self._news, self._revision = {}, {}, set(), -1
 
     def _all(self) -> list[_Care]:
         return [care for cares in self._cares.values() for care in cares.values()]
@@ -598,8 +601,9 @@ class Worker:
         care.failures = care.failures + 1 if care.seen.error else 0
         return before != (care.seen, care.sight, care.detached) or care.since < math.inf
 
-    def _report(self, uids: set[int]) -> None:
-        for uid in uids & self._cares.keys():
+    def _report(self) -> None:
+        """Writes down what is new; again the next time, where the store is away."""
+        for uid in self._news & self._cares.keys():
             cares = self._cares[uid]
             database, epoch = self._databases[uid][0], self.lease.epoch
             seen = [care.seen for care in cares.values() if not care.twin]
@@ -611,6 +615,7 @@ class Worker:
                 self._poke(uid)
             if database.deleting and all(one.detached for one in cares.values()):
                 self._store.forget_database(uid, epoch)
+        self._news = set()
 
     # ---- Who belongs to it ----
 

@@ -14,13 +14,22 @@ import sqlalchemy as sa
 
 from control import service, store
 from control.lease import LASTS, Lease
-from control.records import Cluster
+from control.records import Cluster, Target
 from control.records import Node as Seen
 from control.service import Config
 from control.store import Replaced, Store
-from control.sync import NodeError, Worker
+from control.sync import Node, NodeError, Worker
 from tests.api import ADMIN
-from tests.control import FULL, NAMES, Plane, Serving, authority_of, enrolled_node, operator
+from tests.control import (
+    FULL,
+    NAMES,
+    Plane,
+    Serving,
+    authority_of,
+    enrolled_node,
+    frozen,
+    operator,
+)  # fmt: skip
 from tests.nodes import load, show, status, who
 from tests.postgres import Postgres, postgres
 from tests.servers import Server
@@ -258,12 +267,12 @@ def test_a_leader_that_is_frozen_within_a_transaction_holds_up_nobody(running: P
     """Its locks are taken from it, on the lease and on what all writers wait for; what it had
     written is not there."""
     url = running.new()
-    frozen, other = Store(url), Store(url)
-    frozen.initialise(Cluster("acme", "id", 1), ADMINISTRATOR)
-    assert frozen.take_lease("frozen", 1) == 1
+    hangs, other = Store(url), Store(url)
+    hangs.initialise(Cluster("acme", "id", 1), ADMINISTRATOR)
+    assert hangs.take_lease("hangs", 1) == 1
 
     def work() -> None:
-        with frozen._write() as connection:
+        with hangs._write() as connection:
             store._keep_lease(connection, 1)
             connection.execute(sa.text("INSERT INTO counters (name, last) VALUES ('x', 1)"))
             begun = time.monotonic()
@@ -274,7 +283,44 @@ def test_a_leader_that_is_frozen_within_a_transaction_holds_up_nobody(running: P
     with pytest.raises(sa.exc.DBAPIError):
         work()
     with pytest.raises(Replaced):
-        frozen.report(1, [Seen(1, "a:1", 1, True)], 1)
+        hangs.report(1, [Seen(1, "a:1", 1, True)], 1)
     assert "x" not in {row[0] for row in other.dump()["tables"]["counters"]["rows"]}
-    frozen.close()
+    hangs.close()
     other.close()
+
+
+# ---- A node that was away ------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_node_that_was_away_for_9999_generations_catches_up_by_a_patch(
+    plane: Plane, make_node: MakeNode, pki: Pki, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log of the policy is kept that long, and what came and went meanwhile is not sent; one
+    more, and the node gets the whole policy."""
+    server = make_node()
+    plane.register(server)
+    plane.in_step()
+    admin = operator(server)
+    loads: list[int] = []
+    whole, part = Node.load, Node.patch
+    monkeypatch.setattr(Node, "load", lambda *a, **k: (loads.append(1), whole(*a, **k))[1])
+    sizes: list[int] = []
+
+    def patched(self: Node, base: int, target: Target, changes: Any, *more: Any) -> None:
+        sizes.append(len(changes))
+        part(self, base, target, changes, *more)
+
+    monkeypatch.setattr(Node, "patch", patched)
+    for missed in (store.LOG - 1, store.LOG):
+        before = status(admin)["generation"]
+        with frozen(server), plane.store._write() as connection:
+            for number in range(missed):
+                line = f"user extra{number % 100} on -@all"
+                added, gone = ([line], []) if number // 100 % 2 == 0 else ([], [line])
+                store._log(connection, 1, added, gone)
+        assert plane.store.target(1).generation == before + missed
+        wait_until(lambda: status(admin)["generation"] >= before + missed, "it caught up", 60)
+        assert status(admin)["digest"] == plane.store.target(1).digest
+        assert loads == ([] if missed < store.LOG else [1])
+    assert sizes[0] <= 100
