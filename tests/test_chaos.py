@@ -6,7 +6,7 @@ import random
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,17 +86,6 @@ class Changes:
         return None
 
 
-def killer(
-    kills: list[Callable[[], None]], stop: threading.Event, told: list[BaseException]
-) -> None:
-    """One after the other, at random; each comes back before the next goes."""
-    try:
-        while not stop.wait(random.uniform(*PAUSE)):
-            random.choice(kills)()
-    except BaseException as error:
-        told.append(error)
-
-
 def test_what_was_acknowledged_is_on_every_node_in_the_end(
     planes: tuple[Serving, Serving], running: Postgres, start: Any, installed: Server, pki: Pki
 ) -> None:
@@ -123,15 +112,21 @@ def test_what_was_acknowledged_is_on_every_node_in_the_end(
         running.kill()
         running.start()
 
-    changes, stop, told = Changes(planes), threading.Event(), []
-    thread = threading.Thread(target=killer, args=([plane, node, crash], stop, told))
+    changes, told = Changes(planes), list[BaseException]()
+
+    def work() -> None:
+        try:
+            changes.run(CHANGES)
+        except BaseException as error:
+            told.append(error)
+
+    # Nodes end with the thread that has started them, so that is this one.
+    thread = threading.Thread(target=work)
     thread.start()
     begun = time.monotonic()
-    try:
-        changes.run(CHANGES)
-    finally:
-        stop.set()
-        thread.join()
+    while thread.is_alive():
+        random.choice([plane, node, crash])()  # which is back when the next one goes
+        thread.join(random.uniform(*PAUSE))
     assert not told, told
     spent = time.monotonic() - begun
     print(f"\n{CHANGES} changes in {spent:.0f} s, killed {count}, {changes.unsure} without answer")
