@@ -321,6 +321,7 @@ class _Care:
     bound: bool = False  # its key stands in the policy
     twin: bool = False  # a second name of a server that is known by another one
     detached: bool = False
+    sighted: float = -math.inf  # when that was
     since: float = math.inf  # when it was first seen outside of the deployment
     due: float = 0.0
     failures: int = 0
@@ -498,7 +499,8 @@ class Worker:
             lost = self._cares.get(seen.bdb_uid, {}).get(seen.address)
             if lost:
                 self._drop(lost)
-            changed.add(seen.bdb_uid)
+            self._news.add(seen.bdb_uid)
+            self._report()  # before somebody names it again
         return changed
 
     def _remember(self, database: Database) -> None:
@@ -537,7 +539,7 @@ class Worker:
         if care is None:
             care = _Care(database, access, Node(access, self._identity), seen)
             self._cares[database.uid][seen.address] = care
-        care.database, care.seen = database, seen
+        care.database, care.seen, care.sighted = database, seen, -math.inf
         self._set_due(care, 0.0)
         return care
 
@@ -608,7 +610,9 @@ class Worker:
             log.info("%s of '%s': %s", look.seen.address, care.database.name, text)
         before = care.seen, care.sight, care.detached
         care.seen = replace(look.seen, origin=care.seen.origin)
-        care.sight, care.detached = look.sight or care.sight, look.detached
+        if look.sight:
+            care.sight, care.sighted = look.sight, time.monotonic()
+        care.detached = look.detached
         care.failures = care.failures + 1 if care.seen.error else 0
         return before != (care.seen, care.sight, care.detached) or care.since < math.inf
 
@@ -680,14 +684,18 @@ class Worker:
     # ---- One look, in a thread of a pool ----
 
     def _look(self, care: _Care, database: Database, seen: Seen) -> None:
-        sight, detached = None, False
+        """Brings a node to its policy; once a second it also sees whom the node names, and reads
+        its log: whoever waits for a change does not wait for that."""
+        fresh = not seen.error and time.monotonic() < care.sighted + INTERVAL / 2
+        known, sight, detached = care.sight if fresh else None, None, False
         try:
-            sight = self._sight(care, database)
-            seen = replace(
-                seen, role=sight.role, software=sight.software, module=sight.module,
-                key=care.node.key(),
-            )  # fmt: skip
-            seen, detached = self._reconcile(care, database, seen, sight)
+            if known is None:
+                known = sight = self._sight(care, database)
+                seen = replace(
+                    seen, role=sight.role, software=sight.software, module=sight.module,
+                    key=care.node.key(),
+                )  # fmt: skip
+            seen, detached = self._reconcile(care, database, seen, known)
         except NodeError as error:
             text = "" if error.code == "BUSY" else str(error)  # somebody is writing: again soon
             seen = _failed(seen, text)
@@ -697,7 +705,7 @@ class Worker:
             log.exception("%s of '%s'", seen.address, database.name)
             seen = _failed(seen, "the control plane failed; its log says why")
         self._found.put(_Look(care, seen, sight, detached))
-        self._wake.set()  # whoever waits for a change waits for no log
+        self._wake.set()
         if sight and sight.role != "sentinel" and not care.twin:
             self._collector.collect(database, seen.address, care.node.command)
         self._found.put(care)

@@ -54,7 +54,7 @@ def _behind(store: Store, uid: int, generation: int) -> Iterator[str]:
     if database.deleting:
         yield f"bdb {uid} ('{database.name}') is not removed yet"
     for node in servers(store, database):
-        if node.origin == "leaving":
+        if node.origin in ("leaving", "gone"):
             continue  # it is given back, in its own time
         if node.error:
             yield f"{node.address}: {node.error}"

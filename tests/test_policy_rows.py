@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 
 from control import core, policy
 from control.ca import Trust
-from control.records import Cluster, Subject
+from control.records import Cluster, Database, Node, NodeRole, Subject
+from tests import peers
 from tests.api import database, user
 from tests.support import Pki, days, root
 
@@ -231,3 +233,49 @@ def test_an_expired_ca_is_still_a_line() -> None:
     """The core decides about time, at each login."""
     old = root("CN=Old", not_before=days(-9), not_after=days(-2))
     assert lines_about("ca", policy.database_lines(database(), Trust((old.der,))))
+
+
+# ---- Node peers ----------------------------------------------------------------------------------
+
+KEYS = [f"{number:064x}" for number in range(4)]
+
+
+def server(key: str, role: NodeRole, software: str = "redis 8.6.3", **fields: Any) -> Node:
+    return Node(1, f"10.0.0.9:{key[-1:]}", 1, True, role=role, software=software, key=key, **fields)
+
+
+def peer_lines(nodes: list[Node], **fields: Any) -> set[str]:
+    lines = policy.database_lines(Database(1, "d", **fields), Trust(), nodes)
+    return {line for line in lines if "certauth-peer-" in line}
+
+
+def test_peers_may_do_what_peers_were_seen_to_do() -> None:
+    """The rules are those under which tests/test_peers.py runs real replicas, Sentinels and
+    clusters."""
+    assert {f"certauth-{kind}": rules for kind, rules in policy.PEER_RULES.items()} == peers.RULES
+    assert (policy.SECOND_CHANNEL, policy.WHOLE_SLOTS) == (peers.SECOND_CHANNEL, peers.WHOLE_SLOTS)
+
+
+def test_servers_that_have_nothing_to_do_with_each_other_are_no_peers() -> None:
+    """Nor is one alone, one that was never reached, or one that leaves; a key that is named is."""
+    assert peer_lines([server(KEYS[0], "master"), server(KEYS[1], "master")]) == set()
+    assert peer_lines([server(KEYS[0], "master"), server("", "")]) == set()
+    leaving = server(KEYS[1], "replica", origin="leaving")
+    assert peer_lines([server(KEYS[0], "master"), leaving]) == set()
+    assert len(peer_lines([server(KEYS[0], "master")], node_keys=(KEYS[3],))) == 3
+
+
+def test_each_key_is_one_user_with_the_rules_of_all_that_it_is() -> None:
+    """A server and its Sentinel may share a certificate; Valkey's rules count where all servers are
+    of that age."""
+    nodes = [server(KEYS[0], "master"), server(KEYS[1], "replica"), server(KEYS[1], "sentinel")]
+    lines = peer_lines(nodes)
+    assert f"bind key {KEYS[0]} certauth-peer-replica" in lines
+    assert f"bind key {KEYS[1]} certauth-peer-replica-sentinel" in lines
+    assert not any("+sync" in line for line in lines)
+    valkey = [server(key, "cluster master", "valkey 9.1.2") for key in KEYS[:2]]
+    assert any("+sync" in line and "+cluster|syncslots" in line for line in peer_lines(valkey))
+    mixed = [*valkey, server(KEYS[2], "cluster replica", "valkey 8.1.1")]
+    (rules,) = (line for line in peer_lines(mixed) if line.startswith("user"))
+    assert "+sync" in rules
+    assert "syncslots" not in rules

@@ -76,7 +76,7 @@ def measure(kind: Server, pki: Pki, nodes: int, count: int, certs: list[Cert]) -
 def register(api: Https, pki: Pki, running: list[RedisServer]) -> None:
     ca = {"name": "mtls_trusted_ca", "certificate": pki.ca.pem.decode()}
     api("PUT /v1/cluster/update_cert", ca)
-    api.connection.timeout = 120
+    api.connection.sock.settimeout(120)  # all lines of all users are made
     ends = [{"addr": ["127.0.0.1"], "port": server.port} for server in running]
     fields = {"name": "orders", "endpoints": ends, "tls_mode": "enabled"}
     fields["tls_server_ca"] = pki.server_ca.pem.decode()
