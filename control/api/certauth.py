@@ -8,7 +8,7 @@ from control import core, preview
 from control.answers import ExplainAnswer, PreviewAnswer
 from control.errors import Refusal
 from control.models import ExplainBody, PreviewBody
-from control.records import User
+from control.records import Database, User
 from control.store import Store
 from control.web import answer, guard, in_field, needs, rehearsed, store
 
@@ -30,7 +30,19 @@ def preview_changes(sent: PreviewBody) -> Response:
     found = preview.differences(store(), lambda stage: make(stage, sent))
     known = preview.clients(store().client_certificates(limit=preview.CERTIFICATES))
     ask, now = current_app.extensions["ask"], int(time.time())
-    return answer({"databases": [preview.told(one, known, ask, now) for one in found]})
+    return answer(
+        {
+            "databases": [
+                preview.told(one, known, servers_of(one.database), ask, now) for one in found
+            ]
+        }
+    )
+
+
+def servers_of(database: Database) -> list[str]:
+    """The addresses of its nodes that have a policy."""
+    nodes = store().nodes(database.uid)
+    return [node.address for node in nodes if node.role != "sentinel"]
 
 
 def make(stage: Store, sent: PreviewBody) -> None:
