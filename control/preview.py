@@ -63,9 +63,13 @@ def _differences(stage: Store, before: Mapping[int, Target]) -> Iterator[Differe
 
 
 def told(
-    found: Difference, known: Iterable[ClientCertificate], ask: Ask, now: int
+    found: Difference,
+    known: Iterable[ClientCertificate],
+    servers: Iterable[str],
+    ask: Ask,
+    now: int,
 ) -> dict[str, Any]:
-    """One database of the answer."""
+    """One database of the answer; `servers` are the addresses of its nodes."""
     before, after = core.Policy(found.before), core.Policy(found.after)
     changed, unknown = certificates(before, after, known, now)
     return {
@@ -73,7 +77,7 @@ def told(
         "bdb_name": found.database.name,
         "added": found.added,
         "removed": found.removed,
-        "nodes": nodes(found, after.applied - before.applied, ask),
+        "nodes": nodes(found, after.applied - before.applied, servers, ask),
         "certificates": changed[:SHOWN],
         "certificates_changed": len(changed),
         "certificates_unknown": unknown,
@@ -119,7 +123,9 @@ def _outcome(decision: core.Decision) -> dict[str, Any]:
 # ---- Nodes ---------------------------------------------------------------------------------------
 
 
-def nodes(found: Difference, taken: frozenset[str], ask: Ask) -> list[dict[str, Any]]:
+def nodes(
+    found: Difference, taken: frozenset[str], servers: Iterable[str], ask: Ask
+) -> list[dict[str, Any]]:
     """What each node says would become of its sessions, and which of the users `taken` it has by
     itself; `error` where it does not say."""
 
@@ -129,10 +135,13 @@ def nodes(found: Difference, taken: frozenset[str], ask: Ask) -> list[dict[str, 
     if len(found.changes) > LINES:
         why = f"more than {LINES} lines change: too many to try them on the nodes"
         return [{**NOTHING, "address": "", "error": why}]
-    told = ask(found.database.uid, question)
-    return [{**NOTHING, "address": address, **_shown(one)} for address, one in told.items()]
+    answers = {**dict.fromkeys(servers, UNASKED), **ask(found.database.uid, question)}
+    return [{**NOTHING, "address": address, **_shown(one)} for address, one in answers.items()]
 
 
+UNASKED: Mapping[str, Any] = {
+    "error": "this control plane does not speak to it now: ask the one that leads"
+}
 NOTHING: Mapping[str, Any] = {"error": "", "sessions": 0, "ends": 0, "ending": [], "users": []}
 
 

@@ -517,6 +517,7 @@ def _at_work(config: Config) -> Iterator[Store]:
     if not (config.home / "ca.key").exists():
         raise ServiceError(f"{config.home} holds no control plane: run `redis-certauth init` first")
     store = _open(config)
+    store.act_as(f"uid {os.getuid()}", address="this machine")
     try:
         yield store
     except Refusal as error:

@@ -250,6 +250,8 @@ def test_the_way_back_lets_passwords_in_again(tmp_path: Path, pki: Pki) -> None:
         found = run("allow-passwords", "--home", tmp_path)
         assert (found.exit_code, found.output) == (0, "")
         wait_until(lambda: api("GET /v1/cluster").status == 200, "passwords are taken")
+        changes = [one for one in api("GET /v1/logs").json if one["type"] == "cluster_updated"]
+        assert changes[-1]["originating_address"] == "this machine"
         text = "another one 2\n"
         found = run("set-password", ADMIN[0], "--home", tmp_path, "--password-stdin", text=text)
         assert (found.exit_code, found.output) == (0, "")

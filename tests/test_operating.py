@@ -1,5 +1,6 @@
 """docs/operating.md: the walk and the incident as they stand there, on a real server."""
 
+import json
 import shlex
 import tempfile
 from collections.abc import Callable, Iterator
@@ -72,7 +73,9 @@ def refused(server: RedisServer, *login: Any) -> bool:
 
 
 def status_is_active() -> None:
-    wait_until(lambda: "active" in run("redis-certauth db show orders"), "it is in step")
+    """A change that is under way is "active-change-pending"."""
+    show = "redis-certauth db show orders --json"
+    wait_until(lambda: json.loads(run(show))["status"] == "active", "it is in step")
 
 
 def eventually(line: str, *parts: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from control import core
-from control.records import ClientCertificate
+from control.records import ClientCertificate, Node
 from control.web import CHANGES
 from tests.api import ControlPlane
 from tests.control import Plane, enrolled_node
@@ -241,6 +241,15 @@ def test_the_sessions_that_would_end_are_those_that_end(
         assert bob.command("PING") == b"PONG"
         with pytest.raises((OSError, EOFError)):
             alice.command("PING")
+
+
+def test_a_node_that_nobody_here_speaks_to_is_listed_with_why(api: ControlPlane) -> None:
+    """Of several control planes one speaks to the nodes; another one does not know."""
+    api.store.report(1, [Node(1, "10.0.0.5:6379", 1, True), Node(1, "s:1", 0, True,
+                                                                 role="sentinel")])  # fmt: skip
+    (node,) = preview(api, "DELETE /v1/users/2")[0]["nodes"]
+    assert (node["address"], node["sessions"]) == ("10.0.0.5:6379", 0)
+    assert node["error"].endswith("ask the one that leads")
 
 
 def test_a_node_that_cannot_say_is_listed_with_why(

@@ -33,7 +33,19 @@ def preview_changes(sent: PreviewBody) -> Response:
     found = preview.differences(store(), lambda stage: make(stage, sent))
     known = preview.clients(store().client_certificates(limit=preview.CERTIFICATES))
     ask, now = current_app.extensions["ask"], int(time.time())
-    return answer({"databases": [preview.told(one, known, ask, now) for one in found]})
+    return answer(
+        {
+            "databases": [
+                preview.told(one, known, servers_of(one.database), ask, now) for one in found
+            ]
+        }
+    )
+
+
+def servers_of(database: Database) -> list[str]:
+    """The addresses of its nodes that have a policy."""
+    nodes = store().nodes(database.uid)
+    return [node.address for node in nodes if node.role != "sentinel"]
 
 
 def make(stage: Store, sent: PreviewBody) -> None:
