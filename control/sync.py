@@ -498,7 +498,7 @@ class Worker:
             lost = self._cares.get(seen.bdb_uid, {}).get(seen.address)
             if lost:
                 self._drop(lost)
-            self._report({seen.bdb_uid})
+            changed.add(seen.bdb_uid)
         return changed
 
     def _remember(self, database: Database) -> None:
