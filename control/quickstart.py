@@ -314,8 +314,12 @@ def set_up(api: Api, options: Options, pki: Pki) -> None:
     elif [{"addr": one["addr"], "port": one["port"]} for one in found[0]["endpoints"]] != endpoints:
         api.call("PUT", f"/v1/bdbs/{found[0]['uid']}", {"endpoints": endpoints})
     end = time.monotonic() + DEADLINE
-    while (status := api.call("GET", "/v1/bdbs")[0]["status"]) != "active":
+    while (database := api.call("GET", "/v1/bdbs")[0])["status"] != "active":
+        for node in database["nodes"]:
+            if node["origin"] == "leaving":  # the same server, where it listened before
+                api.call("DELETE", f"/v1/bdbs/{database['uid']}/nodes/{node['address']}")
         if time.monotonic() > end:
+            status = database["status"]
             raise QuickstartError(f"the server does not follow the control plane: {status}")
         time.sleep(0.05)
 

@@ -839,9 +839,11 @@ class Store:
 
     def watch_certificates(self, now: int) -> None:
         """Writes to the event log, once for each, which certificates end soon and have no
-        successor, and forgets those that ended long ago."""
+        successor, those that end first before the others and so many at a time as the log holds;
+        and forgets those that ended long ago."""
         table = client_certificates
         due = sa.select(table).where(ends_soon(now), ~table.c.warned)
+        due = due.order_by(table.c.not_after).limit(EVENTS)
         old = table.c.not_after.between(1, now - KEPT)
         with self._engine.connect() as connection:
             work = sa.select(table.c.cert).where((ends_soon(now) & ~table.c.warned) | old)
