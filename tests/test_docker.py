@@ -93,9 +93,7 @@ def test_an_image_holds_what_runs_and_no_more(
     assert list(config["Volumes"])[-1:] == ["/var/lib/certauth"]
     tools = "for one in cc gcc c++ as ld make; do command -v $one || true; done"
     assert said(engine, images[name], tools) == ""
-    left = (
-        "for one in /src /tools /opt/certauth/lib/*/site-packages/pip; do ls -d $one || true; done"
-    )
+    left = "for one in /src /tools /opt/certauth/lib/*/site-packages/pip; do ls -d $one 2>/dev/null || true; done"
     assert said(engine, images[name], left) == ""
 
 
