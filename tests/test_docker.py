@@ -93,7 +93,8 @@ def test_an_image_holds_what_runs_and_no_more(
     assert list(config["Volumes"])[-1:] == ["/var/lib/certauth"]
     tools = "for one in cc gcc c++ as ld make; do command -v $one || true; done"
     assert said(engine, images[name], tools) == ""
-    left = "for one in /src /tools /opt/certauth/lib/*/site-packages/pip; do ls -d $one 2>/dev/null || true; done"
+    places = "/src /tools /opt/certauth/lib/*/site-packages/pip"
+    left = f"for one in {places}; do ls -d $one 2>/dev/null || true; done"
     assert said(engine, images[name], left) == ""
 
 
