@@ -6,8 +6,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 QUICKSTART = $(if $(HOME_DIR),--home '$(HOME_DIR)') $(if $(REDIS_PORT),--redis-port '$(REDIS_PORT)') \
 	$(if $(API_PORT),--api-port '$(API_PORT)') $(if $(SERVER),--server '$(SERVER)')
 
-.PHONY: help setup setup-all build run dist deb lint test servers test-servers test-docker test-all \
-	test-sanitize clean
+.PHONY: help setup setup-all build run dist deb lint test servers test-servers test-docker test-all test-sanitize clean
 
 help:
 	@echo 'make run           start a server that knows you by your certificate, and say what to try'

@@ -2,6 +2,7 @@
 shown works; and the laws about who may know what (CONTRIBUTING.md, "House rules")."""
 
 import ast
+import importlib.metadata
 import inspect
 import json
 import os
@@ -768,6 +769,35 @@ def test_the_law_knows_every_dependency() -> None:
     used = {module for path in PYTHON for module, _ in imported(path)}
     for library in LAW:
         assert any(one == library or one.startswith(f"{library}.") for one in used), library
+
+
+def test_the_pins_are_those_of_every_dependency() -> None:
+    """constraints.txt names what an installation brings, those below those too, and no more.
+    (Before 3.11.3 redis needs async-timeout.)"""
+
+    def spelled(name: str) -> str:
+        return re.sub(r"[-_.]+", "-", name).lower()
+
+    pinned = {
+        spelled(line.partition("==")[0])
+        for line in source("constraints.txt").splitlines()
+        if "==" in line
+    }
+    project = tomllib.loads(source("pyproject.toml"))["project"]
+    waiting = [*project["dependencies"], *project["optional-dependencies"]["postgresql"]]
+    found = set()
+    while waiting:
+        wanted, _, marker = waiting.pop().partition(";")
+        name = spelled(re.split(r"[^\w.-]", wanted.strip())[0])
+        extras = re.search(r"\[(.*?)\]", wanted)
+        if name in found or "extra" in marker or "python" in marker or "platform" in marker:
+            continue
+        found.add(name)
+        for one in importlib.metadata.requires(name) or []:
+            asked = [f'extra == "{extra}"' for extra in (extras[1].split(",") if extras else [])]
+            waiting.append(one.partition(";")[0] if any(it in one for it in asked) else one)
+    assert found - {"typing-extensions"} <= pinned
+    assert pinned - found <= {"async-timeout", "typing-extensions"}
 
 
 def test_only_the_glue_knows_redis() -> None:
