@@ -136,16 +136,18 @@ class Guard:
         """Who a certificate is for the REST API; the user of the decision is a uid. `pem` is the
         leaf and what is presented above it. Raises core.CoreError."""
         subject = core.identity(pem).subject
-        return self._policy(subject).decide(pem, now, address)
+        revoked = self._store.revoked(policy.revocations_of(pem, self._store.trust()))
+        return self._policy(subject, revoked).decide(pem, now, address)
 
-    def _policy(self, subject: str) -> core.Policy:
+    def _policy(self, subject: str, revoked: tuple[str, ...]) -> core.Policy:
         store = self._store
         users = store.users_by_subject(policy.spellings(subject))
 
         def make() -> core.Policy:
-            return core.Policy(policy.rest_lines(store.cluster(), store.trust(), users))
+            lines = policy.rest_lines(store.cluster(), store.trust(), users)
+            return core.Policy([*lines, *revoked])
 
-        return store.recall(("rest policy", *(user.uid for user in users)), make)
+        return store.recall(("rest policy", revoked, *(user.uid for user in users)), make)
 
     def by_password(self, login: str, password: str, address: str, expired: bool) -> Caller:
         """Who has this name or e-mail address, and this password; `expired` as above. Raises
