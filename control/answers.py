@@ -7,7 +7,16 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from control.models import SubjectBody
-from control.records import AuthMethod, KeyUsage, Management, Switch, TlsMode, Validation
+from control.records import (
+    AuthMethod,
+    KeyUsage,
+    Management,
+    Reason,
+    Stale,
+    Switch,
+    TlsMode,
+    Validation,
+)
 
 
 class Answer(BaseModel):
@@ -254,3 +263,27 @@ class ExplainAnswer(Answer):
     line: str | None
     trace: list[str]
     certificate: dict[str, Any] | None
+
+
+class RevocationAnswer(Answer):
+    uid: int
+    line: str
+    reason: Reason
+    time: str
+
+
+class CrlAnswer(Answer):
+    uid: int
+    issuer: str
+    ca: str
+    scope: str
+    number: str
+    this_update: str
+    next_update: str
+    overdue: bool
+    entries: int
+    stale: Stale
+    url: str
+    interval: int
+    last_fetch: str = ""
+    problem: str = ""

@@ -19,11 +19,13 @@ from control.api import (
     logs,
     redis_acls,
     reference,
+    revocation,
     roles,
     system,
     users,
 )
 from control.ca import CertificateError, Issued
+from control.crl import CrlError
 from control.errors import invalid, refused
 from control.guard import Guard, PeerCert
 from control.models import NewUserBody, parse
@@ -34,7 +36,7 @@ from control.store import Store
 BODY = 1 << 20  # bytes of a request's body, as in control/server.py
 MODULES = (
     cluster, certificates, users, login, roles, redis_acls, bdbs, actions, logs, system, certauth,
-    issuing, reference,
+    issuing, revocation, reference,
 )  # fmt: skip
 
 
@@ -60,6 +62,7 @@ def create_app(
     app.url_map.strict_slashes = False
     errors.install(app)
     app.register_error_handler(CertificateError, _bad_certificate)
+    app.register_error_handler(CrlError, lambda e: errors.answer(invalid(e.code, str(e))))
     app.extensions["rotate"] = rotate
     app.extensions["authority"] = authority
     web.install(app, store, Guard(store, peer_cert))

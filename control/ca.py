@@ -572,6 +572,11 @@ def check_authorities(pem: str) -> str:
     return "".join(_pem(certificate) for certificate in certificates)
 
 
+def ders(pem: str) -> tuple[bytes, ...]:
+    """Each certificate of a PEM text as DER; none of an empty one. Raises CertificateError."""
+    return tuple(map(_der, _parse(pem))) if pem else ()
+
+
 def _parse(pem: str) -> list[x509.Certificate]:
     if "PRIVATE KEY-----" in pem:
         raise CertificateError(

@@ -265,6 +265,39 @@ def _shown(name: x509.Name) -> str:
     return "".join(one if one.isprintable() else "?" for one in text)[:200]
 
 
+def issuer_of(certificate: bytes, authorities: Sequence[bytes]) -> str | None:
+    """The key id of the one of these CAs that has issued a certificate; all are DER."""
+    leaf = x509.load_der_x509_certificate(certificate)
+    above = (x509.load_der_x509_certificate(der) for der in authorities)
+    return next((key_id(one) for one in above if issued(leaf, one)), None)
+
+
+def vouched(given: Sequence[bytes], trusted: Sequence[bytes]) -> list[bytes]:
+    """Those of the `given` CAs that come from a trusted one, by way of others of them; all DER."""
+    good = [x509.load_der_x509_certificate(der) for der in trusted]
+    left = [(der, x509.load_der_x509_certificate(der)) for der in given]
+    found: list[bytes] = []
+    while more := [one for one in left if any(issued(one[1], above) for above in good)]:
+        found += [der for der, _ in more]
+        good += [certificate for _, certificate in more]
+        left = [one for one in left if one not in more]
+    return found
+
+
+def check_authorities(given: Sequence[bytes], trusted: Sequence[bytes]) -> None:
+    """Raises CrlError for the first CA that `vouched` leaves out."""
+    found = vouched(given, trusted)
+    for der in given:
+        if der not in found:
+            name = _shown(x509.load_der_x509_certificate(der).subject)
+            raise CrlError("crl_authority", f"'{name}' does not come from a CA that is trusted")
+
+
+def pem(der: bytes) -> bytes:
+    """A list as PEM."""
+    return x509.load_der_x509_crl(der).public_bytes(serialization.Encoding.PEM)
+
+
 # ---- Signing our own -----------------------------------------------------------------------------
 
 

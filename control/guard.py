@@ -73,6 +73,7 @@ PERMISSIONS: dict[str, Managements] = {
     "delete_bdb": _DATABASES,
     # Not Redis Enterprise's: it tells whom a certificate makes somebody.
     "explain_certificates": _PEOPLE | _DATABASES,
+    "revoke_certificates": _ADMIN,  # a user manager could shut administrators out
 }
 
 

@@ -239,6 +239,7 @@ class CertificateFigures:
     next_end: int = 0
 
 
+@dataclass(frozen=True)
 class Revocation:
     """A certificate, or a key, that administrators have revoked: a `revoke` line everywhere."""
 
@@ -264,7 +265,7 @@ class RevocationList:
     overdue: bool = False  # it has
     url: str = ""  # "": it is only ever uploaded
     interval: int = 3600  # seconds between two fetches
-    authorities: tuple[str, ...] = ()  # PEM of CAs up to a trusted one, sent along with the list
+    authorities: str = ""  # PEM of CAs up to a trusted one, sent along with the list
     tried: int = 0  # when it was fetched last, with or without success
     problem: str = ""  # why the last fetch brought nothing
 

@@ -35,6 +35,7 @@ from control.errors import Refusal, invalid, missing, refused
 from control.issuing import Authority
 from control.passwords import check_new, new_password
 from control.records import API, TRUSTED_CA, Certificate, User
+from control.revocation import Lists
 from control.server import TLS_VERSIONS, Listen, Server, peer_cert
 from control.store import Store, load
 from control.sync import Identity, Worker
@@ -229,7 +230,8 @@ def running(config: Config) -> Iterator[Server]:
         api = store.certificates()[API]
         front = _front(config, store, api)
         worker = Worker(store, config.identity, authorities)
-        for thread in (worker, _Keeper(config, store, front, api)):
+        lists = Lists(store, lambda: (_authority(config),))
+        for thread in (worker, _Keeper(config, store, front, api), lists):
             thread.start()
             stack.callback(thread.stop)
         stack.callback(front.stop)

@@ -267,7 +267,7 @@ crls = _table(
     _flag("overdue"),
     _text("url"),
     _number("interval"),
-    _json("authorities", tuple[str, ...]),
+    _text("authorities"),
     _number("tried"),
     _text("problem"),
     sa.UniqueConstraint("ca", "scope"),
@@ -542,6 +542,19 @@ class Store:
                 return _cluster_trust(connection)
 
         return self.recall("trust", load)
+
+    def authorities(self) -> tuple[bytes, ...]:
+        """DER of every CA that clients are judged by, here or on a database."""
+
+        def load() -> tuple[bytes, ...]:
+            with self._engine.connect() as connection:
+                trusts = [_cluster_trust(connection)]
+                trusts += [
+                    _database_trust(connection, one) for one in _records(connection, Database)
+                ]
+                return tuple(dict.fromkeys(d for t in trusts for d in (*t.cas, *t.anchors)))
+
+        return self.recall("authorities", load)
 
     def not_synced(self, bdb_uid: int) -> tuple[User, ...]:
         """Users with rights on a database that have no certificate, so no line there either."""
@@ -1468,7 +1481,7 @@ def _forget_state(connection: sa.Connection, before: AnyRecord, after: AnyRecord
 def _outlives(key: Any, value: Any, names: Sequence[str], but: int) -> bool:
     """Whether what is remembered stays true when a user with these names is made, or the one with
     the uid `but` changes in what is for itself."""
-    if key in ("cluster", "roles", "certificates", "trust", "revocations"):
+    if key in ("cluster", "roles", "certificates", "trust", "revocations", "authorities"):
         return True
     what, which = key[0], key[1] if len(key) > 1 else None
     if what is User or what == "login":
