@@ -17,6 +17,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ed448, ed25519, types
 
+from control import core
 from control.ca import SKEW, Issued
 
 Kind = TypeVar("Kind", bound=x509.ExtensionType)
@@ -46,8 +47,8 @@ class Crl:
     """A list that its CA has signed. Times are seconds since 1970."""
 
     issuer: str  # RFC 4514
-    ca: str  # key id of the CA, as in `revoke serial`
-    path: tuple[str, ...]  # key ids of the CA and of those above it, as far as they are known
+    keys: tuple[str, ...]  # key ids of the CA, as in `revoke serial`, first the one that signed
+    path: tuple[str, ...]  # the same, and key ids of the CAs above, as far as they are known
     scope: str  # "": all that the CA has issued; else what tells this part from the others
     number: int
     this_update: int
@@ -63,11 +64,9 @@ class Entry(NamedTuple):
     reason: str
 
 
-def key_id(certificate: x509.Certificate) -> str:
-    public = certificate.public_key().public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    return hashlib.sha256(public).hexdigest()
+def _key_ids(certificates: Iterable[x509.Certificate]) -> tuple[str, ...]:
+    ders = (one.public_bytes(serialization.Encoding.DER) for one in certificates)
+    return tuple(dict.fromkeys(core.identity(der).key for der in ders))
 
 
 # ---- Judging -------------------------------------------------------------------------------------
@@ -88,14 +87,14 @@ def read(content: bytes, authorities: Sequence[bytes], now: int) -> Crl:
     `now` is in seconds since 1970. Raises CrlError."""
     crl = _parsed(content)
     known = [x509.load_der_x509_certificate(der) for der in authorities]
-    issuer = _issuer(crl, known)
+    same = _same(_issuer(crl, known), known)
     _check_extensions(crl.extensions, "the list")
     _check_kind(crl)
     _check_times(crl, now)
     return Crl(
         issuer=crl.issuer.rfc4514_string(),
-        ca=key_id(issuer),
-        path=tuple(dict.fromkeys(key_id(one) for one in _above(issuer, known))),
+        keys=_key_ids(same),
+        path=_key_ids(_above(same, known)),
         scope=_scope(crl),
         number=_number(crl),
         this_update=int(crl.last_update_utc.timestamp()),
@@ -155,16 +154,27 @@ def _may_sign(issuer: x509.Certificate) -> bool:
         return True
 
 
+def _same(signer: x509.Certificate, known: Sequence[x509.Certificate]) -> list[x509.Certificate]:
+    """A CA's certificates with other keys, behind the one with this key: of the same name, and
+    issued by it, or to it, or both by one CA. That a name is the same is not enough."""
+    named = [one for one in known if one.subject == signer.subject]
+    found = [signer]
+    for one in found:
+        parents = [above for above in known if above not in named and issued(one, above)]
+        for other in named:
+            linked = issued(one, other) or issued(other, one)
+            if other not in found and (linked or any(issued(other, above) for above in parents)):
+                found.append(other)
+    return found
+
+
 def _above(
-    certificate: x509.Certificate, known: Sequence[x509.Certificate]
+    certificates: Sequence[x509.Certificate], known: Sequence[x509.Certificate]
 ) -> list[x509.Certificate]:
-    """A CA and all of those that its certificate, or those above it, come from."""
-    found, todo = [certificate], [certificate]
-    while todo:
-        current = todo.pop()
-        fresh = [one for one in known if one not in found and issued(current, one)]
-        found += fresh
-        todo += fresh
+    """CAs, and all of those that they come from."""
+    found = list(certificates)
+    for current in found:
+        found += [one for one in known if one not in found and issued(current, one)]
     return found
 
 
@@ -269,7 +279,7 @@ def issuer_of(certificate: bytes, authorities: Sequence[bytes]) -> str | None:
     """The key id of the one of these CAs that has issued a certificate; all are DER."""
     leaf = x509.load_der_x509_certificate(certificate)
     above = (x509.load_der_x509_certificate(der) for der in authorities)
-    return next((key_id(one) for one in above if issued(leaf, one)), None)
+    return next((_key_ids([one])[0] for one in above if issued(leaf, one)), None)
 
 
 def vouched(given: Sequence[bytes], trusted: Sequence[bytes]) -> list[bytes]:

@@ -255,7 +255,8 @@ class RevocationList:
 
     uid: int
     issuer: str  # RFC 4514
-    ca: str  # its key id
+    ca: str  # id of the key that signed it
+    keys: tuple[str, ...]  # key ids of the CA: that one, and others that it has
     path: tuple[str, ...]  # key ids: its own, and of the CAs above it
     scope: str  # "" where the list is about all that the CA has issued
     number: str  # of up to 160 bits

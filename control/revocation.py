@@ -59,7 +59,7 @@ def take(
     crl.check_authorities(above, trusted)
     kept = [*above, *(der for one in store.crls() for der in ca.ders(one.authorities))]
     found = crl.read(content, [*trusted, *crl.vouched(kept, trusted)], now)
-    if of and (found.ca, found.scope) != (of.ca, of.scope):
+    if of and (found.keys[0], found.scope) != (of.ca, of.scope):
         raise CrlError("crl_other", f"the list there is not the one of '{of.issuer}' any more")
 
     def change(before: RevocationList) -> RevocationList:

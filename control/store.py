@@ -258,6 +258,7 @@ crls = _table(
     _uid(),
     _text("issuer"),
     _text("ca"),
+    _json("keys", tuple[str, ...]),
     _json("path", tuple[str, ...]),
     _text("scope"),
     _text("number"),
@@ -741,19 +742,19 @@ class Store:
         """Puts a list into the place of the one that its CA has sent before, with the settings that
         `change` gives it. Raises Refusal 409 where that one is newer."""
         with self._write(dry_run) as connection:
-            same = (crls.c.ca == crl.ca) & (crls.c.scope == crl.scope)
+            same = (crls.c.ca == crl.keys[0]) & (crls.c.scope == crl.scope)
             row = connection.execute(sa.select(crls).where(same)).first()
             before = RevocationList(**row._mapping) if row else None
             _check_newer(crl, before)
             uid = before.uid if before else connection.scalar(TAKE_UID, {"name": "crl", "uid": 0})
-            names = ("issuer", "ca", "path", "scope", "this_update", "next_update")
+            names = ("issuer", "keys", "path", "scope", "this_update", "next_update")
             said = {name: getattr(crl, name) for name in names}
-            said |= {"number": str(crl.number), "overdue": False, "problem": ""}
+            said |= {"ca": crl.keys[0], "number": str(crl.number), "overdue": False, "problem": ""}
             made = replace(before, **said) if before else RevocationList(uid=int(uid or 0), **said)
             made = change(made)
             connection.execute(sa.delete(crls).where(crls.c.uid == made.uid))
             connection.execute(_insertion(crls), _values(crls, made))
-            lines = {f"revoke serial {crl.ca} {serial}" for serial in crl.serials}
+            lines = {f"revoke serial {key} {one}" for key in crl.keys for one in crl.serials}
             added, removed = _replace_source(connection, made.uid, lines)
             touched = [*added, *removed] if before and before.path == made.path else None
             _follow_revocations(connection, self._all_databases(connection), touched)
@@ -820,15 +821,15 @@ class Store:
         connection.execute(
             sa.update(crls).where(crls.c.uid == crl.uid).values(**_values(crls, crl))
         )
-        line = f"revoke key {crl.ca}"
-        there = bool(_sourced(connection, crl.uid, [line]))
-        refused = crl.overdue and crl.stale == "refuse"
-        if refused and not there:
-            _add_revocations(connection, crl.uid, [line], "unspecified")
-        if there and not refused:
-            mine = (revocations.c.source == crl.uid) & (revocations.c.line == line)
+        lines = [f"revoke key {key}" for key in crl.keys]
+        there = {row.line for row in _sourced(connection, crl.uid, lines)}
+        if crl.overdue and crl.stale == "refuse":
+            fresh = [line for line in lines if line not in there]
+            _add_revocations(connection, crl.uid, fresh, "unspecified")
+        else:
+            mine = (revocations.c.source == crl.uid) & revocations.c.line.in_(there)
             connection.execute(sa.delete(revocations).where(mine))
-        _follow_revocations(connection, self._all_databases(connection), [line])
+        _follow_revocations(connection, self._all_databases(connection), lines)
 
     def own_crl(self, ca: str) -> OwnCrl | None:
         """What a CA of ours, by its key id, has published last."""

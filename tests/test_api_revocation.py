@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from control import ca, crl, revocation
+from control import ca, core, crl, revocation
 from control.crl import CrlError
 from control.records import ClientCertificate
 from tests import crls
@@ -578,7 +578,7 @@ def test_our_own_list_is_there_for_everybody(api: ControlPlane) -> None:
     anew when something was revoked or a day is over, and otherwise the same."""
     ours = ca.new_ca([("CN", "ours")], timedelta(days=99))
     (der_of_ca,) = ca.ders(ours.certificate)
-    key = crl.key_id(x509.load_der_x509_certificate(der_of_ca))
+    key = core.identity(der_of_ca).key
     now = int(datetime.now(UTC).timestamp())
     path = f"/v1/certauth/ca/{key}"
     assert api.client.get(f"{path}.crl").status_code == 404

@@ -41,7 +41,7 @@ def test_a_list_says_what_its_ca_has_revoked(pki: Pki) -> None:
     for content in (der, crl.pem(der)):
         found = read(content, root("CN=Other"), pki.ca)
         assert found.serials == {pki.alice.serial, "01ff"}
-        assert (found.ca, found.number, found.scope) == (pki.ca.key_id, 7, "")
+        assert (found.keys, found.number, found.scope) == ((pki.ca.key_id,), 7, "")
         assert found.issuer == "CN=Root CA,O=acme"
         assert found.this_update <= time.time()
         assert found.next_update == found.this_update + 86400
@@ -61,6 +61,20 @@ def test_the_list_of_an_intermediate_knows_the_cas_above(pki: Pki) -> None:
     lower = between.authority("CN=Lower")
     found = read(crls.crl(lower), pki.ca, between, lower, root("CN=Other"))
     assert set(found.path) == {lower.key_id, between.key_id, pki.ca.key_id}
+
+
+def test_a_ca_with_a_new_key_revokes_what_its_old_one_issued(pki: Pki) -> None:
+    """Its two certificates come from one CA, or one of them from the other. A namesake from
+    elsewhere is another CA."""
+    old, new = pki.ca.authority("CN=Rolled"), pki.ca.authority("CN=Rolled")
+    first = root("CN=Own")
+    second = first.authority("CN=Own")
+    elsewhere = [root("CN=Other").authority("CN=Rolled"), root("CN=Rolled"), root("CN=Own")]
+    known = [pki.ca, old, new, first, second, *elsewhere]
+    assert set(read(crls.crl(new), *known).keys) == {old.key_id, new.key_id}
+    assert read(crls.crl(second), *known).keys == (second.key_id, first.key_id)
+    for one in elsewhere:
+        assert read(crls.crl(one), *known).keys == (one.key_id,)
 
 
 @pytest.mark.parametrize("reason", ["keyCompromise", "certificateHold", "unspecified"])

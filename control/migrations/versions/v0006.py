@@ -46,6 +46,7 @@ def _lists() -> None:
         sa.Column("uid", sa.BigInteger, primary_key=True, autoincrement=False),
         _text("issuer"),
         _text("ca"),
+        _text("keys"),
         _text("path"),
         _text("scope"),
         _text("number"),
