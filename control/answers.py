@@ -265,6 +265,32 @@ class ExplainAnswer(Answer):
     certificate: dict[str, Any] | None
 
 
+class DependantAnswer(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    user: str
+    certificates: int
+    sessions: int
+    only: bool
+
+
+class AuthorityAnswer(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    ca: str
+    subject: str
+    not_after: str
+    admits: list[int]
+    anchors: list[int]
+    users: int
+    certificates: int
+    sessions: int
+    who: list[DependantAnswer]
+
+
+class AuthoritiesAnswer(Answer):
+    cas: list[AuthorityAnswer]
+    silent: list[str]
+
+
 class RevocationAnswer(Answer):
     uid: int
     line: str

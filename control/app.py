@@ -3,7 +3,7 @@
 import json
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from flask import Flask, Response
 
@@ -21,6 +21,7 @@ from control.api import (
     reference,
     revocation,
     roles,
+    rotation,
     system,
     users,
 )
@@ -30,13 +31,13 @@ from control.errors import invalid, refused
 from control.guard import Guard, PeerCert
 from control.models import NewUserBody, parse
 from control.passwords import new_password
-from control.records import Cluster, User
+from control.records import Cluster, Session, User
 from control.store import Store
 
 BODY = 1 << 20  # bytes of a request's body, as in control/server.py
 MODULES = (
     cluster, certificates, users, login, roles, redis_acls, bdbs, actions, logs, system, certauth,
-    issuing, revocation, reference,
+    issuing, revocation, rotation, reference,
 )  # fmt: skip
 
 
@@ -48,15 +49,21 @@ def no_ca_of_clients() -> Issued:
     raise refused("no_ca", "this control plane has no CA of clients")
 
 
+def no_nodes() -> tuple[Sequence[Session], Sequence[str]]:
+    return (), ()
+
+
 def create_app(
     store: Store,
     peer_cert: PeerCert,
     rotate: Callable[[], None] = no_ca,
     authority: Callable[[], Issued] = no_ca_of_clients,
+    sessions: Callable[[], tuple[Sequence[Session], Sequence[str]]] = no_nodes,
 ) -> Flask:
     """The application over `store`. `peer_cert` reads the client's certificates out of a WSGI
     environ: control.server.peer_cert. `rotate` puts a new certificate of this server into the
-    store, `authority` is the CA that issues clients' certificates; both may raise Refusal."""
+    store, `authority` is the CA that issues clients' certificates; both may raise Refusal.
+    `sessions` are those of all nodes, and the nodes that did not answer."""
     app = Flask("control", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = BODY
     app.url_map.strict_slashes = False
@@ -65,6 +72,7 @@ def create_app(
     app.register_error_handler(CrlError, lambda e: errors.answer(invalid(e.code, str(e))))
     app.extensions["rotate"] = rotate
     app.extensions["authority"] = authority
+    app.extensions["sessions"] = sessions
     web.install(app, store, Guard(store, peer_cert))
     for module in MODULES:
         app.register_blueprint(module.blueprint)

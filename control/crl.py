@@ -294,6 +294,16 @@ def vouched(given: Sequence[bytes], trusted: Sequence[bytes]) -> list[bytes]:
     return found
 
 
+def paths(authorities: Iterable[bytes]) -> dict[str, frozenset[str]]:
+    """The key id of each of these CAs, DER, and those of it and of the CAs above it."""
+    known = [x509.load_der_x509_certificate(der) for der in authorities]
+    found: dict[str, frozenset[str]] = {}
+    for one in known:
+        (key,) = _key_ids([one])
+        found[key] = found.get(key, frozenset()) | frozenset(_key_ids(_above([one], known)))
+    return found
+
+
 def check_authorities(given: Sequence[bytes], trusted: Sequence[bytes]) -> None:
     """Raises CrlError for the first CA that `vouched` leaves out."""
     found = vouched(given, trusted)

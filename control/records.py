@@ -228,6 +228,17 @@ class ClientCertificate:
 
 
 @dataclass(frozen=True)
+class Session:
+    """A client that is connected to a node, by its certificate."""
+
+    bdb_uid: int
+    node: str  # host:port
+    user: str
+    cert: str  # SHA-256 of its certificate
+    path: tuple[str, ...]  # key ids of the CAs above it, its issuer first
+
+
+@dataclass(frozen=True)
 class CertificateFigures:
     """How many certificates of clients there are: good ones, those among them that end soon and
     have no successor, and those that have ended. `next_end` is when the next good one ends, 0 where

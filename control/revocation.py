@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from control import ca, core, crl
@@ -151,7 +151,15 @@ def _content(url: str, response: http.client.HTTPResponse, deadline: float) -> b
 
 # ---- On time -------------------------------------------------------------------------------------
 
-Authorities = Callable[[], Sequence[ca.Issued]]
+
+class Signer(NamedTuple):
+    """A CA of ours: its certificate, PEM, and how it is had with its key, which may be sealed."""
+
+    certificate: str
+    opened: Callable[[], ca.Issued]
+
+
+Authorities = Callable[[], Sequence[Signer]]
 
 
 class Lists(threading.Thread):
@@ -182,8 +190,8 @@ class Lists(threading.Thread):
 def look(store: Store, authorities: Authorities, now: int) -> None:
     """All that is due at a time."""
     store.age_crls(now)
-    for authority in authorities():
-        publish(store, authority, now)
+    for signer in authorities():
+        publish(store, signer, now)
     for one in store.crls():
         if one.url and is_due(one, now):
             _fetch_again(store, one, now)
@@ -205,9 +213,9 @@ def _fetch_again(store: Store, one: RevocationList, now: int) -> None:
 # ---- Our own -------------------------------------------------------------------------------------
 
 
-def publish(store: Store, authority: ca.Issued, now: int) -> None:
+def publish(store: Store, signer: Signer, now: int) -> None:
     """Signs the list of a CA of ours anew where it has changed, or is a day old."""
-    key = core.identity(authority.certificate.encode()).key
+    key = core.identity(signer.certificate.encode()).key
     last, revoked = store.own_crl(key), store.revoked_by(key)
     entries = [crl.Entry(one.line.split()[-1], one.time, one.reason) for one in revoked]
     serials = tuple(entry.serial for entry in entries)
@@ -216,6 +224,6 @@ def publish(store: Store, authority: ca.Issued, now: int) -> None:
     # By the clock, so that a control plane that is restored from a backup never goes back.
     number = max(now, last.number + 1 if last else 0)
     at = datetime.fromtimestamp(now, UTC)
-    der = crl.sign(authority, entries, number, at, LIFETIME)
+    der = crl.sign(signer.opened(), entries, number, at, LIFETIME)
     until = now + int(LIFETIME.total_seconds())
     store.publish_crl(OwnCrl(key, number, now, until, serials, base64.b64encode(der).decode()))

@@ -35,7 +35,7 @@ from control.errors import Refusal, invalid, missing, refused
 from control.issuing import Authority
 from control.passwords import check_new, new_password
 from control.records import API, TRUSTED_CA, Certificate, User
-from control.revocation import Lists
+from control.revocation import Lists, Signer
 from control.server import TLS_VERSIONS, Listen, Server, peer_cert
 from control.store import Store, load
 from control.sync import Identity, Worker
@@ -228,9 +228,9 @@ def running(config: Config) -> Iterator[Server]:
         except Refusal as error:
             raise ServiceError(error.description) from error
         api = store.certificates()[API]
-        front = _front(config, store, api)
         worker = Worker(store, config.identity, authorities)
-        lists = Lists(store, lambda: (_authority(config),))
+        front = _front(config, store, api, worker)
+        lists = Lists(store, lambda: _signers(config))
         for thread in (worker, _Keeper(config, store, front, api), lists):
             thread.start()
             stack.callback(thread.stop)
@@ -238,10 +238,20 @@ def running(config: Config) -> Iterator[Server]:
         yield front
 
 
-def _front(config: Config, store: Store, api: Certificate) -> Server:
+def _signers(config: Config) -> list[Signer]:
+    """The CAs of clients that are or were here, each of which has a revocation list."""
+
+    def signer(file: Path) -> Signer:
+        text = file.read_text()
+        return Signer(issuing.certificate_of(text), lambda: ca.unseal(text, config.passphrase()))
+
+    return [signer(file) for file in issuing.files(config.home)]
+
+
+def _front(config: Config, store: Store, api: Certificate, worker: Worker) -> Server:
     listen = Listen(config.host, config.port)
     authority = Authority(config.home, config.passphrase)
-    app = create_app(store, peer_cert, lambda: rotate(config, store), authority)
+    app = create_app(store, peer_cert, lambda: rotate(config, store), authority, worker.sessions)
     shown = (api.certificate.encode(), api.key.encode())
     front = Server(app, listen, *shown, tls_min=config.tls_min, proxy_socket=config.proxy)
     try:

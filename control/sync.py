@@ -17,7 +17,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +27,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from control import core, topology
-from control.records import Change, Database, EventDetail, Target
+from control.records import Change, Database, EventDetail, Session, Target
 from control.records import Node as Seen
 from control.store import Store
 from control.topology import Sight
@@ -40,6 +40,7 @@ LEAVE = 30.0  # seconds that a node is seen outside of its deployment before it 
 THREADS = 16  # nodes spoken to at once; and as many that did not answer the last time
 CALL_LINES = 2000  # policy lines in one command: some 3 ms of the node's time
 UNREACHABLE = "UNREACHABLE"
+PROMPT = 3.0  # seconds that somebody who asks for all sessions waits for the slow nodes
 
 
 # ---- One node ------------------------------------------------------------------------------------
@@ -195,6 +196,17 @@ class Node:
                 "CERTAUTH.POLICY", "SHOW", "COUNT", CALL_LINES, "CURSOR", cursor or "0"
             )
             yield from lines
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """Everybody who is connected, as CERTAUTH.SESSIONS tells it."""
+        found: list[dict[str, Any]] = []
+        cursor = 0
+        while True:
+            page = self.command("CERTAUTH.SESSIONS", "CURSOR", cursor)
+            found += page["sessions"]
+            cursor = int(page["cursor"])
+            if cursor == 0:
+                return found
 
     def load(
         self, target: Target, lines: Iterable[str], owner: str = "", force: bool = False
@@ -369,6 +381,23 @@ class Worker:
             pool.shutdown(cancel_futures=True)
         for care in self._all():
             care.node.close()
+
+    def sessions(self) -> tuple[list[Session], list[str]]:
+        """The clients of all nodes by certificate, and the nodes that did not answer in time."""
+        cares = [one for known in list(self._cares.values()) for one in list(known.values())]
+        asked = [
+            (one.seen, (self._slow if one.away else self._pool).submit(one.node.sessions))
+            for one in cares
+            if not one.twin
+        ]
+        wait([answer for _, answer in asked], PROMPT)
+        found, silent = [], []
+        for seen, answer in asked:
+            if answer.done() and not answer.exception():
+                found += [_session(seen, one) for one in answer.result() if one["user"]]
+            else:
+                silent.append(seen.address)
+        return found, silent
 
     def _run(self) -> None:
         while not self._stopping:
@@ -659,6 +688,11 @@ def _unknown(database: Database, address: str) -> Seen:
 
 def _holding(seen: Seen, generation: int, in_step: bool) -> Seen:
     return replace(seen, generation=generation, in_step=in_step, error="", detail="")
+
+
+def _session(seen: Seen, told: dict[str, Any]) -> Session:
+    path = tuple(told.get("path", ()))  # a module of an older version does not tell
+    return Session(seen.bdb_uid, seen.address, told["user"], told.get("cert") or "", path)
 
 
 def detach(node: Node, target: Target, owner: str) -> Status:

@@ -241,8 +241,8 @@ def test_a_database_that_comes_to_trust_a_ca_gets_its_list(
     assert revoke_lines(api) == set()
     api.ok("PUT /v1/bdbs/1", {"authentication_ssl_client_certs": []})
     assert revoke_lines(api) == {line_of(pki.alice)}
-    api.ok("PUT /v1/cluster/update_cert",
-           {"name": "mtls_trusted_ca", "certificate": other.pem.decode()})  # fmt: skip
+    entry = {"name": "mtls_trusted_ca", "certificate": other.pem.decode()}
+    api.ok("PUT /v1/cluster/update_cert?force", entry)
     assert revoke_lines(api) == set()
 
 
@@ -578,13 +578,14 @@ def test_our_own_list_is_there_for_everybody(api: ControlPlane) -> None:
     anew when something was revoked or a day is over, and otherwise the same."""
     ours = ca.new_ca([("CN", "ours")], timedelta(days=99))
     (der_of_ca,) = ca.ders(ours.certificate)
+    signer = revocation.Signer(ours.certificate, lambda: ours)
     key = core.identity(der_of_ca).key
     now = int(datetime.now(UTC).timestamp())
     path = f"/v1/certauth/ca/{key}"
     assert api.client.get(f"{path}.crl").status_code == 404
 
     def published(at: int) -> crl.Crl:
-        revocation.look(api.store, lambda: (ours,), at)
+        revocation.look(api.store, lambda: (signer,), at)
         found = api.client.get(f"{path}.crl")
         assert (found.status_code, found.mimetype) == (200, "application/pkix-crl")
         pem = api.client.get(f"{path}.pem")

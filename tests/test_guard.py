@@ -80,12 +80,24 @@ ROUTES = {
     "GET /v1/jsonschema": "any",
     "GET /v1/jsonschema/<name>": "any",
     "POST /v1/certauth/explain": "explain_certificates",
+    "GET /v1/certauth/ca": "view_cluster_info",
+    "GET /v1/certauth/revocations": "view_cluster_info",
+    "POST /v1/certauth/revocations": "revoke_certificates",
+    "DELETE /v1/certauth/revocations/<uid>": "revoke_certificates",
+    "GET /v1/certauth/crls": "view_cluster_info",
+    "POST /v1/certauth/crls": "update_cluster",
+    "GET /v1/certauth/crls/<uid>": "view_cluster_info",
+    "PUT /v1/certauth/crls/<uid>": "update_cluster",
+    "DELETE /v1/certauth/crls/<uid>": "update_cluster",
+    "GET /v1/certauth/ca/<key>.crl": "nobody's",
+    "GET /v1/certauth/ca/<key>.pem": "nobody's",
 }
 OF_TOKENS = {"POST /v1/users/refresh_jwt"}  # its 401 is about the scheme, for everybody
 # What facts about Redis Enterprise say each management role holds; "view" is the rest.
 HOLDERS = {
     "any": "admin user_manager cluster_member cluster_viewer db_member db_viewer none",
     "update_cluster": "admin",
+    "revoke_certificates": "admin",
     "user": "admin user_manager",
     "users": "admin user_manager",
     "bdb": "admin cluster_member db_member",

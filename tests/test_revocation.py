@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from control import crl, revocation, service
+from control import ca, core, crl, issuing, revocation, service
 from control.records import ClientCertificate
 from tests import crls
 from tests.control import (
     SOON,
     Https,
     Plane,
-    authority_of,
     enrolled_node,
     initialised,
     operator,
@@ -176,10 +175,13 @@ def test_a_large_list_reaches_a_node_and_its_next_one_is_a_line(
 
 
 def test_the_service_publishes_its_own_list(tmp_path: Path) -> None:
-    """`serve` signs the list of its CA at the start and at each revocation; anybody may have it."""
+    """`serve` signs the list of its CA of clients at the start and at each revocation; anybody may
+    have it."""
     config = initialised(tmp_path)
-    authority = authority_of(config)
-    path = f"/v1/certauth/ca/{authority.key_id}.crl"
+    service.create_ca(config, "acme", "ec", again=False)
+    (der, *_) = ca.ders(issuing.certificate_of((tmp_path / issuing.CLIENTS).read_text()))
+    key = core.identity(der).key
+    path = f"/v1/certauth/ca/{key}.crl"
 
     def published() -> frozenset[str]:
         with Https(config) as anybody:
@@ -188,9 +190,9 @@ def test_the_service_publishes_its_own_list(tmp_path: Path) -> None:
             content = response.read()
         if response.status != 200:
             return frozenset({str(response.status)})
-        return crl.read(content, [authority.der], int(time.time())).serials
+        return crl.read(content, [der], int(time.time())).serials
 
     with service.running(config), Https(config) as api:
         wait_until(lambda: published() == frozenset(), "the list is there")
-        api(f"POST {REVOCATIONS}", {"ca": authority.key_id, "serial": "0A"})
+        api(f"POST {REVOCATIONS}", {"ca": key, "serial": "0A"})
         wait_until(lambda: published() == {"0a"}, "the list has the certificate", SOON)

@@ -39,7 +39,7 @@ def revoke(sent: RevokeBody) -> Response:
     return answer([render(one) for one in store().revoke(lines(sent), sent.reason)])
 
 
-@blueprint.delete("/v1/certauth/revocations/<int:uid>")
+@blueprint.delete("/v1/certauth/revocations/<int(max=2147483647):uid>")
 @needs("revoke_certificates")
 def restore(uid: int) -> Response:
     """Takes a revocation back."""
@@ -99,7 +99,7 @@ def read_crls() -> Response:
     return answer([rendered(one, entries.get(one.uid, 0)) for one in store().crls()])
 
 
-@blueprint.get("/v1/certauth/crls/<int:uid>")
+@blueprint.get("/v1/certauth/crls/<int(max=2147483647):uid>")
 @needs("view_cluster_info", answers=CrlAnswer)
 def read_crl(uid: int) -> Response:
     return shown(store().crl(uid))
@@ -121,7 +121,7 @@ def import_crl(sent: NewCrlBody) -> Response:
     return shown(revocation.fetched(store(), sent.url, wish))
 
 
-@blueprint.put("/v1/certauth/crls/<int:uid>")
+@blueprint.put("/v1/certauth/crls/<int(max=2147483647):uid>")
 @needs("update_cluster", takes=CrlBody, answers=CrlAnswer)
 def update_crl(uid: int, sent: CrlBody) -> Response:
     """Where a list is fetched from, how often, and what happens when it is overdue."""
@@ -130,7 +130,7 @@ def update_crl(uid: int, sent: CrlBody) -> Response:
     return shown(store().update_crl(uid, lambda now: replace(unchanged(now), **sent.sent())))
 
 
-@blueprint.delete("/v1/certauth/crls/<int:uid>")
+@blueprint.delete("/v1/certauth/crls/<int(max=2147483647):uid>")
 @needs("update_cluster")
 def delete_crl(uid: int) -> Response:
     """Forgets a list: what only it has revoked is revoked no more."""
