@@ -593,22 +593,22 @@ LISTED = ("uid", "issuer", "number", "entries", "next_update", "overdue", "stale
 @cert_group.command("revoke")
 @click.argument("certificate", type=FILE, required=False)
 @click.option("--user", help="All good certificates of this user that are known.")
-@click.option("--sha256", help="By the certificate's SHA-256.")
+@click.option("--fingerprint", help="By the certificate's SHA-256.")
 @click.option("--key-id", help="Every certificate with this key, by its SHA-256.")
 @click.option("--reason", default="unspecified", show_default=True, type=choice(Reason),
               help="For the revocation list of our own CA.")  # fmt: skip
 @AS_JSON
 @connected
 def cert_revoke(
-    ask: Client, certificate: Path | None, user: str | None, sha256: str | None,
+    ask: Client, certificate: Path | None, user: str | None, fingerprint: str | None,
     key_id: str | None, reason: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Revoke CERTIFICATE (PEM), or what one of the options says: sessions end at once."""
-    given = {"certificate": certificate and certificate.read_text(), "cert": sha256}
+    given = {"certificate": certificate and certificate.read_text(), "cert": fingerprint}
     given |= {"key": key_id, "user_uid": user and ask.named("/v1/users", user)["uid"]}
     body = {name: value for name, value in given.items() if value}
     if len(body) != 1:
-        raise click.UsageError("say what: CERTIFICATE, --user, --sha256 or --key-id, one of them")
+        raise click.UsageError("say what: CERTIFICATE, --user, --fingerprint or --key-id")
     echo(ask("POST", REVOCATIONS, {**body, "reason": reason}), as_json, REVOKED)
 
 

@@ -14,13 +14,23 @@ Paths = Mapping[str, frozenset[str]]  # key id of a CA → its own, and those of
 @dataclass(frozen=True)
 class Use:
     """A certificate of a user, or a live session of it, and the key ids of all CAs above it.
-    `place` is the database where that is, 0 the REST API."""
+    `place` is the database where that is, 0 the REST API. Of a certificate, `key` is its key id,
+    `first` when it came, and `last` when it last logged in."""
 
     user: str
     cert: str
     path: frozenset[str]
     place: int
     live: bool
+    key: str = ""
+    first: int = 0
+    last: int = 0
+
+    def succeeds(self, other: "Use") -> bool:
+        """Whether it is there in the place of another: for the same key, or since that was last
+        used."""
+        newer = not self.live and self.user == other.user and self.cert != other.cert
+        return newer and (self.key == other.key or self.first > other.last)
 
 
 def uses(
@@ -33,20 +43,39 @@ def uses(
         for index, key in enumerate(one.path):
             paths.setdefault(key, {key}).update(one.path[index:])
     found = [
-        Use(one.user, one.cert, frozenset(paths.get(one.ca, {one.ca})), one.bdb_uid, False)
+        Use(
+            one.user,
+            one.cert,
+            frozenset(paths.get(one.ca, {one.ca})),
+            one.bdb_uid,
+            False,
+            one.key,
+            one.first,
+            one.last_login,
+        )
         for one in certificates
     ]
     live = [Use(one.user, one.cert, frozenset(one.path), one.bdb_uid, True) for one in sessions]
     return found + live
 
 
-def cut(found: Iterable[Use], before: Trust, after: Trust, places: Collection[int]) -> list[Use]:
-    """What would get in no more at some places when their trust changes."""
+def cut(found: Sequence[Use], before: Trust, after: Trust, places: Collection[int]) -> list[Use]:
+    """What would get in no more at some places when their trust changes; not the certificates that
+    have a successor which still would."""
     had, left = admitted(before), admitted(after)
-    return [
+    staying: dict[str, list[Use]] = {}
+    for one in found:
+        if not one.path.isdisjoint(left):
+            staying.setdefault(one.user, []).append(one)
+    gone = [
         one
         for one in found
         if one.place in places and not one.path.isdisjoint(had) and one.path.isdisjoint(left)
+    ]
+    return [
+        one
+        for one in gone
+        if one.live or not any(other.succeeds(one) for other in staying.get(one.user, ()))
     ]
 
 

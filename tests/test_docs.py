@@ -446,7 +446,7 @@ def test_every_object_is_documented() -> None:
 
 def test_every_error_code_is_documented() -> None:
     """The codes in the source are those of the table, and so are those that calls name."""
-    makers = r"Refusal\(\s*\d+,|(?:invalid|refused|conflict|forbidden|unauthorized)\("
+    makers = r"Refusal\(\s*\d+,|(?:invalid|refused|conflict|forbidden|unauthorized|CrlError)\("
     codes = set()
     for path in (ROOT / "control").rglob("*.py"):
         codes |= set(re.findall(rf"\b(?:{makers})\s*\"(\w+)\"", path.read_text()))

@@ -1,7 +1,9 @@
 """From a revocation to the nodes: sessions end within a second on every node, resumed ones and new
 ones are refused, and all others stay."""
 
+import json
 import ssl
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -24,6 +26,7 @@ from tests.nodes import Start, reasons, who
 from tests.servers import Server
 from tests.support import Cert, Pki, RedisServer, TlsConnection, TlsPeer, wait_until
 from tests.test_connect import RESUMPTIONS
+from tests.test_renewal import Site, site  # noqa: F401 (a fixture)
 
 REVOCATIONS, CRLS = "/v1/certauth/revocations", "/v1/certauth/crls"
 ALICE = "CN=alice,OU=eng,O=acme"
@@ -196,3 +199,56 @@ def test_the_service_publishes_its_own_list(tmp_path: Path) -> None:
         wait_until(lambda: published() == frozenset(), "the list is there")
         api(f"POST {REVOCATIONS}", {"ca": key, "serial": "0A"})
         wait_until(lambda: published() == {"0a"}, "the list has the certificate", SOON)
+
+
+# ---- The commands ----
+
+
+def test_the_commands_revoke_and_take_back(site: Site) -> None:  # noqa: F811 (a fixture)
+    """By file, by user, by hash and by key; what they list is what the API has."""
+    site.ok("cert", "request", "--user", "alice")
+    file = site.folder / "alice.crt"
+    found = core.identity(file.read_bytes())
+    for words, line in (
+        ((str(file), "--reason", "superseded"), "revoke serial"),
+        (("--user", "alice"), "revoke serial"),
+        (("--fingerprint", found.cert), f"revoke cert {found.cert}"),
+        (("--key-id", found.key), f"revoke key {found.key}"),
+    ):
+        (made,) = json.loads(site.ok("cert", "revoke", *words, "--json"))
+        assert made["line"].startswith(line)
+        assert json.loads(site.ok("cert", "revoked", "--json")) == [made]
+        site.ok("cert", "unrevoke", made["uid"])
+    assert site.ok("cert", "revoked", "--json").strip() == "[]"
+    for words in ((), (str(file), "--user", "alice")):
+        assert site.run("cert", "revoke", *words).exit_code == 2
+
+
+def test_the_commands_for_lists(site: Site) -> None:  # noqa: F811 (a fixture)
+    """Our own list, fetched by curl, is one that we take; a file that is none says why."""
+    key = core.identity(
+        issuing.certificate_of((site.config.home / issuing.CLIENTS).read_text()).encode()
+    ).key
+    place = f"{site.url}/v1/certauth/ca/{key}"
+    authority = str(site.config.home / "ca.crt")
+
+    def fetched(kind: str) -> bool:
+        name = str(site.folder / f"list.{kind}")
+        fetch = ["curl", "-sS", "--fail", "--cacert", authority, "-o", name, f"{place}.{kind}"]
+        return subprocess.run(fetch, capture_output=True).returncode == 0
+
+    for kind in ("crl", "pem"):
+        wait_until(lambda kind=kind: fetched(kind), "our list is there")
+        made = json.loads(site.ok("crl", "import", f"list.{kind}", "--stale", "refuse", "--json"))
+        assert (made["ca"], made["stale"]) == (key, "refuse")
+    assert json.loads(site.ok("crl", "list", "--json")) == [made]
+    changed = json.loads(site.ok("crl", "update", made["uid"], "--stale", "warn", "--json"))
+    assert changed["stale"] == "warn"
+    assert site.run("crl", "update", made["uid"]).exit_code == 2
+    bad = site.run("crl", "import", site.config.home / "ca.crt")
+    assert (bad.exit_code, "crl_malformed" in bad.output) == (1, True)
+    site.ok("crl", "delete", made["uid"], "--yes")
+    assert site.ok("crl", "list", "--json").strip() == "[]"
+    assert "SESSIONS" in site.ok("ca", "list")
+    told = json.loads(site.ok("ca", "list", "--json"))
+    assert key in [one["ca"] for one in told["cas"]]

@@ -1,6 +1,8 @@
 """Two CAs overlap, and the old one goes when nobody needs it any more: who depends on which, and
 who would be cut."""
 
+import os
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -19,6 +21,8 @@ from tests.control import SOON, Plane, enrolled_node, frozen
 from tests.nodes import Start, who
 from tests.servers import Server
 from tests.support import Cert, Pki, root, wait_until
+from tests.test_docs import section
+from tests.test_renewal import COMMAND, Site, here, site  # noqa: F401 (a fixture)
 
 CAS = "/v1/certauth/ca"
 UPDATE = "/v1/cluster/update_cert"
@@ -73,6 +77,27 @@ def test_only_who_had_a_way_in_and_has_none_left_is_cut(pki: Pki) -> None:
     assert rotation.cut([under, straight], wide, Trust((other.der,)), {0}) == [under, straight]
     assert rotation.cut([under], wide, Trust(), {1}) == []
     assert rotation.cut([use("eve", other.key_id)], wide, Trust(), {0}) == []
+
+
+def test_a_certificate_with_a_successor_holds_up_nothing(pki: Pki) -> None:
+    """One for the same key, or that came since the old one was last used; from a CA that stays, and
+    of the same user. A live session has none."""
+    new = root("CN=New")
+    before, after = Trust((pki.ca.der, new.der)), Trust((new.der,))
+    old = Use("alice", "old", frozenset({pki.ca.key_id}), 0, False, "k", first=10, last=50)
+    path = frozenset({new.key_id})
+
+    def left(*others: Use) -> bool:
+        return rotation.cut([old, *others], before, after, {0}) == [old]
+
+    assert not left(Use("alice", "new", path, 0, False, "k", first=40))
+    assert not left(Use("alice", "new", path, 0, False, "other", first=60))
+    assert left(Use("alice", "new", path, 0, False, "other", first=40))
+    assert left(Use("bob", "new", path, 0, False, "k", first=60))
+    assert left(Use("alice", "new", path, 0, True, "", first=60))
+    session = Use("alice", "old", frozenset({pki.ca.key_id}), 0, True)
+    renewed = Use("alice", "new", path, 0, False, "k", first=60)
+    assert rotation.cut([old, session, renewed], before, after, {0}) == [session]
 
 
 # ---- The REST API ----
@@ -231,3 +256,51 @@ def test_a_node_that_does_not_answer_is_named(
     with frozen(node):
         assert plane.ok(f"GET {CAS}")["silent"] == [f"127.0.0.1:{node.port}"]
     wait_until(lambda: plane.ok(f"GET {CAS}")["silent"] == [], "it answers again", 30)
+
+
+# ---- The paper ----
+
+
+def test_the_rotation_of_the_paper(
+    site: Site,  # noqa: F811 (a fixture)
+    installed: Server,
+    start: Start,
+    pki: Pki,
+) -> None:
+    """The commands of docs/ca.md, one by one, beside a server: the last is refused while alice is
+    connected by her old certificate, and then cuts nobody."""
+    block = section("docs/ca.md", "Rotating").split("```sh\n")[1].split("```")[0]
+    commands = block.replace("/var/lib/certauth", str(site.config.home)).splitlines()
+    node = enrolled_node(start, installed, site.config.home, pki)
+    endpoint = {"addr": ["127.0.0.1"], "port": node.port}
+    site.api(
+        "POST /v1/bdbs",
+        {
+            "name": "orders", "endpoints": [endpoint], "tls_mode": "enabled",
+            "tls_server_ca": pki.server_ca.pem.decode(),
+            "roles_permissions": [{"role_uid": 1, "redis_acl_uid": 1}],
+        },
+    )  # fmt: skip
+    wait_until(lambda: site.api("GET /v1/bdbs/1")["status"] == "active", "the node is in step")
+    site.ok("cert", "request", "--user", "alice")
+
+    def run(command: str) -> subprocess.CompletedProcess[str]:
+        path = f"{Path(COMMAND).parent}:{os.environ['PATH']}"
+        return subprocess.run(
+            ["bash", "-c", command], cwd=site.folder, env={**os.environ, "PATH": path},
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+
+    with node.tls(here(site)).connect() as live:
+        assert live.command("ACL", "WHOAMI") == b"alice"
+        done = [run(command) for command in commands]
+        assert [one.returncode for one in done] == [0] * (len(commands) - 1) + [1], done
+        assert "alice (0 certificates, 1 live sessions)" in done[-1].stderr
+        assert live.command("ACL", "WHOAMI") == b"alice"
+
+    def last() -> bool:
+        return run(commands[-1]).returncode == 0
+
+    wait_until(last, "the old CA goes once the session has ended", 20)
+    wait_until(lambda: site.api("GET /v1/bdbs/1")["status"] == "active", "the node has followed")
+    assert who(node, here(site)) == "alice"
