@@ -137,8 +137,19 @@ class Guard:
         """Who a certificate is for the REST API; the user of the decision is a uid. `pem` is the
         leaf and what is presented above it. Raises core.CoreError."""
         subject = core.identity(pem).subject
-        revoked = self._store.revoked(policy.revocations_of(pem, self._store.trust()))
-        return self._policy(subject, revoked).decide(pem, now, address)
+        return self._policy(subject, self._revoked(pem)).decide(pem, now, address)
+
+    def _revoked(self, pem: bytes) -> tuple[str, ...]:
+        """The `revoke` lines that are about a certificate or the CAs above it."""
+        store = self._store
+        if not store.has_revocations():
+            return ()
+
+        def trusted() -> tuple[core.Identity, ...]:
+            trust = store.trust()
+            return tuple(core.identity(der) for der in (*trust.cas, *trust.anchors))
+
+        return store.revoked(policy.revocations_of(pem, store.recall("trusted", trusted)))
 
     def _policy(self, subject: str, revoked: tuple[str, ...]) -> core.Policy:
         store = self._store

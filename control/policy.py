@@ -255,10 +255,9 @@ def key_ids(trust: Trust) -> frozenset[str]:
     return frozenset(core.identity(der).key for der in (*trust.cas, *trust.anchors))
 
 
-def revocations_of(presented: bytes, trust: Trust) -> tuple[str, ...]:
+def revocations_of(presented: bytes, trusted: Iterable[core.Identity]) -> tuple[str, ...]:
     """Every line that would revoke a client's certificate or one of those above it. `presented` is
-    PEM, the leaf first. Raises core.CoreError."""
-    trusted = [core.identity(der) for der in (*trust.cas, *trust.anchors)]
+    PEM, the leaf first; `trusted` are the CAs. Raises core.CoreError."""
     found = [*core.identities(presented), *trusted]
     lines = [f"revoke cert {one.cert}" for one in found]
     lines += [f"revoke key {one.key}" for one in found]

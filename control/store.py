@@ -707,15 +707,17 @@ class Store:
         with self._engine.connect() as connection:
             return tuple(map(_revocation, connection.execute(query)))
 
-    def revoked(self, lines: Sequence[str]) -> tuple[str, ...]:
-        """Those of these lines that anybody has revoked: administrators, or a CA by its list."""
+    def has_revocations(self) -> bool:
+        """Whether anybody has revoked anything."""
 
-        def any_at_all() -> tuple[bool]:
+        def load() -> tuple[bool]:
             with self._engine.connect() as connection:
                 return (connection.execute(sa.select(revocations).limit(1)).first() is not None,)
 
-        if self.recall("revocations", any_at_all) == (False,):
-            return ()
+        return self.recall("revocations", load)[0]
+
+    def revoked(self, lines: Sequence[str]) -> tuple[str, ...]:
+        """Those of these lines that anybody has revoked: administrators, or a CA by its list."""
         with self._engine.connect() as connection:
             rows = connection.execute(_among(revocations, "line"), {"line": list(lines)})
             return tuple(sorted({row.line for row in rows}))
@@ -1482,7 +1484,15 @@ def _forget_state(connection: sa.Connection, before: AnyRecord, after: AnyRecord
 def _outlives(key: Any, value: Any, names: Sequence[str], but: int) -> bool:
     """Whether what is remembered stays true when a user with these names is made, or the one with
     the uid `but` changes in what is for itself."""
-    if key in ("cluster", "roles", "certificates", "trust", "revocations", "authorities"):
+    if key in (
+        "cluster",
+        "roles",
+        "certificates",
+        "trust",
+        "trusted",
+        "revocations",
+        "authorities",
+    ):
         return True
     what, which = key[0], key[1] if len(key) > 1 else None
     if what is User or what == "login":
