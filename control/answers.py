@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from control.models import SubjectBody
 from control.records import (
     AuthMethod,
+    Enforcement,
     KeyUsage,
     Management,
     Reason,
@@ -129,6 +130,8 @@ class BdbAnswer(Answer):
     sentinel_master: str
     allow_unbound_peers: bool
     allow_trust_on_internal_links: bool
+    enforcement: Enforcement
+    adopt_users: bool
     generation: int
     nodes: list[dict[str, Any]]
     not_synced: list[dict[str, Any]]
@@ -313,3 +316,36 @@ class CrlAnswer(Answer):
     interval: int
     last_fetch: str = ""
     problem: str = ""
+
+
+class PreviewOfNode(BaseModel):
+    """`ending` are sessions that would be closed; `users` those whose password would go."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    address: str
+    error: str
+    sessions: int
+    ends: int
+    ending: list[dict[str, Any]]
+    users: list[dict[str, Any]]
+
+
+class PreviewOfDatabase(BaseModel):
+    """`added` and `removed` are policy lines. Lists of sessions and certificates end at a thousand;
+    the numbers say how many there are."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    bdb_uid: int
+    bdb_name: str
+    added: list[str]
+    removed: list[str]
+    nodes: list[PreviewOfNode]
+    certificates: list[dict[str, Any]]
+    certificates_changed: int
+    certificates_unknown: int
+
+
+class PreviewAnswer(Answer):
+    """A database for each whose policy would change."""
+
+    databases: list[PreviewOfDatabase]

@@ -3,11 +3,13 @@
 import json
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import Any
 
 from flask import Flask, Response
 
-from control import errors, web
+from control import errors, preview, web
 from control.api import (
     actions,
     bdbs,
@@ -17,6 +19,7 @@ from control.api import (
     issuing,
     login,
     logs,
+    metrics,
     redis_acls,
     reference,
     revocation,
@@ -29,15 +32,17 @@ from control.ca import CertificateError, Issued
 from control.crl import CrlError
 from control.errors import invalid, refused
 from control.guard import Guard, PeerCert
+from control.issuing import OpenPolicies
+from control.metrics import Figures
 from control.models import NewUserBody, parse
 from control.passwords import new_password
-from control.records import Cluster, Session, User
+from control.records import Cluster, User
 from control.store import Store
 
 BODY = 1 << 20  # bytes of a request's body, as in control/server.py
 MODULES = (
     cluster, certificates, users, login, roles, redis_acls, bdbs, actions, logs, system, certauth,
-    issuing, revocation, rotation, reference,
+    metrics, issuing, revocation, rotation, reference,
 )  # fmt: skip
 
 
@@ -49,8 +54,8 @@ def no_ca_of_clients() -> Issued:
     raise refused("no_ca", "this control plane has no CA of clients")
 
 
-def no_nodes() -> tuple[Sequence[Session], Sequence[str]]:
-    return (), ()
+def nobody(_uid: int, _question: object) -> dict[str, Any]:
+    return {}
 
 
 def create_app(
@@ -58,12 +63,14 @@ def create_app(
     peer_cert: PeerCert,
     rotate: Callable[[], None] = no_ca,
     authority: Callable[[], Issued] = no_ca_of_clients,
-    sessions: Callable[[], tuple[Sequence[Session], Sequence[str]]] = no_nodes,
+    ask: preview.Ask = nobody,
+    figures: Figures = MappingProxyType({}),
 ) -> Flask:
     """The application over `store`. `peer_cert` reads the client's certificates out of a WSGI
     environ: control.server.peer_cert. `rotate` puts a new certificate of this server into the
-    store, `authority` is the CA that issues clients' certificates; both may raise Refusal.
-    `sessions` are those of all nodes, and the nodes that did not answer."""
+    store, `authority` is the CA that issues clients' certificates; both may raise Refusal. `ask`
+    puts questions to nodes: control.sync.Worker.ask. `figures` are what control.audit.Collector has
+    read from them."""
     app = Flask("control", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = BODY
     app.url_map.strict_slashes = False
@@ -72,7 +79,9 @@ def create_app(
     app.register_error_handler(CrlError, lambda e: errors.answer(invalid(e.code, str(e))))
     app.extensions["rotate"] = rotate
     app.extensions["authority"] = authority
-    app.extensions["sessions"] = sessions
+    app.extensions["policies"] = OpenPolicies(store)
+    app.extensions["ask"] = ask
+    app.extensions["figures"] = figures
     web.install(app, store, Guard(store, peer_cert))
     for module in MODULES:
         app.register_blueprint(module.blueprint)

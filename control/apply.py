@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import yaml
 
@@ -315,7 +315,48 @@ def with_password(step: Step) -> Step:
     return replace(step, fields=fields)
 
 
-def carry_out(ask: Client, step: Step) -> None:
+class Asks(Protocol):
+    """What steps need of a client."""
+
+    def __call__(self, method: str, path: str, body: Any = None) -> Any: ...
+    def named(self, path: str, name: str) -> dict[str, Any]: ...
+
+
+class Rehearsal:
+    """Takes requests down, for a preview, and does none but GET. What they would make has a uid
+    already, for those behind to name."""
+
+    def __init__(self, ask: Client) -> None:
+        self.changes: list[Fields] = []
+        self._ask = ask
+        self._made: dict[tuple[str, str], int] = {}
+
+    def __call__(self, method: str, path: str, body: Any = None) -> Any:
+        if method == "GET":
+            return self._ask(method, path)
+        if method == "POST":
+            uid = LAST_UID - len(self._made)
+            body = {**body, "uid": uid}
+            self._made[path, body["name"]] = uid
+        change = {"method": method, "path": path}
+        self.changes.append(change if body is None else {**change, "body": body})
+        return body
+
+    def named(self, path: str, name: str) -> dict[str, Any]:
+        made = self._made.get((path, name))
+        return {"uid": made, "name": name} if made else self._ask.named(path, name)
+
+    def preview(self) -> list[Fields]:
+        """What they would do. Raises ApiError."""
+        sent = {"changes": self.changes}
+        found: list[Fields] = self._ask("POST", "/v1/certauth/preview", sent)["databases"]
+        return found
+
+
+LAST_UID = 2**31 - 1
+
+
+def carry_out(ask: Asks, step: Step) -> None:
     """Raises ApiError."""
     section = SECTIONS[step.section]
     if step.section == CA:
@@ -332,7 +373,7 @@ def carry_out(ask: Client, step: Step) -> None:
             ask("PUT", path, _sent(ask, step.fields))
 
 
-def _trust(ask: Client, pem: str) -> None:
+def _trust(ask: Asks, pem: str) -> None:
     path = SECTIONS[CA].path
     if pem:
         ask("PUT", path, {"certificates": [{"name": "mtls_trusted_ca", "certificate": pem}]})
@@ -340,7 +381,7 @@ def _trust(ask: Client, pem: str) -> None:
         ask("DELETE", f"{path}/mtls_trusted_ca")
 
 
-def _sent(ask: Client, fields: Fields) -> Fields:
+def _sent(ask: Asks, fields: Fields) -> Fields:
     """The fields of a request: uids instead of names."""
     sent = dict(fields)
     if "roles" in sent:
@@ -356,5 +397,5 @@ def _sent(ask: Client, fields: Fields) -> Fields:
     return sent
 
 
-def _uid(ask: Client, section: str, name: str) -> int:
+def _uid(ask: Asks, section: str, name: str) -> int:
     return int(ask.named(SECTIONS[section].path, name)["uid"])

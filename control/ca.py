@@ -82,9 +82,9 @@ class Issued(NamedTuple):
 
 @dataclass(frozen=True)
 class Request:
-    """What a CSR asks for, and by whom: `pem` is the CSR."""
+    """What a CSR asks for, and for which key."""
 
-    pem: str
+    key: PublicKey
     subject: x509.Name
     sans: tuple[x509.GeneralName, ...]
 
@@ -256,23 +256,31 @@ def belongs(certificate: str, key_pem: str) -> bool:
     )
 
 
+# What `cryptography` raises for what it cannot read, one way or another.
+UNREADABLE = (
+    ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)  # fmt: skip
+
+
 def read_request(pem: str) -> Request:
     """What a CSR (PEM) asks for. Its signature shows that its sender holds the key. Raises
     CertificateError."""
     try:
         csr = x509.load_pem_x509_csr(pem.encode())
-        _check_public_key(csr.public_key())  # first: checking a huge one takes long
+        key = _checked(csr.public_key())  # first: verifying with a huge one takes long
         if not csr.is_signature_valid:
             raise CertificateError("the CSR is not signed with its own key")
         subject, sans = csr.subject, tuple(_requested(csr.extensions))
     except CertificateError:
         raise
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+    except UNREADABLE as error:
         raise CertificateError(f"not a certificate signing request in PEM form: {error}") from error
-    return Request(pem, subject, sans)
+    return Request(key, subject, sans)
 
 
-def _check_public_key(key: object) -> None:
+def _checked(key: object) -> PublicKey:
+    """A requester's key, where it is good enough. Raises CertificateError."""
     if isinstance(key, rsa.RSAPublicKey):
         least, most = RSA_BITS
         if not least <= key.key_size <= most or key.public_numbers().e < 65537:
@@ -285,6 +293,7 @@ def _check_public_key(key: object) -> None:
             raise CertificateError("an EC key that is on none of the curves P-256, P-384, P-521")
     elif not isinstance(key, ed25519.Ed25519PublicKey):
         raise CertificateError("keys are of the kinds EC, RSA and Ed25519")
+    return key
 
 
 def _requested(extensions: x509.Extensions) -> Iterator[x509.GeneralName]:
@@ -301,7 +310,7 @@ def issue_requested(ca: Issued, request: Request, leaf: Leaf, start: datetime | 
     """PEM of a client's certificate for the key of a CSR, valid from `start`, by default from now.
     What the CSR says has no part in it; but one that asks for another name is refused, rather than
     answered with something else. Raises CertificateError."""
-    issuer, csr = _load(ca.certificate), x509.load_pem_x509_csr(request.pem.encode())
+    issuer = _load(ca.certificate)
     if datetime.now(UTC) >= issuer.not_valid_after_utc:
         raise CertificateError("the CA that issues here has expired", expired=True)
     try:
@@ -310,9 +319,8 @@ def issue_requested(ca: Issued, request: Request, leaf: Leaf, start: datetime | 
     except ValueError as error:
         raise CertificateError(f"no certificate can say '{leaf.subject}': {error}") from error
     _check_asked(request, subject, sans)
-    public = cast(PublicKey, csr.public_key())
     builder = (
-        _builder(subject, issuer.subject, public, start, leaf.lifetime, issuer)
+        _builder(subject, issuer.subject, request.key, start, leaf.lifetime, issuer)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(*leaf.key_usage), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
@@ -326,8 +334,8 @@ def issue_requested(ca: Issued, request: Request, leaf: Leaf, start: datetime | 
 def _check_asked(request: Request, subject: x509.Name, sans: Sequence[x509.GeneralName]) -> None:
     if request.subject not in (x509.Name([]), subject):
         raise CertificateError(
-            f"the CSR asks for the subject '{request.subject.rfc4514_string()}', and this "
-            f"certificate has '{subject.rfc4514_string()}': ask for that, or for none"
+            f"the CSR asks for the subject '{_shown(request.subject)}', and this certificate has "
+            f"'{_shown(subject)}': ask for that, or for none"
         )
     for name in request.sans:
         if name not in sans:
@@ -603,9 +611,13 @@ def _parse(pem: str) -> list[x509.Certificate]:
 
 def _which(certificates: Sequence[x509.Certificate], index: int) -> str:
     """How messages name a certificate of an upload."""
-    name = certificates[index].subject.rfc4514_string() or "without a subject"
-    shown = "".join(c if c.isprintable() else "?" for c in name)[:200]
-    return f"certificate {index + 1} of {len(certificates)} ({shown})"
+    name = _shown(certificates[index].subject) or "without a subject"
+    return f"certificate {index + 1} of {len(certificates)} ({name})"
+
+
+def _shown(name: x509.Name) -> str:
+    """A name in a message: without what would steer a terminal, and not too long."""
+    return "".join(c if c.isprintable() else "?" for c in name.rfc4514_string())[:200]
 
 
 def _check_ca(certificate: x509.Certificate, which: str) -> None:

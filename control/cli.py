@@ -6,10 +6,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
-from control import core, quickstart, service
+from control import quickstart, service
 from control.ca import KEY_TYPES, KeyType
 from control.commands import COMMANDS, FILE, ca_group
 
@@ -186,37 +187,41 @@ def set_password(name: str, home: Path, password_stdin: bool) -> None:
         service.set_password(config, name, password_of(name, password_stdin))
 
 
-@main.command()
-@click.argument("certificate", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--policy", required=True, help="A file of policy lines.",
+@main.group()
+def node() -> None:
+    """Redis and Valkey servers."""
+
+
+def host_and_port(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, int]:
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise click.BadParameter(f"'{value}' is no HOST:PORT", ctx, param)
+    return host.strip("[]"), int(port)
+
+
+@node.command()
+@click.argument("address", metavar="HOST:PORT", callback=host_and_port)
+@click.option("--home", required=True, help="The control plane's folder.",
+              type=click.Path(path_type=Path))  # fmt: skip
+@click.option("--config", "conf", help="The server's redis.conf, to write into.",
               type=click.Path(exists=True, dir_okay=False, path_type=Path))  # fmt: skip
-@click.option("--address", help="The client's IP address, for lines with from=.")
-def explain(certificate: Path, policy: Path, address: str | None) -> None:
-    """Say who CERTIFICATE would be under a policy, and why. Exits with 1 where it would be nobody.
-
-    CERTIFICATE is PEM, the leaf first, then its intermediate CAs; or the DER of a leaf.
-    """
-    try:
-        decision = read_policy(policy).decide(certificate.read_bytes(), address=address)
-    except (core.CoreError, OSError) as error:
-        raise click.ClickException(str(error)) from error
-    except UnicodeDecodeError as error:
-        raise click.ClickException(f"{policy} is no text in UTF-8: {error}") from error
-    click.echo("\n".join(decision.trace))
-    click.echo(f"decision: {decision.action} {' '.join(decision.users)}".rstrip())
-    sys.exit(0 if decision.users else 1)
-
-
-def read_policy(file: Path) -> core.Policy:
-    """A file of policy lines. Comments and empty lines are none, but count where a line is named.
-    Raises core.PolicyError."""
-    lines = list(enumerate(file.read_text().splitlines(), 1))
-    lines = [(number, line) for number, line in lines if line and line[0] != "#"]
-    try:
-        return core.Policy(line for _, line in lines)
-    except core.PolicyError as error:
-        problems = tuple((lines[index - 1][0], text) for index, text in error.problems)
-        raise core.PolicyError(problems, error.count) from error
+@click.option("--db", "database", default="",
+              help="A database: bind the server's key as a peer of its nodes.")  # fmt: skip
+@click.option("--module", default=quickstart.MODULE, type=click.Path(path_type=Path),
+              show_default="the one of this installation",
+              help="Where certauth.so is on the server.")  # fmt: skip
+@click.option("--journal", type=click.Path(path_type=Path),
+              help="Default: certauth in the server's `dir`.")  # fmt: skip
+@click.option("--bootstrap", type=click.Path(path_type=Path),
+              help="Default: certauth-bootstrap beside redis.conf.")  # fmt: skip
+@click.option("--keep-default", is_flag=True,
+              help="Leave the user `default` alone.")  # fmt: skip
+def enrol(address: tuple[str, int], home: Path, **options: Any) -> None:
+    """Say what makes the server at HOST:PORT a node of this control plane, or write it into its
+    redis.conf. The control plane may run; the server has to be restarted."""
+    with reported():
+        enrolment = service.Enrolment(*address, **options)
+        click.echo(service.enrol(service.load_config(home), enrolment))
 
 
 for command in COMMANDS:

@@ -4,8 +4,10 @@ and `apply`."""
 import base64
 import json
 import logging
+import ssl
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import wraps
@@ -18,11 +20,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from control import apply, client, renewal, service
+from control import apply, client, core, renewal, service, tell
 from control.ca import KEY_TYPES, KeyType
 from control.client import ApiError, Client, ProfileError
 from control.records import (
     AuthMethod,
+    Enforcement,
     KeyUsage,
     Management,
     Reason,
@@ -49,19 +52,31 @@ CONNECTION = (
 )
 
 
-def profiled(command: Command) -> Callable[..., Any]:
-    """Gives a command the profile that the options of CONNECTION say as its first argument. Exits
-    with 1 where the API refuses, with 2 where the profile is wrong."""
+@contextmanager
+def reporting() -> Iterator[None]:
+    """Exits with 1 where the API refuses, with 2 where the profile is wrong."""
+    try:
+        yield
+    except (ProfileError, apply.PolicyFileError) as error:
+        raise click.UsageError(str(error)) from error
+    except (ApiError, renewal.RenewalError) as error:
+        raise click.ClickException(clean(str(error))) from error
+
+
+@contextmanager
+def asking(profile: str | None, options: Mapping[str, str | None]) -> Iterator[Client]:
+    """A client by the options of CONNECTION; exits as `reporting` does."""
+    with reporting(), Client(chosen(profile, options)) as ask:
+        yield ask
+
+
+def connection(command: Command) -> Callable[..., Any]:
+    """Gives a command the options of CONNECTION: `profile`, and the others as `options`."""
 
     @wraps(command)
     def run(profile: str | None, **arguments: Any) -> None:
         options = {name: arguments.pop(name) for name in ("url", "ca", "cert", "key", "username")}
-        try:
-            command(chosen(profile, options), **arguments)
-        except (ProfileError, apply.PolicyFileError) as error:
-            raise click.UsageError(str(error)) from error
-        except (ApiError, renewal.RenewalError) as error:
-            raise click.ClickException(clean(str(error))) from error
+        command(profile, options, **arguments)
 
     for option in reversed(CONNECTION):
         run = option(run)
@@ -69,14 +84,33 @@ def profiled(command: Command) -> Callable[..., Any]:
 
 
 def connected(command: Command) -> Callable[..., Any]:
-    """The same with a client."""
+    """Gives a command a client as its first argument."""
 
     @wraps(command)
-    def run(profile: client.Profile, **arguments: Any) -> None:
-        with Client(profile) as ask:
+    def run(profile: str | None, options: Mapping[str, str | None], **arguments: Any) -> None:
+        with asking(profile, options) as ask:
             command(ask, **arguments)
 
-    return profiled(run)
+    return connection(run)
+
+
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what it would do; change nothing.")
+
+
+def change(ask: Client, dry_run: bool, method: str, path: str, sent: Any = None) -> Any:
+    """Makes a change, and returns the API's answer; or, of a dry run, says what it would do, and
+    returns None."""
+    if not dry_run:
+        return ask(method, path, sent)
+    rehearsal = apply.Rehearsal(ask)
+    rehearsal(method, path, sent)
+    show_preview(rehearsal)
+    return None
+
+
+def show_preview(rehearsal: apply.Rehearsal) -> None:
+    for line in tell.previewed(rehearsal.preview()):
+        click.echo(clean(line))
 
 
 def chosen(name: str | None, options: Mapping[str, str | None]) -> client.Profile:
@@ -113,7 +147,10 @@ def cell(value: Any) -> Text:
 
 
 def echo(value: Any, as_json: bool, columns: tuple[str, ...] = ()) -> None:
-    """An object as two columns, a list as rows of `columns`; or either of them as JSON."""
+    """An object as two columns, a list as rows of `columns`; or either of them as JSON. Nothing for
+    None."""
+    if value is None:
+        return
     if as_json:
         click.echo(json.dumps(value, indent=2))
         return
@@ -256,6 +293,9 @@ NOUNS = (
             Field("server-ca", "tls_server_ca", "PEM file of the CA of the servers' certificates.",
                   contents, kind=FILE),
             switch("default-user", "default_user", "Whether the user `default` stays on."),
+            Field("enforcement", "enforcement", "The step on the way from passwords.",
+                  kind=choice(Enforcement)),
+            switch("adopt-users", "adopt_users", "Take over users that a server has already."),
         ),
         ("uid", "name", "status", "generation", "tls_mode"),
     ),
@@ -336,11 +376,13 @@ def one_of_a_kind(noun: Noun, group: click.Group) -> None:
 
     @group.command()
     @with_fields(noun)
+    @DRY_RUN
     @AS_JSON
     @connected
-    def update(ask: Client, as_json: bool, **given: Any) -> None:
+    def update(ask: Client, dry_run: bool, as_json: bool, **given: Any) -> None:
         """Change what the options say, and show what it is then."""
-        echo(ask("PUT", noun.path, changed(ask, noun, given, "")), as_json)
+        sent = changed(ask, noun, given, "")
+        echo(change(ask, dry_run, "PUT", noun.path, sent), as_json)
 
 
 def collection(noun: Noun, group: click.Group) -> None:
@@ -367,33 +409,39 @@ def collection(noun: Noun, group: click.Group) -> None:
     @group.command()
     @click.argument("name")
     @with_fields(noun)
+    @DRY_RUN
     @AS_JSON
     @connected
-    def create(ask: Client, name: str, as_json: bool, **given: Any) -> None:
+    def create(ask: Client, name: str, dry_run: bool, as_json: bool, **given: Any) -> None:
         """Make one, and show it."""
-        echo(ask("POST", noun.path, {"name": name, **body(ask, noun, given)}), as_json)
+        sent = {"name": name, **body(ask, noun, given)}
+        echo(change(ask, dry_run, "POST", noun.path, sent), as_json)
 
     @group.command()
     @click.argument("name")
     @click.option("--rename", default="", help="Its new name.")
     @with_fields(noun)
+    @DRY_RUN
     @AS_JSON
     @connected
-    def update(ask: Client, name: str, rename: str, as_json: bool, **given: Any) -> None:
+    def update(
+        ask: Client, name: str, rename: str, dry_run: bool, as_json: bool, **given: Any
+    ) -> None:
         """Change what the options say, and show it."""
-        path = path_of(ask, name)
-        echo(ask("PUT", path, changed(ask, noun, given, rename)), as_json)
+        path, sent = path_of(ask, name), changed(ask, noun, given, rename)
+        echo(change(ask, dry_run, "PUT", path, sent), as_json)
 
     @group.command()
     @click.argument("name")
     @click.option("--yes", is_flag=True, help="Do not ask.")
+    @DRY_RUN
     @connected
-    def delete(ask: Client, name: str, yes: bool) -> None:
+    def delete(ask: Client, name: str, yes: bool, dry_run: bool) -> None:
         """Delete one, by name or uid."""
         path = path_of(ask, name)
-        if not yes:
+        if not yes and not dry_run:
             click.confirm(f"Delete {noun.name} '{name}'?", abort=True, err=True)
-        ask("DELETE", path)
+        change(ask, dry_run, "DELETE", path)
 
 
 def group_of(noun: Noun) -> click.Group:
@@ -453,27 +501,32 @@ def forced(path: str, force: bool) -> str:
 @ca_group.command("set")
 @click.argument("file", type=FILE)
 @FORCE
+@DRY_RUN
 @connected
-def ca_set(ask: Client, file: Path, force: bool) -> None:
+def ca_set(ask: Client, file: Path, force: bool, dry_run: bool) -> None:
     """Put those of FILE (PEM) in their place."""
     entry = {"name": "mtls_trusted_ca", "certificate": file.read_text()}
-    ask("PUT", forced(CERTIFICATES, force), {"certificates": [entry]})
+    change(
+        ask, dry_run, "PUT", forced(CERTIFICATES, force and not dry_run), {"certificates": [entry]}
+    )
 
 
 @ca_group.command("delete")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @FORCE
+@DRY_RUN
 @connected
-def ca_delete(ask: Client, yes: bool, force: bool) -> None:
+def ca_delete(ask: Client, yes: bool, force: bool, dry_run: bool) -> None:
     """Trust no CA any more."""
-    if not yes:
+    if not yes and not dry_run:
         click.confirm("Delete the CAs that clients are judged by?", abort=True, err=True)
-    ask("DELETE", forced(f"{CERTIFICATES}/mtls_trusted_ca", force))
+    path = f"{CERTIFICATES}/mtls_trusted_ca"
+    change(ask, dry_run, "DELETE", forced(path, force and not dry_run))
 
 
 @click.group("cert")
 def cert_group() -> None:
-    """The certificate that the API shows; and who a client's is."""
+    """The certificate that the API shows."""
 
 
 @cert_group.command("show")
@@ -501,22 +554,70 @@ def cert_rotate(ask: Client) -> None:
     ask("POST", f"{CERTIFICATES}/rotate", {"name": "api"})
 
 
-@cert_group.command("explain")
+# ---- explain -------------------------------------------------------------------------------------
+
+
+@click.command("explain")
 @click.argument("certificate", type=FILE)
+@click.option("--policy", type=FILE, help="A file of policy lines: no API is asked.")
 @click.option("--db", help="On this database, by name; else for the API.")
-@click.option("--address", help="The client's IP address.")
+@click.option("--address", help="The client's IP address, for lines with from=.")
+@click.option("--time", "when", type=click.DateTime(), help="Another time than now, in UTC.")
 @AS_JSON
-@connected
-def cert_explain(
-    ask: Client, certificate: Path, db: str | None, address: str | None, as_json: bool
-) -> None:
-    """Say who CERTIFICATE (PEM) would be, and why."""
-    sent: dict[str, Any] = {"certificate": certificate.read_text()}
-    if db:
-        sent["bdb_uid"] = ask.named("/v1/bdbs", db)["uid"]
-    if address:
-        sent["address"] = address
-    echo(ask("POST", "/v1/certauth/explain", sent), as_json)
+@connection
+def explain_command(
+    profile: str | None, options: Mapping[str, str | None], certificate: Path, policy: Path | None,
+    db: str | None, address: str | None, when: datetime | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Say who CERTIFICATE would be, and why. Exits with 1 where it would be nobody.
+
+    CERTIFICATE is PEM, the leaf first, then its intermediate CAs; or the DER of a leaf.
+    """
+    now = int(when.replace(tzinfo=UTC).timestamp()) if when else None
+    if policy:
+        found = explained_by(policy, certificate, now, address)
+    else:
+        sent = {"certificate": pem_of(certificate), "address": address, "time": now}
+        with asking(profile, options) as ask:
+            sent["bdb_uid"] = ask.named("/v1/bdbs", db)["uid"] if db else None
+            there = {name: value for name, value in sent.items() if value is not None}
+            found = ask("POST", "/v1/certauth/explain", there)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        click.echo(clean("\n".join(tell.explained(found))))
+    sys.exit(0 if found["users"] else 1)
+
+
+def pem_of(certificate: Path) -> str:
+    content = certificate.read_bytes()
+    is_pem = b"-----BEGIN" in content
+    return content.decode(errors="replace") if is_pem else ssl.DER_cert_to_PEM_cert(content)
+
+
+def explained_by(
+    policy: Path, certificate: Path, now: int | None, address: str | None
+) -> dict[str, Any]:
+    """As the API explains, by a file."""
+    try:
+        decision = read_policy(policy).decide(certificate.read_bytes(), now, address)
+    except (core.CoreError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    except UnicodeDecodeError as error:
+        raise click.ClickException(f"{policy} is no text in UTF-8: {error}") from error
+    return core.told(decision)
+
+
+def read_policy(file: Path) -> core.Policy:
+    """A file of policy lines. Comments and empty lines are none, but count where a line is named.
+    Raises core.PolicyError."""
+    lines = list(enumerate(file.read_text().splitlines(), 1))
+    lines = [(number, line) for number, line in lines if line and line[0] != "#"]
+    try:
+        return core.Policy(line for _, line in lines)
+    except core.PolicyError as error:
+        problems = tuple((lines[index - 1][0], text) for index, text in error.problems)
+        raise core.PolicyError(problems, error.count) from error
 
 
 KIND = click.option(
@@ -545,16 +646,20 @@ def cert_request(ask: Client, user: str, out: str, key_type: KeyType, cert_profi
 @cert_group.command("renew")
 @click.option("--daemon", is_flag=True, help="Stay, and renew at two thirds of its life.")
 @KIND
-@profiled
-def cert_renew(profile: client.Profile, daemon: bool, cert_profile: str) -> None:
+@connection
+def cert_renew(
+    profile: str | None, options: Mapping[str, str | None], daemon: bool, cert_profile: str
+) -> None:
     """Renew the certificate that you log in with, in its file, for the key that it has."""
-    if not profile.cert:
-        raise click.UsageError("which certificate? Log in with it: --cert and --key")
-    if daemon:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-        renewal.keep(profile, cert_profile, service.told_to_stop())
-        return
-    told(renewal.renew(profile, cert_profile))
+    with reporting():
+        login = chosen(profile, options)
+        if not login.cert:
+            raise click.UsageError("which certificate? Log in with it: --cert and --key")
+        if daemon:
+            logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+            renewal.keep(login, cert_profile, service.told_to_stop())
+        else:
+            told(renewal.renew(login, cert_profile))
 
 
 def told(files: renewal.Files) -> None:
@@ -706,7 +811,7 @@ def crl_delete(ask: Client, uid: int, yes: bool) -> None:
 
 @click.command("apply")
 @click.option("--file", "-f", required=True, type=FILE, help="The declared state, YAML.")
-@click.option("--dry-run", is_flag=True, help="Print the plan, and change nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and what it would do, and end.")
 @click.option("--prune", is_flag=True, help="Delete what the file's lists do not have.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @connected
@@ -721,6 +826,10 @@ def apply_command(ask: Client, file: Path, dry_run: bool, prune: bool, yes: bool
         click.echo(clean(str(step)))
     steps = [apply.with_password(step) for step in steps]
     if dry_run:
+        rehearsal = apply.Rehearsal(ask)
+        for step in steps:
+            apply.carry_out(rehearsal, step)
+        show_preview(rehearsal)
         return
     if not yes:
         click.confirm(f"Make these {len(steps)} changes?", abort=True, err=True)
@@ -733,4 +842,5 @@ def apply_command(ask: Client, file: Path, dry_run: bool, prune: bool, yes: bool
     click.echo(f"{len(steps)} changes made")
 
 
-COMMANDS = (*(group_of(noun) for noun in NOUNS), ca_group, cert_group, crl_group, apply_command)
+GROUPS = tuple(group_of(noun) for noun in NOUNS)
+COMMANDS = (*GROUPS, ca_group, cert_group, crl_group, explain_command, apply_command)

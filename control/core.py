@@ -5,15 +5,17 @@ several threads: a `Policy` is only ever read after it was made.
 """
 
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from ipaddress import ip_address
 from typing import Any
 
 from control._core import ffi, lib
+from control.records import ClientCertificate
 
 _ROOM = 65536
 _CERTIFICATES = 16
+FOREVER = 2**62  # seconds since 1970
 
 
 class CoreError(ValueError):
@@ -71,6 +73,20 @@ class Decision:
     def user(self) -> str | None:
         """The user of a login."""
         return self.users[0] if self.action == "login" else None
+
+
+def told(decision: Decision, names: Sequence[str] | None = None) -> dict[str, Any]:
+    """A decision as JSON; `names` instead of the users that the policy's line has."""
+    users = list(decision.users if names is None else names)
+    return {
+        "action": decision.action,
+        "reason": decision.reason,
+        "user": users[0] if decision.action == "login" else None,
+        "users": users,
+        "line": decision.line,
+        "trace": list(decision.trace),
+        "certificate": asdict(decision.leaf) if decision.leaf else None,
+    }
 
 
 def _span(data: bytes) -> tuple[Any, Any]:
@@ -261,6 +277,15 @@ class Policy:
         lib.digest_print(value, out)
         return _string(out)
 
+    @property
+    def applied(self) -> frozenset[str]:
+        """The users that it sets on a server: those of `user` lines, where it is enforced."""
+        if lib.policy_setting(self._raw, lib.SET_ENFORCE) != lib.ENFORCE_ON:
+            return frozenset()
+        rules = (lib.policy_rule(self._raw, i) for i in range(lib.policy_rules(self._raw)))
+        users = (rule for rule in rules if lib.rule_type(rule) == lib.LINE_USER)
+        return frozenset(_text(lib.rule_user(rule, 0)) for rule in users)
+
     def decide(
         self, chain: bytes | None, now: int | None = None, address: str | None = None
     ) -> Decision:
@@ -280,6 +305,23 @@ class Policy:
             {"leaf": raw, "issuers": path, "address": from_where}
             | {"now": int(time.time()) if now is None else now},
         )
+        return _decision(lib.policy_decide(self._raw, ffi.NULL, request), request, raw)
+
+    def decide_known(self, known: ClientCertificate, now: int | None = None) -> Decision:
+        """As `decide`, for a certificate of which only this is known. Its SANs are not, nor are
+        the CAs above the one that issued it."""
+        subject, _alive = _encoded_name(known.subject)
+        serial, _held = _span(bytes.fromhex(known.serial.zfill(len(known.serial) + 1 & ~1)))
+        raw = ffi.new("identity *", {"subject": subject, "serial": serial, "client": True})
+        raw.not_before, raw.not_after = known.not_before, known.not_after or FOREVER
+        ffi.memmove(raw.cert, bytes.fromhex(known.cert), lib.HASH_BYTES)
+        ffi.memmove(raw.key, bytes.fromhex(known.key), lib.HASH_BYTES)
+        path = ffi.new("path *", {"known": bool(known.ca), "count": 1 if known.ca else 0})
+        if known.ca:
+            ffi.memmove(path.ca[0].key, bytes.fromhex(known.ca), lib.HASH_BYTES)
+            path.ca[0].not_after = FOREVER
+        request = ffi.new("request *", {"leaf": raw, "issuers": path})
+        request.now = int(time.time()) if now is None else now
         return _decision(lib.policy_decide(self._raw, ffi.NULL, request), request, raw)
 
 

@@ -13,7 +13,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 from wsgiref.types import WSGIEnvironment
 
@@ -21,6 +21,7 @@ from flask import Request
 
 from control import core, policy, tokens
 from control.errors import Refusal, forbidden, unauthorized
+from control.metrics import API_LOGINS, API_REFUSED
 from control.passwords import Passwords, is_expired, is_locked
 from control.records import ClientCertificate, Management, Password, User
 from control.store import Store
@@ -89,13 +90,16 @@ class Presented(Protocol):
 PeerCert = Callable[[WSGIEnvironment], Presented | None]
 
 
+By = Literal["password", "token", "certificate"]
+
+
 @dataclass(frozen=True)
 class Caller:
     """Somebody who has logged in."""
 
     user: User
     managements: Managements
-    by: Literal["password", "token", "certificate"]
+    by: By
     cert: str = ""  # SHA-256 of the certificate, in hex
 
     def may(self, permission: str) -> bool:
@@ -116,6 +120,13 @@ class Guard:
     def authenticate(self, request: Request, expired: bool = False) -> Caller:
         """Who is asking. `expired`: a password that is to be changed is good enough. Raises Refusal
         401."""
+        try:
+            return self._authenticate(request, expired)
+        except Refusal as error:
+            API_REFUSED.labels(error.error_code).inc()
+            raise
+
+    def _authenticate(self, request: Request, expired: bool) -> Caller:
         given, address = request.authorization, request.remote_addr or ""
         if "Authorization" not in request.headers:
             return self._by_certificate(request)
@@ -194,7 +205,7 @@ class Guard:
                 "password_expired",
                 "this password has expired: set a new one with PUT /v1/users/password",
             )
-        return self._logged_in(user, "password")
+        return self._logged_in(user, "password", address)
 
     def _by_token(self, token: str, address: str) -> Caller:
         try:
@@ -205,7 +216,7 @@ class Guard:
         except Refusal as error:
             self._refused(error, address)
             raise
-        return self._logged_in(user, "token")
+        return self._logged_in(user, "token", address)
 
     def _user_of_token(self, uid: int) -> User:
         try:
@@ -229,12 +240,11 @@ class Guard:
         address = request.remote_addr
         try:
             user, leaf, ca = self._decided(presented, address)
-            caller = replace(self._logged_in(user, "certificate"), cert=leaf.cert)
-            self._remember(user, leaf, ca)
-            return caller
         except Refusal as error:
             self._refused(error, address or "")
             raise
+        self._remember(user, leaf, ca)
+        return self._logged_in(user, "certificate", address or "", leaf)
 
     def _decided(
         self, presented: Presented, address: str | None
@@ -252,13 +262,17 @@ class Guard:
         user = self._store.get(User, int(decision.user))
         return user, decision.leaf, decision.ca or ""
 
-    def _logged_in(self, user: User, by: Literal["password", "token", "certificate"]) -> Caller:
+    def _logged_in(
+        self, user: User, by: By, address: str, leaf: core.Identity | None = None
+    ) -> Caller:
         now = int(time.time())
+        shown = {"serial": leaf.serial, "issuer": leaf.issuer} if leaf else {}
+        self._store.act_as(user.name, address=address, **shown)
         if by != "token" and now - user.last_login >= LOGIN_SECONDS:
-            self._store.logged_in(user.uid, now)
-        self._store.act_as(user.name)
+            self._store.logged_in(user.uid, now, by)
+            API_LOGINS.labels(by).inc()
         managements = frozenset(role.management for role in self._store.roles_of(user))
-        return Caller(user, managements, by)
+        return Caller(user, managements, by, leaf.cert if leaf else "")
 
     def _remember(self, user: User, leaf: core.Identity, ca: str) -> None:
         now = int(time.time())

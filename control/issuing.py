@@ -15,9 +15,10 @@ anywhere, or an ambiguous one, is thrown away.
 
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import quote
@@ -25,14 +26,16 @@ from urllib.parse import quote
 from control import ca, core, policy
 from control.ca import Issued, KeyType
 from control.errors import Refusal, forbidden, invalid, refused
-from control.records import ClientCertificate, Database, Profile, User
+from control.records import ClientCertificate, Database, Profile, Target, User
 from control.store import Store
+from control.sync import merged
 
 CLIENTS, ROOT = "clients.pem", "clients-root.pem"
 FILES = re.compile(r"clients(?:-[a-z0-9]+)?\.pem")
 ROOT_LIFETIME = timedelta(days=3650)
 LIFETIME = timedelta(days=1825)  # of the CA that issues
 PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+CERTIFICATES = 1_000  # good ones of one user: whoever has one could fill the disk with others
 # What a decision may say of a certificate that is nobody else's: it is this user, or nobody yet.
 HARMLESS = {
     "matched", "off", "no_binding", "gate", "untrusted_issuer", "address", "user_missing",
@@ -76,18 +79,15 @@ def create(
     their organisation. `trust` gets the PEM of both before the CA is there: it may raise. Raises
     CertificateError, OSError."""
     root_file = home / ROOT
+    now = time.strftime("%Y%m%d%H%M%S", time.gmtime())  # no two CAs have the same name
     if root_file.exists():
         root = ca.unseal(root_file.read_text(), passphrase)
     else:
-        root = ca.new_ca([("O", name), ("CN", f"{name} clients root")], ROOT_LIFETIME, key_type)
+        root = ca.new_ca([("O", name), ("CN", f"clients root {now}")], ROOT_LIFETIME, key_type)
         ca.write_private(root_file, ca.seal(root, passphrase))
-    subject = [
-        ("O", name),
-        ("CN", f"{name} clients {time.strftime('%Y%m%d%H%M%S', time.gmtime())}"),
-    ]
-    issuing = ca.new_ca(subject, LIFETIME, key_type, root)
-    chain = issuing.certificate + root.certificate
-    _put(home, Issued(chain, issuing.key), passphrase, trust)
+    made = ca.new_ca([("O", name), ("CN", f"clients {now}")], LIFETIME, key_type, root)
+    chain = made.certificate + root.certificate
+    _put(home, Issued(chain, made.key), passphrase, trust)
 
 
 def adopt(home: Path, pem: str, key: str, passphrase: str, trust: Callable[[str], None]) -> None:
@@ -185,16 +185,74 @@ def _filled(template: str, user: User, written: Callable[[str], str]) -> str:
     return PLACEHOLDER.sub(value, template)
 
 
+# ---- Every policy, opened ------------------------------------------------------------------------
+
+
+@dataclass
+class _Open:
+    trust: ca.Trust
+    target: Target
+    policy: core.Policy
+
+
+class OpenPolicies:
+    """The policy of each database, if it trusted this CA, enforced itself, and had no gate. Kept,
+    and brought up to date change by change: one of many users takes a second to make."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._kept: dict[int, _Open] = {}
+        self._lock = threading.Lock()
+
+    def decide(self, uid: int, trust: ca.Trust, presented: bytes) -> core.Decision:
+        """What a client's certificates, PEM, would be on the database `uid`. Raises Refusal 404."""
+        with self._lock:
+            kept = self._kept.get(uid)
+            if kept is None or kept.trust != trust or not self._follows(uid, kept):
+                target, lines = self.store.policy(uid)
+                kept = _Open(trust, target, core.Policy(_opened(lines, trust)))
+                self._kept[uid] = kept
+            return kept.policy.decide(presented)
+
+    def _follows(self, uid: int, kept: _Open) -> bool:
+        """Makes the changes since it was made; false where they are not known any more."""
+        changes = self.store.changes(uid, kept.target.generation, kept.target.digest)
+        if changes:
+            kept.policy.patch(line for line in merged(changes) if not line[1:].startswith(CLOSED))
+            kept.target = Target(changes[-1].generation, changes[-1].digest)
+        return changes is not None
+
+
+# What keeps clients out of a policy, whoever they are.
+CLOSED = ("set enforce ", "set gate ", "allow ", "ca ", "anchor ")
+
+
+def _opened(lines: Iterable[str], trust: ca.Trust) -> list[str]:
+    kept = [line for line in lines if not line.startswith(CLOSED)]
+    return [*kept, "set enforce on", *policy.trust_lines(trust)]
+
+
 # ---- Issuing -------------------------------------------------------------------------------------
 
 
 def issue(
-    store: Store, decide: Decide, authority: Issued, user: User, profile_name: str, csr: str
+    policies: OpenPolicies,
+    decide: Decide,
+    authority: Issued,
+    user: User,
+    profile_name: str,
+    csr: str,
 ) -> ClientCertificate:
     """A certificate for the key of a CSR (PEM) and this user, by a profile; remembered in the
     inventory. `decide` is what the REST API does with certificates. Raises Refusal,
     CertificateError."""
+    store = policies.store
     profile = profile_for(store, user, profile_name)
+    if store.count_issued(user.name, int(time.time())) >= CERTIFICATES:
+        raise refused(
+            "too_many_certificates",
+            f"user '{user.name}' has {CERTIFICATES} good certificates: wait until some of them end",
+        )
     request = ca.read_request(csr)
     try:
         subject, sans = subject_of(profile, user), sans_of(profile, user)
@@ -202,7 +260,7 @@ def issue(
         raise invalid("invalid_param", f"profile '{profile.name}': {error}") from error
     leaf = ca.Leaf(subject, sans, profile.key_usage, timedelta(seconds=profile.lifetime))
     pem = ca.issue_requested(authority, request, leaf) + ca.presented(authority)
-    check_whose(store, decide, authority, user, pem)
+    check_whose(policies, decide, authority, user, pem)
     made = _remembered(pem, authority, user, profile)
     store.record_certificate_issued(made)
     return made
@@ -240,9 +298,12 @@ def _remembered(pem: str, authority: Issued, user: User, profile: Profile) -> Cl
 # ---- Whose it would be ---------------------------------------------------------------------------
 
 
-def check_whose(store: Store, decide: Decide, authority: Issued, user: User, pem: str) -> None:
+def check_whose(
+    policies: OpenPolicies, decide: Decide, authority: Issued, user: User, pem: str
+) -> None:
     """Raises Refusal 406 unless a certificate (PEM, with those above it) is this user's, wherever
     it is anybody's."""
+    store = policies.store
     trust = ca.read_trust(authority.certificate)
     presented = pem.encode()
     subject = core.identity(presented).subject
@@ -250,7 +311,7 @@ def check_whose(store: Store, decide: Decide, authority: Issued, user: User, pem
     _check(decide(presented), str(user.uid), "this API")
     for database in store.all(Database):
         if not database.deleting:
-            decided = _open_policy(store, database, trust).decide(presented)
+            decided = policies.decide(database.uid, trust, presented)
             _check(decided, user.name, f"database '{database.name}'")
             here |= set(decided.users)
     if not here:
@@ -279,18 +340,3 @@ def _rest_user(store: Store, trust: ca.Trust, subject: str, presented: bytes) ->
     users = store.users_by_subject(policy.spellings(subject))
     found = core.Policy(policy.rest_lines(cluster, trust, users)).decide(presented).user
     return int(found) if found else None
-
-
-def _open_policy(store: Store, database: Database, trust: ca.Trust) -> core.Policy:
-    """A database's policy, if it trusted this CA, enforced itself, and had no gate."""
-
-    def make() -> core.Policy:
-        return core.Policy(_opened(store.policy(database.uid)[1], trust))
-
-    return store.recall(("open policy", database.uid, trust), make)
-
-
-def _opened(lines: Iterable[str], trust: ca.Trust) -> list[str]:
-    gone = ("set enforce ", "set gate ", "allow ", "ca ", "anchor ")
-    kept = [line for line in lines if not line.startswith(gone)]
-    return [*kept, "set enforce on", *policy.trust_lines(trust)]

@@ -6,7 +6,7 @@ that are not named here are refused, so that a misspelt restriction is never tak
 """
 
 import json
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -21,6 +21,7 @@ from pydantic import (
 from control.errors import Refusal, invalid
 from control.records import (
     AuthMethod,
+    Enforcement,
     KeyUsage,
     Management,
     Reason,
@@ -282,6 +283,8 @@ class BdbBody(Body):
     sentinel_master: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{0,255}$")] = ""
     allow_unbound_peers: bool = False
     allow_trust_on_internal_links: bool = False
+    enforcement: Enforcement = "refuse"
+    adopt_users: bool = False
 
     MISSING = {"name": "missing_db_name"}
     IGNORED = _words("""
@@ -415,6 +418,18 @@ class CrlBody(Body):
 class NewCrlBody(CrlBody):
     crl: Pem = ""
     authorities: Pem = ""
+
+
+class ChangeBody(Body):
+    """A request. What is in its body, its own model checks."""
+
+    method: Literal["POST", "PUT", "DELETE"]
+    path: Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9_./-]{1,255}$")]
+    body: dict[str, Any] | None = None
+
+
+class PreviewBody(Body):
+    changes: Annotated[list[ChangeBody], Field(min_length=1, max_length=1000)]
 
 
 Model = TypeVar("Model", bound=Body)

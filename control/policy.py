@@ -5,7 +5,9 @@ A database's policy is the union of its own lines (`database_lines`) and those o
 user with rights on it (`user_lines`); no line belongs to two of them. All lines are canonical.
 
 * `set enforce on` where the database speaks TLS to its clients (`tls_mode` enabled), else `off`:
-  without TLS there are no certificates to decide by, and `off` leaves every user alone.
+  without TLS there are no certificates to decide by, and `off` leaves every user alone. The way
+  there may lead over `enforcement`: `shadow` only records what would be, `leave` logs in who has a
+  certificate and leaves everybody else as it was, passwords included.
 * `set unmatched leave` where the database asks for `default_user`: clients whose certificate maps
   to nobody stay the default user, as on Redis Enterprise. Otherwise they are refused.
 * A user with several ACLs on a database gets each as a selector: what any one of them allows.
@@ -39,11 +41,15 @@ RULE = re.compile(
 def database_lines(database: Database, trust: Trust, nodes: Iterable[Node] = ()) -> frozenset[str]:
     """The lines that a database has whoever its users are. `nodes` are its servers and Sentinels,
     as far as they are known."""
+    on = "shadow" if database.enforcement == "shadow" else "on"
+    leave = database.default_user or database.enforcement == "leave"
     lines = [
-        f"set enforce {'on' if database.tls_mode == 'enabled' else 'off'}",
+        f"set enforce {on if database.tls_mode == 'enabled' else 'off'}",
         f"set gate {database.client_cert_subject_validation_type}",
-        f"set unmatched {'leave' if database.default_user else 'refuse'}",
+        f"set unmatched {'leave' if leave else 'refuse'}",
     ]
+    if database.enforcement == "leave":
+        lines.append("set password-auth allow")
     if database.tls_mode == "enabled":
         required = database.enforce_client_authentication == "enabled"
         lines.append(f"set tls-client-auth {'yes' if required else 'optional'}")
@@ -111,13 +117,14 @@ def _peers(peers: Peers) -> list[str]:
     return [*lines, *dict.fromkeys(lines.values())]
 
 
-def user_lines(user: User, acls: Sequence[str]) -> frozenset[str]:
+def user_lines(user: User, acls: Sequence[str], adopt: bool = False) -> frozenset[str]:
     """The lines of one user on one database, where its roles are given `acls`; none without a
-    certificate or without an ACL."""
+    certificate or without an ACL. `adopt`: also where the server has a user of that name."""
     if user.auth_method != "certificate" or not acls:
         return frozenset()
     bind = f"bind subject {core.quote(user.certificate_subject_line)} {core.quote(user.name)}"
-    return _canonical([bind, f"user {core.quote(user.name)} on {_rules(acls)}"])
+    taken = " adopt" if adopt else ""
+    return _canonical([bind, f"user {core.quote(user.name)}{taken} on {_rules(acls)}"])
 
 
 def _rules(acls: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """What the control plane knows, as frozen records. The store keeps them, the policy reads them."""
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Literal
 
 Validation = Literal["disabled", "san_cn", "full_subject"]
@@ -11,6 +12,7 @@ TlsMode = Literal["enabled", "disabled", "replica_ssl"]
 Switch = Literal["enabled", "disabled"]
 NodeRole = Literal["", "master", "replica", "cluster master", "cluster replica", "sentinel"]
 Origin = Literal["endpoint", "found", "leaving"]
+Enforcement = Literal["shadow", "leave", "refuse"]
 AuthMethod = Literal["regular", "certificate"]
 KeyUsage = Literal["digital_signature", "key_encipherment", "key_agreement"]
 Severity = Literal["INFO", "WARNING"]
@@ -141,6 +143,8 @@ class Database:
     sentinel_master: str = ""  # the one that is meant, where a Sentinel watches several
     allow_unbound_peers: bool = False  # enforce also where a node's peer could not be bound
     allow_trust_on_internal_links: bool = False
+    enforcement: Enforcement = "refuse"  # where tls_mode is enabled
+    adopt_users: bool = False  # take over ACL users of the same names that a server has already
     deleting: bool = False  # the nodes are being detached
 
 
@@ -302,6 +306,29 @@ class Event:
     type: str
     severity: Severity
     detail: dict[str, EventDetail]
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a node's log has been read: `boot` is of this start of the server, "" for never."""
+
+    boot: str = ""
+    seq: int = 0
+
+
+@dataclass(frozen=True)
+class EventPage:
+    """A part of the event log, each event with its number in it. `newest` is the last number that
+    there is; `dropped` the last one of those that had to go, to keep the log in bounds."""
+
+    newest: int
+    dropped: int
+    events: tuple[tuple[int, Event], ...]
+
+
+def rendered_time(seconds: int) -> str:
+    """Seconds since 1970 as answers and logs show them."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 BUILTIN_ROLES = (

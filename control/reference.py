@@ -97,7 +97,7 @@ def _operation(method: str, path: str, route: Route, rule: Rule, text: str) -> d
         "summary": " ".join(text.split()),
         "parameters": parameters,
         "responses": {
-            "200": {"description": "Done.", "content": _content(_answer(rule.answers))},
+            "200": {"description": "Done.", "content": _answered(rule.answers)},
             "default": {"description": "Refused.", "content": _content(_reference(Problem))},
         },
     }
@@ -115,6 +115,10 @@ def _path_parameter(route: Route, name: str) -> dict[str, Any]:
     number = f":{name}>" in route.rule
     schema = {"type": "integer", "minimum": 1, "maximum": 2**31 - 1} if number else TEXT
     return {"name": name, "in": "path", "required": True, "schema": schema}
+
+
+def _answered(kind: Any) -> dict[str, Any]:
+    return {"text/plain": {"schema": TEXT}} if kind is str else _content(_answer(kind))
 
 
 def _content(schema: dict[str, Any]) -> dict[str, Any]:
@@ -135,7 +139,7 @@ def _schemas(app: Flask) -> dict[str, Any]:
     """All models that bodies and answers are made of, by name."""
     kinds: set[Any] = {Problem, *(_model(rule.answers) for _, rule, _ in declared(app))}
     kinds |= {rule.takes for _, rule, _ in declared(app) if rule.takes}
-    inputs = sorted(kinds - {Any}, key=lambda model: model.__name__)
+    inputs = sorted(kinds - {Any, str}, key=lambda model: model.__name__)
     _, schema = models_json_schema(
         [(model, "validation") for model in inputs], ref_template=COMPONENTS
     )

@@ -46,15 +46,23 @@ def request(ask: Client, files: Files, user: str, kind: str, key_type: KeyType) 
     for file in (files.certificate, files.key):
         if file.exists() or file.is_symlink():
             raise RenewalError(f"{file} is there already, and nothing is overwritten")
+        if not os.access(file.parent, os.W_OK):
+            raise RenewalError(f"{file} cannot be written: is there the folder {file.parent}?")
     made = ca.new_request(key_type)
     certificate = _issued(ask, made, {"user": user} if user else {}, kind)
+    written: list[Path] = []
     try:
-        with open(os.open(files.key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
-            out.write(made.key)
-        with files.certificate.open("x") as out:
-            out.write(certificate)
+        for file, text, mode in (
+            (files.key, made.key, 0o600), (files.certificate, certificate, 0o644)
+        ):  # fmt: skip
+            handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            written.append(file)
+            with open(handle, "w") as out:
+                out.write(text)
     except OSError as error:
-        raise RenewalError(f"{error.filename}: {error.strerror}") from error
+        for file in written:
+            file.unlink(missing_ok=True)
+        raise RenewalError(f"{files.certificate}, {files.key}: {error.strerror}") from error
 
 
 def renew(profile: client.Profile, kind: str) -> Files:

@@ -1,9 +1,11 @@
 """Which users, certificates and live sessions depend on which CA, so that one is taken away when
-nobody needs it any more. Pure."""
+nobody needs it any more."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from control.audit import Command
 from control.ca import Trust
 from control.policy import key_ids
 from control.records import ClientCertificate, Session
@@ -31,6 +33,22 @@ class Use:
         used."""
         newer = not self.live and self.user == other.user and self.cert != other.cert
         return newer and (self.key == other.key or self.first > other.last)
+
+
+def everybody(command: Command) -> list[dict[str, Any]]:
+    """The clients of a node, as CERTAUTH.SESSIONS tells them."""
+    found: list[dict[str, Any]] = []
+    cursor = 0
+    while True:
+        reply = command("CERTAUTH.SESSIONS", "CURSOR", cursor)
+        found += reply["sessions"]
+        if not (cursor := reply["cursor"]):
+            return found
+
+
+def session(bdb_uid: int, address: str, told: Mapping[str, Any]) -> Session:
+    path = tuple(told.get("path", ()))  # a module of an older version does not tell
+    return Session(bdb_uid, address, told["user"], told.get("cert") or "", path)
 
 
 def uses(

@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import ssl
 import tarfile
 import threading
@@ -26,15 +27,18 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
+from wsgiref.types import WSGIApplication
 
 from control import ca, core, issuing
+from control import enrol as enrolling
 from control.app import create_app, init_cluster
+from control.audit import Collector, Follower
 from control.ca import CertificateError, KeyType
 from control.errors import Refusal, invalid, missing, refused
 from control.issuing import Authority
 from control.passwords import check_new, new_password
-from control.records import API, TRUSTED_CA, Certificate, User
+from control.records import API, TRUSTED_CA, Certificate, Database, User
 from control.revocation import Lists, Signer
 from control.server import TLS_VERSIONS, Listen, Server, peer_cert
 from control.store import Store, load
@@ -61,8 +65,9 @@ class ServiceError(Exception):
 @dataclass(frozen=True)
 class Config:
     """Where it lives and listens. `database` is a URL as SQLAlchemy reads it; `tls_min` the least
-    TLS version of the API; `proxy_socket` a path for a proxy to connect to, seen from `home`. The
-    keys of CAs are encrypted where there is a `ca_passphrase`, or a file that has it in a line."""
+    TLS version of the API. Seen from `home`: `proxy_socket` a path for a proxy to connect to,
+    `audit_file` the event log as JSON lines, none where it is empty. The keys of CAs are encrypted
+    where there is a `ca_passphrase`, or a `ca_passphrase_file` that has it in a line."""
 
     home: Path
     host: str = "0.0.0.0"  # noqa: S104 (an API is there to be reached)
@@ -70,6 +75,7 @@ class Config:
     database: str = ""
     tls_min: str = "1.2"
     proxy_socket: str = ""
+    audit_file: str = "audit.jsonl"
     ca_passphrase_file: str = ""
     ca_passphrase: str = field(default="", repr=False)
 
@@ -103,7 +109,7 @@ class Config:
 
 SETTINGS = {
     "host": str, "port": int, "database": str, "tls_min": str, "proxy_socket": str,
-    "ca_passphrase_file": str,
+    "audit_file": str, "ca_passphrase_file": str,
 }  # fmt: skip
 PASSPHRASE = "CERTAUTH_CA_PASSPHRASE"  # noqa: S105 (a variable's name)
 
@@ -207,6 +213,108 @@ def bootstrap(authority: ca.Issued, control: ca.Issued) -> str:
     return "\n".join(lines) + "\n"
 
 
+# ---- Enrolling nodes -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """A server at `host`:`port`, and what is to be done for it. `conf` is its redis.conf on this
+    machine, None where that is elsewhere; `database` the name of the one whose node it is to be,
+    "" for none yet."""
+
+    host: str
+    port: int
+    module: Path
+    conf: Path | None = None
+    journal: Path | None = None
+    bootstrap: Path | None = None
+    database: str = ""
+    keep_default: bool = False
+
+
+def enrol(config: Config, node: Enrolment) -> str:
+    """Writes into redis.conf what makes the server a node of ours, or says it, and binds the key
+    that the server shows other nodes. What was done, for a person. Raises ServiceError."""
+    with _at_work(config) as store:
+        try:
+            return _enrol(config, store, node)
+        except enrolling.EnrolError as error:
+            raise ServiceError(f"{node.conf or 'redis.conf'}: {error}") from error
+        except OSError as error:
+            raise ServiceError(f"{error.filename or node.host}: {error.strerror}") from error
+
+
+def _enrol(config: Config, store: Store, node: Enrolment) -> str:
+    text = node.conf.read_text() if node.conf else ""
+    files = _files(node, text)
+    lines = bootstrap(authority_of(config), _control(config))
+    port = enrolling.setting(text, "tls-port")
+    if node.conf and port != str(node.port):
+        there = f"tls-port {port}" if port else "no tls-port"
+        raise enrolling.EnrolError(f"it has {there}, not {node.port}: is it this server's?")
+    said = [_bind_node(config, store, node, text)] if node.database else []
+    if node.conf is None:
+        shown = enrolling.edited("", files, node.keep_default)
+        return "\n".join([f"# {files.bootstrap}", lines, "# redis.conf", shown, *said])
+    after = enrolling.edited(text, files, node.keep_default)
+    changed = enrolling.prepare(node.conf, files, after, lines)
+    said.insert(0, f"{node.conf}: {'restart the server' if changed else 'nothing to do'}")
+    if enrolling.setting(text, "aclfile") and not node.keep_default:
+        said.append(f"Put `{enrolling.DEFAULT_OFF}` into its aclfile, which holds its users.")
+    return "\n".join(said)
+
+
+def _files(node: Enrolment, text: str) -> enrolling.Files:
+    """By default beside what redis.conf names, or where packages have it."""
+    data = Path(enrolling.setting(text, "dir") or "/var/lib/redis")
+    conf = node.conf.absolute().parent if node.conf else Path("/etc/redis")
+    journal, lines = (
+        node.journal or data / "certauth",
+        node.bootstrap or conf / "certauth-bootstrap",
+    )
+    return enrolling.Files(node.module, journal, lines)
+
+
+def _control(config: Config) -> ca.Issued:
+    return ca.Issued(config.identity.certificate.read_text(), config.identity.key.read_text())
+
+
+def _bind_node(config: Config, store: Store, node: Enrolment, text: str) -> str:
+    """Lets a server in as a peer of the nodes of a database, before it has ever been one."""
+    found = [one for one in store.all(Database) if one.name == node.database]
+    if not found:
+        raise ServiceError(f"there is no database '{node.database}'")
+    file = enrolling.setting(text, "tls-client-cert-file", "tls-cert-file")
+    authorities = found[0].tls_server_ca or (config.home / "ca.crt").read_text()
+    shown = Path(file).read_bytes() if file else _shown(config, node, authorities)
+    try:
+        key = core.identity(shown).key
+    except core.CoreError as error:
+        raise ServiceError(f"{file or node.host}: no certificate: {error}") from error
+    if key not in found[0].node_keys:
+        store.update(
+            Database, found[0].uid, lambda one: replace(one, node_keys=(*one.node_keys, key))
+        )
+    return f"Its key {key} may be a peer of the nodes of '{node.database}'."
+
+
+def _shown(config: Config, node: Enrolment, authorities: str) -> bytes:
+    """DER of the certificate of a server that runs, which is from one of these CAs (PEM)."""
+    context = ssl.create_default_context(cadata=authorities)
+    context.load_cert_chain(config.identity.certificate, config.identity.key)
+    try:
+        with (
+            socket.create_connection((node.host, node.port), 5) as plain,
+            context.wrap_socket(plain, server_hostname=node.host) as tls,
+        ):
+            return tls.getpeercert(binary_form=True) or b""
+    except OSError as error:  # of TLS too
+        raise ServiceError(
+            f"{node.host}:{node.port}: its certificate cannot be read: {error}; start it first, or "
+            "name its redis.conf"
+        ) from error
+
+
 # ---- serve ---------------------------------------------------------------------------------------
 
 
@@ -221,19 +329,30 @@ def running(config: Config) -> Iterator[Server]:
         try:
             renew(config, store)
             authorities = (config.home / "ca.crt").read_text()
+            authority = Authority(config.home, config.passphrase)
             if (config.home / issuing.CLIENTS).exists():
-                Authority(config.home, config.passphrase)()
+                authority()
         except OSError as error:
             raise ServiceError(f"{error.filename}: {error.strerror}") from error
         except Refusal as error:
             raise ServiceError(error.description) from error
         api = store.certificates()[API]
-        worker = Worker(store, config.identity, authorities)
-        front = _front(config, store, api, worker)
-        lists = Lists(store, lambda: _signers(config))
-        for thread in (worker, _Keeper(config, store, front, api), lists):
-            thread.start()
-            stack.callback(thread.stop)
+        collector = Collector(store)
+        worker = Worker(store, config.identity, authorities, collector)
+        app = create_app(
+            store,
+            peer_cert,
+            rotate=lambda: rotate(config, store),
+            authority=authority,
+            ask=worker.ask,
+            figures=collector.figures,
+        )
+        front = _front(config, app, api)
+        if config.audit_file:
+            begin(stack, Follower(store, config.home / config.audit_file))  # ends behind the others
+        begin(stack, worker)
+        begin(stack, _Keeper(config, store, front, api))
+        begin(stack, Lists(store, lambda: _signers(config)))
         stack.callback(front.stop)
         yield front
 
@@ -248,10 +367,19 @@ def _signers(config: Config) -> list[Signer]:
     return [signer(file) for file in issuing.files(config.home)]
 
 
-def _front(config: Config, store: Store, api: Certificate, worker: Worker) -> Server:
+class _Startable(Protocol):
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+def begin(stack: ExitStack, one: _Startable) -> None:
+    """Starts it, to be stopped with the stack."""
+    one.start()
+    stack.callback(one.stop)
+
+
+def _front(config: Config, app: WSGIApplication, api: Certificate) -> Server:
     listen = Listen(config.host, config.port)
-    authority = Authority(config.home, config.passphrase)
-    app = create_app(store, peer_cert, lambda: rotate(config, store), authority, worker.sessions)
     shown = (api.certificate.encode(), api.key.encode())
     front = Server(app, listen, *shown, tls_min=config.tls_min, proxy_socket=config.proxy)
     try:
@@ -309,6 +437,9 @@ def renew(config: Config, store: Store) -> None:
     if _old(file.read_text()):
         key = config.identity.key.read_text()
         ca.write_private(file, ca.renew(authority, ca.Issued(file.read_text(), key), LIFETIME))
+    lines = bootstrap(authority, _control(config))
+    if (config.home / "bootstrap").read_text() != lines:  # of an older version
+        (config.home / "bootstrap").write_text(lines)
     api = store.certificates().get(API)
     if api and _old(api.certificate) and authority.certificate in api.certificate:
         renewed = ca.renew(authority, ca.Issued(api.certificate, api.key), LIFETIME)

@@ -17,12 +17,13 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, TypeVar, cast
 
 import sqlalchemy as sa
 from alembic import command
@@ -49,10 +50,12 @@ from control.records import (
     Endpoint,
     Event,
     EventDetail,
+    EventPage,
     KeyUsage,
     Node,
     OwnCrl,
     Password,
+    Position,
     Profile,
     Reason,
     RedisAcl,
@@ -76,6 +79,7 @@ MEMORY = 2_000  # answers kept in memory
 REVISION = "SELECT revision FROM cluster"
 FRESH = 0.005  # seconds: threads that read at every request wait for each other, by Python's lock
 EVENTS = 1_000  # of each type, so that failed logins cannot wash away what administrators did
+CLIENT_EVENTS = 10_000  # of each type that nodes tell of
 ACTIONS = 1_000
 WARNING = 30 * 86400  # seconds: a certificate ends soon in the last quarter of its life, at most
 KEPT = 90 * 86400  # seconds that a certificate which has ended is remembered
@@ -211,6 +215,8 @@ bdbs = _table(
     _text("sentinel_master"),
     _flag("allow_unbound_peers"),
     _flag("allow_trust_on_internal_links"),
+    _text("enforcement"),
+    _flag("adopt_users"),
     _flag("deleting"),
     _number("generation"),
     _text("digest"),
@@ -318,6 +324,15 @@ events = _table(
     _json("detail", dict[str, EventDetail]),
     sa.Index("events_type", "type", "id"),
 )
+# How far the logs of nodes have been read into `events`.
+log_positions = _table(
+    "log_positions",
+    _of("bdbs.uid", "bdb_uid", "CASCADE"),
+    _text("address"),
+    _text("boot"),
+    _number("seq"),
+    sa.PrimaryKeyConstraint("bdb_uid", "address"),
+)
 actions = _table(
     "actions",
     _id(),
@@ -377,7 +392,7 @@ class _Here(threading.local):
     """What a thread is doing: the revision that its request reads at, and for whom it works."""
 
     revision: int | None = None
-    actor = ""
+    actor: Mapping[str, EventDetail] = MappingProxyType({})
     reader: Any = None
 
 
@@ -390,6 +405,14 @@ class Store:
         self._writer = self._engine.execution_options(writer=True)
         if self._engine.dialect.name == "postgresql":
             self._engine = self._engine.execution_options(isolation_level="REPEATABLE READ")
+        self._forget_all()
+        with self._transaction() as connection:
+            _migrate(connection, "head")
+        if self.revision():
+            with self._write() as connection:  # lines may be written otherwise since an upgrade
+                self._refresh(connection, self._all_databases(connection))
+
+    def _forget_all(self) -> None:
         self._memory: tuple[int, dict[Any, Any]] = (-1, {})
         self._listeners: list[Callable[[], None]] = []
         self._here = _Here()
@@ -397,11 +420,6 @@ class Store:
         self._latest = (0, -1.0)  # a revision, and when it was the one
         self._hearing = threading.Lock()
         self._writing = threading.Lock()
-        with self._transaction() as connection:
-            _migrate(connection, "head")
-        if self.revision():
-            with self._write() as connection:  # lines may be written otherwise since an upgrade
-                self._refresh(connection, self._all_databases(connection))
 
     def close(self) -> None:
         for reader in self._readers:
@@ -423,13 +441,15 @@ class Store:
             revision = self._heard(self._read_revision(), now)
         self._here.revision = revision
 
-    def act_as(self, name: str) -> None:
-        """Whom the event log names for what this thread changes, until `leave`."""
-        self._here.actor = name
+    def act_as(self, name: str, **origin: str) -> None:
+        """Whom the event log names for what this thread changes, until `leave`, and where that one
+        is: address, serial, issuer."""
+        told = {"username": name, **origin}
+        self._here.actor = {f"originating_{one}": value for one, value in told.items() if value}
 
     def leave(self) -> None:
         """The request is done."""
-        self._here.revision, self._here.actor = None, ""
+        self._here.revision, self._here.actor = None, {}
 
     # ---- Reading ----
 
@@ -560,7 +580,7 @@ class Store:
     def not_synced(self, bdb_uid: int) -> tuple[User, ...]:
         """Users with rights on a database that have no certificate, so no line there either."""
         with self._engine.connect() as connection:
-            granted = (user for user, _ in _grants(connection, bdb_uid, "regular"))
+            granted = (user for user, *_ in _grants(connection, bdb_uid, "regular"))
             return tuple(granted)
 
     # ---- Changing ----
@@ -850,18 +870,18 @@ class Store:
 
     # ---- Logins, events, actions ----
 
-    def logged_in(self, uid: int, now: int) -> None:
+    def logged_in(self, uid: int, now: int, by: str) -> None:
         """Remembers when a user last logged in, and forgets its wrong passwords."""
         with self._write(kept=(), but=uid) as connection:
             where = users.c.uid == uid
             connection.execute(sa.update(users).where(where).values(last_login=now))
             connection.execute(sa.delete(login_failures).where(login_failures.c.uid == uid))
+            self._note(connection, "login", by=by)
 
     def login_failed(self, uid: int, now: int, **detail: EventDetail) -> None:
         """Counts a wrong password of a user, or of nobody (0), and locks the user where it was one
         too many for the cluster's policy."""
-        with self._transaction() as connection:
-            connection.execute(sa.select(cluster_table.c.revision).with_for_update())
+        with self._logging() as connection:
             self._note(connection, "login_failed", "WARNING", **detail)
             cluster = _cluster(connection)
             count = _count_failure(connection, uid, now, cluster.login_lockout_counter_reset_after)
@@ -877,8 +897,48 @@ class Store:
 
     def note(self, kind: str, severity: Severity = "INFO", **detail: EventDetail) -> None:
         """Writes to the event log what is no change."""
-        with self._transaction() as connection:
+        with self._logging() as connection:
             self._note(connection, kind, severity, **detail)
+
+    def position(self, bdb_uid: int, address: str) -> Position:
+        """How far a node's log has been read."""
+        with self._engine.connect() as connection:
+            return _position(connection, bdb_uid, address)
+
+    def collected(
+        self,
+        bdb_uid: int,
+        address: str,
+        before: Position,
+        after: Position,
+        found: Sequence[Event],
+    ) -> bool:
+        """Takes over what stands between two positions in a node's log. False, with nothing done,
+        where another process was faster, or the database is gone."""
+        with self._logging() as connection:
+            there = _exists(connection, Database, bdb_uid)
+            if not there or _position(connection, bdb_uid, address) != before:
+                return False
+            of_node = (log_positions.c.bdb_uid == bdb_uid) & (log_positions.c.address == address)
+            connection.execute(sa.delete(log_positions).where(of_node))
+            values = {"bdb_uid": bdb_uid, "address": address, **vars(after)}
+            connection.execute(sa.insert(log_positions).values(**values))
+            if found:
+                connection.execute(sa.insert(events), [vars(event) for event in found])
+                _trim_events(connection)
+        return True
+
+    def events_after(self, number: int, limit: int) -> EventPage:
+        """The events behind this one, in the order in which they were written."""
+        query = sa.select(events).where(events.c.id > number).order_by(events.c.id).limit(limit)
+        with self._engine.connect() as connection:
+            rows = connection.execute(query).all()
+            newest = connection.scalar(sa.select(sa.func.max(events.c.id))) or 0
+            dropped = connection.scalar(
+                sa.select(counters.c.last).where(counters.c.name == DROPPED)
+            )
+        found = ((row.id, Event(row.time, row.type, row.severity, row.detail)) for row in rows)
+        return EventPage(newest, dropped or 0, tuple(found))
 
     def events(
         self, since: int, until: int, newest_first: bool, limit: int, offset: int
@@ -919,8 +979,7 @@ class Store:
             stale = _stale(_known_certificates(connection, latest), latest)
         if not stale:
             return
-        with self._transaction() as connection:
-            connection.execute(sa.select(cluster_table.c.revision).with_for_update())
+        with self._logging() as connection:
             known = _known_certificates(connection, stale)
             for cert, one in _stale(known, stale).items():
                 old = known.get(cert)
@@ -945,6 +1004,13 @@ class Store:
         with self._engine.connect() as connection:
             rows = connection.execute(query.limit(limit).offset(offset))
             return tuple(_client_certificate(row) for row in rows)
+
+    def count_issued(self, user: str, now: int) -> int:
+        """How many good certificates of a user were issued here."""
+        issued = client_certificates.c.issued & good_at(now) & of_user(user)
+        query = sa.select(sa.func.count()).select_from(client_certificates).where(issued)
+        with self._engine.connect() as connection:
+            return int(connection.scalar(query) or 0)
 
     def client_certificate(self, cert: str) -> ClientCertificate:
         """Raises Refusal 404."""
@@ -1083,9 +1149,25 @@ class Store:
     # ---- Transactions ----
 
     @contextmanager
+    def rehearse(self) -> Iterator["Store"]:
+        """A store that is like this one now; whatever is changed in it is gone afterwards. For one
+        thread; all who want to write wait meanwhile."""
+        with self._transaction() as connection:
+            yield _Stage(connection)
+            connection.rollback()
+
+    @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
         # SQLite's writers wait for each other by sleeping, up to a tenth of a second at a time.
         with self._writing, self._writer.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def _logging(self) -> Iterator[sa.Connection]:
+        """A transaction that writes events, in turn with all others that do: whoever reads the log
+        by its numbers misses none."""
+        with self._transaction() as connection:
+            connection.execute(sa.select(cluster_table.c.revision).with_for_update())
             yield connection
 
     @contextmanager
@@ -1139,8 +1221,7 @@ class Store:
         severity: Severity = "INFO",
         **detail: EventDetail,
     ) -> None:
-        if self._here.actor:
-            detail = {"originating_username": self._here.actor, **detail}
+        detail = {**self._here.actor, **detail}
         values = {"time": int(time.time()), "type": kind, "severity": severity, "detail": detail}
         last = connection.execute(_insertion(events), values).inserted_primary_key
         if last and last[0] % TRIM == 0:
@@ -1181,6 +1262,33 @@ class Store:
             rows = connection.execute(OWN_LINES if own else LINES, {"bdb": uid})
             before = {(row.owner, row.line): row.id for row in rows}
             _move(connection, uid, before, _lines(connection, uid, own))
+
+
+class _Within:
+    """Stands in the place of an engine, where all is to happen in one transaction."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection, self.dialect = connection, connection.dialect
+
+    @contextmanager
+    def connect(self) -> Iterator[sa.Connection]:
+        yield self._connection
+
+
+class _Stage(Store):
+    """See Store.rehearse."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection, self._engine = connection, cast(sa.Engine, _Within(connection))
+        self._forget_all()
+
+    def _read_revision(self) -> int:
+        return int(self._connection.exec_driver_sql(REVISION).scalar() or 0)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        with self._connection.begin_nested():
+            yield self._connection
 
 
 def load(url: str, dumped: dict[str, Any]) -> None:
@@ -1418,6 +1526,11 @@ TAKE_UID = sa.text(
     "WHEN :uid > counters.last THEN :uid ELSE counters.last END "
     "RETURNING CASE :uid WHEN 0 THEN last ELSE :uid END"
 ).bindparams(sa.bindparam("uid", type_=sa.BigInteger))
+DROPPED = "events_dropped"  # the counter of the last event that had to go
+DROP = sa.text(
+    "INSERT INTO counters (name, last) VALUES (:name, :number) ON CONFLICT (name) DO UPDATE SET "
+    "last = CASE WHEN counters.last > :number THEN counters.last ELSE :number END"
+).bindparams(sa.bindparam("number", type_=sa.BigInteger))
 MINE = policy_lines.c.bdb_uid == sa.bindparam("bdb")
 LINES = sa.select(policy_lines).where(MINE, policy_lines.c.owner >= 0)
 REVOKE_LINES = sa.select(policy_lines).where(MINE, policy_lines.c.owner < 0)
@@ -1440,7 +1553,7 @@ AIM = (
     .values(generation=sa.bindparam("after"), digest=sa.bindparam("now"))
 )
 ALL_GRANTS = (
-    sa.select(users, roles_permissions.c.bdb_uid, redis_acls.c.acl)
+    sa.select(users, roles_permissions.c.bdb_uid, redis_acls.c.acl, bdbs.c.adopt_users)
     .join(user_roles, user_roles.c.user_uid == users.c.uid)
     .join(roles_permissions, roles_permissions.c.role_uid == user_roles.c.role_uid)
     .join(redis_acls, redis_acls.c.uid == roles_permissions.c.redis_acl_uid)
@@ -1522,10 +1635,19 @@ def _count_failure(connection: sa.Connection, uid: int, now: int, reset_after: i
 def _trim_events(connection: sa.Connection) -> None:
     for kind in connection.scalars(sa.select(events.c.type).distinct()).all():
         of_kind = sa.select(events.c.id).where(events.c.type == kind).order_by(events.c.id.desc())
-        oldest = connection.scalar(of_kind.limit(1).offset(EVENTS))
+        kept = CLIENT_EVENTS if kind.startswith("client_") else EVENTS
+        oldest = connection.scalar(of_kind.limit(1).offset(kept))
         if oldest is not None:
             old = (events.c.type == kind) & (events.c.id <= oldest)
             connection.execute(sa.delete(events).where(old))
+            connection.execute(DROP, {"name": DROPPED, "number": oldest})
+
+
+def _position(connection: sa.Connection, bdb_uid: int, address: str) -> Position:
+    found = log_positions.c
+    query = sa.select(found.boot, found.seq).where(found.bdb_uid == bdb_uid)
+    row = connection.execute(query.where(found.address == address)).first()
+    return Position(row.boot, row.seq) if row else Position()
 
 
 def _client_certificate(row: Any) -> ClientCertificate:
@@ -1785,8 +1907,8 @@ def _refresh_user(connection: sa.Connection, uid: int) -> None:
     for row in connection.execute(LINES_OF, {"of": uid}):
         before.setdefault(row.bdb_uid, {})[row.owner, row.line] = row.id
     after = {
-        bdb_uid: _user_lines(user, acls)
-        for (bdb_uid, _), (user, acls) in _granted(connection.execute(GRANTS_OF, {"of": uid}))
+        bdb_uid: _user_lines(*granted)
+        for (bdb_uid, _), granted in _granted(connection.execute(GRANTS_OF, {"of": uid}))
     }
     for bdb_uid in sorted(before.keys() | after.keys()):
         _move(connection, bdb_uid, before.get(bdb_uid, {}), after.get(bdb_uid, set()))
@@ -1889,33 +2011,32 @@ def _lines(connection: sa.Connection, uid: int, own: bool) -> set[tuple[int, str
     trust = _database_trust(connection, found)
     known = _nodes(connection, uid)
     lines = {(0, line) for line in policy.database_lines(found, trust, known)}
-    for user, acls in () if own else _grants(connection, uid, "certificate"):
-        lines |= _user_lines(user, acls)
+    for granted in () if own else _grants(connection, uid, "certificate"):
+        lines |= _user_lines(*granted)
     return lines
 
 
-def _user_lines(user: User, acls: Sequence[str]) -> set[tuple[int, str]]:
-    return {(user.uid, line) for line in policy.user_lines(user, acls)}
+Granted = tuple[User, list[str], bool]  # its ACLs on a database, and whether that adopts users
 
 
-def _grants(
-    connection: sa.Connection, bdb_uid: int, auth_method: AuthMethod
-) -> list[tuple[User, list[str]]]:
-    """The users with rights on a database, and the ACLs that they have there."""
+def _user_lines(user: User, acls: Sequence[str], adopt: bool) -> set[tuple[int, str]]:
+    return {(user.uid, line) for line in policy.user_lines(user, acls, adopt)}
+
+
+def _grants(connection: sa.Connection, bdb_uid: int, auth_method: AuthMethod) -> list[Granted]:
+    """The users with rights on a database."""
     rows = connection.execute(GRANTS, {"bdb": bdb_uid, "method": auth_method})
     return [granted for _, granted in _granted(rows)]
 
 
-def _granted(
-    rows: "Iterable[sa.Row[Any]]",
-) -> Iterable[tuple[tuple[int, int], tuple[User, list[str]]]]:
-    """(database's uid, user's uid) → the user, and its ACLs on that database."""
-    found: dict[tuple[int, int], tuple[User, list[str]]] = {}
+def _granted(rows: "Iterable[sa.Row[Any]]") -> Iterable[tuple[tuple[int, int], Granted]]:
+    """By the uids of database and user."""
+    found: dict[tuple[int, int], Granted] = {}
     for row in rows:
         fields = dict(row._mapping)
-        bdb_uid, acl = fields.pop("bdb_uid"), fields.pop("acl")
+        bdb_uid, acl, adopt = (fields.pop(one) for one in ("bdb_uid", "acl", "adopt_users"))
         user = User(role_uids=(), **fields)
-        found.setdefault((bdb_uid, user.uid), (user, []))[1].append(acl)
+        found.setdefault((bdb_uid, user.uid), (user, [], adopt))[1].append(acl)
     return found.items()
 
 

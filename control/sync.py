@@ -16,8 +16,8 @@ import secrets
 import ssl
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +27,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from control import core, topology
-from control.records import Change, Database, EventDetail, Session, Target
+from control.audit import Collector, Command
+from control.records import Change, Database, EventDetail, Target
 from control.records import Node as Seen
 from control.store import Store
 from control.topology import Sight
@@ -40,7 +41,6 @@ LEAVE = 30.0  # seconds that a node is seen outside of its deployment before it 
 THREADS = 16  # nodes spoken to at once; and as many that did not answer the last time
 CALL_LINES = 2000  # policy lines in one command: some 3 ms of the node's time
 UNREACHABLE = "UNREACHABLE"
-PROMPT = 3.0  # seconds that somebody who asks for all sessions waits for the slow nodes
 
 
 # ---- One node ------------------------------------------------------------------------------------
@@ -197,17 +197,6 @@ class Node:
             )
             yield from lines
 
-    def sessions(self) -> list[dict[str, Any]]:
-        """Everybody who is connected, as CERTAUTH.SESSIONS tells it."""
-        found: list[dict[str, Any]] = []
-        cursor = 0
-        while True:
-            page = self.command("CERTAUTH.SESSIONS", "CURSOR", cursor)
-            found += page["sessions"]
-            cursor = int(page["cursor"])
-            if cursor == 0:
-                return found
-
     def load(
         self, target: Target, lines: Iterable[str], owner: str = "", force: bool = False
     ) -> None:
@@ -350,11 +339,19 @@ class Worker:
 
     One thread keeps the schedule and writes down what was found; a few more speak to nodes, and
     others of their own to those that did not answer the last time, which hold up nobody else.
-    `authorities` is PEM of the CAs that nodes' certificates come from where a database names none.
+    `authorities` is PEM of the CAs that nodes' certificates come from where a database names none;
+    `collector` reads each node's log when it was looked at.
     """
 
-    def __init__(self, store: Store, identity: Identity, authorities: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        identity: Identity,
+        authorities: str,
+        collector: Collector | None = None,
+    ) -> None:
         self._store, self._identity, self._authorities = store, identity, authorities
+        self._collector = collector or Collector(store)
         self._cares: dict[int, dict[str, _Care]] = {}  # by database and address
         self._databases: dict[int, tuple[Database, Target]] = {}
         self._revision = -1
@@ -382,22 +379,20 @@ class Worker:
         for care in self._all():
             care.node.close()
 
-    def sessions(self) -> tuple[list[Session], list[str]]:
-        """The clients of all nodes by certificate, and the nodes that did not answer in time."""
-        cares = [one for known in list(self._cares.values()) for one in list(known.values())]
-        asked = [
-            (one.seen, (self._slow if one.away else self._pool).submit(one.node.sessions))
-            for one in cares
-            if not one.twin
-        ]
-        wait([answer for _, answer in asked], PROMPT)
-        found, silent = [], []
-        for seen, answer in asked:
-            if answer.done() and not answer.exception():
-                found += [_session(seen, one) for one in answer.result() if one["user"]]
-            else:
-                silent.append(seen.address)
-        return found, silent
+    def ask(self, bdb_uid: int, question: Callable[[Command], Any]) -> dict[str, Any]:
+        """Puts a question to each node of a database, in any thread: by address what it says, or
+        the NodeError that came of it. `question` gets what runs a command on the node."""
+        cares = dict(self._cares.get(bdb_uid, {}))
+        nodes = {address: care.node for address, care in cares.items()}
+
+        def answer(node: Node) -> Any:
+            try:
+                return question(node.command)
+            except NodeError as error:
+                return error
+
+        with ThreadPoolExecutor(THREADS, "ask") as pool:
+            return dict(zip(nodes, pool.map(answer, nodes.values()), strict=True))
 
     def _run(self) -> None:
         while not self._stopping:
@@ -456,14 +451,15 @@ class Worker:
         """The database itself has changed: each of its nodes is looked at at once. A server that is
         named twice is one node."""
         names = {f"{end.hosts[0]}:{end.port}": end.dns_name for end in database.endpoints}
-        known = {one: care.seen for one, care in self._cares[database.uid].items()}
+        cares = self._cares[database.uid]
+        known = {one: replace(care.seen, in_step=False) for one, care in cares.items()}
         for address, name in names.items():
             before = known.get(address) or _unknown(database, address)
             self._add(database, replace(before, origin="endpoint", server_name=name))
         mapped = dict(database.node_addresses)
         for address, seen in known.items():
             if address not in names and address in mapped:  # it is reached by another name now
-                self._drop(self._cares[database.uid][address])
+                self._drop(cares[address])
             elif address not in names:
                 named = seen.origin == "endpoint"  # before: then it is no longer wanted
                 self._add(database, replace(seen, origin="leaving") if named else seen)
@@ -624,6 +620,8 @@ class Worker:
             log.exception("%s of '%s'", seen.address, database.name)
             text = "the control plane failed; its log says why"
             seen = replace(seen, generation=0, in_step=False, error=text)
+        if sight and sight.role != "sentinel" and not care.twin:
+            self._collector.collect(database, seen.address, care.node.command)
         self._found.put(_Look(care, seen, sight, detached))
         self._wake.set()
 
@@ -688,11 +686,6 @@ def _unknown(database: Database, address: str) -> Seen:
 
 def _holding(seen: Seen, generation: int, in_step: bool) -> Seen:
     return replace(seen, generation=generation, in_step=in_step, error="", detail="")
-
-
-def _session(seen: Seen, told: dict[str, Any]) -> Session:
-    path = tuple(told.get("path", ()))  # a module of an older version does not tell
-    return Session(seen.bdb_uid, seen.address, told["user"], told.get("cert") or "", path)
 
 
 def detach(node: Node, target: Target, owner: str) -> Status:

@@ -88,7 +88,11 @@ def _authorise() -> None:
 
 def authorise(rule: Rule) -> None:
     """Raises Refusal 401 or 403 where this request may not do what `rule` is for."""
-    found = login(rule.expired)
+    permit(login(rule.expired), rule)
+
+
+def permit(found: Caller, rule: Rule) -> None:
+    """Raises Refusal 403 where this caller may not do what `rule` is for."""
     if rule.own and (request.view_args or {}).get("uid") == found.user.uid:
         return
     if not found.may(rule.permission):
@@ -108,7 +112,37 @@ def _show_state(response: Response) -> Response:
 
 
 def store() -> Store:
-    return cast(Store, current_app.extensions["store"])
+    """In a rehearsal, the one that forgets: see `rehearsed`."""
+    return cast(Store, g.get("stage") or current_app.extensions["store"])
+
+
+def rehearsing() -> bool:
+    return "stage" in g
+
+
+def rehearsed(stage: Store, method: str, path: str, sent: Any) -> None:
+    """Does what a request of the same caller would do, in a store that forgets it, through the very
+    handler. Raises Refusal, and what else that raises."""
+    found, app = caller(), current_app._get_current_object()  # type: ignore[attr-defined]
+    with app.app_context(), app.test_request_context(path, method=method, json=sent):
+        if request.url_rule is None or request.url_rule.rule not in CHANGES or request.query_string:
+            raise invalid("invalid_param", f"{method} {path} is no change that can be previewed")
+        handler = app.view_functions[request.url_rule.endpoint]
+        g.caller, g.stage = found, stage
+        permit(found, handler.rule)
+        handler(**(request.view_args or {}))
+
+
+_UID = "<int(max=2147483647):uid>"
+# What a preview can be asked about: whatever is nothing but a change of the store.
+CHANGES = frozenset(
+    {
+        "/v1/cluster", "/v1/cluster/policy", "/v1/cluster/certificates", "/v1/cluster/update_cert",
+        "/v1/cluster/certificates/<name>", "/v1/users", f"/v1/users/{_UID}", "/v1/roles",
+        f"/v1/roles/{_UID}", "/v1/redis_acls", f"/v1/redis_acls/{_UID}", "/v1/bdbs", "/v2/bdbs",
+        f"/v1/bdbs/{_UID}", "/v1/certauth/profiles", f"/v1/certauth/profiles/{_UID}",
+    }
+)  # fmt: skip
 
 
 def guard() -> Guard:

@@ -113,6 +113,7 @@ static struct {
     int version;
     uint64_t before;  /* clients up to this id were made while `default` was on */
     uint64_t loader;  /* the client that runs MODULE LOAD */
+    uint64_t connecting; /* the client whose connect event brought the policy into force */
     uint64_t audited; /* the last session looked at by audit */
     bool audit_due;
     char directory[PATH_MAX], trust[PATH_MAX + 8], marker[PATH_MAX + 16];
@@ -820,6 +821,7 @@ static void close_later(uint64_t id, long long ms);
 /* Not within the client's own connect event, see close_at_connect. It is freed later, so closing
  * while walking over the sessions changes nothing under the walk. */
 static void close_now(uint64_t id) {
+    if (id == node.connecting) return; /* from before the module; it is decided in a moment */
     if (id == node.loader) { /* it waits for the answer to its MODULE LOAD */
         node.loader = 0;
         close_later(id, 50);
@@ -1013,7 +1015,9 @@ static void on_client_change(RedisModuleCtx *ctx, RedisModuleEvent event, uint64
             session_free(ended); /* links that this server made also end here, unknown to us */
         return;
     }
+    node.connecting = client->id;
     put_in_force();
+    node.connecting = 0;
     session *s = session_new(client->id, client->addr,
                              client->flags & REDISMODULE_CLIENTINFO_FLAG_UNIXSOCKET);
     if (!s->local) connected(ctx, s, client);
@@ -2245,7 +2249,53 @@ static void reply_path(RedisModuleCtx *ctx, const path *issuers) {
     }
 }
 
-static void reply_session(RedisModuleCtx *ctx, const session *s) {
+static bool line_is_on(const rule *line) {
+    bool on = false;
+    span token;
+    for (size_t at = 0; rule_acl_next(line, &at, &token);) {
+        if (span_equal(token, LITERAL("on"))) on = true;
+        else if (span_equal(token, LITERAL("off"))) on = false;
+    }
+    return on;
+}
+
+/* As may_hold, after a change. Whoever holds `default` is closed where it is switched off. */
+static bool would_hold(const session *s, const patch *change, const decision *d, span user) {
+    bool is_default = span_equal(user, LITERAL("default"));
+    bool on = patch_setting(change, SET_ENFORCE) == ENFORCE_ON;
+    const rule *line = on ? patch_user(change, LINE_USER, user) : NULL;
+    bool named = !d->shadow && (d->act == ACTION_LOGIN || d->act == ACTION_CHOOSE);
+    span one;
+    for (size_t i = 0; named && (one = decision_user(d, i)).len; i++) {
+        if (span_equal(one, user)) return true;
+    }
+    if (is_default && line && !line_is_on(line)) return false;
+    if (s->local) return true;
+    if (!is_default && (line || is_bootstrap_user(user))) return false;
+    if (!on) return s->user == NULL && s->act != ACTION_CHOOSE;
+    if (d->act == ACTION_REFUSE || s->user) return false;
+    if (s->act == ACTION_CHOOSE && !s->strayed) return d->act == ACTION_CHOOSE;
+    if (is_default) return d->act == ACTION_LEAVE;
+    return s->leaf == NULL || is_peer(d) ||
+           patch_setting(change, SET_PASSWORD_AUTH) == PASSWORD_AUTH_ALLOW;
+}
+
+/* What would become of it: who it is now, who it would be, and whether it could stay connected. */
+static void reply_future(RedisModuleCtx *ctx, const session *s, const patch *change) {
+    decision d = decide_again(s, change);
+    bool named = d.act == ACTION_LOGIN || d.act == ACTION_CHOOSE;
+    RedisModuleString *name = RedisModule_GetClientUserNameById(ctx, s->id);
+    span user = name ? string_span(name) : span_of(NULL, 0);
+    reply_optional(ctx, "holds", user);
+    reply_named(ctx, "then", action_name(d.act));
+    reply_named(ctx, "then_reason", reason_name(d.why));
+    reply_optional(ctx, "then_user", named ? decision_user(&d, 0) : span_of(NULL, 0));
+    reply_number(ctx, "stays", name == NULL || would_hold(s, change, &d, user));
+    if (name) RedisModule_FreeString(ctx, name);
+}
+
+/* `change` NULL: none is asked about. */
+static void reply_session(RedisModuleCtx *ctx, const session *s, const patch *change) {
     static identity id;
     char address[INET6_ADDRSTRLEN];
     uint8_t serial[2 * SERIAL_BYTES];
@@ -2253,7 +2303,7 @@ static void reply_session(RedisModuleCtx *ctx, const session *s) {
     if (s->leaf) identity_read(s->leaf, &id);
     if (s->leaf) put_hex(&hex, id.serial);
     address_text(&s->address, address);
-    RedisModule_ReplyWithMap(ctx, 13);
+    RedisModule_ReplyWithMap(ctx, change ? 18 : 13);
     reply_number(ctx, "id", s->id);
     reply_named(ctx, "address", address);
     reply_optional(ctx, "user", s->user ? string_span(s->user) : span_of(NULL, 0));
@@ -2268,18 +2318,13 @@ static void reply_session(RedisModuleCtx *ctx, const session *s) {
     reply_hash(ctx, "ca", vouched, vouched ? s->issuers->ca[0].key : NULL);
     reply_number(ctx, "not_after", s->leaf ? (uint64_t)id.not_after : 0);
     reply_path(ctx, s->leaf ? s->issuers : NULL);
+    if (change) reply_future(ctx, s, change);
 }
 
-/* SESSIONS [USER name] [CURSOR id] [COUNT n]: in the order of client ids; the cursor of the answer is
- * the last id, 0 when there are no more. */
-static int sessions(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    fault why;
-    long long cursor, most, found = 0;
-    span user = {0};
+static void reply_sessions(RedisModuleCtx *ctx, long long cursor, long long most, span user,
+                           const patch *change) {
     session *list[PAGE], *s = NULL;
-    if (!may_administer(ctx, "LIST")) return deny(ctx, "LIST");
-    if (!read_page(argv, argc, "CURSOR", &cursor, &most, &user, &why))
-        return RedisModule_ReplyWithError(ctx, why.text);
+    long long found = 0;
     uint64_t from = session_key((uint64_t)cursor);
     RedisModuleDictIter *at =
         RedisModule_DictIteratorStartC(node.sessions, ">", &from, sizeof from);
@@ -2291,7 +2336,32 @@ static int sessions(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     reply_number(ctx, "cursor", found == most ? list[found - 1]->id : 0);
     reply_text(ctx, "sessions");
     RedisModule_ReplyWithArray(ctx, (long)found);
-    for (long long i = 0; i < found; i++) reply_session(ctx, list[i]);
+    for (long long i = 0; i < found; i++) reply_session(ctx, list[i], change);
+}
+
+/* SESSIONS [USER name] [CURSOR id] [COUNT n] [LINES ±line …]: in the order of client ids; the cursor
+ * of the answer is the last id, 0 when there are no more. LINES are a change that is not made. */
+static int sessions(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
+    fault why;
+    long long cursor, most;
+    span user = {0};
+    int given = 1;
+    while (given < argc && !string_is(argv[given], "LINES")) given += 2;
+    if (!may_administer(ctx, "LIST")) return deny(ctx, "LIST");
+    if (!read_page(argv, given < argc ? given : argc, "CURSOR", &cursor, &most, &user, &why))
+        return RedisModule_ReplyWithError(ctx, why.text);
+    if (given >= argc) {
+        reply_sessions(ctx, cursor, most, user, NULL);
+        return REDISMODULE_OK;
+    }
+    if (!may_take_lines(argc - given - 1, &why)) return RedisModule_ReplyWithError(ctx, why.text);
+    put_in_force();
+    patch *change = patch_new(node.policy, FROM_WIRE);
+    read_lines(change, false, argv + given + 1, argc - given - 1, 1);
+    patch_finish(change, false);
+    if (patch_problems(change)) reply_problems(ctx, change);
+    else reply_sessions(ctx, cursor, most, user, change);
+    patch_free(change);
     return REDISMODULE_OK;
 }
 

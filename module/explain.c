@@ -47,7 +47,7 @@ static const struct {
                         "issue a new certificate with a new key"},
     [REASON_GATE] = {"it passes the gate", "no `allow` line fits it",
                      "add an `allow` line for it, or: set gate disabled"},
-    [REASON_NO_BINDING] = {"a line binds it", "no `bind` line names it", "bind it"},
+    [REASON_NO_BINDING] = {"a line binds it", "no `bind` or `pattern` line names it", "bind it"},
     [REASON_CONFLICT] = {"", "lines that bind it name different users",
                          "let one `bind` line of this certificate go"},
     [REASON_ADDRESS] = {"its address is allowed", "its address is outside from= of the line",

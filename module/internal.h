@@ -156,7 +156,7 @@ typedef struct {
     pattern_entry *entries; /* linked by `next`: index + 1 */
     uint32_t *heads;
     size_t count, room;
-    uint32_t lengths[BIND_KINDS][UINT8_MAX + 1]; /* how many lines have an anchor of that length */
+    bool lengths[BIND_KINDS][UINT8_MAX + 1]; /* has a line an anchor of that length, or had one? */
 } patterns;
 void patterns_add(patterns *, const rule *);
 void patterns_remove(patterns *, const rule *); /* one that was added */

@@ -498,14 +498,12 @@ void patterns_add(patterns *p, const rule *r) {
     span anchor = rule_anchor(r);
     add_entry(p, r, hash_text((bind_kind)r->kind, anchor));
     add_entry(p, r, hash_text(BIND_KINDS, rule_word(r)));
-    p->lengths[r->kind][anchor.len]++;
+    p->lengths[r->kind][anchor.len] = true;
 }
 
 void patterns_remove(patterns *p, const rule *r) {
-    span anchor = rule_anchor(r);
-    remove_entry(p, r, hash_text((bind_kind)r->kind, anchor));
+    remove_entry(p, r, hash_text((bind_kind)r->kind, rule_anchor(r)));
     remove_entry(p, r, hash_text(BIND_KINDS, rule_word(r)));
-    p->lengths[r->kind][anchor.len]--;
 }
 
 void patterns_free(patterns *p) {

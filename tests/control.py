@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from control import service
 from control.app import create_app
+from control.audit import Collector
 from control.service import Config
 from control.store import Store
 from control.sync import Access, Node, Worker
@@ -58,11 +59,13 @@ class Plane(ControlPlane):
     def open(self) -> None:
         """Starts it, again after `close`."""
         self.store = Store(self.config.url)
-        self.app = create_app(self.store, peer_cert)
-        self.client = self.app.test_client()
-        self.worker = Worker(
-            self.store, self.config.identity, authority_of(self.config).pem.decode()
+        collector = Collector(self.store)
+        authorities = authority_of(self.config).pem.decode()
+        self.worker = Worker(self.store, self.config.identity, authorities, collector)
+        self.app = create_app(
+            self.store, peer_cert, ask=self.worker.ask, figures=collector.figures
         )
+        self.client = self.app.test_client()
         self.worker.start()
 
     def close(self) -> None:

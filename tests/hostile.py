@@ -141,6 +141,12 @@ LINES = policy(
         "bind cn alice alice",
         "bind uri spiffe://x/a bob",
         "bind subject CN=x,O=acme carol",
+        "pattern uri spiffe://{td}/{id} uri:{td}:{id} on",
+        "pattern dns {a}.{b} dns:{a}:{b} on",
+        "pattern email {a}@{b} mail:{a}:{b} on",
+        "pattern upn {a}@{b} mail:{a}:{b} on",
+        "pattern subject CN={id} cn:{id} on",
+        "pattern cn {id} cn:{id} on",
     ]
 )
 REASONS = {text_of(lib.reason_name(number)) for number in range(1, lib.REASON_COUNT)}
@@ -203,6 +209,8 @@ def check_trace(request: Any, decided: Any) -> None:
     reason = text_of(lib.reason_name(decided.why))
     assert reason in REASONS
     assert decided.act != lib.ACTION_LOGIN or reason == "matched"
+    if decided.made_len:
+        assert lib.rule_makes(decided.line, lib.decision_user(one, 0))
 
 
 def certificates(rng: random.Random, count: int) -> set[str]:
@@ -272,6 +280,9 @@ TEXTS = [
     "bind ip ::ffff:10.0.0.1 alice",
     f"revoke serial {KEY} 00:ff:01",
     f"revoke cert {KEY}",
+    "pattern uri spiffe://x/{a}/{b} app:{b}:x{a} session=1h on ~{a}:* (~{{b}} +get)",
+    "pattern subject CN={a},OU=x-{b}:{c},O=acme d:{a}:{b}:{c} ~{a} %RW~k:{b}:{c}:* &{a}",
+    f"pattern email x.{{a}}@{{b}}.com mail:{{a}}:{{b}} ca={KEY} from=::1 off ~{{a}}:*",
     "user alice adopt on ~orders:* (+get ~x) \"(~a:*  +set)\" '~a ~b' +@read",
     "limit -@admin",
     "was alice on #abc >x \"~\\x00\\n\" '~a b'",
@@ -304,7 +315,34 @@ LINE_TOKENS = [
     b":",
     b"adopt",
     b"nopass",
+    b"{a}",
+    b"{b}",
+    b"{",
+    b"}",
+    b"*",
 ]
+
+
+def check_made(rule: Any) -> None:
+    """A pattern makes its sample, and no more of its rules than are written in it; others make
+    nobody."""
+    sample = NAME.at("uint8_t *", lib.USER_BYTES)
+    length = lib.rule_sample(rule, sample)
+    user = ffi.new("span *", {"ptr": sample, "len": length})[0]
+    assert bool(length) == lib.rule_makes(rule, user) == (lib.rule_type(rule) == lib.LINE_PATTERN)
+    at, token, out = (
+        ffi.new("size_t *"),
+        ffi.new("span *"),
+        OUTPUT.at("uint8_t *", lib.MADE_RULE_BYTES),
+    )
+    made = 0
+    while lib.rule_acl_made(rule, user, at, out, token):
+        assert bytes_of(token[0]).decode().isprintable()
+        made += 1
+    at[0] = 0
+    while length and lib.rule_acl_next(rule, at, token):
+        made -= 1
+    assert made == 0
 
 
 def lines(rng: random.Random, count: int) -> set[str]:
@@ -325,6 +363,7 @@ def lines(rng: random.Random, count: int) -> set[str]:
         assert bytes_of(lib.rule_text(again)) == text
         assert (fields(again), lib.rule_type(again)) == (fields(rule), lib.rule_type(rule))
         assert lib.rule_adopts(again) == lib.rule_adopts(rule)
+        check_made(rule)
         lib.rule_free(rule)
         lib.rule_free(again)
     return seen

@@ -50,6 +50,8 @@ def test_a_database_as_the_issue_writes_it(api: ControlPlane, pki: Pki) -> None:
         "sentinel_master": "",
         "allow_unbound_peers": False,
         "allow_trust_on_internal_links": False,
+        "enforcement": "refuse",
+        "adopt_users": False,
         "generation": 1,
         "nodes": [],
         "not_synced": [],

@@ -179,6 +179,7 @@ def test_the_declared_state_is_made_and_stays(connection: list[str], tmp_path: P
     assert "create users 'alice'" in dry.output
     assert "secret" not in dry.output
     assert "update cluster\n    mtls_certificate_authentication: false -> true" in dry.output
+    assert "  + bind subject " in dry.output
     assert run(connection, file, text="n\n").exit_code == 1
     assert run(connection, file, "--dry-run").stdout == dry.stdout
     made = run(connection, file, "--yes")

@@ -224,7 +224,7 @@ def test_a_certificate_logs_in_and_is_explained(
     ok(run("cluster", "update", "--certificates"))
     ok(run("db", "list", *own))
     assert "-----BEGIN CERTIFICATE" in ok(run("ca", "show"))
-    told = json.loads(ok(run("cert", "explain", certificate, "--json")))
+    told = json.loads(ok(run("explain", certificate, "--json")))
     assert told["user"] == "alice"
     ok(run("cert", "rotate"))
     assert json.loads(ok(run("cert", "show", "--json")))["api"].startswith("-----BEGIN")
@@ -237,3 +237,24 @@ def test_a_certificate_logs_in_and_is_explained(
 def test_tables_steer_no_terminal() -> None:
     """Neither escape sequences nor rich's markup in what the API says."""
     assert cell("\x1b[2J[red]x").plain == "?[2J[red]x"
+
+
+def test_a_dry_run_says_what_it_would_do_and_does_not(run: Run, pki: Pki) -> None:
+    """Of every command that changes something, `apply` too: the lines of the policy."""
+    ok(run("user", "create", "alice", "--auth-method", "certificate", "--subject", "CN=alice",
+           "--role", "None"))  # fmt: skip
+    create = ("db", "create", "orders", "--endpoint", "127.0.0.1:1", "--grant", "None=Read Only")
+    ok(run(*create))
+    bound = "  - bind subject CN=alice alice"
+    for words in (
+        ("user", "delete", "alice"),
+        ("db", "delete", "orders"),
+        ("user", "update", "alice", "--subject", "CN=al"),
+    ):
+        told = ok(run(*words, "--dry-run")).splitlines()
+        assert told[0] == "orders:"
+        assert bound in told
+    assert ok(run("role", "create", "ops", "--dry-run")) == "no policy changes\n"
+    assert "ops" not in ok(run("role", "list"))
+    assert ok(run("user", "show", "alice"))
+    assert run("user", "delete", "admin", "--dry-run").exit_code == 1

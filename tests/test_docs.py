@@ -430,6 +430,7 @@ def test_every_object_is_documented() -> None:
         models.ClientCertificateBody: "Client certificates",
         models.CertificateBody: "Certificate entries",
         models.RolePermissionBody: "Role permissions",
+        models.ChangeBody: "Changes",
     }
     bodies = [one for one in vars(models).values() if inspect.isclass(one)]
     bodies = [one for one in bodies if issubclass(one, models.Body)]
@@ -500,7 +501,9 @@ def test_every_command_of_the_cli_is_documented() -> None:
         if "--profile" in options:
             options -= everywhere
         arguments = {
-            (p.name or "").upper() for p in command.params if isinstance(p, click.Argument)
+            p.metavar or (p.name or "").upper()
+            for p in command.params
+            if isinstance(p, click.Argument)
         }
         assert set(re.findall(r"--[a-z-]+", lines[0])) == options, name
         assert arguments <= set(lines[0].split()), name
@@ -724,6 +727,7 @@ LAW = {
     "werkzeug": {"control/errors.py", "control/reference.py", "control/server.py"},
     "jwt": {"control/tokens.py"},
     "click": {"control/cli.py", "control/commands.py", "control/quickstart.py"},
+    "prometheus_client": {"control/metrics.py"},
     "rich": {"control/commands.py"},
     "yaml": {"control/apply.py"},
 }
@@ -756,6 +760,7 @@ def test_the_law_knows_every_dependency() -> None:
     project = tomllib.loads(source("pyproject.toml"))["project"]
     names = {re.split(r"[<>=~!]", one)[0].lower() for one in project["dependencies"]}
     modules = {"argon2-cffi": "argon2", "pyjwt": "jwt", "pyopenssl": "OpenSSL", "pyyaml": "yaml"}
+    modules["prometheus-client"] = "prometheus_client"
     indirect = {"httptools"}  # uvicorn's parser
     for name in names - indirect:
         assert modules.get(name, name) in LAW, name

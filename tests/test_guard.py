@@ -91,6 +91,8 @@ ROUTES = {
     "DELETE /v1/certauth/crls/<uid>": "update_cluster",
     "GET /v1/certauth/ca/<key>.crl": "nobody's",
     "GET /v1/certauth/ca/<key>.pem": "nobody's",
+    "POST /v1/certauth/preview": "explain_certificates",
+    "GET /metrics": "view_cluster_stats",
 }
 OF_TOKENS = {"POST /v1/users/refresh_jwt"}  # its 401 is about the scheme, for everybody
 # What facts about Redis Enterprise say each management role holds; "view" is the rest.

@@ -2,6 +2,7 @@
 somebody else."""
 
 import stat
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -335,6 +336,10 @@ def test_a_csr_may_say_what_is_so(api: ControlPlane) -> None:
     assert list(uses) == [x509.ExtendedKeyUsageOID.CLIENT_AUTH]
 
 
+def raw_san(der: bytes) -> x509.UnrecognizedExtension:
+    return x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, der)
+
+
 def broken(made: str) -> str:
     """The CSR with another key in it than it is signed with."""
     loaded, other = x509.load_pem_x509_csr(made.encode()), csr(BOB)
@@ -359,6 +364,9 @@ def broken(made: str) -> str:
         (lambda: "", "not a certificate signing request"),
         (lambda: csr()[:100], "not a certificate signing request"),
         (lambda: root().pem.decode(), "not a certificate signing request"),
+        (lambda: csr("", None, raw_san(b"\x30\x02\xa3\x00")), "not a certificate signing request"),
+        (lambda: csr("", None, raw_san(b"\x30\x05\x82")), "not a certificate signing request"),
+        (lambda: csr("CN=a\\0A\\00b"), "asks for the subject 'CN=a?"),
     ],
 )
 def test_what_is_no_good_request_is_refused(
@@ -433,6 +441,35 @@ def test_a_certificate_is_put_to_every_policy_before_it_is_given_away(
     assert len(api.ok("GET /v1/certauth/certificates")) == (not code)
 
 
+def test_a_policy_that_changes_is_asked_as_it_is_now(
+    api: ControlPlane, authority: Issued, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Change by change, and whole where those are not known any more or the CA is another: what is
+    kept decides as one made anew."""
+    policies = issuing.OpenPolicies(api.store)
+    trust = ca.read_trust(authority.certificate)
+    leaf = issued(api).encode()
+
+    def same(expected: str | None, of: ca.Trust = trust) -> bool:
+        fresh = issuing.OpenPolicies(api.store).decide(1, of, leaf)
+        kept = policies.decide(1, of, leaf)
+        return (kept.line, kept.reason, kept.user) == (fresh.line, fresh.reason, expected)
+
+    assert same("alice")
+    api.ok("PUT /v1/users/2", {"name": "alicia"})
+    assert same("alicia")
+    api.ok("PUT /v1/bdbs/1", {"roles_permissions": [], "tls_mode": "disabled"})
+    assert same(None)
+    whole = api.store.policy
+    api.ok("PUT /v1/bdbs/1", {"roles_permissions": [{"role_uid": 6, "redis_acl_uid": 2}]})
+    monkeypatch.setattr(api.store, "policy", None)
+    assert policies.decide(1, trust, leaf).user == "alicia"  # without reading all of it
+    monkeypatch.setattr(api.store, "policy", whole)
+    monkeypatch.setattr(api.store, "changes", lambda *_: None)
+    assert same("alicia")
+    assert same(None, ca.read_trust(root().pem.decode()))
+
+
 def test_a_database_that_trusts_another_ca_is_asked_too(
     api: ControlPlane, monkeypatch: pytest.MonkeyPatch, pki: Pki
 ) -> None:
@@ -445,6 +482,19 @@ def test_a_database_that_trusts_another_ca_is_asked_too(
     monkeypatch.setattr(api.store, "policy", lambda uid: (target, lines))
     refusal = api(ISSUE, {"csr": csr(), "user": "alice"})
     assert (refusal.status, refusal.code) == (406, "certificate_of_another")
+
+
+def test_nobody_fills_the_disk_with_certificates(
+    api: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user has so many good ones; others are not concerned."""
+    monkeypatch.setattr(issuing, "CERTIFICATES", 2)
+    first = issued(api)
+    issued(api)
+    refusal = api(ISSUE, {"csr": csr()}, cert=peer(first))
+    assert (refusal.status, refusal.code) == (406, "too_many_certificates")
+    assert issued(api, "bob")
+    assert api.store.count_issued("alice", int(time.time()) + 90_000) == 0
 
 
 # ---- Profiles ------------------------------------------------------------------------------------

@@ -541,6 +541,13 @@ def test_a_name_that_no_certificate_makes_has_no_rules(user: str) -> None:
     assert lib.policy_pattern_of(policy([SPIFFE]), span(user.encode())) == ffi.NULL
 
 
+def test_a_value_that_stands_twice_in_a_name_is_one() -> None:
+    """A name with two values for one placeholder is nobody's."""
+    line = Pattern("pattern cn {a} u:{a}:x{a} on ~{a}")
+    assert line.rules("u:b:xb") == ["on", "~b"]
+    assert line.rules("u:b:xc") == []
+
+
 def test_a_policy_knows_whose_a_name_is() -> None:
     """By its word, whether or not a line makes it; for the one that does, its line."""
     held = policy([SPIFFE, DEVICE, "user appendix:x on"])
@@ -557,7 +564,7 @@ def test_a_policy_knows_whose_a_name_is() -> None:
         found = lib.policy_pattern_of(held, span(user.encode()))
         assert bool(lib.policy_owns_word(held, span(user.encode()))) is owned
         assert (None if found == ffi.NULL else bytes_of(lib.rule_text(found)).decode()) == line
-    lib.policy_commit(held, patch(held, [f"-{SPIFFE}"]))
+    commit(held, patch(held, [f"-{SPIFFE}"]))
     assert not lib.policy_owns_word(held, span(b"app:a:b"))
     assert lib.policy_owns_word(held, span(b"device:7"))
 
@@ -924,14 +931,28 @@ PROBES = [
 ]
 
 
+def commit(held: Any, change: Any, large: bool = False) -> None:
+    """In place, or by tables that are made beside those in force."""
+    if large:
+        lib.patch_prepare(change)
+    lib.policy_commit(held, change)
+    lib.patch_free(change)
+
+
 def seen(held: Any, pending: Any = ffi.NULL) -> list[tuple[str, tuple[str, ...]]]:
     found = [decide(held, leaf, pending=pending) for leaf in PROBES]
     return [(one.reason, () if one.reason == "conflict" else one.users) for one in found]
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.sets(st.sampled_from(POOL)), st.lists(st.sets(st.sampled_from(POOL)), max_size=5))
-def test_patterns_come_and_go_as_other_lines_do(start: set[str], steps: list[set[str]]) -> None:
+@given(
+    st.sets(st.sampled_from(POOL)),
+    st.lists(st.sets(st.sampled_from(POOL)), max_size=5),
+    st.booleans(),
+)
+def test_patterns_come_and_go_as_other_lines_do(
+    start: set[str], steps: list[set[str]], large: bool
+) -> None:
     """A patch is the load of its result, for the digest and for each decision; and what is decided
     while it is pending is what will be."""
     fixed = ["set enforce on", "user bob on", authority_line(ca())]
@@ -945,21 +966,22 @@ def test_patterns_come_and_go_as_other_lines_do(start: set[str], steps: list[set
         expected = seen(policy([*fixed, *sorted(lines)]))
         assert seen(held, change) == expected
         assert seen(held) == before
-        lib.policy_commit(held, change)
+        commit(held, change, large)
         assert seen(held) == expected
         out = ffi.new("char[]", lib.DIGEST_TEXT)
         lib.digest_print(ffi.new("digest *", lib.policy_digest(held)), out)
         assert text_of(out) == core.digest([*fixed, *lines])
 
 
-def test_many_patterns_grow_and_shrink() -> None:
+@pytest.mark.parametrize("large", [False, True], ids=["in place", "beside it"])
+def test_many_patterns_grow_and_shrink(large: bool) -> None:
     """Chains are unlinked and holes are closed: each that stays is found, each that went is not."""
     rng, held, fixed = random.Random(1), set(range(3000)), ["set enforce on", authority_line(ca())]
     lines = [f"pattern uri t{n % 1500}/{{a}}/{n} u{n % 700}:{{a}} on" for n in range(3000)]
     under = policy([*fixed, *lines])
     while held:
-        gone = rng.sample(sorted(held), min(len(held), 500))
-        lib.policy_commit(under, patch(under, [f"-{lines[n]}" for n in gone]))
+        gone = rng.sample(sorted(held), min(len(held), 1200))
+        commit(under, patch(under, [f"-{lines[n]}" for n in gone]), large)
         held -= set(gone)
         for number in rng.sample(range(3000), 40):
             found = decide(under, LEAVES["uri"](f"t{number % 1500}/x/{number}"))

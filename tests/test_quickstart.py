@@ -232,7 +232,7 @@ def check_walk_through(started: Quickstart) -> None:
     assert "closed the connection" in found.stdout + found.stderr
     answer = json.loads(bash(explain).stdout)
     assert (answer["action"], answer["reason"]) == ("refuse", "no_binding")
-    assert any("no `bind` line names it" in step for step in answer["trace"])
+    assert any("no `bind` or `pattern` line names it" in step for step in answer["trace"])
     names = {user["name"] for user in json.loads(bash(users).stdout)}
     assert names == {"quickstart", "admin", "alice"}
 

@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from control import ca, client, core, issuing, renewal, service
+from control import ca, client, core, issuing, policy, renewal, service
 from control.cli import main
 from control.renewal import Files, RenewalError
 from control.service import Config
 from tests.api import ADMIN
 from tests.control import Https, enrolled_node, initialised
-from tests.nodes import who
+from tests.nodes import JOURNAL, Start, load, who
 from tests.servers import Server
 from tests.support import Pki, wait_until
 
@@ -188,6 +188,30 @@ def test_a_request_that_is_refused_leaves_no_file(site: Site) -> None:
     assert list(site.folder.glob("carol*")) == []
     done = site.run("cert", "request")
     assert (done.exit_code, "--out" in done.output) == (2, True)
+
+
+def test_files_that_cannot_be_written_are_said_before_anything_is_asked(site: Site) -> None:
+    """No certificate is issued for a key that could not be kept."""
+    done = site.run("cert", "request", "--user", "alice", "--out", "none/alice")
+    assert (done.exit_code, "is there the folder none?" in done.output) == (1, True)
+    assert site.api("GET /v1/certauth/certificates") == []
+
+
+def test_a_certificate_that_cannot_be_written_leaves_no_key(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pair or nothing."""
+    real = os.open
+
+    def full(path: Any, *arguments: Any, **options: Any) -> int:
+        if str(path).endswith("alice.crt"):
+            raise OSError(28, "No space left on device")
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(renewal.os, "open", full)
+    done = site.run("cert", "request", "--user", "alice")
+    assert (done.exit_code, "No space left" in done.output) == (1, True)
+    assert list(site.folder.glob("alice.*")) == []
 
 
 def test_another_key_is_asked_for_in_new_files(site: Site) -> None:
@@ -371,3 +395,32 @@ def test_a_daemon_without_a_certificate_does_not_start(site: Site) -> None:
         renewal.keep(site.profile(), "", threading.Event())
     done = site.run("cert", "renew", "--daemon")
     assert (done.exit_code, "--cert and --key" in done.output) == (2, True)
+
+
+# ---- On every server -----------------------------------------------------------------------------
+
+
+def test_what_is_issued_logs_in_and_a_renewal_too(
+    server_kind: Server, start: Start, pki: Pki, tmp_path: Path
+) -> None:
+    """From a CA of each kind of key, below its root, with keys of each kind; and as nobody else."""
+    server = start(server_kind, module=JOURNAL, trust=[])
+    server.admin().config_set("tls-ca-cert-dir", str(server.directory / "journal" / "ca"))
+    lines = ["set enforce on", f'bind subject "{SUBJECT}" alice', "user alice on ~* +@all"]
+    files: list[Any] = []
+    for key_type in ca.KEY_TYPES:
+        home = tmp_path / key_type
+        home.mkdir()
+        issuing.create(home, key_type, "", key_type, lambda _: None)
+        authority = issuing.Authority(home, lambda: "")()
+        lines += policy.trust_lines(ca.read_trust(authority.certificate))
+        made = ca.new_request(key_type)
+        for number, life in enumerate((1, 2)):
+            leaf = ca.Leaf(SUBJECT, (), ("digital_signature",), timedelta(days=life))
+            pem = ca.issue_requested(authority, ca.read_request(made.certificate), leaf)
+            (home / f"{number}.crt").write_text(pem + ca.presented(authority))
+            (home / "key").write_text(made.key)
+            files.append(InPlace((str(home / f"{number}.crt"), str(home / "key"))))
+    load(server.admin(), 1, lines)
+    assert [who(server, one) for one in files] == ["alice"] * 6
+    assert who(server, pki.alice) is None

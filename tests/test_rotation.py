@@ -198,7 +198,7 @@ class Rotating(Plane):
 
     def open(self) -> None:
         super().open()
-        self.app = create_app(self.store, peer_cert, sessions=self.worker.sessions)
+        self.app = create_app(self.store, peer_cert, ask=self.worker.ask)
         self.client = self.app.test_client()
 
 

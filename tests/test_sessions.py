@@ -411,6 +411,80 @@ def test_a_session_tells_every_ca_that_it_depends_on(
     assert [] in paths
 
 
+CHANGES = {
+    "nothing": [],
+    "a user goes": [f"-{BIND_ALICE}", f"-{ALICE}"],
+    "a binding names another": [f"-{BIND_ALICE}", "+bind subject CN=alice,OU=eng,O=acme bob"],
+    "a CA goes": ["-ca {other}"],
+    "a revocation": ["+revoke cert {alice}"],
+    "a gate": ["+set gate san_cn", "+allow CN=bob"],
+    "a user is off": [f"-{USER_BOB}", "+user bob off"],
+    "default goes": ["+user default adopt off"],
+    "a password user becomes a certificate's": ["+user worker adopt on +@all"],
+    "no plain clients": ["+set plain refuse"],
+    "shadow": ["-set enforce on", "+set enforce shadow"],
+    "off": ["-set enforce on"],
+    "all is left": ["+set unmatched leave", f"-{BIND_BOB}"],
+}
+
+
+@pytest.mark.parametrize("before", ["on", "shadow", "off"])
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_change_closes_those_that_it_was_said_to(
+    installed: Server, start: Start, pki: Pki, change: list[str], before: str
+) -> None:
+    """SESSIONS with LINES changes nothing, and is right about everybody: by certificate, by
+    password with and without a certificate, plain, and over a unix socket."""
+    worker = "user worker on >secret ~* &* +@all"
+    lines = [line for line in both(pki, "set password-auth allow") if line != "set enforce on"]
+    node = make_node(start, installed, *lines, f"set enforce {before}", config=[worker])
+    other = next(
+        line for line in lines if line.startswith("ca ") and line != authority_line(pki.ca)
+    )
+    named = {"other": other.removeprefix("ca "), "alice": pki.alice.fingerprint}
+    change = [line.format(**named) for line in change]
+    if before != "on":
+        change = [line for line in change if "set enforce" not in line]
+        change += [f"-set enforce {before}", "+set enforce on"]
+    with connected(node, pki.alice, bob_of(pki), pki.bob, None, None) as live:
+        number = {client_id(one): one for one in live if one is not live[2] or before != "on"}
+        live[-1].command("AUTH", "worker", "secret")
+        seen = sessions(node)
+        told = [pairs(one) for one in sessions(node, "LINES", *change)["sessions"]]
+        assert sessions(node) == seen
+        assert {one["holds"] for one in told} >= {"worker"}
+        ending = {one["id"] for one in told if not one["stays"]} & set(number)
+        node.patch(*change)
+        assert {id for id, one in number.items() if is_closed(one)} == ending
+
+
+def is_closed(connection: TlsConnection) -> bool:
+    """A client that may run nothing is open all the same."""
+    try:
+        connection.command("PING")
+    except redis.ResponseError:
+        return False
+    except CLOSED:
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    "line", ["bind cn", "+bind cn", "-bind cn nobody nobody"]
+)
+def test_a_change_that_would_be_refused_is_refused(
+    installed: Server, start: Start, pki: Pki, line: str
+) -> None:
+    """With the words of the write that it would be."""
+    worker = "user worker on >secret ~* &* +@all"
+    node = make_node(start, installed, *policy_of(pki), config=[worker])
+    with pytest.raises(redis.ResponseError, match=r"^LINES 1 bad") as said:
+        sessions(node, "LINES", line)
+    with pytest.raises(redis.ResponseError) as refused:
+        node.patch(line)
+    assert str(said.value) == str(refused.value)
+
+
 def entries(node: Node, *words: str | int) -> list[dict[str, Any]]:
     return [pairs(one) for one in pairs(node.call("CERTAUTH.LOG", *words))["entries"]]
 

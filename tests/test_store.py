@@ -325,7 +325,7 @@ def test_passwords_are_given_up_only_after_a_certificate_login(made: Store, pki:
     with pytest.raises(Refusal) as error:
         made.configure(no_passwords)
     assert refusal(error) == (406, "no_administrator_login")
-    made.logged_in(2, 1)
+    made.logged_in(2, 1, "certificate")
     made.configure(no_passwords)
     for act in (
         lambda: made.delete(User, 2),
@@ -593,7 +593,7 @@ def test_a_new_user_and_a_login_leave_what_is_remembered_of_others(made: Store) 
     made.create(user(0, "a"))
     cluster, admin, a = made.cluster(), made.get(User, 1), made.get(User, 2)
     login = made.user_by_login("admin")
-    made.logged_in(2, 7)
+    made.logged_in(2, 7, "password")
     made.create(user(0, "b"))
     assert made.cluster() is cluster
     assert made.get(User, 1) is admin

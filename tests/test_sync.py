@@ -159,8 +159,12 @@ def test_a_node_that_was_down_is_brought_up_to_date(
     becomes(up, pki.bob, "bob")
     said = plane.says("UNREACHABLE")
     assert said.startswith(f"127.0.0.1:{down.port}: ")
-    nodes = {node["address"]: node for node in plane.ok("GET /v1/bdbs/1")["nodes"]}
-    assert nodes[f"127.0.0.1:{up.port}"]["status"] == "active"
+
+    def other() -> str:
+        nodes = {node["address"]: node for node in plane.ok("GET /v1/bdbs/1")["nodes"]}
+        return str(nodes[f"127.0.0.1:{up.port}"]["status"])
+
+    wait_until(lambda: other() == "active", "the other node is in step")
     down.start()
     plane.in_step()
     assert who(down, pki.bob) == "bob"
@@ -251,7 +255,8 @@ def test_a_wiped_node_gets_the_whole_policy(plane: Plane, make_node: MakeNode, p
         shutil.rmtree(left) if left.is_dir() else left.unlink()
     (folder(server) / "ca").mkdir(parents=True)
     server.start()
-    wait_until(lambda: status(operator(server))["generation"] > 0, "the node has a policy")
+    admin = operator(server)  # one connection: new ones are `default` at first, who is closed
+    wait_until(lambda: status(admin)["generation"] > 0, "the node has a policy")
     plane.in_step()
     assert set(show(operator(server))) == plane.lines()
     assert who(server, pki.bob) == "bob"

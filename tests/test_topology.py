@@ -2,6 +2,8 @@
 pure functions, and real replicas, Sentinels and clusters under a control plane."""
 
 import binascii
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,11 +14,11 @@ import pytest
 from control import sync, topology
 from control.records import NodeRole
 from control.topology import Sight
-from tests.control import Plane, enrolled_node, operator
-from tests.nodes import show, status, who
+from tests.control import Plane, enrolled_node, frozen, operator
+from tests.nodes import patch, show, status, who
 from tests.peers import SLOTS, Sentinel, sentinel_cert
 from tests.servers import Server, servers
-from tests.support import CLIENT, SERVER, Cert, Pki, RedisServer, free_port, wait_until
+from tests.support import CLIENT, SERVER, Cert, Pki, RedisServer, free_port, root, wait_until
 
 # ---- What servers answer -------------------------------------------------------------------------
 
@@ -604,3 +606,185 @@ def moves_a_slot(source: RedisServer, target: RedisServer) -> None:
 def crc_slot(key: str) -> int:
     """CRC-16/XMODEM, as the cluster specification has it."""
     return binascii.crc_hqx(key.encode(), 0) % SLOTS
+
+
+# ---- Trust follows the policy --------------------------------------------------------------------
+
+
+def bus_takes(cluster: Shards, node: RedisServer, cert: Cert) -> bool:
+    """Whether the handshake of a node's cluster bus takes the certificate."""
+    peer = node.tls(cert, "TLSv1_2")
+    peer.address = ("127.0.0.1", cluster.buses[node.port])
+    try:
+        peer.connect().close()
+    except OSError:
+        return False
+    return True
+
+
+def greets(node: RedisServer, cert: Cert) -> bool:
+    """Whether the handshake for clients takes the certificate."""
+    try:
+        node.tls(cert, "TLSv1_2").connect().close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.slow
+def test_trust_on_every_node_of_a_cluster(plane: Plane, make_node: MakeNode, pki: Pki) -> None:
+    """A CA that comes by REST is taken by the handshake of each node, and by its cluster bus only
+    where the database says so; one that goes is refused again; the bus never loses its own."""
+    cluster = Shards(make_node, KIND)
+    uid = plane.register(cluster.nodes[0])
+    finds(plane, *cluster.nodes)
+    nodes, inside = cluster.nodes, cluster.nodes[0].pki.server
+    other = root("CN=Other CA,O=acme")
+    carol = other.issue("CN=carol")
+
+    def taken() -> tuple[list[bool], list[bool]]:
+        assert all(bus_takes(cluster, node, inside) for node in nodes)
+        return [greets(n, carol) for n in nodes], [bus_takes(cluster, n, carol) for n in nodes]
+
+    certificates = [{"client_cert": ca.pem.decode()} for ca in (pki.ca, other)]
+    both, none = [True] * 3, [False] * 3
+    plane.ok(f"PUT /v1/bdbs/{uid}", {"authentication_ssl_client_certs": certificates})
+    finds(plane, *nodes)
+    assert taken() == (none, none)
+    assert all("set internal-trust allow" in node["detail"] for node in addresses(plane).values())
+    plane.ok(f"PUT /v1/bdbs/{uid}", {"allow_trust_on_internal_links": True})
+    finds(plane, *nodes)
+    assert taken() == (both, both)
+    plane.ok(f"PUT /v1/bdbs/{uid}", {"authentication_ssl_client_certs": certificates[:1]})
+    finds(plane, *nodes)
+    assert taken() == (none, none)
+    assert [who(node, pki.alice) for node in nodes] == ["alice"] * 3
+    assert "cluster_state:ok" in call(nodes[0], "CLUSTER", "INFO")
+
+
+def test_a_ca_that_a_node_cannot_keep_is_reported(plane: Plane, make_node: MakeNode) -> None:
+    """The database says which node and why; the trust that it had holds, and it goes on once the
+    cause is gone."""
+    node = make_node(KIND)
+    plane.register(node)
+    finds(plane, node)
+    folder = Path(node.module[1]) / "ca"  # type: ignore[index]
+    kept, other = sorted(folder.iterdir()), root("CN=Other CA,O=acme")
+    (folder / "new").mkdir()  # what a file of that name becomes first
+    alice = node.pki.alice
+    certificates = [{"client_cert": ca.pem.decode()} for ca in (node.pki.ca, other)]
+    plane.ok("PUT /v1/bdbs/1", {"authentication_ssl_client_certs": certificates})
+    said = plane.says("TRUST")
+    assert said.startswith(f"127.0.0.1:{node.port}: TRUST ")
+    assert who(node, alice) == "alice"
+    assert not greets(node, other.issue("CN=carol"))
+    (folder / "new").rmdir()
+    assert sorted(folder.iterdir()) == kept
+    plane.ok("PUT /v1/bdbs/1", {"authentication_ssl_client_certs": certificates[:1]})
+    plane.in_step(deadline=20)
+
+
+# ---- One that is not as it should be -------------------------------------------------------------
+
+
+def test_drift_is_repaired_and_told(plane: Plane, make_node: MakeNode, pki: Pki) -> None:
+    """The event log names the node and the lines that it held and should not have, or lacked; a
+    node that is only behind is no event."""
+    node = make_node(KIND)
+    plane.register(node)
+    finds(plane, node)
+    plane.user(pki.bob, "bob")
+    finds(plane, node)
+    assert events(plane, "node_drift") == []
+    admin = operator(node)
+    now = status(admin)
+    line = next(one for one in plane.lines() if one.startswith("user bob"))
+    by_hand = ["+user eve on +@all", f"-{line}"]
+    patch(admin, now["generation"], now["generation"] + 1, by_hand, "OWNER", now["owner"])
+    wait_until(lambda: set(show(admin)) == plane.lines(), "the lines are the store's again")
+    wait_until(lambda: events(plane, "node_drift"), "it is told")
+    (told,) = events(plane, "node_drift")
+    assert told["address"] == f"127.0.0.1:{node.port}"
+    assert (told["unknown_lines"], told["missing_lines"]) == (["user eve on +@all"], [line])
+
+
+def events(plane: Plane, kind: str) -> list[dict[str, Any]]:
+    return [one for one in plane.ok("GET /v1/logs") if one["type"] == kind]
+
+
+def test_a_node_that_refuses_stops_no_other(plane: Plane, make_node: MakeNode, pki: Pki) -> None:
+    """An ACL that only one of two servers knows: the other one goes on, and the database says who
+    refused what."""
+    old = make_node(servers()[0])  # Redis 7.0
+    new = make_node(KIND)
+    plane.register(old, new)
+    finds(plane, old, new)
+    acl = plane.ok("POST /v1/redis_acls", {"name": "new", "acl": "+cluster|syncslots ~*"})["uid"]
+    given = [{"role_uid": 1, "redis_acl_uid": acl}]
+    plane.ok("PUT /v1/bdbs/1", {"roles_permissions": given})
+    said = plane.says("LINES")
+    assert said.startswith(f"127.0.0.1:{old.port}: LINES")
+    assert "syncslots" in said
+    wait_until(lambda: status(operator(new))["generation"] == generation(plane), "it goes on")
+    assert status(operator(old))["generation"] < generation(plane)
+    assert who(old, pki.alice) == "alice"
+
+
+def test_the_control_plane_may_do_nothing_else(
+    server_kind: Server, plane: Plane, make_node: MakeNode
+) -> None:
+    """Its user on a node has the module's commands, what those ask for, and two that tell of the
+    topology: no key, no configuration, no other section of INFO."""
+    node = make_node(server_kind)
+    rules = operator(node).acl_getuser("certauth-control")
+    assert set(rules["commands"]) - {"-@all"} == {
+        "+acl|setuser", "+acl|list", "+certauth.policy", "+certauth.log",
+        "+certauth.sessions", "+certauth.explain", "+certauth.whoami", "+info|server",
+        "+cluster|shards",
+    }  # fmt: skip
+    assert (rules["keys"], rules["channels"]) in (([], []), ("", ""))
+    own = plane.node(node)
+    for words in ("GET k", "CONFIG GET *", "INFO all", "INFO keyspace", "CLUSTER RESET", "PING",
+                  "CLIENT LIST", "ACL GETUSER default", "REPLICAOF NO ONE"):  # fmt: skip
+        with pytest.raises(sync.NodeError, match="no permissions"):
+            own.command(*words.split())
+    own.close()
+
+
+# ---- Many ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_fifty_nodes_at_once(
+    plane: Plane, make_node: MakeNode, pki: Pki, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A change reaches fifty real nodes together, in no more threads than for a few; and while ten
+    of them hang, the others as fast as ever."""
+    nodes = [make_node(servers()[0]) for _ in range(50)]
+    plane.register(*nodes)
+    finds(plane, *nodes, deadline=60)
+    took = []
+    for number in range(5):
+        begin = time.monotonic()
+        plane.user(pki.ca.issue(f"CN=u{number}"), f"u{number}")
+        aim = generation(plane)
+        wait_until(lambda: in_step(plane, aim) == 50, "all have it")  # noqa: B023
+        took.append(time.monotonic() - begin)
+    with ExitStack() as stack:
+        for node in nodes[:10]:
+            stack.enter_context(frozen(node))
+        begin = time.monotonic()
+        plane.user(pki.bob, "bob")
+        aim = generation(plane)
+        wait_until(lambda: in_step(plane, aim) == 40, "the others have it")
+        took.append(time.monotonic() - begin)
+    finds(plane, *nodes, deadline=60)
+    threads = [one.name for one in threading.enumerate() if one.name.startswith("sync")]
+    assert len(threads) <= 2 * sync.THREADS + 1
+    with capsys.disabled():
+        print(f"\n50 nodes in step after {[round(one, 2) for one in took]} s")
+
+
+def in_step(plane: Plane, aim: int) -> int:
+    return sum(node.in_step and node.generation == aim for node in plane.store.nodes(1))

@@ -208,6 +208,8 @@ def render(
         "sentinel_master": database.sentinel_master,
         "allow_unbound_peers": database.allow_unbound_peers,
         "allow_trust_on_internal_links": database.allow_trust_on_internal_links,
+        "enforcement": database.enforcement,
+        "adopt_users": database.adopt_users,
         "generation": target.generation,
         "nodes": [rendered_node(node, target) for node in nodes],
         "not_synced": list(not_synced),

@@ -1,15 +1,16 @@
 """/v1/certauth: what Redis Enterprise does not have."""
 
-from dataclasses import asdict
-from typing import Any
+import time
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, current_app
 
-from control import core
-from control.answers import ExplainAnswer
-from control.models import ExplainBody
+from control import core, preview
+from control.answers import ExplainAnswer, PreviewAnswer
+from control.errors import Refusal
+from control.models import ExplainBody, PreviewBody
 from control.records import User
-from control.web import answer, guard, in_field, needs, store
+from control.store import Store
+from control.web import answer, guard, in_field, needs, rehearsed, store
 
 blueprint = Blueprint("certauth", __name__)
 
@@ -19,7 +20,26 @@ blueprint = Blueprint("certauth", __name__)
 def explain(sent: ExplainBody) -> Response:
     """Who a certificate is, and why: for the REST API, or on a database."""
     decided = in_field("certificate", lambda: decide(sent))
-    return answer(render(decided, names(decided, sent)))
+    return answer(core.told(decided, names(decided, sent)))
+
+
+@blueprint.post("/v1/certauth/preview")
+@needs("explain_certificates", takes=PreviewBody, answers=PreviewAnswer)
+def preview_changes(sent: PreviewBody) -> Response:
+    """What these requests would do, one after the other, and nothing is done."""
+    found = preview.differences(store(), lambda stage: make(stage, sent))
+    known = preview.clients(store().client_certificates(limit=preview.CERTIFICATES))
+    ask, now = current_app.extensions["ask"], int(time.time())
+    return answer({"databases": [preview.told(one, known, ask, now) for one in found]})
+
+
+def make(stage: Store, sent: PreviewBody) -> None:
+    for number, one in enumerate(sent.changes):
+        try:
+            rehearsed(stage, one.method, one.path, one.body)
+        except Refusal as error:
+            text = f"changes.{number} ({one.method} {one.path}): {error.description}"
+            raise Refusal(error.status, error.error_code, text) from error
 
 
 def decide(sent: ExplainBody) -> core.Decision:
@@ -40,15 +60,3 @@ def names(decided: core.Decision, sent: ExplainBody) -> list[str]:
     if sent.bdb_uid is not None:
         return list(decided.users)
     return [store().get(User, int(uid)).name for uid in decided.users]
-
-
-def render(decided: core.Decision, users: list[str]) -> dict[str, Any]:
-    return {
-        "action": decided.action,
-        "reason": decided.reason,
-        "user": users[0] if decided.action == "login" else None,
-        "users": users,
-        "line": decided.line,
-        "trace": list(decided.trace),
-        "certificate": asdict(decided.leaf) if decided.leaf else None,
-    }

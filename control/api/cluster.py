@@ -1,7 +1,6 @@
 """/v1/cluster and /v1/cluster/policy: the settings of the control plane itself."""
 
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from typing import Any
 
 from flask import Blueprint, Response
@@ -9,7 +8,7 @@ from flask import Blueprint, Response
 from control import policy
 from control.answers import ClusterAnswer, PolicyAnswer
 from control.models import ClusterBody, PolicyBody
-from control.records import Cluster, Subject
+from control.records import Cluster, Subject, rendered_time
 from control.web import answer, dry_run, in_field, needs, store, unchanged
 
 blueprint = Blueprint("cluster", __name__)
@@ -60,11 +59,6 @@ def subjects(field: str, entries: list[Any]) -> tuple[Subject, ...]:
 def rendered_subjects(entries: tuple[Subject, ...]) -> list[dict[str, Any]]:
     """An allow list as answers show it: only what is set."""
     return [{name: value for name, value in asdict(entry).items() if value} for entry in entries]
-
-
-def rendered_time(seconds: int) -> str:
-    """Seconds since 1970 as answers show them."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def render(cluster: Cluster) -> dict[str, Any]:

@@ -33,7 +33,8 @@ def issue(sent: IssueBody) -> Response:
     user = whose(sent.user)
     authority = current_app.extensions["authority"]()
     profile = sent.profile or profile_of_login()
-    made = issuing.issue(store(), guard().decide, authority, user, profile, sent.csr)
+    policies = current_app.extensions["policies"]
+    made = issuing.issue(policies, guard().decide, authority, user, profile, sent.csr)
     return answer({**render(made), "certificate": made.pem})
 
 

@@ -1,14 +1,12 @@
 """/v1/logs: who changed what, and who could not log in."""
 
 from datetime import UTC, datetime
-from typing import Any
 
 from flask import Blueprint, Response, request
 
 from control.answers import EventAnswer
-from control.api.cluster import rendered_time
+from control.audit import render
 from control.errors import invalid
-from control.records import Event
 from control.web import answer, needs, store
 
 blueprint = Blueprint("logs", __name__)
@@ -23,7 +21,8 @@ LIMIT = 10_000
     query=("stime", "etime", "order", "limit", "offset"),
 )
 def read() -> Response:
-    """The oldest first, or (order=desc) the newest; the last thousand of each type are kept."""
+    """The oldest first, or (order=desc) the newest. Of each type the last thousand are kept, and
+    the last ten thousand of what clients of databases do (`client_…`)."""
     order = request.args.get("order", "asc")
     if order not in ("asc", "desc"):
         raise invalid("invalid_param", "order: asc or desc")
@@ -52,8 +51,3 @@ def number(name: str, default: int) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 10):
         raise invalid("invalid_param", f"{name}: no number")
     return int(text)
-
-
-def render(event: Event) -> dict[str, Any]:
-    told = {"time": rendered_time(event.time), "type": event.type, "severity": event.severity}
-    return {**event.detail, **told}

@@ -10,11 +10,10 @@ from flask import Blueprint, Response
 
 from control import ca, core, crl, revocation
 from control.answers import CrlAnswer, RevocationAnswer
-from control.api.cluster import rendered_time
 from control.api.logs import number
 from control.errors import invalid, missing
 from control.models import CrlBody, NewCrlBody, RevokeBody
-from control.records import Revocation, RevocationList, User
+from control.records import Revocation, RevocationList, User, rendered_time
 from control.store import good_at, of_user
 from control.web import PUBLIC, answer, in_field, needs, store, unchanged
 

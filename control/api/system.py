@@ -23,10 +23,9 @@ from control.answers import (
     StatsAnswer,
 )
 from control.api.bdbs import node_status, status
-from control.api.cluster import rendered_time
 from control.errors import conflict, missing, refused
 from control.models import BootstrapBody
-from control.records import Database, RedisAcl, Role, User
+from control.records import Database, RedisAcl, Role, User, rendered_time
 from control.web import PUBLIC, Rule, answer, authorise, needs, store
 
 blueprint = Blueprint("system", __name__)

@@ -7,11 +7,10 @@ from flask import Blueprint, Response
 
 from control import core, passwords, policy
 from control.answers import UserAnswer, UserRoleAnswer
-from control.api.cluster import rendered_time
 from control.api.roles import check_administrator
 from control.errors import forbidden, invalid
 from control.models import NewUserBody, UserBody
-from control.records import BUILTIN_ROLES, Management, Role, User
+from control.records import BUILTIN_ROLES, Management, Role, User, rendered_time
 from control.web import answer, caller, dry_run, in_field, needs, store, unchanged
 
 blueprint = Blueprint("users", __name__)

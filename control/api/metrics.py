@@ -1,0 +1,16 @@
+"""/metrics: for Prometheus."""
+
+from flask import Blueprint, Response, current_app
+
+from control.metrics import render
+from control.web import needs, store
+
+blueprint = Blueprint("metrics", __name__)
+
+
+@blueprint.get("/metrics")
+@needs("view_cluster_stats", answers=str)
+def read() -> Response:
+    """In Prometheus's text format: the control plane, its certificates, its nodes."""
+    content = render(store(), current_app.extensions["figures"])
+    return Response(content, mimetype="text/plain; version=0.0.4; charset=utf-8")

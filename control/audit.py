@@ -1,0 +1,242 @@
+"""Who did what: the log of each node goes into the event log, and that into a file for other tools.
+
+A node keeps its last 4,096 entries (CERTAUTH.LOG). `Collector` moves them into the store, together
+with how far it has come, in one transaction: no entry is there twice, and where some were lost
+before they could be read, an entry of its own says so, `client_log_gap`.
+
+`Follower` appends the event log to a file of JSON lines. It goes on behind the last line that is
+there, so the file holds what /v1/logs does, whichever process it came from, and for longer.
+"""
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from control.records import (
+    ClientCertificate,
+    Database,
+    Event,
+    EventDetail,
+    Position,
+    Severity,
+    rendered_time,
+)
+from control.store import Store
+
+log = logging.getLogger(__name__)
+
+PAGE = 1000  # entries at a time
+PAGES = 6  # of one node in a row: more than it keeps
+INTERVAL = 1.0  # seconds between two looks at the event log
+SIZE = 64 << 20  # bytes of a file, which then is renamed to .1, that one to .2, …
+KEPT = 10  # files, besides the one that is written to
+FINE = frozenset({"login", "choose", "left", "would-login", "would-choose", "would-leave"})
+RESTARTED = "the server was started again; what happened after its last entry here is not known"
+OVERWRITTEN = "more happened than the server keeps until it is read"
+
+Command = Callable[..., Any]  # a node's reply to words, maps as dicts
+Key = tuple[int, str]  # a database's uid and a node's address
+
+
+# ---- From the nodes into the store ---------------------------------------------------------------
+
+
+@dataclass
+class Collector:
+    """Collects from nodes, from each by one thread at a time. `figures` are the numbers of INFO
+    certauth as they were last read, without the prefix."""
+
+    store: Store
+    figures: dict[Key, dict[str, int]] = field(default_factory=dict)
+    _problems: dict[Key, str] = field(default_factory=dict)
+
+    def collect(self, database: Database, address: str, command: Command) -> None:
+        """Reads what a node has to tell. Never raises: its caller keeps nodes in step, which
+        matters more."""
+        key, problem = (database.uid, address), ""
+        try:
+            self._entries(database, address, command)
+            self.figures[key] = _numbers(command("INFO", "server", "certauth"))
+        except Exception as error:  # of the node, or of the store
+            problem = str(error) or type(error).__name__
+            self.figures.pop(key, None)
+        if problem and problem != self._problems.get(key):
+            log.warning("%s of '%s': its log is not read: %s", address, database.name, problem)
+        self._problems[key] = problem
+
+    def _entries(self, database: Database, address: str, command: Command) -> None:
+        before = self.store.position(database.uid, address)
+        for _ in range(PAGES):
+            reply = command("CERTAUTH.LOG", "SINCE", before.seq, "COUNT", PAGE)
+            after, found = _page(database, address, before, reply)
+            if after == before or not self.store.collected(
+                database.uid, address, before, after, found
+            ):
+                return  # nothing new, or another process was faster
+            seen = (_seen(database, address, entry) for entry in reply["entries"])
+            self.store.record_certificate_seen(*filter(None, seen))
+            before = after
+
+
+def _page(
+    database: Database, address: str, before: Position, reply: Mapping[str, Any]
+) -> tuple[Position, list[Event]]:
+    """How far a reply of CERTAUTH.LOG leads, and its entries as events, the oldest first."""
+    where: dict[str, EventDetail] = {
+        "bdb_uid": database.uid, "bdb_name": database.name, "node": address,
+    }  # fmt: skip
+    if before.boot and reply["boot"] != before.boot:
+        return Position(reply["boot"], 0), [_gap(where, 0, RESTARTED)]
+    entries = reply["entries"]
+    lost = [_gap(where, reply["lost"], OVERWRITTEN)] if reply["lost"] else []
+    last = entries[-1]["seq"] if entries else before.seq
+    return Position(reply["boot"], last), [*lost, *(_event(where, entry) for entry in entries)]
+
+
+def _gap(where: dict[str, EventDetail], lost: int, why: str) -> Event:
+    """`lost` 0: nobody knows how many."""
+    detail = {**where, "lost": lost, "description": why}
+    return Event(int(time.time()), "client_log_gap", "WARNING", detail)
+
+
+def _seen(database: Database, address: str, entry: Mapping[str, Any]) -> ClientCertificate | None:
+    """The certificate of a login, for the inventory. (Its beginning is not in a node's log.)"""
+    if entry["event"] != "login" or not entry["cert"]:
+        return None
+    now = entry["time_us"] // 1_000_000
+    return ClientCertificate(
+        entry["cert"], entry["key"], entry["ca"] or "", entry["issuer"], entry["serial"],
+        entry["subject"], entry["user"], not_before=0, not_after=entry["not_after"], first=now,
+        last_login=now, bdb_uid=database.uid, node=address,
+    )  # fmt: skip
+
+
+NAMES = {"user": "username"}  # as other events call it
+
+
+def _event(where: dict[str, EventDetail], entry: Mapping[str, Any]) -> Event:
+    """An entry of CERTAUTH.LOG as an event. What it does not know is left out."""
+    kind = entry["event"]
+    told = {
+        NAMES.get(name, name): value for name, value in entry.items() if value not in ("", None)
+    }
+    del told["event"]
+    severity: Severity = "INFO" if kind in FINE else "WARNING"
+    name = f"client_{kind.replace('-', '_')}"
+    return Event(entry["time_us"] // 1_000_000, name, severity, {**where, **told})
+
+
+def _numbers(info: Mapping[str, Any]) -> dict[str, int]:
+    prefix = "certauth_"
+    return {
+        name.removeprefix(prefix): value
+        for name, value in info.items()
+        if name.startswith(prefix) and isinstance(value, int)
+    }
+
+
+# ---- From the store into a file ------------------------------------------------------------------
+
+
+def render(event: Event) -> dict[str, Any]:
+    """As /v1/logs shows it."""
+    told = {"time": rendered_time(event.time), "type": event.type, "severity": event.severity}
+    return {**event.detail, **told}
+
+
+class Follower(threading.Thread):
+    """Appends the event log to `path`, one JSON object a line, its number in the log as `id`."""
+
+    def __init__(self, store: Store, path: Path) -> None:
+        super().__init__(name="audit", daemon=True)
+        self._store, self._path = store, path
+        self._stopping = threading.Event()
+        self._problem = ""
+
+    def run(self) -> None:
+        while not self._stopping.wait(INTERVAL):
+            self._follow()
+        self._follow()
+
+    def stop(self) -> None:
+        """Returns when what was there to write is written."""
+        self._stopping.set()
+        self.join()
+
+    def _follow(self) -> None:
+        problem = ""
+        try:
+            while follow(self._store, self._path) == PAGE:
+                pass
+        except Exception as error:  # a full disk, a store that is away
+            problem = str(error) or type(error).__name__
+        if problem and problem != self._problem:
+            log.warning("%s is not written, and will be when it can: %s", self._path, problem)
+        self._problem = problem
+
+
+def follow(store: Store, path: Path) -> int:
+    """Writes the events behind the last one in the file, at most PAGE; how many there were. All
+    that there are, where the store is another one since, as after a restore."""
+    last = _last(path)
+    found = store.events_after(last, PAGE)
+    if last > found.newest:
+        last = 0
+        found = store.events_after(last, PAGE)
+    lines = [{"id": number, **render(one)} for number, one in found.events]
+    if last < found.dropped and last:
+        lines.insert(0, {"id": last, **render(_hole(found.dropped))})
+    if lines:
+        _append(path, map(json.dumps, lines))
+    return len(found.events)
+
+
+def _hole(dropped: int) -> Event:
+    why = f"entries up to {dropped} had to go before they were written here"
+    return Event(int(time.time()), "log_gap", "WARNING", {"description": why})
+
+
+def _append(path: Path, lines: Iterable[str]) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    with open(os.open(path, flags, 0o600), "a", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in lines)
+        file.flush()
+        os.fsync(file.fileno())
+        full = file.tell() >= SIZE
+    if full:
+        _rotate(path)
+
+
+def _rotate(path: Path) -> None:
+    for number in range(KEPT - 1, 0, -1):
+        older = path.with_name(f"{path.name}.{number}")
+        if older.exists():
+            older.replace(path.with_name(f"{path.name}.{number + 1}"))
+    path.replace(path.with_name(f"{path.name}.1"))
+
+
+def _last(path: Path) -> int:
+    """The number of the last whole line; what a crash has left of one behind it is cut off."""
+    for file in (path, path.with_name(f"{path.name}.1")):
+        if file.exists() and (end := _end(file)):
+            return int(json.loads(end)["id"])
+    return 0
+
+
+TAIL = 1 << 20  # bytes that hold at least one whole line
+
+
+def _end(path: Path) -> bytes:
+    with open(path, "r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - TAIL))
+        lines = file.read().split(b"\n")
+        if lines[-1]:
+            file.truncate(size - len(lines[-1]))
+        return lines[-2] if len(lines) > 1 else b""

@@ -1,0 +1,135 @@
+"""What Prometheus reads at /metrics: the control plane itself, its certificates, its nodes.
+
+The numbers of a node are those of its INFO certauth, which the sync worker reads once a second; a
+control plane that does not sync at the moment knows none.
+"""
+
+import re
+import time
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from control import core
+from control.audit import Key
+from control.records import Database, Node
+from control.store import Store
+
+Figures = Mapping[Key, Mapping[str, int]]
+PEM = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+REASON = "refused_"  # a number of INFO for each reason
+
+# What this process counts itself.
+REGISTRY = CollectorRegistry()
+API_LOGINS = Counter(
+    "certauth_api_logins", "Logins to the REST API, a user's counted once a minute.", ["by"],
+    registry=REGISTRY,
+)  # fmt: skip
+API_REFUSED = Counter(
+    "certauth_api_refused", "Refused logins to the REST API.", ["reason"], registry=REGISTRY
+)
+Gauge("certauth_info", "The version that runs.", ["version"], registry=REGISTRY).labels(
+    version("redis-certauth")
+).set(1)
+
+
+def render(store: Store, figures: Figures) -> bytes:
+    """All of them, in Prometheus's text format."""
+    registry = CollectorRegistry()
+    registry.register(_Collector(store, figures))
+    return generate_latest(REGISTRY) + generate_latest(registry)
+
+
+class _Collector:
+    def __init__(self, store: Store, figures: Figures) -> None:
+        self._store, self._figures = store, figures
+
+    def collect(self) -> Iterator[Metric]:
+        yield from _certificates(self._store)
+        yield from _clients(self._store)
+        databases = {one.uid: one for one in self._store.all(Database)}
+        seen = [(one, node) for one in databases.values() for node in self._store.nodes(one.uid)]
+        yield from _sync(self._store, seen)
+        yield from _nodes(seen, self._figures)
+
+
+def _certificates(store: Store) -> Iterator[Metric]:
+    ends = GaugeMetricFamily(
+        "certauth_certificate_not_after_seconds",
+        "When a certificate of the control plane, or a CA that clients come from, ends.",
+        labels=["name", "subject", "serial"],
+    )
+    for name, pem in _named(store):
+        for block in PEM.findall(pem):
+            found = core.identity(block.encode())
+            ends.add_metric([name, found.subject, found.serial], found.not_after)
+    yield ends
+
+
+def _named(store: Store) -> Iterator[tuple[str, str]]:
+    for one in store.certificates().values():
+        yield one.name, one.certificate
+    for database in store.all(Database):
+        yield f"bdb:{database.uid}", "".join(database.authentication_ssl_client_certs)
+
+
+def _clients(store: Store) -> Iterator[Metric]:
+    found = store.certificate_figures(int(time.time()))
+    known = GaugeMetricFamily(
+        "certauth_client_certificates",
+        "Certificates of clients that were seen or issued here; expiring ones are valid too.",
+        labels=["state"],
+    )
+    for state in ("valid", "expiring", "expired"):
+        known.add_metric([state], getattr(found, state))
+    yield known
+    if found.next_end:
+        text = "When the next certificate of a client ends."
+        yield GaugeMetricFamily(
+            "certauth_client_certificate_next_end_seconds", text, found.next_end
+        )
+
+
+NODE = ["bdb", "node"]
+
+
+def _sync(store: Store, seen: list[tuple[Database, Node]]) -> Iterator[Metric]:
+    up = GaugeMetricFamily("certauth_node_up", "Whether the node answers.", labels=NODE)
+    in_step = GaugeMetricFamily(
+        "certauth_node_in_step", "Whether the node holds the database's policy.", labels=NODE
+    )
+    behind = GaugeMetricFamily(
+        "certauth_node_lag_generations",
+        "How many changes of the policy the node has yet to take over.", labels=NODE,
+    )  # fmt: skip
+    targets = store.targets()
+    for database, node in seen:
+        names, target = [database.name, node.address], targets[database.uid].generation
+        up.add_metric(names, not node.error)
+        in_step.add_metric(names, node.in_step and node.generation == target)
+        behind.add_metric(names, max(0, target - node.generation))
+    yield from (up, in_step, behind)
+
+
+def _nodes(seen: list[tuple[Database, Node]], figures: Figures) -> Iterator[Metric]:
+    logins = CounterMetricFamily("certauth_node_logins", "Logins by certificate.", labels=NODE)
+    refused = CounterMetricFamily(
+        "certauth_node_refused", "Refused clients, by reason.", labels=[*NODE, "reason"]
+    )
+    sessions = GaugeMetricFamily("certauth_node_sessions", "Connected clients.", labels=NODE)
+    slow = CounterMetricFamily(
+        "certauth_node_api_certificates",
+        "Certificates that had to be read through the server's module API.", labels=NODE,
+    )  # fmt: skip
+    for database, node in seen:
+        names, found = [database.name, node.address], figures.get((database.uid, node.address), {})
+        for metric, number in ((logins, "logins"), (sessions, "sessions"),
+                               (slow, "api_certificates")):  # fmt: skip
+            if number in found:
+                metric.add_metric(names, found[number])
+        for number, value in found.items():
+            if number.startswith(REASON):
+                refused.add_metric([*names, number.removeprefix(REASON)], value)
+    yield from (logins, refused, sessions, slow)

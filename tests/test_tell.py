@@ -1,0 +1,55 @@
+"""control/tell.py: what the API says, line by line."""
+
+from control.tell import explained, previewed
+
+NODE = {"address": "10.0.0.5:6379", "error": "", "sessions": 12, "ends": 3, "users": []}
+ENDING = {
+    "id": 7, "address": "10.0.0.9", "user": "app", "subject": "CN=app", "serial": "01",
+    "then": {"action": "login", "reason": "matched", "user": "alice"},
+}  # fmt: skip
+LOCAL = {
+    **ENDING, "address": "", "subject": "", "user": "",
+    "then": {"action": "refuse", "reason": "no_certificate", "user": ""},
+}  # fmt: skip
+WAS = {"action": "login", "reason": "matched", "users": ["alice"]}
+WILL = {"action": "refuse", "reason": "no_binding", "users": []}
+
+
+def test_a_preview_is_told_in_lines() -> None:
+    """What goes, what comes, who is cut and what it is then; and what the lists leave out."""
+    database = {
+        "bdb_name": "orders", "added": ["set enforce on"], "removed": ["set enforce shadow"],
+        "nodes": [
+            {**NODE, "ending": [ENDING, LOCAL],
+             "users": [{"name": "app", "passwords": 2, "nopass": False},
+                       {"name": "old", "passwords": 0, "nopass": True}]},
+            {"address": "10.0.0.6:6379", "error": "UNREACHABLE refused"},
+        ],
+        "certificates": [{"subject": "CN=x", "before": WAS, "after": WILL}],
+        "certificates_changed": 4,
+    }  # fmt: skip
+    assert list(previewed([database])) == [
+        "orders:",
+        "  - set enforce shadow",
+        "  + set enforce on",
+        "  10.0.0.5:6379: 3 of 12 sessions end",
+        "    app from 10.0.0.9 (CN=app) -> alice",
+        "    nobody from a unix socket -> refuse (no_certificate)",
+        "    and 1 more sessions",
+        "    user app loses its password (2 passwords)",
+        "    user old loses its password (needs no password)",
+        "  10.0.0.6:6379: not known: UNREACHABLE refused",
+        "  certificate CN=x: alice -> refuse (no_binding)",
+        "  and 3 more certificates",
+    ]
+
+
+def test_a_change_of_no_policy_is_told_too() -> None:
+    """Rather than nothing."""
+    assert list(previewed([])) == ["no policy changes"]
+
+
+def test_an_explanation_ends_with_the_decision() -> None:
+    """Behind the steps."""
+    found = {"trace": ["a", "b"], "action": "login", "users": ["alice"]}
+    assert list(explained(found)) == ["a", "b", "decision: login alice"]
