@@ -144,6 +144,23 @@ def _pem(text: str, folder: Path) -> str:
     return text if not text or "-----BEGIN" in text else (folder / text).read_text()
 
 
+def dump(state: Mapping[str, Any]) -> str:
+    """A file that declares this: sections with lists of objects, or with one."""
+    return yaml.dump(dict(state), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+class _Dumper(yaml.SafeDumper):
+    """PEM stays readable."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
+
+
 # ---- One form for what is declared and what is there ---------------------------------------------
 
 

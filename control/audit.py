@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from control import topology
 from control.records import (
     ClientCertificate,
     Database,
@@ -132,12 +133,12 @@ def _event(where: dict[str, EventDetail], entry: Mapping[str, Any]) -> Event:
     return Event(entry["time_us"] // 1_000_000, name, severity, {**where, **told})
 
 
-def _numbers(info: Mapping[str, Any]) -> dict[str, int]:
-    prefix = "certauth_"
+def _numbers(info: str) -> dict[str, int]:
+    prefix, found = "certauth_", topology.fields(info)
     return {
-        name.removeprefix(prefix): value
-        for name, value in info.items()
-        if name.startswith(prefix) and isinstance(value, int)
+        name.removeprefix(prefix): int(value)
+        for name, value in found.items()
+        if name.startswith(prefix) and value.isdecimal()
     }
 
 

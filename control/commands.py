@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from control import apply, client, core, renewal, service, tell
+from control import apply, client, core, importers, renewal, service, tell
 from control.ca import KEY_TYPES, KeyType
 from control.client import ApiError, Client, ProfileError
 from control.records import (
@@ -38,6 +38,7 @@ from control.records import (
 Command = TypeVar("Command", bound=Callable[..., Any])
 Read = Callable[[Client, Any], Any]
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 # ---- Asking --------------------------------------------------------------------------------------
@@ -806,6 +807,94 @@ def crl_delete(ask: Client, uid: int, yes: bool) -> None:
     ask("DELETE", f"{CRLS}/{uid}")
 
 
+# ---- log -----------------------------------------------------------------------------------------
+
+
+@click.command("log")
+@click.option("--type", "kind", default="", help="Only of this type, or of all that begin so.")
+@click.option("--since", help="A time of ISO 8601, in UTC.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1),
+              help="The last ones.")  # fmt: skip
+@AS_JSON
+@connected
+def log_command(ask: Client, kind: str, since: str | None, limit: int, as_json: bool) -> None:
+    """Show what happened, the newest last: changes, logins and refusals, here and on all nodes."""
+    query = {"order": "desc", **({"stime": since} if since else {})}
+    found = ask("GET", f"/v1/logs?{urlencode(query)}")
+    wanted = [one for one in found if one["type"].startswith(kind)][:limit][::-1]
+    if as_json:
+        click.echo(json.dumps(wanted, indent=2))
+        return
+    for line in tell.logged(wanted):
+        click.echo(clean(line))
+
+
+# ---- import --------------------------------------------------------------------------------------
+
+
+@click.group("import")
+def import_group() -> None:
+    """Make a file for `apply` out of what another system has, and say what could not be."""
+
+
+def carried(found: importers.Import) -> None:
+    click.echo(apply.dump(found.state), nl=False)
+    for line in importers.lines(found.notes):
+        click.echo(clean(line), err=True)
+
+
+def with_subjects(command: Command) -> Command:
+    for option in (
+        click.option("--subject", "template", default="",
+                     help="Of all certificates, with {} where the name is: CN={},O=acme"),
+        click.option("--certificates", type=FOLDER, help="Of PEM files: their subjects count."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def subjects_from(
+    folder: Path | None, of: importers.Of, template: str
+) -> tuple[importers.Import, importers.Subjects]:
+    files = sorted(one for one in folder.iterdir() if one.is_file()) if folder else []
+    notes = importers.Import()
+    contents_of = ((one.name, one.read_bytes()) for one in files)
+    return notes, importers.subjects_of(contents_of, of, template, notes)
+
+
+@import_group.command("acl")
+@click.argument("file", type=FILE)
+@click.option("--of", type=choice(importers.Of), default="CN", show_default=True,
+              help="What tls-auth-clients-user says.")  # fmt: skip
+@with_subjects
+def import_acl(file: Path, of: importers.Of, certificates: Path | None, template: str) -> None:
+    """FILE is the aclfile of a server with tls-auth-clients-user, or its ACL LIST."""
+    notes, subjects = subjects_from(certificates, of, template)
+    found = importers.from_acl_file(file.read_text(), subjects)
+    carried(importers.Import(found.state, notes.notes + found.notes))
+
+
+@import_group.command("pg-ident")
+@click.argument("file", type=FILE)
+@with_subjects
+def import_pg_ident(file: Path, certificates: Path | None, template: str) -> None:
+    """FILE is a pg_ident.conf whose maps are for certificates."""
+    notes, subjects = subjects_from(certificates, "CN", template)
+    found = importers.from_pg_ident(file.read_text(), subjects)
+    carried(importers.Import(found.state, notes.notes + found.notes))
+
+
+@import_group.command("enterprise")
+@connected
+def import_enterprise(ask: Client) -> None:
+    """From a Redis Enterprise cluster, whose REST API the connection options name."""
+    paths = {name: one.path for name, one in apply.SECTIONS.items() if name != apply.CA}
+    answers = {name: ask("GET", path) for name, path in paths.items()}
+    answers["certificates"] = ask("GET", apply.SECTIONS[apply.CA].path)
+    known = {name: one.known for name, one in apply.SECTIONS.items()}
+    carried(importers.from_enterprise(answers, known))
+
+
 # ---- apply ---------------------------------------------------------------------------------------
 
 
@@ -843,4 +932,7 @@ def apply_command(ask: Client, file: Path, dry_run: bool, prune: bool, yes: bool
 
 
 GROUPS = tuple(group_of(noun) for noun in NOUNS)
-COMMANDS = (*GROUPS, ca_group, cert_group, crl_group, explain_command, apply_command)
+COMMANDS = (
+    *GROUPS, ca_group, cert_group, crl_group, explain_command, log_command, import_group,
+    apply_command,
+)  # fmt: skip

@@ -138,6 +138,13 @@ def _encoded_name(text: str) -> tuple[Any, Any]:
     return _span(bytes(ffi.buffer(out, length[0])))
 
 
+def common_names(subject: str) -> list[str]:
+    """The CN of a subject's text, where it has one and no other."""
+    name, _alive = _encoded_name(subject)
+    found = ffi.new("span *")
+    return [_text(found[0])] if lib.name_common_names(name, found) == 1 else []
+
+
 def quote(token: str) -> str:
     """`token` as it stands in a policy line: quoted as in redis.conf where that is needed."""
     value, _alive = _span(token.encode("utf-8", "surrogatepass"))
@@ -305,7 +312,7 @@ class Policy:
             {"leaf": raw, "issuers": path, "address": from_where}
             | {"now": int(time.time()) if now is None else now},
         )
-        return _decision(lib.policy_decide(self._raw, ffi.NULL, request), request, raw)
+        return _decision(self._raw, request, raw)
 
     def decide_known(self, known: ClientCertificate, now: int | None = None) -> Decision:
         """As `decide`, for a certificate of which only this is known. Its SANs are not, nor are
@@ -322,7 +329,7 @@ class Policy:
             path.ca[0].not_after = FOREVER
         request = ffi.new("request *", {"leaf": raw, "issuers": path})
         request.now = int(time.time()) if now is None else now
-        return _decision(lib.policy_decide(self._raw, ffi.NULL, request), request, raw)
+        return _decision(self._raw, request, raw)
 
 
 def _problems(patch: Any) -> tuple[tuple[int, str], ...]:
@@ -340,10 +347,11 @@ def _named(decided: Any) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _decision(decided: Any, request: Any, raw: Any) -> Decision:
+def _decision(policy: Any, request: Any, raw: Any) -> Decision:
+    decided = lib.policy_decide(policy, ffi.NULL, request)
     out, one = ffi.new("char[]", _ROOM), ffi.new("decision *", decided)
     named = _named(one)
-    length = lib.decision_explain(request, one, out, _ROOM)
+    length = lib.decision_explain(policy, request, one, lib.policy_rules(policy), out, _ROOM)
     return Decision(
         action=_string(lib.action_name(decided.act)),
         reason=_string(lib.reason_name(decided.why)),

@@ -150,7 +150,7 @@ def split_acl(text: str) -> list[str]:
     """The rules of a Redis ACL's text, a selector being one rule. Raises ValueError naming the rule
     that an ACL cannot hold: an ACL says what may be done, never how one logs in."""
     rules: list[str] = []
-    for part in re.findall(r"\([^()]*\)|\S+", text):
+    for part in words(text):
         if part.startswith("(") and part.endswith(")"):
             inner = [_checked(rule) for rule in part[1:-1].split()]
             if any(_special(rule) for rule in inner) or not inner:
@@ -163,6 +163,11 @@ def split_acl(text: str) -> list[str]:
     if not rules:
         raise ValueError("there is no rule in it")
     return rules
+
+
+def words(text: str) -> list[str]:
+    """A selector, with the blanks in it, is one."""
+    return re.findall(r"\([^()]*\)|\S+", text)
 
 
 def _shown(rule: str) -> str:

@@ -383,7 +383,11 @@ class Worker:
         """Puts a question to each node of a database, in any thread: by address what it says, or
         the NodeError that came of it. `question` gets what runs a command on the node."""
         cares = dict(self._cares.get(bdb_uid, {}))
-        nodes = {address: care.node for address, care in cares.items()}
+        nodes = {
+            address: care.node
+            for address, care in cares.items()
+            if care.seen.role != "sentinel" and not care.twin  # they have no policy of their own
+        }
 
         def answer(node: Node) -> Any:
             try:

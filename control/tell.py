@@ -52,3 +52,16 @@ def _outcome(found: Fields) -> str:
 def _rest(count: int, shown: Sequence[Any], what: str) -> Iterator[str]:
     if count > len(shown):
         yield f"  and {count - len(shown)} more {what}"
+
+
+HIDDEN = {
+    "time", "type", "severity", "time_us", "seq", "client", "cert", "key", "ca", "bdb_uid",
+    "not_after",
+}  # fmt: skip
+
+
+def logged(events: Sequence[Fields]) -> Iterator[str]:
+    """Events of /v1/logs; hashes and numbers that only programs need are left out."""
+    for event in events:
+        told = " ".join(f"{name}={event[name]}" for name in event if name not in HIDDEN)
+        yield f"{event['time']} {event['type']} {told}".rstrip()

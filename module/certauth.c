@@ -2146,8 +2146,9 @@ static int login(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
 }
 
 static void reply_trace(RedisModuleCtx *ctx, const request *r, const decision *d) {
+    enum { MOST = 1000 }; /* lines looked at for the nearest: about a millisecond */
     static char text[65536];
-    size_t len = decision_explain(r, d, text, sizeof text), lines = 1;
+    size_t len = decision_explain(node.policy, r, d, MOST, text, sizeof text), lines = 1;
     for (size_t i = 0; i < len; i++) lines += text[i] == '\n';
     reply_text(ctx, "trace");
     RedisModule_ReplyWithArray(ctx, (long)lines);
@@ -2339,6 +2340,15 @@ static void reply_sessions(RedisModuleCtx *ctx, long long cursor, long long most
     for (long long i = 0; i < found; i++) reply_session(ctx, list[i], change);
 }
 
+/* What only the server knows to be wrong with a change that is asked about. Where the policy is longer
+ * than a call may be, what it holds already is not looked through. */
+static void check_wish(patch *change) {
+    write_order order = {.change = change};
+    size_t rows = policy_rules(node.policy) <= CALL_LINES ? sizeof CHECKS / sizeof *CHECKS : 1;
+    slice now = slice_start();
+    while (walk(&order, CHECKS, rows, &now)) now = slice_start();
+}
+
 /* SESSIONS [USER name] [CURSOR id] [COUNT n] [LINES ±line …]: in the order of client ids; the cursor
  * of the answer is the last id, 0 when there are no more. LINES are a change that is not made. */
 static int sessions(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
@@ -2359,9 +2369,10 @@ static int sessions(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     patch *change = patch_new(node.policy, FROM_WIRE);
     read_lines(change, false, argv + given + 1, argc - given - 1, 1);
     patch_finish(change, false);
+    check_wish(change);
     if (patch_problems(change)) reply_problems(ctx, change);
     else reply_sessions(ctx, cursor, most, user, change);
-    patch_free(change);
+    drop_patch(change);
     return REDISMODULE_OK;
 }
 

@@ -291,9 +291,12 @@ span decision_user(const decision *, size_t index);
  * subject to validity and to the policy's `revoke` lines. */
 decision policy_decide(const policy *, const policy *bootstrap, const request *);
 
-/* Tells the decision to a person: one line a step, '\n' between them, what to change last. Writes at
- * most `room` bytes, not NUL ended, whole lines only; returns how many. */
-size_t decision_explain(const request *, const decision *, char *out, size_t room);
+/* Tells the decision to a person: one line a step, '\n' between them, each with the line of the policy
+ * behind it; what to change last. Where no line binds the certificate, the nearest of the first `most`
+ * lines is told, and by what it failed. Writes at most `room` bytes, not NUL ended, whole lines only;
+ * returns how many. */
+size_t decision_explain(const policy *, const request *, const decision *, size_t most, char *out,
+                        size_t room);
 
 /* ---- journal.c: the policy on disk --------------------------------------------------------- */
 

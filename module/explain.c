@@ -76,6 +76,19 @@ static void put_time(writer *w, int64_t seconds) {
     put(w, text, len);
 }
 
+/* Each RDN by itself, with the types of its attributes: what is compared. */
+static void tell_rdns(writer *w, span subject) {
+    attribute a;
+    for (size_t from = 0, end; from < subject.len; from = end) {
+        end = from;
+        name_next(subject, &end, &a);
+        for (size_t next = end; name_next(subject, &next, &a) && !a.starts;) end = next;
+        put_string(w, "its RDN ");
+        put_name(w, span_of(subject.ptr + from, end - from));
+        put_byte(w, '\n');
+    }
+}
+
 static void tell_sans(writer *w, const identity *leaf) {
     bind_kind kind;
     span value;
@@ -101,6 +114,7 @@ static void tell_leaf(writer *w, const identity *leaf) {
     put_string(w, " to ");
     put_time(w, leaf->not_after);
     put_byte(w, '\n');
+    if (!leaf->refusal) tell_rdns(w, leaf->subject);
     tell_sans(w, leaf);
 }
 
@@ -116,6 +130,170 @@ static void tell_path(writer *w, const request *r) {
         put_byte(w, '\n');
     }
 }
+
+/* ---- The lines behind a step ---- */
+
+static void tell_line(writer *w, const rule *line) {
+    if (line == NULL) return;
+    put_string(w, "by the line: ");
+    put_span(w, rule_text(line));
+    put_byte(w, '\n');
+}
+
+/* The first CA of the path that a `ca` line names; its DER is too long to be told. */
+static void tell_trust(writer *w, const view *lines, const path *issuers) {
+    uint8_t alias[HASH_BYTES];
+    for (size_t i = 0; i < issuers->count; i++) {
+        alias_authority(alias, issuers->ca[i].key);
+        if (!view_alias(lines, alias)) continue;
+        put_string(w, "by the `ca` line of the CA with key id ");
+        put_hex(w, span_of(issuers->ca[i].key, HASH_BYTES));
+        put_byte(w, '\n');
+        return;
+    }
+}
+
+static void tell_gate(writer *w, const view *lines, const identity *leaf) {
+    uint8_t key[HASH_BYTES];
+    if (view_setting(lines, SET_GATE) != GATE_FULL_SUBJECT) return;
+    if (key_allow(key, leaf->subject)) tell_line(w, view_find(lines, key));
+}
+
+static const rule *revocation(const view *lines, revoke_kind kind, span a, span b) {
+    uint8_t key[HASH_BYTES];
+    key_of(key, LINE_REVOKE, (int)kind, a, b);
+    return view_find(lines, key);
+}
+
+/* The `revoke` lines that name a certificate, in any of their ways. */
+static void tell_revocations(writer *w, const view *lines, const uint8_t *issuer, span serial,
+                             const uint8_t *cert, const uint8_t *own) {
+    const span none = {0};
+    tell_line(w, revocation(lines, REVOKE_SERIAL, span_of(issuer, HASH_BYTES), serial));
+    tell_line(w, revocation(lines, REVOKE_CERT, span_of(cert, HASH_BYTES), none));
+    tell_line(w, revocation(lines, REVOKE_KEY, span_of(own, HASH_BYTES), none));
+}
+
+static void tell_revoked_path(writer *w, const view *lines, const path *p) {
+    for (size_t i = 0; i < p->count; i++) {
+        const authority *ca = &p->ca[i], *issuer = i + 1 < p->count ? &p->ca[i + 1] : ca;
+        tell_revocations(w, lines, issuer->key, span_of(ca->serial, ca->serial_len), ca->cert,
+                         ca->key);
+    }
+}
+
+static void tell_passed(writer *w, const view *lines, const request *r, int step) {
+    put_string(w, STEPS[step].passed);
+    put_byte(w, '\n');
+    if (step == REASON_UNTRUSTED_ISSUER) tell_trust(w, lines, r->issuers);
+    if (step == REASON_GATE) tell_gate(w, lines, r->leaf);
+}
+
+static void tell_failed(writer *w, const view *lines, const request *r, const decision *d) {
+    const identity *leaf = r->leaf;
+    if (d->why == REASON_CA_REVOKED) tell_revoked_path(w, lines, r->issuers);
+    if (d->why == REASON_REVOKED)
+        tell_revocations(w, lines, r->issuers->ca[0].key, leaf->serial, leaf->cert, leaf->key);
+}
+
+/* ---- The nearest binding ---- */
+
+/* A `bind subject` line, and how far its subject is from the leaf's. */
+typedef struct {
+    const rule *line;
+    size_t distance; /* attributes that only one of the two has */
+    size_t len;
+    uint8_t subject[NAME_BYTES];
+} candidate;
+
+static bool has_attribute(span name, const attribute *wanted) {
+    attribute a;
+    for (size_t at = 0; name_next(name, &at, &a);) {
+        if (span_equal(a.oid, wanted->oid) && span_equal(a.value, wanted->value)) return true;
+    }
+    return false;
+}
+
+/* The attributes of `name` that `other` does not have; with `w`, each is told. */
+static size_t missing_in(span other, span name, writer *w) {
+    size_t count = 0;
+    attribute a;
+    for (size_t at = 0; name_next(name, &at, &a);) {
+        uint8_t bytes[NAME_BYTES];
+        writer one = {bytes, 0, sizeof bytes, false};
+        if (has_attribute(other, &a)) continue;
+        put_attribute(&one, true, a.oid, a.value);
+        if (w && count) put_string(w, ", ");
+        if (w) put_name(w, span_of(one.ptr, one.len));
+        count++;
+    }
+    return count;
+}
+
+static size_t attributes_of(span name) {
+    size_t count = 0;
+    attribute a;
+    for (size_t at = 0; name_next(name, &at, &a);) count++;
+    return count;
+}
+
+/* The subject of a `bind subject` line, which stands in its text only. */
+static bool read_subject(const rule *line, candidate *out) {
+    uint8_t token[4 * NAME_BYTES];
+    span text = rule_text(line);
+    fault why;
+    size_t len;
+    if (rule_type(line) != LINE_BIND || line->kind != BIND_SUBJECT || text.len > sizeof token)
+        return false;
+    for (int i = 0; i < 3; i++) {
+        if (token_read(&text, token, &len) != TOKEN_READ) return false;
+    }
+    out->line = line;
+    return name_parse(span_of(token, len), out->subject, &out->len, &why);
+}
+
+static bool is_nearer(const candidate *one, const candidate *best) {
+    if (best->line == NULL || one->distance != best->distance)
+        return best->line == NULL || one->distance < best->distance;
+    return span_compare(rule_text(one->line), rule_text(best->line)) < 0;
+}
+
+/* Of the first `most` lines of the policy; a subject with nothing in common is not near. */
+static void find_nearest(const policy *p, span subject, size_t most, candidate *best) {
+    candidate one;
+    size_t rules = p ? policy_rules(p) : 0, own = attributes_of(subject);
+    best->line = NULL;
+    for (size_t i = 0; i < rules && i < most; i++) {
+        if (!read_subject(policy_rule(p, i), &one)) continue;
+        span other = span_of(one.subject, one.len);
+        size_t only_here = missing_in(other, subject, NULL);
+        if (only_here == own) continue;
+        one.distance = only_here + missing_in(subject, other, NULL);
+        if (is_nearer(&one, best)) *best = one;
+    }
+}
+
+static void tell_nearest(writer *w, const policy *p, const identity *leaf, size_t most) {
+    candidate best;
+    find_nearest(p, leaf->subject, most, &best);
+    if (best.line == NULL) return;
+    span other = span_of(best.subject, best.len);
+    put_string(w, "nearest: ");
+    put_span(w, rule_text(best.line));
+    if (best.distance == 0) {
+        put_string(w, span_equal(other, leaf->subject)
+                          ? ": it asks for another CA"
+                          : ": it has the same attributes in another order");
+    } else {
+        put_string(w, ": the certificate has ");
+        if (missing_in(other, leaf->subject, w) == 0) put_string(w, "nothing else");
+        put_string(w, ", the line has ");
+        if (missing_in(leaf->subject, other, w) == 0) put_string(w, "nothing else");
+    }
+    put_byte(w, '\n');
+}
+
+/* ---- The end ---- */
 
 static void tell_cure(writer *w, const request *r, const decision *d) {
     char text[2 * NAME_BYTES];
@@ -164,16 +342,18 @@ static void tell_end(writer *w, const decision *d) {
     if (d->shadow) put_string(w, "shadow: the policy only records this, nothing is done\n");
 }
 
-size_t decision_explain(const request *r, const decision *d, char *out, size_t room) {
+size_t decision_explain(const policy *p, const request *r, const decision *d, size_t most,
+                        char *out, size_t room) {
     writer w = {(uint8_t *)out, 0, room, false};
+    view lines = {p, r->pending};
     if (r->leaf) tell_leaf(&w, r->leaf);
     if (r->leaf && !r->leaf->refusal) tell_path(&w, r);
     for (int step = REASON_MALFORMED; r->leaf && step < (int)d->why; step++) {
-        if (STEPS[step].passed[0] == 0) continue;
-        put_string(&w, STEPS[step].passed);
-        put_byte(&w, '\n');
+        if (STEPS[step].passed[0]) tell_passed(&w, &lines, r, step);
     }
     tell_end(&w, d);
+    if (r->leaf) tell_failed(&w, &lines, r, d);
+    if (d->why == REASON_NO_BINDING) tell_nearest(&w, p, r->leaf, most);
     if (STEPS[d->why].cure[0]) tell_cure(&w, r, d);
     while (w.len && out[w.len - 1] != '\n') w.len--;
     return w.len ? w.len - 1 : 0;

@@ -353,7 +353,7 @@ def decide(
         session=decided.session,
         shadow=decided.shadow,
         detail=None if decided.detail == ffi.NULL else text_of(decided.detail),
-        trace=explain(request, decided),
+        trace=explain(lines, request, decided),
         users=_users(decided),
         compared=decided.compared,
     )
@@ -366,7 +366,9 @@ def _users(decided: Any) -> tuple[str, ...]:
     return tuple(found)
 
 
-def explain(request: Any, decided: Any, room: int = 65536) -> tuple[str, ...]:
-    out = ffi.new("char[]", room)
-    length = lib.decision_explain(request, ffi.new("decision *", decided), out, room)
+def explain(
+    lines: Any, request: Any, decided: Any, room: int = 65536, most: int = 1000
+) -> tuple[str, ...]:
+    out, one = ffi.new("char[]", room), ffi.new("decision *", decided)
+    length = lib.decision_explain(lines, request, one, most, out, room)
     return tuple(bytes(ffi.buffer(out, length)).decode().split("\n"))

@@ -134,21 +134,20 @@ DER_TOKENS = [
     b"\x82\x82\x0f\xff",
     b"\xff" * 40,
 ]
-LINES = policy(
-    [
-        "set enforce on",
-        authority_line(ca()),
-        "bind cn alice alice",
-        "bind uri spiffe://x/a bob",
-        "bind subject CN=x,O=acme carol",
-        "pattern uri spiffe://{td}/{id} uri:{td}:{id} on",
-        "pattern dns {a}.{b} dns:{a}:{b} on",
-        "pattern email {a}@{b} mail:{a}:{b} on",
-        "pattern upn {a}@{b} mail:{a}:{b} on",
-        "pattern subject CN={id} cn:{id} on",
-        "pattern cn {id} cn:{id} on",
-    ]
-)
+JUDGED = [
+    "set enforce on",
+    authority_line(ca()),
+    "bind cn alice alice",
+    "bind uri spiffe://x/a bob",
+    "bind subject CN=x,O=acme carol",
+    "pattern uri spiffe://{td}/{id} uri:{td}:{id} on",
+    "pattern dns {a}.{b} dns:{a}:{b} on",
+    "pattern email {a}@{b} mail:{a}:{b} on",
+    "pattern upn {a}@{b} mail:{a}:{b} on",
+    "pattern subject CN={id} cn:{id} on",
+    "pattern cn {id} cn:{id} on",
+]
+LINES = policy(JUDGED)
 REASONS = {text_of(lib.reason_name(number)) for number in range(1, lib.REASON_COUNT)}
 
 
@@ -201,7 +200,7 @@ def check_trace(request: Any, decided: Any) -> None:
     for room in (1 << 16, 700):
         out = OUTPUT.at("char *", room)
         told = (
-            bytes(ffi.buffer(out, lib.decision_explain(request, one, out, room)))
+            bytes(ffi.buffer(out, lib.decision_explain(LINES, request, one, 1000, out, room)))
             .decode()
             .split("\n")
         )
@@ -219,15 +218,17 @@ def certificates(rng: random.Random, count: int) -> set[str]:
     extra = raw.x509(ca().der)
     for turn in range(count):
         base = rng.choice(BASES)
-        if turn % 2:
-            elements = list(der_elements(der_content(next(der_elements(der_content(base))))))
-            at = rng.choice([1, 3, 4, 5, 5, 6, 7, 7])
-            elements[at] = inside(rng, elements[at])
-            data = signed_tbs(elements, ca().key)
-        else:
-            data = mutant(rng, base, DER_TOKENS)
+        data = signed_again(rng, base) if turn % 2 else mutant(rng, base, DER_TOKENS)
         seen.add(judge(data, extra))
     return seen
+
+
+def signed_again(rng: random.Random, base: bytes) -> bytes:
+    """A mutant of the signed part, under a good signature."""
+    elements = list(der_elements(der_content(next(der_elements(der_content(base))))))
+    at = rng.choice([1, 3, 4, 5, 5, 6, 7, 7])
+    elements[at] = inside(rng, elements[at])
+    return signed_tbs(elements, ca().key)
 
 
 def inside(rng: random.Random, element: bytes) -> bytes:

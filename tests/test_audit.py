@@ -35,7 +35,7 @@ class Ring:
 
     def __call__(self, *words: Any) -> Any:
         if words[0] == "INFO":
-            return {"certauth_logins": self.seq, "certauth_digest": "0:00"}
+            return f"# certauth\r\ncertauth_logins:{self.seq}\r\ncertauth_digest:0:00\r\n"
         _, _, since, _, count = words
         first = max(since, self.seq - self.size)
         shown = range(first + 1, min(self.seq, first + count) + 1)
@@ -292,7 +292,7 @@ def test_what_happens_on_a_node_is_in_the_event_log(
     with server.tls(pki.alice).connect() as connection:
         assert connection.command("PING") == b"PONG"
         plane.ok("DELETE /v1/users/2")
-        wait_until(lambda: seen("client_closed", username="alice"), "alice's end is told")
+        wait_until(lambda: seen("client_closed", username="alice"), "alice's end is told", 30)
     server.stop()
     server.start()
     plane.in_step()

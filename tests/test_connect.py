@@ -1,18 +1,22 @@
 """Every connection is decided: what each certificate becomes on a real server, resumed or not."""
 
+import random
 import ssl
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+from cryptography.hazmat.primitives import serialization
 
 from control.core import Policy
-from tests.certificates import authority_line
+from tests import hostile
+from tests.certificates import authority_line, ca, leaf_key, pem
 from tests.policies import (
     BIND_ALICE,
     HANDSHAKE,
@@ -75,6 +79,43 @@ def test_explain_says_what_the_connection_does(server_kind: Server, start: Start
         if case.expected != HANDSHAKE:
             outcome = (case.expected.action, case.expected.reason)
             assert outcome == (told["decision"], told["reason"]), case.name
+
+
+class Mutant:
+    """A certificate that is none for other libraries, and the key of its leaf."""
+
+    def __init__(self, leaf: bytes, folder: Path) -> None:
+        self.pem = pem(leaf)
+        self.files = (str(folder / "crt"), str(folder / "key"))
+        (folder / "crt").write_bytes(self.pem)
+        form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+        (folder / "key").write_bytes(leaf_key().private_bytes(*form, serialization.NoEncryption()))
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_explain_says_what_the_connection_of_a_hostile_certificate_does(
+    installed: Server, start: Start, tmp_path: Path, seed: int
+) -> None:
+    """The mutants of hostile.py that come through a handshake: the same action, reason and user, by
+    the server and by Python's own Policy. What is under the CA's signature is its word."""
+    users = [f"user {name} on +@all" for name in ("alice", "bob", "carol")]
+    node = make_node(start, installed, *hostile.JUDGED, *users, trust=[ca()])
+    policy = Policy([*hostile.JUDGED, *users])
+    rng, came = random.Random(seed), set[str]()
+    for _ in range(120):
+        cert: Any = Mutant(hostile.signed_again(rng, rng.choice(hostile.BASES)), tmp_path)
+        try:
+            outcome = node.outcome(cert)
+        except (ssl.SSLError, OSError):  # our own end does not load it
+            continue
+        if outcome == HANDSHAKE:
+            continue
+        told, decided = node.explain(cert.pem), policy.decide(cert.pem)
+        assert (told["decision"], told["reason"]) == (outcome.action, outcome.reason)
+        assert (decided.action, decided.reason) == (outcome.action, outcome.reason)
+        assert told["user"] == decided.user == outcome.user
+        came.add(outcome.reason)
+    assert len(came) > 3, came
 
 
 def test_the_handshake_refuses_what_is_out_of_date(

@@ -82,6 +82,7 @@ def test_the_trace_claims_the_reason_of_the_decision(reason: str) -> None:
     assert claims[0].startswith(f"{reason}: ")
     assert len(claims[0]) > len(reason) + 2
     behind = found.trace[found.trace.index(claims[0]) + 1 :]
+    behind = tuple(line for line in behind if not line.startswith(("by the line: ", "nearest: ")))
     assert [line.split(":")[0] for line in behind] == (
         ["decided by the line"] * (found.line is not None)
         + ["to change it"] * (reason != "matched")
@@ -128,14 +129,91 @@ def test_the_trace_of_a_login_in_full() -> None:
     assert found.trace == (
         "subject CN=alice,O=acme, issued by CN=Root CA,O=acme, serial 0102, "
         "valid 2020-01-01T00:00:00Z to 2049-12-31T23:59:59Z",
+        "its RDN O=acme",
+        "its RDN CN=alice",
         "its SAN uri spiffe://x/a",
         "its SAN dns a.example",
         "its SAN ip 10.0.0.1",
         f"path: the CA with key id {ca().key_id}",
-        *PASSED.values(),
+        *list(PASSED.values())[:4],
+        f"by the `ca` line of the CA with key id {ca().key_id}",
+        *list(PASSED.values())[4:],
         "matched: it is that user",
         f"decided by the line: {BIND}",
     )
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        (["set gate full_subject", "allow CN=alice O=acme"], "allow CN=alice O=acme"),
+        ([f"revoke serial {ca().key_id} 01"], f"revoke serial {ca().key_id} 01"),
+        ([f"revoke key {ca().key_id}"], f"revoke key {ca().key_id}"),
+    ],
+)
+def test_each_step_names_the_line_behind_it(more: list[str], line: str) -> None:
+    """The entry of the gate that let it pass; the revocation, of itself or of a CA above it."""
+    found = decide(policy([*TRUST, BIND, *more]), certificate(ALICE))
+    assert f"by the line: {line}" in found.trace
+
+
+BOB = ["bind subject CN=bob,OU=eng,O=acme bob"]
+ENG = name([(O, "acme")], [(OU, "eng")], [(CN, "bob")])
+
+
+@pytest.mark.parametrize(
+    ("lines", "subject", "told"),
+    [
+        (BOB, name([(O, "acme")], [(OU, "ops")], [(CN, "bob")]),
+         "the certificate has OU=ops, the line has OU=eng"),
+        (BOB, name([(O, "acme")], [(CN, "bob")]),
+         "the certificate has nothing else, the line has OU=eng"),
+        (BOB, name([(O, "acme")], [(OU, "eng")], [(CN, "bob")], [(UID, "7")]),
+         "the certificate has UID=7, the line has nothing else"),
+        (BOB, name([(O, "acme")], [(OU, "eng")], [(CN, "Bob")]),
+         "the certificate has CN=Bob, the line has CN=bob"),
+        (BOB, name([(O, "acme")], [(CN, "bob")], [(OU, "eng")]),
+         "it has the same attributes in another order"),
+        ([f"{BOB[0]} ca={'ab' * 32}"], ENG, "it asks for another CA"),
+        ([*BOB, "bind subject CN=bob,OU=eng,O=other bob"],
+         name([(O, "acme")], [(OU, "ops")], [(CN, "bob")]),
+         "the certificate has OU=ops, the line has OU=eng"),
+        (BOB, name([(O, "else")], [(CN, "zoe")]), None),
+        ([], ENG, None),
+    ],
+)  # fmt: skip
+def test_the_nearest_binding_and_by_what_it_failed(
+    lines: list[str], subject: bytes, told: str | None
+) -> None:
+    """The line with the fewest attributes that differ; none where nothing is in common."""
+    found = decide(policy([*TRUST, *lines]), certificate(subject))
+    assert found.reason == "no_binding"
+    nearest = [line for line in found.trace if line.startswith("nearest: ")]
+    assert nearest == ([f"nearest: {lines[0]}: {told}"] if told else [])
+
+
+def test_only_so_many_lines_are_looked_at_for_the_nearest() -> None:
+    """A server's main thread has other things to do."""
+    lines = policy([*TRUST, *(f"bind subject CN=u{n},OU=x,O=acme u" for n in range(20))])
+    request = ffi.new("request *")
+    identity, path = ffi.new("identity *"), ffi.new("path *", {"known": True, "count": 1})
+    leaf = raw.x509(certificate(ENG))
+    lib.identity_read(leaf, identity)
+    lib.path_verify(lines, leaf, ffi.NULL, 0, path)
+    request.leaf, request.issuers, request.now = identity, path, NOW
+    decided = lib.policy_decide(lines, ffi.NULL, request)
+    for most, there in ((0, False), (100, True)):
+        trace = raw.explain(lines, request, decided, most=most)
+        assert any(line.startswith("nearest: ") for line in trace) == there
+
+
+def test_every_rdn_is_told_with_its_types() -> None:
+    """In the order of the certificate; one that has several attributes is one."""
+    leaf = certificate(name([(O, "acme")], [(CN, "a"), (UID, "7")]))
+    trace = decide(policy(TRUST), leaf).trace
+    assert [line for line in trace if line.startswith("its RDN ")] == [
+        "its RDN O=acme", "its RDN CN=a+UID=7",
+    ]  # fmt: skip
 
 
 def test_what_core_tells_is_the_same_trace() -> None:
@@ -294,21 +372,23 @@ def test_a_trace_has_whole_lines_in_any_room() -> None:
     leaf = certificate(ALICE, sans(uri("spiffe://x/a")))
     identity, path = raw.read(leaf), ffi.new("path *")
     request = ffi.new("request *", {"leaf": identity, "issuers": path, "now": NOW})
-    decided = lib.policy_decide(policy(TRUST), ffi.NULL, request)
-    whole = raw.explain(request, decided)
-    for room in range(1200):
-        told = raw.explain(request, decided, room)
+    lines = policy([*TRUST, "bind subject CN=alicia,O=acme alicia"])
+    decided = lib.policy_decide(lines, ffi.NULL, request)
+    whole = raw.explain(lines, request, decided)
+    for room in range(1400):
+        told = raw.explain(lines, request, decided, room)
         assert told == whole[: len(told)] or told == ("",)
         assert len("\n".join(told)) <= room
-    assert raw.explain(request, decided, len("\n".join(whole)) + 1) == whole
+    assert raw.explain(lines, request, decided, len("\n".join(whole)) + 1) == whole
 
 
 def test_every_reason_has_words() -> None:
     """Also those that no request can reach; only `matched` needs no cure."""
     identity, path = raw.read(certificate(ALICE)), ffi.new("path *")
-    request = ffi.new("request *", {"leaf": identity, "issuers": path, "now": NOW})
+    request, lines = ffi.new("request *"), policy(TRUST)
+    request.leaf, request.issuers, request.now = identity, path, NOW
     for number, reason in enumerate(core.reasons()):
-        trace = raw.explain(request, ffi.new("decision *", {"why": number})[0])
+        trace = raw.explain(lines, request, ffi.new("decision *", {"why": number})[0])
         said = next(line for line in trace if line.startswith(f"{reason}: "))
         assert len(said) > len(reason) + 5
         assert trace[-1].startswith("to change it: ") == (reason != "matched")

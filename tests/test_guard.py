@@ -92,6 +92,14 @@ ROUTES = {
     "GET /v1/certauth/ca/<key>.crl": "nobody's",
     "GET /v1/certauth/ca/<key>.pem": "nobody's",
     "POST /v1/certauth/preview": "explain_certificates",
+    "POST /v1/certauth/certificates": "any",
+    "GET /v1/certauth/certificates": "view_all_users_info",
+    "GET /v1/certauth/certificates/<cert>": "view_all_users_info",
+    "GET /v1/certauth/profiles": "view_cluster_info",
+    "GET /v1/certauth/profiles/<uid>": "view_cluster_info",
+    "POST /v1/certauth/profiles": "update_cluster",
+    "PUT /v1/certauth/profiles/<uid>": "update_cluster",
+    "DELETE /v1/certauth/profiles/<uid>": "update_cluster",
     "GET /metrics": "view_cluster_stats",
 }
 OF_TOKENS = {"POST /v1/users/refresh_jwt"}  # its 401 is about the scheme, for everybody

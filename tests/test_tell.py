@@ -1,6 +1,6 @@
 """control/tell.py: what the API says, line by line."""
 
-from control.tell import explained, previewed
+from control.tell import explained, logged, previewed
 
 NODE = {"address": "10.0.0.5:6379", "error": "", "sessions": 12, "ends": 3, "users": []}
 ENDING = {
@@ -53,3 +53,14 @@ def test_an_explanation_ends_with_the_decision() -> None:
     """Behind the steps."""
     found = {"trace": ["a", "b"], "action": "login", "users": ["alice"]}
     assert list(explained(found)) == ["a", "b", "decision: login alice"]
+
+
+def test_an_event_is_a_line() -> None:
+    """When, what, and what is known of it, without what only programs read."""
+    event = {
+        "time": "2026-11-25T03:00:12Z", "type": "client_refused", "severity": "WARNING",
+        "reason": "no_binding", "subject": "CN=x", "cert": "ab", "seq": 7,
+    }  # fmt: skip
+    assert list(logged([event])) == [
+        "2026-11-25T03:00:12Z client_refused reason=no_binding subject=CN=x"
+    ]
