@@ -6,16 +6,20 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 QUICKSTART = $(if $(HOME_DIR),--home '$(HOME_DIR)') $(if $(REDIS_PORT),--redis-port '$(REDIS_PORT)') \
 	$(if $(API_PORT),--api-port '$(API_PORT)') $(if $(SERVER),--server '$(SERVER)')
 
-.PHONY: help setup setup-all build run lint test servers test-servers test-all test-sanitize clean
+.PHONY: help setup setup-all build run dist deb lint test servers test-servers test-docker test-all \
+	test-sanitize clean
 
 help:
 	@echo 'make run           start a server that knows you by your certificate, and say what to try'
 	@echo '                   (HOME_DIR=./.certauth REDIS_PORT=6380 API_PORT=9443 SERVER=redis-server)'
 	@echo 'make test          lint, and test on the installed server and those already fetched'
 	@echo 'make build         module/certauth.so and control/_core.abi3.so'
+	@echo 'make dist          wheel and sdist of the control plane, in build/dist'
+	@echo 'make deb           Debian package of the module, in build/dist'
 	@echo 'make lint          ruff and mypy'
 	@echo 'make test-servers  fetch Redis 8 and Valkey, and run the module'\''s tests on each'
-	@echo 'make test-all      everything, slow tests included'
+	@echo 'make test-docker   build both images and test them, on an engine that it starts if need be'
+	@echo 'make test-all      everything but that, slow tests included'
 	@echo 'make test-sanitize as test, with ASan and UBSan in the C, in Python and in the servers'
 	@echo 'make clean         remove what was built, .venv included (.certauth stays)'
 	@echo 'PYTHON=python3.12  another interpreter'
@@ -31,6 +35,13 @@ build: setup
 run: setup
 	@exec .venv/bin/redis-certauth quickstart $(QUICKSTART)
 
+dist: setup
+	.venv/bin/pyproject-build --outdir build/dist
+
+deb:
+	@PYTHON='$(PYTHON)' .ci/setup deb
+	@.ci/deb build/dist
+
 lint: setup
 	.venv/bin/ruff check .
 	.venv/bin/mypy
@@ -44,8 +55,12 @@ servers: setup
 test-servers: servers
 	.venv/bin/python -m pytest -m servers
 
+test-docker:
+	@PYTHON='$(PYTHON)' .ci/setup docker
+	.venv/bin/python -m tests.engine
+
 test-all: setup-all lint servers
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -m 'not docker'
 
 test-sanitize: setup
 	.venv/bin/python build.py --sanitize

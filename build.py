@@ -113,25 +113,29 @@ def make(
     return True
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Builds module/certauth.so and control/_core.")
-    parser.add_argument("--sanitize", action="store_true", help="ASan + UBSan, in build/sanitize/")
-    sanitize = parser.parse_args().sanitize
+def products(sanitize: bool = False, core_only: bool = False) -> None:
+    """Makes what is out of date, and says so."""
     # Not Python's own linker flags: they may hold the path of another OpenSSL.
     os.environ.setdefault("CC", "cc")
     os.environ.setdefault("LDSHARED", f"{os.environ['CC']} -shared")
     work = ROOT / "build" / "sanitize" if sanitize else ROOT / "build"
     home = work if sanitize else ROOT
-    products = [
+    made = [
         (home / "control" / "_core.abi3.so", work / "core", CORE, build_core),
         (home / "module" / "certauth.so", work / "certauth", MODULE, build_module),
     ]
     work.mkdir(parents=True, exist_ok=True)
     with open(work / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two builds at once would write the same objects
-        for product, objects, names, build in products:
+        for product, objects, names, build in made[:1] if core_only else made:
             built = make(product, objects, names, sanitize, build)
             print(f"{product.relative_to(ROOT)}: {'built' if built else 'up to date'}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Builds module/certauth.so and control/_core.")
+    parser.add_argument("--sanitize", action="store_true", help="ASan + UBSan, in build/sanitize/")
+    products(parser.parse_args().sanitize)
 
 
 if __name__ == "__main__":

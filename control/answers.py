@@ -21,10 +21,12 @@ from control.records import (
 
 
 class Answer(BaseModel):
-    """`ignored` names the fields of the request that were accepted and mean nothing here."""
+    """`ignored` names the fields of the request that were accepted and mean nothing here;
+    `pending` the servers that do not hold the change yet, where `wait_for_sync` waited for them."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
     ignored: list[str] = []
+    pending: list[str] = []
 
 
 class Empty(Answer):
@@ -256,6 +258,32 @@ class ClientCertificateAnswer(Answer):
     bdb_uid: int
     node: str
     certificate: str = ""
+
+
+class ServerAnswer(BaseModel):
+    """A node of a database. `lag` is in generations; `last_error_time` in seconds since 1970."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    bdb_uid: int
+    bdb_name: str
+    address: str
+    in_step: bool
+    generation: int
+    digest: str
+    lag: int
+    error: str
+    last_error: str
+    last_error_time: int
+    software: str
+    module: str
+
+
+class ServersAnswer(Answer):
+    """`leader` is the control plane that last began to speak to them, the how manieth `epoch`."""
+
+    leader: str
+    epoch: int
+    nodes: list[ServerAnswer]
 
 
 class ExplainAnswer(Answer):

@@ -6,6 +6,7 @@ import json
 import logging
 import ssl
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from urllib.parse import urlencode
 
 import click
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
@@ -165,7 +167,8 @@ def echo(value: Any, as_json: bool, columns: tuple[str, ...] = ()) -> None:
         for name, content in value.items():
             table.add_row(Text(name), cell(content))
     console = Console(highlight=False)
-    console.print(table, width=console.width if console.is_terminal else 1000, crop=False)
+    console = console if console.is_terminal else Console(highlight=False, width=1000)
+    console.print(table, crop=False)
 
 
 # ---- Nouns ---------------------------------------------------------------------------------------
@@ -807,6 +810,44 @@ def crl_delete(ask: Client, uid: int, yes: bool) -> None:
     ask("DELETE", f"{CRLS}/{uid}")
 
 
+# ---- status --------------------------------------------------------------------------------------
+
+SERVERS = ("bdb_name", "address", "in_step", "generation", "lag", "software", "module", "error")
+LOOK = 0.2  # seconds between two questions while waiting
+
+
+@click.command("status")
+@click.option("--wait", type=float, default=0.0, help="At most so many seconds, for all servers.")
+@AS_JSON
+@connected
+def status_command(ask: Client, wait: float, as_json: bool) -> None:
+    """Show how far each server has followed. Exits with 1 where one is behind."""
+    found = awaited(ask, wait)
+    if as_json:
+        echo(found, True)
+    else:
+        echo(found["nodes"], False, SERVERS)
+    if behind := [one for one in found["nodes"] if not one["in_step"]]:
+        raise click.ClickException(f"{len(behind)} of {len(found['nodes'])} servers are behind")
+
+
+def awaited(ask: Client, seconds: float) -> dict[str, Any]:
+    """What the API says of the servers, once they are in step or the time is over; meanwhile a bar
+    shows how many are, where somebody looks at standard error."""
+    end = time.monotonic() + seconds
+    console = Console(stderr=True)
+    shown = console.is_terminal and seconds > 0
+    with Progress(console=console, transient=True, disable=not shown) as progress:
+        task = progress.add_task("servers in step")
+        while True:
+            found: dict[str, Any] = ask("GET", "/v1/certauth/nodes")
+            done = sum(one["in_step"] for one in found["nodes"])
+            progress.update(task, completed=done, total=len(found["nodes"]))
+            if done == len(found["nodes"]) or time.monotonic() >= end:
+                return found
+            time.sleep(LOOK)
+
+
 # ---- log -----------------------------------------------------------------------------------------
 
 
@@ -933,6 +974,7 @@ def apply_command(ask: Client, file: Path, dry_run: bool, prune: bool, yes: bool
 
 GROUPS = tuple(group_of(noun) for noun in NOUNS)
 COMMANDS = (
-    *GROUPS, ca_group, cert_group, crl_group, explain_command, log_command, import_group,
+    *GROUPS, ca_group, cert_group, crl_group, status_command, explain_command, log_command,
+    import_group,
     apply_command,
 )  # fmt: skip

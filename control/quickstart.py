@@ -32,7 +32,12 @@ from control.ca import Issued, issue, presented, write_private
 from control.service import Config, ServiceError
 from control.sync import Access, Node, NodeError
 
-MODULE = Path(__file__).resolve().parent.parent / "module" / "certauth.so"
+# In a checkout; or where the Debian package puts it.
+MODULES = (
+    Path(__file__).resolve().parent.parent / "module" / "certauth.so",
+    Path("/usr/lib/redis/modules/certauth.so"),
+)
+MODULE = next((path for path in MODULES if path.exists()), MODULES[-1])
 LOOPBACK = "127.0.0.1"
 NAMES = ("localhost", LOOPBACK, "::1")
 ADMIN = "quickstart"  # who logs in by password; `admin` does by certificate
@@ -108,6 +113,8 @@ def check_server(name: str) -> str:
     )  # fmt: skip
     if "certauth-trial" not in trial.stdout + trial.stderr:
         raise QuickstartError(f"{path} has no TLS: take a build with it, such as Debian's")
+    if not MODULE.exists():
+        raise QuickstartError(f"no module: there is no {MODULE}; install its Debian package")
     return path
 
 

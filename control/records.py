@@ -11,7 +11,7 @@ Management = Literal[
 TlsMode = Literal["enabled", "disabled", "replica_ssl"]
 Switch = Literal["enabled", "disabled"]
 NodeRole = Literal["", "master", "replica", "cluster master", "cluster replica", "sentinel"]
-Origin = Literal["endpoint", "found", "leaving"]
+Origin = Literal["endpoint", "found", "leaving", "gone"]
 Enforcement = Literal["shadow", "leave", "refuse"]
 AuthMethod = Literal["regular", "certificate"]
 KeyUsage = Literal["digital_signature", "key_encipherment", "key_agreement"]
@@ -147,6 +147,12 @@ class Database:
     adopt_users: bool = False  # take over ACL users of the same names that a server has already
     deleting: bool = False  # the nodes are being detached
 
+    @property
+    def refuses(self) -> bool:
+        """Whether a client whose certificate is nobody's is turned away."""
+        strict = self.enforcement == "refuse" and not self.default_user
+        return self.tls_mode == "enabled" and strict
+
 
 @dataclass(frozen=True)
 class Target:
@@ -176,12 +182,16 @@ class Node:
     in_step: bool  # holds the database's policy
     error: str = ""  # why it is behind, for a person
     detail: str = ""  # what its module says of the trust that it manages
-    origin: Origin = "endpoint"  # the database names it, others name it, or it is to be detached
+    # The database names it, others name it, it is to be detached, or to be forgotten as it is.
+    origin: Origin = "endpoint"
     server_name: str = ""  # that its certificate must show; "": its host
     role: NodeRole = ""  # "": it has not answered yet
     software: str = ""  # "redis 8.6.3"
     module: str = ""  # version of certauth
     key: str = ""  # SHA-256 of its key, in hex: who it is for its peers
+    digest: str = ""  # of the policy that it holds
+    last_error: str = ""  # the last `error` that there was
+    last_error_time: int = 0  # since when it was there, in seconds since 1970
 
 
 @dataclass(frozen=True)

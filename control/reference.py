@@ -14,6 +14,7 @@ from werkzeug.routing import Rule as Route
 
 from control import models
 from control.answers import Problem
+from control.waiting import LONGEST
 from control.web import PUBLIC, Rule
 
 COMPONENTS = "#/components/schemas/{model}"
@@ -35,6 +36,10 @@ QUERY: dict[str, dict[str, Any]] = {
     "expiring": {
         "description": "Present: only those that end soon and have no successor.",
         "schema": TEXT,
+    },
+    "wait_for_sync": {
+        "schema": {"type": "number", "minimum": 0, "maximum": LONGEST},
+        "description": "Seconds to wait for the servers. 202: some are pending.",
     },
     "offset": {"schema": NUMBER},
 }
@@ -101,6 +106,8 @@ def _operation(method: str, path: str, route: Route, rule: Rule, text: str) -> d
             "default": {"description": "Refused.", "content": _content(_reference(Problem))},
         },
     }
+    if "wait_for_sync" in rule.query:
+        operation["responses"]["202"] = operation["responses"]["200"]
     if rule.permission == PUBLIC:
         operation["security"] = []
     else:

@@ -534,7 +534,8 @@ class Connection(asyncio.Transport, asyncio.Protocol):
             with contextlib.suppress(SSL.Error):
                 self._tls.shutdown()
             self._flush(self._tls)
-        self._raw.write_eof()
+        with contextlib.suppress(OSError):  # The peer has reset it, and we are about to hear so.
+            self._raw.write_eof()
         self._raw.resume_reading()
         limits, unsent = self._front.limits, self._raw.get_write_buffer_size()
         seconds = limits.write_seconds if unsent else limits.linger_seconds

@@ -13,6 +13,7 @@ Logins that fail are counted, and written to the event log, without it: stranger
 everybody read everything again.
 """
 
+import logging
 import os
 import secrets
 import threading
@@ -69,6 +70,8 @@ from control.records import (
     User,
 )
 
+log = logging.getLogger(__name__)
+
 Record = TypeVar("Record", User, Role, RedisAcl, Database, Profile)
 Kind = type[User] | type[Role] | type[RedisAcl] | type[Database] | type[Profile]
 AnyRecord = User | Role | RedisAcl | Database | Profile
@@ -89,6 +92,9 @@ ADMINISTRATORS = 0  # the source of what they have revoked; others are uids of C
 REVOKING = -1  # the owner of all `revoke` lines of a database: several sources may ask for one
 FEW = 1_000  # lines that are looked up one by one; more are compared as a whole
 MIGRATING = 0x63657274  # PostgreSQL's lock, by number, of whoever makes or changes the tables
+CHANNEL = "certauth"  # of PostgreSQL's NOTIFY
+IDLE = 2  # seconds that a transaction may do nothing, on PostgreSQL
+LONG_IDLE = 60  # … while the lines of many users are computed
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -311,7 +317,19 @@ nodes = _table(
     _text("software"),
     _text("module"),
     _text("key"),
+    _text("digest"),
+    _text("last_error"),
+    _number("last_error_time"),
     sa.PrimaryKeyConstraint("bdb_uid", "address"),
+)
+# One row: which process speaks to the servers, until when, in milliseconds since 1970 by the
+# database's clock, and the how manieth it is.
+lease = _table(
+    "lease",
+    _number("id", primary_key=True, autoincrement=False),
+    _text("holder"),
+    _number("epoch"),
+    _number("expires"),
 )
 # Of password users; 0 is nobody, whose failures take as long and count for nothing.
 login_failures = _table("login_failures", _uid(), _number("failures"), _number("last"))
@@ -388,11 +406,20 @@ NOUNS: dict[Kind, str] = {
 }  # fmt: skip
 
 
+class Replaced(Exception):
+    """Another process speaks to the servers now, or may at any moment: nothing was written."""
+
+    def __init__(self) -> None:
+        super().__init__("another control plane looks after the servers")
+
+
 class _Here(threading.local):
-    """What a thread is doing: the revision that its request reads at, and for whom it works."""
+    """What a thread is doing: the revision that its request reads at, for whom it works, and which
+    policies its last change moved, to which generations."""
 
     revision: int | None = None
     actor: Mapping[str, EventDetail] = MappingProxyType({})
+    moved: Mapping[int, int] = MappingProxyType({})
     reader: Any = None
 
 
@@ -403,6 +430,7 @@ class Store:
     def __init__(self, url: str) -> None:
         self._engine = _engine(sa.make_url(url))
         self._writer = self._engine.execution_options(writer=True)
+        self._statements = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         if self._engine.dialect.name == "postgresql":
             self._engine = self._engine.execution_options(isolation_level="REPEATABLE READ")
         self._forget_all()
@@ -420,15 +448,33 @@ class Store:
         self._latest = (0, -1.0)  # a revision, and when it was the one
         self._hearing = threading.Lock()
         self._writing = threading.Lock()
+        self._reported, self._reports = threading.Condition(), 0
+        self._sender = secrets.token_hex(8)
+        self._ear: _Ear | None = None
 
     def close(self) -> None:
+        if self._ear:
+            self._ear.stop()
         for reader in self._readers:
             reader.close()
         self._engine.dispose()
 
     def listen(self, changed: Callable[[], None]) -> None:
-        """`changed` is called, in the thread of whoever made it, after each committed change."""
+        """`changed` is called after each committed change, in the thread of whoever made it; and
+        after those of other processes, as soon as PostgreSQL tells of them."""
         self._listeners.append(changed)
+        self._listen_to_others()
+
+    def _listen_to_others(self) -> None:
+        with self._hearing:
+            if self._engine.dialect.name == "postgresql" and not self._ear:
+                self._ear = _Ear(self._engine, self._sender, self._told_by_others)
+                self._ear.start()
+
+    def _told_by_others(self) -> None:
+        self._stir()
+        for changed in self._listeners:
+            changed()
 
     # ---- Requests ----
 
@@ -450,6 +496,12 @@ class Store:
     def leave(self) -> None:
         """The request is done."""
         self._here.revision, self._here.actor = None, {}
+        self._here.moved = MappingProxyType({})
+
+    def moved(self) -> Mapping[int, int]:
+        """The databases whose servers are to follow the last change of this thread's request, and
+        the generation of the policy that they are to reach."""
+        return self._here.moved
 
     # ---- Reading ----
 
@@ -892,6 +944,7 @@ class Store:
                 connection.execute(sa.delete(login_failures).where(login_failures.c.uid == uid))
                 self._note(connection, "user_locked", "WARNING", user_uid=uid, **detail)
                 revision = _count_up(connection)
+                _tell_others(connection, self._sender)
         if locked:
             self._changed(revision)
 
@@ -1105,31 +1158,121 @@ class Store:
         with self._engine.connect() as connection:
             return _nodes(connection, bdb_uid)
 
-    def report(self, bdb_uid: int, found: Sequence[Node]) -> None:
+    def report(
+        self, bdb_uid: int, found: Sequence[Node], epoch: int = 0, of: Database | None = None
+    ) -> None:
         """Replaces what is known of the servers of a database, and binds them as each other's
-        peers. Writes nothing where that is the same already, or where the database is gone."""
-        before = self.nodes(bdb_uid)
-        if tuple(sorted(found, key=lambda node: node.address)) == before:
+        peers. Writes nothing where that is the same already, where the database is gone, or where
+        it is reached in other ways by now than when it was `of`. Raises Replaced, see
+        `take_lease`."""
+        before = {node.address: node for node in self.nodes(bdb_uid)}
+        after = {node.address: node for node in found}
+        changed = [one for address, one in after.items() if before.get(address) != one]
+        gone = [address for address in before if address not in after]
+        if not changed and not gone:
             return
-        rebound = _peers(before) != _peers(found)
+        rebound = _peers(before.values()) != _peers(found)
         with self._write() if rebound else self._transaction() as connection:
+            _keep_lease(connection, epoch)
             if not _exists(connection, Database, bdb_uid):
                 return
-            connection.execute(sa.delete(nodes).where(nodes.c.bdb_uid == bdb_uid))
-            rows = [_values(nodes, node) for node in found]
-            if rows:
+            now = _find(connection, Database, bdb_uid)
+            if of and REACH & set(_differences(of, now)):
+                return
+            # What was marked meanwhile is only forgotten once it is not reported any more.
+            marked = {one.address for one in _nodes(connection, bdb_uid) if one.origin == "gone"}
+            old = nodes.c.address.in_([*gone, *(node.address for node in changed)])
+            connection.execute(sa.delete(nodes).where(nodes.c.bdb_uid == bdb_uid, old))
+            if changed:
+                told = (replace(n, origin="gone") if n.address in marked else n for n in changed)
+                rows = [_values(nodes, node) for node in told]
                 connection.execute(_insertion(nodes), rows)
             if rebound:
                 self._refresh(connection, [bdb_uid], own=True)
+            _tell_others(connection, self._sender)
+        self._stir()
 
-    def forget_database(self, uid: int) -> None:
-        """Removes a database whose nodes are detached, or will never come back. Of its actions the
-        deletion stays, for whoever waits for it."""
+    def forget_node(self, bdb_uid: int, address: str) -> None:
+        """Lets go of a server that will never come back. Raises Refusal 404, or 406 where the
+        database itself names it."""
         with self._write() as connection:
+            database = _find(connection, Database, bdb_uid)
+            if address not in {one.address for one in _nodes(connection, bdb_uid)}:
+                raise missing(f"node '{address}' of bdb {bdb_uid}")
+            if address in _addresses(database):
+                raise refused(
+                    "node_is_endpoint", f"{address} is an endpoint: PUT the endpoints without it"
+                )
+            where = (nodes.c.bdb_uid == bdb_uid) & (nodes.c.address == address)
+            connection.execute(sa.update(nodes).where(where).values(origin="gone"))
+            self._note(connection, "node_forgotten", bdb_uid=bdb_uid, address=address)
+
+    def gone(self) -> tuple[Node, ...]:
+        """The servers that are to be forgotten."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(sa.select(nodes).where(nodes.c.origin == "gone"))
+            return tuple(Node(**row._mapping) for row in rows)
+
+    def forget_database(self, uid: int, epoch: int | None = None) -> None:
+        """Removes a database whose nodes are detached, or will never come back. Of its actions the
+        deletion stays, for whoever waits for it. With an epoch, raises Replaced as `report`."""
+        with self._write() as connection:
+            if epoch is not None:
+                _keep_lease(connection, epoch)
             over = (actions.c.bdb_uid == uid) & (actions.c.name != "delete_bdb")
             connection.execute(sa.delete(actions).where(over))
             connection.execute(sa.delete(bdbs).where(bdbs.c.uid == uid))
             self._note(connection, "bdb_deleted", bdb_uid=uid)
+        self._stir()
+
+    def reports(self) -> int:
+        """Counts what `report` writes, as far as this process hears of it."""
+        return self._reports
+
+    def await_report(self, seen: int, seconds: float) -> None:
+        """Returns when there are other `reports` than these, or after so many seconds."""
+        self._listen_to_others()
+        with self._reported:
+            self._reported.wait_for(lambda: self._reports != seen, seconds)
+
+    def _stir(self) -> None:
+        with self._reported:
+            self._reports += 1
+            self._reported.notify_all()
+
+    # ---- Who speaks to the servers ----
+
+    def take_lease(self, holder: str, seconds: float) -> int:
+        """Makes a process the one that speaks to the servers, for so many seconds by the clock of
+        the database, or longer where it is that one already. Its epoch: higher than that of each
+        one before it, and what it has to show for each write. 0 where another process has the
+        lease."""
+        statement = TAKE_LEASE[self._engine.dialect.name]
+        with self._at_once() as connection:
+            values = {"me": holder, "lasts": int(seconds * 1000)}
+            return int(connection.scalar(statement, values) or 0)
+
+    def raise_epoch(self, holder: str, epoch: int, above: int) -> int:
+        """A higher epoch for whoever holds the lease with this one: above what a server has seen,
+        which is ahead of a database that was lost or comes from a backup. Raises Replaced."""
+        where = (lease.c.holder == holder) & (lease.c.epoch == epoch)
+        raised = sa.update(lease).where(where).values(epoch=max(above, epoch) + 1)
+        with self._at_once() as connection:
+            found = connection.scalar(raised.returning(lease.c.epoch))
+        if found is None:
+            raise Replaced
+        return int(found)
+
+    def end_lease(self, holder: str) -> None:
+        """Lets another process take it at once."""
+        with self._at_once() as connection:
+            connection.execute(sa.update(lease).where(lease.c.holder == holder).values(expires=0))
+
+    def leader(self) -> tuple[str, int]:
+        """Who last took the lease, and its epoch; "" and 0 before anybody did."""
+        with self._engine.connect() as connection:
+            row = connection.execute(sa.select(lease.c.holder, lease.c.epoch)).one()
+            return row.holder, row.epoch
 
     # ---- Backups ----
 
@@ -1153,6 +1296,7 @@ class Store:
         """A store that is like this one now; whatever is changed in it is gone afterwards. For one
         thread; all who want to write wait meanwhile."""
         with self._transaction() as connection:
+            _take_time(connection)
             yield _Stage(connection)
             connection.rollback()
 
@@ -1171,6 +1315,17 @@ class Store:
             yield connection
 
     @contextmanager
+    def _at_once(self) -> Iterator[sa.Connection]:
+        """One statement that is a transaction by itself: a process that is frozen now holds no lock
+        that others wait for."""
+        if self._engine.dialect.name == "sqlite":
+            with self._transaction() as connection:
+                yield connection
+        else:
+            with self._statements.connect() as connection:
+                yield connection
+
+    @contextmanager
     def _write(
         self, dry_run: bool = False, kept: Sequence[str] | None = None, but: int = 0
     ) -> Iterator[sa.Connection]:
@@ -1179,9 +1334,13 @@ class Store:
         on being remembered."""
         with self._transaction() as connection:
             revision = _count_up(connection)
+            _tell_others(connection, self._sender)
+            moved: dict[int, int] = {}
+            connection.info["moved"] = moved
             yield connection
             if dry_run:
                 connection.rollback()
+        self._here.moved = {} if dry_run else moved
         if not dry_run:
             before, known = self._memory
             if kept is not None and before == revision - 1:
@@ -1207,6 +1366,7 @@ class Store:
         if isinstance(record, Database):
             name = "delete_bdb" if record.deleting else f"{what.removesuffix('d')}_bdb"
             generation = _target(connection, record.uid).generation
+            connection.info["moved"][record.uid] = generation
             values = {"uid": secrets.token_hex(16), "bdb_uid": record.uid, "name": name}
             values |= {"generation": generation, "created": int(time.time())}
             last = connection.execute(_insertion(actions), values).inserted_primary_key
@@ -1258,6 +1418,8 @@ class Store:
     def _refresh(self, connection: sa.Connection, uids: Iterable[int], own: bool = False) -> None:
         """Makes the policy lines of these databases what the rows say: all, or (`own`) those that
         they have whoever their users are."""
+        if not own:
+            _take_time(connection)
         for uid in uids:
             rows = connection.execute(OWN_LINES if own else LINES, {"bdb": uid})
             before = {(row.owner, row.line): row.id for row in rows}
@@ -1309,10 +1471,13 @@ def _load(connection: sa.Connection, dumped: dict[str, Any]) -> None:
     for name, content in dumped["tables"].items():
         columns = content["columns"]
         rows = [dict(zip(columns, row, strict=True)) for row in content["rows"]]
+        table = sa.table(name, *map(sa.column, columns))
+        connection.execute(sa.delete(table))  # what came with its making
         if rows:
-            connection.execute(sa.insert(sa.table(name, *map(sa.column, columns))), rows)
+            connection.execute(sa.insert(table), rows)
     _migrate(connection, "head")
     connection.execute(sa.update(cluster_table).values(jwt_key=secrets.token_hex(32)))
+    connection.execute(sa.update(lease).values(expires=0))  # of that database's clock
 
 
 # ---- The database ----
@@ -1339,7 +1504,9 @@ def _is_json(column: "sa.Column[Any]") -> bool:
 
 def _engine(url: sa.URL) -> sa.Engine:
     if url.get_backend_name() != "sqlite":
-        return sa.create_engine(url, pool_size=20)
+        engine = sa.create_engine(url, pool_size=20)
+        sa.event.listen(engine, "connect", _connected_to_server)
+        return engine
     if not url.database or url.database == ":memory:":
         raise ValueError("the store needs a file: sqlite:///path")
     # The file holds private keys and password hashes; its journals get the mode that it has.
@@ -1348,6 +1515,74 @@ def _engine(url: sa.URL) -> sa.Engine:
     sa.event.listen(engine, "connect", _connected)
     sa.event.listen(engine, "begin", _began)
     return engine
+
+
+def _connected_to_server(connection: Any, _record: object) -> None:
+    # A process that is frozen within a transaction, or whose machine is gone, lets go of its locks.
+    connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE}s'")
+    connection.commit()
+
+
+def _take_time(connection: sa.Connection) -> None:
+    """For a transaction that computes for long between two statements."""
+    if connection.dialect.name == "postgresql":
+        wait = f"SET LOCAL idle_in_transaction_session_timeout = '{LONG_IDLE}s'"
+        connection.exec_driver_sql(wait)
+
+
+def _keep_lease(connection: sa.Connection, epoch: int) -> None:
+    """Nobody takes the lease over before this transaction has ended. Raises Replaced where somebody
+    else has it than who had this epoch."""
+    if connection.scalar(KEEP_LEASE, {"mine": epoch}) is None:
+        raise Replaced
+
+
+def _tell_others(connection: sa.Connection, sender: str) -> None:
+    """Wakes the other processes when this transaction has ended. SQLite has no such thing."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_notify(CHANNEL, sender)))
+
+
+class _Ear(threading.Thread):
+    """Hears what others say by `_tell_others`, on a connection of its own; and calls `told`. Also
+    when it has a new connection, since something may have been missed."""
+
+    def __init__(self, engine: sa.Engine, us: str, told: Callable[[], None]) -> None:
+        super().__init__(name="ear", daemon=True)
+        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._us, self._told = us, told
+        self._stopping, self._missed = threading.Event(), False
+
+    def run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                with self._engine.connect() as connection:
+                    self._listen(connection)
+            except Exception as error:  # whatever the driver raises
+                reason = str(error).splitlines()[0]
+                log.warning("other control planes are not heard at once: %s", reason)
+                self._missed = True
+                self._stopping.wait(1)
+
+    def _listen(self, connection: sa.Connection) -> None:
+        connection.exec_driver_sql(f"LISTEN {CHANNEL}")
+        driver: Any = connection.connection.driver_connection
+        connection.detach()  # the pool is for connections that listen to nothing
+        if self._missed:
+            self._told()
+        while not self._stopping.is_set():
+            for note in driver.notifies(timeout=1, stop_after=1):
+                if note.payload != self._us:
+                    self._told()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        try:
+            with self._engine.connect() as connection:
+                _tell_others(connection, "")
+        except sa.exc.SQLAlchemyError:
+            pass  # without a database it hears nothing, and ends by itself
+        self.join()
 
 
 def _connected(connection: Any, _record: object) -> None:
@@ -1546,6 +1781,32 @@ COUNT_UP = (
     .values(revision=cluster_table.c.revision + 1)
     .returning(cluster_table.c.revision)
 )
+KEEP_LEASE = (
+    sa.select(lease.c.epoch).where(lease.c.epoch == sa.bindparam("mine")).with_for_update(read=True)
+)
+# Milliseconds since 1970, of now and not of the transaction's begin.
+CLOCKS = {
+    "sqlite": "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
+    "postgresql": "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)",
+}
+
+
+def _take_lease(clock: str) -> sa.Update:
+    """A lease that ends too late to be one comes from a clock that was set back since."""
+    now = sa.literal_column(clock, sa.BigInteger)
+    me: sa.BindParameter[str] = sa.bindparam("me")
+    until = now + sa.bindparam("lasts", type_=sa.BigInteger)
+    mine = lease.c.holder == me
+    return (
+        sa.update(lease)
+        .where(mine | ~lease.c.expires.between(now, until))
+        .values(epoch=sa.case((mine, lease.c.epoch), else_=lease.c.epoch + 1))
+        .values(holder=me, expires=until)
+        .returning(lease.c.epoch)
+    )
+
+
+TAKE_LEASE = {name: _take_lease(clock) for name, clock in CLOCKS.items()}
 TARGET = sa.select(bdbs.c.generation, bdbs.c.digest).where(bdbs.c.uid == sa.bindparam("bdb"))
 AIM = (
     sa.update(bdbs)
@@ -1591,7 +1852,7 @@ def _forget_state(connection: sa.Connection, before: AnyRecord, after: AnyRecord
         connection.execute(named.values(user=after.name))
     if isinstance(after, Database) and REACH & set(_differences(before, after)):
         where = nodes.c.bdb_uid == after.uid
-        connection.execute(sa.update(nodes).where(where).values(in_step=False))
+        connection.execute(sa.update(nodes).where(where).values(in_step=False, generation=0))
 
 
 def _outlives(key: Any, value: Any, names: Sequence[str], but: int) -> bool:
@@ -2058,6 +2319,7 @@ def _log(connection: sa.Connection, uid: int, added: Sequence[str], removed: Seq
     """Counts up the generation of a database's policy and writes down what changed."""
     before = _target(connection, uid)
     after = Target(before.generation + 1, policy.digest_of(before.digest, added, removed))
+    connection.info["moved"][uid] = after.generation
     connection.execute(AIM, {"bdb": uid, "after": after.generation, "now": after.digest})
     change = {"bdb_uid": uid, "generation": after.generation, "digest": after.digest}
     change |= {"added": tuple(added), "removed": tuple(removed)}

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -28,9 +29,10 @@ from redis.retry import Retry
 
 from control import core, topology
 from control.audit import Collector, Command
+from control.lease import TRY, Lease
 from control.records import Change, Database, EventDetail, Target
 from control.records import Node as Seen
-from control.store import Store
+from control.store import Replaced, Store
 from control.topology import Sight
 
 log = logging.getLogger(__name__)
@@ -198,15 +200,17 @@ class Node:
             yield from lines
 
     def load(
-        self, target: Target, lines: Iterable[str], owner: str = "", force: bool = False
+        self, target: Target, lines: Iterable[str], owner: str, epoch: int, force: bool = False
     ) -> None:
         """Makes `lines` the whole policy; returns when it is on the node's disk and in force."""
-        stamp = ["OWNER", owner, "DIGEST", target.digest] + ["FORCE"] * force
+        stamp = _stamp(target, owner, epoch) + ["FORCE"] * force
         self._write(["LOAD", target.generation, *stamp], list(lines))
 
-    def patch(self, base: int, target: Target, changes: Iterable[str], owner: str) -> None:
+    def patch(
+        self, base: int, target: Target, changes: Iterable[str], owner: str, epoch: int
+    ) -> None:
         """Adds and takes away `+line`s and `-line`s; as `load`."""
-        stamp = ["OWNER", owner, "DIGEST", target.digest]
+        stamp = _stamp(target, owner, epoch)
         self._write(["PATCH", base, target.generation, *stamp], list(changes))
 
     def _write(self, words: Sequence[str | int], lines: Sequence[str]) -> None:
@@ -219,6 +223,10 @@ class Node:
             part = lines[start : start + CALL_LINES]
             self.command("CERTAUTH.POLICY", "STAGE", name, "LINES", *part)
         self.command("CERTAUTH.POLICY", "COMMIT", name, len(lines), *words)
+
+
+def _stamp(target: Target, owner: str, epoch: int) -> list[str]:
+    return ["OWNER", owner, "EPOCH", str(epoch), "DIGEST", target.digest]
 
 
 # ---- The plan ------------------------------------------------------------------------------------
@@ -258,10 +266,11 @@ Drift = dict[str, EventDetail]
 
 
 def reconcile(
-    store: Store, bdb_uid: int, owner: str, node: Node, status: Status | None = None
+    store: Store, bdb_uid: int, owner: str, node: Node, lease: Lease, status: Status | None = None
 ) -> tuple[Status, Drift]:
     """Brings one node, of which `status` was just read, to the target of its database. Returns what
-    it then holds; and what differed, where it held something that this policy never was."""
+    it then holds; and what differed, where it held something that this policy never was. Raises
+    Replaced where it is for another process to do."""
     status = status or node.status()
     if status.journal != "ok":
         raise NodeError("NOJOURNAL", status.journal)
@@ -276,11 +285,12 @@ def reconcile(
     if todo.write == "nothing":
         return status, {}
     if todo.write == "patch":
-        node.patch(status.generation, target, todo.changes, owner)
+        epoch = lease.above(status.epoch)
+        node.patch(status.generation, target, todo.changes, owner, epoch)
         return node.status(), {}
     target, lines = store.policy(bdb_uid)
     drift = difference(node.show(), lines) if status.generation and status.owner else {}
-    node.load(target, lines, owner, todo.force)
+    node.load(target, lines, owner, lease.above(status.epoch), todo.force)
     return node.status(), drift
 
 
@@ -338,7 +348,9 @@ class Worker:
     The nodes are those that the database names, and whomever they name (control/topology.py).
 
     One thread keeps the schedule and writes down what was found; a few more speak to nodes, and
-    others of their own to those that did not answer the last time, which hold up nobody else.
+    others of their own to those that did not answer the last time, which hold up nobody else. Of
+    several control planes only the one that has the lease does any of it.
+
     `authorities` is PEM of the CAs that nodes' certificates come from where a database names none;
     `collector` reads each node's log when it was looked at.
     """
@@ -352,14 +364,17 @@ class Worker:
     ) -> None:
         self._store, self._identity, self._authorities = store, identity, authorities
         self._collector = collector or Collector(store)
+        self.lease = Lease(store)
         self._cares: dict[int, dict[str, _Care]] = {}  # by database and address
         self._databases: dict[int, tuple[Database, Target]] = {}
         self._revision = -1
+        self._news: set[int] = set()  # databases of which something is to be written down
         self._schedule: list[tuple[float, int, _Care]] = []  # a heap; others' times are out of date
         self._number = itertools.count()  # of entries in it: those of the same time are in turn
-        self._found: queue.SimpleQueue[_Look] = queue.SimpleQueue()
+        # What looks have found; then the node itself, when its thread is done with it.
+        self._found: queue.SimpleQueue[_Look | _Care] = queue.SimpleQueue()
         self._wake = threading.Event()
-        self._stopping = False
+        self._stopping = threading.Event()
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="sync")
         self._slow = ThreadPoolExecutor(THREADS, thread_name_prefix="sync-slow")
         self._thread = threading.Thread(target=self._run, name="sync", daemon=True)
@@ -371,13 +386,17 @@ class Worker:
     def stop(self) -> None:
         """Returns when no node is spoken to any more: at once, or after the timeout of one that
         hangs."""
-        self._stopping = True
+        self._stopping.set()
         self._wake.set()
         self._thread.join()
         for pool in (self._pool, self._slow):
             pool.shutdown(cancel_futures=True)
         for care in self._all():
             care.node.close()
+        try:
+            self.lease.end()
+        except Exception as error:
+            log.warning("the lease ends by itself: %s", error)
 
     def ask(self, bdb_uid: int, question: Callable[[Command], Any]) -> dict[str, Any]:
         """Puts a question to each node of a database, in any thread: by address what it says, or
@@ -388,36 +407,68 @@ class Worker:
             for address, care in cares.items()
             if care.seen.role != "sentinel" and not care.twin  # they have no policy of their own
         }
+        with ExitStack() as stack:
+            if not cares:  # another control plane looks after them
+                nodes = self._visited(bdb_uid, stack)
 
-        def answer(node: Node) -> Any:
-            try:
-                return question(node.command)
-            except NodeError as error:
-                return error
+            def answer(node: Node) -> Any:
+                try:
+                    return question(node.command)
+                except NodeError as error:
+                    return error
 
-        with ThreadPoolExecutor(THREADS, "ask") as pool:
-            return dict(zip(nodes, pool.map(answer, nodes.values()), strict=True))
+            with ThreadPoolExecutor(THREADS, "ask") as pool:
+                return dict(zip(nodes, pool.map(answer, nodes.values()), strict=True))
+
+    def _visited(self, bdb_uid: int, stack: ExitStack) -> dict[str, Node]:
+        """Connections to the nodes of a database that are closed with the stack."""
+        database = self._store.get(Database, bdb_uid)
+        found = {}
+        for seen in self._store.nodes(bdb_uid):
+            if seen.role == "sentinel":
+                continue
+            node = Node(self._access(database, seen), self._identity)
+            stack.callback(node.close)
+            found[seen.address] = node
+        return found
 
     def _run(self) -> None:
-        while not self._stopping:
+        while not self._stopping.is_set():
             self._wake.wait(self._pause())
             self._wake.clear()
             try:
                 self._turn()
             except Exception:
                 log.exception("the sync worker goes on after an error")
+                self._stopping.wait(INTERVAL)
 
     def _pause(self) -> float:
         """Seconds until something is due. The store is looked at anyway: other processes write."""
         due = self._schedule[0][0] if self._schedule else math.inf
-        return max(0.0, min(INTERVAL, due - time.monotonic()))
+        return max(0.0, min(TRY, due - time.monotonic()))
 
     def _turn(self) -> None:
-        revision = self._store.revision()
-        changed = self._follow() if revision != self._revision else set()
-        self._revision = revision
-        self._begin()
-        self._report(changed | self._finish())
+        if not self.lease.hold():
+            self._let_go()
+            return
+        try:
+            revision = self._store.revision()
+            if revision != self._revision:
+                self._news |= self._follow()
+            self._revision = revision
+            self._begin()
+            self._news |= self._finish()
+            self._report()
+        except Replaced:
+            self.lease.lose()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Another process looks after the nodes, until it does not any more."""
+        for care in self._all():
+            self._drop(care)
+        self._finish()  # which closes the connections of looks that were under way
+        self._cares, self._databases, self._news, self._revision = {}, {}, set(), -1
 
     def _all(self) -> list[_Care]:
         return [care for cares in self._cares.values() for care in cares.values()]
@@ -434,7 +485,7 @@ class Worker:
             if before is None:
                 self._remember(database)
             if before is None or before[0] != database:
-                self._care_for(database)
+                self._care_for(database, anew=before is not None)
                 changed.add(uid)
             elif before[1] != target:
                 self._poke(uid)
@@ -443,6 +494,11 @@ class Worker:
                 self._drop(care)
         self._cares = {uid: cares for uid, cares in self._cares.items() if uid in now}
         self._databases = now
+        for seen in self._store.gone():
+            lost = self._cares.get(seen.bdb_uid, {}).get(seen.address)
+            if lost:
+                self._drop(lost)
+            changed.add(seen.bdb_uid)
         return changed
 
     def _remember(self, database: Database) -> None:
@@ -451,12 +507,15 @@ class Worker:
         for seen in self._store.nodes(database.uid):
             self._add(database, seen).bound = bool(seen.key)
 
-    def _care_for(self, database: Database) -> None:
-        """The database itself has changed: each of its nodes is looked at at once. A server that is
-        named twice is one node."""
+    def _care_for(self, database: Database, anew: bool) -> None:
+        """The database itself has changed: each of its nodes is looked at at once, and until then
+        (`anew`) what was seen of it before counts for nothing. A server that is named twice is one
+        node."""
         names = {f"{end.hosts[0]}:{end.port}": end.dns_name for end in database.endpoints}
         cares = self._cares[database.uid]
-        known = {one: replace(care.seen, in_step=False) for one, care in cares.items()}
+        known = {one: care.seen for one, care in cares.items()}
+        if anew:
+            known = {one: replace(seen, generation=0, in_step=False) for one, seen in known.items()}
         for address, name in names.items():
             before = known.get(address) or _unknown(database, address)
             self._add(database, replace(before, origin="endpoint", server_name=name))
@@ -470,10 +529,7 @@ class Worker:
 
     def _add(self, database: Database, seen: Seen) -> _Care:
         """Cares for a node as it is reached now; it is looked at at once."""
-        host, _, port = seen.address.rpartition(":")
-        authorities = database.tls_server_ca or self._authorities
-        name = seen.server_name or database.tls_server_name
-        access = Access(host, int(port), authorities, name)
+        access = self._access(database, seen)
         care = self._cares[database.uid].get(seen.address)
         if care and care.access != access:
             self._drop(care)
@@ -484,6 +540,12 @@ class Worker:
         care.database, care.seen = database, seen
         self._set_due(care, 0.0)
         return care
+
+    def _access(self, database: Database, seen: Seen) -> Access:
+        host, _, port = seen.address.rpartition(":")
+        authorities = database.tls_server_ca or self._authorities
+        name = seen.server_name or database.tls_server_name
+        return Access(host, int(port), authorities, name)
 
     def _poke(self, uid: int) -> None:
         """The policy of a database has changed. Who does not answer is not asked any sooner."""
@@ -519,21 +581,25 @@ class Worker:
         tried again later and later. The databases of which something is to be written down."""
         about = set()
         while not self._found.empty():
-            look = self._found.get()
-            care, seen = look.care, look.seen
-            care.busy = False
-            if self._cares.get(seen.bdb_uid, {}).get(seen.address) is not care:
-                care.node.close()
-                continue
-            if self._take(care, look):
-                about.add(seen.bdb_uid)
-            care.failures = care.failures + 1 if seen.error else 0
-            patience = min(PATIENCE, INTERVAL * 2 ** min(max(care.failures - 1, 0), 5))
-            wait = 0.0 if care.again else patience * random.uniform(0.5, 1)  # noqa: S311 (jitter)
-            self._set_due(care, time.monotonic() + wait)
+            found = self._found.get()
+            care = found.care if isinstance(found, _Look) else found
+            there = self._cares.get(care.seen.bdb_uid, {}).get(care.seen.address) is care
+            if isinstance(found, _Care):
+                self._free(care, there)
+            elif there and self._take(care, found):
+                about.add(care.seen.bdb_uid)
         for uid in about:
             self._place(self._databases[uid][0])
         return about
+
+    def _free(self, care: _Care, there: bool) -> None:
+        care.busy = False
+        if not there:
+            care.node.close()
+            return
+        patience = min(PATIENCE, INTERVAL * 2 ** min(max(care.failures - 1, 0), 5))
+        wait = 0.0 if care.again else patience * random.uniform(0.5, 1)  # noqa: S311 (jitter)
+        self._set_due(care, time.monotonic() + wait)
 
     def _take(self, care: _Care, look: _Look) -> bool:
         """Whether something is new, or goes on."""
@@ -543,19 +609,24 @@ class Worker:
         before = care.seen, care.sight, care.detached
         care.seen = replace(look.seen, origin=care.seen.origin)
         care.sight, care.detached = look.sight or care.sight, look.detached
+        care.failures = care.failures + 1 if care.seen.error else 0
         return before != (care.seen, care.sight, care.detached) or care.since < math.inf
 
-    def _report(self, uids: set[int]) -> None:
-        for uid in uids & self._cares.keys():
+    def _report(self) -> None:
+        """Writes down what is new; again the next time, where the store is away."""
+        for uid in self._news & self._cares.keys():
             cares = self._cares[uid]
-            self._store.report(uid, [care.seen for care in cares.values() if not care.twin])
+            database, epoch = self._databases[uid][0], self.lease.epoch
+            seen = [care.seen for care in cares.values() if not care.twin]
+            self._store.report(uid, seen, epoch, database)
             news = [care for care in cares.values() if care.seen.key and not care.bound]
             for care in news:
                 care.bound = True
             if news:
                 self._poke(uid)
-            if self._databases[uid][0].deleting and all(one.detached for one in cares.values()):
-                self._store.forget_database(uid)
+            if database.deleting and all(one.detached for one in cares.values()):
+                self._store.forget_database(uid, epoch)
+        self._news = set()
 
     # ---- Who belongs to it ----
 
@@ -619,14 +690,17 @@ class Worker:
             seen, detached = self._reconcile(care, database, seen, sight)
         except NodeError as error:
             text = "" if error.code == "BUSY" else str(error)  # somebody is writing: again soon
-            seen = replace(seen, generation=0, in_step=False, error=text)
+            seen = _failed(seen, text)
+        except Replaced:
+            pass  # it is for somebody else to say what it holds
         except Exception:
             log.exception("%s of '%s'", seen.address, database.name)
-            text = "the control plane failed; its log says why"
-            seen = replace(seen, generation=0, in_step=False, error=text)
+            seen = _failed(seen, "the control plane failed; its log says why")
+        self._found.put(_Look(care, seen, sight, detached))
+        self._wake.set()  # whoever waits for a change waits for no log
         if sight and sight.role != "sentinel" and not care.twin:
             self._collector.collect(database, seen.address, care.node.command)
-        self._found.put(_Look(care, seen, sight, detached))
+        self._found.put(care)
         self._wake.set()
 
     def _sight(self, care: _Care, database: Database) -> Sight:
@@ -648,27 +722,24 @@ class Worker:
         owner = f"{self._store.cluster().identifier}/{uid}"
         target = self._store.target(uid)
         if care.twin or sight.role == "sentinel":
-            return _holding(seen, target.generation, True), True
+            return _holding(seen, target, True), True
         if database.deleting or seen.origin == "leaving":
-            status = detach(node, target, owner)
-            return _holding(seen, status.generation, status.owner != owner), status.owner != owner
+            status = detach(node, target, owner, self.lease)
+            return _holding(seen, status, status.owner != owner), status.owner != owner
         before = node.status()
         self._check_peers(database, before, sight, seen.address)
-        status, drift = reconcile(self._store, uid, owner, node, before)
+        status, drift = reconcile(self._store, uid, owner, node, self.lease, before)
         if drift:
             self._note(care, "node_drift", **drift)
         target = self._store.target(uid)
         in_step = (status.generation, status.digest) == (target.generation, target.digest)
         error = "" if status.trust.startswith(("managed", "not managed")) else status.trust
-        return replace(
-            _holding(seen, status.generation, in_step),
-            detail=status.trust,
-            error=f"TRUST {error}" if error else "",
-        ), False
+        seen = replace(_holding(seen, status, in_step), detail=status.trust)
+        return _failed(seen, f"TRUST {error}", in_step) if error else seen, False
 
     def _check_peers(self, database: Database, status: Status, sight: Sight, address: str) -> None:
         """Where enforcement would cut off a peer of this node, it does not begin."""
-        asked = database.tls_mode == "enabled" and not database.allow_unbound_peers
+        asked = database.refuses and not database.allow_unbound_peers
         if not asked or status.enforce == "on":
             return
         known = self._cares[database.uid]
@@ -688,15 +759,24 @@ def _unknown(database: Database, address: str) -> Seen:
     return Seen(database.uid, address, 0, False, "not reached yet")
 
 
-def _holding(seen: Seen, generation: int, in_step: bool) -> Seen:
-    return replace(seen, generation=generation, in_step=in_step, error="", detail="")
+def _holding(seen: Seen, held: Status | Target, in_step: bool) -> Seen:
+    seen = replace(seen, generation=held.generation, digest=held.digest, in_step=in_step)
+    return replace(seen, error="", detail="")
 
 
-def detach(node: Node, target: Target, owner: str) -> Status:
-    """Gives a node back: no policy, and no owner, so that another database may have it."""
+def _failed(seen: Seen, text: str, in_step: bool = False) -> Seen:
+    if text and text != seen.error:
+        seen = replace(seen, last_error=text, last_error_time=int(time.time()))
+    return replace(seen, in_step=in_step, error=text)
+
+
+def detach(node: Node, target: Target, owner: str, lease: Lease) -> Status:
+    """Gives a node back: no policy, and no owner, so that another database may have it. Raises
+    Replaced as `reconcile`."""
     status = node.status()
     if status.owner == owner and status.generation:
         generation = max(target.generation, status.generation + 1)
-        node.load(Target(generation, core.digest(())), (), "", True)
+        empty = Target(generation, core.digest(()))
+        node.load(empty, (), "", lease.above(status.epoch), force=True)
         status = node.status()
     return status

@@ -51,7 +51,7 @@ def fields(info: str) -> dict[str, str]:
 
 def sight(info: Mapping[str, str]) -> Sight:
     """From INFO of a server (the SECTIONS) or of a Sentinel."""
-    if info.get("redis_mode") == "sentinel":
+    if "sentinel" in (info.get("redis_mode"), info.get("server_mode")):  # the latter on Valkey
         role: NodeRole = "sentinel"
     elif info.get("cluster_enabled") == "1":
         role = "cluster replica" if info.get("role") == "slave" else "cluster master"

@@ -8,6 +8,7 @@ somebody else was faster (`unchanged`)."""
 
 import functools
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
@@ -21,6 +22,7 @@ from control.errors import conflict, forbidden, invalid
 from control.guard import Caller, Guard, denied
 from control.records import User
 from control.store import Store
+from control.waiting import LONGEST, wait_for_sync
 
 Handler = TypeVar("Handler", bound=Callable[..., Response])
 Model = TypeVar("Model", bound=models.Body)
@@ -39,6 +41,8 @@ class Rule:
     query: tuple[str, ...] = ()
 
 
+SYNC = ("wait_for_sync",)  # what may be asked of a change
+CHANGING = ("dry_run", *SYNC)
 PUBLIC = "nobody's"  # the permission of what needs no login
 
 
@@ -54,6 +58,7 @@ def needs(permission: str, **declared: Any) -> Callable[[Handler], Handler]:
     def declare(handler: Handler) -> Handler:
         @functools.wraps(handler)
         def parsed(**arguments: Any) -> Response:
+            g.patience = _patience() if "wait_for_sync" in rule.query else 0.0
             return (
                 handler(sent=body(rule.takes), **arguments) if rule.takes else handler(**arguments)
             )
@@ -171,12 +176,31 @@ def dry_run() -> bool:
     return "dry_run" in request.args
 
 
+def _patience() -> float:
+    """Seconds that this request waits for the servers. Raises Refusal 400, before any change."""
+    text = request.args.get("wait_for_sync", "0")
+    if not re.fullmatch(r"\d{1,2}(\.\d{1,3})?", text, re.ASCII) or float(text) > LONGEST:
+        raise invalid("invalid_param", f"wait_for_sync: give seconds from 0 to {LONGEST:g}")
+    return float(text)
+
+
+def synced(record: Parsed) -> Parsed:
+    """The record that this request has changed, when the servers hold the change, or when the
+    request does not want to wait any longer: `answer` then says what is missing."""
+    if "wait_for_sync" in request.args:
+        g.pending = wait_for_sync(store(), store().moved(), g.patience)
+    return record
+
+
 def answer(content: Any, record: object = None) -> Response:
     """The JSON answer; fields of the request that were ignored are listed in it. With the record
     that it shows, it has an ETag."""
-    if isinstance(content, dict) and g.get("ignored"):
-        content = {**content, "ignored": g.ignored}
+    if isinstance(content, dict):
+        notes = {name: g.get(name) for name in ("ignored", "pending")}
+        content = content | {name: found for name, found in notes.items() if found}
     response = jsonify(content)
+    if g.get("pending"):
+        response.status_code = 202
     if record is not None:
         response.set_etag(tag(record))
     return response

@@ -4,7 +4,8 @@
  *     connect ─▶ certificate ─▶ policy_decide ─▶ enact: become the user, wait, be left, be refused
  *     CERTAUTH.POLICY ─▶ check ─▶ journal (a thread) ─▶ in force: users, trust, lines ─▶ sweep ─▶ reply
  *
- * Everything but the journal's fsync happens on the server's main thread. Hazards of the API, version
+ * The server's main thread does all of it but what takes long of a change: holding many lines against
+ * the policy, the journal, the new tables, and freeing what went. Hazards of the API, version
  * by version, are named where they are met (docs/servers.md). */
 #define _XOPEN_SOURCE 700
 #include "node.h"
@@ -73,15 +74,16 @@ struct write_order {
     uint64_t sender; /* its client id */
     bool close_sender;
     RedisModuleString *sender_user; /* that the sender left for the time being: it may lose it */
-    bool patterns;                  /* it brings `pattern` lines, or some begin to count */
-    bool applying;                  /* it is on disk, and users are becoming what it makes them */
-    bool default_was_off;           /* before that */
+    int when;                       /* a transition */
+    bool remakes;                   /* it brings `pattern` lines */
+    bool patterns;                  /* it brings words of `pattern` lines, or some begin to count */
     bool done;                      /* it is in force */
     fault why;                      /* the answer where it is refused */
     uint64_t closed;                /* sessions ended by it */
     uint64_t swept;                 /* id of the last session looked at */
     step *next_step;                /* on the main thread */
     size_t row, at;                 /* how far that is, see walk */
+    RedisModuleString *remade;      /* the last made user that was looked at */
 };
 
 /* Lines that come in several calls, until COMMIT makes a change of them. One at a time. */
@@ -132,8 +134,10 @@ static struct {
     RedisModuleDict *managed;  /* user → its ACL rules as the server tells them after we set them */
     RedisModuleDict *made;     /* user → made_user */
     size_t idle;               /* how many of them have no session */
+    bool hurrying;             /* the timer of hurry is set */
     bool switching;            /* we are changing a client's user ourselves */
     write_order *order;
+    bool settling; /* users are still becoming what the policy in force says, see settle */
     stage stage;
     uint64_t edition; /* another one after each change: what a cursor of SHOW is good for */
     uint64_t logins, refused, reasons[REASON_COUNT], api_reads;
@@ -231,18 +235,15 @@ static user_state server_user(span name) {
     return off ? USER_OFF : USER_ON;
 }
 
-/* While a change makes and removes users, those are nobody's, for the lines that give them to somebody
- * are still the old ones. */
-static bool is_in_transit(span name) {
-    const write_order *order = node.order;
-    return order && order->applying && !order->done &&
-           (policy_user(node.policy, LINE_USER, name) == NULL) !=
-               (patch_user(order->change, LINE_USER, name) == NULL);
-}
-
+/* While users are becoming what the policy says, it says what they are, not the server: whoever comes
+ * makes its user at once (see become), and those whose line went are nobody's. */
 static user_state ask_server(span name, void *none) {
+    const rule *line = node.settling ? policy_user(node.policy, LINE_USER, name) : NULL;
     (void)none;
-    return is_in_transit(name) ? USER_MISSING : server_user(name);
+    if (line && !policy_user(node.bootstrap, LINE_USER, name))
+        return rule_on(line) ? USER_ON : USER_OFF;
+    bool leaves = node.settling && node.order && patch_removed(node.order->change, LINE_USER, name);
+    return leaves ? USER_MISSING : server_user(name);
 }
 
 /* What the bootstrap file takes away from every user of the policy, put behind the rules of the user
@@ -328,7 +329,9 @@ static bool set_user(span name, span rules) {
                         (int)name.len, (const char *)name.ptr, why.text);
         call("ACL", "SETUSER", name, LITERAL("reset"), &again);
     }
-    RedisModuleString *now = user_rules(name);
+    /* Describing a user takes Redis 7.0 up to 1 ms: there it waits for the first look, has_drifted. */
+    RedisModuleString *now =
+        node.version < 0x070200 ? string_of(span_of("", 0)) : user_rules(name);
     forget_user(name);
     if (now) RedisModule_DictSetC(node.managed, (void *)(uintptr_t)name.ptr, name.len, now);
     return good;
@@ -371,10 +374,10 @@ static made_user *make_user(const rule *pattern, span user) {
 }
 
 /* A user whose line goes: what it was before us, or nothing. */
-static void undo_user(span name) {
+static void undo_user(const patch *change, span name) {
     fault why;
     if (is_bootstrap_user(name)) return;
-    const rule *was = policy_user(node.policy, LINE_WAS, name);
+    const rule *was = patch_removed(change, LINE_WAS, name);
     if (was) {
         apply_user(was, false);
     } else if (!call("ACL", "DELUSER", name, span_of(NULL, 0), &why)) {
@@ -408,25 +411,31 @@ static void unmake_user(span user) {
     free(m);
 }
 
-/* Once a second, so that a client that comes again and again finds it there. True where there is more. */
+/* A slice of them, going on where it stopped. True where there is more. */
 static bool unmake_idle(void) {
-    enum { MOST = 256 };
+    enum { MOST = 64 };
+    static char last[USER_BYTES];
+    static size_t last_len;
     RedisModuleString *idle[MOST];
     size_t found = 0, len;
     slice now = slice_start();
     made_user *m;
-    char *name;
+    char *name = NULL;
     if (node.idle == 0) return false;
-    RedisModuleDictIter *at = RedisModule_DictIteratorStartC(node.made, "^", NULL, 0);
-    while (found < MOST && (name = RedisModule_DictNextC(at, &len, (void **)&m)) != NULL) {
+    RedisModuleDictIter *at =
+        RedisModule_DictIteratorStartC(node.made, last_len ? ">" : "^", last, last_len);
+    while (found < MOST && slice_goes_on(&now) &&
+           (name = RedisModule_DictNextC(at, &len, (void **)&m)) != NULL) {
+        memcpy(last, name, last_len = len);
         if (m->sessions == 0) idle[found++] = string_of(span_of(name, len));
     }
-    RedisModule_DictIteratorStop(at);
+    RedisModule_DictIteratorStop(at); /* before it is changed */
+    if (name == NULL) last_len = 0;
     for (size_t i = 0; i < found; i++) {
-        if (slice_goes_on(&now)) unmake_user(string_span(idle[i]));
+        unmake_user(string_span(idle[i]));
         RedisModule_FreeString(NULL, idle[i]);
     }
-    return node.idle > 0;
+    return name != NULL;
 }
 
 /* Calls `take` for each name of the server's users that a `pattern` line may own. */
@@ -804,7 +813,9 @@ static void sit_on_nobody(RedisModuleCtx *ctx, session *s) {
 
 static bool become(RedisModuleCtx *ctx, session *s, span user) {
     const rule *pattern = policy_pattern_of(node.policy, user);
+    const rule *line = node.settling ? policy_user(node.policy, LINE_USER, user) : NULL;
     if (pattern && enforced() && !is_bootstrap_user(user)) make_user(pattern, user);
+    if (line && enforced()) apply_user(line, true);
     node.switching = true;
     int result = RedisModule_AuthenticateClientWithACLUser(ctx, (const char *)user.ptr, user.len,
                                                            on_user_changed, NULL, NULL);
@@ -855,12 +866,13 @@ static void close_at_connect(uint64_t id) {
     RedisModule_EventLoopAddOneShot(close_by_one_shot, as_data(id));
 }
 
-static void set_end(session *s, const decision *d) {
+static int64_t end_of(const session *s, const decision *d) {
     int64_t end =
         d->until < INT64_MAX ? d->until + 1 : d->until; /* notAfter is the last good second */
     int64_t limit = s->since + d->session;
-    session_ends_at(s, d->session && limit < end ? limit : end);
+    return d->session && limit < end ? limit : end;
 }
+static void set_end(session *s, const decision *d) { session_ends_at(s, end_of(s, d)); }
 
 /* What CERTAUTH.LOG calls a decision, with and without `set enforce shadow`. */
 static const char *const EVENTS[2][ACTION_LOGIN + 1] = {
@@ -963,8 +975,14 @@ static bool may_hold(const session *s, const decision *d, span user) {
     return d->act == ACTION_LEAVE || (s->strayed && (default_is_free() || may_use_password(s, d)));
 }
 
+/* The sender of a change with FORCE sits on the permissionless user until the reply, see step_aside. */
+static bool is_aside(const session *s) {
+    return node.order && node.order->sender_user && s->id == node.order->sender;
+}
+
 /* As may_hold, of the user that it has now. */
 static bool may_stay(const session *s, const decision *d) {
+    if (is_aside(s)) return true;
     RedisModuleString *name = RedisModule_GetClientUserNameById(node.ctx, s->id);
     bool good = name == NULL || may_hold(s, d, string_span(name));
     if (name) RedisModule_FreeString(node.ctx, name);
@@ -1208,6 +1226,7 @@ static void close_default_client(span line, void *data) {
     uint64_t id = client_id(line);
     if (id > node.before) node.before = id;
     if (!span_equal(client_field(line, "user="), LITERAL("default")) || !session_find(id)) return;
+    session_find(id)->closing = true;
     if (order && order->sender == id) order->close_sender = true;
     else close_now(id);
     if (order) order->closed++;
@@ -1215,11 +1234,33 @@ static void close_default_client(span line, void *data) {
 
 static void close_default(write_order *order) { each_client(close_default_client, order); }
 
-static void apply_all_users(const policy *p, bool limited) {
-    for (size_t i = 0; i < policy_rules(p); i++) {
-        const rule *r = policy_rule(p, i);
-        if (rule_type(r) == LINE_USER) apply_user(r, limited);
+static void apply_bootstrap_users(void) {
+    for (size_t i = 0; i < policy_rules(node.bootstrap); i++) {
+        const rule *r = policy_rule(node.bootstrap, i);
+        if (rule_type(r) == LINE_USER) apply_user(r, false);
     }
+}
+
+/* `default` cannot wait for the others: whoever has no certificate is it. */
+static void apply_default(void) {
+    const rule *line = policy_user(node.policy, LINE_USER, LITERAL("default"));
+    if (line && enforced()) apply_user(line, true);
+}
+
+/* The users of the policy, at a start. Meanwhile no change of it is taken: see may_write. */
+static void settle_at_start(RedisModuleCtx *ctx, void *none) {
+    static size_t at;
+    slice now = slice_start();
+    if (at == 0) now.stop += 200000; /* whoever asks first finds most of them there */
+    for (; at < policy_rules(node.policy); at++) {
+        const rule *r = policy_rule(node.policy, at);
+        if ((rule_type(r) == LINE_USER || at % 256 == 0) && !slice_goes_on(&now)) {
+            RedisModule_CreateTimer(ctx, 1, settle_at_start, none);
+            return;
+        }
+        if (rule_type(r) == LINE_USER) apply_user(r, true);
+    }
+    node.settling = false;
 }
 
 /* At start, once: users are made here and not in OnLoad, which runs before the server's own users are
@@ -1233,9 +1274,13 @@ static void put_in_force(void) {
         fail(&node.damage, "tls-auth-clients-user cannot be switched off: %.120s", why.text);
     }
     bool was_off = default_is_off();
-    apply_all_users(node.bootstrap, false);
-    if (enforced()) apply_all_users(node.policy, true);
-    if (enforced()) each_worded_user(drop_saved_user, NULL);
+    apply_bootstrap_users();
+    apply_default();
+    if (enforced()) {
+        each_worded_user(drop_saved_user, NULL);
+        node.settling = true;
+        settle_at_start(node.ctx, NULL);
+    }
     /* resetpass too: protected mode asks for nopass even of a user that is off (networking.c) */
     if (damaged()) set_user(LITERAL("default"), LITERAL("resetpass off"));
     apply_trust();
@@ -1251,8 +1296,8 @@ static void put_in_force_by_timer(RedisModuleCtx *ctx, void *none) {
 
 /* ---- Walking over lines, a slice at a time ---- */
 
-typedef enum { OFF_ON = 1, ON_OFF = 2, ON_ON = 4 } transition; /* of enforcement, by a change */
-typedef enum { ADDED, REMOVED, HELD } walked; /* by the change; by the policy before it */
+enum { OFF_ON = 1, ON_OFF = 2, ON_ON = 4 }; /* what a change makes of enforcement: a transition */
+typedef enum { ADDED, REMOVED, HELD } walked; /* by the change; by the policy in force */
 
 /* Whom a change meets: what is done with which lines, where enforcement changes in which way. */
 typedef struct {
@@ -1261,8 +1306,8 @@ typedef struct {
     void (*visit)(write_order *, const rule *, size_t number);
 } visit;
 
-static transition transition_of(const write_order *order) {
-    bool after = patch_setting(order->change, SET_ENFORCE) == ENFORCE_ON;
+static int transition_of(const patch *change) {
+    bool after = patch_setting(change, SET_ENFORCE) == ENFORCE_ON;
     return enforced() ? (after ? ON_ON : ON_OFF) : (after ? OFF_ON : 0);
 }
 
@@ -1278,9 +1323,9 @@ static const rule *walk_rule(const write_order *order, walked from, size_t *numb
 
 /* True where there is more to do. */
 static bool walk(write_order *order, const visit *rows, size_t count, const slice *now) {
-    for (transition when = transition_of(order); order->row < count; order->row++, order->at = 0) {
+    for (; order->row < count; order->row++, order->at = 0) {
         const visit *row = &rows[order->row];
-        if (!(row->when & (int)when)) continue;
+        if (!(row->when & order->when)) continue;
         for (; order->at < walk_length(order, row->from); order->at++) {
             size_t number;
             const rule *line = walk_rule(order, row->from, &number);
@@ -1305,34 +1350,63 @@ static bool stays(const write_order *order, const rule *user) {
     return patch_user(order->change, LINE_USER, rule_user(user, 0)) == user;
 }
 
-static void undo_line(write_order *order, const rule *line, size_t number) {
-    (void)order, (void)number;
-    if (rule_type(line) == LINE_USER) undo_user(rule_user(line, 0));
+/* Lines that came with the change were never applied. */
+static void undo_held(write_order *order, const rule *line, size_t number) {
+    (void)number;
+    if (rule_type(line) != LINE_USER || patch_has(order->change, true, line)) return;
+    undo_user(order->change, rule_user(line, 0));
 }
 
 static void undo_removed(write_order *order, const rule *line, size_t number) {
     (void)number;
     if (rule_type(line) != LINE_USER) return;
-    if (patch_user(order->change, LINE_USER, rule_user(line, 0)) == NULL)
-        undo_user(rule_user(line, 0));
+    if (enforced() && policy_user(node.policy, LINE_USER, rule_user(line, 0))) return;
+    undo_user(order->change, rule_user(line, 0));
 }
 
-static void apply_kept(write_order *order, const rule *line, size_t number) {
-    (void)number;
-    if (rule_type(line) == LINE_USER && stays(order, line)) apply_user(line, true);
-}
-
-static void apply_added(write_order *order, const rule *line, size_t number) {
+static void apply_line(write_order *order, const rule *line, size_t number) {
     (void)order, (void)number;
     if (rule_type(line) == LINE_USER) apply_user(line, true);
 }
 
 static const visit USERS[] = {
-    {ON_OFF, HELD, undo_line},
-    {ON_ON, REMOVED, undo_removed},
-    {OFF_ON, HELD, apply_kept},
-    {OFF_ON | ON_ON, ADDED, apply_added},
+    {ON_OFF, HELD, undo_held},
+    {ON_OFF | ON_ON, REMOVED, undo_removed},
+    {OFF_ON, HELD, apply_line},
+    {ON_ON, ADDED, apply_line},
 };
+
+/* `pattern` lines may give their users other rules now. ACL SETUSER may close clients, and so change what
+ * a walk over sessions or users stands on: each step starts anew, with a name of its own. */
+static bool remake(write_order *order, const slice *now) {
+    while (slice_goes_on(now)) {
+        span last = order->remade ? string_span(order->remade) : span_of("", 0);
+        size_t len;
+        RedisModuleDictIter *at = RedisModule_DictIteratorStartC(
+            node.made, order->remade ? ">" : "^", (void *)(uintptr_t)last.ptr, last.len);
+        const char *name = RedisModule_DictNextC(at, &len, NULL);
+        RedisModuleString *copy = name ? string_of(span_of(name, len)) : NULL;
+        RedisModule_DictIteratorStop(at);
+        if (order->remade) RedisModule_FreeString(NULL, order->remade);
+        order->remade = copy;
+        if (copy == NULL) return false;
+        const rule *pattern = policy_pattern_of(node.policy, string_span(copy));
+        if (pattern && enforced()) make_user(pattern, string_span(copy));
+    }
+    return true;
+}
+
+static void end_order(write_order *order);
+
+/* Users become what the lines say after the sweep, for until then there may be clients that hold one and
+ * should not: they must not get what it will be. Who comes meanwhile does not wait, see become. */
+static progress settle(write_order *order, slice *now) {
+    if (walk(order, USERS, sizeof USERS / sizeof *USERS, now)) return STEP_AGAIN;
+    if (order->remakes && remake(order, now)) return STEP_AGAIN;
+    node.settling = false;
+    end_order(order);
+    return STEP_OVER;
+}
 
 static step sweep;
 
@@ -1342,33 +1416,30 @@ static void drop_stage(void) {
     node.stage.change = NULL;
 }
 
-/* The step that nothing interrupts: after it, nobody is decided by the old lines. */
-static void commit(write_order *order) {
-    transition when = transition_of(order);
-    bool after = when == OFF_ON || when == ON_ON;
-    bool trust = when == OFF_ON || when == ON_OFF || patch_changes_trust(order->change);
-    drop_stage();
-    policy_commit(node.policy, order->change);
-    order->done = true;
-    node.stamp = order->next;
-    node.ever = true;
-    node.edition++;
-    if (trust || moved_trust()) apply_trust();
-    apply_client_auth();
-    if (after && default_is_off() && (!order->default_was_off || when == OFF_ON))
-        close_default(order);
+/* `default` cannot wait for the others: whoever has no certificate is it. */
+static void settle_default(write_order *order) {
+    const rule *line = policy_user(node.policy, LINE_USER, LITERAL("default"));
+    bool had = (line && !patch_has(order->change, true, line)) ||
+               patch_removed(order->change, LINE_USER, LITERAL("default"));
+    if (line && enforced()) apply_user(line, true);
+    else if (had && order->when != OFF_ON) undo_user(order->change, LITERAL("default"));
 }
 
-/* Users first, for the notes that say what they were go with the lines. A change of few is one step with
- * the commit: it fits a slice. */
-static progress apply(write_order *order, slice *now) {
-    if (!order->applying) {
-        tell_journal();
-        order->default_was_off = default_is_off();
-        order->applying = true;
-    }
-    if (walk(order, USERS, sizeof USERS / sizeof *USERS, now)) return STEP_AGAIN;
-    commit(order);
+/* The step that nothing interrupts: after it, nobody is decided by the old lines. */
+static progress commit(write_order *order, slice *now) {
+    bool was_off = default_is_off(), switched = order->when == OFF_ON || order->when == ON_OFF;
+    bool trust = switched || patch_changes_trust(order->change);
+    (void)now;
+    tell_journal();
+    drop_stage();
+    policy_commit(node.policy, order->change);
+    order->done = node.settling = node.ever = true;
+    node.stamp = order->next;
+    node.edition++;
+    settle_default(order);
+    if (trust || moved_trust()) apply_trust();
+    apply_client_auth();
+    if (enforced() && default_is_off() && (!was_off || switched)) close_default(order);
     order->next_step = sweep;
     return STEP_NEXT;
 }
@@ -1451,6 +1522,7 @@ static void free_order(RedisModuleCtx *ctx, void *data) {
     (void)ctx;
     write_order *order = data;
     drop_patch(order->change);
+    if (order->remade) RedisModule_FreeString(NULL, order->remade);
     if (order->sender_user) RedisModule_FreeString(NULL, order->sender_user);
     free(order);
 }
@@ -1465,11 +1537,7 @@ static bool survives(session *s, reason *why) {
     decision d = decide_again(s, NULL);
     *why = d.why;
     if (!may_stay(s, &d)) return false;
-    if (s->user && permits(&d, string_span(s->user))) {
-        set_end(s, &d);
-        if (rule_type(d.line) == LINE_PATTERN) /* which may have other rules now */
-            make_user(d.line, string_span(s->user));
-    }
+    if (s->user && permits(&d, string_span(s->user))) set_end(s, &d);
     return s->end == 0 || s->end > now_seconds();
 }
 
@@ -1482,9 +1550,8 @@ static progress sweep(write_order *order, slice *now) {
         RedisModule_DictIteratorStartC(node.sessions, ">", &from, sizeof from);
     while ((more = RedisModule_DictNextC(at, NULL, (void **)&s) != NULL) && slice_goes_on(now)) {
         reason why;
-        bool aside = order->sender_user && s->id == order->sender; /* see come_back */
         order->swept = s->id;
-        if (s->closing || aside || survives(s, &why)) continue;
+        if (s->closing || survives(s, &why)) continue;
         order->closed++;
         now->closings++;
         if (s->id == order->sender) order->close_sender = true;
@@ -1492,8 +1559,8 @@ static progress sweep(write_order *order, slice *now) {
     }
     RedisModule_DictIteratorStop(at);
     if (more) return STEP_AGAIN;
-    end_order(order);
-    return STEP_OVER;
+    order->next_step = settle;
+    return STEP_NEXT;
 }
 
 /* ---- Checking a write ---- */
@@ -1559,10 +1626,11 @@ static void check_user_line(write_order *order, const rule *user, size_t number)
 
 static void check_pattern_line(write_order *order, const rule *line, size_t number) {
     uint8_t bytes[USER_BYTES];
+    span sample = span_of(bytes, rule_sample(line, bytes));
     fault why;
-    order->patterns = true;
-    if (!try_acl(line, span_of(bytes, rule_sample(line, bytes)), true, &why))
-        patch_problem(order->change, number, why.text);
+    order->remakes = true;
+    if (order->when == OFF_ON || !policy_owns_word(node.policy, sample)) order->patterns = true;
+    if (!try_acl(line, sample, true, &why)) patch_problem(order->change, number, why.text);
 }
 
 static void check_added(write_order *order, const rule *line, size_t number) {
@@ -1704,6 +1772,7 @@ static bool may_write(RedisModuleCtx *ctx, fault *why) {
     }
     if (damaged()) return fail(why, "NOJOURNAL %s", journal_state());
     if (node.order) return fail(why, "BUSY another change of the policy is on its way: try again");
+    if (node.settling) return fail(why, "BUSY the users of the policy are still being made: try again");
     return true;
 }
 
@@ -1803,7 +1872,7 @@ static void *write_in_thread(void *data) {
     if (make_marker(&why) &&
         journal_append(node.journal, node.policy, order->change, &order->next, &why)) {
         patch_prepare(order->change);
-        order->next_step = apply;
+        order->next_step = commit;
     } else {
         fail(&order->why, "JOURNAL %.200s; the old policy stays in force", why.text);
         order->next_step = refuse_order;
@@ -1820,6 +1889,7 @@ static void hand_over(write_order *order, void *(*work)(void *)) {
 
 /* Also after problems with the lines: all are named at once. */
 static progress check(write_order *order, slice *now) {
+    order->when = transition_of(order->change);
     if (walk(order, CHECKS, sizeof CHECKS / sizeof *CHECKS, now)) return STEP_AGAIN;
     if (order->patterns) each_worded_user(check_server_user, order);
     if (patch_problems(order->change) || !check_change(order)) end_order(order);
@@ -2250,16 +2320,6 @@ static void reply_path(RedisModuleCtx *ctx, const path *issuers) {
     }
 }
 
-static bool line_is_on(const rule *line) {
-    bool on = false;
-    span token;
-    for (size_t at = 0; rule_acl_next(line, &at, &token);) {
-        if (span_equal(token, LITERAL("on"))) on = true;
-        else if (span_equal(token, LITERAL("off"))) on = false;
-    }
-    return on;
-}
-
 /* As may_hold, after a change. Whoever holds `default` is closed where it is switched off. */
 static bool would_hold(const session *s, const patch *change, const decision *d, span user) {
     bool is_default = span_equal(user, LITERAL("default"));
@@ -2268,9 +2328,9 @@ static bool would_hold(const session *s, const patch *change, const decision *d,
     bool named = !d->shadow && (d->act == ACTION_LOGIN || d->act == ACTION_CHOOSE);
     span one;
     for (size_t i = 0; named && (one = decision_user(d, i)).len; i++) {
-        if (span_equal(one, user)) return true;
+        if (span_equal(one, user)) return end_of(s, d) > now_seconds();
     }
-    if (is_default && line && !line_is_on(line)) return false;
+    if (is_default && line && !rule_on(line)) return false;
     if (s->local) return true;
     if (!is_default && (line || is_bootstrap_user(user))) return false;
     if (!on) return s->user == NULL && s->act != ACTION_CHOOSE;
@@ -2343,7 +2403,7 @@ static void reply_sessions(RedisModuleCtx *ctx, long long cursor, long long most
 /* What only the server knows to be wrong with a change that is asked about. Where the policy is longer
  * than a call may be, what it holds already is not looked through. */
 static void check_wish(patch *change) {
-    write_order order = {.change = change};
+    write_order order = {.change = change, .when = transition_of(change)};
     size_t rows = policy_rules(node.policy) <= CALL_LINES ? sizeof CHECKS / sizeof *CHECKS : 1;
     slice now = slice_start();
     while (walk(&order, CHECKS, rows, &now)) now = slice_start();
@@ -2457,6 +2517,14 @@ static bool close_ended(void) {
 /* A user that is not what its line says: one of the bootstrap file, one of the policy, or `default`
  * where the journal cannot be read. */
 static void repair_user(span name) {
+    RedisModuleString *expected =
+        RedisModule_DictGetC(node.managed, (void *)(uintptr_t)name.ptr, name.len, NULL);
+    RedisModuleString *seen = string_span(expected).len ? NULL : user_rules(name);
+    if (seen) { /* the first look, see set_user */
+        forget_user(name);
+        RedisModule_DictSetC(node.managed, (void *)(uintptr_t)name.ptr, name.len, seen);
+        return;
+    }
     const rule *own = policy_user(node.bootstrap, LINE_USER, name);
     const rule *line = own ? own : policy_user(node.policy, LINE_USER, name);
     RedisModule_Log(node.ctx, "warning",
@@ -2514,15 +2582,22 @@ static void repair_configuration(void) {
     if (moved_trust()) apply_trust();
 }
 
-static void tick(RedisModuleCtx *ctx, void *none) {
-    put_in_force();
+/* What may be more than a slice takes. */
+static void hurry(RedisModuleCtx *ctx, void *none) {
     bool more = close_ended();
     more = unmake_idle() || more;
+    node.hurrying = more;
+    if (more) RedisModule_CreateTimer(ctx, 10, hurry, none);
+}
+
+static void tick(RedisModuleCtx *ctx, void *none) {
+    put_in_force();
+    if (!node.hurrying) hurry(ctx, none);
     repair_users();
     repair_configuration();
     drop_old_stage();
     audit();
-    RedisModule_CreateTimer(ctx, more ? 10 : 1000, tick, none);
+    RedisModule_CreateTimer(ctx, 1000, tick, none);
 }
 
 /* ---- Loading ---- */

@@ -184,6 +184,7 @@ span rule_text(const rule *);               /* canonical: what journal, digest a
 span rule_user(const rule *, size_t index); /* `bind`: its users, `user`, `was`: the name at 0;
                                              * empty past the last */
 bool rule_adopts(const rule *);             /* `user … adopt` */
+bool rule_on(const rule *);                 /* `user`, `pattern`: is the user on? */
 bool rule_binds_peer(const rule *);         /* `bind key` to a user `certauth-peer-…`: a node's peer */
 bool rule_acl_next(const rule *, size_t *at, span *token); /* `user`, `was`, `limit`: the ACL rules;
                                              * `at` starts at 0; `pattern`: as they are written */
@@ -214,6 +215,8 @@ digest policy_digest(const policy *);
 int policy_setting(const policy *, setting);
 size_t policy_rules(const policy *);                    /* how many, notes (`was`) included */
 const rule *policy_rule(const policy *, size_t index);  /* in no order that lasts over a commit */
+size_t policy_authorities(const policy *);              /* how many `ca` and `anchor` lines */
+X509 *policy_authority(const policy *, size_t index);
 const rule *policy_user(const policy *, line_type, span name); /* `user` or `was` line, or NULL */
 /* A `pattern` line that makes this user, or NULL. Where there are several, they give it the same rules. */
 const rule *policy_pattern_of(const policy *, span user);
@@ -237,6 +240,9 @@ size_t patch_problems(const patch *);                         /* how many; the f
 const char *patch_problem_text(const patch *, size_t index, size_t *number);
 size_t patch_count(const patch *, bool added);
 const rule *patch_rule(const patch *, bool added, size_t index, size_t *number);
+/* Also after the commit, until patch_free: */
+bool patch_has(const patch *, bool added, const rule *);
+const rule *patch_removed(const patch *, line_type, span name); /* the `user` or `was` line, or NULL */
 bool patch_owns_word(const patch *, span user); /* policy_owns_word after the commit */
 digest patch_digest(const patch *);        /* of the policy after the commit */
 int patch_setting(const patch *, setting); /* its value after the commit */

@@ -883,6 +883,7 @@ void rule_free(rule *r) {
 line_type rule_type(const rule *r) { return (line_type)r->type; }
 span rule_text(const rule *r) { return span_of(rule_bytes(r), r->text_len); }
 bool rule_adopts(const rule *r) { return r->adopt; }
+bool rule_on(const rule *r) { return r->on; }
 X509 *rule_certificate(const rule *r) { return r->certificate; }
 bool rule_acl_next(const rule *r, size_t *at, span *token) {
     return rule_field(r, FIELD_ACL, at, token);

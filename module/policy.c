@@ -159,6 +159,7 @@ void digest_print(const digest *d, char out[DIGEST_TEXT]) {
 
 struct policy {
     table lines;   /* every rule, owned */
+    table authorities; /* those of them with a certificate */
     table aliases; /* how many lines have a FIELD_ALIAS */
     patterns patterns;
     digest sum;
@@ -175,6 +176,7 @@ policy *policy_new(void) {
 void policy_free(policy *p) {
     if (p == NULL) return;
     table_free(&p->aliases, true);
+    table_free(&p->authorities, false);
     table_free(&p->lines, true);
     patterns_free(&p->patterns);
     X509_STORE_free(p->store);
@@ -191,6 +193,8 @@ digest policy_digest(const policy *p) { return p->sum; }
 int policy_setting(const policy *p, setting s) { return p->settings[s]; }
 size_t policy_rules(const policy *p) { return p->lines.count; }
 const rule *policy_rule(const policy *p, size_t index) { return p->lines.rules[index]; }
+size_t policy_authorities(const policy *p) { return p->authorities.count; }
+X509 *policy_authority(const policy *p, size_t index) { return p->authorities.rules[index]->certificate; }
 X509_STORE *policy_store(const policy *p) { return p->store; }
 
 const rule *policy_user(const policy *p, line_type type, span name) {
@@ -213,17 +217,16 @@ bool policy_owns_word(const policy *p, span user) {
 static void build_store(policy *p) {
     X509_STORE_free(p->store);
     p->store = NULL;
-    for (size_t i = 0; i < p->lines.count; i++) {
-        X509 *certificate = p->lines.rules[i]->certificate;
-        if (certificate == NULL) continue;
+    for (size_t i = 0; i < p->authorities.count; i++) {
         if (p->store == NULL) p->store = must(X509_STORE_new());
-        X509_STORE_add_cert(p->store, certificate);
+        X509_STORE_add_cert(p->store, p->authorities.rules[i]->certificate);
     }
 }
 
 static void policy_put(policy *p, rule *r) {
     table_add(&p->lines, r);
     tally_rule(&p->aliases, r, 1);
+    if (r->certificate) table_add(&p->authorities, r);
     if (r->type == LINE_PATTERN) patterns_add(&p->patterns, r);
     if (r->type == LINE_SET) p->settings[r->kind] = r->value;
     if (r->type == LINE_BIND) p->binds[r->kind]++;
@@ -235,6 +238,7 @@ static void policy_take(policy *p, const rule *r) {
     if (r->type == LINE_BIND) p->binds[r->kind]--;
     if (r->type == LINE_PATTERN) patterns_remove(&p->patterns, r);
     tally_rule(&p->aliases, r, -1);
+    if (r->certificate) table_remove(&p->authorities, r);
     table_remove(&p->lines, r);
 }
 
@@ -458,6 +462,16 @@ const rule *patch_rule(const patch *p, bool added, size_t index, size_t *number)
 digest patch_digest(const patch *p) { return p->sum; }
 bool patch_changes_trust(const patch *p) { return p->authorities; }
 
+bool patch_has(const patch *p, bool added, const rule *r) {
+    return table_find(added ? &p->added : &p->removed, r->key) == r;
+}
+
+const rule *patch_removed(const patch *p, line_type type, span name) {
+    uint8_t key[HASH_BYTES];
+    key_of(key, type, 0, name, span_of(NULL, 0));
+    return table_find(&p->removed, key);
+}
+
 const rule *patch_user(const patch *p, line_type type, span name) {
     uint8_t key[HASH_BYTES];
     key_of(key, type, 0, name, span_of(NULL, 0));
@@ -477,7 +491,8 @@ bool patch_is_large(const patch *p) {
 void patch_prepare(patch *p) {
     const table *lines = &p->base->lines;
     size_t count = lines->count - p->removed.count + p->added.count;
-    if (!patch_is_large(p) && count <= lines->room) return;
+    bool fits = count <= lines->room && p->base->aliases.count + p->aliases.count <= p->base->aliases.room;
+    if (!patch_is_large(p) && (fits || lines->count <= SMALL_CHANGE)) return;
     policy *next = p->next = policy_new();
     table_reserve(&next->lines, count);
     for (size_t i = 0; i < lines->count; i++) {
@@ -620,18 +635,24 @@ static void take_pattern(match *m, const rule *line, span value, bool repeated) 
     take_line(m, line, repeated);
 }
 
+/* A certificate of many names, under many lines that are found by one literal, is not worth more of
+ * everybody's time: some 2 ms. */
+enum { COMPARISONS = 4096 };
+
 static bool take_patterns(bind_kind kind, span value, bool repeated, void *data) {
     match *m = data;
+    if (m->ambiguous) return false;
     const patch *pending = m->lines->pending;
     const rule *line;
     pattern_search held = pattern_search_of(&m->lines->base->patterns, kind, value);
-    while ((line = pattern_search_next(&held)) != NULL) {
+    while (m->compared <= COMPARISONS && (line = pattern_search_next(&held)) != NULL) {
         if (pending && table_find(&pending->removed, line->key)) continue;
         take_pattern(m, line, value, repeated);
     }
     if (pending == NULL) return true;
     pattern_search added = pattern_search_of(&pending->patterns, kind, value);
-    while ((line = pattern_search_next(&added)) != NULL) take_pattern(m, line, value, repeated);
+    while (m->compared <= COMPARISONS && (line = pattern_search_next(&added)) != NULL)
+        take_pattern(m, line, value, repeated);
     return true;
 }
 
@@ -803,16 +824,26 @@ static const char *why_missing(const match *m, const decision *d) {
                                 : NULL;
 }
 
+/* Where no line binds the leaf itself, and only when all else about it is good: nobody whose certificate
+ * is no good makes us search. */
+static reason match_patterns(match *m) {
+    if (m->line) return REASON_UNDECIDED;
+    identity_bindings(m->r->leaf, take_patterns, m);
+    if (m->compared > COMPARISONS) return REASON_TOO_LARGE;
+    return m->ambiguous ? REASON_AMBIGUOUS : REASON_UNDECIDED;
+}
+
 /* `bound`: some line names this leaf, whatever else is wrong with it. */
 static decision judge(match m, bool *bound) {
     const request *r = m.r;
     decision d = {.act = ACTION_REFUSE, .detail = r->leaf->detail};
     m.made = (writer){d.made, 0, sizeof d.made, false};
     if (!r->leaf->refusal) identity_bindings(r->leaf, take_binding, &m);
-    if (!r->leaf->refusal && m.line == NULL) identity_bindings(r->leaf, take_patterns, &m);
     *bound = m.line != NULL;
-    d.compared = m.compared;
     d.why = check_leaf(&m);
+    if (d.why) return d;
+    d.why = match_patterns(&m);
+    d.compared = m.compared;
     if (d.why) return d;
     d.line = m.line;
     d.made_len = (uint16_t)m.made.len;

@@ -38,8 +38,8 @@ static void list_add(listing *l, X509 *certificate) {
 }
 
 static void list_policy(listing *l, const policy *p) {
-    for (size_t i = 0; p && i < policy_rules(p); i++) {
-        X509 *certificate = rule_certificate(policy_rule(p, i));
+    for (size_t i = 0; p && i < policy_authorities(p); i++) {
+        X509 *certificate = policy_authority(p, i);
         if (certificate) list_add(l, certificate);
     }
 }

@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import ssl
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -134,6 +136,55 @@ class Https:
         self.connection.request(method, path, text, headers)
         response = self.connection.getresponse()
         return Answer(response.status, json.loads(response.read()), response.headers)
+
+
+class Serving:
+    """`redis-certauth serve` as a process of its own. `api` asks it, one request at a time."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.start()
+
+    def start(self) -> None:
+        """Also again, after `kill`. Returns when it answers."""
+        environment = {**os.environ, "CERTAUTH_HOST": self.config.host}
+        environment |= {
+            "CERTAUTH_PORT": str(self.config.port),
+            "CERTAUTH_DATABASE": self.config.url,
+        }
+        code = "from control.cli import main; main()"
+        command = [sys.executable, "-c", code, "serve", "--home", str(self.config.home)]
+        with open(self.config.home / "log", "a") as log:
+            self.process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        wait_until(self._answers, f"it answers; see {self.config.home}/log", 30)
+
+    def _answers(self) -> bool:
+        assert self.process.poll() is None, (self.config.home / "log").read_text()
+        try:
+            with Https(self.config) as api:
+                return api("GET /v1/cluster").status == 200
+        except OSError:
+            return False
+
+    def api(self, request: str, body: Any = None) -> Answer:
+        with Https(self.config) as api:
+            return api(request, body)
+
+    def ok(self, request: str, body: Any = None) -> Any:
+        """The JSON of an answer that is 200."""
+        answer = self.api(request, body)
+        assert answer.status == 200, answer.json
+        return answer.json
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """As a crash, also where it is frozen."""
+        self.process.kill()
+        self.process.wait(20)
 
 
 @contextmanager

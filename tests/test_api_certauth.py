@@ -1,11 +1,13 @@
-"""control/api/certauth.py: explanations by the code that decides."""
+"""control/api/certauth.py: explanations by the code that decides; how far each server is."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from control.records import Node
 from tests.api import ControlPlane
 from tests.support import Cert, Pki, days
 
@@ -90,3 +92,49 @@ def test_a_bad_question_gets_a_clear_error(
     answer = api(EXPLAIN, {**question(pki.alice, bdb_uid=1), **fields})
     assert answer.status == status
     assert answer.text.startswith(text)
+
+
+# ---- /v1/certauth/nodes --------------------------------------------------------------------------
+
+
+def test_each_server_tells_how_far_it_is(api: ControlPlane) -> None:
+    """Its generation, digest and versions; how many generations it lags; the error of now, and
+    the last one when that is over. One that nobody has looked at is there too."""
+    (new,) = api.ok("GET /v1/certauth/nodes")["nodes"]
+    assert (new["address"], new["error"]) == ("127.0.0.1:6380", "not reached yet")
+    assert (new["in_step"], new["lag"]) == (False, 1)
+    seen = Node(1, "127.0.0.1:6380", 1, True, digest="1:ab", software="redis 8.6.3", module="1")
+    api.store.report(1, [replace(seen, last_error="UNREACHABLE", last_error_time=7)])
+    api.ok("PUT /v1/bdbs/1", {"default_user": True})
+    assert api.ok("GET /v1/certauth/nodes") == {
+        "leader": "",
+        "epoch": 0,
+        "nodes": [
+            {
+                "bdb_uid": 1,
+                "bdb_name": "orders",
+                "address": "127.0.0.1:6380",
+                "in_step": False,
+                "generation": 1,
+                "digest": "1:ab",
+                "lag": 1,
+                "error": "",
+                "last_error": "UNREACHABLE",
+                "last_error_time": 7,
+                "software": "redis 8.6.3",
+                "module": "1",
+            }
+        ],
+    }
+    assert api.store.take_lease("here:1", 3) == 1
+    api.store.report(1, [replace(seen, generation=2)], 1)
+    found = api.ok("GET /v1/certauth/nodes")
+    assert (found["leader"], found["epoch"]) == ("here:1", 1)
+    assert (found["nodes"][0]["in_step"], found["nodes"][0]["lag"]) == (True, 0)
+
+
+def test_servers_are_for_who_may_see_databases(api: ControlPlane) -> None:
+    """A viewer may, and somebody without a role may not."""
+    viewer, nobody = api.password_user("v", "db_viewer"), api.password_user("n", "none")
+    assert api("GET /v1/certauth/nodes", auth=viewer).status == 200
+    assert api("GET /v1/certauth/nodes", auth=nobody).status == 403

@@ -258,3 +258,21 @@ def test_a_dry_run_says_what_it_would_do_and_does_not(run: Run, pki: Pki) -> Non
     assert "ops" not in ok(run("role", "list"))
     assert ok(run("user", "show", "alice"))
     assert run("user", "delete", "admin", "--dry-run").exit_code == 1
+
+
+# ---- status ----
+
+
+def test_status_tells_which_servers_are_behind(run: Run, config: Config) -> None:
+    """A row for each, and the reason; 1 where one is behind, 0 where none is. A wait ends with
+    its time, or when all are in step."""
+    assert json.loads(ok(run("status", "--json")))["nodes"] == []
+    port = free_port()
+    ok(run("db", "create", "orders", "--endpoint", f"127.0.0.1:{port}"))
+    behind = run("status", "--wait", "0.3")
+    assert behind.exit_code == 1
+    assert f"127.0.0.1:{port}" in behind.output
+    assert "1 of 1 servers are behind" in behind.output
+    ok(run("db", "delete", "orders", "--yes"))
+    ok(run("db", "delete", "orders", "--yes"))  # no server will ever say that it is detached
+    ok(run("status", "--wait", "10"))

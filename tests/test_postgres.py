@@ -1,13 +1,7 @@
 """control/store.py on PostgreSQL: the laws of test_store*.py, several processes, backups to and
-from SQLite. A private server is started for it, and ended with the session."""
+from SQLite. A private server is started for it, and ended with the module."""
 
 import inspect
-import os
-import pwd
-import shutil
-import signal
-import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,7 +19,8 @@ from control.service import Config, ServiceError
 from control.store import Store
 from tests import test_store, test_store_certificates
 from tests.api import ADMIN, ControlPlane, peer_cert, user
-from tests.support import free_port, wait_until
+from tests.postgres import PASSWORD, Postgres, postgres
+from tests.support import free_port
 from tests.test_store import granted, read_while_written, replayed
 
 pytestmark = [
@@ -34,7 +29,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-PASSWORD = "the database's"
 # Whoever collects this module finds them in it, where `url` is another database.
 LAWS = {
     name: law
@@ -45,72 +39,21 @@ LAWS = {
 globals().update({"made": test_store.made, **LAWS})
 
 
-def binary(name: str) -> str:
-    """A program of PostgreSQL, which Debian keeps off PATH."""
-    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
-    path = str(found[-1]) if found else shutil.which(name)
-    assert path, "no PostgreSQL server here: run `make setup-all`, or install 'postgresql'"
-    return path
-
-
-def account() -> dict[str, Any]:
-    """PostgreSQL does not run as root, so root has it run as the package's user."""
-    if os.getuid():
-        return {}
-    owner = pwd.getpwnam("postgres")
-    return {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
-
-
-def answers(server: sa.URL) -> bool:
-    engine = sa.create_engine(server)
-    try:
-        engine.connect().close()
-    except sa.exc.OperationalError:
-        return False
-    finally:
-        engine.dispose()
-    return True
-
-
 @pytest.fixture(scope="module")
-def server() -> Iterator[sa.URL]:
-    """A running PostgreSQL of our own, on loopback and on a unix socket."""
-    initdb, postgres, who = binary("initdb"), binary("postgres"), account()
-    folder = Path(tempfile.mkdtemp(prefix="certauth-pg-"))
-    (folder / "password").write_text(PASSWORD)
-    for path in (folder, folder / "password"):
-        os.chown(path, who.get("user", -1), who.get("group", -1))
-    make = [initdb, "-D", str(folder / "data"), "-U", "certauth", "-A", "scram-sha-256", "-E"]
-    make += ["UTF8", "--locale=C", "--no-sync", f"--pwfile={folder}/password"]
-    done = subprocess.run(make, capture_output=True, text=True, cwd=folder, **who)
-    assert done.returncode == 0, done.stderr
-    port = free_port()
-    run = [postgres, "-D", str(folder / "data"), "-p", str(port), "-k", str(folder), "-F"]
-    run += ["-c", "listen_addresses=127.0.0.1", "-c", "max_connections=200"]
-    with open(folder / "log", "w") as log:
-        process = subprocess.Popen(
-            run, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **who
-        )
-    url = sa.URL.create("postgresql", "certauth", PASSWORD, "127.0.0.1", port, "postgres")
-    try:
-        wait_until(lambda: process.poll() is not None or answers(url), "PostgreSQL answers", 30)
-        assert process.poll() is None, (folder / "log").read_text()
-        yield url
-    finally:
-        process.send_signal(signal.SIGINT)  # ends its connections, and then itself
-        process.wait(20)
-        shutil.rmtree(folder)
+def running() -> Iterator[Postgres]:
+    with postgres() as made:
+        yield made
 
 
 @pytest.fixture
-def url(server: sa.URL) -> str:
+def server(running: Postgres) -> sa.URL:
+    return running.url
+
+
+@pytest.fixture
+def url(running: Postgres) -> str:
     """An empty database."""
-    engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        taken = connection.scalar(sa.text("SELECT count(*) FROM pg_database"))
-        connection.exec_driver_sql(f"CREATE DATABASE test{taken}")
-    engine.dispose()
-    return server.set(database=f"test{taken}").render_as_string(hide_password=False)
+    return running.new()
 
 
 class Served(ControlPlane):
@@ -229,7 +172,7 @@ def test_of_two_editors_the_second_is_told(config: Config) -> None:
 
 
 def test_backups_go_from_either_database_to_the_other(
-    config: Config, tmp_path: Path, server: sa.URL, url: str
+    config: Config, tmp_path: Path, running: Postgres, url: str
 ) -> None:
     """From PostgreSQL to SQLite, and back into an empty PostgreSQL: rows, generations and what is
     made next are the same."""
@@ -245,11 +188,7 @@ def test_backups_go_from_either_database_to_the_other(
     lite = Config(tmp_path / "lite")
     service.restore(lite, tmp_path / "one")
     service.backup(lite, tmp_path / "two")
-    engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.exec_driver_sql("CREATE DATABASE again")
-    engine.dispose()
-    again = server.set(database="again").render_as_string(hide_password=False)
+    again = running.new()
     back = Config(tmp_path / "back", database=again)
     service.restore(back, tmp_path / "two")
     for other in (Served(lite), Served(back)):

@@ -148,6 +148,13 @@ def test_a_certificate_that_was_requested_logs_in(
     assert [one["issued"] for one in found].count(True) == 2
     assert "alice" in site.ok("cert", "list")
 
+    def seen_there() -> bool:
+        now = core.identity(certificate.read_bytes()).cert
+        one = site.api(f"GET /v1/certauth/certificates/{now}")
+        return (one["bdb_uid"], one["node"]) == (1, f"127.0.0.1:{server.port}")
+
+    wait_until(seen_there, "the inventory knows the server", 30)
+
 
 @pytest.mark.parametrize("key_type", ca.KEY_TYPES)
 def test_keys_are_made_here_and_stay_here(site: Site, key_type: ca.KeyType) -> None:

@@ -189,7 +189,7 @@ def test_the_bootstrap_file_lets_nobody_else_in(
     certificate = x509.load_pem_x509_certificate(config.identity.certificate.read_bytes())
     other = authority_of(config).issue(certificate.subject.rfc4514_string())
     control = access(node, config.identity)
-    control.load(Target(1, core.digest(FIRST)), FIRST)
+    control.load(Target(1, core.digest(FIRST)), FIRST, "", 1)
     control.close()
     stranger = access(node, Identity(*map(Path, other.files)))
     with pytest.raises(NodeError):

@@ -109,7 +109,8 @@ def test_many_users_come_change_and_go(server_kind: Server, start: Start, pki: P
     assert all("+set" in line and "+get" not in line for line in rules)
     stage(server, "3", *[f"-{line}" for line in other])
     policy(server, "COMMIT", "3", 3000, "PATCH", 3, 4)
-    assert sorted(admin.acl_list()) == before
+    after = sorted(line.replace("sanitize-payload ", "") for line in admin.acl_list())
+    assert after == before  # 7.0 says of a user that was reset what it says of none other
 
 
 def test_a_user_that_comes_is_nobody_before_the_commit(

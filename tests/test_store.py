@@ -29,9 +29,9 @@ from control.records import (
     RolePermission,
     User,
 )
-from control.store import Store
+from control.store import Replaced, Store
 from tests.api import database, user
-from tests.support import Pki
+from tests.support import Pki, wait_until
 
 ADMIN = user(1, "admin", auth_method="regular", role_uids=(1,), certificate_subject_line="")
 EMPTY = f"0:{0:064x}"
@@ -554,6 +554,80 @@ def test_reports_make_no_revision(made: Store) -> None:
     before = made.revision()
     made.report(1, [Node(1, "a:1", 3, True)])
     assert made.revision() == before
+
+
+# ---- Who speaks to the servers ----
+
+
+def test_one_process_has_the_lease_and_each_new_one_a_higher_epoch(made: Store, url: str) -> None:
+    """Whoever renews it keeps its epoch; another one gets it when it is given up, or over."""
+    other = Store(url)
+    assert (made.take_lease("a", 60), other.take_lease("b", 60)) == (1, 0)
+    assert made.take_lease("a", 60) == 1
+    assert made.leader() == ("a", 1)
+    made.end_lease("b")  # not b's to give up
+    assert other.take_lease("b", 60) == 0
+    made.end_lease("a")
+    assert other.take_lease("b", 0.05) == 2
+    wait_until(lambda: made.take_lease("a", 60), "b's time is over")
+    assert other.leader() == ("a", 3)
+    other.close()
+
+
+def test_a_lease_of_a_clock_that_was_set_back_is_over(made: Store) -> None:
+    """It ends later than any lease that was taken now could."""
+    assert made.take_lease("a", 3600) == 1
+    assert made.take_lease("b", 3) == 2
+
+
+def test_the_writes_of_who_was_replaced_are_refused(made: Store) -> None:
+    """Nothing of them is there: neither what was found of a server, nor the end of a database."""
+    granted(made)
+    assert made.take_lease("a", 60) == 1
+    made.report(1, [Node(1, "a:1", 3, True)], 1)
+    made.end_lease("a")
+    made.report(1, [Node(1, "a:1", 4, True)], 1)  # until somebody else has it
+    assert made.take_lease("b", 60) == 2
+    for old in (0, 1):
+        with pytest.raises(Replaced):
+            made.report(1, [Node(1, "a:1", 5, True)], old)
+        with pytest.raises(Replaced):
+            made.forget_database(1, old)
+    assert [node.generation for node in made.nodes(1)] == [4]
+    assert made.get(Database, 1).name
+    made.report(1, [Node(1, "a:1", 5, True)], 2)
+    made.forget_database(1, 2)
+    with pytest.raises(Refusal):
+        made.get(Database, 1)
+
+
+def test_an_epoch_is_raised_above_what_a_server_has_seen(made: Store) -> None:
+    """By its holder alone, and never lowered."""
+    assert made.take_lease("a", 60) == 1
+    assert made.raise_epoch("a", 1, 41) == 42
+    assert made.take_lease("a", 60) == 42
+    assert made.raise_epoch("a", 42, 7) == 43
+    for holder, epoch in (("b", 43), ("a", 42)):
+        with pytest.raises(Replaced):
+            made.raise_epoch(holder, epoch, 99)
+    assert made.leader() == ("a", 43)
+
+
+def test_a_change_tells_which_policies_it_moved(made: Store) -> None:
+    """Those of the databases whose lines it changed, and the database itself; none when it is a
+    rehearsal, and none after the request."""
+    granted(made)
+    made.enter()
+    made.create(user(0, "b"))
+    assert made.moved() == {1: made.target(1).generation}
+    made.create(user(0, "c"), dry_run=True)
+    assert made.moved() == {}
+    made.create(Role(0, "idle", "none"))
+    assert made.moved() == {}
+    made.update(Database, 1, lambda found: replace(found, name="renamed"))
+    assert made.moved() == {1: made.target(1).generation}
+    made.leave()
+    assert made.moved() == {}
 
 
 # ---- Threads, processes, listeners ----

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control import core
+from control.lease import Lease
 from control.records import Change, Target
 from control.sync import NodeError, Plan, Status, detach, merged, plan, reconcile
 from tests.control import SOON, Plane, authority_of, enrolled_node, frozen, operator
@@ -454,6 +455,8 @@ def test_a_change_during_the_look_is_no_error(
     uid = plane.register(server)
     plane.in_step()
     plane.worker.stop()
+    lease = Lease(plane.store)
+    assert lease.hold()
     store, read = plane.store, plane.store.target
     plane.user(pki.bob, "bob")
 
@@ -466,7 +469,7 @@ def test_a_change_during_the_look_is_no_error(
     monkeypatch.setattr(store, "target", overtaken)
     node = plane.node(server)
     owner = status(operator(server))["owner"]
-    held, _ = reconcile(store, uid, owner, node)
+    held, _ = reconcile(store, uid, owner, node, lease)
     assert (held.generation, held.digest) == (read(uid).generation, read(uid).digest)
     node.close()
 
@@ -491,7 +494,7 @@ def test_errors_name_their_code(plane: Plane, make_node: MakeNode) -> None:
     server = make_node()
     node = plane.node(server)
     with pytest.raises(NodeError) as refusal:
-        node.patch(3, Target(4, ""), ["+set enforce on"], "us/1")
+        node.patch(3, Target(4, ""), ["+set enforce on"], "us/1", 1)
     assert refusal.value.code == "BASE"
     with pytest.raises(NodeError, match="^ERR"):
         node.command("CERTAUTH.POLICY", "NOSUCH")
@@ -507,13 +510,13 @@ def test_errors_name_their_code(plane: Plane, make_node: MakeNode) -> None:
 def test_detaching_takes_only_what_is_ours(plane: Plane, make_node: MakeNode) -> None:
     """A node with another owner, or without any policy, stays as it is."""
     server = make_node()
-    node = plane.node(server)
+    node, lease = plane.node(server), plane.worker.lease
     empty = Target(3, core.digest([]))
-    assert detach(node, empty, "us/1").generation == 0
+    assert detach(node, empty, "us/1", lease).generation == 0
     load(operator(server), 5, ["set enforce off"], "OWNER", "them/1")
-    assert detach(node, empty, "us/1").owner == "them/1"
+    assert detach(node, empty, "us/1", lease).owner == "them/1"
     assert show(operator(server)) == ["set enforce off"]
-    gone = detach(node, empty, "them/1")
+    gone = detach(node, empty, "them/1", lease)
     assert (gone.owner, gone.lines, gone.generation) == ("", 0, 6)
     node.close()
 

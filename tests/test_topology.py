@@ -5,17 +5,18 @@ import binascii
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from control import sync, topology
 from control.records import NodeRole
 from control.topology import Sight
 from tests.control import Plane, enrolled_node, frozen, operator
-from tests.nodes import patch, show, status, who
+from tests.nodes import load, patch, show, status, who
 from tests.peers import SLOTS, Sentinel, sentinel_cert
 from tests.servers import Server, servers
 from tests.support import CLIENT, SERVER, Cert, Pki, RedisServer, free_port, root, wait_until
@@ -55,6 +56,12 @@ def test_a_replica_names_its_master() -> None:
         "replica", "", "valkey 9.1.2", "", frozenset({"db:6379"})
     )
     assert topology.release("valkey 9.1.2") == ("valkey", 9)
+
+
+@pytest.mark.parametrize("line", ["redis_mode:sentinel", "server_mode:sentinel"])
+def test_a_sentinel_says_what_it_is(line: str) -> None:
+    """Redis and Valkey have different names for it."""
+    assert topology.sight(topology.fields(f"{line}\nrun_id:x")).role == "sentinel"
 
 
 SHARDS = [
@@ -200,8 +207,10 @@ def replica_of(master: RedisServer) -> tuple[str, ...]:
 
 def linked(replica: RedisServer, deadline: float = 20) -> None:
     def up() -> bool:
-        found: Any = operator(replica).info("replication")
-        return (found["role"], found.get("master_link_status")) == ("slave", "up")
+        with suppress(redis.ConnectionError):  # who changes its role closes all its clients
+            found: Any = operator(replica).info("replication")
+            return (found["role"], found.get("master_link_status")) == ("slave", "up")
+        return False
 
     wait_until(up, "the replica is linked to its master", deadline)
 
@@ -417,6 +426,39 @@ def test_the_name_of_nodes_that_are_found(plane: Plane, make_node: MakeNode, pki
     ends = [{"addr": ["127.0.0.1"], "port": master.port, "dns_name": "localhost"}]
     plane.ok("PUT /v1/bdbs/1", {"tls_server_name": "redis.example", "endpoints": ends})
     finds(plane, master, replica)
+
+
+def test_a_node_that_has_gone_for_good_is_let_go(plane: Plane, make_node: MakeNode) -> None:
+    """A replica that does not come back is reported until the operator says so; one that is there
+    after all is found again; an endpoint goes by PUT."""
+    master = make_node(KIND, *TLS_LINKS)
+    replica = make_node(KIND, *replica_of(master))
+    linked(replica)
+    plane.register(master, allow_trust_on_internal_links=True)
+    finds(plane, master, replica)
+    linked(replica)
+    lost, kept = (next(iter(at(node))) for node in (replica, master))
+    replica.stop()
+    assert plane.says("UNREACHABLE").startswith(f"{lost}: ")
+    refusal = plane(f"DELETE /v1/bdbs/1/nodes/{kept}")
+    assert (refusal.status, refusal.json["error_code"]) == (406, "node_is_endpoint")
+    assert plane(f"DELETE /v1/bdbs/1/nodes/{lost}0").status == 404
+    plane.ok(f"DELETE /v1/bdbs/1/nodes/{lost}")
+    finds(plane, master)
+    replica.start()
+    plane.ok("PUT /v1/bdbs/1", {"node_keys": [replica.pki.server.key_id]})
+    finds(plane, master, replica)
+
+
+def test_a_node_of_another_control_plane_is_a_conflict(plane: Plane, make_node: MakeNode) -> None:
+    """Enforcement is refused while the policy of one of the nodes is somebody else's."""
+    node = make_node(KIND)
+    load(operator(node), 7, ["set enforce off"], "OWNER", "somebody else/1")
+    plane.register(node, tls_mode="disabled")
+    plane.says("OWNED")
+    refusal = plane("PUT /v1/bdbs/1", {"tls_mode": "enabled"})
+    assert (refusal.status, refusal.json["error_code"]) == (409, "node_owned")
+    assert "somebody else/1" in refusal.json["description"]
 
 
 # ---- Sentinels -----------------------------------------------------------------------------------

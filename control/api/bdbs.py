@@ -13,7 +13,7 @@ from control.api.cluster import rendered_subjects, subjects
 from control.errors import Refusal, conflict, invalid, refused
 from control.models import BdbBody, BdbPasswordBody, BdbV2Body, NewBdbBody
 from control.records import Database, Endpoint, Node, RolePermission, Target
-from control.web import answer, dry_run, needs, store, unchanged
+from control.web import CHANGING, SYNC, answer, dry_run, needs, store, synced, unchanged
 
 blueprint = Blueprint("bdbs", __name__)
 
@@ -32,37 +32,37 @@ def read(uid: int) -> Response:
 
 
 @blueprint.post("/v1/bdbs")
-@needs("create_bdb", takes=NewBdbBody, answers=BdbAnswer, query=("dry_run",))
+@needs("create_bdb", takes=NewBdbBody, answers=BdbAnswer, query=CHANGING)
 def create(sent: NewBdbBody) -> Response:
     return created(sent)
 
 
 @blueprint.post("/v2/bdbs")
-@needs("create_bdb", takes=BdbV2Body, answers=BdbAnswer, query=("dry_run",))
+@needs("create_bdb", takes=BdbV2Body, answers=BdbAnswer, query=CHANGING)
 def create_v2(sent: BdbV2Body) -> Response:
     return created(sent.bdb)
 
 
 def created(sent: NewBdbBody) -> Response:
     database = replace(Database(sent.uid, sent.name), **prepared(sent))
-    made = store().create(database, dry_run())
+    made = synced(store().create(database, dry_run()))
     # A rehearsal leaves nothing behind that could be asked about.
     return answer(render(made, Target(0, ""), "", (), ()) if dry_run() else shown(made), made)
 
 
 @blueprint.put("/v1/bdbs/<int(max=2147483647):uid>")
-@needs("update_bdb", takes=BdbBody, answers=BdbAnswer, query=("dry_run", "force"))
+@needs("update_bdb", takes=BdbBody, answers=BdbAnswer, query=(*CHANGING, "force"))
 def update(uid: int, sent: BdbBody) -> Response:
     changes = prepared(sent)
 
     def change(database: Database) -> Database:
         changed = replace(unchanged(database), **changes)
-        if database.tls_mode != "enabled":
-            check_peers(changed, store().nodes(uid))
+        if changed.refuses and not database.refuses:
+            check_enforceable(changed, store().nodes(uid))
         return changed
 
     users = cut_off(uid, changes)
-    changed = store().update(Database, uid, change, dry_run())
+    changed = synced(store().update(Database, uid, change, dry_run()))
     if not dry_run():
         rotation.note(users)
     return answer(shown(changed), changed)
@@ -78,7 +78,7 @@ def cut_off(uid: int, changes: dict[str, Any]) -> list[str]:
 
 
 @blueprint.delete("/v1/bdbs/<int(max=2147483647):uid>")
-@needs("delete_bdb", answers=Started)
+@needs("delete_bdb", answers=Started, query=SYNC)
 def delete(uid: int) -> Response:
     """The first time, the nodes are detached and the database then goes; a second time while one of
     them cannot be reached, it goes at once."""
@@ -86,8 +86,16 @@ def delete(uid: int) -> Response:
         store().forget_database(uid)
     else:
         store().delete(Database, uid, unchanged)
-    action = store().actions(uid, 1)
+    action = synced(store().actions(uid, 1))
     return answer({"action_uid": action[0].uid} if action else {})
+
+
+@blueprint.delete("/v1/bdbs/<int(max=2147483647):uid>/nodes/<address>")
+@needs("update_bdb")
+def forget_node(uid: int, address: str) -> Response:
+    """A server that was found and has gone for good. One that is there is found again."""
+    store().forget_node(uid, address)
+    return answer({})
 
 
 @blueprint.route("/v1/bdbs/<int(max=2147483647):uid>/passwords", methods=["PUT", "POST", "DELETE"])
@@ -118,10 +126,14 @@ def prepared(sent: BdbBody) -> dict[str, Any]:
     return changes
 
 
-def check_peers(database: Database, nodes: Sequence[Node]) -> None:
-    """Raises Refusal 409 where enforcement would cut off a node's peer that is not bound."""
+def check_enforceable(database: Database, nodes: Sequence[Node]) -> None:
+    """Raises Refusal 409 where a server's policy is another control plane's, or where enforcement
+    would cut off a node's peer that is not bound."""
+    owned = [f"{node.address}: {node.error}" for node in nodes if node.error.startswith("OWNED")]
+    if owned:
+        raise conflict("node_owned", f"{'; '.join(owned)}: take it out of that database first")
     unbound = [node.address for node in nodes if node.origin == "found" and not node.key]
-    if database.tls_mode == "enabled" and unbound and not database.allow_unbound_peers:
+    if unbound and not database.allow_unbound_peers:
         raise conflict(
             "peer_unbound",
             f"{', '.join(unbound)}: named by the servers as one of them, and never reached: its "

@@ -1,15 +1,18 @@
-"""/v1/certauth: what Redis Enterprise does not have."""
+"""/v1/certauth: what Redis Enterprise does not have: who a certificate is, and how far each server
+has followed."""
 
 import time
+from typing import Any
 
 from flask import Blueprint, Response, current_app
 
 from control import core, preview
-from control.answers import ExplainAnswer, PreviewAnswer
+from control.answers import ExplainAnswer, PreviewAnswer, ServersAnswer
 from control.errors import Refusal
 from control.models import ExplainBody, PreviewBody
-from control.records import User
+from control.records import Database, Node, Target, User
 from control.store import Store
+from control.waiting import servers
 from control.web import answer, guard, in_field, needs, rehearsed, store
 
 blueprint = Blueprint("certauth", __name__)
@@ -60,3 +63,35 @@ def names(decided: core.Decision, sent: ExplainBody) -> list[str]:
     if sent.bdb_uid is not None:
         return list(decided.users)
     return [store().get(User, int(uid)).name for uid in decided.users]
+
+
+@blueprint.get("/v1/certauth/nodes")
+@needs("view_all_bdbs_info", answers=ServersAnswer)
+def nodes() -> Response:
+    """Every server, and which control plane speaks to them."""
+    holder, epoch = store().leader()
+    targets = store().targets()
+    found = [
+        rendered_node(node, database, targets[database.uid])
+        for database in store().all(Database)
+        if database.uid in targets
+        for node in servers(store(), database)
+    ]
+    return answer({"leader": holder, "epoch": epoch, "nodes": found})
+
+
+def rendered_node(node: Node, database: Database, target: Target) -> dict[str, Any]:
+    return {
+        "bdb_uid": database.uid,
+        "bdb_name": database.name,
+        "address": node.address,
+        "in_step": node.in_step and node.generation == target.generation and not node.error,
+        "generation": node.generation,
+        "digest": node.digest,
+        "lag": max(0, target.generation - node.generation),
+        "error": node.error,
+        "last_error": node.last_error,
+        "last_error_time": node.last_error_time,
+        "software": node.software,
+        "module": node.module,
+    }

@@ -10,7 +10,7 @@ from control.answers import RedisAclAnswer
 from control.errors import conflict
 from control.models import NewRedisAclBody, RedisAclBody
 from control.records import FULL_ACCESS, RedisAcl
-from control.web import answer, dry_run, in_field, needs, store, unchanged
+from control.web import CHANGING, SYNC, answer, dry_run, in_field, needs, store, synced, unchanged
 
 blueprint = Blueprint("redis_acls", __name__)
 
@@ -28,7 +28,7 @@ def read(uid: int) -> Response:
 
 
 @blueprint.post("/v1/redis_acls")
-@needs("create_redis_acl", takes=NewRedisAclBody, answers=RedisAclAnswer, query=("dry_run",))
+@needs("create_redis_acl", takes=NewRedisAclBody, answers=RedisAclAnswer, query=CHANGING)
 def create(sent: NewRedisAclBody) -> Response:
     return created(sent, dry_run())
 
@@ -42,11 +42,11 @@ def validate(sent: NewRedisAclBody) -> Response:
 
 def created(sent: NewRedisAclBody, dry_run: bool) -> Response:
     in_field("acl", lambda: policy.check_acl(sent.acl))
-    return shown(store().create(RedisAcl(sent.uid, sent.name, sent.acl), dry_run))
+    return shown(synced(store().create(RedisAcl(sent.uid, sent.name, sent.acl), dry_run)))
 
 
 @blueprint.put("/v1/redis_acls/<int(max=2147483647):uid>")
-@needs("update_redis_acl", takes=RedisAclBody, answers=RedisAclAnswer, query=("dry_run",))
+@needs("update_redis_acl", takes=RedisAclBody, answers=RedisAclAnswer, query=CHANGING)
 def update(uid: int, sent: RedisAclBody) -> Response:
     changes = sent.sent()
     check_custom(uid)
@@ -56,15 +56,15 @@ def update(uid: int, sent: RedisAclBody) -> Response:
     def change(acl: RedisAcl) -> RedisAcl:
         return replace(unchanged(acl), **changes)
 
-    return shown(store().update(RedisAcl, uid, change, dry_run()))
+    return shown(synced(store().update(RedisAcl, uid, change, dry_run())))
 
 
 @blueprint.delete("/v1/redis_acls/<int(max=2147483647):uid>")
-@needs("delete_redis_acl")
+@needs("delete_redis_acl", query=SYNC)
 def delete(uid: int) -> Response:
     check_custom(uid)
     store().delete(RedisAcl, uid, unchanged)
-    return answer({})
+    return answer(synced({}))
 
 
 def check_custom(uid: int) -> None:

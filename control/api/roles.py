@@ -9,7 +9,7 @@ from control.answers import RoleAnswer
 from control.errors import Refusal, forbidden, refused
 from control.models import NewRoleBody, RoleBody
 from control.records import BUILTIN_ROLES, Role
-from control.web import answer, caller, dry_run, needs, store, unchanged
+from control.web import CHANGING, SYNC, answer, caller, dry_run, needs, store, synced, unchanged
 
 blueprint = Blueprint("roles", __name__)
 BUILTIN = {role.uid for role in BUILTIN_ROLES}
@@ -28,16 +28,16 @@ def read(uid: int) -> Response:
 
 
 @blueprint.post("/v1/roles")
-@needs("create_role", takes=NewRoleBody, answers=RoleAnswer, query=("dry_run",))
+@needs("create_role", takes=NewRoleBody, answers=RoleAnswer, query=CHANGING)
 def create(sent: NewRoleBody) -> Response:
     check_resources(sent)
     role = Role(sent.uid, sent.name, sent.management)
     check_administrator(role)
-    return shown(store().create(role, dry_run()))
+    return shown(synced(store().create(role, dry_run())))
 
 
 @blueprint.put("/v1/roles/<int(max=2147483647):uid>")
-@needs("update_role", takes=RoleBody, answers=RoleAnswer, query=("dry_run",))
+@needs("update_role", takes=RoleBody, answers=RoleAnswer, query=CHANGING)
 def update(uid: int, sent: RoleBody) -> Response:
     check_resources(sent)
     check_custom(uid)
@@ -48,15 +48,15 @@ def update(uid: int, sent: RoleBody) -> Response:
         check_administrator(role, changed)
         return changed
 
-    return shown(store().update(Role, uid, change, dry_run()))
+    return shown(synced(store().update(Role, uid, change, dry_run())))
 
 
 @blueprint.delete("/v1/roles/<int(max=2147483647):uid>")
-@needs("delete_role")
+@needs("delete_role", query=SYNC)
 def delete(uid: int) -> Response:
     check_custom(uid)
     store().delete(Role, uid, lambda role: check_administrator(unchanged(role)))
-    return answer({})
+    return answer(synced({}))
 
 
 def check_resources(sent: RoleBody) -> None:

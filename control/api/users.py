@@ -11,7 +11,18 @@ from control.api.roles import check_administrator
 from control.errors import forbidden, invalid
 from control.models import NewUserBody, UserBody
 from control.records import BUILTIN_ROLES, Management, Role, User, rendered_time
-from control.web import answer, caller, dry_run, in_field, needs, store, unchanged
+from control.web import (
+    CHANGING,
+    SYNC,
+    answer,
+    caller,
+    dry_run,
+    in_field,
+    needs,
+    store,
+    synced,
+    unchanged,
+)
 
 blueprint = Blueprint("users", __name__)
 # The one that `role` shows where a user has several; the field knows only one.
@@ -42,7 +53,7 @@ def read_role() -> Response:
 
 
 @blueprint.post("/v1/users")
-@needs("create_new_user", takes=NewUserBody, answers=UserAnswer, query=("dry_run",))
+@needs("create_new_user", takes=NewUserBody, answers=UserAnswer, query=CHANGING)
 def create(sent: NewUserBody) -> Response:
     nobody = User(sent.uid, sent.name or sent.email, "regular", (5,))
     changes = prepared(sent, nobody)
@@ -50,11 +61,11 @@ def create(sent: NewUserBody) -> Response:
     if not user.name:
         raise invalid("missing_field", "name: this field is missing")
     check_administrator(*store().roles_of(user))
-    return shown(store().create(user, dry_run()))
+    return shown(synced(store().create(user, dry_run())))
 
 
 @blueprint.put("/v1/users/<int(max=2147483647):uid>")
-@needs("update_user", own=True, takes=UserBody, answers=UserAnswer, query=("dry_run",))
+@needs("update_user", own=True, takes=UserBody, answers=UserAnswer, query=CHANGING)
 def update(uid: int, sent: UserBody) -> Response:
     user = store().get(User, uid)
     check_own(user, sent)
@@ -66,14 +77,14 @@ def update(uid: int, sent: UserBody) -> Response:
             check_administrator(*store().roles_of(user), *store().roles_of(changed))
         return changed
 
-    return shown(store().update(User, uid, change, dry_run()))
+    return shown(synced(store().update(User, uid, change, dry_run())))
 
 
 @blueprint.delete("/v1/users/<int(max=2147483647):uid>")
-@needs("delete_user")
+@needs("delete_user", query=SYNC)
 def delete(uid: int) -> Response:
     store().delete(User, uid, lambda user: check_administrator(*store().roles_of(unchanged(user))))
-    return answer({})
+    return answer(synced({}))
 
 
 def prepared(sent: UserBody, user: User) -> dict[str, Any]:

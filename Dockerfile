@@ -1,0 +1,64 @@
+# Two images: `docker build --target server .` is a Redis or Valkey server with the module,
+# `docker build --target control .` the control plane. docs/images.md says how they are run.
+
+# Any image of a server with TLS and a shared OpenSSL 3, on a Debian not older than BUILD_IMAGE's.
+ARG SERVER_IMAGE=valkey/valkey:8.1.1-bookworm
+ARG PYTHON_IMAGE=python:3.11.13-slim-bookworm
+# Where it is compiled: PYTHON_IMAGE, or an image made from it that knows your mirrors of apt and pip.
+# Nothing of this one is in a result but what is copied below.
+ARG BUILD_IMAGE=${PYTHON_IMAGE}
+
+FROM ${BUILD_IMAGE} AS build
+RUN apt-get update -q \
+    && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
+        binutils gcc libc6-dev libssl-dev
+WORKDIR /src
+COPY constraints.txt .
+# The environment lies where it will be: its scripts name its path.
+RUN python3 -m venv /opt/certauth \
+    && python3 -m venv /tools \
+    && /tools/bin/pip install --no-cache-dir 'setuptools>=77' wheel 'cffi>=1.17,<3'
+COPY . .
+RUN /tools/bin/python build.py \
+    && strip --strip-unneeded module/certauth.so \
+    && /opt/certauth/bin/pip install --no-cache-dir --no-compile \
+        --constraint constraints.txt '.[postgresql]' \
+    && /opt/certauth/bin/pip uninstall -qy pip setuptools \
+    && install -d -o 999 -g 999 -m 0700 /empty /policy /policy/journal /policy/journal/ca
+# What differs from this comes as options: `redis-server /etc/certauth/redis.conf --maxmemory 1gb`.
+RUN printf '%s\n' > /redis.conf \
+    'port 0' \
+    'tls-port 6379' \
+    'tls-cert-file /tls/server.crt' \
+    'tls-key-file /tls/server.key' \
+    'tls-ca-cert-dir /var/lib/certauth/journal/ca' \
+    'loadmodule /usr/local/lib/certauth.so journal /var/lib/certauth/journal bootstrap /tls/bootstrap' \
+    'unixsocket /run/certauth/redis.sock' \
+    'unixsocketperm 700' \
+    'user default off resetpass'
+
+FROM ${SERVER_IMAGE} AS server
+COPY --from=build /src/module/certauth.so /usr/local/lib/certauth.so
+COPY --from=build /redis.conf /etc/certauth/redis.conf
+# The policy, and below it the CAs of clients. The unix socket, which the health check asks.
+COPY --from=build --chown=999:999 /policy /var/lib/certauth
+COPY --from=build --chown=999:999 /empty /run/certauth
+VOLUME /var/lib/certauth
+USER 999:999
+HEALTHCHECK --interval=5s --timeout=5s --start-period=30s \
+    CMD redis-cli -s /run/certauth/redis.sock PING | grep -qE 'PONG|NOAUTH'
+CMD ["redis-server", "/etc/certauth/redis.conf"]
+
+FROM ${PYTHON_IMAGE} AS control
+ENV PATH=/opt/certauth/bin:$PATH PYTHONDONTWRITEBYTECODE=1
+COPY --from=build /opt/certauth /opt/certauth
+COPY --from=build --chown=999:999 /empty /var/lib/certauth
+VOLUME /var/lib/certauth
+USER 999:999
+EXPOSE 9443
+HEALTHCHECK --interval=5s --timeout=5s --start-period=30s CMD ["python3", "-c", "\
+import os, ssl, urllib.request as r; \
+r.urlopen(f'https://localhost:{os.environ.get(\"CERTAUTH_PORT\", 9443)}/openapi.json', \
+context=ssl._create_unverified_context())"]
+ENTRYPOINT ["redis-certauth"]
+CMD ["serve", "--home", "/var/lib/certauth"]

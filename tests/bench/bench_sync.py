@@ -1,0 +1,130 @@
+"""How long a change takes to be on the servers: `python -m tests.bench.bench_sync [RUNS]`.
+
+From `POST /v1/users?wait_for_sync=5` to a login of the new user on one of the servers, with a real
+control plane and real servers: the median of RUNS (100), side by side for 1 and 3 servers and 100
+and 100,000 users. The bar: under 50 ms with 100,000 users on 3 servers."""
+
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+import sqlalchemy as sa
+
+from control.service import Config
+from control.store import Store, cluster_table, counters, user_roles, users
+from tests.api import user
+from tests.control import Https, Serving, enrolled_node, initialised
+from tests.nodes import who
+from tests.servers import Server, servers
+from tests.support import Cert, Pki, RedisServer, wait_until
+
+SIZES = (100, 100_000)
+NODES = (1, 3)
+BATCH = 10_000
+
+
+@dataclass
+class Measured:
+    """Milliseconds of each run."""
+
+    changed: list[float] = field(default_factory=list)  # until the answer
+    known: list[float] = field(default_factory=list)  # until the login, with it
+
+
+def populate(config: Config, count: int) -> None:
+    """So many users with rights, faster than one by one."""
+    store = Store(config.url)
+    with store._transaction() as connection:
+        for start in range(0, count, BATCH):
+            found = [user(n, f"user{n}") for n in range(start + 2, min(start + BATCH, count) + 2)]
+            names = [column.name for column in users.c]
+            rows = [{name: getattr(one, name) for name in names} for one in found]
+            connection.execute(sa.insert(users), rows)
+            held = [{"user_uid": one.uid, "role_uid": 1} for one in found]
+            connection.execute(sa.insert(user_roles), held)
+        where = counters.c.name == "user"
+        connection.execute(sa.update(counters).where(where).values(last=count + 2))
+        connection.execute(sa.update(cluster_table).values(revision=cluster_table.c.revision + 1))
+    store.close()
+
+
+def measure(kind: Server, pki: Pki, nodes: int, count: int, certs: list[Cert]) -> Measured:
+    made: list[RedisServer] = []
+
+    def start(server: Server, **options: object) -> RedisServer:
+        made.append(RedisServer(server, options.pop("pki"), **options))  # type: ignore[arg-type]
+        return made[-1].start()
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = initialised(Path(folder) / "control")
+        populate(config, count)
+        serving = Serving(config)
+        try:
+            running = [enrolled_node(start, kind, config.home, pki) for _ in range(nodes)]
+            with Https(config) as api:
+                register(api, pki, running)
+                return timed(api, running, certs)
+        finally:
+            serving.kill()
+            for server in made:
+                server.stop()
+
+
+def register(api: Https, pki: Pki, running: list[RedisServer]) -> None:
+    ca = {"name": "mtls_trusted_ca", "certificate": pki.ca.pem.decode()}
+    api("PUT /v1/cluster/update_cert", ca)
+    api.connection.timeout = 120
+    ends = [{"addr": ["127.0.0.1"], "port": server.port} for server in running]
+    fields = {"name": "orders", "endpoints": ends, "tls_mode": "enabled"}
+    fields["tls_server_ca"] = pki.server_ca.pem.decode()
+    fields["roles_permissions"] = [{"role_uid": 1, "redis_acl_uid": 1}]
+    begun = time.monotonic()
+    answer = api("POST /v1/bdbs", fields)
+    assert answer.status == 200, answer.json
+
+    def done() -> bool:
+        found = api("GET /v1/certauth/nodes").json["nodes"]
+        return all(one["in_step"] for one in found)
+
+    wait_until(done, "the servers have their first policy", 300)
+    print(f"    the first policy: {time.monotonic() - begun:.1f} s", flush=True)
+
+
+def timed(api: Https, running: list[RedisServer], certs: list[Cert]) -> Measured:
+    found = Measured()
+    for number, cert in enumerate(certs):
+        name = f"new{number}"
+        body = {"name": name, "role": "admin", "auth_method": "certificate"}
+        body["certificate_subject_line"] = f"CN={name}"
+        begun = time.perf_counter()
+        answer = api("POST /v1/users?wait_for_sync=5", body)
+        found.changed.append((time.perf_counter() - begun) * 1000)
+        assert answer.status == 200, answer.json
+        assert who(running[number % len(running)], cert) == name
+        found.known.append((time.perf_counter() - begun) * 1000)
+    return found
+
+
+def main(runs: int) -> None:
+    pki, kind = Pki(), servers()[-1]
+    certs = [pki.ca.issue(f"CN=new{number}") for number in range(runs)]
+    print(f"{kind}, {runs} runs")
+    results = {}
+    for count in SIZES:
+        for nodes in NODES:
+            found = measure(kind, pki, nodes, count, certs)
+            results[nodes, count] = median(found.known)
+            changed, known = median(found.changed), median(found.known)
+            tail = sorted(found.known)[int(runs * 0.95)]
+            times = f"answer {changed:6.1f} ms, login {known:6.1f} ms (95 %: {tail:.1f} ms)"
+            ratio = results[nodes, count] / results[NODES[0], SIZES[0]]
+            print(f"{nodes} servers, {count:7} users: {times}, ratio {ratio:.2f}", flush=True)
+    worst = results[NODES[-1], SIZES[-1]]
+    print(f"the bar: {worst:.1f} ms of 50 ms")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 100)

@@ -1,0 +1,146 @@
+"""control/waiting.py: `?wait_for_sync`, without servers: reports of a worker are played."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from control import waiting
+from control.records import Database, Node
+from control.reference import declared
+from tests.api import ControlPlane
+
+WAIT = "wait_for_sync=10"
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[ControlPlane]:
+    """With database 1, on which administrators have rights."""
+    made = ControlPlane(tmp_path)
+    given = [{"role_uid": 1, "redis_acl_uid": 1}]
+    made.database(enforce_client_authentication="disabled", roles_permissions=given)
+    yield made
+    made.close()
+
+
+def report(api: ControlPlane, generation: int, error: str = "", port: int = 6380) -> None:
+    api.store.report(1, [Node(1, f"127.0.0.1:{port}", generation, not error, error)])
+
+
+def certified(name: str) -> dict[str, object]:
+    subject = {"auth_method": "certificate", "certificate_subject_line": f"CN={name}"}
+    return {"name": name, "role": "admin", **subject}
+
+
+def test_the_answer_comes_when_the_servers_hold_the_change(api: ControlPlane) -> None:
+    """Whoever writes down that they do wakes the request."""
+    report(api, 1)
+    other = threading.Timer(0.3, lambda: report(api, 2))
+    begun = time.monotonic()
+    other.start()
+    answer = api.ok(f"POST /v1/users?{WAIT}", certified("alice"))
+    assert "pending" not in answer
+    assert time.monotonic() - begun >= 0.3
+    other.join()
+
+
+def test_when_the_time_is_over_the_answer_says_what_is_missing(api: ControlPlane) -> None:
+    """202: the change is made, and which server does not hold it, and why."""
+    report(api, 1)
+    answer = api("POST /v1/users?wait_for_sync=0.05", certified("alice"))
+    assert (answer.status, answer.json["name"]) == (202, "alice")
+    assert answer.json["pending"] == ["127.0.0.1:6380: generation 1, and not yet 2"]
+    report(api, 1, "LINES 1 bad")
+    answer = api("PUT /v1/users/2?wait_for_sync=0", {"name": "bob"})
+    assert answer.json["pending"] == ["127.0.0.1:6380: LINES 1 bad"]
+    assert api.ok("GET /v1/users/2")["name"] == "bob"
+
+
+def test_a_server_that_was_never_looked_at_is_missing(api: ControlPlane) -> None:
+    """As after its database was given other endpoints: what was found of the old ones says
+    nothing of them, whenever it is written down."""
+    report(api, 1)
+    before = api.store.get(Database, 1)
+    ends = {"endpoints": [{"addr": ["127.0.0.1"], "port": 6381}]}
+    pending = ["127.0.0.1:6380: generation 0, and not yet 1"]
+    assert api("PUT /v1/bdbs/1?wait_for_sync=0", ends).json["pending"] == pending
+    api.store.report(1, [Node(1, "127.0.0.1:6380", 1, True)], of=before)  # a worker that was late
+    assert api("PUT /v1/bdbs/1?wait_for_sync=0.05", {"name": "new"}).json["pending"] == pending
+    now = api.store.get(Database, 1)
+    api.store.report(1, [Node(1, "127.0.0.1:6381", 0, False, "not reached yet")], of=now)
+    pending = ["127.0.0.1:6381: not reached yet"]
+    assert api("PUT /v1/bdbs/1?wait_for_sync=0.05", {"name": "new"}).json["pending"] == pending
+    report(api, 1, port=6381)
+    assert api(f"PUT /v1/bdbs/1?{WAIT}", {"name": "again"}).status == 200
+
+
+def test_what_moves_no_policy_does_not_wait(api: ControlPlane) -> None:
+    """A password user, a role, a rehearsal: all of them at once, whatever the servers do."""
+    report(api, 0, "UNREACHABLE")
+    assert api(f"POST /v1/users?{WAIT}", {"name": "bob", "password": "bob's own"}).status == 200
+    assert api(f"POST /v1/roles?{WAIT}", {"name": "ops", "management": "none"}).status == 200
+    assert api(f"POST /v1/users?{WAIT}&dry_run", certified("alice")).status == 200
+    assert api(f"PUT /v1/redis_acls/2?{WAIT}", {"acl": "+@read ~x:*"}).status == 200
+
+
+def test_a_removal_is_waited_for(api: ControlPlane) -> None:
+    """Of a database, until its last server is given back."""
+    report(api, 1)
+    answer = api("DELETE /v1/bdbs/1?wait_for_sync=0.05")
+    assert answer.status == 202
+    assert answer.json["pending"] == ["bdb 1 ('orders') is not removed yet"]
+    assert api(f"GET /v1/actions/{answer.json['action_uid']}").status == 200
+    other = threading.Timer(0.1, lambda: api.store.forget_database(1, 0))
+    api.database("other", 6390)
+    api.store.report(2, [Node(2, "127.0.0.1:6390", 1, True)])
+    other.start()
+    waiting.wait_for_sync(api.store, {1: 2}, 10)
+    assert api("GET /v1/bdbs/1").status == 404
+    other.join()
+
+
+@pytest.mark.parametrize("text", ["", "-1", "61", "100", "1e3", "nan", "²", "1.2345", "yes"])
+def test_a_time_that_is_none_changes_nothing(api: ControlPlane, text: str) -> None:
+    """400, before anything is done."""
+    before = api.store.revision()
+    answer = api(f"POST /v1/users?wait_for_sync={text}", certified("alice"))
+    assert (answer.status, answer.code) == (400, "invalid_param")
+    assert "wait_for_sync" in answer.text
+    assert api.store.revision() == before
+
+
+def test_only_so_many_wait(api: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one is told at once what is missing, so that threads are left for others."""
+    monkeypatch.setattr(waiting, "_PLACES", threading.BoundedSemaphore(1))
+    report(api, 1)
+    with waiting._PLACES:
+        begun = time.monotonic()
+        assert api(f"POST /v1/users?{WAIT}", certified("alice")).status == 202
+        assert time.monotonic() - begun < 5
+    report(api, 2)
+    assert api(f"PUT /v1/users/2?{WAIT}", {"email": "a@acme.org"}).status == 200
+
+
+def test_every_changing_route_takes_it(api: ControlPlane) -> None:
+    """Of users, roles, ACLs and databases; and none that changes nothing."""
+    taking = {
+        f"{method} {route.rule}"
+        for route, rule, _ in declared(api.app)
+        for method in {"POST", "PUT", "DELETE"} & (route.methods or set())
+        if "wait_for_sync" in rule.query
+    }
+    changing = {
+        f"{method} {route.rule}"
+        for route, _, _ in declared(api.app)
+        for method in {"POST", "PUT", "DELETE"} & (route.methods or set())
+        if route.endpoint.split(".")[0] in ("users", "roles", "redis_acls", "bdbs")
+    }
+    assert changing - taking == {
+        "POST /v1/redis_acls/validate",
+        "DELETE /v1/bdbs/<int(max=2147483647):uid>/nodes/<address>",
+        *(f"{method} /v1/bdbs/<int(max=2147483647):uid>/passwords" for method in
+          ("PUT", "POST", "DELETE")),
+    }  # fmt: skip
+    assert taking <= changing
