@@ -12,6 +12,8 @@ from control.records import (
     Enforcement,
     KeyUsage,
     Management,
+    Reason,
+    Stale,
     Switch,
     TlsMode,
     Validation,
@@ -292,6 +294,56 @@ class ExplainAnswer(Answer):
     line: str | None
     trace: list[str]
     certificate: dict[str, Any] | None
+
+
+class DependantAnswer(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    user: str
+    certificates: int
+    sessions: int
+    only: bool
+
+
+class AuthorityAnswer(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    ca: str
+    subject: str
+    not_after: str
+    admits: list[int]
+    anchors: list[int]
+    users: int
+    certificates: int
+    sessions: int
+    who: list[DependantAnswer]
+
+
+class AuthoritiesAnswer(Answer):
+    cas: list[AuthorityAnswer]
+    silent: list[str]
+
+
+class RevocationAnswer(Answer):
+    uid: int
+    line: str
+    reason: Reason
+    time: str
+
+
+class CrlAnswer(Answer):
+    uid: int
+    issuer: str
+    ca: str
+    scope: str
+    number: str
+    this_update: str
+    next_update: str
+    overdue: bool
+    entries: int
+    stale: Stale
+    url: str
+    interval: int
+    last_fetch: str = ""
+    problem: str = ""
 
 
 class PreviewOfNode(BaseModel):

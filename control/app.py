@@ -22,11 +22,14 @@ from control.api import (
     metrics,
     redis_acls,
     reference,
+    revocation,
     roles,
+    rotation,
     system,
     users,
 )
 from control.ca import CertificateError, Issued
+from control.crl import CrlError
 from control.errors import invalid, refused
 from control.guard import Guard, PeerCert
 from control.issuing import OpenPolicies
@@ -39,7 +42,7 @@ from control.store import Store
 BODY = 1 << 20  # bytes of a request's body, as in control/server.py
 MODULES = (
     cluster, certificates, users, login, roles, redis_acls, bdbs, actions, logs, system, certauth,
-    metrics, issuing, reference,
+    metrics, issuing, revocation, rotation, reference,
 )  # fmt: skip
 
 
@@ -73,6 +76,7 @@ def create_app(
     app.url_map.strict_slashes = False
     errors.install(app)
     app.register_error_handler(CertificateError, _bad_certificate)
+    app.register_error_handler(CrlError, lambda e: errors.answer(invalid(e.code, str(e))))
     app.extensions["rotate"] = rotate
     app.extensions["authority"] = authority
     app.extensions["policies"] = OpenPolicies(store)

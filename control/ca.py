@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.types import (
     CertificatePublicKeyTypes,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from OpenSSL import crypto
 
 # Attribute types that `new_ca` and `issue` take in a subject.
 ATTRIBUTES = {
@@ -58,6 +59,7 @@ PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519Pri
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
 CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 RSA_BITS = (2048, 8192)  # the least and the most of a requester's key
+NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME of libcrypto
 BUNDLE = 100  # certificates in one upload
 SKEW = timedelta(minutes=5)  # how late another machine's clock may be
 
@@ -525,6 +527,8 @@ def check_trust(pem: str) -> tuple[str, ...]:
         _check_dates(certificate, which)
     for index, certificate in enumerate(certificates):
         _check_complete(certificate, certificates, _which(certificates, index))
+        _check_length(certificate, certificates, _which(certificates, index))
+    _check_paths(certificates)
     return tuple(_pem(certificate) for certificate in certificates)
 
 
@@ -578,6 +582,11 @@ def check_authorities(pem: str) -> str:
         _check_ca(certificate, _which(certificates, index))
         _check_dates(certificate, _which(certificates, index))
     return "".join(_pem(certificate) for certificate in certificates)
+
+
+def ders(pem: str) -> tuple[bytes, ...]:
+    """Each certificate of a PEM text as DER; none of an empty one. Raises CertificateError."""
+    return tuple(map(_der, _parse(pem))) if pem else ()
 
 
 def _parse(pem: str) -> list[x509.Certificate]:
@@ -665,6 +674,48 @@ def _check_complete(
         f"{which} is an intermediate, and the upload does not lead up to its root: "
         f"the certificate of the CA '{above}' is missing, or has another key"
     )
+
+
+def _check_length(
+    certificate: x509.Certificate, certificates: Sequence[x509.Certificate], which: str
+) -> None:
+    """RFC 5280, 4.2.1.9: how many CAs may stand below one, those that it has issued to itself not
+    counted. libcrypto says so of a leaf only, and there is none here."""
+    todo, seen = [(certificate, 0)], [certificate]
+    for current, below in todo:
+        count = below + (current.subject != current.issuer)
+        for above in _issuers(current, certificates):
+            most = above.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length
+            if above != current and most is not None and count > most:
+                by = _which(certificates, certificates.index(above))
+                raise CertificateError(
+                    f"{which} issues what nobody verifies: {by} has a path length of {most}, and "
+                    f"there are {count} CAs below it"
+                )
+            if above not in seen:
+                seen.append(above)
+                todo.append((above, count))
+
+
+def _check_paths(certificates: Sequence[x509.Certificate]) -> None:
+    """Each certificate as a TLS server will verify it, up to a root: name constraints and critical
+    extensions are libcrypto's to judge, here as there."""
+    roots = [one for one in certificates if one in _issuers(one, certificates)]
+    between = [crypto.X509.from_cryptography(one) for one in certificates if one not in roots]
+    store = crypto.X509Store()
+    store.set_flags(NO_CHECK_TIME)  # dates have been looked at, by name
+    for one in roots:
+        store.add_cert(crypto.X509.from_cryptography(one))
+    for index, one in enumerate(certificates):
+        try:
+            given = crypto.X509.from_cryptography(one)
+            crypto.X509StoreContext(store, given, between).verify_certificate()
+        except crypto.X509StoreContextError as error:
+            which = _which(certificates, index)
+            at = certificates.index(error.certificate.to_cryptography())
+            where = "" if at == index else f", by {_which(certificates, at)}"
+            text = f"{which} would verify nowhere{where}: {error}"
+            raise CertificateError(text) from error
 
 
 def _issuers(

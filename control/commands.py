@@ -1,6 +1,7 @@
 """The commands that ask the REST API: `redis-certauth user list` and the like, one table of nouns;
 and `apply`."""
 
+import base64
 import json
 import logging
 import ssl
@@ -29,6 +30,8 @@ from control.records import (
     Enforcement,
     KeyUsage,
     Management,
+    Reason,
+    Stale,
     Switch,
     TlsMode,
     Validation,
@@ -474,25 +477,55 @@ def ca_show(ask: Client, as_json: bool) -> None:
     show_certificate(ask, "mtls_trusted_ca", as_json)
 
 
+@ca_group.command("list")
+@AS_JSON
+@connected
+def ca_list(ask: Client, as_json: bool) -> None:
+    """List them, and how many users, certificates and live sessions depend on each, and who."""
+    found = ask("GET", "/v1/certauth/ca")
+    if as_json:
+        echo(found, as_json)
+        return
+    for one in found["cas"]:
+        one["who"] = [f"{user['user']}{' (no other CA)' * user['only']}" for user in one["who"]]
+    echo(
+        found["cas"], as_json, ("subject", "not_after", "users", "certificates", "sessions", "who")
+    )
+    for node in found["silent"]:
+        click.echo(clean(f"{node} did not answer: its sessions are not counted"), err=True)
+
+
+FORCE = click.option("--force", is_flag=True, help="Whoever is cut off by it.")
+
+
+def forced(path: str, force: bool) -> str:
+    return f"{path}?force" if force else path
+
+
 @ca_group.command("set")
 @click.argument("file", type=FILE)
+@FORCE
 @DRY_RUN
 @connected
-def ca_set(ask: Client, file: Path, dry_run: bool) -> None:
+def ca_set(ask: Client, file: Path, force: bool, dry_run: bool) -> None:
     """Put those of FILE (PEM) in their place."""
     entry = {"name": "mtls_trusted_ca", "certificate": file.read_text()}
-    change(ask, dry_run, "PUT", CERTIFICATES, {"certificates": [entry]})
+    change(
+        ask, dry_run, "PUT", forced(CERTIFICATES, force and not dry_run), {"certificates": [entry]}
+    )
 
 
 @ca_group.command("delete")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@FORCE
 @DRY_RUN
 @connected
-def ca_delete(ask: Client, yes: bool, dry_run: bool) -> None:
+def ca_delete(ask: Client, yes: bool, force: bool, dry_run: bool) -> None:
     """Trust no CA any more."""
     if not yes and not dry_run:
         click.confirm("Delete the CAs that clients are judged by?", abort=True, err=True)
-    change(ask, dry_run, "DELETE", f"{CERTIFICATES}/mtls_trusted_ca")
+    path = f"{CERTIFICATES}/mtls_trusted_ca"
+    change(ask, dry_run, "DELETE", forced(path, force and not dry_run))
 
 
 @click.group("cert")
@@ -659,6 +692,124 @@ def moment(time: int) -> str:
     return datetime.fromtimestamp(time, UTC).isoformat(" ", "seconds") if time else ""
 
 
+# ---- Revocation ----------------------------------------------------------------------------------
+
+REVOCATIONS, CRLS = "/v1/certauth/revocations", "/v1/certauth/crls"
+REVOKED = ("uid", "line", "reason", "time")
+LISTED = ("uid", "issuer", "number", "entries", "next_update", "overdue", "stale", "url", "problem")
+
+
+@cert_group.command("revoke")
+@click.argument("certificate", type=FILE, required=False)
+@click.option("--user", help="All good certificates of this user that are known.")
+@click.option("--fingerprint", help="By the certificate's SHA-256.")
+@click.option("--key-id", help="Every certificate with this key, by its SHA-256.")
+@click.option("--reason", default="unspecified", show_default=True, type=choice(Reason),
+              help="For the revocation list of our own CA.")  # fmt: skip
+@AS_JSON
+@connected
+def cert_revoke(
+    ask: Client, certificate: Path | None, user: str | None, fingerprint: str | None,
+    key_id: str | None, reason: str, as_json: bool,
+) -> None:  # fmt: skip
+    """Revoke CERTIFICATE (PEM), or what one of the options says: sessions end at once."""
+    given = {"certificate": certificate and certificate.read_text(), "cert": fingerprint}
+    given |= {"key": key_id, "user_uid": user and ask.named("/v1/users", user)["uid"]}
+    body = {name: value for name, value in given.items() if value}
+    if len(body) != 1:
+        raise click.UsageError("say what: CERTIFICATE, --user, --fingerprint or --key-id")
+    echo(ask("POST", REVOCATIONS, {**body, "reason": reason}), as_json, REVOKED)
+
+
+@cert_group.command("revoked")
+@AS_JSON
+@connected
+def cert_revoked(ask: Client, as_json: bool) -> None:
+    """List what was revoked here, the newest first."""
+    echo(ask("GET", REVOCATIONS), as_json, REVOKED)
+
+
+@cert_group.command("unrevoke")
+@click.argument("uid", type=int)
+@connected
+def cert_unrevoke(ask: Client, uid: int) -> None:
+    """Take the revocation UID back."""
+    ask("DELETE", f"{REVOCATIONS}/{uid}")
+
+
+@click.group("crl")
+def crl_group() -> None:
+    """The revocation lists of CAs."""
+
+
+@crl_group.command("list")
+@AS_JSON
+@connected
+def crl_list(ask: Client, as_json: bool) -> None:
+    """List those that were taken."""
+    echo(ask("GET", CRLS), as_json, LISTED)
+
+
+STALE = click.option("--stale", type=choice(Stale), help="What is done when it is overdue.")
+INTERVAL = click.option("--interval", type=int, help="Seconds between two fetches.")
+
+
+def settings(stale: str | None, interval: int | None, url: str | None) -> dict[str, Any]:
+    given = {"stale": stale, "interval": interval, "url": url}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+@crl_group.command("import")
+@click.argument("file", type=FILE, required=False)
+@click.option("--from", "crl_url", help="Fetch it from there, now and on time.")
+@click.option("--authorities", type=FILE, help="PEM file of CAs up to one that is trusted.")
+@STALE
+@INTERVAL
+@AS_JSON
+@connected
+def crl_import(
+    ask: Client, file: Path | None, crl_url: str | None, authorities: Path | None,
+    stale: str | None, interval: int | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Take the list in FILE (PEM or DER), or at an address, in the place of the CA's last one."""
+    body = settings(stale, interval, crl_url)
+    if file:
+        body["crl"] = base64.b64encode(file.read_bytes()).decode()
+    if authorities:
+        body["authorities"] = authorities.read_text()
+    echo(ask("POST", CRLS, body), as_json)
+
+
+@crl_group.command("update")
+@click.argument("uid", type=int)
+@click.option("--from", "crl_url", help="Where it is fetched from; '' for nowhere.")
+@STALE
+@INTERVAL
+@AS_JSON
+@connected
+def crl_update(
+    ask: Client, uid: int, crl_url: str | None, stale: str | None, interval: int | None,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Change what is done with the list UID."""
+    body = settings(stale, interval, crl_url)
+    if not body:
+        raise click.UsageError("nothing to change: give an option")
+    echo(ask("PUT", f"{CRLS}/{uid}", body), as_json)
+
+
+@crl_group.command("delete")
+@click.argument("uid", type=int)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@connected
+def crl_delete(ask: Client, uid: int, yes: bool) -> None:
+    """Forget the list UID: what only it has revoked is good again."""
+    if not yes:
+        click.confirm(f"Forget the revocation list {uid}, and all that it revokes?",
+                      abort=True, err=True)  # fmt: skip
+    ask("DELETE", f"{CRLS}/{uid}")
+
+
 # ---- status --------------------------------------------------------------------------------------
 
 SERVERS = ("bdb_name", "address", "in_step", "generation", "lag", "software", "module", "error")
@@ -823,6 +974,7 @@ def apply_command(ask: Client, file: Path, dry_run: bool, prune: bool, yes: bool
 
 GROUPS = tuple(group_of(noun) for noun in NOUNS)
 COMMANDS = (
-    *GROUPS, ca_group, cert_group, status_command, explain_command, log_command, import_group,
+    *GROUPS, ca_group, cert_group, crl_group, status_command, explain_command, log_command,
+    import_group,
     apply_command,
 )  # fmt: skip

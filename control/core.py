@@ -219,15 +219,21 @@ def _identity(raw: Any) -> Identity:
     )
 
 
-def _read(certificates: _Certificates) -> Any:
+def _read(certificates: _Certificates, index: int = 0) -> Any:
     raw = ffi.new("identity *")
-    lib.identity_read(certificates.array[0], raw)
+    lib.identity_read(certificates.array[index], raw)
     return raw
 
 
 def identity(der_or_pem: bytes) -> Identity:
     """What the first certificate of a DER or PEM text says. Raises CoreError for anything else."""
     return _identity(_read(_Certificates(der_or_pem)))
+
+
+def identities(der_or_pem: bytes) -> tuple[Identity, ...]:
+    """What each certificate of a text says. Raises CoreError."""
+    certificates = _Certificates(der_or_pem)
+    return tuple(_identity(_read(certificates, i)) for i in range(certificates.count))
 
 
 def _address(text: str | None) -> bytes:

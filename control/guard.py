@@ -74,6 +74,7 @@ PERMISSIONS: dict[str, Managements] = {
     "delete_bdb": _DATABASES,
     # Not Redis Enterprise's: it tells whom a certificate makes somebody.
     "explain_certificates": _PEOPLE | _DATABASES,
+    "revoke_certificates": _ADMIN,  # a user manager could shut administrators out
 }
 
 
@@ -147,16 +148,29 @@ class Guard:
         """Who a certificate is for the REST API; the user of the decision is a uid. `pem` is the
         leaf and what is presented above it. Raises core.CoreError."""
         subject = core.identity(pem).subject
-        return self._policy(subject).decide(pem, now, address)
+        return self._policy(subject, self._revoked(pem)).decide(pem, now, address)
 
-    def _policy(self, subject: str) -> core.Policy:
+    def _revoked(self, pem: bytes) -> tuple[str, ...]:
+        """The `revoke` lines that are about a certificate or the CAs above it."""
+        store = self._store
+        if not store.has_revocations():
+            return ()
+
+        def trusted() -> tuple[core.Identity, ...]:
+            trust = store.trust()
+            return tuple(core.identity(der) for der in (*trust.cas, *trust.anchors))
+
+        return store.revoked(policy.revocations_of(pem, store.recall("trusted", trusted)))
+
+    def _policy(self, subject: str, revoked: tuple[str, ...]) -> core.Policy:
         store = self._store
         users = store.users_by_subject(policy.spellings(subject))
 
         def make() -> core.Policy:
-            return core.Policy(policy.rest_lines(store.cluster(), store.trust(), users))
+            lines = policy.rest_lines(store.cluster(), store.trust(), users)
+            return core.Policy([*lines, *revoked])
 
-        return store.recall(("rest policy", *(user.uid for user in users)), make)
+        return store.recall(("rest policy", revoked, *(user.uid for user in users)), make)
 
     def by_password(self, login: str, password: str, address: str, expired: bool) -> Caller:
         """Who has this name or e-mail address, and this password; `expired` as above. Raises

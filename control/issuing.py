@@ -102,11 +102,21 @@ def _put(home: Path, authority: Issued, passphrase: str, trust: Callable[[str], 
     file = home / CLIENTS
     trust(authority.certificate)
     if file.exists():
-        certificate = re.sub(r"(?s)^.*?(?=-----BEGIN CERTIFICATE)", "", file.read_text())
+        certificate = certificate_of(file.read_text())
         kept = home / f"clients-{core.identity(certificate.encode()).key[:16]}.pem"
         if not kept.exists():
             os.link(file, kept)
     ca.write_private(file, ca.seal(authority, passphrase))
+
+
+def files(home: Path) -> list[Path]:
+    """Every CA of clients that is or was here."""
+    return sorted(file for file in home.glob("clients*.pem") if FILES.fullmatch(file.name))
+
+
+def certificate_of(sealed: str) -> str:
+    """What stands behind the key of a CA's file."""
+    return re.sub(r"(?s)^.*?(?=-----BEGIN CERTIFICATE)", "", sealed)
 
 
 # ---- Profiles ------------------------------------------------------------------------------------

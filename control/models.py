@@ -24,6 +24,8 @@ from control.records import (
     Enforcement,
     KeyUsage,
     Management,
+    Reason,
+    Stale,
     Subject,
     Switch,
     TlsMode,
@@ -384,6 +386,38 @@ class IssueBody(Body):
     csr: Annotated[str, StringConstraints(max_length=65536)]
     user: UserName = ""
     profile: ObjectName = ""
+
+
+Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$")]
+Serial = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F:]{1,95}$")]
+
+
+class RevokeBody(Body):
+    """One of: a certificate; `ca` and `serial`; `cert`; `key`; a user."""
+
+    certificate: Pem = ""
+    ca: Hash | None = None
+    serial: Serial | None = None
+    cert: Hash | None = None
+    key: Hash | None = None
+    user_uid: Uid | None = None
+    reason: Reason = "unspecified"
+
+
+class CrlBody(Body):
+    url: Annotated[str, StringConstraints(max_length=2048)] = ""
+    interval: Annotated[int, Field(ge=60, le=10**9)] = 3600  # seconds
+    stale: Stale = "warn"
+
+    IGNORED = _words("""
+        uid issuer ca scope number this_update next_update overdue entries last_fetch problem
+        ignored
+    """)
+
+
+class NewCrlBody(CrlBody):
+    crl: Pem = ""
+    authorities: Pem = ""
 
 
 class ChangeBody(Body):

@@ -259,6 +259,29 @@ def _canonical(lines: Iterable[str]) -> frozenset[str]:
     return frozenset(core.canonical(line) for line in lines)
 
 
+# ---- Revocations ----
+
+
+def key_ids(trust: Trust) -> frozenset[str]:
+    """Of the CAs that are trusted, anchors included."""
+    return frozenset(core.identity(der).key for der in (*trust.cas, *trust.anchors))
+
+
+def revocations_of(presented: bytes, trusted: Iterable[core.Identity]) -> tuple[str, ...]:
+    """Every line that would revoke a client's certificate or one of those above it. `presented` is
+    PEM, the leaf first; `trusted` are the CAs. Raises core.CoreError."""
+    found = [*core.identities(presented), *trusted]
+    lines = [f"revoke cert {one.cert}" for one in found]
+    lines += [f"revoke key {one.key}" for one in found]
+    lines += [
+        f"revoke serial {issuer.key} {one.serial}"
+        for one in found
+        for issuer in found
+        if one.issuer == issuer.subject
+    ]
+    return tuple(dict.fromkeys(lines))
+
+
 # ---- The digest, kept up to date line by line ----
 
 

@@ -17,6 +17,11 @@ AuthMethod = Literal["regular", "certificate"]
 KeyUsage = Literal["digital_signature", "key_encipherment", "key_agreement"]
 Severity = Literal["INFO", "WARNING"]
 EventDetail = str | int | list[str]
+Stale = Literal["warn", "refuse"]
+Reason = Literal[  # RFC 5280, 5.3.1
+    "unspecified", "keyCompromise", "cACompromise", "affiliationChanged", "superseded",
+    "cessationOfOperation", "certificateHold", "privilegeWithdrawn",
+]  # fmt: skip
 
 TRUSTED_CA = "mtls_trusted_ca"
 API = "api"
@@ -237,6 +242,17 @@ class ClientCertificate:
 
 
 @dataclass(frozen=True)
+class Session:
+    """A client that is connected to a node, by its certificate."""
+
+    bdb_uid: int
+    node: str  # host:port
+    user: str
+    cert: str  # SHA-256 of its certificate
+    path: tuple[str, ...]  # key ids of the CAs above it, its issuer first
+
+
+@dataclass(frozen=True)
 class CertificateFigures:
     """How many certificates of clients there are: good ones, those among them that end soon and
     have no successor, and those that have ended. `next_end` is when the next good one ends, 0 where
@@ -246,6 +262,50 @@ class CertificateFigures:
     expiring: int = 0
     expired: int = 0
     next_end: int = 0
+
+
+@dataclass(frozen=True)
+class Revocation:
+    """A certificate, or a key, that administrators have revoked: a `revoke` line everywhere."""
+
+    uid: int
+    line: str
+    reason: Reason
+    time: int  # seconds since 1970
+
+
+@dataclass(frozen=True)
+class RevocationList:
+    """The last good revocation list of a CA, without its entries. Times are seconds since 1970."""
+
+    uid: int
+    issuer: str  # RFC 4514
+    ca: str  # id of the key that signed it
+    keys: tuple[str, ...]  # key ids of the CA: that one, and others that it has
+    path: tuple[str, ...]  # key ids: its own, and of the CAs above it
+    scope: str  # "" where the list is about all that the CA has issued
+    number: str  # of up to 160 bits
+    this_update: int
+    next_update: int
+    stale: Stale = "warn"  # what happens when nextUpdate has passed
+    overdue: bool = False  # it has
+    url: str = ""  # "": it is only ever uploaded
+    interval: int = 3600  # seconds between two fetches
+    authorities: str = ""  # PEM of CAs up to a trusted one, sent along with the list
+    tried: int = 0  # when it was fetched last, with or without success
+    problem: str = ""  # why the last fetch brought nothing
+
+
+@dataclass(frozen=True)
+class OwnCrl:
+    """The revocation list that a CA of ours publishes."""
+
+    ca: str  # its key id
+    number: int
+    this_update: int
+    next_update: int
+    certificates: tuple[str, ...]  # serial numbers in hex
+    der: str  # base64
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ QUERY: dict[str, dict[str, Any]] = {
     "dry_run": {"description": "Present: check only, change nothing.", "schema": TEXT},
     "fields": {"description": "Names of fields, with commas: answer only those.", "schema": TEXT},
     "extended": {"description": "Accepted: answers are always extended.", "schema": TEXT},
+    "force": {"description": "Present: do it, whoever is cut off.", "schema": TEXT},
     "object": {"description": "The name of an object.", "schema": TEXT},
     "stime": {"description": "ISO 8601: not before.", "schema": TEXT},
     "etime": {"description": "ISO 8601: not after.", "schema": TEXT},

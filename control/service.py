@@ -39,6 +39,7 @@ from control.errors import Refusal, invalid, missing, refused
 from control.issuing import Authority
 from control.passwords import check_new, new_password
 from control.records import API, TRUSTED_CA, Certificate, Database, User
+from control.revocation import Lists, Signer
 from control.server import TLS_VERSIONS, Listen, Server, peer_cert
 from control.store import Store, load
 from control.sync import Identity, Worker
@@ -351,8 +352,19 @@ def running(config: Config) -> Iterator[Server]:
             begin(stack, Follower(store, config.home / config.audit_file))  # ends behind the others
         begin(stack, worker)
         begin(stack, _Keeper(config, store, front, api))
+        begin(stack, Lists(store, lambda: _signers(config)))
         stack.callback(front.stop)
         yield front
+
+
+def _signers(config: Config) -> list[Signer]:
+    """The CAs of clients that are or were here, each of which has a revocation list."""
+
+    def signer(file: Path) -> Signer:
+        text = file.read_text()
+        return Signer(issuing.certificate_of(text), lambda: ca.unseal(text, config.passphrase()))
+
+    return [signer(file) for file in issuing.files(config.home)]
 
 
 class _Startable(Protocol):

@@ -33,6 +33,7 @@ from alembic.runtime.migration import MigrationContext
 from pydantic import TypeAdapter
 
 from control import ca, policy
+from control.crl import Crl
 from control.errors import conflict, invalid, missing, refused
 from control.records import (
     BUILTIN_ROLES,
@@ -53,10 +54,14 @@ from control.records import (
     EventPage,
     KeyUsage,
     Node,
+    OwnCrl,
     Password,
     Position,
     Profile,
+    Reason,
     RedisAcl,
+    Revocation,
+    RevocationList,
     Role,
     RolePermission,
     Severity,
@@ -83,6 +88,9 @@ WARNING = 30 * 86400  # seconds: a certificate ends soon in the last quarter of 
 KEPT = 90 * 86400  # seconds that a certificate which has ended is remembered
 SEEN = 60  # how many seconds the record of a certificate's last login may lag behind
 TRIM = 100  # so many more may be there before the oldest go
+ADMINISTRATORS = 0  # the source of what they have revoked; others are uids of CAs' lists
+REVOKING = -1  # the owner of all `revoke` lines of a database: several sources may ask for one
+FEW = 1_000  # lines that are looked up one by one; more are compared as a whole
 MIGRATING = 0x63657274  # PostgreSQL's lock, by number, of whoever makes or changes the tables
 CHANNEL = "certauth"  # of PostgreSQL's NOTIFY
 IDLE = 2  # seconds that a transaction may do nothing, on PostgreSQL
@@ -229,7 +237,7 @@ roles_permissions = _table(
     sa.Index("roles_permissions_role", "role_uid"),
     sa.Index("roles_permissions_acl", "redis_acl_uid"),
 )
-# `owner` is the user that a line is for, 0 for the database's own.
+# `owner` is the user that a line is for, 0 for the database's own, REVOKING for `revoke` lines.
 policy_lines = _table(
     "policy_lines",
     _id(),
@@ -238,6 +246,53 @@ policy_lines = _table(
     _text("line"),
     sa.Index("policy_lines_owner", "owner", "bdb_uid"),
     sa.Index("policy_lines_bdb", "bdb_uid"),
+    sa.Index(
+        "policy_lines_revoked",
+        "bdb_uid",
+        "line",
+        sqlite_where=sa.text("owner < 0"),
+        postgresql_where=sa.text("owner < 0"),
+    ),
+)
+# `source` is the revocation list that a line is from, 0 for what administrators have revoked.
+revocations = _table(
+    "revocations",
+    _id(),
+    _number("source"),
+    _text("line"),
+    _text("reason"),
+    _number("time"),
+    sa.UniqueConstraint("source", "line"),
+    sa.Index("revocations_line", "line"),
+)
+crls = _table(
+    "crls",
+    _uid(),
+    _text("issuer"),
+    _text("ca"),
+    _json("keys", tuple[str, ...]),
+    _json("path", tuple[str, ...]),
+    _text("scope"),
+    _text("number"),
+    _number("this_update"),
+    _number("next_update"),
+    _text("stale"),
+    _flag("overdue"),
+    _text("url"),
+    _number("interval"),
+    _text("authorities"),
+    _number("tried"),
+    _text("problem"),
+    sa.UniqueConstraint("ca", "scope"),
+)
+own_crls = _table(
+    "own_crls",
+    sa.Column("ca", sa.Text, primary_key=True),
+    _number("number"),
+    _number("this_update"),
+    _number("next_update"),
+    _json("certificates", tuple[str, ...]),
+    _text("der"),
 )
 policy_log = _table(
     "policy_log",
@@ -561,6 +616,19 @@ class Store:
 
         return self.recall("trust", load)
 
+    def authorities(self) -> tuple[bytes, ...]:
+        """DER of every CA that clients are judged by, here or on a database."""
+
+        def load() -> tuple[bytes, ...]:
+            with self._engine.connect() as connection:
+                trusts = [_cluster_trust(connection)]
+                trusts += [
+                    _database_trust(connection, one) for one in _records(connection, Database)
+                ]
+                return tuple(dict.fromkeys(d for t in trusts for d in (*t.cas, *t.anchors)))
+
+        return self.recall("authorities", load)
+
     def not_synced(self, bdb_uid: int) -> tuple[User, ...]:
         """Users with rights on a database that have no certificate, so no line there either."""
         with self._engine.connect() as connection:
@@ -669,6 +737,188 @@ class Store:
                 raise missing(f"certificate '{name}'")
             self._note(connection, "certificate_deleted", certificate=name)
             self._certificates_changed(connection)
+
+    # ---- Revocations ----
+
+    def revoke(self, lines: Sequence[str], reason: Reason) -> tuple[Revocation, ...]:
+        """Revokes on every database, and here, what canonical `revoke` lines say. What they are
+        kept as; one that was there already stays as it was."""
+        with self._write() as connection:
+            there = {row.line for row in _sourced(connection, ADMINISTRATORS, lines)}
+            fresh = [line for line in dict.fromkeys(lines) if line not in there]
+            _add_revocations(connection, ADMINISTRATORS, fresh, reason)
+            if fresh:
+                self._note(connection, "revoked", "WARNING", lines=fresh, reason=reason)
+            _follow_revocations(connection, self._all_databases(connection), fresh)
+            rows = _sourced(connection, ADMINISTRATORS, lines)
+            return tuple(map(_revocation, rows))
+
+    def restore_revoked(self, uid: int) -> None:
+        """Takes a revocation back. Raises Refusal 404."""
+        mine = (revocations.c.id == uid) & (revocations.c.source == ADMINISTRATORS)
+        with self._write() as connection:
+            row = connection.execute(sa.select(revocations).where(mine)).first()
+            if row is None:
+                raise missing(f"revocation {uid}")
+            connection.execute(sa.delete(revocations).where(mine))
+            self._note(connection, "revocation_removed", "WARNING", lines=[row.line])
+            _follow_revocations(connection, self._all_databases(connection), [row.line])
+
+    def revocations(self, limit: int, offset: int) -> tuple[Revocation, ...]:
+        """What administrators have revoked, the newest first."""
+        query = sa.select(revocations).where(revocations.c.source == ADMINISTRATORS)
+        query = query.order_by(revocations.c.id.desc()).limit(limit).offset(offset)
+        with self._engine.connect() as connection:
+            return tuple(map(_revocation, connection.execute(query)))
+
+    def revoked_by(self, ca: str) -> tuple[Revocation, ...]:
+        """The certificates of a CA, by its key id, that administrators have revoked by number."""
+        mine = revocations.c.source == ADMINISTRATORS
+        begins = revocations.c.line.startswith(f"revoke serial {ca} ")
+        query = sa.select(revocations).where(mine & begins).order_by(revocations.c.id)
+        with self._engine.connect() as connection:
+            return tuple(map(_revocation, connection.execute(query)))
+
+    def has_revocations(self) -> bool:
+        """Whether anybody has revoked anything."""
+
+        def load() -> tuple[bool]:
+            with self._engine.connect() as connection:
+                return (connection.execute(sa.select(revocations).limit(1)).first() is not None,)
+
+        return self.recall("revocations", load)[0]
+
+    def revoked(self, lines: Sequence[str]) -> tuple[str, ...]:
+        """Those of these lines that anybody has revoked: administrators, or a CA by its list."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(_among(revocations, "line"), {"line": list(lines)})
+            return tuple(sorted({row.line for row in rows}))
+
+    def crls(self) -> tuple[RevocationList, ...]:
+        """The lists of other CAs, by uid."""
+        with self._engine.connect() as connection:
+            return tuple(RevocationList(**row._mapping) for row in connection.execute(_every(crls)))
+
+    def crl(self, uid: int) -> RevocationList:
+        """Raises Refusal 404."""
+        with self._engine.connect() as connection:
+            return _crl(connection, uid)
+
+    def crl_entries(self) -> dict[int, int]:
+        """How many certificates each list has revoked, by its uid."""
+        query = sa.select(revocations.c.source, sa.func.count()).group_by(revocations.c.source)
+        with self._engine.connect() as connection:
+            return {int(source): int(count) for source, count in connection.execute(query)}
+
+    def put_crl(
+        self, crl: Crl, change: Callable[[RevocationList], RevocationList], dry_run: bool = False
+    ) -> RevocationList:
+        """Puts a list into the place of the one that its CA has sent before, with the settings that
+        `change` gives it. Raises Refusal 409 where that one is newer."""
+        with self._write(dry_run) as connection:
+            same = (crls.c.ca == crl.keys[0]) & (crls.c.scope == crl.scope)
+            row = connection.execute(sa.select(crls).where(same)).first()
+            before = RevocationList(**row._mapping) if row else None
+            _check_newer(crl, before)
+            uid = before.uid if before else connection.scalar(TAKE_UID, {"name": "crl", "uid": 0})
+            names = ("issuer", "keys", "path", "scope", "this_update", "next_update")
+            said = {name: getattr(crl, name) for name in names}
+            said |= {"ca": crl.keys[0], "number": str(crl.number), "overdue": False, "problem": ""}
+            made = replace(before, **said) if before else RevocationList(uid=int(uid or 0), **said)
+            made = change(made)
+            connection.execute(sa.delete(crls).where(crls.c.uid == made.uid))
+            connection.execute(_insertion(crls), _values(crls, made))
+            lines = {f"revoke serial {key} {one}" for key in crl.keys for one in crl.serials}
+            added, removed = _replace_source(connection, made.uid, lines)
+            touched = [*added, *removed] if before and before.path == made.path else None
+            _follow_revocations(connection, self._all_databases(connection), touched)
+            self._note(
+                connection,
+                "crl_imported",
+                crl_uid=made.uid,
+                issuer=made.issuer,
+                number=made.number,
+                added=len(added),
+                removed=len(removed),
+            )
+        return made
+
+    def update_crl(
+        self, uid: int, change: Callable[[RevocationList], RevocationList]
+    ) -> RevocationList:
+        """Changes the settings of a list. Raises Refusal 404."""
+        with self._write() as connection:
+            before = _crl(connection, uid)
+            made = change(before)
+            self._settle(connection, made)
+            fields = _differences(before, made)
+            self._note(connection, "crl_updated", crl_uid=uid, issuer=made.issuer, fields=fields)
+        return made
+
+    def delete_crl(self, uid: int) -> None:
+        """Forgets a list: what only it has revoked is revoked no more. Raises Refusal 404."""
+        with self._write() as connection:
+            found = _crl(connection, uid)
+            _, removed = _replace_source(connection, uid, set())
+            _follow_revocations(connection, self._all_databases(connection), removed)
+            connection.execute(sa.delete(crls).where(crls.c.uid == uid))
+            self._note(connection, "crl_deleted", "WARNING", crl_uid=uid, issuer=found.issuer)
+
+    def crl_tried(self, uid: int, now: int, problem: str) -> None:
+        """Remembers a fetch that brought nothing, and why; in the event log once a reason."""
+        with self._transaction() as connection:
+            row = connection.execute(sa.select(crls).where(crls.c.uid == uid)).first()
+            if row is None:
+                return
+            where = crls.c.uid == uid
+            connection.execute(sa.update(crls).where(where).values(tried=now, problem=problem))
+            if row.problem != problem:
+                self._note(
+                    connection, "crl_not_fetched", "WARNING", crl_uid=uid, description=problem
+                )
+
+    def age_crls(self, now: int) -> None:
+        """Marks the lists whose nextUpdate has passed, and lets what they are set to follow."""
+        old = (crls.c.next_update <= now) & ~crls.c.overdue
+        with self._engine.connect() as connection:
+            if connection.execute(sa.select(crls.c.uid).where(old)).first() is None:
+                return
+        with self._write() as connection:
+            for row in connection.execute(sa.select(crls).where(old)).all():
+                made = replace(RevocationList(**row._mapping), overdue=True)
+                self._settle(connection, made)
+                detail = {"issuer": made.issuer, "stale": made.stale}
+                self._note(connection, "crl_stale", "WARNING", crl_uid=made.uid, **detail)
+
+    def _settle(self, connection: sa.Connection, crl: RevocationList) -> None:
+        """Writes a list down, and refuses all of its CA where that is what stale means for it."""
+        connection.execute(
+            sa.update(crls).where(crls.c.uid == crl.uid).values(**_values(crls, crl))
+        )
+        lines = [f"revoke key {key}" for key in crl.keys]
+        there = {row.line for row in _sourced(connection, crl.uid, lines)}
+        if crl.overdue and crl.stale == "refuse":
+            fresh = [line for line in lines if line not in there]
+            _add_revocations(connection, crl.uid, fresh, "unspecified")
+        else:
+            mine = (revocations.c.source == crl.uid) & revocations.c.line.in_(there)
+            connection.execute(sa.delete(revocations).where(mine))
+        _follow_revocations(connection, self._all_databases(connection), lines)
+
+    def own_crl(self, ca: str) -> OwnCrl | None:
+        """What a CA of ours, by its key id, has published last."""
+        with self._engine.connect() as connection:
+            row = connection.execute(sa.select(own_crls).where(own_crls.c.ca == ca)).first()
+            return OwnCrl(**row._mapping) if row else None
+
+    def publish_crl(self, crl: OwnCrl) -> None:
+        """Publishes a list, unless somebody else has published one with this number."""
+        with self._transaction() as connection:
+            older = (own_crls.c.ca == crl.ca) & (own_crls.c.number < crl.number)
+            connection.execute(sa.delete(own_crls).where(older))
+            there = sa.select(own_crls.c.ca).where(own_crls.c.ca == crl.ca)
+            if connection.execute(there).first() is None:
+                connection.execute(_insertion(own_crls), _values(own_crls, crl))
 
     # ---- Logins, events, actions ----
 
@@ -893,6 +1143,8 @@ class Store:
         log = policy_log.c
         with self._engine.connect() as connection:
             target = _target(connection, bdb_uid)
+            if (generation, digest) == (target.generation, target.digest):
+                return ()  # asked each second: what is in step is not read
             where = (log.bdb_uid == bdb_uid) & (log.generation >= generation)
             rows = connection.execute(sa.select(policy_log).where(where).order_by(log.generation))
             found = [Change(r.generation, r.digest, r.added, r.removed) for r in rows]
@@ -1150,13 +1402,16 @@ class Store:
             _refresh_user(connection, record.uid)
         elif isinstance(record, Database):
             self._refresh(connection, [record.uid])
+            _follow_revocations(connection, [record.uid])
         elif isinstance(record, RedisAcl):
             where = granted.redis_acl_uid == record.uid
             found = connection.scalars(sa.select(granted.bdb_uid).where(where).distinct())
             self._refresh(connection, list(found))
 
     def _certificates_changed(self, connection: sa.Connection) -> None:
-        self._refresh(connection, self._all_databases(connection), own=True)
+        uids = self._all_databases(connection)
+        self._refresh(connection, uids, own=True)
+        _follow_revocations(connection, uids)
         _check_administrators(connection)
 
     def _all_databases(self, connection: sa.Connection) -> list[int]:
@@ -1513,8 +1768,15 @@ DROP = sa.text(
     "INSERT INTO counters (name, last) VALUES (:name, :number) ON CONFLICT (name) DO UPDATE SET "
     "last = CASE WHEN counters.last > :number THEN counters.last ELSE :number END"
 ).bindparams(sa.bindparam("number", type_=sa.BigInteger))
-LINES = sa.select(policy_lines).where(policy_lines.c.bdb_uid == sa.bindparam("bdb"))
+MINE = policy_lines.c.bdb_uid == sa.bindparam("bdb")
+LINES = sa.select(policy_lines).where(MINE, policy_lines.c.owner >= 0)
+REVOKE_LINES = sa.select(policy_lines).where(MINE, policy_lines.c.owner < 0)
 OWN_LINES = LINES.where(policy_lines.c.owner == 0)
+SOME_REVOKE_LINES = REVOKE_LINES.where(
+    policy_lines.c.line.in_(sa.bindparam("touched", expanding=True))
+)
+OF_SOURCE = sa.select(revocations).where(revocations.c.source == sa.bindparam("of"))
+SOME_OF_SOURCE = OF_SOURCE.where(revocations.c.line.in_(sa.bindparam("lines", expanding=True)))
 LINES_OF = sa.select(policy_lines).where(policy_lines.c.owner == sa.bindparam("of"))
 COUNT_UP = (
     sa.update(cluster_table)
@@ -1598,7 +1860,15 @@ def _forget_state(connection: sa.Connection, before: AnyRecord, after: AnyRecord
 def _outlives(key: Any, value: Any, names: Sequence[str], but: int) -> bool:
     """Whether what is remembered stays true when a user with these names is made, or the one with
     the uid `but` changes in what is for itself."""
-    if key in ("cluster", "roles", "certificates", "trust"):
+    if key in (
+        "cluster",
+        "roles",
+        "certificates",
+        "trust",
+        "trusted",
+        "revocations",
+        "authorities",
+    ):
         return True
     what, which = key[0], key[1] if len(key) > 1 else None
     if what is User or what == "login":
@@ -1920,6 +2190,80 @@ def _move(
 
 
 Lines = dict[tuple[int, str], int]  # (owner, line) → id
+
+
+def _follow_revocations(
+    connection: sa.Connection, uids: Iterable[int], touched: Sequence[str] | None = None
+) -> None:
+    """Makes the `revoke` lines of these databases what administrators and the lists of the CAs that
+    they trust say; only `touched` ones may have changed, or all."""
+    lists = connection.execute(sa.select(crls.c.uid, crls.c.path)).all()
+    touched = None if touched is None or len(touched) > FEW else touched
+    for uid in uids if touched is None or touched else ():
+        database = _find(connection, Database, uid)
+        trusted = policy.key_ids(_database_trust(connection, database))
+        sources = [one.uid for one in lists if not trusted.isdisjoint(one.path)]
+        sources = [] if database.deleting else [ADMINISTRATORS, *sources]
+        if touched is None:
+            have = connection.execute(REVOKE_LINES, {"bdb": uid})
+        else:
+            have = connection.execute(SOME_REVOKE_LINES, {"bdb": uid, "touched": touched})
+        before = {(REVOKING, row.line): row.id for row in have}
+        wanted = (row.line for source in sources for row in _sourced(connection, source, touched))
+        _move(connection, uid, before, {(REVOKING, line) for line in wanted})
+
+
+def _sourced(
+    connection: sa.Connection, source: int, lines: Sequence[str] | None = None
+) -> "Sequence[sa.Row[Any]]":
+    """What one source has revoked; of `lines` only."""
+    if lines is None:
+        return connection.execute(OF_SOURCE, {"of": source}).all()
+    return connection.execute(SOME_OF_SOURCE, {"of": source, "lines": list(lines)}).all()
+
+
+def _add_revocations(
+    connection: sa.Connection, source: int, lines: Iterable[str], reason: Reason
+) -> None:
+    shared = {"source": source, "reason": reason, "time": int(time.time())}
+    rows = [{"line": line, **shared} for line in lines]
+    if rows:
+        connection.execute(_insertion(revocations), rows)
+
+
+def _replace_source(
+    connection: sa.Connection, source: int, lines: set[str]
+) -> tuple[list[str], list[str]]:
+    """Makes `lines` what one source has revoked. What that adds, and what it takes away."""
+    before = {row.line: row.id for row in _sourced(connection, source)}
+    added, removed = sorted(lines - before.keys()), sorted(before.keys() - lines)
+    if removed:
+        where = revocations.c.id == sa.bindparam("gone")
+        gone = [{"gone": before[line]} for line in removed]
+        connection.execute(sa.delete(revocations).where(where), gone)
+    _add_revocations(connection, source, added, "unspecified")
+    return added, removed
+
+
+def _revocation(row: Any) -> Revocation:
+    return Revocation(row.id, row.line, row.reason, row.time)
+
+
+def _crl(connection: sa.Connection, uid: int) -> RevocationList:
+    row = connection.execute(_by(crls, "uid"), {"uid": uid}).first()
+    if row is None:
+        raise missing(f"revocation list {uid}")
+    return RevocationList(**row._mapping)
+
+
+def _check_newer(crl: Crl, before: RevocationList | None) -> None:
+    """An old list, sent again, must not give back what the CA has revoked since."""
+    if before and (crl.number < int(before.number) or crl.this_update < before.this_update):
+        raise conflict(
+            "crl_older",
+            f"the list that is here has number {before.number} and is newer: this one has number "
+            f"{crl.number}. Where the CA has begun anew, delete the old one first",
+        )
 
 
 def _lines(connection: sa.Connection, uid: int, own: bool) -> set[tuple[int, str]]:

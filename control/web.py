@@ -121,6 +121,10 @@ def store() -> Store:
     return cast(Store, g.get("stage") or current_app.extensions["store"])
 
 
+def rehearsing() -> bool:
+    return "stage" in g
+
+
 def rehearsed(stage: Store, method: str, path: str, sent: Any) -> None:
     """Does what a request of the same caller would do, in a store that forgets it, through the very
     handler. Raises Refusal, and what else that raises."""

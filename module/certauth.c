@@ -2314,6 +2314,19 @@ static void reply_hash(RedisModuleCtx *ctx, const char *name, bool there, const 
     reply_optional(ctx, name, span_of(text, hex.len));
 }
 
+/* The keys of the CAs above a certificate, its issuer first: all that a login depends on. */
+static void reply_path(RedisModuleCtx *ctx, const path *issuers) {
+    uint8_t text[2 * HASH_BYTES];
+    size_t count = issuers && issuers->known ? issuers->count : 0;
+    reply_text(ctx, "path");
+    RedisModule_ReplyWithArray(ctx, (long)count);
+    for (size_t i = 0; i < count; i++) {
+        writer hex = {text, 0, sizeof text, false};
+        put_hex(&hex, span_of(issuers->ca[i].key, HASH_BYTES));
+        RedisModule_ReplyWithStringBuffer(ctx, (const char *)text, hex.len);
+    }
+}
+
 /* As may_hold, after a change. Whoever holds `default` is closed where it is switched off. */
 static bool would_hold(const session *s, const patch *change, const decision *d, span user) {
     bool is_default = span_equal(user, LITERAL("default"));
@@ -2358,7 +2371,7 @@ static void reply_session(RedisModuleCtx *ctx, const session *s, const patch *ch
     if (s->leaf) identity_read(s->leaf, &id);
     if (s->leaf) put_hex(&hex, id.serial);
     address_text(&s->address, address);
-    RedisModule_ReplyWithMap(ctx, change ? 17 : 12);
+    RedisModule_ReplyWithMap(ctx, change ? 18 : 13);
     reply_number(ctx, "id", s->id);
     reply_named(ctx, "address", address);
     reply_optional(ctx, "user", s->user ? string_span(s->user) : span_of(NULL, 0));
@@ -2372,6 +2385,7 @@ static void reply_session(RedisModuleCtx *ctx, const session *s, const patch *ch
     reply_hash(ctx, "key", s->leaf, id.key);
     reply_hash(ctx, "ca", vouched, vouched ? s->issuers->ca[0].key : NULL);
     reply_number(ctx, "not_after", s->leaf ? (uint64_t)id.not_after : 0);
+    reply_path(ctx, s->leaf ? s->issuers : NULL);
     if (change) reply_future(ctx, s, change);
 }
 

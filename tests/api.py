@@ -123,9 +123,11 @@ class ControlPlane:
         return answer.json
 
     def trust(self, *cas: Cert, login: bool = True) -> None:
-        """Makes these the CAs of clients, and switches login by certificate on."""
+        """Makes these the CAs of clients, whoever is cut off, and switches login by certificate
+        on."""
         pem = "".join(ca.pem.decode() for ca in cas)
-        self.ok("PUT /v1/cluster/update_cert", {"name": "mtls_trusted_ca", "certificate": pem})
+        entry = {"name": "mtls_trusted_ca", "certificate": pem}
+        self.ok("PUT /v1/cluster/update_cert?force", entry)
         self.ok("PUT /v1/cluster", {"mtls_certificate_authentication": login})
 
     def certificate_user(self, name: str, subject: str, **fields: Any) -> Any:

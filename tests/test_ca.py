@@ -155,6 +155,56 @@ def test_a_ca_that_may_not_sign_is_refused(pki: Pki) -> None:
         ca.check_trust(pem(odd, pki.ca))
 
 
+def test_a_chain_longer_than_its_ca_allows_is_refused(pki: Pki) -> None:
+    """A path length of 0 allows leaves below, and no CA: the message names the CA that says so."""
+    short = pki.ca.authority("CN=Short", extensions=[(x509.BasicConstraints(True, 0), True)])
+    assert len(ca.check_trust(pem(short, pki.ca))) == 2
+    lower = short.authority("CN=Lower")
+    with pytest.raises(CertificateError) as e:
+        ca.check_trust(pem(lower, short, pki.ca))
+    assert "certificate 1 of 3 (CN=Lower) issues what nobody verifies" in str(e.value)
+    assert "certificate 2 of 3 (CN=Short) has a path length of 0" in str(e.value)
+    above = x509.AuthorityKeyIdentifier.from_issuer_public_key(short.key.public_key())
+    own = x509.SubjectKeyIdentifier(b"another key's")  # else libcrypto takes it for a root
+    again = short.authority("CN=Short", extensions=[(above, False), (own, False)])
+    assert len(ca.check_trust(pem(again, short, pki.ca))) == 3
+
+
+@pytest.mark.parametrize(
+    ("subject", "sans", "good"),
+    [
+        ("CN=Lower,O=acme", (), True),
+        ("CN=Lower,O=other", (), False),
+        ("CN=Lower,O=acme", ("dns:ca.acme.example",), True),
+        ("CN=Lower,O=acme", ("dns:ca.other.example",), False),
+    ],
+)
+def test_a_chain_outside_of_its_name_constraints_is_refused(
+    pki: Pki, subject: str, sans: tuple[str, ...], good: bool
+) -> None:
+    """A CA that was issued a name that the CA above may not give."""
+    permitted = [
+        x509.DirectoryName(x509.Name.from_rfc4514_string("O=acme")),
+        x509.DNSName("acme.example"),
+    ]
+    limits = x509.NameConstraints(permitted, None)
+    limited = pki.ca.authority("CN=Limited,O=acme", extensions=[(limits, True)])
+    lower = limited.authority(subject, san=sans)
+    if good:
+        assert len(ca.check_trust(pem(lower, limited, pki.ca))) == 3
+    else:
+        with pytest.raises(CertificateError, match=r"certificate 1 of 3.*subtree"):
+            ca.check_trust(pem(lower, limited, pki.ca))
+
+
+def test_a_ca_with_an_unknown_critical_extension_is_refused(pki: Pki) -> None:
+    """No server would verify a client under it."""
+    unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
+    odd = pki.ca.authority("CN=Odd", extensions=[(unknown, True)])
+    with pytest.raises(CertificateError, match=r"certificate 1 of 2 \(CN=Odd\).*critical"):
+        ca.check_trust(pem(odd, pki.ca))
+
+
 def test_an_expired_ca_is_refused_with_its_date() -> None:
     """The message says which one expired when; the error says that it is about time."""
     old = root("CN=Old", not_before=days(-9), not_after=days(-2))

@@ -132,11 +132,11 @@ class Page:
 
     # -- the four steps
 
-    def trust(self, *cas: Cert) -> None:
+    def trust(self, *cas: Cert, force: str = "") -> None:
         """Step 1, new lines as backslash and n."""
         pem = "".join(ca.pem.decode() for ca in cas).replace("\n", "\\n")
         body = '{ "name": "mtls_trusted_ca", "certificate": "' + pem + '" }'
-        self.ok("PUT /v1/cluster/update_cert", body)
+        self.ok(f"PUT /v1/cluster/update_cert{force}", body)
 
     def switch_on(self, **settings: Any) -> Any:
         """Step 2."""
@@ -320,7 +320,7 @@ def test_another_ca_holds_for_the_next_request_and_the_next_handshake(
     with Https(page.config, cast.john) as kept, Https(page.config, cast.wrong_ca) as waiting:
         assert kept("GET /v1/users/role").status == 200
         assert waiting("GET /v1/users/role").code == "untrusted_issuer"
-        page.trust(cast.other_ca)
+        page.trust(cast.other_ca, force="?force")
         assert kept("GET /v1/users/role").code == "untrusted_issuer"
         assert waiting("GET /v1/users/role").json == {"role": "admin"}
     wait_until(lambda: page.redis(cast.wrong_ca) == "john", "the new CA's John comes in", SOON)

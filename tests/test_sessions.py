@@ -375,6 +375,7 @@ def test_sessions_are_listed(server_kind: Server, start: Start, pki: Pki) -> Non
         assert (one["cert"], one["ca"]) == (pki.alice.fingerprint, pki.ca.key_id)
         assert one["key"] == pki.alice.key_id
         assert one["not_after"] == int(pki.alice.certificate.not_valid_after_utc.timestamp())
+        assert one["path"] == [pki.ca.key_id]
         path = (pki.alice.certificate, pki.ca.certificate)
         end = int(min(cert.not_valid_after_utc for cert in path).timestamp()) + 1
         assert (one["end"], abs(one["since"] - time.time()) < 60) == (end, True)
@@ -389,6 +390,25 @@ def test_sessions_are_listed(server_kind: Server, start: Start, pki: Pki) -> Non
         assert found == sorted(found)
         assert set(numbers) < set(found)
         assert len(found) == len(numbers) + 1
+
+
+def test_a_session_tells_every_ca_that_it_depends_on(
+    server_kind: Server, start: Start, pki: Pki
+) -> None:
+    """Also on a resumed session, which brings no chain; and none where there is no certificate."""
+    node = make_node(start, server_kind, *both(pki))
+    upper = pki.ca.authority("CN=Upper")
+    lower = upper.authority("CN=Lower")
+    peer = node.server.tls(lower.issue("CN=alice,OU=eng,O=acme"))
+    with peer.connect() as first:
+        assert whoami(first)["user"] == "alice"
+        with peer.connect(first.session) as second, connected(node, None):
+            assert second.resumed
+            assert whoami(second)["user"] == "alice"
+            paths = [one["path"] for one in sessions(node)["sessions"]]
+    expected = [lower.key_id, upper.key_id, pki.ca.key_id]
+    assert [path for path in paths if path] == [expected, expected]
+    assert [] in paths
 
 
 CHANGES = {

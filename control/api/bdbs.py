@@ -8,6 +8,7 @@ from flask import Blueprint, Response, request
 
 from control import ca
 from control.answers import BdbAnswer, Started
+from control.api import rotation
 from control.api.cluster import rendered_subjects, subjects
 from control.errors import Refusal, conflict, invalid, refused
 from control.models import BdbBody, BdbPasswordBody, BdbV2Body, NewBdbBody
@@ -50,7 +51,7 @@ def created(sent: NewBdbBody) -> Response:
 
 
 @blueprint.put("/v1/bdbs/<int(max=2147483647):uid>")
-@needs("update_bdb", takes=BdbBody, answers=BdbAnswer, query=CHANGING)
+@needs("update_bdb", takes=BdbBody, answers=BdbAnswer, query=(*CHANGING, "force"))
 def update(uid: int, sent: BdbBody) -> Response:
     changes = prepared(sent)
 
@@ -60,8 +61,20 @@ def update(uid: int, sent: BdbBody) -> Response:
             check_enforceable(changed, store().nodes(uid))
         return changed
 
+    users = cut_off(uid, changes)
     changed = synced(store().update(Database, uid, change, dry_run()))
+    if not dry_run():
+        rotation.note(users)
     return answer(shown(changed), changed)
+
+
+def cut_off(uid: int, changes: dict[str, Any]) -> list[str]:
+    """See rotation.check."""
+    if "authentication_ssl_client_certs" not in changes:
+        return []
+    now = store().get(Database, uid)
+    after = rotation.trust_of(replace(now, **changes))
+    return rotation.check(rotation.trust_of(now), after, {uid})
 
 
 @blueprint.delete("/v1/bdbs/<int(max=2147483647):uid>")

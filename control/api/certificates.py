@@ -7,6 +7,7 @@ from flask import Blueprint, Response, current_app
 
 from control import ca
 from control.answers import CertificatesAnswer
+from control.api import rotation
 from control.errors import forbidden, invalid, missing
 from control.models import CertificateBody, CertificatesBody, RotateBody
 from control.records import API, TRUSTED_CA, Certificate
@@ -24,19 +25,27 @@ def read() -> Response:
 
 
 @blueprint.put("/v1/cluster/certificates")
-@needs("update_cluster", takes=CertificatesBody, query=("dry_run",))
+@needs("update_cluster", takes=CertificatesBody, query=("dry_run", "force"))
 def update_all(sent: CertificatesBody) -> Response:
     entries = sent.certificates
     if len({entry.name for entry in entries}) < len(entries):
         raise invalid("duplicated_certs", "certificates: a name is there twice")
-    store().put_certificates([checked(entry) for entry in entries], dry_run())
-    return answer({})
+    return put([checked(entry) for entry in entries])
 
 
 @blueprint.put("/v1/cluster/update_cert")
-@needs("update_cluster", takes=CertificateBody, query=("dry_run",))
+@needs("update_cluster", takes=CertificateBody, query=("dry_run", "force"))
 def update_one(sent: CertificateBody) -> Response:
-    store().put_certificates([checked(sent)], dry_run())
+    return put([checked(sent)])
+
+
+def put(certificates: list[Certificate]) -> Response:
+    """Installs them, unless a CA would go that is still in use."""
+    trusts = [ca.read_trust(one.certificate) for one in certificates if one.name == TRUSTED_CA]
+    users = rotation.check_cluster(trusts[0]) if trusts else []
+    store().put_certificates(certificates, dry_run())
+    if not dry_run():
+        rotation.note(users)
     return answer({})
 
 
@@ -54,7 +63,7 @@ def rotate(sent: RotateBody) -> Response:
 
 
 @blueprint.delete("/v1/cluster/certificates/<name>")
-@needs("update_cluster")
+@needs("update_cluster", query=("force",))
 def delete(name: str) -> Response:
     if name == API:
         raise forbidden(
@@ -63,7 +72,9 @@ def delete(name: str) -> Response:
         )
     if name not in NAMES:
         raise missing(f"certificate '{name}'")
+    users = rotation.check_cluster(ca.Trust())
     store().delete_certificate(name)
+    rotation.note(users)
     return answer({})
 
 

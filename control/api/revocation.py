@@ -1,0 +1,180 @@
+"""/v1/certauth/revocations and crls: what is revoked, by administrators and by CAs' own lists; and
+the list of our own CA, for everybody."""
+
+import base64
+import time
+from dataclasses import replace
+from typing import Any
+
+from flask import Blueprint, Response
+
+from control import ca, core, crl, revocation
+from control.answers import CrlAnswer, RevocationAnswer
+from control.api.logs import number
+from control.errors import invalid, missing
+from control.models import CrlBody, NewCrlBody, RevokeBody
+from control.records import Revocation, RevocationList, User, rendered_time
+from control.store import good_at, of_user
+from control.web import PUBLIC, answer, in_field, needs, store, unchanged
+
+blueprint = Blueprint("revocation", __name__)
+PAGE = 1000
+KNOWN = 10_000  # certificates of one user
+
+
+@blueprint.get("/v1/certauth/revocations")
+@needs("view_cluster_info", answers=list[RevocationAnswer], query=("limit", "offset"))
+def read_all() -> Response:
+    """What administrators have revoked, the newest first."""
+    limit, offset = min(number("limit", PAGE), PAGE), number("offset", 0)
+    return answer([render(one) for one in store().revocations(limit, offset)])
+
+
+@blueprint.post("/v1/certauth/revocations")
+@needs("revoke_certificates", takes=RevokeBody, answers=list[RevocationAnswer])
+def revoke(sent: RevokeBody) -> Response:
+    """Revokes a certificate, all that are known of a user, or a key: on every database, and here.
+    Sessions end within about a second."""
+    return answer([render(one) for one in store().revoke(lines(sent), sent.reason)])
+
+
+@blueprint.delete("/v1/certauth/revocations/<int(max=2147483647):uid>")
+@needs("revoke_certificates")
+def restore(uid: int) -> Response:
+    """Takes a revocation back."""
+    store().restore_revoked(uid)
+    return answer({})
+
+
+def lines(sent: RevokeBody) -> list[str]:
+    """The `revoke` lines that a request is for, canonical. Raises Refusal."""
+    ways = sent.model_fields_set - {"reason"}
+    if ways == {"ca", "serial"}:
+        return [
+            in_field("serial", lambda: core.canonical(f"revoke serial {sent.ca} {sent.serial}"))
+        ]
+    if ways == {"cert"} or ways == {"key"}:
+        way = ways.pop()
+        return [core.canonical(f"revoke {way} {getattr(sent, way)}")]
+    if ways == {"certificate"}:
+        return [of_certificate(sent.certificate)]
+    if ways == {"user_uid"} and sent.user_uid is not None:
+        return of_all(store().get(User, sent.user_uid))
+    raise invalid("invalid_param", "send one of: certificate; ca and serial; cert; key; user_uid")
+
+
+def of_certificate(pem: str) -> str:
+    """By its number where its CA is known here: what stands outside of the signature is not in it,
+    and our own CA's list can say it. Else by its hash."""
+    leaf = in_field("certificate", lambda: core.identity(pem.encode()))
+    issuer = crl.issuer_of(ca.ders(pem)[0], store().authorities())
+    return f"revoke serial {issuer} {leaf.serial}" if issuer else f"revoke cert {leaf.cert}"
+
+
+def of_all(user: User) -> list[str]:
+    """Of all certificates of a user that are known here. Raises Refusal where there is none."""
+    good = (of_user(user.name), good_at(int(time.time())))
+    found = store().client_certificates(*good, limit=KNOWN)
+    if not found:
+        raise missing(f"good certificate of user '{user.name}' known here")
+    return [
+        f"revoke serial {one.ca} {one.serial}" if one.ca else f"revoke cert {one.cert}"
+        for one in found
+    ]
+
+
+def render(one: Revocation) -> dict[str, Any]:
+    time_ = rendered_time(one.time)
+    return {"uid": one.uid, "line": one.line, "reason": one.reason, "time": time_}
+
+
+# ---- Lists of other CAs --------------------------------------------------------------------------
+
+
+@blueprint.get("/v1/certauth/crls")
+@needs("view_cluster_info", answers=list[CrlAnswer])
+def read_crls() -> Response:
+    entries = store().crl_entries()
+    return answer([rendered(one, entries.get(one.uid, 0)) for one in store().crls()])
+
+
+@blueprint.get("/v1/certauth/crls/<int(max=2147483647):uid>")
+@needs("view_cluster_info", answers=CrlAnswer)
+def read_crl(uid: int) -> Response:
+    return shown(store().crl(uid))
+
+
+@blueprint.post("/v1/certauth/crls")
+@needs("update_cluster", takes=NewCrlBody, answers=CrlAnswer)
+def import_crl(sent: NewCrlBody) -> Response:
+    """Takes a CA's list, sent or fetched, in the place of the one before it."""
+    settings = {name: value for name, value in sent.sent().items() if name in SETTINGS}
+    if sent.url:
+        revocation.check_url(sent.url)
+    wish = revocation.Wish(settings, sent.authorities)
+    if sent.crl:
+        content = crl.decoded(sent.crl)
+        return shown(revocation.take(store(), content, wish, int(time.time())))
+    if not sent.url:
+        raise invalid("missing_field", "send crl, url, or both")
+    return shown(revocation.fetched(store(), sent.url, wish))
+
+
+@blueprint.put("/v1/certauth/crls/<int(max=2147483647):uid>")
+@needs("update_cluster", takes=CrlBody, answers=CrlAnswer)
+def update_crl(uid: int, sent: CrlBody) -> Response:
+    """Where a list is fetched from, how often, and what happens when it is overdue."""
+    if sent.url:
+        revocation.check_url(sent.url)
+    return shown(store().update_crl(uid, lambda now: replace(unchanged(now), **sent.sent())))
+
+
+@blueprint.delete("/v1/certauth/crls/<int(max=2147483647):uid>")
+@needs("update_cluster")
+def delete_crl(uid: int) -> Response:
+    """Forgets a list: what only it has revoked is revoked no more."""
+    store().delete_crl(uid)
+    return answer({})
+
+
+SETTINGS = CrlBody.model_fields.keys()
+
+
+def shown(one: RevocationList) -> Response:
+    return answer(rendered(one, store().crl_entries().get(one.uid, 0)), one)
+
+
+def rendered(one: RevocationList, entries: int) -> dict[str, Any]:
+    names = ("uid", "issuer", "ca", "scope", "number", "overdue", "stale", "url", "interval")
+    return {
+        **{name: getattr(one, name) for name in names},
+        "this_update": rendered_time(one.this_update),
+        "next_update": rendered_time(one.next_update),
+        "entries": entries,
+        "last_fetch": rendered_time(one.tried) if one.tried else "",
+        "problem": one.problem,
+    }
+
+
+# ---- Our own -------------------------------------------------------------------------------------
+
+
+@blueprint.get("/v1/certauth/ca/<key>.crl")
+@needs(PUBLIC)
+def own_crl(key: str) -> Response:
+    """The revocation list of a CA of ours, DER."""
+    return Response(own(key), mimetype="application/pkix-crl")
+
+
+@blueprint.get("/v1/certauth/ca/<key>.pem")
+@needs(PUBLIC)
+def own_crl_pem(key: str) -> Response:
+    """The same in PEM."""
+    return Response(crl.pem(own(key)), mimetype="application/x-pem-file")
+
+
+def own(key: str) -> bytes:
+    found = store().own_crl(key)
+    if found is None:
+        raise missing("CA of this control plane with that key")
+    return base64.b64decode(found.der)

@@ -1,0 +1,129 @@
+"""/v1/certauth/ca: the CAs that clients are judged by, who depends on each, and what to say when
+one that is in use would go."""
+
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from flask import Blueprint, Response, current_app, request
+
+from control import ca, core, crl, rotation
+from control.answers import AuthoritiesAnswer
+from control.ca import Trust
+from control.errors import conflict
+from control.records import ClientCertificate, Database, Session, rendered_time
+from control.rotation import Use
+from control.store import good_at
+from control.sync import NodeError
+from control.web import answer, needs, rehearsing, store
+
+blueprint = Blueprint("rotation", __name__)
+KNOWN = 1_000_000  # certificates
+PART = 1000  # of them, looked up at once
+SHOWN = 100  # dependants of a CA that are named
+CLUSTER = 0  # the place where the REST API's own clients are
+
+
+@blueprint.get("/v1/certauth/ca")
+@needs("view_cluster_info", answers=AuthoritiesAnswer)
+def read() -> Response:
+    """Every CA that is trusted, where, and which users, certificates and live sessions need it."""
+    sessions, silent = live()
+    found = uses(sessions)
+    places = {CLUSTER: store().trust()} | {
+        one.uid: trust_of(one) for one in store().all(Database) if not one.deleting
+    }
+    return answer(
+        {"cas": [render(der, places, found) for der in store().authorities()], "silent": silent}
+    )
+
+
+def render(der: bytes, places: dict[int, Trust], found: Sequence[Use]) -> dict[str, Any]:
+    identity = core.identity(der)
+    who = rotation.dependants(found, identity.key)
+    return {
+        "ca": identity.key,
+        "subject": identity.subject,
+        "not_after": rendered_time(identity.not_after),
+        "admits": [uid for uid, trust in places.items() if der in trust.cas],
+        "anchors": [uid for uid, trust in places.items() if der in trust.anchors],
+        "users": len(who),
+        "certificates": sum(one.certificates for one in who),
+        "sessions": sum(one.sessions for one in who),
+        "who": [asdict(one) for one in who[:SHOWN]],
+    }
+
+
+def trust_of(database: Database) -> Trust:
+    own = "".join(database.authentication_ssl_client_certs)
+    return ca.read_trust(own) if own else store().trust()
+
+
+def live() -> tuple[list[Session], list[str]]:
+    """The sessions on all nodes by certificate, and the nodes that did not answer."""
+    found: list[Session] = []
+    silent: list[str] = []
+    for database in store().all(Database):
+        asked = current_app.extensions["ask"](database.uid, rotation.everybody)
+        for address, told in asked.items():
+            if isinstance(told, NodeError):
+                silent.append(address)
+            else:
+                made = (rotation.session(database.uid, address, one) for one in told if one["user"])
+                found += made
+    return found, silent
+
+
+def uses(sessions: Sequence[Session]) -> list[Use]:
+    kept = (der for one in store().crls() for der in ca.ders(one.authorities))
+    paths = crl.paths(dict.fromkeys([*store().authorities(), *kept]))
+    good = store().client_certificates(good_at(int(time.time())), limit=KNOWN)
+    return rotation.uses(not_revoked(good), sessions, paths)
+
+
+def not_revoked(certificates: Sequence[ClientCertificate]) -> list[ClientCertificate]:
+    """Those that neither administrators nor their CA have revoked."""
+    found: list[ClientCertificate] = []
+    for start in range(0, len(certificates), PART):
+        part = {one: revoke_lines(one) for one in certificates[start : start + PART]}
+        revoked = set(store().revoked([line for lines in part.values() for line in lines]))
+        found += [one for one, lines in part.items() if revoked.isdisjoint(lines)]
+    return found
+
+
+def revoke_lines(one: ClientCertificate) -> list[str]:
+    serial = f"revoke serial {one.ca} {one.serial}"
+    return [serial, f"revoke cert {one.cert}", f"revoke key {one.key}"]
+
+
+# ---- Before a CA goes ----
+
+
+def check_cluster(after: Trust) -> list[str]:
+    """The users whom another `mtls_trusted_ca` cuts, here or on a database without CAs of its own;
+    none without ?force: then they raise Refusal 409."""
+    followers = {
+        one.uid for one in store().all(Database) if not one.authentication_ssl_client_certs
+    }
+    return check(store().trust(), after, {CLUSTER, *followers})
+
+
+def check(before: Trust, after: Trust, places: Collection[int]) -> list[str]:
+    """The same for any place."""
+    if rehearsing() or rotation.admitted(before) <= rotation.admitted(after):
+        return []  # a preview says more
+    found = rotation.cut(uses(live()[0]), before, after, places)
+    if found and "force" not in request.args:
+        raise conflict(
+            "ca_in_use",
+            f"a CA would go that is still in use, by {rotation.told(found)}: GET /v1/certauth/ca "
+            "has more. Give them certificates of another CA first; ?force cuts them off",
+        )
+    return sorted({one.user for one in found})
+
+
+def note(users: Sequence[str]) -> None:
+    """Tells the event log who was cut off by force."""
+    if users:
+        store().note("ca_removed_in_use", "WARNING", users=list(users))
