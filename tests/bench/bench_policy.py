@@ -23,7 +23,7 @@ from tests.nodes import JOURNAL, load, status, usual
 from tests.servers import Server, servers
 from tests.support import Pki, RedisServer, remove_scratch
 
-CHUNK = 2000  # lines in one STAGE, as control/sync.py sends them
+CHUNK = 1000  # lines in one STAGE, as control/sync.py sends them
 LOGINS = 300
 ROUNDS = 9
 
