@@ -221,7 +221,7 @@ class Node:
         name = secrets.token_hex(16)
         for start in range(0, len(lines), CALL_LINES):
             part = lines[start : start + CALL_LINES]
-            self.command("CERTAUTH.POLICY", "STAGE", name, "LINES", *part)
+            self.command("CERTAUTH.POLICY", "STAGE", name, "OF", len(lines), "LINES", *part)
         self.command("CERTAUTH.POLICY", "COMMIT", name, len(lines), *words)
 
 

@@ -1974,32 +1974,48 @@ static bool is_staged(span id) {
 }
 
 /* One stage at a time, or senders that died would fill the memory: a new id drops what another left. */
-static void begin_stage(span id, span first) {
+static void begin_stage(span id, span first, size_t expected) {
     drop_stage();
     node.stage = (stage){.change = patch_new(node.policy, FROM_WIRE)};
+    patch_expect(node.stage.change, expected);
     memcpy(node.stage.id, id.ptr, id.len);
     node.stage.whole = first.len == 0 || (first.ptr[0] != '+' && first.ptr[0] != '-');
 }
 
-/* STAGE id LINES line…: the answer is how many lines it holds now. Bad ones drop the stage. */
+/* STAGE id [OF n] LINES …: where the lines begin, and how many there will be in all; 0 where it is not
+ * so. */
+static int read_stage(RedisModuleString **argv, int argc, long long *expected, fault *why) {
+    enum { MOST_EXPECTED = 1 << 21 };
+    span id = string_span(argv[2]);
+    int at = string_is(argv[3], "OF") ? 5 : 3;
+    *expected = 0;
+    if (id.len == 0 || id.len >= sizeof node.stage.id || !text_clean(id) || at + 1 >= argc ||
+        !string_is(argv[at], "LINES"))
+        return fail(why, "ERR expected STAGE <id> [OF n] LINES line…, the id being clean text of up "
+                         "to 63 bytes");
+    if (at == 5 && !read_number(argv[4], expected, why)) return 0;
+    if (*expected > MOST_EXPECTED) *expected = MOST_EXPECTED; /* more makes room as it comes */
+    return may_take_lines(argc - at - 1, why) ? at + 1 : 0;
+}
+
+/* The answer is how many lines the stage holds now. Bad ones drop it. `OF n` makes room for all of them at
+ * once, which would hold a later call. */
 static int policy_stage(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     fault why;
+    long long expected;
     if (argc < 5) return RedisModule_WrongArity(ctx);
     if (!may_administer(ctx, "SETUSER")) return deny(ctx, "SETUSER");
-    span id = string_span(argv[2]);
     if (damaged()) {
         fail(&why, "NOJOURNAL %.200s", journal_state());
         return RedisModule_ReplyWithError(ctx, why.text);
     }
-    if (id.len == 0 || id.len >= sizeof node.stage.id || !text_clean(id) ||
-        !string_is(argv[3], "LINES")) {
-        return RedisModule_ReplyWithError(
-            ctx, "ERR expected STAGE <id> LINES line…, the id being clean text of up to 63 bytes");
-    }
-    if (!may_take_lines(argc - 4, &why)) return RedisModule_ReplyWithError(ctx, why.text);
-    if (!is_staged(id)) begin_stage(id, string_span(argv[4]));
-    read_lines(node.stage.change, node.stage.whole, argv + 4, argc - 4, node.stage.lines + 1);
-    node.stage.lines += (size_t)(argc - 4);
+    int from = read_stage(argv, argc, &expected, &why);
+    if (from == 0) return RedisModule_ReplyWithError(ctx, why.text);
+    span id = string_span(argv[2]);
+    if (!is_staged(id)) begin_stage(id, string_span(argv[from]), (size_t)expected);
+    read_lines(node.stage.change, node.stage.whole, argv + from, argc - from,
+               node.stage.lines + 1);
+    node.stage.lines += (size_t)(argc - from);
     node.stage.touched = now_seconds();
     if (patch_problems(node.stage.change)) {
         reply_problems(ctx, node.stage.change);

@@ -228,6 +228,7 @@ typedef struct patch patch;
 typedef enum { FROM_WIRE, FROM_BOOTSTRAP, FROM_JOURNAL } patch_source; /* says which types may come */
 patch *patch_new(const policy *base, patch_source);
 void patch_free(patch *);
+void patch_expect(patch *, size_t lines); /* makes room for so many to be added, at once */
 /* A line that the policy will hold, or holds now and will not. `number` is the line's, for
  * problems: from 1, 0 for a line that nobody sent but the node itself (`was`). */
 void patch_add(patch *, span line, size_t number);

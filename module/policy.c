@@ -270,6 +270,8 @@ patch *patch_new(const policy *base, patch_source source) {
     return p;
 }
 
+void patch_expect(patch *p, size_t lines) { table_reserve(&p->added, lines); }
+
 void patch_free(patch *p) {
     if (p == NULL) return;
     table_free(&p->aliases, true);

@@ -240,9 +240,22 @@ def test_who_may_not_write_may_not_stage(server_kind: Server, start: Start, pki:
         with refused("NOPERM|NoPermission|this is for users"):
             server.client(pki.bob).execute_command("CERTAUTH.POLICY", *words)
     for words in (("STAGE", "", "LINES", "x"), ("STAGE", "x" * 64, "LINES", "x"),
-                  ("STAGE", "x", "NOLINES", "x")):  # fmt: skip
-        with refused("expected STAGE <id> LINES"):
+                  ("STAGE", "x", "NOLINES", "x"), ("STAGE", "x", "OF", "1", "x"),
+                  ("STAGE", "x", "OF", "1", "LINES")):  # fmt: skip
+        with refused(r"expected STAGE <id> \[OF n\] LINES"):
             policy(server, *words)
+
+
+def test_room_may_be_made_beforehand(installed: Server, start: Start, pki: Pki) -> None:
+    """`OF n` says nothing but how much room to make: fewer or more lines may come, and a number
+    that nobody could mean takes no memory."""
+    server = enrolled(start, installed, pki)
+    for number, expected in enumerate(("4", "1", "1000", str(2**63 - 1))):
+        name, lines = str(number), usual(pki)
+        assert policy(server, "STAGE", name, "OF", expected, "LINES", *lines) == len(lines)
+        policy(server, "COMMIT", name, len(lines), "LOAD", number + 2)
+    with refused("'x' is not a number"):
+        policy(server, "STAGE", "n", "OF", "x", "LINES", "set enforce off")
 
 
 # ---- SHOW ----------------------------------------------------------------------------------------

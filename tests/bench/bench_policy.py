@@ -119,7 +119,7 @@ def stage(link: Link, calls: Sequence[bytes]) -> None:
 
 def staged(name: str, lines: Sequence[str]) -> list[bytes]:
     parts = (lines[start : start + CHUNK] for start in range(0, len(lines), CHUNK))
-    head = ["CERTAUTH.POLICY", "STAGE", name, "LINES"]
+    head = ["CERTAUTH.POLICY", "STAGE", name, "OF", str(len(lines)), "LINES"]
     return [encode([*head, *part]) for part in parts]
 
 
