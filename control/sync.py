@@ -422,12 +422,14 @@ class Worker:
                 return dict(zip(nodes, pool.map(answer, nodes.values()), strict=True))
 
     def _visited(self, bdb_uid: int, stack: ExitStack) -> dict[str, Node]:
-        """Connections to the nodes of a database that are closed with the stack."""
+        """Connections to the nodes of a database that are closed with the stack; none of one that a
+        preview has made up."""
+        found: dict[str, Node] = {}
+        known = [seen for seen in self._store.nodes(bdb_uid) if seen.role != "sentinel"]
+        if not known:
+            return found
         database = self._store.get(Database, bdb_uid)
-        found = {}
-        for seen in self._store.nodes(bdb_uid):
-            if seen.role == "sentinel":
-                continue
+        for seen in known:
             node = Node(self._access(database, seen), self._identity)
             stack.callback(node.close)
             found[seen.address] = node

@@ -228,7 +228,8 @@ def test_a_certificate_logs_in_and_is_explained(
     assert told["user"] == "alice"
     ok(run("cert", "rotate"))
     assert json.loads(ok(run("cert", "show", "--json")))["api"].startswith("-----BEGIN")
-    ok(run("ca", "delete", "--yes"))
+    assert "ca_in_use" in run("ca", "delete", "--yes").output
+    ok(run("ca", "delete", "--yes", "--force"))
     assert ok(run("ca", "show")).strip() == ""
     refused = run("cert", "set", certificate, certificate)
     assert refused.exit_code == 1

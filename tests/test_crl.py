@@ -16,12 +16,15 @@ from tests import crls
 from tests.crls import Extension, entry, point
 from tests.support import Cert, Pki, days, root
 
-NOW = int(time.time())
 UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
 
 
+def now() -> int:
+    return int(time.time())
+
+
 def read(content: bytes, *authorities: Cert) -> crl.Crl:
-    return crl.read(content, [one.der for one in authorities], NOW)
+    return crl.read(content, [one.der for one in authorities], now())
 
 
 def refused(code: str, content: bytes, *authorities: Cert) -> str:
@@ -218,11 +221,11 @@ def signed_by(authority: ca.Issued, *entries: crl.Entry) -> bytes:
 def test_our_own_list_is_one_that_we_would_take() -> None:
     """Signed, numbered, with the next one's time, and each entry with its reason."""
     authority = ca.new_ca([("CN", "ours")], timedelta(days=9))
-    entries = [crl.Entry("0a", NOW, "keyCompromise"), crl.Entry("0b", NOW, "unspecified")]
+    entries = [crl.Entry("0a", now(), "keyCompromise"), crl.Entry("0b", now(), "unspecified")]
     der = signed_by(authority, *entries)
-    found = crl.read(der, ca.ders(authority.certificate), NOW)
+    found = crl.read(der, ca.ders(authority.certificate), now())
     assert (found.serials, found.number) == ({"0a", "0b"}, 5)
-    assert found.next_update > NOW + 6 * 86400
+    assert found.next_update > now() + 6 * 86400
     listed = x509.load_der_x509_crl(der)
     reasons = [[one.value.reason.value for one in each.extensions] for each in listed]  # type: ignore[attr-defined]
     assert reasons == [["keyCompromise"], []]
@@ -251,5 +254,5 @@ def test_a_ca_with_another_kind_of_key_signs_its_list(kind: str) -> None:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     ).decode()
-    der = signed_by(ca.Issued(pem, key_pem), crl.Entry("0a", NOW, "superseded"))
-    assert crl.read(der, ca.ders(pem), NOW).serials == {"0a"}
+    der = signed_by(ca.Issued(pem, key_pem), crl.Entry("0a", now(), "superseded"))
+    assert crl.read(der, ca.ders(pem), now()).serials == {"0a"}

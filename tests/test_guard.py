@@ -79,6 +79,8 @@ ROUTES = {
     "GET /v1/license": "view_license",
     "GET /v1/jsonschema": "any",
     "GET /v1/jsonschema/<name>": "any",
+    "DELETE /v1/bdbs/<uid>/nodes/<address>": "update_bdb",
+    "GET /v1/certauth/nodes": "view_all_bdbs_info",
     "POST /v1/certauth/explain": "explain_certificates",
     "GET /v1/certauth/ca": "view_cluster_info",
     "GET /v1/certauth/revocations": "view_cluster_info",

@@ -411,6 +411,7 @@ def test_the_servers_own_login_is_switched_off(server_kind: Server, start: Start
         server.stop()
         server.start()
     if has_one:
+        wait_until(lambda: is_off(server), "the start is over")
         before = server.log.count("has been switched off")
         server.admin().config_set(OPTION, "CN")
         wait_until(lambda: is_off(server), "it is off again")
