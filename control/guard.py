@@ -181,6 +181,7 @@ class Guard:
                 "passwords are not taken here "
                 "(control_plane_basic_authentication): use a client certificate",
             )
+        login = login.replace("\0", "\ufffd")  # nobody's name; PostgreSQL takes no text with it
         user = self._store.user_by_login(login)
         stored = user.passwords if user else ()
         found = self._passwords.remembered(stored, password)

@@ -242,10 +242,11 @@ def issue(
     user: User,
     profile_name: str,
     csr: str,
+    by: ClientCertificate | None = None,
 ) -> ClientCertificate:
     """A certificate for the key of a CSR (PEM) and this user, by a profile; remembered in the
-    inventory. `decide` is what the REST API does with certificates. Raises Refusal,
-    CertificateError."""
+    inventory. `decide` is what the REST API does with certificates, `by` the one that the caller
+    logged in with. Raises Refusal, CertificateError."""
     store = policies.store
     profile = profile_for(store, user, profile_name)
     if store.count_issued(user.name, int(time.time())) >= CERTIFICATES:
@@ -262,7 +263,8 @@ def issue(
     pem = ca.issue_requested(authority, request, leaf) + ca.presented(authority)
     check_whose(policies, decide, authority, user, pem)
     made = _remembered(pem, authority, user, profile)
-    store.record_certificate_issued(made)
+    good = [line for one in (made, by) if one for line in policy.revoke_lines(one)]
+    store.record_certificate_issued(made, unless=good)
     return made
 
 

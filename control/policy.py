@@ -24,7 +24,7 @@ from typing import Literal
 
 from control import core
 from control.ca import Trust
-from control.records import Cluster, Database, Node, Subject, User
+from control.records import ClientCertificate, Cluster, Database, Node, Subject, User
 from control.topology import release
 
 RESERVED = "certauth"  # users of the module, of bootstrap files and of the topologies
@@ -280,6 +280,12 @@ def revocations_of(presented: bytes, trusted: Iterable[core.Identity]) -> tuple[
         if one.issuer == issuer.subject
     ]
     return tuple(dict.fromkeys(lines))
+
+
+def revoke_lines(one: ClientCertificate) -> list[str]:
+    """Every line that would revoke this certificate itself."""
+    serial = f"revoke serial {one.ca} {one.serial}"
+    return [serial, f"revoke cert {one.cert}", f"revoke key {one.key}"]
 
 
 # ---- The digest, kept up to date line by line ----

@@ -63,6 +63,8 @@ def take(
         raise CrlError("crl_other", f"the list there is not the one of '{of.issuer}' any more")
 
     def change(before: RevocationList) -> RevocationList:
+        if of and (before.uid, before.url) != (of.uid, of.url):
+            raise CrlError("crl_other", "the list was deleted, or its url changed, meanwhile")
         return replace(before, **wish.settings, authorities=given or before.authorities)
 
     return store.put_crl(found, change)
@@ -107,7 +109,8 @@ def fetch(url: str) -> bytes:
         finally:
             watchdog.cancel()
             connection.close()
-    except (OSError, http.client.HTTPException) as error:
+    # UnicodeError: a host name that is none, such as a..b (the codec idna).
+    except (OSError, UnicodeError, http.client.HTTPException) as error:
         raise CrlError("crl_fetch", f"{url}: {error or type(error).__name__}") from error
 
 
@@ -191,7 +194,10 @@ def look(store: Store, authorities: Authorities, now: int) -> None:
     """All that is due at a time."""
     store.age_crls(now)
     for signer in authorities():
-        publish(store, signer, now)
+        try:
+            publish(store, signer, now)
+        except ca.CertificateError as error:  # its file does not open: no other list waits for it
+            log.warning("the revocation list of a CA of ours is not signed: %s", error)
     for one in store.crls():
         if one.url and is_due(one, now):
             _fetch_again(store, one, now)
@@ -205,7 +211,7 @@ def is_due(one: RevocationList, now: int) -> bool:
 def _fetch_again(store: Store, one: RevocationList, now: int) -> None:
     try:
         fetched(store, one.url, Wish({}), one)
-    except (CrlError, Refusal) as error:
+    except (ValueError, Refusal) as error:  # CrlError too: one bad list holds up no other
         log.warning("the revocation list of '%s': %s", one.issuer, error)
         store.crl_tried(one.uid, now, str(error))
 

@@ -34,7 +34,7 @@ from pydantic import TypeAdapter
 
 from control import ca, policy
 from control.crl import Crl
-from control.errors import conflict, invalid, missing, refused
+from control.errors import conflict, forbidden, invalid, missing, refused
 from control.records import (
     BUILTIN_ROLES,
     DEFAULT_PROFILE,
@@ -866,7 +866,7 @@ class Store:
 
     def crl_tried(self, uid: int, now: int, problem: str) -> None:
         """Remembers a fetch that brought nothing, and why; in the event log once a reason."""
-        with self._transaction() as connection:
+        with self._logging() as connection:
             row = connection.execute(sa.select(crls).where(crls.c.uid == uid)).first()
             if row is None:
                 return
@@ -1038,9 +1038,16 @@ class Store:
                 old = known.get(cert)
                 _put_client_certificate(connection, old, _met(old, one))
 
-    def record_certificate_issued(self, issued: ClientCertificate) -> None:
-        """Remembers a certificate that was issued here, and writes it to the event log."""
-        with self._transaction() as connection:
+    def record_certificate_issued(
+        self, issued: ClientCertificate, unless: Sequence[str] = ()
+    ) -> None:
+        """Remembers a certificate that was issued here, and writes it to the event log. Raises
+        Refusal 403 where one of these lines has been revoked meanwhile: it must not outlive, in
+        another one, what was revoked."""
+        with self._logging() as connection:
+            rows = connection.execute(_among(revocations, "line"), {"line": list(unless)})
+            if rows.first():
+                raise forbidden("unauthorized_action", "the certificate or its key is revoked")
             _put_client_certificate(connection, None, issued)
             self._note(
                 connection, "certificate_issued", user_name=issued.user, subject=issued.subject,

@@ -285,13 +285,23 @@ def reconcile(
     if todo.write == "nothing":
         return status, {}
     if todo.write == "patch":
-        epoch = lease.above(status.epoch)
-        node.patch(status.generation, target, todo.changes, owner, epoch)
+        node.patch(status.generation, target, todo.changes, owner, _epoch(lease, status))
         return node.status(), {}
     target, lines = store.policy(bdb_uid)
     drift = difference(node.show(), lines) if status.generation and status.owner else {}
-    node.load(target, lines, owner, lease.above(status.epoch), todo.force)
+    node.load(target, lines, owner, _epoch(lease, status), todo.force)
     return node.status(), drift
+
+
+LEAP = 1 << 32  # no backup is so many epochs behind
+
+
+def _epoch(lease: Lease, status: Status) -> int:
+    """For a write to a node that says this. A node that lies must not take the epoch of all others
+    to its end: nobody could write to any of them after that."""
+    if status.epoch > lease.epoch + LEAP:
+        raise NodeError("EPOCH", f"this node says epoch {status.epoch}: reset its policy")
+    return lease.above(status.epoch)
 
 
 def difference(held: Iterable[str], wanted: Iterable[str]) -> Drift:
@@ -787,6 +797,6 @@ def detach(node: Node, target: Target, owner: str, lease: Lease) -> Status:
     if status.owner == owner and status.generation:
         generation = max(target.generation, status.generation + 1)
         empty = Target(generation, core.digest(()))
-        node.load(empty, (), "", lease.above(status.epoch), force=True)
+        node.load(empty, (), "", _epoch(lease, status), force=True)
         status = node.status()
     return status

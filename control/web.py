@@ -73,10 +73,17 @@ def install(app: Flask, store: Store, guard: Guard) -> None:
     """Puts the store and the guard in reach of the handlers, and the guard in front of them."""
     app.extensions["store"] = store
     app.extensions["guard"] = guard
+    app.before_request(_refuse_nul)
     app.before_request(store.enter)
     app.before_request(_authorise)
     app.after_request(_show_state)
     app.teardown_request(lambda _: store.leave())
+
+
+def _refuse_nul() -> None:
+    """PostgreSQL has no text with it, so that each look-up would be a 500."""
+    if any("\0" in text for text in (request.path, *request.args.values())):
+        raise invalid("invalid_param", "the address holds a NUL character")
 
 
 def _authorise() -> None:

@@ -19,7 +19,7 @@ from control.ca import Issued
 from control.errors import Refusal
 from control.issuing import CLIENTS, ROOT, Authority
 from control.records import User
-from tests.api import ControlPlane, Peer
+from tests.api import ADMIN, ControlPlane, Peer
 from tests.support import Cert, Pki, days, root
 
 ISSUE = "POST /v1/certauth/certificates"
@@ -217,6 +217,32 @@ def issued(api: ControlPlane, user: str = "alice", **fields: Any) -> str:
 
 def profile(api: ControlPlane, name: str, **fields: Any) -> int:
     return int(api.ok(f"POST {PROFILES}", {"name": name, **fields})["uid"])
+
+
+@pytest.mark.parametrize("way", ["user_uid", "key"])
+def test_a_revocation_is_not_outrun_by_a_renewal(
+    api: ControlPlane, authority: Issued, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Whoever holds a stolen certificate asks for another at the very moment at which it is
+    revoked: in whatever order the two come, the new one is not good."""
+    stolen = issued(api)
+    uid = next(one["uid"] for one in api.ok("GET /v1/users") if one["name"] == "alice")
+    wanted = {"user_uid": uid, "key": core.identity(stolen.encode()).key}[way]
+    record = api.store.record_certificate_issued
+
+    def late(*arguments: Any, **options: Any) -> None:
+        revoked = api.app.test_client().post(
+            "/v1/certauth/revocations", json={way: wanted}, auth=ADMIN
+        )
+        assert revoked.status_code == 200
+        record(*arguments, **options)
+
+    api.ok("GET /v1/users/role", cert=peer(stolen))  # it has logged in before
+    monkeypatch.setattr(api.store, "record_certificate_issued", late)
+    answer = api(ISSUE, {"csr": csr()}, cert=peer(stolen))
+    assert (answer.status, answer.code) == (403, "unauthorized_action")
+    kept = api.ok("GET /v1/certauth/certificates?user=alice")
+    assert [one["cert"] for one in kept] == [core.identity(stolen.encode()).cert]
 
 
 def test_an_administrator_gets_a_certificate_for_a_user(

@@ -32,9 +32,10 @@ def issue(sent: IssueBody) -> Response:
     the one of the certificate that the caller logs in with."""
     user = whose(sent.user)
     authority = current_app.extensions["authority"]()
-    profile = sent.profile or profile_of_login()
+    login = certificate_of_login()
+    profile = sent.profile or (login.profile if login else "") or "default"
     policies = current_app.extensions["policies"]
-    made = issuing.issue(policies, guard().decide, authority, user, profile, sent.csr)
+    made = issuing.issue(policies, guard().decide, authority, user, profile, sent.csr, login)
     return answer({**render(made), "certificate": made.pem})
 
 
@@ -52,12 +53,11 @@ def whose(name: str) -> User:
     return found
 
 
-def profile_of_login() -> str:
-    with_it = caller().cert
+def certificate_of_login() -> ClientCertificate | None:
     try:
-        return store().client_certificate(with_it).profile or "default"
+        return store().client_certificate(caller().cert)
     except Refusal:
-        return "default"
+        return None
 
 
 @blueprint.get("/v1/certauth/certificates")

@@ -11,7 +11,7 @@ from flask import Blueprint, Response
 from control import ca, core, crl, revocation
 from control.answers import CrlAnswer, RevocationAnswer
 from control.api.logs import number
-from control.errors import invalid, missing
+from control.errors import Refusal, invalid, missing
 from control.models import CrlBody, NewCrlBody, RevokeBody
 from control.records import Revocation, RevocationList, User, rendered_time
 from control.store import good_at, of_user
@@ -35,6 +35,8 @@ def read_all() -> Response:
 def revoke(sent: RevokeBody) -> Response:
     """Revokes a certificate, all that are known of a user, or a key: on every database, and here.
     Sessions end within about a second."""
+    store().revoke(lines(sent), sent.reason)
+    # Again, for one of the user's that was issued meanwhile: none can be after that.
     return answer([render(one) for one in store().revoke(lines(sent), sent.reason)])
 
 
@@ -64,11 +66,22 @@ def lines(sent: RevokeBody) -> list[str]:
 
 
 def of_certificate(pem: str) -> str:
-    """By its number where its CA is known here: what stands outside of the signature is not in it,
-    and our own CA's list can say it. Else by its hash."""
+    """By its number where its CA is known here, was sent behind it, or was seen at a login: our
+    own CA's list can say that, and the hash is no more than a last resort. Who holds a certificate
+    can give it another one: in an ECDSA signature (r, s), n - s is as good as s."""
     leaf = in_field("certificate", lambda: core.identity(pem.encode()))
-    issuer = crl.issuer_of(ca.ders(pem)[0], store().authorities())
+    first, *above = ca.ders(pem)
+    found = in_field("certificate", lambda: crl.issuer_of(first, [*above, *store().authorities()]))
+    issuer = found or seen_issuer(leaf.cert)
     return f"revoke serial {issuer} {leaf.serial}" if issuer else f"revoke cert {leaf.cert}"
+
+
+def seen_issuer(cert: str) -> str:
+    """The key id of the CA of a certificate that has logged in; "" where it has not."""
+    try:
+        return store().client_certificate(cert).ca
+    except Refusal:
+        return ""
 
 
 def of_all(user: User) -> list[str]:

@@ -12,6 +12,7 @@ from control import ca, core, crl, rotation
 from control.answers import AuthoritiesAnswer
 from control.ca import Trust
 from control.errors import conflict
+from control.policy import revoke_lines
 from control.records import ClientCertificate, Database, Session, rendered_time
 from control.rotation import Use
 from control.store import good_at
@@ -90,11 +91,6 @@ def not_revoked(certificates: Sequence[ClientCertificate]) -> list[ClientCertifi
         revoked = set(store().revoked([line for lines in part.values() for line in lines]))
         found += [one for one, lines in part.items() if revoked.isdisjoint(lines)]
     return found
-
-
-def revoke_lines(one: ClientCertificate) -> list[str]:
-    serial = f"revoke serial {one.ca} {one.serial}"
-    return [serial, f"revoke cert {one.cert}", f"revoke key {one.key}"]
 
 
 # ---- Before a CA goes ----
