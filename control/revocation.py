@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -133,10 +133,17 @@ def _connected(scheme: str, host: str, port: int | None) -> http.client.HTTPConn
     return made
 
 
+NAT64 = ip_network("64:ff9b::/96")  # RFC 6052
+CREDENTIALS = ip_address("fd00:ec2::254")  # a cloud's, which 169.254.169.254 is in IPv4
+
+
 def _check_address(host: str, text: str) -> None:
     address = ip_address(text.partition("%")[0])
-    address = getattr(address, "ipv4_mapped", None) or address
-    if address.is_link_local or address.is_multicast or address.is_unspecified:
+    if isinstance(address, IPv6Address):
+        inner = ip_address(address.packed[-4:]) if address in NAT64 else None
+        address = inner or address.ipv4_mapped or address.sixtofour or address
+    secret = address.is_link_local or address == CREDENTIALS
+    if secret or address.is_multicast or address.is_unspecified:
         raise CrlError("crl_url", f"url: {host} is {address}, where no list is fetched from")
 
 

@@ -509,7 +509,8 @@ def test_another_list_at_the_url_is_no_next_one(api_with_alice: ControlPlane, pk
         "file:///etc/passwd", "ftp://ca/x.crl", "gopher://x/", "http://", "http:///x", "ca.crl",
         "http://user:secret@ca/x.crl", "http://ca/a b", "http://ca/\r\nX: y", "http://ca:99999/x",
         "http://169.254.169.254/latest/meta-data", "http://[fe80::1]/x", "http://0.0.0.0/x",
-        "http://[::ffff:169.254.169.254]/x", "http://224.0.0.1/",
+        "http://[::ffff:169.254.169.254]/x", "http://224.0.0.1/", "http://[fd00:ec2::254]/x",
+        "http://[64:ff9b::a9fe:a9fe]/x", "http://[2002:a9fe:a9fe::1]/x",
     ],
 )  # fmt: skip
 def test_a_url_that_is_not_fetched_from(api: ControlPlane, url: str) -> None:
@@ -517,6 +518,12 @@ def test_a_url_that_is_not_fetched_from(api: ControlPlane, url: str) -> None:
     answer = api(f"POST {CRLS}", {"url": url})
     assert (answer.status, answer.code) == (400, "crl_url")
     assert "secret" not in answer.text
+
+
+def test_a_host_that_is_no_name_is_told(api: ControlPlane) -> None:
+    """Python's resolver has an error of another kind for it."""
+    answer = api(f"POST {CRLS}", {"url": "http://a..b/x"})
+    assert (answer.status, answer.code) == (400, "crl_fetch")
 
 
 def test_a_redirect_is_not_followed() -> None:
