@@ -351,7 +351,7 @@ class Rehearsal:
     def __call__(self, method: str, path: str, body: Any = None) -> Any:
         if method == "GET":
             return self._ask(method, path)
-        if method == "POST":
+        if method == "POST" and "name" in body:
             uid = LAST_UID - len(self._made)
             body = {**body, "uid": uid}
             self._made[path, body["name"]] = uid

@@ -706,11 +706,12 @@ LISTED = ("uid", "issuer", "number", "entries", "next_update", "overdue", "stale
 @click.option("--key-id", help="Every certificate with this key, by its SHA-256.")
 @click.option("--reason", default="unspecified", show_default=True, type=choice(Reason),
               help="For the revocation list of our own CA.")  # fmt: skip
+@DRY_RUN
 @AS_JSON
 @connected
 def cert_revoke(
     ask: Client, certificate: Path | None, user: str | None, fingerprint: str | None,
-    key_id: str | None, reason: str, as_json: bool,
+    key_id: str | None, reason: str, dry_run: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Revoke CERTIFICATE (PEM), or what one of the options says: sessions end at once."""
     given = {"certificate": certificate and certificate.read_text(), "cert": fingerprint}
@@ -718,7 +719,8 @@ def cert_revoke(
     body = {name: value for name, value in given.items() if value}
     if len(body) != 1:
         raise click.UsageError("say what: CERTIFICATE, --user, --fingerprint or --key-id")
-    echo(ask("POST", REVOCATIONS, {**body, "reason": reason}), as_json, REVOKED)
+    made = change(ask, dry_run, "POST", REVOCATIONS, {**body, "reason": reason})
+    echo(made, as_json, REVOKED)
 
 
 @cert_group.command("revoked")
@@ -731,10 +733,11 @@ def cert_revoked(ask: Client, as_json: bool) -> None:
 
 @cert_group.command("unrevoke")
 @click.argument("uid", type=int)
+@DRY_RUN
 @connected
-def cert_unrevoke(ask: Client, uid: int) -> None:
+def cert_unrevoke(ask: Client, uid: int, dry_run: bool) -> None:
     """Take the revocation UID back."""
-    ask("DELETE", f"{REVOCATIONS}/{uid}")
+    change(ask, dry_run, "DELETE", f"{REVOCATIONS}/{uid}")
 
 
 @click.group("crl")

@@ -153,6 +153,7 @@ CHANGES = frozenset(
         "/v1/cluster/certificates/<name>", "/v1/users", f"/v1/users/{_UID}", "/v1/roles",
         f"/v1/roles/{_UID}", "/v1/redis_acls", f"/v1/redis_acls/{_UID}", "/v1/bdbs", "/v2/bdbs",
         f"/v1/bdbs/{_UID}", "/v1/certauth/profiles", f"/v1/certauth/profiles/{_UID}",
+        "/v1/certauth/revocations", f"/v1/certauth/revocations/{_UID}",
     }
 )  # fmt: skip
 

@@ -68,6 +68,7 @@ CASES: dict[str, tuple[str, Any]] = {
     "no rights": ("PUT /v1/bdbs/1", {"roles_permissions": []}),
     "no database": ("DELETE /v1/bdbs/1", None),
     "shadow": ("PUT /v1/bdbs/1", {"enforcement": "shadow"}),
+    "a revocation": ("POST /v1/certauth/revocations", {"key": "a" * 64}),
 }  # fmt: skip
 
 
