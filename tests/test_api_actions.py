@@ -1,7 +1,5 @@
 """control/api/actions.py: /v1/actions and /v2/actions."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,13 +7,6 @@ import pytest
 from control import store
 from control.records import Node
 from tests.api import ControlPlane
-
-
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[ControlPlane]:
-    made = ControlPlane(tmp_path)
-    yield made
-    made.close()
 
 
 def node(generation: int, error: str = "", port: int = 6380) -> Node:

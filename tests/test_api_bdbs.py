@@ -1,7 +1,5 @@
 """control/api/bdbs.py: /v1/bdbs."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,14 +7,6 @@ import pytest
 from control.records import Node
 from tests.api import ControlPlane
 from tests.support import Pki, days, root
-
-
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[ControlPlane]:
-    made = ControlPlane(tmp_path)
-    yield made
-    made.close()
-
 
 ENDPOINTS = [{"addr": ["127.0.0.1"], "port": 6380}]
 

@@ -1,7 +1,5 @@
 """control/api/certificates.py: the CA of clients, and this server's own certificate."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,13 +9,6 @@ from tests.support import Pki, days, root
 
 PUT = "PUT /v1/cluster/update_cert"
 BATCH = "PUT /v1/cluster/certificates"
-
-
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[ControlPlane]:
-    made = ControlPlane(tmp_path)
-    yield made
-    made.close()
 
 
 def trusted(certificate: str) -> dict[str, str]:

@@ -1,20 +1,11 @@
 """control/api/cluster.py: /v1/cluster."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.api import ControlPlane
 from tests.support import Pki
-
-
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[ControlPlane]:
-    made = ControlPlane(tmp_path)
-    yield made
-    made.close()
 
 
 def test_a_new_cluster_has_redis_enterprises_defaults(api: ControlPlane) -> None:

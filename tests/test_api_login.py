@@ -3,9 +3,8 @@
 import base64
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import jwt
@@ -23,13 +22,6 @@ AUTHORIZE = "POST /v1/users/authorize"
 REFRESH = "POST /v1/users/refresh_jwt"
 PASSWORD = "/v1/users/password"
 DAY = 86400
-
-
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[ControlPlane]:
-    made = ControlPlane(tmp_path)
-    yield made
-    made.close()
 
 
 @pytest.fixture

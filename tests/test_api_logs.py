@@ -1,7 +1,5 @@
 """control/api/logs.py: /v1/logs, the event log."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,13 +8,6 @@ from control import store
 from control.guard import BURST
 from tests.api import ADMIN, ControlPlane
 from tests.support import Pki
-
-
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[ControlPlane]:
-    made = ControlPlane(tmp_path)
-    yield made
-    made.close()
 
 
 def types(api: ControlPlane, query: str = "") -> list[str]:

@@ -1,19 +1,10 @@
 """control/api/redis_acls.py: /v1/redis_acls."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.api import ControlPlane
-
-
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[ControlPlane]:
-    made = ControlPlane(tmp_path)
-    yield made
-    made.close()
 
 
 def test_the_first_acls_are_redis_enterprises(api: ControlPlane) -> None:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,13 +22,6 @@ from tests.support import Cert, Pki, days, root
 
 REVOCATIONS, CRLS = "/v1/certauth/revocations", "/v1/certauth/crls"
 ALICE = "CN=alice,OU=eng,O=acme"
-
-
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[ControlPlane]:
-    plane = ControlPlane(tmp_path)
-    yield plane
-    plane.close()
 
 
 @pytest.fixture

@@ -1,19 +1,10 @@
 """control/api/roles.py: /v1/roles."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.api import ControlPlane
-
-
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[ControlPlane]:
-    made = ControlPlane(tmp_path)
-    yield made
-    made.close()
 
 
 def test_the_built_in_roles_have_redis_enterprises_uids(api: ControlPlane) -> None:

@@ -1,21 +1,12 @@
 """control/api/system.py: what clients ask about the cluster itself, and the truth about it."""
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from control.records import Node
 from tests.api import ControlPlane
 from tests.support import Pki
-
-
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[ControlPlane]:
-    made = ControlPlane(tmp_path)
-    yield made
-    made.close()
 
 
 def test_bootstrap_is_over(api: ControlPlane) -> None:

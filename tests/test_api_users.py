@@ -1,7 +1,5 @@
 """control/api/users.py: /v1/users."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,13 +8,6 @@ from tests.api import ADMIN, ControlPlane
 from tests.support import Pki
 
 ALICE = "CN=alice, OU=eng, O=acme"
-
-
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[ControlPlane]:
-    made = ControlPlane(tmp_path)
-    yield made
-    made.close()
 
 
 def certificate(**fields: Any) -> dict[str, Any]:

@@ -258,16 +258,6 @@ def test_after_a_restore_the_file_begins_again(api: ControlPlane, tmp_path: Path
 MakeNode = Callable[..., RedisServer]
 
 
-@pytest.fixture
-def plane(tmp_path: Path, pki: Pki) -> Iterator[Plane]:
-    """A control plane that trusts the usual client CA and knows alice."""
-    made = Plane(tmp_path / "control")
-    made.trust(pki.ca)
-    made.user(pki.alice, "alice")
-    yield made
-    made.close()
-
-
 def test_what_happens_on_a_node_is_in_the_event_log(
     start: Any, installed: Server, plane: Plane, pki: Pki
 ) -> None:

@@ -91,15 +91,6 @@ def test_the_setting_that_counts() -> None:
 # ---- The command ---------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def plane(tmp_path: Path, pki: Pki) -> Iterator[Plane]:
-    made = Plane(tmp_path / "control")
-    made.trust(pki.ca)
-    made.user(pki.alice, "alice")
-    yield made
-    made.close()
-
-
 def enrol(plane: Plane, port: int, *options: str) -> Result:
     words = ["node", "enrol", f"127.0.0.1:{port}", "--home", str(plane.config.home)]
     return CliRunner().invoke(main, [*words, "--module", str(MODULE), *options])

@@ -2,8 +2,6 @@
 
 import base64
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -116,13 +114,6 @@ HOLDERS = {
     "certificates": "admin user_manager cluster_member db_member",
     "view": "admin user_manager cluster_member cluster_viewer db_member db_viewer",
 }
-
-
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[ControlPlane]:
-    made = ControlPlane(tmp_path)
-    yield made
-    made.close()
 
 
 @pytest.fixture

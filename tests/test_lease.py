@@ -45,15 +45,6 @@ MakeNode = Callable[..., RedisServer]
 
 
 @pytest.fixture
-def plane(tmp_path: Path, pki: Pki) -> Iterator[Plane]:
-    made = Plane(tmp_path / "control")
-    made.trust(pki.ca)
-    made.user(pki.alice, "alice")
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def make_node(start: Any, installed: Server, plane: Plane, pki: Pki) -> MakeNode:
     return lambda **more: enrolled_node(start, installed, plane.config.home, pki, **more)
 

@@ -4,7 +4,6 @@ import base64
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import promql_parser as promql
@@ -37,22 +36,6 @@ def scraped(api: ControlPlane) -> Samples:
 
 def value(found: Samples, name: str, **labels: str) -> float | None:
     return found.get((name, tuple(sorted(labels.items()))))
-
-
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[ControlPlane]:
-    made = ControlPlane(tmp_path)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def plane(tmp_path: Path, pki: Pki) -> Iterator[Plane]:
-    made = Plane(tmp_path / "control")
-    made.trust(pki.ca)
-    made.user(pki.alice, "alice")
-    yield made
-    made.close()
 
 
 def test_a_node_counts_logins_and_refusals_by_reason(

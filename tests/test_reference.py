@@ -25,13 +25,6 @@ from tests.api import ControlPlane
 from tests.support import Pki
 
 
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[ControlPlane]:
-    made = ControlPlane(tmp_path)
-    yield made
-    made.close()
-
-
 def operations(document: dict[str, Any]) -> dict[str, Any]:
     """ "METHOD path" → operation."""
     return {

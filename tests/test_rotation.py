@@ -103,13 +103,6 @@ def test_a_certificate_with_a_successor_holds_up_nothing(pki: Pki) -> None:
 # ---- The REST API ----
 
 
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[ControlPlane]:
-    plane = ControlPlane(tmp_path)
-    yield plane
-    plane.close()
-
-
 def pem(*cas: Cert) -> dict[str, str]:
     return {"name": "mtls_trusted_ca", "certificate": "".join(ca.pem.decode() for ca in cas)}
 

@@ -38,12 +38,6 @@ EMPTY = f"0:{0:064x}"
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
-    """An empty database; test_postgres.py has another one."""
-    return f"sqlite:///{tmp_path}/control.db"
-
-
-@pytest.fixture
 def made(url: str) -> Iterator[Store]:
     """A store with one administrator."""
     opened = Store(url)

@@ -3,7 +3,7 @@
 import itertools
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -76,16 +76,6 @@ def test_the_merged_changes_lead_from_the_first_policy_to_the_last(
 # ---- The worker ----------------------------------------------------------------------------------
 
 MakeNode = Callable[..., RedisServer]
-
-
-@pytest.fixture
-def plane(tmp_path: Path, pki: Pki) -> Iterator[Plane]:
-    """A control plane that trusts the usual client CA and knows alice."""
-    made = Plane(tmp_path / "control")
-    made.trust(pki.ca)
-    made.user(pki.alice, "alice")
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ pure functions, and real replicas, Sentinels and clusters under a control plane.
 import binascii
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -174,16 +174,6 @@ TLS_LINKS = ("tls-replication yes", "repl-diskless-sync-delay 0")
 KIND = servers()[-1]  # of tests that need but one: another one than test_sync.py has
 
 
-@pytest.fixture
-def plane(tmp_path: Path, pki: Pki) -> Iterator[Plane]:
-    """A control plane that trusts the usual client CA and knows alice."""
-    made = Plane(tmp_path / "control")
-    made.trust(pki.ca)
-    made.user(pki.alice, "alice")
-    yield made
-    made.close()
-
-
 def own_key(pki: Pki) -> Pki:
     """The same CAs, and a server certificate of its own."""
     return Pki(pki.ca, pki.server_ca)
@@ -340,7 +330,7 @@ def test_a_dropped_endpoint_is_given_back_after_a_restart(
     plane.open()
     (address,) = at(drop)
     wait_until(lambda: addresses(plane)[address]["origin"] == "leaving", "it is to be detached")
-    assert "UNREACHABLE" in plane.status()
+    plane.says("UNREACHABLE")
     drop.start()
     finds(plane, keep)
     assert (status(operator(drop))["owner"], show(operator(drop))) == ("", [])

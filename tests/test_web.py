@@ -1,19 +1,10 @@
 """control/web.py: ETags and what two editors see, the state's number, ignored fields."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.api import ControlPlane
-
-
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[ControlPlane]:
-    made = ControlPlane(tmp_path)
-    yield made
-    made.close()
 
 
 @pytest.fixture

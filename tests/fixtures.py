@@ -1,0 +1,35 @@
+"""Fixtures of the control plane, for test files that do not need one of their own: `api`, `plane`,
+`url`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.api import ControlPlane
+from tests.control import Plane
+from tests.support import Pki
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[ControlPlane]:
+    """A REST API that nobody has set up but its first administrator."""
+    made = ControlPlane(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def plane(tmp_path: Path, pki: Pki) -> Iterator[Plane]:
+    """A control plane that trusts the usual client CA and knows alice."""
+    made = Plane(tmp_path / "control")
+    made.trust(pki.ca)
+    made.user(pki.alice, "alice")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """An empty database; test_postgres.py has another one."""
+    return f"sqlite:///{tmp_path}/control.db"
