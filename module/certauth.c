@@ -1232,8 +1232,9 @@ static void close_default_client(span line, void *data) {
     write_order *order = data;
     uint64_t id = client_id(line);
     if (id > node.before) node.before = id;
-    if (!span_equal(client_field(line, "user="), LITERAL("default")) || !session_find(id)) return;
-    session_find(id)->closing = true;
+    session *s = session_find(id);
+    if (!span_equal(client_field(line, "user="), LITERAL("default")) || s == NULL) return;
+    s->closing = true;
     if (order && order->sender == id) order->close_sender = true;
     else close_now(id);
     if (order) order->closed++;
@@ -1305,11 +1306,13 @@ static void put_in_force_by_timer(RedisModuleCtx *ctx, void *none) {
 
 enum { OFF_ON = 1, ON_OFF = 2, ON_ON = 4 }; /* what a change makes of enforcement: a transition */
 typedef enum { ADDED, REMOVED, HELD } walked; /* by the change; by the policy in force */
+enum { OF_USER = 1 << LINE_USER, OF_PATTERN = 1 << LINE_PATTERN, OF_WAS = 1 << LINE_WAS };
 
 /* Whom a change meets: what is done with which lines, where enforcement changes in which way. */
 typedef struct {
     int when;
     walked from;
+    int types;
     void (*visit)(write_order *, const rule *, size_t number);
 } visit;
 
@@ -1336,8 +1339,7 @@ static bool walk(write_order *order, const visit *rows, size_t count, const slic
         for (; order->at < walk_length(order, row->from); order->at++) {
             size_t number;
             const rule *line = walk_rule(order, row->from, &number);
-            bool counts = rule_type(line) == LINE_USER || rule_type(line) == LINE_WAS ||
-                          rule_type(line) == LINE_PATTERN;
+            bool counts = row->types & 1 << rule_type(line);
             if ((counts || order->at % 256 == 0) && !slice_goes_on(now)) return true;
             if (counts) row->visit(order, line, number);
         }
@@ -1353,34 +1355,28 @@ static void tell_journal(void) {
     if (notice) RedisModule_Log(node.ctx, "warning", "%s", notice);
 }
 
-static bool stays(const write_order *order, const rule *user) {
-    return patch_user(order->change, LINE_USER, rule_user(user, 0)) == user;
-}
-
 /* Lines that came with the change were never applied. */
 static void undo_held(write_order *order, const rule *line, size_t number) {
     (void)number;
-    if (rule_type(line) != LINE_USER || patch_has(order->change, true, line)) return;
-    undo_user(order->change, rule_user(line, 0));
+    if (!patch_has(order->change, true, line)) undo_user(order->change, rule_user(line, 0));
 }
 
 static void undo_removed(write_order *order, const rule *line, size_t number) {
     (void)number;
-    if (rule_type(line) != LINE_USER) return;
     if (enforced() && policy_user(node.policy, LINE_USER, rule_user(line, 0))) return;
     undo_user(order->change, rule_user(line, 0));
 }
 
 static void apply_line(write_order *order, const rule *line, size_t number) {
     (void)order, (void)number;
-    if (rule_type(line) == LINE_USER) apply_user(line, true);
+    apply_user(line, true);
 }
 
 static const visit USERS[] = {
-    {ON_OFF, HELD, undo_held},
-    {ON_OFF | ON_ON, REMOVED, undo_removed},
-    {OFF_ON, HELD, apply_line},
-    {ON_ON, ADDED, apply_line},
+    {ON_OFF, HELD, OF_USER, undo_held},
+    {ON_OFF | ON_ON, REMOVED, OF_USER, undo_removed},
+    {OFF_ON, HELD, OF_USER, apply_line},
+    {ON_ON, ADDED, OF_USER, apply_line},
 };
 
 /* `pattern` lines may give their users other rules now. ACL SETUSER may close clients, and so change what
@@ -1428,7 +1424,7 @@ static void settle_default(write_order *order) {
     const rule *line = policy_user(node.policy, LINE_USER, LITERAL("default"));
     bool had = (line && !patch_has(order->change, true, line)) ||
                patch_removed(order->change, LINE_USER, LITERAL("default"));
-    if (line && enforced()) apply_user(line, true);
+    if (line && enforced()) apply_default();
     else if (had && order->when != OFF_ON) undo_user(order->change, LITERAL("default"));
 }
 
@@ -1642,13 +1638,14 @@ static void check_pattern_line(write_order *order, const rule *line, size_t numb
 
 static void check_added(write_order *order, const rule *line, size_t number) {
     if (rule_type(line) == LINE_USER) check_user_line(order, line, number);
-    if (rule_type(line) == LINE_PATTERN) check_pattern_line(order, line, number);
+    else check_pattern_line(order, line, number);
 }
 
 /* Lines that were there and begin to count: enforcement comes on. */
 static void check_kept(write_order *order, const rule *line, size_t number) {
-    if (rule_type(line) == LINE_USER && stays(order, line)) check_user_line(order, line, number);
     if (rule_type(line) == LINE_PATTERN) order->patterns = true;
+    else if (patch_user(order->change, LINE_USER, rule_user(line, 0)) == line)
+        check_user_line(order, line, number);
 }
 
 /* The server's own users keep their names: a `pattern` line that would make one of them is refused. */
@@ -1665,23 +1662,23 @@ static void check_server_user(span name, void *data) {
 
 /* Notes of users that will be given back go. */
 static void forget_note(write_order *order, const rule *line, size_t number) {
-    if (rule_type(line) == LINE_WAS) patch_remove(order->change, rule_text(line), number);
+    patch_remove(order->change, rule_text(line), number);
 }
 
 static void forget_note_of_removed(write_order *order, const rule *line, size_t number) {
     span name = rule_user(line, 0);
     (void)number;
-    if (rule_type(line) != LINE_USER || patch_user(order->change, LINE_USER, name)) return;
+    if (patch_user(order->change, LINE_USER, name)) return;
     const rule *was = policy_user(node.policy, LINE_WAS, name);
     if (was) patch_remove(order->change, rule_text(was), 0);
 }
 
 /* What only the server knows to be wrong with a change, and what goes with it. */
 static const visit CHECKS[] = {
-    {OFF_ON | ON_ON, ADDED, check_added},
-    {OFF_ON, HELD, check_kept},
-    {ON_OFF, HELD, forget_note},
-    {ON_ON, REMOVED, forget_note_of_removed},
+    {OFF_ON | ON_ON, ADDED, OF_USER | OF_PATTERN, check_added},
+    {OFF_ON, HELD, OF_USER | OF_PATTERN, check_kept},
+    {ON_OFF, HELD, OF_WAS, forget_note},
+    {ON_ON, REMOVED, OF_USER, forget_note_of_removed},
 };
 
 /* Somebody who came by certificate must not saw off the branch. */
@@ -2196,6 +2193,14 @@ static int policy_status(RedisModuleCtx *ctx, RedisModuleString **argv, int argc
 
 /* ---- CERTAUTH.WHOAMI, LOGIN, EXPLAIN ---- */
 
+/* Up to 32 bytes; null for none. */
+static void reply_hex(RedisModuleCtx *ctx, const char *name, span bytes) {
+    uint8_t text[2 * HASH_BYTES];
+    writer hex = {text, 0, sizeof text, false};
+    put_hex(&hex, bytes);
+    reply_optional(ctx, name, span_of(text, hex.len));
+}
+
 static void reply_name(RedisModuleCtx *ctx, const char *label, const identity *id, span name) {
     char text[2 * NAME_BYTES];
     size_t len = id ? name_print(name, text, sizeof text) : 0;
@@ -2209,15 +2214,12 @@ static int whoami(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     session *s = session_find(RedisModule_GetClientId(ctx));
     bool certified = s && s->leaf && identity_read(s->leaf, &id) == REASON_UNDECIDED;
     RedisModuleString *name = RedisModule_GetClientUserNameById(ctx, RedisModule_GetClientId(ctx));
-    uint8_t serial[2 * SERIAL_BYTES];
-    writer hex = {serial, 0, sizeof serial, false};
-    if (certified) put_hex(&hex, id.serial);
     RedisModule_ReplyWithMap(ctx, 6);
     reply_optional(ctx, "user", name ? string_span(name) : span_of(NULL, 0));
     reply_named(ctx, "reason", reason_name(s ? s->why : REASON_UNDECIDED));
     reply_name(ctx, "subject", certified ? &id : NULL, id.subject);
     reply_name(ctx, "issuer", certified ? &id : NULL, id.issuer);
-    reply_optional(ctx, "serial", span_of(serial, hex.len));
+    reply_hex(ctx, "serial", certified ? id.serial : span_of(NULL, 0));
     reply_text(ctx, "not_after");
     if (certified) RedisModule_ReplyWithLongLong(ctx, id.not_after);
     else RedisModule_ReplyWithNull(ctx);
@@ -2324,10 +2326,7 @@ static bool read_page(RedisModuleString **argv, int argc, const char *start_word
 
 /* The hashes that name a certificate, its key and its issuer's; null where there is none. */
 static void reply_hash(RedisModuleCtx *ctx, const char *name, bool there, const uint8_t *hash) {
-    uint8_t text[2 * HASH_BYTES];
-    writer hex = {text, 0, sizeof text, false};
-    if (there) put_hex(&hex, span_of(hash, HASH_BYTES));
-    reply_optional(ctx, name, span_of(text, hex.len));
+    reply_hex(ctx, name, span_of(hash, there ? HASH_BYTES : 0));
 }
 
 /* The keys of the CAs above a certificate, its issuer first: all that a login depends on. */
@@ -2382,10 +2381,7 @@ static void reply_future(RedisModuleCtx *ctx, const session *s, const patch *cha
 static void reply_session(RedisModuleCtx *ctx, const session *s, const patch *change) {
     static identity id;
     char address[INET6_ADDRSTRLEN];
-    uint8_t serial[2 * SERIAL_BYTES];
-    writer hex = {serial, 0, sizeof serial, false};
     if (s->leaf) identity_read(s->leaf, &id);
-    if (s->leaf) put_hex(&hex, id.serial);
     address_text(&s->address, address);
     RedisModule_ReplyWithMap(ctx, change ? 18 : 13);
     reply_number(ctx, "id", s->id);
@@ -2393,7 +2389,7 @@ static void reply_session(RedisModuleCtx *ctx, const session *s, const patch *ch
     reply_optional(ctx, "user", s->user ? string_span(s->user) : span_of(NULL, 0));
     reply_named(ctx, "reason", reason_name(s->why));
     reply_name(ctx, "subject", s->leaf ? &id : NULL, id.subject);
-    reply_optional(ctx, "serial", span_of(serial, hex.len));
+    reply_hex(ctx, "serial", s->leaf ? id.serial : span_of(NULL, 0));
     reply_number(ctx, "since", (uint64_t)s->since);
     reply_number(ctx, "end", (uint64_t)s->end);
     bool vouched = s->leaf && s->issuers->known && s->issuers->count > 0;

@@ -536,6 +536,12 @@ typedef struct {
     uint8_t ca_bytes[HASH_BYTES], net_bytes[LINE_BYTES];
 } options;
 
+/* Its buffers are not cleared: they are as large as a line. */
+static void options_start(options *o) {
+    o->ca = (writer){o->ca_bytes, 0, sizeof o->ca_bytes, false};
+    o->nets = (writer){o->net_bytes, 0, sizeof o->net_bytes, false};
+}
+
 static bool read_bind_option(line *l, options *o) {
     if (span_starts(l->token, LITERAL("ca=")) && o->ca.len == 0) {
         o->ca.len = HASH_BYTES;
@@ -596,9 +602,8 @@ static bool read_users_and_options(line *l, options *o) {
 static bool read_bind(line *l) {
     uint8_t value[NAME_BYTES];
     size_t len = 0;
-    options o; /* its buffers are not cleared */
-    o.ca = (writer){o.ca_bytes, 0, sizeof o.ca_bytes, false};
-    o.nets = (writer){o.net_bytes, 0, sizeof o.net_bytes, false};
+    options o;
+    options_start(&o);
     if (!need(l, "what to bind")) return false;
     int kind = one_of(l, BIND_NAMES, BIND_KINDS);
     if (kind < 0)
@@ -793,9 +798,8 @@ static void put_pattern_aliases(line *l, span template, span acl) {
 static bool read_pattern(line *l) {
     uint8_t bytes[NAME_BYTES];
     size_t len = 0;
-    options o; /* its buffers are not cleared */
-    o.ca = (writer){o.ca_bytes, 0, sizeof o.ca_bytes, false};
-    o.nets = (writer){o.net_bytes, 0, sizeof o.net_bytes, false};
+    options o;
+    options_start(&o);
     if (!read_pattern_kind(l) || !read_bind_value(l, l->head.kind, bytes, &len)) return false;
     span template = span_of(bytes, len);
     if (!pattern_check_template(l->head.kind, template, l->why)) return false;
