@@ -35,9 +35,11 @@ def read_all() -> Response:
 def revoke(sent: RevokeBody) -> Response:
     """Revokes a certificate, all that are known of a user, or a key: on every database, and here.
     Sessions end within about a second."""
-    store().revoke(lines(sent), sent.reason)
-    # Again, for one of the user's that was issued meanwhile: none can be after that.
-    return answer([render(one) for one in store().revoke(lines(sent), sent.reason)])
+    made = store().revoke(lines(sent), sent.reason)
+    if "user_uid" in sent.model_fields_set:
+        # Again, for one of the user's that was issued meanwhile: none can be after that.
+        made = store().revoke(lines(sent), sent.reason)
+    return answer([render(one) for one in made])
 
 
 @blueprint.delete("/v1/certauth/revocations/<int(max=2147483647):uid>")
