@@ -123,9 +123,19 @@ def chosen(name: str | None, options: Mapping[str, str | None]) -> client.Profil
     found = client.load_profile(file, name or "default") if name or file.exists() else None
     profile = client.overridden(found or client.Profile(), options)
     if profile.username and not profile.cert and not profile.password:
-        password = click.prompt(f"Password of {profile.username}", hide_input=True, err=True)
+        password = typed(f"Password of {profile.username}")
+        if not password:
+            raise click.UsageError(f"--username {profile.username}: a password is missing")
         return client.overridden(profile, {"password": password})
     return profile
+
+
+def typed(prompt: str, twice: bool = False) -> str:
+    """A password from a prompt, or from a line of standard input where that is no terminal."""
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\r\n")
+    found: str = click.prompt(prompt, hide_input=True, confirmation_prompt=twice, err=True)
+    return found
 
 
 # ---- Showing -------------------------------------------------------------------------------------
@@ -206,11 +216,7 @@ def grant(ask: Client, text: str) -> dict[str, int]:
 
 
 def typed_password(_: Client, wanted: bool) -> str:
-    """From a prompt, twice, or from a line of standard input where that is no terminal."""
-    if not sys.stdin.isatty():
-        return sys.stdin.readline().rstrip("\r\n")
-    prompted: str = click.prompt("New password", hide_input=True, confirmation_prompt=True)
-    return prompted
+    return typed("New password", twice=True)
 
 
 ROLES, ACLS = "/v1/roles", "/v1/redis_acls"
