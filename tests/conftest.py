@@ -26,7 +26,7 @@ def use_core(folder: str) -> None:
 if "CERTAUTH_BUILD" in os.environ:
     use_core(os.environ["CERTAUTH_BUILD"])
 
-pytest_plugins = ["tests.fixtures"]  # imported after this file: with that core
+pytest_plugins = ["tests.fixtures", "tests.faults"]  # imported after this file: with that core
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

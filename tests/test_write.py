@@ -2,16 +2,15 @@
 
 import errno
 import shutil
-import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
 from control import core
+from tests.faults import Disk
 from tests.nodes import (
     ALICE,
     JOURNAL,
@@ -540,103 +539,6 @@ def test_only_an_administrator_writes(installed: Server, start: Start, pki: Pki)
 
 
 # ---- A disk that is slow, full or gone -----------------------------------------------------------
-
-FAULTS = r"""
-#define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/syscall.h>
-#include <sys/types.h>
-#include <unistd.h>
-
-static const char *path_of(const char *name, char out[4096]) {
-    snprintf(out, 4096, "%s/%s", getenv("FAULTS"), name);
-    return out;
-}
-static int is_there(const char *name) {
-    char path[4096];
-    return access(path_of(name, path), F_OK) == 0;
-}
-/* The errno that the file of this name holds for calls on the journal, or 0. */
-static int fault(const char *name, int file) {
-    char link[64], target[4096], path[4096], text[16] = {0};
-    snprintf(link, sizeof link, "/proc/self/fd/%d", file);
-    ssize_t len = readlink(link, target, sizeof target - 1);
-    if (len < 7 || memcmp(target + len - 7, "/policy", 7) != 0) return 0;
-    if (strcmp(name, "fsync") == 0 && is_there("hold")) {
-        close(open(path_of("held", path), O_WRONLY | O_CREAT, 0600));
-        while (is_there("hold")) usleep(2000);
-    }
-    int told = open(path_of(name, path), O_RDONLY);
-    if (told < 0) return 0;
-    ssize_t got = read(told, text, sizeof text - 1);
-    close(told);
-    if (strcmp(name, "fsync") == 0) unlink(path); /* once, so that a write can be taken back */
-    return got > 0 ? atoi(text) : 0;
-}
-int fsync(int file) {
-    errno = fault("fsync", file);
-    return errno ? -1 : (int)syscall(SYS_fsync, file);
-}
-ssize_t pwrite(int file, const void *bytes, size_t len, off_t at) {
-    int error = fault("pwrite", file);
-    /* As a disk that fills up: first the half, then nothing. */
-    if (error == 0 || len > 1) return syscall(SYS_pwrite64, file, bytes, error ? len / 2 : len, at);
-    errno = error;
-    return -1;
-}
-ssize_t pwrite64(int file, const void *bytes, size_t len, off_t at) {
-    return pwrite(file, bytes, len, at);
-}
-"""
-
-
-@pytest.fixture(scope="module")
-def faults_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("faults")
-    (folder / "faults.c").write_text(FAULTS)
-    command = ["cc", "-shared", "-fPIC", "-O1", "-o", folder / "faults.so", folder / "faults.c"]
-    subprocess.run(command, check=True)
-    return folder / "faults.so"
-
-
-class Disk:
-    """The disk below the journal of a server that is started while this is there."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def hold(self) -> None:
-        """From now on an fsync of the journal takes until `release`."""
-        (self.folder / "hold").touch()
-
-    def wait_held(self) -> None:
-        wait_until((self.folder / "held").exists, "the journal is in its fsync")
-
-    def release(self) -> None:
-        (self.folder / "held").unlink(missing_ok=True)
-        (self.folder / "hold").unlink(missing_ok=True)
-
-    def fail(self, call: str, error: int) -> None:
-        """The next fsync fails, or from now on half of each write."""
-        (self.folder / call).write_text(str(error))
-
-    def heal(self) -> None:
-        for call in ("fsync", "pwrite"):
-            (self.folder / call).unlink(missing_ok=True)
-
-
-@pytest.fixture
-def disk(tmp_path: Path, faults_library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
-    monkeypatch.setenv("LD_PRELOAD", str(faults_library))
-    monkeypatch.setenv("FAULTS", str(tmp_path))
-    made = Disk(tmp_path)
-    yield made
-    made.release()
-
 
 def in_flight(server: RedisServer, disk: Disk, line: str) -> Any:
     """A raw connection whose PATCH of generation 2 is in its fsync, not answered yet."""
