@@ -135,6 +135,7 @@ static struct {
     RedisModuleDict *made;     /* user → made_user */
     size_t idle;               /* how many of them have no session */
     bool hurrying;             /* the timer of hurry is set */
+    int64_t hurried, looked;   /* when hurry and look were there last, as now_us has it */
     bool switching;            /* we are changing a client's user ourselves */
     write_order *order;
     bool settling; /* users are still becoming what the policy in force says, see settle */
@@ -2617,17 +2618,30 @@ static void hurry(RedisModuleCtx *ctx, void *none) {
     bool more = close_ended();
     more = unmake_idle() || more;
     node.hurrying = more;
+    node.hurried = now_us();
     if (more) RedisModule_CreateTimer(ctx, 10, hurry, none);
 }
 
-static void tick(RedisModuleCtx *ctx, void *none) {
+static void look(RedisModuleCtx *ctx) {
+    node.looked = now_us();
     put_in_force();
-    if (!node.hurrying) hurry(ctx, none);
+    if (!node.hurrying || node.looked > node.hurried + 1000000) hurry(ctx, NULL);
     repair_users();
     repair_configuration();
     drop_old_stage();
     audit();
+}
+
+static void tick(RedisModuleCtx *ctx, void *none) {
+    look(ctx);
     RedisModule_CreateTimer(ctx, 1000, tick, none);
+}
+
+/* Timers go by the wall clock (module.c, moduleTimerHandler). Where that is set back by an hour, they
+ * come an hour late, and sessions would outlive their certificates by so much. */
+static void on_cron(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t sub, void *data) {
+    (void)event, (void)sub, (void)data;
+    if (now_us() > node.looked + 1500000) look(ctx);
 }
 
 /* ---- Loading ---- */
@@ -2849,11 +2863,14 @@ static bool load(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, fault 
     each_client(adopt_client, NULL);
     RedisModuleEvent event = {REDISMODULE_EVENT_CLIENT_CHANGE, 1};
     RedisModule_SubscribeToServerEvent(ctx, event, on_client_change);
+    event.id = REDISMODULE_EVENT_CRON_LOOP;
+    RedisModule_SubscribeToServerEvent(ctx, event, on_cron);
     RedisModule_RegisterInfoFunc(ctx, info);
     if (RedisModule_RegisterAuthCallback) RedisModule_RegisterAuthCallback(ctx, on_auth);
     else RedisModule_RegisterCommandFilter(ctx, on_command, 0);
     RedisModule_CreateTimer(ctx, 0, put_in_force_by_timer, NULL);
     RedisModule_CreateTimer(ctx, 1000, tick, NULL);
+    node.looked = now_us();
     return true;
 }
 
