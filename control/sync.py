@@ -13,12 +13,13 @@ import math
 import queue
 import random
 import secrets
+import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +42,7 @@ INTERVAL = 1.0  # seconds between two looks at a node that answers
 PATIENCE = 10.0  # at most, between two tries at one that does not
 LEAVE = 30.0  # seconds that a node is seen outside of its deployment before it has left
 THREADS = 16  # nodes spoken to at once; and as many that did not answer the last time
+LONGEST = 30.0  # seconds that one command may take, for a node that answers a byte at a time
 CALL_LINES = 1000  # policy lines in one command: some 2 ms of the node's time
 UNREACHABLE = "UNREACHABLE"
 
@@ -131,12 +133,23 @@ class Node:
         self._client: Any = redis.Redis.from_pool(pool)
         self._client.response_callbacks.clear()  # replies as the node sends them
         self._pool = pool
+        self._calls: dict[int, float] = {}  # those under way: thread → when it began
 
     def close(self) -> None:
         self._client.close()
 
+    def cut_overdue(self, now: float) -> None:
+        """Ends the connections where a command takes longer than any does: the timeout of a socket
+        begins anew with each byte. For another thread than the one that waits."""
+        if any(now > began + LONGEST for began in list(self._calls.values())):
+            for connection in list(self._pool._in_use_connections):
+                with suppress(OSError, TypeError):  # None: not connected
+                    # Not SSLSocket's own, which is not for two threads.
+                    socket.socket.shutdown(connection._sock, socket.SHUT_RDWR)
+
     def command(self, *words: str | int) -> Any:
         """One command's reply, maps as dicts."""
+        self._calls[threading.get_ident()] = time.monotonic()
         try:
             return self._client.execute_command(*words)
         except redis.ResponseError as error:
@@ -145,6 +158,8 @@ class Node:
             raise NodeError(code if known else "ERR", rest if known else str(error)) from error
         except redis.RedisError as error:
             raise NodeError(UNREACHABLE, str(error)) from error
+        finally:
+            del self._calls[threading.get_ident()]
 
     def status(self) -> Status:
         found = topology.mapping(self.command("CERTAUTH.POLICY", "STATUS"))
@@ -583,11 +598,13 @@ class Worker:
 
     def _begin(self) -> None:
         now = time.monotonic()
+        for care in self._all():
+            care.node.cut_overdue(now)
         while self._schedule and self._schedule[0][0] <= now:
             due, _, care = heapq.heappop(self._schedule)
             if due == care.due and not care.busy:
                 care.busy, care.again = True, False
-                pool = self._slow if care.away else self._pool
+                pool = self._slow if care.away or care.sight is None else self._pool
                 pool.submit(self._look, care, care.database, care.seen)
 
     def _finish(self) -> set[int]:

@@ -159,6 +159,10 @@ class Proxy:
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self.drop()
+
+    def drop(self) -> None:
+        """Ends the connections that there are."""
         for pair in self._pairs:
             self._end(pair, "close")
 

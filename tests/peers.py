@@ -135,7 +135,9 @@ class Sentinel:
             f"tls-replication yes\ntls-cert-file {crt}\ntls-key-file {key}\n"
             f"tls-ca-cert-file {self.directory}/ca\ndir {self.directory}\n"
             f"sentinel monitor master 127.0.0.1 {master.server.port} {quorum}\n"
-            "sentinel down-after-milliseconds master 1000\n"
+            # Above the second in which Sentinel does not connect again (SENTINEL_PING_PERIOD): in
+            # that the new master would count as down, before it was ever asked.
+            "sentinel down-after-milliseconds master 2500\n"
             "sentinel failover-timeout master 20000\n"
         )
         self.process: subprocess.Popen[bytes] | None = None
