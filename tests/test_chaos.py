@@ -53,7 +53,8 @@ class Changes:
     """Makes users and deletes some of them again, at either control plane, and keeps what was
     acknowledged. A change without an answer may be there or not."""
 
-    def __init__(self, planes: tuple[Serving, Serving]) -> None:
+    def __init__(self, planes: tuple[Serving, Serving], rng: random.Random) -> None:
+        self._rng = rng
         self._turn = itertools.cycle(planes)
         self.made: dict[str, int] = {}  # name → uid, acknowledged, and not asked to go
         self.gone: set[str] = set()  # acknowledged as deleted
@@ -66,7 +67,7 @@ class Changes:
             if answer:
                 self.made[name] = answer["uid"]
             if number % 5 == 4 and self.made:
-                name = random.choice(sorted(self.made))
+                name = self._rng.choice(sorted(self.made))
                 uid = self.made.pop(name)
                 if self._ask(f"DELETE /v1/users/{uid}") is not None:
                     self.gone.add(name)
@@ -87,7 +88,12 @@ class Changes:
 
 
 def test_what_was_acknowledged_is_on_every_node_in_the_end(
-    planes: tuple[Serving, Serving], running: Postgres, start: Any, installed: Server, pki: Pki
+    planes: tuple[Serving, Serving],
+    running: Postgres,
+    start: Any,
+    installed: Server,
+    pki: Pki,
+    rng: random.Random,
 ) -> None:
     """500 changes at two control planes, while one of them, a node or the database is killed again
     and again: every user that was made is on every node, and every one that was deleted on none."""
@@ -96,13 +102,13 @@ def test_what_was_acknowledged_is_on_every_node_in_the_end(
     count = {"plane": 0, "node": 0, "database": 0}
 
     def plane() -> None:
-        one = random.choice(planes)
+        one = rng.choice(planes)
         count["plane"] += 1
         one.kill()
         one.start()
 
     def node() -> None:
-        one = random.choice(nodes)
+        one = rng.choice(nodes)
         count["node"] += 1
         one.kill()
         one.start()
@@ -112,7 +118,7 @@ def test_what_was_acknowledged_is_on_every_node_in_the_end(
         running.kill()
         running.start()
 
-    changes, told = Changes(planes), list[BaseException]()
+    changes, told = Changes(planes, random.Random(rng.random())), list[BaseException]()
 
     def work() -> None:
         try:
@@ -125,8 +131,8 @@ def test_what_was_acknowledged_is_on_every_node_in_the_end(
     thread.start()
     begun = time.monotonic()
     while thread.is_alive():
-        random.choice([plane, node, crash])()  # which is back when the next one goes
-        thread.join(random.uniform(*PAUSE))
+        rng.choice([plane, node, crash])()  # which is back when the next one goes
+        thread.join(rng.uniform(*PAUSE))
     assert not told, told
     spent = time.monotonic() - begun
     print(f"\n{CHANGES} changes in {spent:.0f} s, killed {count}, {changes.unsure} without answer")
@@ -147,7 +153,7 @@ def test_what_was_acknowledged_is_on_every_node_in_the_end(
         users = {one.split()[1] for one in with_operator.acl_list()}
         assert changes.made.keys() <= users
         assert not changes.gone & users
-        some = random.choice(sorted(changes.made))
+        some = rng.choice(sorted(changes.made))
         assert who(server, pki.ca.issue(f"CN={some}")) == some
 
 

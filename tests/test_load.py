@@ -7,14 +7,17 @@ test_front_attacks.py.
 import statistics
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.control import initialised
 from tests.policies import Start, gone, make_node, policy_of
 from tests.servers import Server
 from tests.storm import Storm, pairs, resident, storm
 from tests.support import Cert, Pki, RedisServer, TlsPeer
+from tests.test_front_attacks import ATTACKS, Siege, probe, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -151,3 +154,23 @@ def test_storms_of_certificates_that_are_all_different(
     gone(node, "sessions", 1)
     assert after[-1][0] - after[1][0] < 8
     assert after[-1][1] - after[1][1] < 2
+
+
+# ---- The API -------------------------------------------------------------------------------------
+
+
+def test_sieges_of_the_api_leave_no_memory_behind(tmp_path: Path) -> None:
+    """Each of the attacks of test_front_attacks.py, 200 slow or silent peers at a time, once and
+    twice again: everybody else is answered, and from the second time on memory is flat."""
+    config = initialised(tmp_path / "control")
+    after = []
+    with serving(config) as process:
+        for _ in range(3):
+            for attack in ATTACKS.values():
+                with Siege(config, attack):
+                    assert [probe(config) for _ in range(10)] == [200] * 10
+                    time.sleep(2)
+            after.append(resident(process.pid))
+    sizes = ", ".join(f"{one:.1f}" for one in after)
+    print(f"\nRSS after each round of {len(ATTACKS)} attacks: {sizes} MiB")
+    assert after[2] - after[1] < 8
