@@ -5,9 +5,11 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from tests.support import ROOT
 
@@ -73,3 +75,15 @@ def made_in(folder: Path) -> dict[str, bytes]:
 def test_two_builds_are_the_same_bytes(tmp_path: Path) -> None:
     """In folders of different names and depths, one after the other."""
     assert made_in(tmp_path / "a") == made_in(tmp_path / "somewhere" / "else")
+
+
+def test_the_lock_fits_the_project() -> None:
+    """constraints.txt has a hash for each release, and a release that pyproject.toml takes."""
+    text = (ROOT / "constraints.txt").read_text()
+    lock = dict(re.findall(r"^([\w.-]+)==(\S+) \\\n    --hash=sha256:[0-9a-f]{64}", text, re.M))
+    assert len(lock) == text.count("==")
+    pinned = {name.lower().replace("_", "-"): version for name, version in lock.items()}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for line in [*project["dependencies"], *project["optional-dependencies"]["postgresql"]]:
+        wanted = Requirement(line)
+        assert pinned[wanted.name.lower()] in wanted.specifier, line
