@@ -42,12 +42,14 @@ deb:
 	@PYTHON='$(PYTHON)' .ci/setup deb
 	@.ci/deb build/dist
 
-LOCK = .venv/bin/python -m piptools compile --quiet --upgrade --generate-hashes --strip-extras \
+LOCK = .venv/bin/pip-compile --quiet --allow-unsafe --upgrade --generate-hashes --strip-extras \
 	--no-header --no-annotate --no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 
+# async-timeout: redis needs it before Python 3.11.3.
 lock: setup
 	.venv/bin/python -m pip install --quiet pip-tools
-	$(LOCK) --extra postgresql --output-file build/lock.txt pyproject.toml
+	@echo async-timeout >build/early.in
+	$(LOCK) --extra postgresql --output-file build/lock.txt pyproject.toml build/early.in
 	@{ head -n 1 constraints.txt; cat build/lock.txt; } >build/lock.new
 	mv build/lock.new constraints.txt
 
