@@ -21,8 +21,10 @@ RUN python3 -m venv /opt/certauth \
 COPY . .
 RUN /tools/bin/python build.py \
     && strip --strip-unneeded module/certauth.so \
-    && /opt/certauth/bin/pip install --no-cache-dir --no-compile \
-        --constraint constraints.txt '.[postgresql]' \
+    && /opt/certauth/bin/pip install --no-cache-dir --no-compile --no-deps --require-hashes \
+        --requirement constraints.txt \
+    && /tools/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheel . \
+    && /opt/certauth/bin/pip install --no-cache-dir --no-compile --no-deps /wheel/*.whl \
     && /opt/certauth/bin/pip uninstall -qy pip setuptools \
     && install -d -o 999 -g 999 -m 0700 /empty /policy /policy/journal /policy/journal/ca
 # What differs from this comes as options: `redis-server /etc/certauth/redis.conf --maxmemory 1gb`.

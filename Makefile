@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 QUICKSTART = $(if $(HOME_DIR),--home '$(HOME_DIR)') $(if $(REDIS_PORT),--redis-port '$(REDIS_PORT)') \
 	$(if $(API_PORT),--api-port '$(API_PORT)') $(if $(SERVER),--server '$(SERVER)')
 
-.PHONY: help setup setup-all build run dist deb lint test servers test-servers test-docker test-all test-sanitize clean
+.PHONY: help setup setup-all build run dist deb lock lint test servers test-servers test-docker test-all test-sanitize clean
 
 help:
 	@echo 'make run           start a server that knows you by your certificate, and say what to try'
@@ -15,6 +15,7 @@ help:
 	@echo 'make build         module/certauth.so and control/_core.abi3.so'
 	@echo 'make dist          wheel and sdist of the control plane, in build/dist'
 	@echo 'make deb           Debian package of the module, in build/dist'
+	@echo 'make lock          constraints.txt anew: the newest releases that fit, with their hashes'
 	@echo 'make lint          ruff and mypy'
 	@echo 'make test-servers  fetch Redis 8 and Valkey, and run the module'\''s tests on each'
 	@echo 'make test-docker   build both images and test them, on an engine that it starts if need be'
@@ -40,6 +41,17 @@ dist: setup
 deb:
 	@PYTHON='$(PYTHON)' .ci/setup deb
 	@.ci/deb build/dist
+
+LOCK = .venv/bin/pip-compile --quiet --allow-unsafe --upgrade --generate-hashes --strip-extras \
+	--no-header --no-annotate --no-emit-index-url --no-emit-trusted-host --no-emit-find-links
+
+# async-timeout: redis needs it before Python 3.11.3.
+lock: setup
+	.venv/bin/python -m pip install --quiet pip-tools
+	@echo async-timeout >build/early.in
+	$(LOCK) --extra postgresql --output-file build/lock.txt pyproject.toml build/early.in
+	@{ head -n 1 constraints.txt; cat build/lock.txt; } >build/lock.new
+	mv build/lock.new constraints.txt
 
 lint: setup
 	.venv/bin/ruff check .
