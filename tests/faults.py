@@ -150,7 +150,8 @@ class Proxy:
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._cut: Cut | None = None
         self.passed = {"to": 0, "from": 0}  # since the last `measure`
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
 
     def __enter__(self) -> Self:
         return self
@@ -159,7 +160,13 @@ class Proxy:
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self._threads[0].join()
         self.drop()
+        for thread in self._threads:
+            thread.join()
+        for pair in self._pairs:
+            for end in pair:
+                end.close()
 
     def drop(self) -> None:
         """Ends the connections that there are."""
@@ -192,7 +199,8 @@ class Proxy:
             self._pairs.append(pair)
             for direction, source, sink in (("to", client, server), ("from", server, client)):
                 work = (direction, source, sink, pair)
-                threading.Thread(target=self._pass, args=work, daemon=True).start()
+                self._threads.append(threading.Thread(target=self._pass, args=work))
+                self._threads[-1].start()
 
     def _pass(
         self,
@@ -228,6 +236,7 @@ class Proxy:
             with suppress(OSError):
                 if how == "reset":
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    end.shutdown(socket.SHUT_RD)  # wakes the other thread, which a close would not
                     end.close()
                 else:
                     end.shutdown(socket.SHUT_RDWR)
