@@ -62,7 +62,7 @@ def lines(sent: RevokeBody) -> list[str]:
         return [core.canonical(f"revoke {way} {getattr(sent, way)}")]
     if ways == {"certificate"}:
         return [of_certificate(sent.certificate)]
-    if ways == {"user_uid"} and sent.user_uid is not None:
+    if ways == {"user_uid"}:
         return of_all(store().get(User, sent.user_uid))
     raise invalid("invalid_param", "send one of: certificate; ca and serial; cert; key; user_uid")
 
