@@ -36,7 +36,7 @@ from control.records import (
 Item = TypeVar("Item")
 # One wrong element is told of, not each of half a million: that took seconds, and 40 MB of answer.
 Many = Annotated[list[Item], FailFast()]
-FIELDS = 1000  # of one JSON object; most that a body names is some hundred, or a server each
+MOST = 1000  # fields of one JSON object, and servers of a database
 TOLD = 10  # problems that a refusal names
 
 Uid = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -275,7 +275,7 @@ class RolePermissionBody(Body):
 
 class BdbBody(Body):
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,63}$")] = ""
-    endpoints: Annotated[Many[EndpointBody], Field(min_length=1)] = []
+    endpoints: Annotated[Many[EndpointBody], Field(min_length=1, max_length=MOST)] = []
     tls_mode: TlsMode = "disabled"
     enforce_client_authentication: Switch = "enabled"
     client_cert_subject_validation_type: Validation = "disabled"
@@ -334,7 +334,7 @@ class BdbBody(Body):
 
 class NewBdbBody(BdbBody):
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,63}$")]
-    endpoints: Annotated[Many[EndpointBody], Field(min_length=1)]
+    endpoints: Annotated[Many[EndpointBody], Field(min_length=1, max_length=MOST)]
     uid: Uid = 0
 
     IGNORED = BdbBody.IGNORED - {"uid"}
@@ -469,8 +469,8 @@ def _object(content: bytes) -> dict[str, Any]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(pairs) > FIELDS:
-        raise ValueError(f"an object in it has more than {FIELDS} fields")
+    if len(pairs) > MOST:
+        raise ValueError(f"an object in it has more than {MOST} fields")
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a field is there twice")

@@ -44,6 +44,7 @@ from tests.postgres import postgres
 from tests.support import Pki, root
 from tests.test_postgres import Served
 
+pytestmark = pytest.mark.timeout(900)  # where everything is sent
 KEY = root("CN=uploaded").key_pem.decode()
 
 
