@@ -330,11 +330,14 @@ def conforms(case: Any, response: requests.Response) -> list[str]:
     return []
 
 
-def logs(config: Config) -> Iterator[tuple[str, str]]:
-    """What the server has written down: each line of its log and of its event log, and where."""
+def logged(config: Config, canaries: Canaries) -> Iterator[tuple[str, str]]:
+    """The secrets that the server has written down in its log and in its event log: which and
+    where, and what stands there."""
     for file in [config.home / "log", *config.home.glob("audit.jsonl*")]:
-        for line in file.read_text(errors="replace").splitlines():
-            yield file.name, line
+        lines = file.read_text(errors="replace").splitlines()
+        for number, line in enumerate(lines):
+            for secret in canaries.seen(line):
+                yield f"{file.name}: {secret}", "\n".join(lines[number : number + 60])
 
 
 def campaign(seconds: float, number: int, database: str) -> int:
@@ -356,9 +359,8 @@ def campaign(seconds: float, number: int, database: str) -> int:
         if code:
             made.found["the end"] = f"the server ended with {code}"
         made.store.close()
-        for place, line in logs(config):
-            for secret in made.canaries.seen(line):
-                made.found.setdefault(f"{place}: {secret}", line[:2000])
+        for what, text in logged(config, made.canaries):
+            made.found.setdefault(what, text[:5000])
         made.found |= {f"never sent: {one}": "" for one in made.left_out()}
         report(made)
         return len(made.found)
