@@ -74,6 +74,8 @@ def create_app(
     app = Flask("control", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = BODY
     app.url_map.strict_slashes = False
+    # It redirects, to a host that the client names.
+    app.url_map.merge_slashes = False
     errors.install(app)
     app.register_error_handler(CertificateError, _bad_certificate)
     app.register_error_handler(CrlError, lambda e: errors.answer(invalid(e.code, str(e))))

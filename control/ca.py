@@ -10,7 +10,7 @@ import ipaddress
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -516,6 +516,9 @@ def _pem(certificate: x509.Certificate) -> str:
 
 # ---- Judging uploads ----
 
+# The certificates of an upload, and for each those of them that have signed it.
+Issuers = Mapping[x509.Certificate, Sequence[x509.Certificate]]
+
 
 def check_trust(pem: str) -> tuple[str, ...]:
     """Checks an upload of CA certificates for clients: roots, or intermediates with their roots.
@@ -525,10 +528,11 @@ def check_trust(pem: str) -> tuple[str, ...]:
         which = _which(certificates, index)
         _check_ca(certificate, which)
         _check_dates(certificate, which)
+    issuers = _all_issuers(certificates)
     for index, certificate in enumerate(certificates):
-        _check_complete(certificate, certificates, _which(certificates, index))
-        _check_length(certificate, certificates, _which(certificates, index))
-    _check_paths(certificates)
+        _check_complete(certificate, issuers, _which(certificates, index))
+        _check_length(certificate, issuers, _which(certificates, index))
+    _check_paths(certificates, issuers)
     return tuple(_pem(certificate) for certificate in certificates)
 
 
@@ -655,20 +659,17 @@ def _check_dates(certificate: x509.Certificate, which: str) -> None:
         raise CertificateError(f"{which} is not valid before {when}", expired=True)
 
 
-def _check_complete(
-    certificate: x509.Certificate, certificates: Sequence[x509.Certificate], which: str
-) -> None:
+def _check_complete(certificate: x509.Certificate, issuers: Issuers, which: str) -> None:
     """Each path up from `certificate` must reach a root within the upload."""
     reached, todo = {certificate}, [certificate]
     while todo:
         current = todo.pop()
-        issuers = _issuers(current, certificates)
-        if current in issuers:
+        if current in issuers[current]:
             return
-        fresh = [issuer for issuer in issuers if issuer not in reached]
+        fresh = [issuer for issuer in issuers[current] if issuer not in reached]
         reached.update(fresh)
         todo.extend(fresh)
-    lacking = [found for found in reached if not _issuers(found, certificates)]
+    lacking = [found for found in reached if not issuers[found]]
     above = lacking[0].issuer.rfc4514_string() if lacking else certificate.issuer.rfc4514_string()
     raise CertificateError(
         f"{which} is an intermediate, and the upload does not lead up to its root: "
@@ -676,15 +677,13 @@ def _check_complete(
     )
 
 
-def _check_length(
-    certificate: x509.Certificate, certificates: Sequence[x509.Certificate], which: str
-) -> None:
+def _check_length(certificate: x509.Certificate, issuers: Issuers, which: str) -> None:
     """RFC 5280, 4.2.1.9: how many CAs may stand below one, those that it has issued to itself not
     counted. libcrypto says so of a leaf only, and there is none here."""
-    todo, seen = [(certificate, 0)], [certificate]
+    todo, seen, certificates = [(certificate, 0)], {certificate}, list(issuers)
     for current, below in todo:
         count = below + (current.subject != current.issuer)
-        for above in _issuers(current, certificates):
+        for above in issuers[current]:
             most = above.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length
             if above != current and most is not None and count > most:
                 by = _which(certificates, certificates.index(above))
@@ -693,14 +692,14 @@ def _check_length(
                     f"there are {count} CAs below it"
                 )
             if above not in seen:
-                seen.append(above)
+                seen.add(above)
                 todo.append((above, count))
 
 
-def _check_paths(certificates: Sequence[x509.Certificate]) -> None:
+def _check_paths(certificates: Sequence[x509.Certificate], issuers: Issuers) -> None:
     """Each certificate as a TLS server will verify it, up to a root: name constraints and critical
     extensions are libcrypto's to judge, here as there."""
-    roots = [one for one in certificates if one in _issuers(one, certificates)]
+    roots = [one for one in certificates if one in issuers[one]]
     between = [crypto.X509.from_cryptography(one) for one in certificates if one not in roots]
     store = crypto.X509Store()
     store.set_flags(NO_CHECK_TIME)  # dates have been looked at, by name
@@ -716,6 +715,11 @@ def _check_paths(certificates: Sequence[x509.Certificate]) -> None:
             where = "" if at == index else f", by {_which(certificates, at)}"
             text = f"{which} would verify nowhere{where}: {error}"
             raise CertificateError(text) from error
+
+
+def _all_issuers(certificates: Sequence[x509.Certificate]) -> Issuers:
+    """Once for an upload: a hundred of one name are 10,000 signatures to check."""
+    return {one: _issuers(one, certificates) for one in certificates}
 
 
 def _issuers(

@@ -127,7 +127,11 @@ class Guard:
             raise
 
     def _authenticate(self, request: Request, expired: bool) -> Caller:
-        given, address = request.authorization, request.remote_addr or ""
+        address = request.remote_addr or ""
+        try:
+            given = request.authorization
+        except ValueError:  # Werkzeug's, for a byte that is not ASCII.
+            given = None
         if "Authorization" not in request.headers:
             return self._by_certificate(request)
         if given is not None and given.type == "basic":

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import (
     BaseModel,
     ConfigDict,
+    FailFast,
     Field,
     StringConstraints,
     ValidationError,
@@ -31,6 +32,12 @@ from control.records import (
     TlsMode,
     Validation,
 )
+
+Item = TypeVar("Item")
+# One wrong element is told of, not each of half a million: that took seconds, and 40 MB of answer.
+Many = Annotated[list[Item], FailFast()]
+MOST = 1000  # fields of one JSON object, and servers of a database
+TOLD = 10  # problems that a refusal names
 
 Uid = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Pem = Annotated[str, StringConstraints(max_length=1 << 20)]
@@ -74,7 +81,7 @@ def _words(text: str) -> frozenset[str]:
 
 class SubjectBody(Body):
     CN: Filled
-    OU: list[Filled] = []
+    OU: Many[Filled] = []
     O: Value = ""  # noqa: E741
     L: Value = ""
     ST: Value = ""
@@ -87,7 +94,7 @@ class SubjectBody(Body):
 class ClusterBody(Body):
     mtls_certificate_authentication: bool = False
     mtls_client_cert_subject_validation_type: Validation = "disabled"
-    mtls_authorized_subjects: list[SubjectBody] = []
+    mtls_authorized_subjects: Many[SubjectBody] = []
     control_plane_basic_authentication: bool = True
     password_complexity: bool = False
     password_min_length: Annotated[int, Field(ge=8, le=256)] = 8
@@ -155,7 +162,7 @@ class CertificateBody(Body):
 
 
 class CertificatesBody(Body):
-    certificates: Annotated[list[CertificateBody], Field(min_length=1)]
+    certificates: Annotated[Many[CertificateBody], Field(min_length=1)]
 
 
 # A sentence has room in it; argon2 takes as long for any length.
@@ -170,7 +177,7 @@ class UserBody(Body):
     certificate_subject_line: Annotated[str, StringConstraints(max_length=512)] = ""
     password: NewPassword = ""
     role: Management = "db_viewer"
-    role_uids: Annotated[list[Uid], Field(min_length=1)] = []
+    role_uids: Annotated[Many[Uid], Field(min_length=1)] = []
 
     IGNORED = _words("""
         uid account_id action_uid alert_bdb_backup bdbs_email_alerts cluster_email_alerts
@@ -211,7 +218,7 @@ class OldPasswordBody(Body):
 class RoleBody(Body):
     name: ObjectName = ""
     management: Management = "none"
-    resources: list[dict[str, Any]] = []
+    resources: Many[dict[str, Any]] = []
 
     IGNORED = _words("uid account_id action_uid")
 
@@ -245,7 +252,7 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 class EndpointBody(Body):
-    addr: list[Host] = []
+    addr: Many[Host] = []
     port: Annotated[int, Field(ge=1, le=65535)]
     dns_name: ServerName = ""
 
@@ -268,18 +275,18 @@ class RolePermissionBody(Body):
 
 class BdbBody(Body):
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,63}$")] = ""
-    endpoints: Annotated[list[EndpointBody], Field(min_length=1)] = []
+    endpoints: Annotated[Many[EndpointBody], Field(min_length=1, max_length=MOST)] = []
     tls_mode: TlsMode = "disabled"
     enforce_client_authentication: Switch = "enabled"
     client_cert_subject_validation_type: Validation = "disabled"
-    authorized_subjects: list[SubjectBody] = []
-    authentication_ssl_client_certs: list[ClientCertificateBody] = []
-    roles_permissions: list[RolePermissionBody] = []
+    authorized_subjects: Many[SubjectBody] = []
+    authentication_ssl_client_certs: Many[ClientCertificateBody] = []
+    roles_permissions: Many[RolePermissionBody] = []
     default_user: bool = False
     tls_server_ca: Pem = ""
     tls_server_name: ServerName = ""
     node_addresses: dict[Address, Address] = {}
-    node_keys: list[Sha256] = []
+    node_keys: Many[Sha256] = []
     sentinel_master: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{0,255}$")] = ""
     allow_unbound_peers: bool = False
     allow_trust_on_internal_links: bool = False
@@ -327,7 +334,7 @@ class BdbBody(Body):
 
 class NewBdbBody(BdbBody):
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,63}$")]
-    endpoints: Annotated[list[EndpointBody], Field(min_length=1)]
+    endpoints: Annotated[Many[EndpointBody], Field(min_length=1, max_length=MOST)]
     uid: Uid = 0
 
     IGNORED = BdbBody.IGNORED - {"uid"}
@@ -368,9 +375,9 @@ class ProfileBody(Body):
     name: ObjectName = ""
     lifetime: Annotated[int, Field(ge=3600, le=366 * 86400)] = 86400  # seconds
     subject: Template = ""
-    sans: Annotated[list[Template], Field(max_length=16)] = []
-    key_usage: Annotated[list[KeyUsage], Field(min_length=1)] = ["digital_signature"]
-    role_uids: list[Uid] = []
+    sans: Annotated[Many[Template], Field(max_length=16)] = []
+    key_usage: Annotated[Many[KeyUsage], Field(min_length=1)] = ["digital_signature"]
+    role_uids: Many[Uid] = []
 
     IGNORED = _words("uid")
 
@@ -396,11 +403,11 @@ class RevokeBody(Body):
     """One of: a certificate; `ca` and `serial`; `cert`; `key`; a user."""
 
     certificate: Pem = ""
-    ca: Hash | None = None
-    serial: Serial | None = None
-    cert: Hash | None = None
-    key: Hash | None = None
-    user_uid: Uid | None = None
+    ca: Hash = ""
+    serial: Serial = ""
+    cert: Hash = ""
+    key: Hash = ""
+    user_uid: Uid = 0
     reason: Reason = "unspecified"
 
 
@@ -429,7 +436,7 @@ class ChangeBody(Body):
 
 
 class PreviewBody(Body):
-    changes: Annotated[list[ChangeBody], Field(min_length=1, max_length=1000)]
+    changes: Annotated[Many[ChangeBody], Field(min_length=1, max_length=1000)]
 
 
 Model = TypeVar("Model", bound=Body)
@@ -449,7 +456,11 @@ def parse(model: type[Model], content: bytes) -> tuple[Model, list[str]]:
 
 def _object(content: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(content, object_pairs_hook=_once, parse_constant=_no_constant)
+        # json.loads would also take UTF-16 and UTF-32, which whoever filters requests may not read.
+        text = content.decode("utf-8-sig")
+        found = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
+    except UnicodeDecodeError:
+        raise invalid("invalid_json", "the body is no JSON: not in UTF-8") from None
     except (ValueError, RecursionError) as error:
         raise invalid("invalid_json", f"the body is no JSON: {error}") from None
     if not isinstance(found, dict):
@@ -458,6 +469,8 @@ def _object(content: bytes) -> dict[str, Any]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MOST:
+        raise ValueError(f"an object in it has more than {MOST} fields")
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a field is there twice")
@@ -470,13 +483,15 @@ def _no_constant(name: str) -> Any:
 
 def _refusal(model: type[Body], error: ValidationError) -> Refusal:
     problems = error.errors(include_url=False, include_context=False, include_input=False)
-    text = "; ".join(f"{_where(problem['loc'])}: {_what(problem)}" for problem in problems)
+    said = [f"{_where(problem['loc'])}: {_what(problem)}" for problem in problems[:TOLD]]
+    if len(problems) > TOLD:
+        said.append(f"and {len(problems) - TOLD} more")
     first = problems[0]
     codes = {"missing": "missing_field", "extra_forbidden": "unknown_field"}
     code = codes.get(first["type"], "invalid_schema")
     if first["type"] == "missing" and len(first["loc"]) == 1:
         code = model.MISSING.get(str(first["loc"][0]), code)
-    return invalid(code, text)
+    return invalid(code, "; ".join(said))
 
 
 def _where(location: tuple[int | str, ...]) -> str:

@@ -125,7 +125,7 @@ def _path_parameter(route: Route, name: str) -> dict[str, Any]:
 
 
 def _answered(kind: Any) -> dict[str, Any]:
-    return {"text/plain": {"schema": TEXT}} if kind is str else _content(_answer(kind))
+    return {kind: {"schema": TEXT}} if isinstance(kind, str) else _content(_answer(kind))
 
 
 def _content(schema: dict[str, Any]) -> dict[str, Any]:
@@ -145,8 +145,9 @@ def _answer(kind: Any) -> dict[str, Any]:
 def _schemas(app: Flask) -> dict[str, Any]:
     """All models that bodies and answers are made of, by name."""
     kinds: set[Any] = {Problem, *(_model(rule.answers) for _, rule, _ in declared(app))}
+    kinds = {kind for kind in kinds if not isinstance(kind, str)}
     kinds |= {rule.takes for _, rule, _ in declared(app) if rule.takes}
-    inputs = sorted(kinds - {Any, str}, key=lambda model: model.__name__)
+    inputs = sorted(kinds - {Any}, key=lambda model: model.__name__)
     _, schema = models_json_schema(
         [(model, "validation") for model in inputs], ref_template=COMPONENTS
     )

@@ -323,9 +323,14 @@ class HttpProtocol(HttpToolsProtocol):
         lines = [self.url, *(name + value for name, value in self.headers)]
         if sum(len(line) + len(": \r\n") for line in lines) > self._limits.header_bytes:
             return self._too_long()
+        version = self.parser.get_http_version()
+        if version not in (
+            "1.0",
+            "1.1",
+        ):  # httptools takes "HTTP/2.0" and "HTTP/0.9" in this place.
+            return BAD_REQUEST
         hosts = sum(name == b"host" for name, _ in self.headers)
-        missing = not hosts and self.parser.get_http_version() == "1.1"
-        if missing or hosts > 1:  # RFC 9112 3.2.
+        if hosts > 1 or (not hosts and version == "1.1"):  # RFC 9112 3.2.
             return BAD_REQUEST
         lengths = [int(value) for name, value in self.headers if name == b"content-length"]
         return self._too_large() if max(lengths, default=0) > self._limits.body_bytes else None

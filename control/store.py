@@ -468,7 +468,7 @@ class Store:
     def _listen_to_others(self) -> None:
         with self._hearing:
             if self._engine.dialect.name == "postgresql" and not self._ear:
-                self._ear = _Ear(self._engine, self._sender, self._told_by_others)
+                self._ear = _Ear(self._statements, self._sender, self._told_by_others)
                 self._ear.start()
 
     def _told_by_others(self) -> None:
@@ -1553,12 +1553,13 @@ def _tell_others(connection: sa.Connection, sender: str) -> None:
 
 
 class _Ear(threading.Thread):
-    """Hears what others say by `_tell_others`, on a connection of its own; and calls `told`. Also
-    when it has a new connection, since something may have been missed."""
+    """Hears what others say by `_tell_others`, on a connection of its own outside of transactions,
+    in which PostgreSQL tells nothing; and calls `told`. Also when it has a new connection, since
+    something may have been missed. `engine` commits each statement."""
 
     def __init__(self, engine: sa.Engine, us: str, told: Callable[[], None]) -> None:
         super().__init__(name="ear", daemon=True)
-        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._engine = engine
         self._us, self._told = us, told
         self._stopping, self._missed = threading.Event(), False
 

@@ -156,7 +156,8 @@ class Node:
             code, _, rest = str(error).partition(" ")
             known = code.isupper() and code != "ERR"
             raise NodeError(code if known else "ERR", rest if known else str(error)) from error
-        except redis.RedisError as error:
+        # ValueError: a name that is none, such as a..b, or a reply that is not UTF-8.
+        except (redis.RedisError, ValueError) as error:
             raise NodeError(UNREACHABLE, str(error)) from error
         finally:
             del self._calls[threading.get_ident()]

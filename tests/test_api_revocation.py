@@ -124,6 +124,14 @@ def test_a_user_without_known_certificates_is_a_404(api: ControlPlane) -> None:
     assert api(f"POST {REVOCATIONS}", {"user_uid": 99}).status == 404
 
 
+def test_null_is_no_certificate(api: ControlPlane) -> None:
+    """Nor a hash, a number or a user: said of the field, as everywhere."""
+    for name in ("certificate", "cert", "key", "user_uid"):
+        answer = api(f"POST {REVOCATIONS}", {name: None})
+        assert (answer.status, answer.code) == (400, "invalid_schema")
+        assert answer.text.startswith(f"{name}: ")
+
+
 def test_the_certificate_of_an_unknown_ca_is_revoked_by_its_hash(
     api: ControlPlane, pki: Pki
 ) -> None:

@@ -140,6 +140,23 @@ def test_two_cas_that_sign_each_other_lead_to_no_root() -> None:
         ca.check_trust(upload)
 
 
+def test_each_signature_of_an_upload_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CAs of one name may each have signed each: forty are 1600 signatures, and not ten times as
+    many."""
+    checked: list[object] = []
+
+    def counted(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+        checked.append(issuer)
+        return signed(certificate, issuer)
+
+    signed = ca._signed
+    monkeypatch.setattr(ca, "_signed", counted)
+    cas = [root("CN=the same") for _ in range(40)]
+    with pytest.raises(CertificateError, match="would verify nowhere"):
+        ca.check_trust("".join(one.pem.decode() for one in cas))
+    assert len(checked) == 1600
+
+
 def test_a_leaf_is_never_trusted(pki: Pki) -> None:
     """A client's own certificate is refused, also beside the CA that issued it."""
     for upload, which in ((pem(pki.alice), "1 of 1"), (pem(pki.ca, pki.alice), "2 of 2")):

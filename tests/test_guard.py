@@ -157,7 +157,16 @@ def test_wrong_names_and_passwords_are_refused_alike(
 
 
 @pytest.mark.parametrize(
-    "header", ["", "Basic", "Basic !", "Bearer x", "Basic " + base64.b64encode(b"\xff:x").decode()]
+    "header",
+    [
+        "",
+        "Basic",
+        "Basic !",
+        "Basic \xff",
+        "Basic " + base64.b64encode(b"\xff:x").decode(),
+        "Bearer x",
+        "JWT \xff.\xff.\xff",
+    ],
 )
 def test_a_header_that_is_no_basic_login_is_refused_whatever_the_certificate(
     api: ControlPlane, alice: Cert, header: str
@@ -490,6 +499,10 @@ def test_options_and_head_are_guarded_too(api: ControlPlane) -> None:
         ("GET /v1/users/99999999999999999999", 404, "not_found"),
         ("GET /v1/users/-1", 404, "not_found"),
         ("GET /v1/users/x", 404, "not_found"),
+        # These were redirects, as HTML, to whatever the request calls this host.
+        ("GET /v1//users", 404, "not_found"),
+        ("GET /v1/users//", 404, "not_found"),
+        ("DELETE //v1//users/1", 404, "not_found"),
     ],
 )
 def test_every_error_has_the_one_shape(
@@ -536,6 +549,9 @@ def test_a_405_says_what_is_allowed(api: ControlPlane) -> None:
         (b"[" * 100_000, "the body is no JSON"),
         (b'{"name": "a", "name": "b"}', "twice"),
         (b'{"name": NaN}', "NaN"),
+        ('{"name": "a"}'.encode("utf-16"), "UTF-8"),
+        (b'{"name": "\xed\xa0\x80"}', "UTF-8"),
+        (b"{%s}" % b",".join(b'"%d":0' % number for number in range(1001)), "1000 fields"),
     ],
 )
 def test_broken_json_is_a_400(api: ControlPlane, content: bytes, message: str) -> None:

@@ -20,7 +20,7 @@ from control.store import Store
 from tests import test_store, test_store_certificates
 from tests.api import ADMIN, ControlPlane, peer_cert, user
 from tests.postgres import PASSWORD, Postgres, postgres
-from tests.support import free_port
+from tests.support import free_port, wait_until
 from tests.test_store import granted, read_while_written, replayed
 
 pytestmark = [
@@ -212,6 +212,28 @@ def rows(store: Store) -> Any:
     named = dict(zip(tables["cluster"]["columns"], cluster, strict=True))
     del named["jwt_key"], named["revision"]
     return {**tables, "cluster": named}
+
+
+def test_others_are_heard_outside_of_a_transaction(url: str) -> None:
+    """Within one PostgreSQL tells nothing, and ends it two seconds later, again and again."""
+    made, other, heard = Store(url), Store(url), threading.Event()
+    made.initialise(Cluster("acme", "id", 1), test_store.ADMIN)
+    made.listen(heard.set)
+    question = sa.text("SELECT state FROM pg_stat_activity WHERE query LIKE 'LISTEN%'")
+    engine = sa.create_engine(url)
+
+    def states() -> list[str]:
+        with engine.connect() as connection:
+            return list(connection.scalars(question))
+
+    wait_until(lambda: states() not in ([], ["active"]), "it listens")
+    assert states() == ["idle"]
+    heard.clear()
+    other.create(user(0, "b"))
+    assert heard.wait(20)
+    engine.dispose()
+    other.close()
+    made.close()
 
 
 def test_a_refused_change_leaves_nothing(url: str) -> None:

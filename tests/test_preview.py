@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from control import core
+from control import core, passwords
+from control.api import certauth
 from control.records import ClientCertificate, Node
 from control.web import CHANGES
 from tests.api import ControlPlane
@@ -146,6 +147,30 @@ def test_what_can_be_previewed_is_there(api: ControlPlane) -> None:
     rules = {rule.rule: rule.methods or set() for rule in api.app.url_map.iter_rules()}
     assert set(rules) >= CHANGES
     assert all(rules[one] & {"PUT", "POST", "DELETE"} for one in CHANGES)
+
+
+def test_a_preview_hashes_no_password(api: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand took 42 seconds, in which nobody could write. The rules hold as they do later."""
+    bob = {"name": "bob", "password": "a password"}
+    api.ok("POST /v1/users", bob)
+    monkeypatch.setattr(passwords, "HASHER", None)
+    carol = {"method": "POST", "path": "/v1/users", "body": {**bob, "name": "carol"}}
+    same = {"method": "PUT", "path": "/v1/users/3", "body": {"password": "a password"}}
+    assert api.ok(PREVIEW, {"changes": [carol, same]}) == {"databases": []}
+    rule = {"method": "PUT", "path": "/v1/cluster", "body": {"password_complexity": True}}
+    assert api(PREVIEW, {"changes": [rule, carol]}).code == "password_not_complex"
+
+
+def test_a_preview_that_takes_long_is_refused(
+    api: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With how far it came. Others write again."""
+    monkeypatch.setattr(certauth, "HELD", -1)
+    roles = [{"method": "POST", "path": "/v1/roles", "body": {"name": f"r{n}"}} for n in range(3)]
+    answer = api(PREVIEW, {"changes": roles})
+    assert (answer.status, answer.code) == (406, "preview_too_long")
+    assert "0 of the 3 changes" in answer.text
+    api.ok("POST /v1/roles", {"name": "r0"})
 
 
 def test_a_failed_preview_lets_others_write(api: ControlPlane) -> None:

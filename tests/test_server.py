@@ -671,6 +671,9 @@ MALFORMED = {
     "bytes in the URL": GET.replace(b"/whoami", b"/\xff"),
     "bytes in the query": GET.replace(b"/whoami", b"/whoami?\xff"),
     "not HTTP": b"HELO\r\n\r\n",
+    "HTTP/0.9 by its name": GET.replace(b"1.1", b"0.9"),
+    "HTTP/2 by its name": GET.replace(b"1.1", b"2.0"),
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
 }
 
 

@@ -497,6 +497,18 @@ def test_errors_name_their_code(plane: Plane, make_node: MakeNode) -> None:
     assert down.value.code == "UNREACHABLE"
 
 
+@pytest.mark.parametrize("host", ["a..b", ".", "a" * 64])
+def test_a_name_that_is_none_is_unreachable(
+    plane: Plane, host: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever registers it, or announces it in a cluster, fills no log: it was a traceback each
+    second."""
+    plane.database(endpoints=[{"addr": [host], "port": 1}])
+    said = plane.says("UNREACHABLE")
+    assert "label" in said
+    assert "Traceback" not in caplog.text
+
+
 def test_detaching_takes_only_what_is_ours(plane: Plane, make_node: MakeNode) -> None:
     """A node with another owner, or without any policy, stays as it is."""
     server = make_node()

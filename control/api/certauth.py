@@ -8,7 +8,7 @@ from flask import Blueprint, Response, current_app
 
 from control import core, preview
 from control.answers import ExplainAnswer, PreviewAnswer, ServersAnswer
-from control.errors import Refusal
+from control.errors import Refusal, refused
 from control.models import ExplainBody, PreviewBody
 from control.records import Database, Node, Target, User
 from control.store import Store
@@ -16,6 +16,7 @@ from control.waiting import servers
 from control.web import answer, guard, in_field, needs, rehearsed, store
 
 blueprint = Blueprint("certauth", __name__)
+HELD = 10  # seconds of a preview: all who want to change something wait meanwhile
 
 
 @blueprint.post("/v1/certauth/explain")
@@ -49,7 +50,11 @@ def servers_of(database: Database) -> list[str]:
 
 
 def make(stage: Store, sent: PreviewBody) -> None:
+    end = time.monotonic() + HELD
     for number, one in enumerate(sent.changes):
+        if time.monotonic() > end:
+            text = f"{number} of the {len(sent.changes)} changes took {HELD} seconds: send fewer"
+            raise refused("preview_too_long", text)
         try:
             rehearsed(stage, one.method, one.path, one.body)
         except Refusal as error:

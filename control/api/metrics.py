@@ -9,7 +9,7 @@ blueprint = Blueprint("metrics", __name__)
 
 
 @blueprint.get("/metrics")
-@needs("view_cluster_stats", answers=str)
+@needs("view_cluster_stats", answers="text/plain")
 def read() -> Response:
     """In Prometheus's text format: the control plane, its certificates, its nodes."""
     content = render(store(), current_app.extensions["figures"])

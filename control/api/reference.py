@@ -36,7 +36,7 @@ def openapi() -> Response:
 
 
 @blueprint.get("/docs")
-@needs(PUBLIC)
+@needs(PUBLIC, answers="text/html")
 def page() -> Response:
     """The same for people, as one HTML page that loads nothing from anywhere."""
     response = Response(rendered(application()))

@@ -62,7 +62,7 @@ def lines(sent: RevokeBody) -> list[str]:
         return [core.canonical(f"revoke {way} {getattr(sent, way)}")]
     if ways == {"certificate"}:
         return [of_certificate(sent.certificate)]
-    if ways == {"user_uid"} and sent.user_uid is not None:
+    if ways == {"user_uid"}:
         return of_all(store().get(User, sent.user_uid))
     raise invalid("invalid_param", "send one of: certificate; ca and serial; cert; key; user_uid")
 
@@ -175,14 +175,14 @@ def rendered(one: RevocationList, entries: int) -> dict[str, Any]:
 
 
 @blueprint.get("/v1/certauth/ca/<key>.crl")
-@needs(PUBLIC)
+@needs(PUBLIC, answers="application/pkix-crl")
 def own_crl(key: str) -> Response:
     """The revocation list of a CA of ours, DER."""
     return Response(own(key), mimetype="application/pkix-crl")
 
 
 @blueprint.get("/v1/certauth/ca/<key>.pem")
-@needs(PUBLIC)
+@needs(PUBLIC, answers="application/x-pem-file")
 def own_crl_pem(key: str) -> Response:
     """The same in PEM."""
     return Response(crl.pem(own(key)), mimetype="application/x-pem-file")
