@@ -604,7 +604,7 @@ def test_the_readme_shows_what_the_quickstart_says(tmp_path: Path) -> None:
     config = service.Config(tmp_path / "control", port=9443)
     (tmp_path / "pki").mkdir()
     service.init(config, "quickstart", "quickstart", "a long password", quickstart.NAMES)
-    options = quickstart.Options(tmp_path, 6380, 9443, "redis-server")
+    options = quickstart.Options(tmp_path, 6380, 9443, 8443, "redis-server")
     service.create_ca(config, "", "ec", again=False)
     pki = quickstart.Pki(tmp_path / "pki", config)
     said = quickstart.walk_through(options, pki, "").replace(str(tmp_path), ".certauth")
@@ -679,6 +679,7 @@ def test_every_call_of_the_rest_page_works(tmp_path: Path) -> None:
     home = tmp_path / "home"
     start = [str(COMMAND), "quickstart", "--home", str(home)]
     start += ["--redis-port", str(redis_port), "--api-port", str(api_port)]
+    start += ["--ui-port", str(free_port())]
     log = tmp_path / "log"
     with open(log, "w") as output:
         process = subprocess.Popen(start, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
@@ -725,8 +726,14 @@ LAW = {
         "control/reference.py",
         "control/web.py",
         "control/api",
+        "control/ui",
     },
-    "werkzeug": {"control/errors.py", "control/reference.py", "control/server.py"},
+    "werkzeug": {
+        "control/errors.py",
+        "control/reference.py",
+        "control/server.py",
+        "control/ui",
+    },
     "jwt": {"control/tokens.py"},
     "click": {"control/cli.py", "control/commands.py", "control/quickstart.py"},
     "prometheus_client": {"control/metrics.py"},
