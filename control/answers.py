@@ -176,6 +176,12 @@ class EventAnswer(BaseModel):
     severity: Literal["INFO", "WARNING"]
 
 
+class OutcomeAnswer(Answer):
+    time: int
+    reason: str
+    count: int
+
+
 class NodeAnswer(Answer):
     uid: int
     status: Literal["active"]

@@ -30,6 +30,8 @@ QUERY: dict[str, dict[str, Any]] = {
     "etime": {"description": "ISO 8601: not after.", "schema": TEXT},
     "order": {"schema": {"enum": ["asc", "desc"]}},
     "limit": {"schema": NUMBER},
+    "search": {"description": "Only those whose name holds this.", "schema": TEXT},
+    "step": {"description": "Seconds of a span.", "schema": NUMBER},
     "user": {"description": "Only those of this user, by name.", "schema": TEXT},
     "ca": {"description": "Only those of the CA with this key id.", "schema": TEXT},
     "expires_before": {"description": "ISO 8601: only those that end by then.", "schema": TEXT},

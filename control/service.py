@@ -68,7 +68,8 @@ class Config:
     """Where it lives and listens. `ui_port` is that of the web page, 0 for none. `database` is a
     URL as SQLAlchemy reads it; `tls_min` the least TLS version that is spoken. Seen from `home`:
     `proxy_socket` a path for a proxy to connect to, `audit_file` the event log as JSON lines, none
-    where it is empty. The keys of CAs are encrypted where there is a `ca_passphrase`, or a `ca_passphrase_file` that has it in a line."""
+    where it is empty. The keys of CAs are encrypted where there is a `ca_passphrase`, or a
+    `ca_passphrase_file` that has it in a line."""
 
     home: Path
     host: str = "0.0.0.0"  # noqa: S104 (an API is there to be reached)
