@@ -1010,11 +1010,19 @@ class Store:
         return EventPage(newest, dropped or 0, tuple(found))
 
     def events(
-        self, since: int, until: int, newest_first: bool, limit: int, offset: int
+        self,
+        since: int,
+        until: int,
+        newest_first: bool,
+        limit: int,
+        offset: int,
+        types: Sequence[str] = ("",),
     ) -> tuple[Event, ...]:
-        """The event log between two times, both included."""
+        """The event log between two times, both included. `types` are beginnings of what is
+        wanted."""
         order = events.c.id.desc() if newest_first else events.c.id
-        where = events.c.time.between(since, until)
+        kind = (events.c.type.startswith(one, autoescape=True) for one in types)
+        where = events.c.time.between(since, until) & sa.or_(*kind)
         query = sa.select(events).where(where).order_by(order).limit(limit).offset(offset)
         with self._engine.connect() as connection:
             rows = connection.execute(query)

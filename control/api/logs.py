@@ -16,13 +16,14 @@ END = 253_402_300_799  # the last second of the year 9999
 LIMIT = 10_000
 HOUR, DAY = 3600, 86400  # seconds
 SPANS = 1000
+TYPES = 50  # of events in a query
 
 
 @blueprint.get("/v1/logs")
 @needs(
     "view_logged_events",
     answers=list[EventAnswer],
-    query=("stime", "etime", "order", "limit", "offset"),
+    query=("stime", "etime", "type", "order", "limit", "offset"),
 )
 def read() -> Response:
     """The oldest first, or (order=desc) the newest. Of each type the last thousand are kept, and
@@ -33,6 +34,7 @@ def read() -> Response:
     found = store().events(
         moment("stime", 0), moment("etime", END), order == "desc",
         number("limit", LIMIT), number("offset", 0),
+        request.args.get("type", "").split(",")[:TYPES],
     )  # fmt: skip
     return answer([render(event) for event in found])
 

@@ -13,12 +13,12 @@ from werkzeug.exceptions import HTTPException
 from control.errors import Refusal
 from control.guard import PeerCert
 from control.records import rendered_time
-from control.ui import databases, login, overview, redis_acls, roles, users
+from control.ui import cas, databases, login, overview, redis_acls, roles, users
 from control.ui.ask import may
 from control.web import store
 
 log = logging.getLogger(__name__)
-MODULES = (login, overview, databases, users, roles, redis_acls)
+MODULES = (login, overview, databases, users, roles, redis_acls, cas)
 # Endpoint, what the menu calls it, and the permission without which there is nothing to see.
 MENU = (
     ("overview.show", "Overview", "any"),
@@ -26,6 +26,7 @@ MENU = (
     ("users.show", "Users", "view_all_users_info"),
     ("roles.show", "Roles", "view_all_roles_info"),
     ("acls.show", "ACLs", "view_all_redis_acls_info"),
+    ("cas.show", "CAs", "view_cluster_info"),
 )
 BODY = 1 << 20  # bytes of a request's body, as in control/server.py
 HEADERS = {

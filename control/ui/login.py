@@ -17,12 +17,22 @@ from base64 import b64encode
 from http import HTTPStatus
 from typing import Any
 
-from flask import Blueprint, Response, current_app, g, redirect, render_template, request, session
+from flask import (
+    Blueprint,
+    Response,
+    current_app,
+    flash,
+    g,
+    redirect,
+    render_template,
+    request,
+    session,
+)
 
 from control import core
 from control.errors import Refusal, forbidden, unauthorized
 from control.guard import Caller
-from control.ui.ask import answer, ask
+from control.ui.ask import answer, ask, who
 
 blueprint = Blueprint("login", __name__, url_prefix="/ui")
 IDLE = 900  # seconds
@@ -115,9 +125,7 @@ def enter() -> Any:
     session.clear()
     try:
         if new:
-            basic = b64encode(f"{name}:{password}".encode()).decode()
-            headers = {"Authorization": f"Basic {basic}"}
-            answer("PUT /v1/users/password", {"new_password": new}, headers=headers)
+            put_password(name, password, new)
         fresh = by_password(name, new or password) if "password" in sent else by_cert()
     except Refusal as error:
         expired = bool(new) or error.error_code == "password_expired"
@@ -125,6 +133,32 @@ def enter() -> Any:
     now = int(time.time())
     session.update(fresh, since=now, renewed=now)
     return redirect(inside(sent.get("back", "")), HTTPStatus.SEE_OTHER)
+
+
+@blueprint.get("/password")
+def password() -> Any:
+    """One's own."""
+    return render_template("password.html", error=None)
+
+
+@blueprint.post("/password")
+def change_password() -> Any:
+    """Ends all other logins of this user, by password."""
+    name, sent = who().user.name, request.form
+    try:
+        put_password(name, sent.get("password", ""), sent.get("new_password", ""))
+        session.update(by_password(name, sent.get("new_password", "")))
+    except Refusal as error:
+        return render_template("password.html", error=error), error.status
+    flash("You have a new password.")
+    return redirect("/ui/", HTTPStatus.SEE_OTHER)
+
+
+def put_password(name: str, old: str, new: str) -> None:
+    """Raises Refusal, also where the old one is wrong."""
+    basic = b64encode(f"{name}:{old}".encode()).decode()
+    headers = {"Authorization": f"Basic {basic}"}
+    answer("PUT /v1/users/password", {"new_password": new}, headers=headers)
 
 
 def inside(address: str) -> str:

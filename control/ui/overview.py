@@ -109,7 +109,7 @@ def of_events() -> Iterator[Matter]:
     if not may("view_logged_events"):
         return
     since = rendered_time(int(time.time()) - DAY)
-    found = ask("GET /v1/logs", stime=since, order="desc", limit=1000)
+    found = ask("GET /v1/logs", stime=since, type=",".join(ALARMS), order="desc", limit=1000)
     for kind, text in ALARMS.items():
         times = [one["time"] for one in found if one["type"] == kind]
         if times:
