@@ -70,7 +70,8 @@ def run(options: Options) -> None:
     check_port(options.ui_port, "--ui-port")
     with home(options.home) as directory, contextlib.ExitStack() as stack:
         options = replace(options, home=directory)
-        config = Config(directory / "control", LOOPBACK, options.api_port, options.ui_port)
+        control = directory / "control"
+        config = Config(control, LOOPBACK, options.api_port, ui_port=options.ui_port)
         password = administrator(config)
         pki = Pki(directory / "pki", config)
         process = stack.enter_context(redis_server(server, options, pki))

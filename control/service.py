@@ -74,11 +74,11 @@ class Config:
     home: Path
     host: str = "0.0.0.0"  # noqa: S104 (an API is there to be reached)
     port: int = 9443
-    ui_port: int = 0
     database: str = ""
     tls_min: str = "1.2"
     proxy_socket: str = ""
     audit_file: str = "audit.jsonl"
+    ui_port: int = 0
     ca_passphrase_file: str = ""
     ca_passphrase: str = field(default="", repr=False)
 
@@ -111,8 +111,8 @@ class Config:
 
 
 SETTINGS = {
-    "host": str, "port": int, "ui_port": int, "database": str, "tls_min": str,
-    "proxy_socket": str, "audit_file": str, "ca_passphrase_file": str,
+    "host": str, "port": int, "database": str, "tls_min": str, "proxy_socket": str,
+    "audit_file": str, "ui_port": int, "ca_passphrase_file": str,
 }  # fmt: skip
 PASSPHRASE = "CERTAUTH_CA_PASSPHRASE"  # noqa: S105 (a variable's name)
 

@@ -69,6 +69,7 @@ ROUTES = {
     "GET /v2/actions": "view_status_of_cluster_action",
     "GET /v2/actions/<uid>": "view_status_of_cluster_action",
     "GET /v1/logs": "view_logged_events",
+    "GET /v1/certauth/history": "view_logged_events",
     "GET /v1/bootstrap": "any",
     "POST /v1/bootstrap/<action>": "any",
     "POST /v1/bootstrap/validate/<action>": "any",

@@ -94,7 +94,9 @@ class Browser:
         if self.cert is not None:
             options["environ_overrides"] = {PEER: presented(self.cert)}
         headers = {"Sec-Fetch-Site": "same-origin", **options.pop("headers", {})}
-        response = self.client.open(path, method=method, base_url=BASE, headers=headers, **options)
+        response = self.client.open(
+            path, method=method, base_url=BASE, headers=headers, buffered=True, **options
+        )
         return Page(response)
 
     def get(self, path: str, **options: Any) -> Page:
