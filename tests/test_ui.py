@@ -27,22 +27,7 @@ from control.ui.login import IDLE, OPEN
 from tests.api import ADMIN, ControlPlane, peer_cert
 from tests.control import Https, initialised
 from tests.support import Cert, Pki, days, free_port, root, wait_until
-from tests.ui import BASE, Browser, Page
-
-ALICE = "CN=alice,OU=eng,O=acme"
-
-
-@pytest.fixture
-def browser(api: ControlPlane) -> Browser:
-    """Nobody has logged in."""
-    return Browser(api)
-
-
-@pytest.fixture
-def admin(browser: Browser) -> Browser:
-    """The administrator has, by password."""
-    browser.log_in()
-    return browser
+from tests.ui import ALICE, BASE, Browser, Page, by_certificate
 
 
 @pytest.fixture
@@ -57,12 +42,6 @@ def user_of(page: Page) -> str:
     """Whom the frame of a page names; "" where nobody has logged in."""
     found = re.search(r'<form class="me".*?<span>(.*?)</span>', page.html, re.DOTALL)
     return re.sub(r"<[^>]*>", "", found[1]).strip() if found else ""
-
-
-def by_certificate(browser: Browser) -> Page:
-    """The button of the login."""
-    page = browser.get("/ui/login")
-    return browser.post("/ui/login", csrf=page.form("/ui/login")["csrf"], back="/ui/")
 
 
 # ---- Logging in ----------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from tests.api import ADMIN, PEER, ControlPlane, peer_cert, presented
 from tests.support import Cert
 
 BASE = "https://localhost"
+ALICE = "CN=alice,OU=eng,O=acme"  # the subject of pki.alice
 
 
 class Form(HTMLParser):
@@ -116,3 +117,9 @@ class Browser:
     def log_in(self, name: str = ADMIN[0], password: str = ADMIN[1]) -> Page:
         page = self.get("/ui/login")
         return self.send(page, "/ui/login", username=name, password=password)
+
+
+def by_certificate(browser: Browser) -> Page:
+    """The button of the login."""
+    page = browser.get("/ui/login")
+    return browser.post("/ui/login", csrf=page.form("/ui/login")["csrf"], back="/ui/")
