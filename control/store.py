@@ -85,6 +85,7 @@ FRESH = 0.005  # seconds: threads that read at every request wait for each other
 EVENTS = 1_000  # of each type, so that failed logins cannot wash away what administrators did
 CLIENT_EVENTS = 10_000  # of each type that nodes tell of
 LOGINS = ("login", "client_login", "client_choose")  # events of `history`
+NAMES_IN_EVENTS = ("originating_username", "username", "user_name")
 REFUSALS = ("login_failed", "client_refused")
 ACTIONS = 1_000
 WARNING = 30 * 86400  # seconds: a certificate ends soon in the last quarter of its life, at most
@@ -1017,12 +1018,16 @@ class Store:
         limit: int,
         offset: int,
         types: Sequence[str] = ("",),
+        user: str = "",
     ) -> tuple[Event, ...]:
         """The event log between two times, both included. `types` are beginnings of what is
-        wanted."""
+        wanted, `user` whom it is to be by or about."""
         order = events.c.id.desc() if newest_first else events.c.id
         kind = (events.c.type.startswith(one, autoescape=True) for one in types)
         where = events.c.time.between(since, until) & sa.or_(*kind)
+        if user:
+            told = self._detail()
+            where &= sa.or_(*(told[name].as_string() == user for name in NAMES_IN_EVENTS))
         query = sa.select(events).where(where).order_by(order).limit(limit).offset(offset)
         with self._engine.connect() as connection:
             rows = connection.execute(query)
@@ -1031,12 +1036,9 @@ class Store:
     def history(self, since: int, until: int, step: int) -> tuple[Outcome, ...]:
         """How many logins and refusals the event log has between two times, the second one not
         included: here and on the nodes, by spans of `step` seconds and by reason."""
-        kept, dialect = events.c, self._engine.dialect.name
+        kept = events.c
         begins = kept.time - (kept.time - since) % step
-        # PostgreSQL has to be told that the text is JSON; SQLite takes it for that.
-        content = sa.cast(kept.detail, sa.JSON) if dialect == "postgresql" else kept.detail
-        told = sa.type_coerce(content, sa.JSON)["reason"].as_string()
-        reason = sa.case((kept.type.in_(LOGINS), ""), else_=told)
+        reason = sa.case((kept.type.in_(LOGINS), ""), else_=self._detail()["reason"].as_string())
         many = sa.func.count().label("many")
         query = sa.select(begins.label("begins"), reason.label("reason"), many)
         query = query.where(kept.type.in_([*LOGINS, *REFUSALS]))
@@ -1045,6 +1047,12 @@ class Store:
         with self._engine.connect() as connection:
             rows = connection.execute(query)
             return tuple(Outcome(row.begins, row.reason or "", row.many) for row in rows)
+
+    def _detail(self) -> Any:
+        """What an event says, to be asked for its parts. PostgreSQL has to be told that the text is
+        JSON; SQLite takes it for that."""
+        postgresql, told = self._engine.dialect.name == "postgresql", events.c.detail
+        return sa.type_coerce(sa.cast(told, sa.JSON) if postgresql else told, sa.JSON)
 
     def actions(self, bdb_uid: int | None = None, limit: int = ACTIONS) -> tuple[Action, ...]:
         """The last changes of databases, or of one of them, the newest first."""

@@ -13,12 +13,23 @@ from werkzeug.exceptions import HTTPException
 from control.errors import Refusal
 from control.guard import PeerCert
 from control.records import rendered_time
-from control.ui import cas, databases, login, overview, redis_acls, roles, users
+from control.ui import (
+    audit,
+    cas,
+    certificates,
+    databases,
+    explain,
+    login,
+    overview,
+    redis_acls,
+    roles,
+    users,
+)
 from control.ui.ask import may
 from control.web import store
 
 log = logging.getLogger(__name__)
-MODULES = (login, overview, databases, users, roles, redis_acls, cas)
+MODULES = (login, overview, databases, users, roles, redis_acls, cas, certificates, explain, audit)
 # Endpoint, what the menu calls it, and the permission without which there is nothing to see.
 MENU = (
     ("overview.show", "Overview", "any"),
@@ -27,6 +38,9 @@ MENU = (
     ("roles.show", "Roles", "view_all_roles_info"),
     ("acls.show", "ACLs", "view_all_redis_acls_info"),
     ("cas.show", "CAs", "view_cluster_info"),
+    ("certificates.show", "Certificates", "any"),
+    ("explain.show", "Explain", "explain_certificates"),
+    ("audit.show", "Audit", "view_logged_events"),
 )
 BODY = 1 << 20  # bytes of a request's body, as in control/server.py
 HEADERS = {
