@@ -432,6 +432,13 @@ class NewCrlBody(CrlBody):
     authorities: Pem = ""
 
 
+class EndSessionBody(Body):
+    bdb_uid: Uid
+    node: Address
+    id: Annotated[int, Field(ge=1, le=2**62)]
+    cert: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
+
+
 class ChangeBody(Body):
     """A request. What is in its body, its own model checks."""
 

@@ -55,7 +55,7 @@ WATCH = 60.0  # seconds between two looks at the ages of clients' certificates
 # module asks for `acl|setuser`; keys and all other commands are not the control plane's business.
 CONTROL_RULES = (
     "on resetpass +acl|setuser +acl|list +certauth.policy +certauth.log +certauth.sessions "
-    "+certauth.explain +certauth.whoami +info|server +cluster|shards"
+    "+certauth.explain +certauth.whoami +client|kill +info|server +cluster|shards"
 )
 
 

@@ -70,6 +70,8 @@ ROUTES = {
     "GET /v2/actions/<uid>": "view_status_of_cluster_action",
     "GET /v1/logs": "view_logged_events",
     "GET /v1/certauth/history": "view_logged_events",
+    "GET /v1/certauth/sessions": "view_logged_events",
+    "DELETE /v1/certauth/sessions": "update_bdb",
     "GET /v1/bootstrap": "any",
     "POST /v1/bootstrap/<action>": "any",
     "POST /v1/bootstrap/validate/<action>": "any",

@@ -23,13 +23,17 @@ from control.ui import (
     overview,
     redis_acls,
     roles,
+    sessions,
     users,
 )
 from control.ui.ask import may
 from control.web import store
 
 log = logging.getLogger(__name__)
-MODULES = (login, overview, databases, users, roles, redis_acls, cas, certificates, explain, audit)
+MODULES = (
+    login, overview, databases, users, roles, redis_acls, cas, sessions, certificates, explain,
+    audit,
+)  # fmt: skip
 # Endpoint, what the menu calls it, and the permission without which there is nothing to see.
 MENU = (
     ("overview.show", "Overview", "any"),
@@ -38,6 +42,7 @@ MENU = (
     ("roles.show", "Roles", "view_all_roles_info"),
     ("acls.show", "ACLs", "view_all_redis_acls_info"),
     ("cas.show", "CAs", "view_cluster_info"),
+    ("sessions.show", "Sessions", "view_logged_events"),
     ("certificates.show", "Certificates", "any"),
     ("explain.show", "Explain", "explain_certificates"),
     ("audit.show", "Audit", "view_logged_events"),
