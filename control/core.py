@@ -329,7 +329,7 @@ class Policy:
         if known.ca:
             ffi.memmove(path.ca[0].key, bytes.fromhex(known.ca), lib.HASH_BYTES)
             path.ca[0].not_after = FOREVER
-        from_where, _alive = _span(_address(address))
+        from_where, _kept = _span(_address(address))
         request = ffi.new("request *", {"leaf": raw, "issuers": path, "address": from_where})
         request.now = int(time.time()) if now is None else now
         return _decision(self._raw, request, raw)

@@ -26,6 +26,8 @@ def use_core(folder: str) -> None:
 if "CERTAUTH_BUILD" in os.environ:
     use_core(os.environ["CERTAUTH_BUILD"])
 
+# Only `make test-all` brings a browser, and all of its tests are slow.
+collect_ignore = [] if importlib.util.find_spec("playwright") else ["test_ui_browser.py"]
 pytest_plugins = ["tests.fixtures"]  # imported after this file: with that core
 
 

@@ -1,6 +1,6 @@
 """Databases: the Redis and Valkey deployments that are looked after, and who may do what there."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -23,9 +23,20 @@ def words(**texts: str) -> Choices:
 
 
 def more(database: Item) -> dict[str, Any]:
-    found = ask("GET /v1/certauth/nodes")
-    of = [node for node in found["nodes"] if node["bdb_uid"] == database["uid"]]
-    return {"servers": of, "leader": found["leader"]}
+    return {"servers": servers([database])}
+
+
+def servers(databases: Sequence[Item]) -> list[Item]:
+    """The nodes of these databases, as /v1/certauth/nodes shows them, each with its role."""
+    roles = {(one["uid"], node["address"]): node["role"]
+             for one in databases for node in one["nodes"]}  # fmt: skip
+    uids = {one["uid"] for one in databases}
+    found = ask("GET /v1/certauth/nodes")["nodes"]
+    return [
+        {**node, "role": roles.get((node["bdb_uid"], node["address"]), "")}
+        for node in found
+        if node["bdb_uid"] in uids
+    ]
 
 
 def health(database: Item) -> str:

@@ -11,7 +11,7 @@ from flask import Blueprint, render_template, request
 from control.records import rendered_time
 from control.ui import plot
 from control.ui.ask import ask, may
-from control.ui.databases import health, summed
+from control.ui.databases import health, servers, summed
 
 blueprint = Blueprint("overview", __name__, url_prefix="/ui")
 HOUR, DAY = 3600, 86400
@@ -44,18 +44,18 @@ class Matter:
 @blueprint.get("/")
 def show() -> Any:
     databases = ask("GET /v1/bdbs") if may("view_all_bdbs_info") else []
-    servers = ask("GET /v1/certauth/nodes")["nodes"] if databases else []
+    nodes = servers(databases) if databases else []
     ending = certificates()
-    matters = [*of_servers(databases, servers), *of_certificates(ending), *of_lists(), *of_events()]
+    matters = [*of_servers(databases, nodes), *of_certificates(ending), *of_lists(), *of_events()]
     matters.sort(key=lambda one: one.kind)  # bad before warn
     return render_template(
-        "overview.html", databases=databases, servers=servers, matters=matters, ending=ending,
-        item=None, health=health, summed=summed, chart=chart(),
+        "overview.html", databases=databases, servers=nodes, matters=matters, ending=ending,
+        health=health, summed=summed, chart=chart(),
     )  # fmt: skip
 
 
-def of_servers(databases: list[Any], servers: list[Any]) -> Iterator[Matter]:
-    for node in servers:
+def of_servers(databases: list[Any], nodes: list[Any]) -> Iterator[Matter]:
+    for node in nodes:
         link = f"/ui/databases/{node['bdb_uid']}"
         where = f"{node['bdb_name']}, {node['address']}"
         if node["error"]:
