@@ -268,12 +268,13 @@ def take_pictures(home: Path, folder: Path) -> None:
     """Of each place, and two of another kind: one in the dark, one on a phone."""
     ready = json.loads((home / "ready.json").read_text())
     with chromium() as browser:
-        usual: dict[str, Any] = {"viewport": {"width": 1200, "height": 800}}
+        usual: dict[str, Any] = {"viewport": {"width": 1280, "height": 480}}
         for options, places in (
-            (usual, ("", "databases/1", "users/", "cas/", "sessions/", "certificates/", "audit/")),
-            ({**usual, "color_scheme": "dark"}, ("audit/?kind=client_",)),
+            (usual, ("", "databases/1", "users/", "roles/", "acls/", "cas/", "sessions/",
+                     "certificates/")),
+            ({**usual, "color_scheme": "dark"}, ("",)),
             ({"viewport": PHONE}, ("users/2",)),
-        ):
+        ):  # fmt: skip
             context = browser.new_context(
                 ignore_https_errors=True, base_url=ready["ui_url"].removesuffix("/ui/"), **options
             )
@@ -290,8 +291,9 @@ def take_pictures(home: Path, folder: Path) -> None:
                 kind = "phone" if options["viewport"] == PHONE else kind
                 page.screenshot(path=folder / f"{kind or name}.png", full_page=True)
             if options is usual:
-                page.goto("/ui/audit/?kind=client_refused,login_failed")
-                page.get_by_role("link", name="Explain", exact=True).nth(1).click()
+                page.goto("/ui/audit/?kind=client_refused,login_failed&since=2026-01-01")
+                page.screenshot(path=folder / "audit.png")
+                page.locator("tbody").get_by_role("link", name="Explain").first.click()
                 page.screenshot(path=folder / "explain.png", full_page=True)
                 page.goto("/ui/users/3/")
                 page.get_by_role("button", name="Show what removing it would do").click()

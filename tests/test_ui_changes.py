@@ -33,7 +33,7 @@ def test_nothing_is_done_before_it_is_agreed_to(
     before, revision = api.lines(), api.store.revision()
     page = edited(admin, "/ui/acls/2", acl="+@read  ~orders:*\n+ping")
     assert page.title == "Change the ACL Read Only?"
-    assert "1 policy lines come, 1 go. No session ends." in page.text
+    assert "Policy lines: 1 come, 1 go. No session ends." in page.text
     assert "comes: + user alice on +@read ~orders:* +ping" in page.text
     assert (api.lines(), api.store.revision()) == (before, revision)
     page = admin.send(page, "/ui/acls/2")
@@ -141,7 +141,7 @@ def test_what_would_be_something_else_by_now_is_shown_again(
 ) -> None:
     """The object is as it was, and what the change does to policies is not."""
     page = edited(admin, "/ui/users/2", role_uids=["6"])
-    assert "0 policy lines come, 2 go." in page.text
+    assert "Policy lines: 0 come, 2 go." in page.text
     api.ok("PUT /v1/redis_acls/2", {"acl": "+get ~*"})
     page = admin.send(page, "/ui/users/2")
     assert page.status == 409
@@ -198,13 +198,13 @@ def test_a_ca_comes_and_goes(api: ControlPlane, admin: Browser, pki: Pki, orders
     new = root("CN=New CA")
     page = admin.send(admin.get("/ui/cas/"), "/ui/cas/add", pem=new.pem.decode())
     assert page.title == "Trust these CAs too?"
-    assert "1 policy lines come, 0 go." in page.text
+    assert "Policy lines: 1 come, 0 go." in page.text
     page = admin.send(page, "/ui/cas/add")
     assert "More CAs are trusted." in page.text
     assert "CN=New CA" in page.text
     assert "CN=Root CA,O=acme" in page.text
     page = admin.send(page, f"/ui/cas/{new.key_id}/remove")
-    assert "0 policy lines come, 1 go." in page.text
+    assert "Policy lines: 0 come, 1 go." in page.text
     page = admin.send(page, f"/ui/cas/{new.key_id}/remove")
     assert "is trusted no more." in page.text
     assert "CN=New CA" not in page.text.split("is trusted no more.")[1]

@@ -54,10 +54,10 @@ def plotted(spans: Sequence[tuple[str, int, int]]) -> Plot:
 
 
 def _ceiling(most: int) -> int:
-    """The first of 2, 4, 10, 20, 40, 100, … that is no less."""
+    """The first of 2, 4, 6, 8, 10, 20, 40, … that is no less."""
     step = 1
     while True:
-        for one in (2, 4, 10):
+        for one in (2, 4, 6, 8, 10):
             if one * step >= most:
                 return one * step
         step *= 10
