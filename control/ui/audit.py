@@ -52,7 +52,8 @@ def show() -> Any:
 
 def told(event: dict[str, Any]) -> dict[str, Any]:
     """An event as its row shows it."""
-    who = event.get("originating_username") or event.get("username") or event.get("user_name", "")
+    names = ("originating_username", "username", "user_name", "subject")
+    who = next((event[name] for name in names if event.get(name)), "")
     where = event.get("node") or event.get("originating_address") or event.get("address", "")
     name = event.get("bdb_name", "")
     rest = {key: value for key, value in event.items() if key not in OWN and value != ""}
