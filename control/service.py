@@ -40,7 +40,7 @@ from control.issuing import Authority
 from control.passwords import check_new, new_password
 from control.records import API, TRUSTED_CA, Certificate, Database, User
 from control.revocation import Lists, Signer
-from control.server import TLS_VERSIONS, Listen, Server, peer_cert
+from control.server import TLS_VERSIONS, Limits, Listen, Server, peer_cert
 from control.store import Store, load
 from control.sync import Identity, Worker
 from control.ui.app import create_ui
@@ -51,6 +51,8 @@ CA_LIFETIME = timedelta(days=3650)
 LIFETIME = timedelta(days=90)  # of our own certificates; renewed at two thirds
 CHECK = 3600.0  # seconds between two looks at their age
 WATCH = 60.0  # seconds between two looks at the ages of clients' certificates
+# People are fewer than programs, and both fronts together stay below 1024 descriptors.
+UI_LIMITS = Limits(connections=100, connections_per_source=64)
 # What it takes to write a policy and to see what came of it. Who writes one makes ACL users, so the
 # module asks for `acl|setuser`; keys and all other commands are not the control plane's business.
 CONTROL_RULES = (
@@ -398,7 +400,9 @@ def _ui(config: Config, app: WSGIApplication, store: Store) -> Server:
     listen, api = Listen(config.host, config.ui_port), store.certificates()[API]
     shown = (api.certificate.encode(), api.key.encode())
     asked = login_authorities(store)
-    front = Server(app, listen, *shown, tls_min=config.tls_min, authorities=asked)
+    front = Server(
+        app, listen, *shown, tls_min=config.tls_min, authorities=asked, limits=UI_LIMITS
+    )
     return _started(front, listen)
 
 

@@ -766,6 +766,17 @@ def test_each_library_has_its_owner(path: Path) -> None:
                 assert any(name == one or name.startswith(f"{one}/") for one in owners), module
 
 
+def test_the_page_asks_the_api_and_nothing_else() -> None:
+    """No file of it reaches the store, the nodes or the rules by itself; its application takes a key
+    from the cluster when it is made."""
+    for path in (ROOT / "control" / "ui").glob("*.py"):
+        found = {module for module, _ in imported(path) if module.startswith("control.")}
+        taken = {"control.store", "control.sync", "control.policy", "control.tokens"}
+        taken |= {"control.passwords", "control.service", "control.server"}
+        assert not found & taken, path.name
+        assert path.name == "app.py" or "control.web" not in found, path.name
+
+
 def test_the_law_knows_every_dependency() -> None:
     """Each library of pyproject.toml has an owner, and each owner uses it."""
     project = tomllib.loads(source("pyproject.toml"))["project"]
