@@ -767,8 +767,8 @@ def test_each_library_has_its_owner(path: Path) -> None:
 
 
 def test_the_page_asks_the_api_and_nothing_else() -> None:
-    """No file of it reaches the store, the nodes or the rules by itself; its application takes a key
-    from the cluster when it is made."""
+    """No file of it reaches the store, the nodes or the rules by itself; its application takes a
+    key from the cluster when it is made."""
     for path in (ROOT / "control" / "ui").glob("*.py"):
         found = {module for module, _ in imported(path) if module.startswith("control.")}
         taken = {"control.store", "control.sync", "control.policy", "control.tokens"}

@@ -360,7 +360,7 @@ def test_headers_of_a_request_choose_no_certificate_and_no_login(
     api: ControlPlane, alice: Cert
 ) -> None:
     """Nothing that a client sends is handed on to the API."""
-    browser = Browser(api)
+    browser, bob = Browser(api), api.password_user("bob", "cluster_viewer")
     headers = {
         "Authorization": "Basic YWRtaW46dGhlIGFkbWluaXN0cmF0b3IncyBwYXNzd29yZA==",
         "X-SSL-Client-Escaped-Cert": "x",
@@ -368,6 +368,8 @@ def test_headers_of_a_request_choose_no_certificate_and_no_login(
     }
     assert browser.get("/ui/users/", headers=headers).status == 401
     assert api("GET /v1/users", auth=headers["Authorization"]).status == 200
+    assert browser.log_in(*bob).status == 200
+    assert browser.get("/ui/users/", headers=headers).status == 403
 
 
 # ---- Rights --------------------------------------------------------------------------------------
