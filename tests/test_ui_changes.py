@@ -5,12 +5,19 @@ from typing import Any
 
 import pytest
 
+from control.ui import changes
 from tests.api import ControlPlane
 from tests.support import Pki, root
 from tests.ui import ALICE, Browser, Page, by_certificate
 
 BROKEN = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"
 GRANT = {"role_uid": 4, "redis_acl_uid": 2}
+
+
+@pytest.fixture(autouse=True)
+def nobody_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are no servers here to wait for."""
+    monkeypatch.setattr(changes, "WAIT", 0)
 
 
 @pytest.fixture
