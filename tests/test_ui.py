@@ -392,6 +392,7 @@ def test_a_viewer_changes_nothing(api: ControlPlane, alice: Cert) -> None:
         assert page.html.count("<form") == 1  # to log out
         refused = browser.post(f"/ui/{place}/{uid}", csrf=token, name="x", body='{"name": "x"}')
         said = api(call, {"name": "x"}, cert=alice)
+        assert browser.get(f"/ui/{place}/new").status == 403
         assert (refused.status, said.status) == (403, 403), place
         assert "which the management of user 'alice' (cluster_viewer) does not give" in refused.text
         assert "does not give" in said.text

@@ -62,7 +62,6 @@ KIND = Kind(
     "them, and kept in step.",
     "databases",
     "/v1/bdbs",
-    "view_all_bdbs_info",
     ("create_bdb", "update_bdb", "delete_bdb"),
     (
         Column("Status", lambda database: database["status"], health),

@@ -11,8 +11,9 @@ from flask import Blueprint, render_template, request
 from werkzeug.datastructures import MultiDict
 
 from control.errors import Refusal, invalid
+from control.guard import denied
 from control.ui import changes
-from control.ui.ask import answer, ask, may
+from control.ui.ask import answer, ask, may, who
 from control.ui.changes import Change, Item
 from control.ui.fields import Field
 
@@ -40,7 +41,6 @@ class Kind:
     hint: str  # what they are
     place: str  # the last part of the address of their list
     api: str  # the path of the API
-    read: str
     write: tuple[str, str, str]
     columns: Sequence[Column]
     fields: Sequence[Field]
@@ -62,7 +62,7 @@ def blueprint_of(kind: Kind) -> Blueprint:
     blueprint = Blueprint(kind.place, __name__, url_prefix=kind.address)
     one = "/<int(max=2147483647):uid>"
     blueprint.add_url_rule("/", "show", lambda: listed(kind))
-    blueprint.add_url_rule("/new", "new", lambda: form(kind, {}))
+    blueprint.add_url_rule("/new", "new", lambda: new(kind))
     blueprint.add_url_rule("/new", "create", lambda: create(kind), methods=["POST"])
     blueprint.add_url_rule(one, "item", lambda uid: item(kind, uid))
     blueprint.add_url_rule(one, "update", lambda uid: update(kind, uid), methods=["POST"])
@@ -88,6 +88,12 @@ def offset_of(args: Mapping[str, str]) -> int:
 def item(kind: Kind, uid: int) -> Any:
     found = answer(f"GET {kind.api}/{uid}")
     return form(kind, found.content, found.etag)
+
+
+def new(kind: Kind) -> Any:
+    if not may(kind.write[0]):
+        raise denied(who(), kind.write[0])
+    return form(kind, {})
 
 
 def form(kind: Kind, shown: Item, etag: str = "", error: Refusal | None = None) -> Any:

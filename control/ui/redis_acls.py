@@ -10,7 +10,6 @@ KIND = Kind(
     "Rights on a database, in Redis's ACL syntax. A database gives one to the holders of a role.",
     "acls",
     "/v1/redis_acls",
-    "view_all_redis_acls_info",
     ("create_redis_acl", "update_redis_acl", "delete_redis_acl"),
     (Column("Rules", lambda acl: acl["acl"], code=True),),
     (

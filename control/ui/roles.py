@@ -20,7 +20,6 @@ KIND = Kind(
     "seven stay as they are.",
     "roles",
     "/v1/roles",
-    "view_all_roles_info",
     ("create_role", "update_role", "delete_role"),
     (Column("Management", lambda role: role["management"].replace("_", " ")),),
     (

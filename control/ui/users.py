@@ -45,7 +45,6 @@ KIND = Kind(
     "roles give it rights; who has a password is a user of this page and the API only.",
     "users",
     "/v1/users",
-    "view_all_users_info",
     ("create_new_user", "update_user", "delete_user"),
     (
         Column("Logs in", lambda user: dict(methods())[user["auth_method"]]),
