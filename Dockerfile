@@ -57,7 +57,7 @@ COPY --from=build /opt/certauth /opt/certauth
 COPY --from=build --chown=999:999 /empty /var/lib/certauth
 VOLUME /var/lib/certauth
 USER 999:999
-EXPOSE 9443
+EXPOSE 9443 8443
 HEALTHCHECK --interval=5s --timeout=5s --start-period=30s CMD ["python3", "-c", "\
 import os, ssl, urllib.request as r; \
 r.urlopen(f'https://localhost:{os.environ.get(\"CERTAUTH_PORT\", 9443)}/openapi.json', \

@@ -4,13 +4,14 @@ PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 QUICKSTART = $(if $(HOME_DIR),--home '$(HOME_DIR)') $(if $(REDIS_PORT),--redis-port '$(REDIS_PORT)') \
-	$(if $(API_PORT),--api-port '$(API_PORT)') $(if $(SERVER),--server '$(SERVER)')
+	$(if $(API_PORT),--api-port '$(API_PORT)') $(if $(UI_PORT),--ui-port '$(UI_PORT)') \
+	$(if $(SERVER),--server '$(SERVER)')
 
 .PHONY: help setup setup-all build run dist deb lock lint test servers test-servers test-docker test-all test-sanitize clean
 
 help:
 	@echo 'make run           start a server that knows you by your certificate, and say what to try'
-	@echo '                   (HOME_DIR=./.certauth REDIS_PORT=6380 API_PORT=9443 SERVER=redis-server)'
+	@echo '                   (HOME_DIR=./.certauth REDIS_PORT=6380 API_PORT=9443 UI_PORT=8443 SERVER=redis-server)'
 	@echo 'make test          lint, and test on the installed server and those already fetched'
 	@echo 'make build         module/certauth.so and control/_core.abi3.so'
 	@echo 'make dist          wheel and sdist of the control plane, in build/dist'

@@ -176,6 +176,12 @@ class EventAnswer(BaseModel):
     severity: Literal["INFO", "WARNING"]
 
 
+class OutcomeAnswer(Answer):
+    time: int
+    reason: str
+    count: int
+
+
 class NodeAnswer(Answer):
     uid: int
     status: Literal["active"]
@@ -284,6 +290,43 @@ class ServersAnswer(Answer):
     leader: str
     epoch: int
     nodes: list[ServerAnswer]
+
+
+class SessionAnswer(BaseModel):
+    """A client of a server; what is null is not known."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    bdb_uid: int
+    bdb_name: str
+    node: str
+    id: int
+    address: str
+    user: str | None
+    reason: str
+    subject: str | None
+    serial: str | None
+    cert: str | None
+    key: str | None
+    ca: str | None
+    since: int
+    end: int
+    not_after: int
+
+
+class SilentAnswer(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    bdb_uid: int
+    bdb_name: str
+    node: str
+    error: str
+
+
+class SessionsAnswer(Answer):
+    """`silent` are the servers that did not say, `more` is whether there are more than shown."""
+
+    sessions: list[SessionAnswer]
+    more: bool
+    silent: list[SilentAnswer]
 
 
 class ExplainAnswer(Answer):

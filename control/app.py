@@ -25,6 +25,7 @@ from control.api import (
     revocation,
     roles,
     rotation,
+    sessions,
     system,
     users,
 )
@@ -42,7 +43,7 @@ from control.store import Store
 BODY = 1 << 20  # bytes of a request's body, as in control/server.py
 MODULES = (
     cluster, certificates, users, login, roles, redis_acls, bdbs, actions, logs, system, certauth,
-    metrics, issuing, revocation, rotation, reference,
+    metrics, issuing, revocation, rotation, sessions, reference,
 )  # fmt: skip
 
 
@@ -54,7 +55,7 @@ def no_ca_of_clients() -> Issued:
     raise refused("no_ca", "this control plane has no CA of clients")
 
 
-def nobody(_uid: int, _question: object) -> dict[str, Any]:
+def nobody(_uid: int, _question: object, _only: str = "") -> dict[str, Any]:
     return {}
 
 

@@ -36,12 +36,16 @@ def reported() -> Iterator[None]:
 @click.option("--redis-port", default=6380, show_default=True, type=click.IntRange(1, 65535))
 @click.option("--api-port", default=9443, show_default=True, type=click.IntRange(1, 65535),
               help="Port of the REST API.")  # fmt: skip
+@click.option("--ui-port", default=8443, show_default=True, type=click.IntRange(1, 65535),
+              help="Port of the web page.")  # fmt: skip
 @click.option("--server", default="redis-server", show_default=True,
               help="A Redis or Valkey server, 7.0.6 or later, with TLS.")  # fmt: skip
-def quickstart_command(home: Path, redis_port: int, api_port: int, server: str) -> None:
+def quickstart_command(
+    home: Path, redis_port: int, api_port: int, ui_port: int, server: str
+) -> None:
     """Start a server that knows its clients by their certificates, and say what to try."""
     with reported():
-        quickstart.run(quickstart.Options(home, redis_port, api_port, server))
+        quickstart.run(quickstart.Options(home, redis_port, api_port, ui_port, server))
 
 
 @main.command()

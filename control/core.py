@@ -314,7 +314,9 @@ class Policy:
         )
         return _decision(self._raw, request, raw)
 
-    def decide_known(self, known: ClientCertificate, now: int | None = None) -> Decision:
+    def decide_known(
+        self, known: ClientCertificate, now: int | None = None, address: str | None = None
+    ) -> Decision:
         """As `decide`, for a certificate of which only this is known. Its SANs are not, nor are
         the CAs above the one that issued it."""
         subject, _alive = _encoded_name(known.subject)
@@ -327,7 +329,8 @@ class Policy:
         if known.ca:
             ffi.memmove(path.ca[0].key, bytes.fromhex(known.ca), lib.HASH_BYTES)
             path.ca[0].not_after = FOREVER
-        request = ffi.new("request *", {"leaf": raw, "issuers": path})
+        from_where, _kept = _span(_address(address))
+        request = ffi.new("request *", {"leaf": raw, "issuers": path, "address": from_where})
         request.now = int(time.time()) if now is None else now
         return _decision(self._raw, request, raw)
 

@@ -361,8 +361,20 @@ class BootstrapBody(Body):
     OPTIONAL = True
 
 
+class KnownBody(Body):
+    """What the event log has of a certificate."""
+
+    subject: Annotated[str, StringConstraints(max_length=65536)]
+    serial: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{1,64}$")]
+    cert: Sha256
+    key: Sha256
+    ca: Sha256 | None = None
+    not_after: Annotated[int, Field(ge=0, le=253_402_300_799)] = 0
+
+
 class ExplainBody(Body):
-    certificate: Pem
+    certificate: Pem = ""
+    known: KnownBody | None = None
     address: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
     time: Annotated[int, Field(ge=0, le=253_402_300_799)] | None = None
     bdb_uid: Uid | None = None
@@ -425,6 +437,13 @@ class CrlBody(Body):
 class NewCrlBody(CrlBody):
     crl: Pem = ""
     authorities: Pem = ""
+
+
+class EndSessionBody(Body):
+    bdb_uid: Uid
+    node: Address
+    id: Annotated[int, Field(ge=1, le=2**62)]
+    cert: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
 
 
 class ChangeBody(Body):

@@ -17,8 +17,8 @@ from control.records import ClientCertificate, Database, Target
 from control.store import Store
 from control.sync import NodeError, merged
 
-# Asks each node of a database: by address what it answers, or its NodeError.
-Ask = Callable[[int, Callable[[Command], Any]], Mapping[str, Any]]
+# Asks each node of a database, or one by its address: by address what it answers, or its NodeError.
+Ask = Callable[..., Mapping[str, Any]]
 LINES = 10_000  # a longer change is not sent to nodes to be tried: it would hold them up
 CERTIFICATES = 10_000  # that are looked at, those that end first
 SHOWN = 1_000  # sessions of a node, and certificates, that an answer lists

@@ -57,6 +57,7 @@ class Options:
     home: Path
     redis_port: int
     api_port: int
+    ui_port: int
     server: str
 
 
@@ -66,9 +67,11 @@ def run(options: Options) -> None:
     server = check_server(options.server)
     check_port(options.redis_port, "--redis-port")
     check_port(options.api_port, "--api-port")
+    check_port(options.ui_port, "--ui-port")
     with home(options.home) as directory, contextlib.ExitStack() as stack:
         options = replace(options, home=directory)
-        config = Config(directory / "control", LOOPBACK, options.api_port)
+        control = directory / "control"
+        config = Config(control, LOOPBACK, options.api_port, ui_port=options.ui_port)
         password = administrator(config)
         pki = Pki(directory / "pki", config)
         process = stack.enter_context(redis_server(server, options, pki))
@@ -354,6 +357,7 @@ def ready_file(options: Options, pki: Pki, password: str) -> Iterator[None]:
         "redis_host": LOOPBACK,
         "redis_port": options.redis_port,
         "api_url": f"https://{LOOPBACK}:{options.api_port}",
+        "ui_url": f"https://{LOOPBACK}:{options.ui_port}/ui/",
         "admin_username": ADMIN,
         "admin_password": password,
         "ca": str(pki.certificate("ca")),
@@ -393,6 +397,7 @@ def walk_through(options: Options, pki: Pki, password: str) -> str:
     body.write_text(explain_body(pki, "nobody"))
     explain = curl(options, pki, "admin", "/v1/certauth/explain", "--json", f"@{body}")
     redis, api = (f"{LOOPBACK}:{port}" for port in (options.redis_port, options.api_port))
+    page = f"https://{LOOPBACK}:{options.ui_port}/ui/"
     return f"""
 A Redis server listens on {redis}, the REST API on {api}.
 Who a client is, its certificate says.
@@ -409,6 +414,9 @@ Who a client is, its certificate says.
 4. The REST API knows its administrators by their certificates too.
    {curl(options, pki, "admin", "/v1/users")}
 
-The administrator's password is in {options.home / "ready.json"}. Ctrl-C stops all of it; the same
-command brings it back as it was.
+A browser shows all of it at {page}
+Log in as {ADMIN}, with the password in {options.home / "ready.json"}.
+It does not know the CA of that certificate yet: {pki.certificate("ca")}.
+
+Ctrl-C stops all of it; the same command brings it back as it was.
 """

@@ -319,6 +319,15 @@ class Event:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """How many clients came in from `time` on, or (with a `reason`) were refused."""
+
+    time: int  # seconds since 1970
+    reason: str
+    count: int
+
+
+@dataclass(frozen=True)
 class Position:
     """How far a node's log has been read: `boot` is of this start of the server, "" for never."""
 

@@ -40,9 +40,10 @@ from control.issuing import Authority
 from control.passwords import check_new, new_password
 from control.records import API, TRUSTED_CA, Certificate, Database, User
 from control.revocation import Lists, Signer
-from control.server import TLS_VERSIONS, Listen, Server, peer_cert
+from control.server import TLS_VERSIONS, Limits, Listen, Server, peer_cert
 from control.store import Store, load
 from control.sync import Identity, Worker
+from control.ui.app import create_ui
 
 log = logging.getLogger(__name__)
 
@@ -50,11 +51,13 @@ CA_LIFETIME = timedelta(days=3650)
 LIFETIME = timedelta(days=90)  # of our own certificates; renewed at two thirds
 CHECK = 3600.0  # seconds between two looks at their age
 WATCH = 60.0  # seconds between two looks at the ages of clients' certificates
+# People are fewer than programs, and both fronts together stay below 1024 descriptors.
+UI_LIMITS = Limits(connections=100, connections_per_source=64)
 # What it takes to write a policy and to see what came of it. Who writes one makes ACL users, so the
 # module asks for `acl|setuser`; keys and all other commands are not the control plane's business.
 CONTROL_RULES = (
     "on resetpass +acl|setuser +acl|list +certauth.policy +certauth.log +certauth.sessions "
-    "+certauth.explain +certauth.whoami +info|server +cluster|shards"
+    "+certauth.explain +certauth.whoami +client|kill +info|server +cluster|shards"
 )
 
 
@@ -64,10 +67,11 @@ class ServiceError(Exception):
 
 @dataclass(frozen=True)
 class Config:
-    """Where it lives and listens. `database` is a URL as SQLAlchemy reads it; `tls_min` the least
-    TLS version of the API. Seen from `home`: `proxy_socket` a path for a proxy to connect to,
-    `audit_file` the event log as JSON lines, none where it is empty. The keys of CAs are encrypted
-    where there is a `ca_passphrase`, or a `ca_passphrase_file` that has it in a line."""
+    """Where it lives and listens. `ui_port` is that of the web page, 0 for none. `database` is a
+    URL as SQLAlchemy reads it; `tls_min` the least TLS version that is spoken. Seen from `home`:
+    `proxy_socket` a path for a proxy to connect to, `audit_file` the event log as JSON lines, none
+    where it is empty. The keys of CAs are encrypted where there is a `ca_passphrase`, or a
+    `ca_passphrase_file` that has it in a line."""
 
     home: Path
     host: str = "0.0.0.0"  # noqa: S104 (an API is there to be reached)
@@ -76,6 +80,7 @@ class Config:
     tls_min: str = "1.2"
     proxy_socket: str = ""
     audit_file: str = "audit.jsonl"
+    ui_port: int = 0
     ca_passphrase_file: str = ""
     ca_passphrase: str = field(default="", repr=False)
 
@@ -109,7 +114,7 @@ class Config:
 
 SETTINGS = {
     "host": str, "port": int, "database": str, "tls_min": str, "proxy_socket": str,
-    "audit_file": str, "ca_passphrase_file": str,
+    "audit_file": str, "ui_port": int, "ca_passphrase_file": str,
 }  # fmt: skip
 PASSPHRASE = "CERTAUTH_CA_PASSPHRASE"  # noqa: S105 (a variable's name)
 
@@ -124,16 +129,18 @@ def load_config(home: Path, environment: Mapping[str, str] = os.environ) -> Conf
         raise ServiceError(f"{path}: {error}") from error
     for name in found.keys() - SETTINGS.keys():
         raise ServiceError(f"{path}: no setting '{name}'; there are {', '.join(SETTINGS)}")
-    for name in SETTINGS:
+    for name, kind in SETTINGS.items():
         value = environment.get(f"CERTAUTH_{name.upper()}")
         if value is not None:
-            found[name] = int(value) if name == "port" and value.isdecimal() else value
+            found[name] = int(value) if kind is int and value.isdecimal() else value
     for name, kind in SETTINGS.items():
         if name in found and type(found[name]) is not kind:
             wanted = "number" if kind is int else "text"
             raise ServiceError(f"setting '{name}': {found[name]!r} is no {wanted}")
     if not 0 < found.get("port", 1) < 65536:
         raise ServiceError(f"setting 'port': {found['port']} is no port from 1 to 65535")
+    if not 0 <= found.get("ui_port", 0) < 65536:
+        raise ServiceError(f"setting 'ui_port': {found['ui_port']} is no port, nor 0 for none")
     if found.get("tls_min", "1.2") not in TLS_VERSIONS:
         versions = " or ".join(TLS_VERSIONS)
         raise ServiceError(f"setting 'tls_min': '{found['tls_min']}' is not {versions}")
@@ -347,14 +354,17 @@ def running(config: Config) -> Iterator[Server]:
             ask=worker.ask,
             figures=collector.figures,
         )
-        front = _front(config, app, api)
+        fronts = [_front(config, app, api)]
+        stack.callback(fronts[0].stop)
+        if config.ui_port:
+            fronts.append(_ui(config, create_ui(app, peer_cert), store))
+            stack.callback(fronts[1].stop)
         if config.audit_file:
             begin(stack, Follower(store, config.home / config.audit_file))  # ends behind the others
         begin(stack, worker)
-        begin(stack, _Keeper(config, store, front, api))
+        begin(stack, _Keeper(config, store, fronts))
         begin(stack, Lists(store, lambda: _signers(config)))
-        stack.callback(front.stop)
-        yield front
+        yield fronts[0]
 
 
 def _signers(config: Config) -> list[Signer]:
@@ -382,22 +392,43 @@ def _front(config: Config, app: WSGIApplication, api: Certificate) -> Server:
     listen = Listen(config.host, config.port)
     shown = (api.certificate.encode(), api.key.encode())
     front = Server(app, listen, *shown, tls_min=config.tls_min, proxy_socket=config.proxy)
+    return _started(front, listen)
+
+
+def _ui(config: Config, app: WSGIApplication, store: Store) -> Server:
+    """The front of the web page, whose TLS names the CAs that people may log in from."""
+    listen, api = Listen(config.host, config.ui_port), store.certificates()[API]
+    shown = (api.certificate.encode(), api.key.encode())
+    asked = login_authorities(store)
+    front = Server(
+        app, listen, *shown, tls_min=config.tls_min, authorities=asked, limits=UI_LIMITS
+    )
+    return _started(front, listen)
+
+
+def login_authorities(store: Store) -> tuple[bytes, ...]:
+    """DER of the CAs whose certificates log in here; none where none does."""
+    return store.trust().cas if store.cluster().mtls_certificate_authentication else ()
+
+
+def _started(front: Server, listen: Listen) -> Server:
     try:
         front.start()
     except OSError as error:
-        where = error.filename or f"{config.host}:{config.port}"
+        where = error.filename or f"{listen.host}:{listen.port}"
         raise ServiceError(f"cannot listen on {where}: {error.strerror}") from error
     return front
 
 
 class _Keeper(threading.Thread):
-    """Shows the API's certificate of the moment, renews ours before they end, and has the event log
-    tell which of clients' end soon."""
+    """Shows the API's certificate of the moment, names the CAs of the moment where there is a web
+    page, renews ours before they end, and has the event log tell which of clients' end soon.
+    `fronts` are that of the API, and that of the page."""
 
-    def __init__(self, config: Config, store: Store, front: Server, shown: Certificate) -> None:
+    def __init__(self, config: Config, store: Store, fronts: Sequence[Server]) -> None:
         super().__init__(name="keeper", daemon=True)
-        self._config, self._store, self._front = config, store, front
-        self._shown: Certificate | None = shown
+        self._config, self._store, self._fronts = config, store, fronts
+        self._shown: list[object] = [None for _ in fronts]
         self._wake, self._stopping = threading.Event(), False
         store.listen(self._wake.set)
 
@@ -419,9 +450,12 @@ class _Keeper(threading.Thread):
 
     def _show(self) -> None:
         api = self._store.certificates().get(API)
-        if api and api != self._shown:
-            self._front.replace_certificate(api.certificate.encode(), api.key.encode())
-            self._shown = api
+        for number, front in enumerate(self._fronts if api else ()):
+            authorities = login_authorities(self._store) if number else None
+            if api and self._shown[number] != (api, authorities):
+                shown = (api.certificate.encode(), api.key.encode())
+                front.replace_certificate(*shown, authorities)
+                self._shown[number] = (api, authorities)
 
     def stop(self) -> None:
         self._stopping = True
@@ -621,6 +655,8 @@ def serve(config: Config) -> None:
     stop = told_to_stop()
     with running(config):
         log.info("the REST API listens on https://%s:%d", config.host, config.port)
+        if config.ui_port:
+            log.info("the web page is https://%s:%d/ui", config.host, config.ui_port)
         stop.wait()
 
 

@@ -54,6 +54,7 @@ from control.records import (
     EventPage,
     KeyUsage,
     Node,
+    Outcome,
     OwnCrl,
     Password,
     Position,
@@ -83,6 +84,9 @@ REVISION = "SELECT revision FROM cluster"
 FRESH = 0.005  # seconds: threads that read at every request wait for each other, by Python's lock
 EVENTS = 1_000  # of each type, so that failed logins cannot wash away what administrators did
 CLIENT_EVENTS = 10_000  # of each type that nodes tell of
+LOGINS = ("login", "client_login", "client_choose")  # events of `history`
+NAMES_IN_EVENTS = ("originating_username", "username", "user_name")
+REFUSALS = ("login_failed", "client_refused")
 ACTIONS = 1_000
 WARNING = 30 * 86400  # seconds: a certificate ends soon in the last quarter of its life, at most
 KEPT = 90 * 86400  # seconds that a certificate which has ended is remembered
@@ -571,6 +575,19 @@ class Store:
         with self._engine.connect() as connection:
             return _records(connection, kind)
 
+    def find(self, kind: type[Record], text: str, limit: int, offset: int) -> tuple[Record, ...]:
+        """The records of a kind, by uid, whose name holds `text`, whatever its case; of users also
+        those whose e-mail address or subject does."""
+        table = TABLES[kind]
+        names = UNIQUE_OF_USERS if kind is User else ("name",)
+        query = _every(table).limit(limit).offset(offset)
+        if text:
+            query = query.where(
+                sa.or_(*(table.c[one].icontains(text, autoescape=True) for one in names))
+            )
+        with self._engine.connect() as connection:
+            return _records(connection, kind, query)
+
     def user_by_login(self, login: str) -> User | None:
         """The user of this name or, where nobody has it, of this e-mail address."""
 
@@ -994,15 +1011,48 @@ class Store:
         return EventPage(newest, dropped or 0, tuple(found))
 
     def events(
-        self, since: int, until: int, newest_first: bool, limit: int, offset: int
+        self,
+        since: int,
+        until: int,
+        newest_first: bool,
+        limit: int,
+        offset: int,
+        types: Sequence[str] = ("",),
+        user: str = "",
     ) -> tuple[Event, ...]:
-        """The event log between two times, both included."""
+        """The event log between two times, both included. `types` are beginnings of what is
+        wanted, `user` whom it is to be by or about."""
         order = events.c.id.desc() if newest_first else events.c.id
-        where = events.c.time.between(since, until)
+        kind = (events.c.type.startswith(one, autoescape=True) for one in types)
+        where = events.c.time.between(since, until) & sa.or_(*kind)
+        if user:
+            told = self._detail()
+            where &= sa.or_(*(told[name].as_string() == user for name in NAMES_IN_EVENTS))
         query = sa.select(events).where(where).order_by(order).limit(limit).offset(offset)
         with self._engine.connect() as connection:
             rows = connection.execute(query)
             return tuple(Event(row.time, row.type, row.severity, row.detail) for row in rows)
+
+    def history(self, since: int, until: int, step: int) -> tuple[Outcome, ...]:
+        """How many logins and refusals the event log has between two times, the second one not
+        included: here and on the nodes, by spans of `step` seconds and by reason."""
+        kept = events.c
+        begins = kept.time - (kept.time - since) % step
+        reason = sa.case((kept.type.in_(LOGINS), ""), else_=self._detail()["reason"].as_string())
+        many = sa.func.count().label("many")
+        query = sa.select(begins.label("begins"), reason.label("reason"), many)
+        query = query.where(kept.type.in_([*LOGINS, *REFUSALS]))
+        query = query.where(kept.time >= since, kept.time < until)
+        query = query.group_by("begins", "reason").order_by("begins", "reason")
+        with self._engine.connect() as connection:
+            rows = connection.execute(query)
+            return tuple(Outcome(row.begins, row.reason or "", row.many) for row in rows)
+
+    def _detail(self) -> Any:
+        """What an event says, to be asked for its parts. PostgreSQL has to be told that the text is
+        JSON; SQLite takes it for that."""
+        postgresql, told = self._engine.dialect.name == "postgresql", events.c.detail
+        return sa.type_coerce(sa.cast(told, sa.JSON) if postgresql else told, sa.JSON)
 
     def actions(self, bdb_uid: int | None = None, limit: int = ACTIONS) -> tuple[Action, ...]:
         """The last changes of databases, or of one of them, the newest first."""

@@ -425,9 +425,12 @@ class Worker:
         except Exception as error:
             log.warning("the lease ends by itself: %s", error)
 
-    def ask(self, bdb_uid: int, question: Callable[[Command], Any]) -> dict[str, Any]:
-        """Puts a question to each node of a database, in any thread: by address what it says, or
-        the NodeError that came of it. `question` gets what runs a command on the node."""
+    def ask(
+        self, bdb_uid: int, question: Callable[[Command], Any], only: str = ""
+    ) -> dict[str, Any]:
+        """Puts a question to each node of a database, or to `only` one of them by its address, in
+        any thread: by address what it says, or the NodeError that came of it. `question` gets what
+        runs a command on the node."""
         cares = dict(self._cares.get(bdb_uid, {}))
         nodes = {
             address: care.node
@@ -437,6 +440,8 @@ class Worker:
         with ExitStack() as stack:
             if not cares:  # another control plane looks after them
                 nodes = self._visited(bdb_uid, stack)
+            if only:
+                nodes = {address: node for address, node in nodes.items() if address == only}
 
             def answer(node: Node) -> Any:
                 try:

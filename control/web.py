@@ -21,7 +21,7 @@ from control.core import CoreError
 from control.errors import conflict, forbidden, invalid
 from control.guard import Caller, Guard, denied
 from control.records import User
-from control.store import Store
+from control.store import Record, Store
 from control.waiting import LONGEST, wait_for_sync
 
 Handler = TypeVar("Handler", bound=Callable[..., Response])
@@ -43,6 +43,8 @@ class Rule:
 
 SYNC = ("wait_for_sync",)  # what may be asked of a change
 CHANGING = ("dry_run", *SYNC)
+LISTING = ("search", "limit", "offset")
+MANY = 10_000  # records of an answer that was asked for some of them
 PUBLIC = "nobody's"  # the permission of what needs no login
 
 
@@ -182,6 +184,22 @@ def body(model: type[Model]) -> Model:
 def dry_run() -> bool:
     """Whether the request is only to be checked: presence counts, as on Redis Enterprise."""
     return "dry_run" in request.args
+
+
+def number(name: str, default: int) -> int:
+    """A number of the query. Raises Refusal 400."""
+    text = request.args.get(name, str(default))
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise invalid("invalid_param", f"{name}: no number")
+    return int(text)
+
+
+def found(kind: type[Record]) -> tuple[Record, ...]:
+    """The records that the request asks for: all, or those of its LISTING. Raises Refusal 400."""
+    if not any(name in request.args for name in LISTING):
+        return store().all(kind)
+    text = request.args.get("search", "")
+    return store().find(kind, text, number("limit", MANY), number("offset", 0))
 
 
 def _patience() -> float:

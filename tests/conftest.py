@@ -26,7 +26,10 @@ def use_core(folder: str) -> None:
 if "CERTAUTH_BUILD" in os.environ:
     use_core(os.environ["CERTAUTH_BUILD"])
 
-pytest_plugins = ["tests.fixtures", "tests.faults"]  # imported after this file: with that core
+# Only `make test-all` brings a browser, and all of its tests are slow.
+collect_ignore = [] if importlib.util.find_spec("playwright") else ["test_ui_browser.py"]
+# Imported after this file: with that core.
+pytest_plugins = ["tests.fixtures", "tests.faults"]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -1,5 +1,5 @@
 """Fixtures of the control plane, for test files that do not need one of their own: `api`, `plane`,
-`url`."""
+`url`, and of its web page: `browser`, `admin`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +9,7 @@ import pytest
 from tests.api import ControlPlane
 from tests.control import Plane
 from tests.support import Pki
+from tests.ui import Browser
 
 
 @pytest.fixture
@@ -33,3 +34,16 @@ def plane(tmp_path: Path, pki: Pki) -> Iterator[Plane]:
 def url(tmp_path: Path) -> str:
     """An empty database; test_postgres.py has another one."""
     return f"sqlite:///{tmp_path}/control.db"
+
+
+@pytest.fixture
+def browser(api: ControlPlane) -> Browser:
+    """Nobody has logged in."""
+    return Browser(api)
+
+
+@pytest.fixture
+def admin(browser: Browser) -> Browser:
+    """The administrator has, by password."""
+    browser.log_in()
+    return browser

@@ -384,7 +384,7 @@ class Compose:
 
 @pytest.fixture
 def compose(images: dict[str, str]) -> Iterator[Compose]:
-    ports = {"REDIS_PORT": str(free_port()), "API_PORT": str(free_port())}
+    ports = {name: str(free_port()) for name in ("REDIS_PORT", "API_PORT", "UI_PORT")}
     made = Compose(f"certauth-{os.getpid()}", {**os.environ, **ports})
     try:
         yield made

@@ -433,6 +433,7 @@ def test_every_object_is_documented() -> None:
         models.CertificateBody: "Certificate entries",
         models.RolePermissionBody: "Role permissions",
         models.ChangeBody: "Changes",
+        models.KnownBody: "Known certificates",
     }
     bodies = [one for one in vars(models).values() if inspect.isclass(one)]
     bodies = [one for one in bodies if issubclass(one, models.Body)]
@@ -452,7 +453,8 @@ def test_every_error_code_is_documented() -> None:
     makers = r"Refusal\(\s*\d+,|(?:invalid|refused|conflict|forbidden|unauthorized|CrlError)\("
     codes = set()
     for path in (ROOT / "control").rglob("*.py"):
-        codes |= set(re.findall(rf"\b(?:{makers})\s*\"(\w+)\"", path.read_text()))
+        if path.parent.name != "ui":  # whose own are on its pages only
+            codes |= set(re.findall(rf"\b(?:{makers})\s*\"(\w+)\"", path.read_text()))
     codes -= set(core.reasons())
     codes |= {f"{field}_already_exists" for field in ("name", "email", "certificate_subject_line")}
     codes |= {"invalid_schema", "unknown_field", "missing_db_name", "method_not_allowed"}
@@ -604,7 +606,7 @@ def test_the_readme_shows_what_the_quickstart_says(tmp_path: Path) -> None:
     config = service.Config(tmp_path / "control", port=9443)
     (tmp_path / "pki").mkdir()
     service.init(config, "quickstart", "quickstart", "a long password", quickstart.NAMES)
-    options = quickstart.Options(tmp_path, 6380, 9443, "redis-server")
+    options = quickstart.Options(tmp_path, 6380, 9443, 8443, "redis-server")
     service.create_ca(config, "", "ec", again=False)
     pki = quickstart.Pki(tmp_path / "pki", config)
     said = quickstart.walk_through(options, pki, "").replace(str(tmp_path), ".certauth")
@@ -679,6 +681,7 @@ def test_every_call_of_the_rest_page_works(tmp_path: Path) -> None:
     home = tmp_path / "home"
     start = [str(COMMAND), "quickstart", "--home", str(home)]
     start += ["--redis-port", str(redis_port), "--api-port", str(api_port)]
+    start += ["--ui-port", str(free_port())]
     log = tmp_path / "log"
     with open(log, "w") as output:
         process = subprocess.Popen(start, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
@@ -725,8 +728,14 @@ LAW = {
         "control/reference.py",
         "control/web.py",
         "control/api",
+        "control/ui",
     },
-    "werkzeug": {"control/errors.py", "control/reference.py", "control/server.py"},
+    "werkzeug": {
+        "control/errors.py",
+        "control/reference.py",
+        "control/server.py",
+        "control/ui",
+    },
     "jwt": {"control/tokens.py"},
     "click": {"control/cli.py", "control/commands.py", "control/quickstart.py"},
     "prometheus_client": {"control/metrics.py"},
@@ -755,6 +764,17 @@ def test_each_library_has_its_owner(path: Path) -> None:
         for library, owners in LAW.items():
             if module == library or module.startswith(f"{library}."):
                 assert any(name == one or name.startswith(f"{one}/") for one in owners), module
+
+
+def test_the_page_asks_the_api_and_nothing_else() -> None:
+    """No file of it reaches the store, the nodes or the rules by itself; its application takes a
+    key from the cluster when it is made."""
+    for path in (ROOT / "control" / "ui").glob("*.py"):
+        found = {module for module, _ in imported(path) if module.startswith("control.")}
+        taken = {"control.store", "control.sync", "control.policy", "control.tokens"}
+        taken |= {"control.passwords", "control.service", "control.server"}
+        assert not found & taken, path.name
+        assert path.name == "app.py" or "control.web" not in found, path.name
 
 
 def test_the_law_knows_every_dependency() -> None:

@@ -52,6 +52,7 @@ def quickstart(tmp_path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
     home, ports = tmp_path / "home", {"6380": str(free_port()), "9443": str(free_port())}
     command = [COMMAND, "quickstart", "--home", home]
     command += ["--redis-port", ports["6380"], "--api-port", ports["9443"]]
+    command += ["--ui-port", str(free_port())]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:

@@ -10,6 +10,7 @@ import pytest
 from control import core, passwords
 from control.api import certauth
 from control.records import ClientCertificate, Node
+from control.service import ca_line
 from control.web import CHANGES
 from tests.api import ControlPlane
 from tests.control import Plane, enrolled_node
@@ -288,3 +289,16 @@ def test_a_node_that_cannot_say_is_listed_with_why(
     server.stop()
     (node,) = preview(plane, "DELETE /v1/users/2")[0]["nodes"]
     assert node["error"].startswith("UNREACHABLE")
+
+
+def test_what_is_known_is_decided_from_where_it_came(pki: Pki) -> None:
+    """As the certificate itself would be, from the same address: names of any length, one after the
+    other, each in its own memory."""
+    names = [f"CN={'n' * length},O=acme" for length in range(1, 60)]
+    lines = [f"bind subject {name} u{index} from=10.0.0.0/8" for index, name in enumerate(names)]
+    lines += [f"user u{index} on +get ~*" for index in range(len(names))]
+    policy = core.Policy(["set enforce on", ca_line(pki.ca.pem.decode()), *lines])
+    for index, name in enumerate(names):
+        one = known(pki.ca.issue(name), pki.ca, "")
+        assert policy.decide_known(one, address="10.1.2.3").users == (f"u{index}",)
+        assert policy.decide_known(one, address="11.1.2.3").reason == "address"

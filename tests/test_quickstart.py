@@ -47,6 +47,7 @@ class Quickstart:
         self.home = home
         self.redis_port, self.api_port = redis_port or free_port(), api_port or free_port()
         ports = ["--redis-port", str(self.redis_port), "--api-port", str(self.api_port)]
+        ports += ["--ui-port", str(free_port())]
         # In files, so that they can be read while it runs.
         self.stdout, self.stderr = (Path(tempfile.mkdtemp(dir=scratch())) / "file" for _ in "12")
         with self.stdout.open("w") as out, self.stderr.open("w") as err:

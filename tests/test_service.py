@@ -48,6 +48,8 @@ def test_the_environment_counts_before_the_file(tmp_path: Path) -> None:
         ("port = true", {}, "'port': True is no number"),
         ("port = 65536", {}, "'port': 65536 is no port"),
         ("port = 0", {}, "'port': 0 is no port"),
+        ("ui_port = -1", {}, "'ui_port': -1 is no port, nor 0 for none"),
+        ("", {"CERTAUTH_UI_PORT": "65536"}, "'ui_port': 65536 is no port, nor 0 for none"),
         ("host = 1", {}, "'host': 1 is no text"),
         ("", {"CERTAUTH_PORT": "http"}, "'port': 'http' is no number"),
         ("", {"CERTAUTH_PORT": "99999"}, "'port': 99999 is no port"),

@@ -801,3 +801,56 @@ def test_a_reader_never_sees_half_a_change(made: Store) -> None:
     """Lines, generation and digest are of one moment, while a writer works."""
     granted(made)
     read_while_written(made, made, 30)
+
+
+# ---- Searching and counting ----------------------------------------------------------------------
+
+
+def test_records_are_found_by_parts_of_their_names(made: Store) -> None:
+    """In any case, by uid, so many at a time, each with its roles; and % and _ mean themselves."""
+    for number, name in enumerate(("Alice", "malice", "bob", "a_b", "a%b")):
+        made.create(user(0, name, email=f"{number}@acme.example" if number == 2 else ""))
+    names = [found.name for found in made.find(User, "ALICE", 9, 0)]
+    assert names == ["Alice", "malice"]
+    assert [found.name for found in made.find(User, "alice", 1, 1)] == ["malice"]
+    assert [found.name for found in made.find(User, "_", 9, 0)] == ["a_b"]
+    assert [found.name for found in made.find(User, "%", 9, 0)] == ["a%b"]
+    assert [found.name for found in made.find(User, "acme.example", 9, 0)] == ["bob"]
+    assert [found.name for found in made.find(User, "cn=bob,o=", 9, 0)] == ["bob"]
+    assert made.find(User, "alice", 9, 0) == made.all(User)[1:3]
+    assert made.find(User, "", 9, 0) == made.all(User)
+    assert [found.name for found in made.find(Role, "admin", 9, 0)] == ["Admin"]
+
+
+def test_the_history_counts_logins_and_refusals(made: Store) -> None:
+    """By spans, the first of which begins at the first time; the last time is left out."""
+    now = int(time.time())
+    made.act_as("alice")
+    made.note("login")
+    for reason in ("no_binding", "no_binding", "expired"):
+        made.note("client_refused", "WARNING", reason=reason, username="bob")
+    made.note("node_drift", "WARNING", reason="none of these")
+    counts = {one.reason: one.count for one in made.history(now - 60, now + 60, 120)}
+    assert counts == {"": 1, "no_binding": 2, "expired": 1}
+    assert {one.time for one in made.history(now - 60, now + 60, 120)} == {now - 60}
+    assert made.history(now - 60, now, 60) == ()
+    assert made.history(now + 60, now + 120, 60) == ()
+
+
+def test_events_are_found_by_type_and_user(made: Store) -> None:
+    """By the beginnings of types; by whoever did it, or whom it is about."""
+    made.act_as("alice")
+    made.note("role_created")
+    made.leave()
+    made.note("client_login", username="alice")
+    made.note("client_refused", username="bob")
+
+    def types(*kinds: str, by: str = "") -> list[str]:
+        found = made.events(0, 2**40, False, 99, 0, kinds, by)
+        return [one.type for one in found]
+
+    assert types("client_", "role_") == ["role_created", "client_login", "client_refused"]
+    assert types("client%") == []
+    assert types("", by="alice") == ["role_created", "client_login"]
+    assert types("client_", by="bob") == ["client_refused"]
+    assert types("", by="nobody") == []

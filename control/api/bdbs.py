@@ -13,15 +13,26 @@ from control.api.cluster import rendered_subjects, subjects
 from control.errors import Refusal, conflict, invalid, refused
 from control.models import BdbBody, BdbPasswordBody, BdbV2Body, NewBdbBody
 from control.records import Database, Endpoint, Node, RolePermission, Target
-from control.web import CHANGING, SYNC, answer, dry_run, needs, store, synced, unchanged
+from control.web import (
+    CHANGING,
+    LISTING,
+    SYNC,
+    answer,
+    dry_run,
+    found,
+    needs,
+    store,
+    synced,
+    unchanged,
+)
 
 blueprint = Blueprint("bdbs", __name__)
 
 
 @blueprint.get("/v1/bdbs")
-@needs("view_all_bdbs_info", answers=list[BdbAnswer], query=("fields", "extended"))
+@needs("view_all_bdbs_info", answers=list[BdbAnswer], query=("fields", "extended", *LISTING))
 def read_all() -> Response:
-    return answer([only(shown(database)) for database in store().all(Database)])
+    return answer([only(shown(database)) for database in found(Database)])
 
 
 @blueprint.get("/v1/bdbs/<int(max=2147483647):uid>")

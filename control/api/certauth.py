@@ -8,9 +8,9 @@ from flask import Blueprint, Response, current_app
 
 from control import core, preview
 from control.answers import ExplainAnswer, PreviewAnswer, ServersAnswer
-from control.errors import Refusal, refused
-from control.models import ExplainBody, PreviewBody
-from control.records import Database, Node, Target, User
+from control.errors import Refusal, invalid, refused
+from control.models import ExplainBody, KnownBody, PreviewBody
+from control.records import ClientCertificate, Database, Node, Target, User
 from control.store import Store
 from control.waiting import servers
 from control.web import answer, guard, in_field, needs, rehearsed, store
@@ -22,7 +22,8 @@ HELD = 10  # seconds of a preview: all who want to change something wait meanwhi
 @blueprint.post("/v1/certauth/explain")
 @needs("explain_certificates", takes=ExplainBody, answers=ExplainAnswer)
 def explain(sent: ExplainBody) -> Response:
-    """Who a certificate is, and why: for the REST API, or on a database."""
+    """Who a certificate is, and why: for the REST API, or on a database. Of one that is only known
+    from the event log, on a database."""
     decided = in_field("certificate", lambda: decide(sent))
     return answer(core.told(decided, names(decided, sent)))
 
@@ -64,10 +65,22 @@ def make(stage: Store, sent: PreviewBody) -> None:
 
 def decide(sent: ExplainBody) -> core.Decision:
     """By the very functions that decide about clients. Raises CoreError, Refusal 404."""
+    if sent.known:
+        known, policy = client_certificate(sent.known), database_policy(sent.bdb_uid or 0)
+        return policy.decide_known(known, sent.time, sent.address)
+    if not sent.certificate:
+        raise invalid("missing_field", "certificate: this field is missing")
     pem = sent.certificate.encode()
     if sent.bdb_uid is None:
         return guard().decide(pem, sent.time, sent.address)
     return database_policy(sent.bdb_uid).decide(pem, sent.time, sent.address)
+
+
+def client_certificate(sent: KnownBody) -> ClientCertificate:
+    return ClientCertificate(
+        cert=sent.cert, key=sent.key, ca=sent.ca or "", issuer="", serial=sent.serial,
+        subject=sent.subject, user="", not_before=0, not_after=sent.not_after, first=0,
+    )  # fmt: skip
 
 
 def database_policy(uid: int) -> core.Policy:

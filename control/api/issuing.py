@@ -11,13 +11,23 @@ from flask import Blueprint, Response, current_app, request
 
 from control import issuing
 from control.answers import ClientCertificateAnswer, ProfileAnswer
-from control.api.logs import END, LIMIT, moment, number
+from control.api.logs import END, LIMIT, moment
 from control.api.roles import check_administrator
 from control.errors import Refusal, forbidden
 from control.models import IssueBody, NewProfileBody, ProfileBody
 from control.records import ClientCertificate, Profile, User
 from control.store import ends_by, ends_soon, from_ca, of_user
-from control.web import answer, caller, dry_run, guard, in_field, needs, store, unchanged
+from control.web import (
+    answer,
+    caller,
+    dry_run,
+    guard,
+    in_field,
+    needs,
+    number,
+    store,
+    unchanged,
+)
 
 blueprint = Blueprint("issuing", __name__)
 

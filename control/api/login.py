@@ -106,7 +106,7 @@ def read_permissions_of(role: str) -> Response:
 
 
 def permissions(management: str) -> dict[str, Any]:
-    """There is no user interface, so no permissions for one."""
+    """The web page has no permissions of its own: it asks this API."""
     held = sorted(name for name, roles in PERMISSIONS.items() if management in roles)
     return {"api_permissions": [name for name in held if name != "any"], "ui_permissions": []}
 

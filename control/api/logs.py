@@ -1,24 +1,29 @@
-"""/v1/logs: who changed what, and who could not log in."""
+"""/v1/logs and /v1/certauth/history: who changed what, and who could not log in."""
 
+import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 
 from flask import Blueprint, Response, request
 
-from control.answers import EventAnswer
+from control.answers import EventAnswer, OutcomeAnswer
 from control.audit import render
 from control.errors import invalid
-from control.web import answer, needs, store
+from control.web import answer, needs, number, store
 
 blueprint = Blueprint("logs", __name__)
 END = 253_402_300_799  # the last second of the year 9999
 LIMIT = 10_000
+HOUR, DAY = 3600, 86400  # seconds
+SPANS = 1000
+TYPES = 50  # of events in a query
 
 
 @blueprint.get("/v1/logs")
 @needs(
     "view_logged_events",
     answers=list[EventAnswer],
-    query=("stime", "etime", "order", "limit", "offset"),
+    query=("stime", "etime", "type", "user", "order", "limit", "offset"),
 )
 def read() -> Response:
     """The oldest first, or (order=desc) the newest. Of each type the last thousand are kept, and
@@ -29,8 +34,21 @@ def read() -> Response:
     found = store().events(
         moment("stime", 0), moment("etime", END), order == "desc",
         number("limit", LIMIT), number("offset", 0),
+        request.args.get("type", "").split(",")[:TYPES], request.args.get("user", ""),
     )  # fmt: skip
     return answer([render(event) for event in found])
+
+
+@blueprint.get("/v1/certauth/history")
+@needs("view_logged_events", answers=list[OutcomeAnswer], query=("stime", "etime", "step"))
+def history() -> Response:
+    """How many logins and refusals there were, by time and reason: of the last day by the hour,
+    unless the query says otherwise."""
+    until, step = moment("etime", int(time.time()) + 1), number("step", HOUR)
+    since = moment("stime", until - DAY)
+    if not 0 < until - since <= SPANS * step:
+        raise invalid("invalid_param", f"step: give at least one span, and at most {SPANS}")
+    return answer([asdict(one) for one in store().history(since, until, step)])
 
 
 def moment(name: str, default: int) -> int:
@@ -44,10 +62,3 @@ def moment(name: str, default: int) -> int:
         return int(found.timestamp())
     except (ValueError, OverflowError):
         raise invalid("invalid_param", f"{name}: no ISO 8601 time") from None
-
-
-def number(name: str, default: int) -> int:
-    text = request.args.get(name, str(default))
-    if not (text.isascii() and text.isdecimal() and len(text) < 10):
-        raise invalid("invalid_param", f"{name}: no number")
-    return int(text)

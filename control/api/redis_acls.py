@@ -10,15 +10,27 @@ from control.answers import RedisAclAnswer
 from control.errors import conflict
 from control.models import NewRedisAclBody, RedisAclBody
 from control.records import FULL_ACCESS, RedisAcl
-from control.web import CHANGING, SYNC, answer, dry_run, in_field, needs, store, synced, unchanged
+from control.web import (
+    CHANGING,
+    LISTING,
+    SYNC,
+    answer,
+    dry_run,
+    found,
+    in_field,
+    needs,
+    store,
+    synced,
+    unchanged,
+)
 
 blueprint = Blueprint("redis_acls", __name__)
 
 
 @blueprint.get("/v1/redis_acls")
-@needs("view_all_redis_acls_info", answers=list[RedisAclAnswer])
+@needs("view_all_redis_acls_info", answers=list[RedisAclAnswer], query=LISTING)
 def read_all() -> Response:
-    return answer([render(acl) for acl in store().all(RedisAcl)])
+    return answer([render(acl) for acl in found(RedisAcl)])
 
 
 @blueprint.get("/v1/redis_acls/<int(max=2147483647):uid>")

@@ -10,12 +10,11 @@ from flask import Blueprint, Response
 
 from control import ca, core, crl, revocation
 from control.answers import CrlAnswer, RevocationAnswer
-from control.api.logs import number
 from control.errors import Refusal, invalid, missing
 from control.models import CrlBody, NewCrlBody, RevokeBody
 from control.records import Revocation, RevocationList, User, rendered_time
 from control.store import good_at, of_user
-from control.web import PUBLIC, answer, in_field, needs, store, unchanged
+from control.web import PUBLIC, answer, in_field, needs, number, store, unchanged
 
 blueprint = Blueprint("revocation", __name__)
 PAGE = 1000

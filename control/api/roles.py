@@ -9,16 +9,28 @@ from control.answers import RoleAnswer
 from control.errors import Refusal, forbidden, refused
 from control.models import NewRoleBody, RoleBody
 from control.records import BUILTIN_ROLES, Role
-from control.web import CHANGING, SYNC, answer, caller, dry_run, needs, store, synced, unchanged
+from control.web import (
+    CHANGING,
+    LISTING,
+    SYNC,
+    answer,
+    caller,
+    dry_run,
+    found,
+    needs,
+    store,
+    synced,
+    unchanged,
+)
 
 blueprint = Blueprint("roles", __name__)
 BUILTIN = {role.uid for role in BUILTIN_ROLES}
 
 
 @blueprint.get("/v1/roles")
-@needs("view_all_roles_info", answers=list[RoleAnswer])
+@needs("view_all_roles_info", answers=list[RoleAnswer], query=LISTING)
 def read_all() -> Response:
-    return answer([render(role) for role in store().all(Role)])
+    return answer([render(role) for role in found(Role)])
 
 
 @blueprint.get("/v1/roles/<int(max=2147483647):uid>")

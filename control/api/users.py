@@ -14,10 +14,12 @@ from control.models import NewUserBody, UserBody
 from control.records import BUILTIN_ROLES, Management, Password, Role, User, rendered_time
 from control.web import (
     CHANGING,
+    LISTING,
     SYNC,
     answer,
     caller,
     dry_run,
+    found,
     in_field,
     needs,
     rehearsing,
@@ -35,10 +37,10 @@ OWN = {"name", "password"}  # what a user may change about itself
 
 
 @blueprint.get("/v1/users")
-@needs("view_all_users_info", answers=list[UserAnswer])
+@needs("view_all_users_info", answers=list[UserAnswer], query=LISTING)
 def read_all() -> Response:
     managements = {role.uid: role.management for role in store().all(Role)}
-    return answer([render(user, managements) for user in store().all(User)])
+    return answer([render(user, managements) for user in found(User)])
 
 
 @blueprint.get("/v1/users/<int(max=2147483647):uid>")
@@ -181,7 +183,7 @@ def rendered(user: User) -> dict[str, Any]:
 def render(user: User, managements: dict[int, Management]) -> dict[str, Any]:
     """`managements` by role uid, of at least the user's own roles."""
     held = [managements[uid] for uid in user.role_uids if uid in managements]
-    found = {
+    told = {
         "uid": user.uid,
         "name": user.name,
         "email": user.email,
@@ -192,7 +194,7 @@ def render(user: User, managements: dict[int, Management]) -> dict[str, Any]:
         "status": passwords.status(user, store().cluster()),
     }
     if user.passwords:
-        found["password_issue_date"] = rendered_time(user.passwords[-1].issued)
+        told["password_issue_date"] = rendered_time(user.passwords[-1].issued)
     if user.last_login:
-        found["last_login"] = user.last_login
-    return found
+        told["last_login"] = user.last_login
+    return told

@@ -1,0 +1,77 @@
+"""/v1/certauth/sessions: who is connected to which server, by which certificate; and to end one."""
+
+from typing import Any
+
+from flask import Blueprint, Response, current_app, request
+
+from control.answers import SessionsAnswer
+from control.audit import Command
+from control.errors import missing, refused
+from control.models import EndSessionBody
+from control.records import Database
+from control.sync import NodeError
+from control.web import answer, needs, number, store
+
+blueprint = Blueprint("sessions", __name__)
+PAGE = 1000  # sessions of a server in an answer
+SHOWN = (
+    "id", "address", "user", "reason", "subject", "serial", "cert", "key", "ca", "since", "end",
+    "not_after",
+)  # fmt: skip
+
+
+@blueprint.get("/v1/certauth/sessions")
+@needs("view_logged_events", answers=SessionsAnswer, query=("bdb", "user", "limit"))
+def read() -> Response:
+    """Of all databases, or of one; of all users, or of one. The servers are asked now."""
+    user, most = request.args.get("user", ""), max(1, min(number("limit", PAGE), PAGE))
+    only = number("bdb", 0)
+
+    def page(command: Command) -> Any:
+        who = ("USER", user) if user else ()
+        return command("CERTAUTH.SESSIONS", *who, "COUNT", most)
+
+    found: list[dict[str, Any]] = []
+    silent, more = [], False
+    for database in (store().get(Database, only),) if only else store().all(Database):
+        where = {"bdb_uid": database.uid, "bdb_name": database.name}
+        for address, told in current_app.extensions["ask"](database.uid, page).items():
+            if isinstance(told, NodeError):
+                silent.append({**where, "node": address, "error": str(told)})
+                continue
+            more |= told["cursor"] != 0
+            found += [render(one, {**where, "node": address}) for one in told["sessions"]]
+    return answer({"sessions": found, "more": more, "silent": silent})
+
+
+def render(one: dict[str, Any], where: dict[str, Any]) -> dict[str, Any]:
+    return {**where, **{name: one.get(name) for name in SHOWN}}
+
+
+@blueprint.delete("/v1/certauth/sessions")
+@needs("update_bdb", takes=EndSessionBody)
+def end(sent: EndSessionBody) -> Response:
+    """Closes the connection of a client. It may come again: revoke its certificate against that."""
+    database = store().get(Database, sent.bdb_uid)
+
+    def close(command: Command) -> bool:
+        # Numbers of clients begin anew with each start of a server: is it still that one?
+        told = command("CERTAUTH.SESSIONS", "CURSOR", sent.id - 1, "COUNT", 1)["sessions"]
+        same = [one for one in told if one["id"] == sent.id and (one["cert"] or "") == sent.cert]
+        return bool(same) and bool(command("CLIENT", "KILL", "ID", sent.id))
+
+    asked = current_app.extensions["ask"](database.uid, close, sent.node)
+    told = asked.get(sent.node, False)
+    if isinstance(told, NodeError):
+        raise refused(
+            "session_not_ended",
+            f"{sent.node}: {told}; where its bootstrap file does not give +client|kill yet, give "
+            "it the one that is in the control plane's folder now, and restart the server",
+        )
+    if not told:
+        raise missing("such session any more")
+    store().note(
+        "session_ended", "WARNING", bdb_uid=database.uid, bdb_name=database.name, node=sent.node,
+        client=sent.id, cert=sent.cert,
+    )  # fmt: skip
+    return answer({})

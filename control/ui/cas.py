@@ -1,0 +1,83 @@
+"""The CAs that clients come from: who depends on each, and those of the cluster to add or remove.
+What a database has of its own is edited there."""
+
+import re
+from http import HTTPStatus
+from typing import Any
+
+from flask import Blueprint, render_template, request
+
+from control import ca, core
+from control.ca import CertificateError
+from control.errors import Refusal, invalid, missing
+from control.records import TRUSTED_CA
+from control.ui import changes
+from control.ui.ask import ask, may
+from control.ui.changes import Change
+
+blueprint = Blueprint("cas", __name__, url_prefix="/ui/cas")
+PEM = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n?", re.DOTALL)
+LABELS = {"certificate": "Certificates"}
+
+
+@blueprint.get("/")
+def show(error: Refusal | None = None) -> Any:
+    found = ask("GET /v1/certauth/ca")
+    names = {0: "this page and the API"}
+    if may("view_all_bdbs_info"):
+        names |= {one["uid"]: one["name"] for one in ask("GET /v1/bdbs", fields="uid,name")}
+    page = render_template(
+        "cas.html", cas=found["cas"], silent=found["silent"], names=names,
+        own={core.identity(one.encode()).key for one in PEM.findall(trusted())},
+        pem=request.form.get("pem", ""), errors=changes.problems(error, LABELS) if error else [],
+    )  # fmt: skip
+    return page, error.status if error else HTTPStatus.OK
+
+
+def trusted() -> str:
+    """PEM of the CAs of the cluster, with those above them."""
+    found: str = ask("GET /v1/cluster/certificates").get(f"{TRUSTED_CA}_cert", "")
+    return found
+
+
+@blueprint.post("/add")
+def add() -> Any:
+    pem = request.form.get("pem", "").strip()
+    file = request.files.get("file")
+    if not pem and file:
+        pem = file.read().decode(errors="replace")
+    try:
+        together = ca.together(trusted(), pem)
+        change = replaced(together, "Trust these CAs too", "More CAs are trusted.")
+        return changes.run(change, {"pem": pem}, lambda _: "/ui/cas/")
+    except CertificateError as error:
+        return show(invalid("invalid_certificate", f"certificate: {error}"))
+    except Refusal as error:
+        if error.status != HTTPStatus.BAD_REQUEST:
+            raise
+        return show(error)
+
+
+@blueprint.post("/<key>/remove")
+def remove(key: str) -> Any:
+    kept, gone = [], ""
+    for block in PEM.findall(trusted()):
+        identity = core.identity(block.encode())
+        if identity.key == key:
+            gone = identity.subject
+        else:
+            kept.append(block)
+    if not gone:
+        raise missing("such CA of the cluster")
+    title, done = f"Trust {gone} no more", f"{gone} is trusted no more."
+    change = replaced("".join(kept), title, done)
+    return changes.run(change, {}, lambda _: "/ui/cas/")
+
+
+def replaced(pem: str, title: str, done: str) -> Change:
+    """The cluster's CAs become these."""
+    if not pem:
+        path = f"/v1/cluster/certificates/{TRUSTED_CA}"
+        return Change("DELETE", path, None, title, done, "/ui/cas/")
+    body = {"name": TRUSTED_CA, "certificate": pem}
+    return Change("PUT", "/v1/cluster/update_cert", body, title, done, "/ui/cas/")

@@ -1,0 +1,136 @@
+"""Changes are shown before they are made: which policy lines come and go, which sessions end.
+
+The first time a change comes, POST /v1/certauth/preview says what it would do, and the person is
+asked. What they agree to carries a digest of that. Where it would do something else by then, they
+are asked again, and nothing is made that nobody has seen."""
+
+import hashlib
+import json
+import re
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from flask import flash, redirect, render_template, request
+
+from control.errors import Refusal, conflict
+from control.ui.ask import answer, ask
+
+WAIT = 2  # seconds for the servers, before the page says that they are still to follow
+Item = dict[str, Any]  # as the API takes and shows it
+ABOUT = re.compile(r"changes\.\d+ \([^)]*\): ")  # how the preview begins what is refused
+FIELD = re.compile(r"(\w+)[\w.]*: (.+)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Change:
+    """A call of the API, and how the page speaks of it. With `etag`, it is for that state only.
+    With `password`, the person is asked for one when they agree, and it goes nowhere before."""
+
+    method: str
+    path: str
+    body: Item | None
+    title: str  # "Change the user alice"
+    done: str  # "The user alice was changed."
+    back: str  # the address of where it begins
+    etag: str = ""
+    password: bool = False
+
+
+def run(change: Change, carried: Mapping[str, str], then: Callable[[Any], str]) -> Any:
+    """Shows the change, or makes it where the form says that it was agreed to. `carried` are the
+    form's fields that make it the same change when they come again; `then` says where to go with
+    what the API answers. Raises Refusal where the change is none to agree to."""
+    check_state(change)
+    found = preview(change)
+    digest = digest_of(change, found)
+    agreed = request.form.get("digest")
+    if agreed is None:
+        return asked(change, carried, found, digest)
+    if agreed != digest:
+        text = "What this would do is not what it was when you looked. This is how it is now:"
+        return asked(change, carried, found, digest, conflict("changed_meanwhile", text))
+    try:
+        made = make(change)
+    except Refusal as error:
+        return asked(change, carried, found, digest, error)
+    pending = made.get("pending") if isinstance(made, dict) else None
+    flash(f"{change.done} Still to follow: {'; '.join(pending)}" if pending else change.done)
+    return redirect(then(made), HTTPStatus.SEE_OTHER)
+
+
+def check_state(change: Change) -> None:
+    """Raises Refusal 409 where somebody else was faster."""
+    if change.etag and answer(f"GET {change.path}").etag != change.etag:
+        raise conflict(
+            "config_edit_conflict",
+            "somebody else has changed this since you opened it: open it again, to see how it is",
+        )
+
+
+def preview(change: Change) -> list[dict[str, Any]]:
+    """What the change would do to each database that it is about. Raises Refusal."""
+    body = change.body
+    if change.password and body is not None:  # any, since it does nothing to policies
+        body = body | {"password": f"Aa1!{secrets.token_urlsafe(16)}"}
+    sent: Item = {"method": change.method, "path": change.path}
+    sent |= {} if body is None else {"body": body}
+    try:
+        found = ask("POST /v1/certauth/preview", {"changes": [sent]})
+    except Refusal as error:
+        text = ABOUT.sub("", error.description, count=1)
+        raise Refusal(error.status, error.error_code, text) from error
+    databases: list[dict[str, Any]] = found["databases"]
+    return databases
+
+
+def digest_of(change: Change, found: Sequence[Mapping[str, Any]]) -> str:
+    """Of the change, and of what it does to policies. Sessions come and go by themselves."""
+    lines = [(one["bdb_uid"], one["added"], one["removed"]) for one in found]
+    text = json.dumps([change.method, change.path, change.body, lines], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def asked(
+    change: Change,
+    carried: Mapping[str, str],
+    found: Sequence[Mapping[str, Any]],
+    digest: str,
+    error: Refusal | None = None,
+) -> Any:
+    page = render_template(
+        "preview.html", change=change, carried=carried, databases=found, digest=digest, error=error
+    )
+    return page, error.status if error else HTTPStatus.OK
+
+
+def make(change: Change) -> Any:
+    body = change.body
+    if change.password and body is not None:
+        body = body | {"password": request.form.get("password", "")}
+    query: dict[str, object] = {"wait_for_sync": WAIT}
+    if "force" in request.form:
+        query["force"] = ""
+    headers = {"If-Match": f'"{change.etag}"'} if change.etag else {}
+    call = f"{change.method} {change.path}"
+    return answer(call, body, query=query, headers=headers).content
+
+
+def problems(error: Refusal, labels: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """What is wrong, by field: its id, its label and the text; without a field, only the text."""
+    code = error.error_code.removesuffix("_already_exists")
+    if code in labels:
+        return [(code, labels[code], error.description)]
+    found: list[tuple[str, str, str]] = []
+    for part in error.description.split("; "):
+        named = FIELD.fullmatch(part)
+        if named and named[1] in labels:
+            found.append((named[1], labels[named[1]], named[2]))
+        elif found:
+            id, label, text = found[-1]
+            found[-1] = (id, label, f"{text}; {part}")
+        else:
+            found.append(("", "", part))
+    return found

@@ -1,0 +1,152 @@
+"""The fields of forms: how a value of the API looks in one, and what a form means by it."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from werkzeug.datastructures import MultiDict
+
+from control.errors import invalid
+
+Form = MultiDict[str, str]
+Choices = Callable[[], Iterable[tuple[str, str]]]  # values and what they are called
+
+
+@dataclass(frozen=True)
+class Field:
+    """A text in one line; other kinds are below. `hint` stands below it."""
+
+    name: str
+    label: str
+    hint: str = ""
+    required: bool = False
+    choices: Choices = tuple
+    widget = "text"
+
+    def shown(self, value: Any) -> Any:
+        """A value of the API as the form shows it."""
+        return value or ""
+
+    def typed(self, form: Form) -> Any:
+        """What stands in a form that was sent, to be shown again."""
+        return form.get(self.name, "")
+
+    def read(self, form: Form) -> Any:
+        """The value that a form means. Raises Refusal 400, which begins with the field's name."""
+        return self.typed(form).strip()
+
+    def posted(self, value: Any) -> list[tuple[str, str]]:
+        """The form that means a value of the API."""
+        return [(self.name, self.shown(value))]
+
+
+class Area(Field):
+    """A text of several lines."""
+
+    widget = "area"
+
+    def read(self, form: Form) -> Any:
+        text = super().read(form).replace("\r\n", "\n")
+        return f"{text}\n" if "-----END" in text else text
+
+
+class Rules(Area):
+    """ACL rules: one line for Redis, as many as one likes here."""
+
+    def read(self, form: Form) -> Any:
+        return " ".join(self.typed(form).split())
+
+
+class Flag(Field):
+    widget = "flag"
+
+    def shown(self, value: Any) -> Any:
+        return "on" if value else ""
+
+    def read(self, form: Form) -> Any:
+        return self.typed(form) == "on"
+
+
+class Pick(Field):
+    """One of the choices."""
+
+    widget = "pick"
+
+
+class Many(Field):
+    """Any of the choices, which are uids."""
+
+    widget = "many"
+
+    def shown(self, value: Any) -> Any:
+        return [str(one) for one in value or ()]
+
+    def typed(self, form: Form) -> Any:
+        return form.getlist(self.name)
+
+    def read(self, form: Form) -> Any:
+        return sorted(int(one) for one in self.typed(form) if one.isascii() and one.isdecimal())
+
+    def posted(self, value: Any) -> list[tuple[str, str]]:
+        return [(self.name, one) for one in self.shown(value)]
+
+
+class Endpoints(Field):
+    """A line for each server: addresses with commas and the port; then the name that it shows."""
+
+    widget = "area"
+
+    def shown(self, value: Any) -> Any:
+        return "\n".join(map(_endpoint, value or ()))
+
+    def read(self, form: Form) -> Any:
+        lines = (line.split() for line in self.typed(form).splitlines() if line.strip())
+        return [self._read(words) for words in lines]
+
+    def _read(self, words: Sequence[str]) -> dict[str, Any]:
+        hosts, _, port = words[0].rpartition(":")
+        if len(words) > 2 or not (port.isascii() and port.isdecimal() and len(port) < 6):
+            raise invalid("invalid_param", f"{self.name}: '{' '.join(words)}' is no HOST:PORT")
+        addresses = [host.strip("[]") for host in hosts.split(",") if host]
+        return {"addr": addresses, "port": int(port), "dns_name": (*words[1:], "")[0]}
+
+
+def _endpoint(value: dict[str, Any]) -> str:
+    hosts = ",".join(f"[{host}]" if ":" in host else host for host in value["addr"])
+    return f"{hosts}:{value['port']} {value['dns_name']}".strip()
+
+
+class Grants(Field):
+    """Pairs of a role and an ACL. `choices` are the roles, `others` the ACLs."""
+
+    widget = "grants"
+    others: Choices = staticmethod(tuple)
+
+    def shown(self, value: Any) -> Any:
+        return [(str(one["role_uid"]), str(one["redis_acl_uid"])) for one in value or ()]
+
+    def typed(self, form: Form) -> Any:
+        pairs = zip(form.getlist(self.name), form.getlist(f"{self.name}.acl"), strict=False)
+        return [pair for pair in pairs if any(pair)]
+
+    def read(self, form: Form) -> Any:
+        pairs = self.typed(form)
+        if not all(role.isdecimal() and acl.isdecimal() for role, acl in pairs):
+            raise invalid("invalid_param", f"{self.name}: each row needs a role and an ACL")
+        return [{"role_uid": int(role), "redis_acl_uid": int(acl)} for role, acl in pairs]
+
+    def posted(self, value: Any) -> list[tuple[str, str]]:
+        names = (self.name, f"{self.name}.acl")
+        pairs = self.shown(value)
+        return [(name, one) for pair in pairs for name, one in zip(names, pair, strict=True)]
+
+
+class Certificates(Area):
+    """PEM certificates, one after the other."""
+
+    def shown(self, value: Any) -> Any:
+        return "".join(one["client_cert"] for one in value or ())
+
+    def read(self, form: Form) -> Any:
+        text = super().read(form)
+        return [{"client_cert": text}] if text else []

@@ -1,0 +1,192 @@
+"""What the pages of users, roles, ACLs and databases have in common: a list that is searched, a
+form, and a change that is shown before it is made."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from flask import Blueprint, render_template, request
+from werkzeug.datastructures import MultiDict
+
+from control.errors import Refusal, invalid
+from control.guard import denied
+from control.ui import changes
+from control.ui.ask import answer, ask, may, who
+from control.ui.changes import Change, Item
+from control.ui.fields import Field
+
+PAGE = 50  # rows of a list
+
+
+@dataclass(frozen=True)
+class Column:
+    """Of a list: what its cells show. Of a cell that is a status, `kind` says how good it is."""
+
+    label: str
+    text: Callable[[Item], str]
+    kind: Callable[[Item], str] | None = None
+    code: bool = False
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of objects. `write` are the permissions to create, change and remove one; `facts` is
+    a template with more about one, and `more` what it needs to know besides `item`.
+    `needs_password` says whether a user must be given one: of what it is, and what is sent."""
+
+    noun: str  # "user"
+    title: str  # "Users"
+    hint: str  # what they are
+    place: str  # the last part of the address of their list
+    api: str  # the path of the API
+    write: tuple[str, str, str]
+    columns: Sequence[Column]
+    fields: Sequence[Field]
+    facts: str = ""
+    more: Callable[[Item], Mapping[str, Any]] = lambda _: {}
+    needs_password: Callable[[Item, Item], bool] = lambda _item, _body: False
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return {field.name: field.label for field in self.fields}
+
+    @property
+    def address(self) -> str:
+        return f"/ui/{self.place}"
+
+
+def blueprint_of(kind: Kind) -> Blueprint:
+    """The pages of a kind."""
+    blueprint = Blueprint(kind.place, __name__, url_prefix=kind.address)
+    one = "/<int(max=2147483647):uid>"
+    blueprint.add_url_rule("/", "show", lambda: listed(kind))
+    blueprint.add_url_rule("/new", "new", lambda: new(kind))
+    blueprint.add_url_rule("/new", "create", lambda: create(kind), methods=["POST"])
+    blueprint.add_url_rule(one, "item", lambda uid: item(kind, uid))
+    blueprint.add_url_rule(one, "update", lambda uid: update(kind, uid), methods=["POST"])
+    blueprint.add_url_rule(f"{one}/remove", "remove", lambda uid: remove(kind, uid),
+                           methods=["POST"])  # fmt: skip
+    return blueprint
+
+
+def listed(kind: Kind) -> Any:
+    text, offset = request.args.get("search", ""), offset_of(request.args)
+    found = ask(f"GET {kind.api}", search=text, limit=PAGE + 1, offset=offset)
+    return render_template(
+        "objects.html", kind=kind, items=found[:PAGE], more=len(found) > PAGE, search=text,
+        offset=offset, limit=PAGE,
+    )  # fmt: skip
+
+
+def offset_of(args: Mapping[str, str]) -> int:
+    text = args.get("offset", "0")
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else 0
+
+
+def item(kind: Kind, uid: int) -> Any:
+    found = answer(f"GET {kind.api}/{uid}")
+    return form(kind, found.content, found.etag)
+
+
+def new(kind: Kind) -> Any:
+    if not may(kind.write[0]):
+        raise denied(who(), kind.write[0])
+    return form(kind, {})
+
+
+def form(kind: Kind, shown: Item, etag: str = "", error: Refusal | None = None) -> Any:
+    """The page of an object, or of one to be made. After an `error`, the form is as it was sent."""
+    values = {
+        field.name: field.typed(request.form) if error else field.shown(shown.get(field.name))
+        for field in kind.fields
+    }
+    wrong = changes.problems(error, kind.labels) if error else []
+    create_or_update = kind.write[1 if shown else 0]
+    page = render_template(
+        "object.html", kind=kind, item=shown, etag=etag, values=values, errors=wrong,
+        wrong={name: text for name, _, text in wrong if name}, editable=may(create_or_update),
+        **(kind.more(shown) if shown else {}),
+    )  # fmt: skip
+    return page, error.status if error else HTTPStatus.OK
+
+
+def create(kind: Kind) -> Any:
+    try:
+        body = carried_body() or {
+            name: value for name, value in read(kind).items() if value not in ("", [], None)
+        }
+        change = Change(
+            "POST", kind.api, body, f"Add the {kind.noun} {body.get('name', '')}",
+            f"The {kind.noun} {body.get('name', '')} was added.", f"{kind.address}/new",
+            password=kind.needs_password({}, body),
+        )  # fmt: skip
+        return changes.run(change, {"body": json.dumps(body)}, lambda made: of(kind, made))
+    except Refusal as error:
+        return again(kind, {}, "", error)
+
+
+def update(kind: Kind, uid: int) -> Any:
+    now = ask(f"GET {kind.api}/{uid}")
+    etag = request.form.get("etag", "")
+    try:
+        body = carried_body() or changed(kind, now)
+        change = Change(
+            "PUT", f"{kind.api}/{uid}", body, f"Change the {kind.noun} {now['name']}",
+            f"The {kind.noun} {now['name']} was changed.", f"{kind.address}/{uid}", etag,
+            kind.needs_password(now, body),
+        )  # fmt: skip
+        carried = {"body": json.dumps(body), "etag": etag}
+        return changes.run(change, carried, lambda made: of(kind, made))
+    except Refusal as error:
+        return again(kind, now, etag, error)
+
+
+def again(kind: Kind, shown: Item, etag: str, error: Refusal) -> Any:
+    """The form once more, with what is wrong; where it is the form's own and not the preview's."""
+    if error.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN) or "body" in request.form:
+        raise error
+    return form(kind, shown, etag, error)
+
+
+def remove(kind: Kind, uid: int) -> Any:
+    found = answer(f"GET {kind.api}/{uid}")
+    name, etag = found.content["name"], request.form.get("etag", found.etag)
+    change = Change(
+        "DELETE", f"{kind.api}/{uid}", None, f"Remove the {kind.noun} {name}",
+        f"The {kind.noun} {name} was removed.", f"{kind.address}/{uid}", etag,
+    )  # fmt: skip
+    return changes.run(change, {"etag": etag}, lambda _: kind.address)
+
+
+def of(kind: Kind, made: Any) -> str:
+    return f"{kind.address}/{made['uid']}"
+
+
+def read(kind: Kind) -> Item:
+    """The body that the form means. Raises Refusal 400."""
+    return {field.name: field.read(request.form) for field in kind.fields}
+
+
+def changed(kind: Kind, now: Item) -> Item:
+    """What of it differs from how the object is. Raises Refusal 400."""
+    sent = read(kind)
+    body = {
+        field.name: sent[field.name]
+        for field in kind.fields
+        if sent[field.name] != field.read(MultiDict(field.posted(now.get(field.name))))
+    }
+    if not body:
+        raise invalid("nothing_changed", "the form says what is there already")
+    return body
+
+
+def carried_body() -> Item | None:
+    """What the form of the preview brings back."""
+    text = request.form.get("body")
+    try:
+        found = json.loads(text) if text else None
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else None

@@ -1,0 +1,86 @@
+"""Users: who they are by which certificate or password, and the roles that they hold."""
+
+from collections.abc import Iterator
+from http import HTTPStatus
+from typing import Any
+
+from flask import flash, redirect, request
+
+from control.records import rendered_time
+from control.ui import objects
+from control.ui.ask import ask, may
+from control.ui.changes import Item
+from control.ui.fields import Field, Many, Pick
+from control.ui.objects import Column, Kind
+
+
+def roles() -> Iterator[tuple[str, str]]:
+    return ((str(one["uid"]), one["name"]) for one in ask("GET /v1/roles"))
+
+
+def methods() -> Iterator[tuple[str, str]]:
+    yield "certificate", "by certificate"
+    yield "regular", "by password, here only"
+
+
+def needs_password(now: Item, body: Item) -> bool:
+    method = body.get("auth_method", now.get("auth_method", "regular"))
+    return method == "regular" and now.get("auth_method") != "regular"
+
+
+def seen(user: Item) -> str:
+    return rendered_time(user["last_login"]) if user.get("last_login") else "never"
+
+
+def more(user: Item) -> dict[str, Any]:
+    if not may("view_all_users_info"):
+        return {"certificates": []}
+    return {"certificates": ask("GET /v1/certauth/certificates", user=user["name"], limit=20)}
+
+
+KIND = Kind(
+    "user",
+    "Users",
+    "People and programs. Who has a certificate is that user here and on each database where its "
+    "roles give it rights; who has a password is a user of this page and the API only.",
+    "users",
+    "/v1/users",
+    ("create_new_user", "update_user", "delete_user"),
+    (
+        Column("Logs in", lambda user: dict(methods())[user["auth_method"]]),
+        Column("Subject", lambda user: user["certificate_subject_line"], code=True),
+        Column("Management", lambda user: user["role"]),
+        Column(
+            "Status",
+            lambda user: user["status"].replace("_", " "),
+            lambda user: "good" if user["status"] == "active" else "bad",
+        ),
+        Column("Last login", seen),
+    ),
+    (
+        Field("name", "Name", required=True),
+        Pick("auth_method", "Logs in", choices=methods),
+        Field(
+            "certificate_subject_line",
+            "Subject of the certificate",
+            "As RFC 4514 has it, such as CN=alice,OU=eng,O=acme; only for who logs in by "
+            "certificate.",
+        ),
+        Field("email", "E-mail address", "May be left out; logs in like the name."),
+        Many("role_uids", "Roles", choices=roles),
+    ),
+    "user.html",
+    more,
+    needs_password,
+)
+blueprint = objects.blueprint_of(KIND)
+
+
+@blueprint.post("/<int(max=2147483647):uid>/password")
+def set_password(uid: int) -> Any:
+    """Another password, in the place of all that the user has."""
+    name = ask(f"GET /v1/users/{uid}")["name"]
+    sent = {"username": name, "new_password": request.form.get("new_password", "")}
+    ask("PUT /v1/users/password", sent)
+    flash(f"The user {name} has a new password.")
+    return redirect(f"/ui/users/{uid}", HTTPStatus.SEE_OTHER)
