@@ -21,8 +21,8 @@ for a connection: TCP, a full TLS 1.3 handshake (the driver fails where one is r
 commands, the end. Certificates and keys are ECDSA P-256. A known certificate is the same one each
 time; a never-seen one has a key of its own and is shown once. Instructions are counted by
 callgrind in certauth.so's three entries (an SSL object made or freed, a client connected or
-gone), with all that is called from there; and of the whole server as the difference of 120
-connections and 20."""
+gone), with all that is called from there; and of the whole server as the difference of 60
+connections and 10."""
 COST = "processor time of the server a connection, µs"
 SHARE = "instructions of our own a login"
 WHOLE = "instructions of the whole server a connection"
@@ -50,7 +50,7 @@ def with_module(kind: Server, lab: Lab, stack: ExitStack) -> RedisServer:
 
 
 def measure(kind: Server, lab: Lab, answer: Answer) -> None:
-    count = lab.size(300, 10)
+    count = lab.size(250, 10)
     known = keep([lab.pki.alice])
 
     def fresh() -> Path:
@@ -129,7 +129,7 @@ def total(file: Path) -> int:
 
 def whole(kind: Server, lab: Lab, answer: Answer) -> None:
     """Of the server, by the difference of many connections and few."""
-    few, many, known = lab.size(20), lab.size(120, 3), keep([lab.pki.alice])
+    few, many, known = lab.size(10), lab.size(60, 3), keep([lab.pki.alice])
     arms: dict[str, tuple[list[str], list[str]]] = {
         "no module, known": ([], []),
         "module, known": (usual(lab.pki), []),
@@ -148,7 +148,7 @@ def whole(kind: Server, lab: Lab, answer: Answer) -> None:
 
 def ours(kind: Server, lab: Lab, answer: Answer) -> None:
     """Of the module, known and never seen, and with a million lines on the first server."""
-    count, size = lab.size(200, 10), lab.size(LINES, 2000)
+    count, size = lab.size(100, 10), lab.size(LINES, 2000)
     entries = [f"--toggle-collect={name}" for name in ENTRIES]
     arms = {
         "known": (usual(lab.pki), keep([lab.pki.alice])),

@@ -90,42 +90,54 @@ def spread(values: Sequence[float], digits: str = "") -> str:
     return middle if low == middle == high else f"{middle} ({low} to {high})"
 
 
-def series(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
-    """By measure and server."""
-    found: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        found.setdefault((row.measure, row.server), []).append(row)
-    return found
-
-
 def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     ruler = ["---"] * len(head)
     return "\n".join(f"| {' | '.join(line)} |" for line in [head, ruler, *lines])
 
 
+def names(values: Iterable[str]) -> list[str]:
+    """Each once, in their order."""
+    return list(dict.fromkeys(values))
+
+
+def cell(row: Row, first: Row) -> str:
+    """Median and quartiles, and the ratio to the first arm where both have rounds."""
+    rounds = row is not first and 1 < len(row.values) == len(first.values)
+    return spread(row.values) + (f", × {spread(ratios(row, first), '.3f')}" if rounds else "")
+
+
 def measured(rows: Sequence[Row]) -> str:
-    """The table of one measure."""
-    lines = []
-    for (_, server), arms in series(rows).items():
-        for arm in arms:
-            rounds = len(arm.values) > 1 and len(arm.values) == len(arms[0].values)
-            ratio = spread(ratios(arm, arms[0]), ".3f") if rounds and arm is not arms[0] else ""
-            lines.append((server, arm.arm, spread(arm.values), ratio))
-    return table(("server", "arm", "median (quartiles)", "× the first arm"), lines)
+    """The table of one measure: a line for each arm, a column for each server."""
+    servers, lines = names(row.server for row in rows), []
+    for arm in names(row.arm for row in rows):
+        line = [arm]
+        for server in servers:
+            arms = {row.arm: row for row in rows if row.server == server}
+            line.append(cell(arms[arm], next(iter(arms.values()))) if arm in arms else "")
+        lines.append(line)
+    return table(("arm", *servers), lines)
 
 
 def verdicts(bars: Sequence[Bar]) -> str:
-    lines = []
-    for bar in bars:
-        sign, word = "≥" if bar.least else "≤", "reached" if bar.reached else "**not reached**"
-        limit = f"{sign} {bar.limit:,}"
-        lines.append((bar.server, bar.what, f"{bar.value:,.4g}", limit, word))
-    return table(("server", "what", "value", "bar", ""), lines)
+    """A line for each thing that was to be reached, a column for each server."""
+    servers, lines = names(bar.server for bar in bars), []
+    for what in names(bar.what for bar in bars):
+        found = {bar.server: bar for bar in bars if bar.what == what}
+        bar = next(iter(found.values()))
+        line = [what, f"{'≥' if bar.least else '≤'} {bar.limit:,}"]
+        lines.append(line + [verdict(found[one]) if one in found else "" for one in servers])
+    return table(("what", "bar", *servers), lines)
+
+
+def verdict(bar: Bar) -> str:
+    """A ratio to three places: the bars need them."""
+    value = number(bar.value) if bar.value >= 10 else f"{bar.value:.3f}"
+    return f"{value}, {'reached' if bar.reached else '**not reached**'}"
 
 
 def plot(answer: Answer, file: Path) -> None:
     """A panel for each measure; a mark for each round, a line for the median."""
-    measures = list(dict.fromkeys(row.measure for row in answer.rows))
+    measures = names(row.measure for row in answer.rows)
     heights = [sum(row.measure == measure for row in answer.rows) for measure in measures]
     figure, panels = pyplot.subplots(
         len(measures), squeeze=False, layout="constrained", height_ratios=heights,
@@ -133,7 +145,7 @@ def plot(answer: Answer, file: Path) -> None:
     )  # fmt: skip
     for panel, measure in zip(panels[:, 0], measures, strict=True):
         rows = [row for row in answer.rows if row.measure == measure][::-1]
-        arms = list(dict.fromkeys(row.arm for row in rows[::-1]))
+        arms = names(row.arm for row in rows[::-1])
         for at, row in enumerate(rows):
             colour = f"C{arms.index(row.arm) % 10}"
             panel.plot(row.values, [at] * len(row.values), ".", color=colour, alpha=0.5)
@@ -149,7 +161,7 @@ def plot(answer: Answer, file: Path) -> None:
 def section(answer: Answer, picture: str) -> str:
     parts = [f"## {answer.number}. {answer.title}", answer.how]
     parts += [verdicts(answer.bars)] if answer.bars else []
-    for measure in dict.fromkeys(row.measure for row in answer.rows):
+    for measure in names(row.measure for row in answer.rows):
         rows = [row for row in answer.rows if row.measure == measure]
         parts += [f"**{measure[0].upper()}{measure[1:]}**", measured(rows)]
     parts += [f"![{answer.title}]({picture})"] if answer.rows else []
