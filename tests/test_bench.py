@@ -14,6 +14,7 @@ TINY = 0.001
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # valgrind is slow, and starts eight servers
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_bench_answers(question: str, installed: Server, pki: Pki, tmp_path: Path) -> None:
     """It measures each of its arms, and the report holds all of them."""
