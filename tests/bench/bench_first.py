@@ -92,8 +92,8 @@ def measure(kind: Server, lab: Lab, answer: Answer) -> None:
         far_stock = stack.enter_context(Relay(stock)).port
         far_module = stack.enter_context(Relay(module)).port
         for where, ports, count in (
-            ("on loopback", (stock.port, module.port), lab.size(200, 10)),
-            ("at 1 ms", (far_stock, far_module), lab.size(60, 10)),
+            ("on loopback", (stock.port, module.port), lab.size(100, 10)),
+            ("at 1 ms", (far_stock, far_module), lab.size(50, 10)),
         ):
             old, new = ports
             arms = {
@@ -107,7 +107,7 @@ def measure(kind: Server, lab: Lab, answer: Answer) -> None:
                 "mutual TLS, no login": partial(visits, stock, count, known, "GET x", port=old),
             }
             turns = {name: partial(middle_and_tail, arm) for name, arm in arms.items()}
-            found = by_turns(lab.rounds, turns)
+            found = by_turns(2 * lab.rounds, turns)
             tell(kind, answer, where, found)
 
 

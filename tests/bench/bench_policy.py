@@ -118,7 +118,7 @@ def measure(kind: Server, lab: Lab, answer: Answer) -> None:
         over = (resident(big) - before - sum(map(len, lines))) / len(lines)
         memory = answer.row(kind, "memory of a line over its text, bytes", largest, [over])
         answer.bar(memory, LINE_BYTES)
-        count = lab.size(300, 10)
+        count = lab.size(50, 10)
         shown = {arm: certificates(lab, size, count) for arm, size in zip(arms, sizes, strict=True)}
         logins = {
             arm: partial(login_cost, server, count, shown[arm], "PING")
@@ -126,7 +126,7 @@ def measure(kind: Server, lab: Lab, answer: Answer) -> None:
         }
         rows = [
             answer.row(kind, LOGIN, arm, values)
-            for arm, values in by_turns(lab.rounds, logins).items()
+            for arm, values in by_turns(5 * lab.rounds, logins).items()
         ]
         for row in rows[1:]:
             answer.bar(row, LIMIT, rows[0])

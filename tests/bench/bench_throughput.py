@@ -34,7 +34,7 @@ def load(server: RedisServer, lab: Lab, test: str, count: int) -> tuple[float, f
 
 
 def measure(kind: Server, lab: Lab, answer: Answer) -> None:
-    count = lab.size(40_000, 1000)
+    count = lab.size(20_000, 1000)
     with ExitStack() as stack:
         stock = stack.enter_context(RedisServer(kind, lab.pki))
         again = stack.enter_context(RedisServer(kind, lab.pki))
@@ -44,7 +44,7 @@ def measure(kind: Server, lab: Lab, answer: Answer) -> None:
             arms = {arm: partial(load, one, lab, test, count) for arm, one in servers.items()}
             for arm in arms.values():
                 arm()
-            found = by_turns(lab.rounds, arms)
+            found = by_turns(2 * lab.rounds, arms)
             for index, what in enumerate((RATE, COST)):
                 rows = [
                     answer.row(kind, f"{test.upper()}: {what}", arm, [one[index] for one in values])
