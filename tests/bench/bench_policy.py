@@ -77,7 +77,7 @@ def patches(answer: Answer, servers: dict[str, RedisServer], size: int, rounds: 
     found = by_turns(rounds, {arm: partial(change, arm) for arm in servers})
     for index, what in enumerate(("of the main thread", "with the disk")):
         for arm, values in found.items():
-            measure = f"a patch of {size:,} lines, {what}, ms"
+            measure = f"a patch (lines: {size:,}), {what}, ms"
             kind = servers[arm].server
             answer.row(kind, measure, arm, [one[index] for one in values])
 
@@ -107,7 +107,7 @@ def measure(kind: Server, lab: Lab, answer: Answer) -> None:
     with ExitStack() as stack:
         made = [RedisServer(kind, lab.pki, module=JOURNAL) for _ in range(len(sizes) + 1)]
         *servers, idle = map(stack.enter_context, made)
-        arms = {f"{size:,} lines": server for size, server in zip(sizes, servers, strict=True)}
+        arms = {f"bindings: {size:,}": server for size, server in zip(sizes, servers, strict=True)}
         (*_, largest), big = arms, servers[-1]
         for size, (arm, server) in zip(sizes, arms.items(), strict=True):
             lines = [*usual(lab.pki), *(f"bind subject {subject(n)} alice" for n in range(size))]

@@ -113,6 +113,6 @@ def run(lab: Lab, answer: Answer) -> None:
     for nodes, size in GROUNDS:
         running, count = min(nodes, lab.size(nodes, 2)), lab.size(size, 10)
         found = measure(kind, lab.pki, running, count, certs)
-        arm = f"{running} servers, {count:,} users"
+        arm = f"servers: {running}, users: {count:,}"
         answer.row(kind, "until the answer, ms", arm, found.changed)
         answer.row(kind, "until the login, ms", arm, found.known)
