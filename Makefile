@@ -7,7 +7,10 @@ QUICKSTART = $(if $(HOME_DIR),--home '$(HOME_DIR)') $(if $(REDIS_PORT),--redis-p
 	$(if $(API_PORT),--api-port '$(API_PORT)') $(if $(UI_PORT),--ui-port '$(UI_PORT)') \
 	$(if $(SERVER),--server '$(SERVER)')
 
-.PHONY: help setup setup-all build run dist deb lock lint test servers test-servers test-docker test-all test-sanitize clean
+BENCH = $(if $(ONLY),--only '$(ONLY)') $(if $(SCALE),--scale '$(SCALE)') $(if $(SERVER),--server '$(SERVER)')
+
+.PHONY: help setup setup-all build run dist deb lock lint test bench servers test-servers test-docker \
+	test-all test-sanitize clean
 
 help:
 	@echo 'make run           start a server that knows you by your certificate, and say what to try'
@@ -22,6 +25,8 @@ help:
 	@echo 'make test-docker   build both images and test them, on an engine that it starts if need be'
 	@echo 'make test-all      everything but that, slow tests included'
 	@echo 'make test-sanitize as test, with ASan and UBSan in the C, in Python and in the servers'
+	@echo 'make bench         how fast it is, beside what stock servers do: build/bench/report.md'
+	@echo '                   (ONLY=1,2 questions, SCALE=0.1 a look, SERVER=8.6)'
 	@echo 'make clean         remove what was built, .venv included (.certauth stays)'
 	@echo 'PYTHON=python3.12  another interpreter'
 
@@ -73,6 +78,10 @@ test-docker:
 
 test-all: setup-all lint servers
 	.venv/bin/python -m pytest -m 'not docker'
+
+bench: servers
+	@PYTHON='$(PYTHON)' .ci/setup bench
+	.venv/bin/python -m tests.bench $(BENCH)
 
 test-sanitize: setup
 	.venv/bin/python build.py --sanitize

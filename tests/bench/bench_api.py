@@ -1,10 +1,7 @@
-"""How fast the REST API is, through the real front: `python -m tests.bench.bench_api`.
-
-Prints requests a second, and processor time of the server a request, which says the same on a busy
-machine. The bars: GET /v1/users/1 at least 0.6 of a bare hello-world of the same server, and more
-than 200 POST /v1/users a second with durable commits."""
+"""How fast the REST API is, through the real front."""
 
 import base64
+import itertools
 import json
 import multiprocessing
 import os
@@ -15,20 +12,26 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from statistics import median
 from threading import Barrier
 
 from flask import Flask
 
 from control.server import Listen, Server
 from tests.api import ADMIN, ControlPlane
-from tests.support import Pki
+from tests.bench.lab import Lab, by_turns
+from tests.bench.report import Answer
 
+NUMBER, TITLE = 7, "REST"
+HOW = """Requests over 8 kept connections, one under way on each, from a process of its own: a
+Flask app that says hello, on the same server and TLS layer, then GET /v1/users/1 and POST
+/v1/users with durable commits. Processor time is the serving process's a request. On a machine of
+two processors the client has one."""
 CONNECTIONS = 8
-ROUNDS = 15
+RATE, COST = "requests a second", "processor time of the serving process a request, µs"
+LIMIT = 0.6
 
 
 def request(method: str, path: str, headers: str, body: bytes = b"") -> bytes:
@@ -82,30 +85,17 @@ def load(port: int, make: Callable[[int], bytes], numbers: range, took: Connecti
     took.send(time.perf_counter() - began)
 
 
-@dataclass
-class Measured:
-    """Of several rounds: requests a second, and the server's processor time a request, in us."""
-
-    name: str
-    rates: list[float] = field(default_factory=list)
-    costs: list[float] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        rate, cost = median(self.rates), median(self.costs)
-        return f"{self.name:20}{rate:8.0f} requests/s{cost:8.0f} us of processor time each"
-
-
-def measure(told: Measured, port: int, make: Callable[[int], bytes], numbers: range) -> None:
-    """One round."""
+def measure(port: int, make: Callable[[int], bytes], numbers: range) -> tuple[float, float]:
+    """One round: requests a second, and microseconds of processor time each."""
     here, there = multiprocessing.Pipe()
     arguments = (port, make, numbers, there)
     child = multiprocessing.get_context("fork").Process(target=load, args=arguments)
     used = time.process_time()
     child.start()
     there.close()
-    told.rates.append(len(numbers) / here.recv())
+    rate = len(numbers) / here.recv()
     child.join()
-    told.costs.append((time.process_time() - used) / len(numbers) * 1e6)
+    return rate, (time.process_time() - used) / len(numbers) * 1e6
 
 
 def hello() -> Flask:
@@ -114,9 +104,9 @@ def hello() -> Flask:
     return app
 
 
-def main() -> None:
-    pki = Pki()
-    chain, key = pki.server.pem, pki.server.key_pem
+def run(lab: Lab, answer: Answer) -> None:
+    chain, key = lab.pki.server.pem, lab.pki.server.key_pem
+    count = lab.size(240, 24)
     with tempfile.TemporaryDirectory() as folder:
         api = ControlPlane(Path(folder))
         api.database(roles_permissions=[{"role_uid": 5, "redis_acl_uid": 1}])
@@ -124,24 +114,26 @@ def main() -> None:
         json_by = f"Authorization: Basic {login}\r\nContent-Type: application/json\r\n"
         servers = [Server(app, Listen("127.0.0.1", 0), chain, key) for app in (hello(), api.app)]
         bare, real = (server.start() for server in servers)
-        get = request("GET", "/v1/users/1", json_by)
-        root = request("GET", "/", json_by)
-        hello_world, one, new = map(Measured, ("hello, world", "GET /v1/users/1", "POST /v1/users"))
-        # By turns: what else runs on the machine then slows down all of them.
-        for start in range(1000, 1000 + ROUNDS * 240, 240):
-            measure(hello_world, bare, lambda _: root, range(240))
-            measure(one, real, lambda _: get, range(240))
-            measure(new, real, lambda n: user(n, json_by), range(start, start + 80))
-        print(hello_world, one, new, sep="\n")
-        for word, pairs in (
-            ("rate", zip(one.rates, hello_world.rates, strict=True)),
-            ("processor time", zip(hello_world.costs, one.costs, strict=True)),
-        ):
-            print(f"ratio by {word}: {median(a / b for a, b in pairs):.2f} (bar: 0.6)")
+        root, one = request("GET", "/", json_by), request("GET", "/v1/users/1", json_by)
+        starts = itertools.count(1000, count)
+
+        def post() -> tuple[float, float]:
+            start = next(starts)
+            return measure(real, lambda n: user(n, json_by), range(start, start + count // 3))
+
+        arms: dict[str, Callable[[], tuple[float, float]]] = {
+            "hello, world": partial(measure, bare, lambda _: root, range(count)),
+            "GET /v1/users/1": partial(measure, real, lambda _: one, range(count)),
+            "POST /v1/users": post,
+        }
+        found = by_turns(lab.rounds, arms)
         for server in servers:
             server.stop()
         api.close()
-
-
-if __name__ == "__main__":
-    main()
+    for index, what in enumerate((RATE, COST)):
+        rows = [
+            answer.row("the control plane", what, arm, [pair[index] for pair in values])
+            for arm, values in found.items()
+        ]
+        if what == RATE:
+            answer.bar(rows[1], LIMIT, rows[0], least=True)

@@ -1,172 +1,85 @@
-"""A policy of a million lines on a real server:
-`python -m tests.bench.bench_policy [LINES [USERS [SERVER]]]`.
+"""A policy of a million lines beside small ones: what a login, a line, a load, a patch and a start
+cost."""
 
-Prints how long it takes to stage and commit, to restart, to patch, and to log in; the longest PING
-that another client saw meanwhile; and the memory of a line over its text. The bars, for 1,000,000
-`bind` lines on two cores: staged and committed under 4 s, no PING above 20 ms, restart under 4 s,
-at most 160 bytes a line over its text, a patch of one line under 1 ms of the main thread's time
-(the disk aside), and a login that costs the same at four lines as at a million."""
-
-import os
-import re
-import socket
-import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from statistics import median
 
-from tests.nodes import JOURNAL, load, status, usual
-from tests.servers import Server, servers
-from tests.support import Pki, RedisServer, remove_scratch
+from tests.bench.lab import (
+    Lab,
+    Link,
+    by_turns,
+    encode,
+    keep,
+    login_cost,
+    longest_pings,
+    main_thread,
+    resident,
+    send,
+    staged,
+)
+from tests.bench.report import Answer
+from tests.nodes import JOURNAL, status, usual
+from tests.servers import Server
+from tests.support import RedisServer
 
-CHUNK = 1000  # lines in one STAGE, as control/sync.py sends them
-LOGINS = 300
-ROUNDS = 9
+NUMBER, TITLE = 4, "Size"
+HOW = """Servers with 1, 1,000 and 1,000,000 `bind subject` lines side by side, and clients whose
+never-seen certificates are bound by lines all over the policy. The largest is staged and
+committed as the control plane does it, patched and restarted, while another client PINGs all the
+time; beside it the longest PING of a server that does nothing: the machine's own."""
+LOGIN = "processor time of the server a login, µs"
+LINES, USERS = 1_000_000, 100_000
+LIMIT, LINE_BYTES = 1.02, 160
 
 
-def bind(number: int) -> str:
-    return f"bind subject CN=device-{number:07},OU=devices,O=acme device-{number:07}"
+def subject(number: int) -> str:
+    return f"CN=device-{number:07},OU=devices,O=acme"
 
 
 def user(number: int) -> str:
-    return f"user device-{number:07} on ~device:{number:07}:* +@read +@write -@dangerous"
+    return f"+user device-{number:07} on ~device:{number:07}:* +@read +@write -@dangerous"
 
 
-def cpu(server: RedisServer) -> float:
-    """Seconds of processor time of the server's main thread."""
-    fields = Path(f"/proc/{server.pid}/task/{server.pid}/stat").read_text().rpartition(")")[2]
-    user_ticks, system_ticks = map(int, fields.split()[11:13])
-    return (user_ticks + system_ticks) / os.sysconf("SC_CLK_TCK")
+def certificates(lab: Lab, size: int, count: int) -> Path:
+    return keep([lab.pki.ca.issue(subject(n * 7919 % size)) for n in range(count)])
 
 
-def resident(server: RedisServer) -> int:
-    """Bytes."""
-    status = Path(f"/proc/{server.pid}/status").read_text()
-    found = re.search(r"VmRSS:\s+(\d+) kB", status)
-    assert found
-    return int(found[1]) * 1024
+def timed(
+    what: str, answer: Answer, server: RedisServer, idle: RedisServer, work: Callable[[], object]
+) -> None:
+    began = time.perf_counter()
+    pings = longest_pings(work, server, idle)
+    answer.row(server.server, "how long it takes, s", what, [time.perf_counter() - began])
+    for arm, longest in zip((what, f"{what}: on the idle server"), pings, strict=True):
+        answer.row(server.server, "the longest PING meanwhile, ms", arm, [longest])
 
 
-def encode(words: Sequence[str]) -> bytes:
-    parts = [f"*{len(words)}\r\n"] + [f"${len(word)}\r\n{word}\r\n" for word in words]
-    return "".join(parts).encode()
+def patch_cost(server: RedisServer, changes: list[str]) -> tuple[float, float]:
+    """Milliseconds of the main thread, and of the clock with the disk."""
+    generation = status(server.admin())["generation"]
+    words = ("CERTAUTH.POLICY", "PATCH", str(generation), str(generation + 1), "LINES")
+    with Link(server) as link:
+        before, clock = main_thread(server), time.perf_counter()
+        link.call(*words, *changes)
+        return (main_thread(server) - before) * 1e3, (time.perf_counter() - clock) * 1e3
 
 
-class Link:
-    """The operator's connection, without a client library's time."""
+def patches(answer: Answer, servers: dict[str, RedisServer], size: int, rounds: int) -> None:
+    """The same patch on each server, by turns."""
 
-    def __init__(self, server: RedisServer) -> None:
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.connect(str(server.socket))
-        self.file = self.socket.makefile("rb")
+    def change(arm: str) -> tuple[float, float]:
+        lines = [f"+bind cn {size}-{time.monotonic_ns()}-{n} alice" for n in range(size)]
+        return patch_cost(servers[arm], lines)
 
-    def call(self, *words: str) -> bytes:
-        self.socket.sendall(encode(words))
-        return self.read()
-
-    def read(self) -> bytes:
-        line: bytes = self.file.readline()
-        if line[:1] == b"-":
-            raise RuntimeError(line.decode())
-        count = int(line[1:]) if line[:1] in b"*%$" else 0
-        if line[:1] == b"$":
-            return bytes(self.file.read(count + 2))
-        for _ in range(count * (2 if line[:1] == b"%" else 1)):
-            self.read()
-        return line
-
-
-@dataclass
-class Pings:
-    longest: float = 0.0
-    count: int = 0
-
-
-@contextmanager
-def pinging(server: RedisServer) -> Iterator[Pings]:
-    """PINGs all the time on a connection of its own, in a thread that does nothing else."""
-    found, stop = Pings(), threading.Event()
-
-    def run() -> None:
-        link = Link(server)
-        ping = encode(["PING"])
-        while not stop.wait(0.0005):
-            began = time.perf_counter()
-            link.socket.sendall(ping)
-            link.read()
-            found.longest = max(found.longest, time.perf_counter() - began)
-            found.count += 1
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield found
-    finally:
-        stop.set()
-        thread.join()
-
-
-def stage(link: Link, calls: Sequence[bytes]) -> None:
-    """The calls were encoded beforehand: Python would be what is measured."""
-    for call in calls:
-        link.socket.sendall(call)
-        link.read()
-
-
-def staged(name: str, lines: Sequence[str]) -> list[bytes]:
-    parts = (lines[start : start + CHUNK] for start in range(0, len(lines), CHUNK))
-    head = ["CERTAUTH.POLICY", "STAGE", name, "OF", str(len(lines)), "LINES"]
-    return [encode([*head, *part]) for part in parts]
-
-
-def logins(server: RedisServer, pki: Pki) -> float:
-    """Microseconds of the server's main thread a connection of alice's."""
-    before = cpu(server)
-    for _ in range(LOGINS):
-        with server.tls(pki.alice).connect() as connection:
-            assert connection.command("ACL", "WHOAMI") == b"alice"
-    return (cpu(server) - before) / LOGINS * 1e6
-
-
-def compare(first: RedisServer, second: RedisServer, pki: Pki) -> tuple[float, float]:
-    """Medians of rounds that take turns."""
-    rounds = [(logins(first, pki), logins(second, pki)) for _ in range(ROUNDS)]
-    return median(one for one, _ in rounds), median(other for _, other in rounds)
-
-
-def patch_cost(
-    link: Link, server: RedisServer, base: int, changes: list[list[str]]
-) -> tuple[float, float]:
-    """Milliseconds of the main thread, and of the clock with the disk, a patch."""
-    cpu_before, clock = cpu(server), time.perf_counter()
-    for number, lines in enumerate(changes):
-        words = ("CERTAUTH.POLICY", "PATCH", str(base + number), str(base + number + 1), "LINES")
-        link.call(*words, *lines)
-    count = len(changes)
-    return (cpu(server) - cpu_before) / count * 1e3, (time.perf_counter() - clock) / count * 1e3
-
-
-@contextmanager
-def timed(what: str, server: RedisServer, idle: RedisServer) -> Iterator[None]:
-    """Prints how long it took and the longest PING meanwhile, beside that of a server which did
-    nothing: the machine's own."""
-    with pinging(server) as pings, pinging(idle) as others:
-        began = time.perf_counter()
-        yield
-        took = time.perf_counter() - began
-    print(
-        f"{server.server}: {what}: {took:.2f} s, longest of {pings.count:,} PINGs "
-        f"{pings.longest * 1e3:.1f} ms (on an idle server {others.longest * 1e3:.1f} ms)"
-    )
-
-
-def send(link: Link, name: str, lines: Sequence[str], calls: Sequence[bytes], *words: str) -> None:
-    stage(link, calls)
-    link.call("CERTAUTH.POLICY", "COMMIT", name, str(len(lines)), *words)
+    found = by_turns(rounds, {arm: partial(change, arm) for arm in servers})
+    for index, what in enumerate(("of the main thread", "with the disk")):
+        for arm, values in found.items():
+            measure = f"a patch (lines: {size:,}), {what}, ms"
+            kind = servers[arm].server
+            answer.row(kind, measure, arm, [one[index] for one in values])
 
 
 def show_all(link: Link) -> None:
@@ -180,58 +93,55 @@ def show_all(link: Link) -> None:
             return
 
 
-def measure(kind: Server, pki: Pki, count: int, users: int) -> None:
-    options = {"module": JOURNAL}
-    with RedisServer(kind, pki, **options) as server, RedisServer(kind, pki, **options) as idle:
-        link, base = Link(server), usual(pki)
-        for each in (server, idle):
-            load(each.admin(), 1, base)
-        lines = [*base, *map(bind, range(count))]
-        calls, before = staged("big", lines), resident(server)
-        with timed(f"{count:,} bind lines staged and committed", server, idle):
-            send(link, "big", lines, calls, "LOAD", "2")
-        few, many = compare(idle, server, pki)
-        over = (resident(server) - before - sum(map(len, lines))) / count
-        print(f"{kind}: {over:.0f} bytes of memory a line over its text")
-        print(
-            f"{kind}: a login takes {few:.0f} us of the main thread at {len(base)} lines and "
-            f"{many:.0f} us at {len(lines):,}: ratio {many / few:.3f}"
-        )
-        for size, times in ((1, 200), (10_000, 3)):
-            changes = [
-                [f"+bind cn {size}-{n}-{i} alice" for i in range(size)] for n in range(times)
-            ]
-            generation = status(server.admin())["generation"]
-            with timed(f"{times} patches of {size:,} lines", server, idle):
-                main, clock = patch_cost(link, server, generation, changes)
-            print(f"{kind}: each {main:.2f} ms of the main thread, {clock:.2f} ms with the disk")
-        more = list(map("+{}".format, map(user, range(users))))
-        generation = status(server.admin())["generation"]
-        calls = staged("users", more)
-        with timed(f"{users:,} user lines staged and committed", server, idle):
-            send(link, "users", more, calls, "PATCH", str(generation), str(generation + 1))
-        with timed("all lines shown, 1,000 at a time", server, idle):
-            show_all(link)
-        server.stop()
-        began = time.perf_counter()
-        server.start()
-        with server.tls(pki.alice).connect() as connection:
-            assert connection.command("ACL", "WHOAMI") == b"alice"
-        print(f"{kind}: from start to alice's first login {time.perf_counter() - began:.2f} s")
+def start(answer: Answer, arm: str, server: RedisServer, certificate: Path) -> None:
+    server.stop(60)
+    began = time.perf_counter()
+    server.start()
+    login_cost(server, 1, certificate, "PING")
+    took = time.perf_counter() - began
+    answer.row(server.server, "from start to the first login, s", arm, [took])
 
 
-def main() -> None:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
-    users = int(sys.argv[2]) if len(sys.argv) > 2 else 100_000
-    only = sys.argv[3] if len(sys.argv) > 3 else ""
-    pki = Pki()
-    try:
-        for kind in servers():
-            if only in str(kind):
-                measure(kind, pki, count, users)
-    finally:
-        remove_scratch()
+def measure(kind: Server, lab: Lab, answer: Answer) -> None:
+    sizes = (1, 1000, lab.size(LINES, 2000))
+    with ExitStack() as stack:
+        made = [RedisServer(kind, lab.pki, module=JOURNAL) for _ in range(len(sizes) + 1)]
+        *servers, idle = map(stack.enter_context, made)
+        arms = {f"bindings: {size:,}": server for size, server in zip(sizes, servers, strict=True)}
+        (*_, largest), big = arms, servers[-1]
+        for size, (arm, server) in zip(sizes, arms.items(), strict=True):
+            lines = [*usual(lab.pki), *(f"bind subject {subject(n)} alice" for n in range(size))]
+            calls, before = staged("big", lines), resident(server)
+            link = stack.enter_context(Link(server))
+            work = partial(send, link, "big", lines, calls, "LOAD", "1")
+            timed(f"{arm} staged and committed", answer, server, idle, work)
+        over = (resident(big) - before - sum(map(len, lines))) / len(lines)
+        memory = answer.row(kind, "memory of a line over its text, bytes", largest, [over])
+        answer.bar(memory, LINE_BYTES)
+        count = lab.size(50, 10)
+        shown = {arm: certificates(lab, size, count) for arm, size in zip(arms, sizes, strict=True)}
+        logins = {
+            arm: partial(login_cost, server, count, shown[arm], "PING")
+            for arm, server in arms.items()
+        }
+        rows = [
+            answer.row(kind, LOGIN, arm, values)
+            for arm, values in by_turns(5 * lab.rounds, logins).items()
+        ]
+        for row in rows[1:]:
+            answer.bar(row, LIMIT, rows[0])
+        patches(answer, arms, 1, 5 * lab.rounds)
+        patches(answer, arms, lab.size(10_000, 100), 3)
+        users = list(map(user, range(lab.size(USERS, 200))))
+        generation = status(big.admin())["generation"]
+        words = ("PATCH", str(generation), str(generation + 1))
+        work = partial(send, link, "users", users, staged("users", users), *words)
+        timed(f"{len(users):,} user lines more", answer, big, idle, work)
+        timed("all lines shown, 1,000 at a time", answer, big, idle, partial(show_all, link))
+        for arm, server in arms.items():
+            start(answer, arm, server, shown[arm])
 
 
-if __name__ == "__main__":
-    main()
+def run(lab: Lab, answer: Answer) -> None:
+    for kind in lab.servers:
+        measure(kind, lab, answer)
