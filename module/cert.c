@@ -54,12 +54,21 @@ static int64_t days_since_1970(int64_t year, int64_t month, int64_t day) {
            719468;
 }
 
+/* RFC 5280 4.1.2.5: to the second, and in UTC. It is what X509_cmp_time takes in the handshake, which
+ * reads the clock and prints it each time. */
+static bool is_strict_time(const ASN1_TIME *time) {
+    span text = string_span(time);
+    size_t digits = ASN1_STRING_type(time) == V_ASN1_UTCTIME ? 12 : 14;
+    if (text.len != digits + 1 || text.ptr[digits] != 'Z') return false;
+    for (size_t i = 0; i < digits; i++) {
+        if (text.ptr[i] < '0' || text.ptr[i] > '9') return false;
+    }
+    return true;
+}
+
 static bool time_seconds(const ASN1_TIME *time, int64_t *out) {
     struct tm tm;
-    time_t now = 0;
-    /* X509_cmp_time takes RFC 5280's forms only, as the handshake does. */
-    if (time == NULL || X509_cmp_time(time, &now) == 0 || ASN1_TIME_to_tm(time, &tm) != 1)
-        return false;
+    if (time == NULL || !is_strict_time(time) || ASN1_TIME_to_tm(time, &tm) != 1) return false;
     *out = days_since_1970(tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday) * 86400 +
            tm.tm_hour * 3600 + tm.tm_min * 60 + tm.tm_sec;
     return true;

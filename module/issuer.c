@@ -18,15 +18,17 @@ static bool read_authority(X509 *certificate, authority *out) {
     return X509_digest(certificate, md_sha256(), out->cert, &hashed) == 1 && hashed == HASH_BYTES;
 }
 
+typedef bool authority_reader(X509 *certificate, authority *out);
+
 /* Out of a chain that somebody has verified, leaf first. */
-static void path_from_chain(X509 *const *chain, size_t count, path *out) {
+static void path_from_chain(X509 *const *chain, size_t count, authority_reader *read, path *out) {
     out->known = false;
     out->count = 0;
     if (count < 2 || count > PATH_LENGTH + 1)
         return; /* a leaf that vouches for itself has no issuer */
     ERR_set_mark();
     bool good = true;
-    for (size_t i = 1; i < count && good; i++) good = read_authority(chain[i], &out->ca[i - 1]);
+    for (size_t i = 1; i < count && good; i++) good = read(chain[i], &out->ca[i - 1]);
     ERR_pop_to_mark();
     if (!good) return;
     out->count = count - 1;
@@ -68,7 +70,7 @@ static void take_chain(const STACK_OF(X509) * chain, path *out) {
     int count = sk_X509_num(chain);
     if (count > PATH_LENGTH + 1) return;
     for (int i = 0; i < count; i++) certificates[i] = sk_X509_value(chain, i);
-    path_from_chain(certificates, (size_t)count, out);
+    path_from_chain(certificates, (size_t)count, read_authority, out);
 }
 
 /* ---- What handshakes have shown ---- */
@@ -84,6 +86,29 @@ static struct {
 } paths[PLACES];
 static X509 *intermediates[INTERMEDIATES];
 static size_t oldest;
+
+/* What was read of the CAs that handshakes have shown lately: every path has one of a few above it. The
+ * references that are held keep an address from becoming another certificate's. */
+static struct {
+    X509 *certificate;
+    authority read;
+} authorities[INTERMEDIATES];
+static size_t oldest_authority;
+
+static bool known_authority(X509 *certificate, authority *out) {
+    for (size_t i = 0; i < INTERMEDIATES && authorities[i].certificate; i++) {
+        if (X509_cmp(authorities[i].certificate, certificate) != 0) continue;
+        *out = authorities[i].read;
+        return true;
+    }
+    if (!read_authority(certificate, out)) return false;
+    if (X509_up_ref(certificate) != 1) return true;
+    X509_free(authorities[oldest_authority].certificate);
+    authorities[oldest_authority].certificate = certificate;
+    authorities[oldest_authority].read = *out;
+    oldest_authority = (oldest_authority + 1) % INTERMEDIATES;
+    return true;
+}
 
 static size_t place(const uint8_t leaf[HASH_BYTES]) { return get_u16(leaf) % PLACES; }
 
@@ -138,6 +163,6 @@ void path_after_handshake(const policy *p, const identity *leaf, X509 *const *ch
         if (!recall(leaf, out)) path_verify(p, chain[0], intermediates, INTERMEDIATES, out);
         return;
     }
-    path_from_chain(chain, count, out);
+    path_from_chain(chain, count, known_authority, out);
     if (out->known) remember(leaf, chain, count, out);
 }

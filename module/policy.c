@@ -164,7 +164,7 @@ struct policy {
     patterns patterns;
     digest sum;
     int settings[SETTINGS];
-    size_t binds[BIND_KINDS], limits;
+    size_t binds[BIND_KINDS], revokes[REVOKE_KINDS], limits;
     X509_STORE *store;
 };
 
@@ -230,12 +230,14 @@ static void policy_put(policy *p, rule *r) {
     if (r->type == LINE_PATTERN) patterns_add(&p->patterns, r);
     if (r->type == LINE_SET) p->settings[r->kind] = r->value;
     if (r->type == LINE_BIND) p->binds[r->kind]++;
+    if (r->type == LINE_REVOKE) p->revokes[r->kind]++;
     if (r->type == LINE_LIMIT) p->limits++; /* of a bootstrap file, which never changes */
 }
 
 static void policy_take(policy *p, const rule *r) {
     if (r->type == LINE_SET) p->settings[r->kind] = 0;
     if (r->type == LINE_BIND) p->binds[r->kind]--;
+    if (r->type == LINE_REVOKE) p->revokes[r->kind]--;
     if (r->type == LINE_PATTERN) patterns_remove(&p->patterns, r);
     tally_rule(&p->aliases, r, -1);
     if (r->certificate) table_remove(&p->authorities, r);
@@ -542,12 +544,16 @@ bool view_alias(const view *v, const uint8_t alias[HASH_BYTES]) {
 
 int view_setting(const view *v, setting s) {
     uint8_t key[HASH_BYTES];
+    if (v->pending == NULL) return v->base->settings[s];
     key_of(key, LINE_SET, (int)s, span_of(NULL, 0), span_of(NULL, 0));
-    const rule *r = v->pending ? view_find(v, key) : NULL;
-    return v->pending ? (r ? r->value : 0) : v->base->settings[s];
+    const rule *r = view_find(v, key);
+    return r ? r->value : 0;
 }
 
 bool view_binds(const view *v, bind_kind kind) { return v->pending || v->base->binds[kind]; }
+static bool view_revokes(const view *v, revoke_kind kind) {
+    return v->pending || v->base->revokes[kind];
+}
 
 /* ---- The decision ---- */
 
@@ -658,16 +664,20 @@ static bool take_patterns(bind_kind kind, span value, bool repeated, void *data)
     return true;
 }
 
+static bool has_revocation(const view *revocations, revoke_kind kind, const uint8_t *hash,
+                           span serial) {
+    uint8_t key[HASH_BYTES];
+    if (!view_revokes(revocations, kind)) return false;
+    key_of(key, LINE_REVOKE, kind, span_of(hash, HASH_BYTES), serial);
+    return view_find(revocations, key) != NULL;
+}
+
 static bool is_revoked(const view *revocations, const uint8_t *issuer, span serial,
                        const uint8_t *cert, const uint8_t *own) {
     const span none = {0};
-    uint8_t key[HASH_BYTES];
-    key_of(key, LINE_REVOKE, REVOKE_SERIAL, span_of(issuer, HASH_BYTES), serial);
-    if (view_find(revocations, key)) return true;
-    key_of(key, LINE_REVOKE, REVOKE_CERT, span_of(cert, HASH_BYTES), none);
-    if (view_find(revocations, key)) return true;
-    key_of(key, LINE_REVOKE, REVOKE_KEY, span_of(own, HASH_BYTES), none);
-    return view_find(revocations, key) != NULL;
+    return has_revocation(revocations, REVOKE_SERIAL, issuer, serial) ||
+           has_revocation(revocations, REVOKE_CERT, cert, none) ||
+           has_revocation(revocations, REVOKE_KEY, own, none);
 }
 
 /* A node's peer comes from the CA of the servers, which need not be one of clients: its own key is
@@ -875,7 +885,7 @@ static decision decide_on(const view *lines, const policy *bootstrap, const requ
 
 decision policy_decide(const policy *p, const policy *bootstrap, const request *r) {
     view lines = {p, r->pending}, own = {bootstrap, NULL};
-    if (r->leaf && bootstrap) {
+    if (r->leaf && bootstrap && bootstrap->lines.count) {
         bool bound;
         decision d = judge((match){.lines = &own, .revocations = &lines, .r = r}, &bound);
         /* Who is bound there is the node's own: refused there, it is not the policy's to let in. */
