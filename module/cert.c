@@ -23,9 +23,29 @@ const EVP_MD *md_sha256(void) {
     return fetched ? fetched : EVP_sha256();
 }
 
+/* Each thread has a context that is ready: to make and free one takes as long as to hash a line. It
+ * goes with its thread. */
+static pthread_key_t contexts;
+static void free_context(void *context) { EVP_MD_CTX_free(context); }
+static void make_contexts(void) { pthread_key_create(&contexts, free_context); }
+
+static EVP_MD_CTX *own_context(void) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, make_contexts);
+    EVP_MD_CTX *context = pthread_getspecific(contexts);
+    if (context) return context;
+    context = must(EVP_MD_CTX_new());
+    EVP_DigestInit_ex(context, md_sha256(), NULL);
+    pthread_setspecific(contexts, context);
+    return context;
+}
+
 void sha256(span bytes, uint8_t out[HASH_BYTES]) {
+    EVP_MD_CTX *context = own_context();
     memset(out, 0, HASH_BYTES);
-    EVP_Digest(bytes.ptr, bytes.len, out, NULL, md_sha256(), NULL);
+    EVP_DigestInit_ex(context, NULL, NULL); /* the same digest again */
+    EVP_DigestUpdate(context, bytes.ptr, bytes.len);
+    EVP_DigestFinal_ex(context, out, NULL);
 }
 
 static span string_span(const ASN1_STRING *s) {
@@ -282,11 +302,20 @@ static reason read_fields(identity *id, X509 *leaf) {
     return bad ? bad : read_sans(id, leaf, &w);
 }
 
+/* X509_digest looks its implementation up each time; it is for certificates of any length. */
+static bool hash_leaf(X509 *leaf, int len, uint8_t out[HASH_BYTES]) {
+    uint8_t der[CERTIFICATE_BYTES], *at = der;
+    unsigned hashed = 0;
+    if (len > CERTIFICATE_BYTES)
+        return X509_digest(leaf, md_sha256(), out, &hashed) == 1 && hashed == HASH_BYTES;
+    if (i2d_X509(leaf, &at) != len) return false;
+    sha256(span_of(der, (size_t)len), out);
+    return true;
+}
+
 static reason read_leaf(identity *id, X509 *leaf) {
     int len = leaf ? i2d_X509(leaf, NULL) : -1;
-    unsigned hashed = 0;
-    if (len <= 0 || X509_digest(leaf, md_sha256(), id->cert, &hashed) != 1 ||
-        hashed != HASH_BYTES) {
+    if (len <= 0 || !hash_leaf(leaf, len, id->cert)) {
         return refuse(id, REASON_MALFORMED, "the certificate cannot be encoded");
     }
     if (len > CERTIFICATE_BYTES) return refuse(id, REASON_TOO_LARGE, "the certificate");

@@ -101,6 +101,7 @@ struct rule {
     uint8_t type, kind; /* kind: bind_kind, setting or revoke_kind */
     uint8_t value;      /* of a setting */
     bool adopt, on;     /* `user` */
+    bool scoped;        /* `bind … ca=` */
     uint8_t key[HASH_BYTES];
 };
 static inline const uint8_t *rule_bytes(const rule *r) { return (const uint8_t *)(r + 1); }

@@ -613,6 +613,7 @@ static bool read_bind(line *l) {
     if (!read_bind_value(l, (bind_kind)kind, value, &len) || !read_users_and_options(l, &o))
         return false;
     say_bind_options(l, &o);
+    l->head.scoped = o.ca.len > 0;
     line_key(l, kind, span_of(value, len), span_of(o.ca_bytes, o.ca.len));
     return true;
 }

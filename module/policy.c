@@ -164,7 +164,7 @@ struct policy {
     patterns patterns;
     digest sum;
     int settings[SETTINGS];
-    size_t binds[BIND_KINDS], revokes[REVOKE_KINDS], limits;
+    size_t binds[BIND_KINDS], scoped[BIND_KINDS], revokes[REVOKE_KINDS], limits; /* how many lines */
     X509_STORE *store;
 };
 
@@ -199,6 +199,7 @@ X509_STORE *policy_store(const policy *p) { return p->store; }
 
 const rule *policy_user(const policy *p, line_type type, span name) {
     uint8_t key[HASH_BYTES];
+    if (p->lines.count == 0) return NULL;
     key_of(key, type, 0, name, span_of(NULL, 0));
     return table_find(&p->lines, key);
 }
@@ -230,6 +231,7 @@ static void policy_put(policy *p, rule *r) {
     if (r->type == LINE_PATTERN) patterns_add(&p->patterns, r);
     if (r->type == LINE_SET) p->settings[r->kind] = r->value;
     if (r->type == LINE_BIND) p->binds[r->kind]++;
+    if (r->type == LINE_BIND && r->scoped) p->scoped[r->kind]++;
     if (r->type == LINE_REVOKE) p->revokes[r->kind]++;
     if (r->type == LINE_LIMIT) p->limits++; /* of a bootstrap file, which never changes */
 }
@@ -237,6 +239,7 @@ static void policy_put(policy *p, rule *r) {
 static void policy_take(policy *p, const rule *r) {
     if (r->type == LINE_SET) p->settings[r->kind] = 0;
     if (r->type == LINE_BIND) p->binds[r->kind]--;
+    if (r->type == LINE_BIND && r->scoped) p->scoped[r->kind]--;
     if (r->type == LINE_REVOKE) p->revokes[r->kind]--;
     if (r->type == LINE_PATTERN) patterns_remove(&p->patterns, r);
     tally_rule(&p->aliases, r, -1);
@@ -551,6 +554,9 @@ int view_setting(const view *v, setting s) {
 }
 
 bool view_binds(const view *v, bind_kind kind) { return v->pending || v->base->binds[kind]; }
+static bool view_binds_scoped(const view *v, bind_kind kind) {
+    return v->pending || v->base->scoped[kind];
+}
 static bool view_revokes(const view *v, revoke_kind kind) {
     return v->pending || v->base->revokes[kind];
 }
@@ -614,6 +620,7 @@ static bool take_binding(bind_kind kind, span value, bool repeated, void *data) 
     if (!view_binds(m->lines, kind)) return true;
     key_of(key, LINE_BIND, kind, value, span_of(NULL, 0));
     take_bind(m, view_find(m->lines, key), repeated);
+    if (!view_binds_scoped(m->lines, kind)) return true;
     const path *issuers = m->r->issuers;
     for (size_t i = 0; issuers->known && i < issuers->count; i++) {
         key_of(key, LINE_BIND, kind, value, span_of(issuers->ca[i].key, HASH_BYTES));
@@ -742,8 +749,9 @@ static bool is_made(const view *policy_lines, span user) {
 /* The line that says what a user of the match is, or NULL. */
 static const rule *line_of(const match *m, span user) {
     uint8_t key[HASH_BYTES];
+    if (m->line->type == LINE_PATTERN) return m->line;
     key_of(key, LINE_USER, 0, user, span_of(NULL, 0));
-    return m->line->type == LINE_PATTERN ? m->line : view_find(m->lines, key);
+    return view_find(m->lines, key);
 }
 
 /* May this user be given at all? Not one whose name is for a pattern to make. By the policy, not one of
@@ -759,13 +767,11 @@ static bool is_for_policy(const match *m, const rule *line, span user) {
  * all of a policy that is not enforced. */
 static reason check_user(const match *m, span user) {
     const request *r = m->r;
-    uint8_t key[HASH_BYTES];
-    key_of(key, LINE_USER, 0, user, span_of(NULL, 0));
     bool on = !is_policy(m) || view_setting(m->lines, SET_ENFORCE) == ENFORCE_ON;
     bool applied = r->ask && !r->pending && on;
     const rule *line = line_of(m, user);
     if (!is_for_policy(m, line, user)) return REASON_USER_MISSING;
-    if (line == NULL && r->pending && table_find(&m->lines->base->lines, key))
+    if (line == NULL && r->pending && policy_user(m->lines->base, LINE_USER, user))
         return REASON_USER_MISSING;
     if (applied && line != m->line) line = NULL;
     user_state state = line     ? (line->on ? USER_ON : USER_OFF)
