@@ -52,7 +52,8 @@ def needs(permission: str, **declared: Any) -> Callable[[Handler], Handler]:
     `own`: a user may also reach the record with its own uid; the handler then asks
     `caller().may(permission)` what more it may do. `expired`: a password that has expired will do.
     `takes`: the model of the body, which the handler gets as its argument `sent`. `answers`: the
-    type of the answer, or the media type of one that is no JSON. `query`: the names of the query's parameters."""
+    type of the answer, or the media type of one that is no JSON. `query`: the names of the query's
+    parameters."""
     rule = Rule(permission, **declared)
 
     def declare(handler: Handler) -> Handler:
