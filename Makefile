@@ -9,8 +9,7 @@ QUICKSTART = $(if $(HOME_DIR),--home '$(HOME_DIR)') $(if $(REDIS_PORT),--redis-p
 
 BENCH = $(if $(ONLY),--only '$(ONLY)') $(if $(SCALE),--scale '$(SCALE)') $(if $(SERVER),--server '$(SERVER)')
 
-.PHONY: help setup setup-all build run dist deb lock lint test bench servers test-servers test-docker \
-	test-all test-sanitize clean
+.PHONY: help setup setup-all build run dist deb lock lint test bench servers test-servers test-docker test-all test-sanitize fuzz clean
 
 help:
 	@echo 'make run           start a server that knows you by your certificate, and say what to try'
@@ -27,6 +26,7 @@ help:
 	@echo 'make test-sanitize as test, with ASan and UBSan in the C, in Python and in the servers'
 	@echo 'make bench         how fast it is, beside what stock servers do: build/bench/report.md'
 	@echo '                   (ONLY=1,2 questions, SCALE=0.1 a look, SERVER=8.6)'
+	@echo 'make fuzz          hostile inputs for the core, SECONDS=60 of each kind'
 	@echo 'make clean         remove what was built, .venv included (.certauth stays)'
 	@echo 'PYTHON=python3.12  another interpreter'
 
@@ -88,6 +88,9 @@ test-sanitize: setup
 	# The installed server alone: those of the matrix bring their own libc, which ASan is not for.
 	CERTAUTH_BUILD=build/sanitize CERTAUTH_CACHE=build/no-servers ASAN_OPTIONS=detect_leaks=0 \
 		LD_PRELOAD="$$(cc -print-file-name=libasan.so)" .venv/bin/python -m pytest -m 'not slow'
+
+fuzz: setup
+	.venv/bin/python -m tests.fuzz $(if $(SECONDS),--seconds '$(SECONDS)')
 
 clean:
 	rm -rf build .venv module/*.so control/*.so *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
