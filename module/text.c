@@ -427,11 +427,12 @@ static void put_oid(writer *w, span oid) {
         for (const char *c = ATTRIBUTES[i].name; *c; c++) put_byte(w, (uint8_t)*c);
         return;
     }
-    uint8_t der[2 + UINT8_MAX] = {V_ASN1_OBJECT, (uint8_t)oid.len};
-    memcpy(der + 2, oid.ptr, oid.len);
+    uint8_t der[3 + UINT8_MAX], *content = der;
+    ASN1_put_object(&content, 0, (int)oid.len, V_ASN1_OBJECT, V_ASN1_UNIVERSAL);
+    memcpy(content, oid.ptr, oid.len);
     const uint8_t *at = der;
     char dotted[DOTTED];
-    ASN1_OBJECT *object = oid.len < 128 ? d2i_ASN1_OBJECT(NULL, &at, (long)oid.len + 2) : NULL;
+    ASN1_OBJECT *object = d2i_ASN1_OBJECT(NULL, &at, content - der + (long)oid.len);
     int len = object ? OBJ_obj2txt(dotted, sizeof dotted, object, 1) : -1;
     ASN1_OBJECT_free(object);
     if (len <= 0 || (size_t)len >= sizeof dotted) {
@@ -496,11 +497,23 @@ static bool ends_value(const reader *r, uint8_t c) {
     return r->slashes ? c == '/' || c == '+' : c == ',' || c == ';' || c == '+';
 }
 
+/* numericoid of RFC 4512 1.4. libcrypto would take "1.3..61" for 1.3.0.61. */
+static bool is_dotted(span type) {
+    bool starts = true; /* an arc; one that starts with 0 is 0 */
+    for (size_t i = 0; i < type.len; i++) {
+        uint8_t c = type.ptr[i];
+        bool zero = !starts && type.ptr[i - 1] == '0' && (i < 2 || type.ptr[i - 2] == '.');
+        if (c == '.' ? starts : !isdigit(c) || zero) return false;
+        starts = c == '.';
+    }
+    return !starts;
+}
+
 /* Dotted decimal, by libcrypto. */
 static bool read_dotted_oid(reader *r, span type, uint8_t *out, size_t *len) {
     uint8_t der[UINT8_MAX];
     if (span_starts(type, LITERAL("OID."))) type = span_skip(type, 4);
-    int n = type.len < DOTTED
+    int n = type.len < DOTTED && is_dotted(type)
                 ? a2d_ASN1_OBJECT(der, sizeof der, (const char *)type.ptr, (int)type.len)
                 : 0;
     if (n <= 0) {

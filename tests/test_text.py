@@ -286,6 +286,12 @@ def test_names_that_are_not_the_same(one: str, other: str) -> None:
             "CN=\\C3",
             "a control or invisible character, or invalid UTF-8, in the value at character 4",
         ),
+        ("1.3..61=a", "unknown attribute type at character 1 ('1')"),
+        ("1.3.61.=a", "unknown attribute type at character 1 ('1')"),
+        (".1.3.61=a", "unknown attribute type at character 1 ('.')"),
+        ("1.3.061=a", "unknown attribute type at character 1 ('1')"),
+        ("1.3.00=a", "unknown attribute type at character 1 ('1')"),
+        ("1.3.6-1=a", "unknown attribute type at character 1 ('1')"),
         ("CN=a+CN=a", "an attribute stands twice in one RDN"),
         ("CN=a+cn=\\61", "an attribute stands twice in one RDN"),
         ("/CN=a/", "an attribute type is missing at the end of the subject"),
@@ -360,7 +366,7 @@ def test_every_type_name_is_read_as_it_is_printed() -> None:
 
 def test_an_oid_of_any_length_that_is_printed_is_read() -> None:
     """What explain advises to write is a line that parses."""
-    for arcs in (10, 40, 60, 120):
+    for arcs in (10, 40, 60, 120, 126, 127, 253, 254):
         name = encoded([(oid("1.2" + ".127" * arcs), "x")])
         assert parse_name(print_name(name)) == name
 
