@@ -279,6 +279,15 @@ def test_forms_of_other_sites_are_refused(api: ControlPlane, alice: Cert) -> Non
     assert browser.open("POST", "/ui/logout", data={"csrf": token}, headers=headers).status == 303
 
 
+def test_who_has_no_token_can_send_none(browser: Browser) -> None:
+    """Before the first form of ours no token is right: so nobody is logged in as somebody else."""
+    for sent in ("", " ", "None"):
+        given = {"csrf": sent, "username": ADMIN[0], "password": ADMIN[1]}
+        page = browser.open("POST", "/ui/login", data=given)
+        assert (page.status, "not_our_form" in page.html) == (403, True), sent
+    assert browser.get("/ui/").status == 401
+
+
 def test_a_link_from_another_site_ends_no_session(admin: Browser) -> None:
     """The browser leaves the cookie behind: it is sent on, to ask again from here."""
     elsewhere = admin.app.test_client()
@@ -288,6 +297,16 @@ def test_a_link_from_another_site_ends_no_session(admin: Browser) -> None:
     assert "Set-Cookie" not in response.headers
     assert 'content="0; url=/ui/users/?search=a"' in response.text
     assert admin.get("/ui/users/").status == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["/%5Cevil.example/", "/%09/evil.example/", "//evil.example/", "/%5C%5Cevil.example"]
+)
+def test_a_link_from_another_site_leads_nowhere_else(browser: Browser, path: str) -> None:
+    """What browsers take for another host's address is not where they are sent on to."""
+    response = browser.get(path, headers={"Sec-Fetch-Site": "cross-site"})
+    assert 'content="0; url=/ui/"' in response.html
+    assert "evil" not in response.html
 
 
 @pytest.mark.parametrize(
