@@ -465,6 +465,30 @@ def test_errors_are_pages(admin: Browser, monkeypatch: pytest.MonkeyPatch) -> No
     assert admin.open("POST", "/ui/roles/new", data=b"x" * (2 << 20)).status in (403, 413)
 
 
+def test_what_is_no_number_and_no_name_is_no_failure(
+    admin: Browser, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Addresses and fields that no form of ours makes are told so, and fill no log with traces."""
+    many = "9" * 5000
+    for path in (
+        "/ui/certificates/a%3Fb",
+        "/ui/certificates/a%252Fb",
+        f"/ui/explain/?cert=a&not_after={many}",
+    ):
+        assert admin.get(path).status < 500, path[:60]
+    token = admin.get("/ui/").form("/ui/logout")["csrf"]
+    sent: list[tuple[str, dict[str, str]]] = [
+        ("/ui/databases/1/nodes/a%3Fb/forget", {}),
+        ("/ui/sessions/end", {"bdb_uid": many, "id": "1"}),
+        ("/ui/databases/new", {"roles_permissions": many, "roles_permissions.acl": "1"}),
+        ("/ui/users/new", {"role_uids": many}),
+        ("/ui/users/new", {"body": "[" * 100_000}),
+    ]
+    for path, fields in sent:
+        assert admin.post(path, csrf=token, **fields).status in (400, 404), path
+    assert "a page failed" not in caplog.text
+
+
 def test_names_are_text(api: ControlPlane, admin: Browser, pki: Pki) -> None:
     """Whatever stands in a record, an address, a form or a certificate."""
     evil = "<script>x</script>"

@@ -52,7 +52,7 @@ def admit() -> Any:
     if request.method in ("GET", "HEAD"):
         if request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
             # Its cookie stayed behind. From our own page the browser sends it.
-            # A path is decoded here, and a browser takes "/\\host" and "/<tab>/host" for "//host".
+            # A path is decoded here, and a browser takes "/\host" and "/<tab>/host" for "//host".
             return Response(render_template("continue.html", url=inside(asked_for())))
     else:
         check_form()
