@@ -43,7 +43,12 @@ def answer(
     asked = {name: str(one) for name, one in (query or {}).items() if one is not None}
     # Quoted, since a part of it may be of our caller's address, and a "?" in that is no query.
     with api.test_request_context(
-        quote(path), method=method, json=body, query_string=asked, headers=sent, environ_overrides=origin()
+        quote(path),
+        method=method,
+        json=body,
+        query_string=asked,
+        headers=sent,
+        environ_overrides=origin(),
     ):
         response = api.full_dispatch_request()
         caller = g.get("caller")
