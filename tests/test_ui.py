@@ -59,6 +59,16 @@ def test_a_password_logs_in_and_out_again(browser: Browser) -> None:
     assert browser.get("/ui/roles/").status == 401
 
 
+def test_a_login_that_stood_open_for_hours_is_shown_again(browser: Browser) -> None:
+    """It has to be filled in once more, and leads to where it was to lead."""
+    page = browser.get("/ui/roles/")
+    browser.client.delete_cookie("__Host-certauth", domain="localhost")
+    late = browser.send(page, "/ui/login", username=ADMIN[0], password=ADMIN[1])
+    assert (late.status, late.title) == (403, "Log in")
+    page = browser.send(late, "/ui/login", username=ADMIN[0], password=ADMIN[1])
+    assert (page.status, page.title) == (200, "Roles")
+
+
 def test_a_wrong_password_is_refused_as_by_the_api(api: ControlPlane, browser: Browser) -> None:
     """With its words; and after too many of them the right one too."""
     for _ in range(5):
@@ -279,6 +289,15 @@ def test_forms_of_other_sites_are_refused(api: ControlPlane, alice: Cert) -> Non
     assert browser.open("POST", "/ui/logout", data={"csrf": token}, headers=headers).status == 303
 
 
+def test_who_has_no_token_can_send_none(browser: Browser) -> None:
+    """Before the first form of ours no token is right: so nobody is logged in as somebody else."""
+    for sent in ("", " ", "None"):
+        given = {"csrf": sent, "username": ADMIN[0], "password": ADMIN[1]}
+        page = browser.open("POST", "/ui/login", data=given)
+        assert (page.status, "does not come from this page" in page.text) == (403, True), sent
+    assert browser.get("/ui/").status == 401
+
+
 def test_a_link_from_another_site_ends_no_session(admin: Browser) -> None:
     """The browser leaves the cookie behind: it is sent on, to ask again from here."""
     elsewhere = admin.app.test_client()
@@ -288,6 +307,16 @@ def test_a_link_from_another_site_ends_no_session(admin: Browser) -> None:
     assert "Set-Cookie" not in response.headers
     assert 'content="0; url=/ui/users/?search=a"' in response.text
     assert admin.get("/ui/users/").status == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["/%5Cevil.example/", "/%09/evil.example/", "//evil.example/", "/%5C%5Cevil.example"]
+)
+def test_a_link_from_another_site_leads_nowhere_else(browser: Browser, path: str) -> None:
+    """What browsers take for another host's address is not where they are sent on to."""
+    response = browser.get(path, headers={"Sec-Fetch-Site": "cross-site"})
+    assert 'content="0; url=/ui/"' in response.html
+    assert "evil" not in response.html
 
 
 @pytest.mark.parametrize(
@@ -444,6 +473,30 @@ def test_errors_are_pages(admin: Browser, monkeypatch: pytest.MonkeyPatch) -> No
     assert page.status == 500
     assert "secret" not in page.html
     assert admin.open("POST", "/ui/roles/new", data=b"x" * (2 << 20)).status in (403, 413)
+
+
+def test_what_is_no_number_and_no_name_is_no_failure(
+    admin: Browser, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Addresses and fields that no form of ours makes are told so, and fill no log with traces."""
+    many = "9" * 5000
+    for path in (
+        "/ui/certificates/a%3Fb",
+        "/ui/certificates/a%252Fb",
+        f"/ui/explain/?cert=a&not_after={many}",
+    ):
+        assert admin.get(path).status < 500, path[:60]
+    token = admin.get("/ui/").form("/ui/logout")["csrf"]
+    sent: list[tuple[str, dict[str, str]]] = [
+        ("/ui/databases/1/nodes/a%3Fb/forget", {}),
+        ("/ui/sessions/end", {"bdb_uid": many, "id": "1"}),
+        ("/ui/databases/new", {"roles_permissions": many, "roles_permissions.acl": "1"}),
+        ("/ui/users/new", {"role_uids": many}),
+        ("/ui/users/new", {"body": "[" * 100_000}),
+    ]
+    for path, fields in sent:
+        assert admin.post(path, csrf=token, **fields).status in (400, 404), path
+    assert "a page failed" not in caplog.text
 
 
 def test_names_are_text(api: ControlPlane, admin: Browser, pki: Pki) -> None:

@@ -111,6 +111,8 @@ def refused(error: Refusal) -> Any:
     if error.status == HTTPStatus.UNAUTHORIZED:
         # A scheme that no browser knows: it shows the page, and no window of its own.
         return login.form(error), error.status, {"WWW-Authenticate": "Form"}
+    if error.error_code == "not_our_form" and request.endpoint == "login.enter":
+        return login.form(error), error.status  # its cookie has ended while nobody was there
     title = HTTPStatus(error.status).phrase
     return render_template("error.html", title=title, error=error, who=g.get("who")), error.status
 

@@ -7,6 +7,7 @@ each call who that is and what they may do."""
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
+from urllib.parse import quote
 
 from flask import Flask, current_app, g, request, session
 
@@ -40,8 +41,14 @@ def answer(
     api = cast(Flask, current_app.extensions["api"])
     sent = {**credentials(), **(headers or {})}
     asked = {name: str(one) for name, one in (query or {}).items() if one is not None}
+    # Quoted, since a part of it may be of our caller's address, and a "?" in that is no query.
     with api.test_request_context(
-        path, method=method, json=body, query_string=asked, headers=sent, environ_overrides=origin()
+        quote(path),
+        method=method,
+        json=body,
+        query_string=asked,
+        headers=sent,
+        environ_overrides=origin(),
     ):
         response = api.full_dispatch_request()
         caller = g.get("caller")

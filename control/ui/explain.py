@@ -7,6 +7,7 @@ from flask import Blueprint, render_template, request
 from control.errors import Refusal
 from control.ui import changes
 from control.ui.ask import ask, may
+from control.ui.fields import is_number
 
 blueprint = Blueprint("explain", __name__, url_prefix="/ui/explain")
 LABELS = {"certificate": "Certificate", "address": "Address"}
@@ -21,7 +22,7 @@ def show() -> Any:
     if "cert" not in sent:
         return page({}, [])
     known: dict[str, Any] = {name: sent[name] for name in KNOWN if sent.get(name)}
-    if sent.get("not_after", "").isdecimal():
+    if is_number(sent.get("not_after", "")):
         known["not_after"] = int(sent["not_after"])
     body: dict[str, Any] = {"known": known}
     if address := host_of(sent.get("address", "")):

@@ -9,6 +9,7 @@ from werkzeug.datastructures import MultiDict
 from control.errors import invalid
 
 Form = MultiDict[str, str]
+LONG = 19  # digits: no number of ours is longer, and Python reads no more than 4300
 Choices = Callable[[], Iterable[tuple[str, str]]]  # values and what they are called
 
 
@@ -38,6 +39,10 @@ class Field:
     def posted(self, value: Any) -> list[tuple[str, str]]:
         """The form that means a value of the API."""
         return [(self.name, self.shown(value))]
+
+
+def is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= LONG
 
 
 class Area(Field):
@@ -85,7 +90,7 @@ class Many(Field):
         return form.getlist(self.name)
 
     def read(self, form: Form) -> Any:
-        return sorted(int(one) for one in self.typed(form) if one.isascii() and one.isdecimal())
+        return sorted(int(one) for one in self.typed(form) if is_number(one))
 
     def posted(self, value: Any) -> list[tuple[str, str]]:
         return [(self.name, one) for one in self.shown(value)]
@@ -131,7 +136,7 @@ class Grants(Field):
 
     def read(self, form: Form) -> Any:
         pairs = self.typed(form)
-        if not all(role.isdecimal() and acl.isdecimal() for role, acl in pairs):
+        if not all(is_number(role) and is_number(acl) for role, acl in pairs):
             raise invalid("invalid_param", f"{self.name}: each row needs a role and an ACL")
         return [{"role_uid": int(role), "redis_acl_uid": int(acl)} for role, acl in pairs]
 

@@ -52,7 +52,8 @@ def admit() -> Any:
     if request.method in ("GET", "HEAD"):
         if request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
             # Its cookie stayed behind. From our own page the browser sends it.
-            return Response(render_template("continue.html", url=request.full_path.rstrip("?")))
+            # A path is decoded here, and a browser takes "/\host" and "/<tab>/host" for "//host".
+            return Response(render_template("continue.html", url=inside(asked_for())))
     else:
         check_form()
     if request.endpoint not in OPEN:
@@ -65,8 +66,8 @@ def check_form() -> None:
     headers = request.headers
     elsewhere = headers.get("Sec-Fetch-Site", "same-origin") != "same-origin"
     elsewhere |= headers.get("Origin", request.host_url.rstrip("/")) != request.host_url.rstrip("/")
-    sent = request.form.get("csrf", "").encode()
-    if elsewhere or not secrets.compare_digest(sent, session.get("csrf", " ").encode()):
+    sent, ours = request.form.get("csrf", "").encode(), session.get("csrf", "").encode()
+    if elsewhere or not ours or not secrets.compare_digest(sent, ours):
         raise forbidden(
             "not_our_form",
             "this form does not come from this page, or is older than your login: nothing was "
@@ -161,8 +162,13 @@ def put_password(name: str, old: str, new: str) -> None:
     answer("PUT /v1/users/password", {"new_password": new}, headers=headers)
 
 
+def asked_for() -> str:
+    """The address of this request."""
+    return request.full_path.rstrip("?")
+
+
 def inside(address: str) -> str:
-    """An address of this page, whatever a link to the login says."""
+    """An address of this page, whatever a link says."""
     path = re.fullmatch(r"/ui/[A-Za-z0-9_./?=&%+-]*", address)
     return address if path and "//" not in address else "/ui/"
 
@@ -187,7 +193,7 @@ def form(error: Refusal | None = None, username: str = "", expired: bool = False
     """The page of the login; `error` is why somebody is here."""
     back = request.form.get("back", "")
     if request.method == "GET" and request.endpoint not in OPEN:
-        back = request.full_path.rstrip("?")
+        back = asked_for()
     return render_template(
         "login.html", error=error, username=username, expired=expired, back=back,
         certificate=presented(),

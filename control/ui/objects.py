@@ -187,6 +187,6 @@ def carried_body() -> Item | None:
     text = request.form.get("body")
     try:
         found = json.loads(text) if text else None
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     return found if isinstance(found, dict) else None

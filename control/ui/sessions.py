@@ -7,6 +7,7 @@ from flask import Blueprint, flash, redirect, render_template, request
 
 from control.errors import invalid
 from control.ui.ask import ask, may
+from control.ui.fields import is_number
 
 blueprint = Blueprint("sessions", __name__, url_prefix="/ui/sessions")
 LIMIT = 200  # of each server
@@ -26,7 +27,7 @@ def show() -> Any:
 def end() -> Any:
     sent = request.form
     numbers = {name: sent.get(name, "") for name in ("bdb_uid", "id")}
-    if not all(one.isascii() and one.isdecimal() for one in numbers.values()):
+    if not all(map(is_number, numbers.values())):
         raise invalid("invalid_param", "which session?")
     body = {name: int(one) for name, one in numbers.items()}
     where = {"node": sent.get("node", ""), "cert": sent.get("cert", "")}
