@@ -427,11 +427,11 @@ static void put_oid(writer *w, span oid) {
         for (const char *c = ATTRIBUTES[i].name; *c; c++) put_byte(w, (uint8_t)*c);
         return;
     }
-    uint8_t der[2 + UINT8_MAX] = {V_ASN1_OBJECT, (uint8_t)oid.len};
-    memcpy(der + 2, oid.ptr, oid.len);
+    uint8_t der[3 + UINT8_MAX] = {V_ASN1_OBJECT, 0x81, (uint8_t)oid.len}; /* a long length */
+    memcpy(der + 3, oid.ptr, oid.len);
     const uint8_t *at = der;
     char dotted[DOTTED];
-    ASN1_OBJECT *object = oid.len < 128 ? d2i_ASN1_OBJECT(NULL, &at, (long)oid.len + 2) : NULL;
+    ASN1_OBJECT *object = d2i_ASN1_OBJECT(NULL, &at, (long)oid.len + 3);
     int len = object ? OBJ_obj2txt(dotted, sizeof dotted, object, 1) : -1;
     ASN1_OBJECT_free(object);
     if (len <= 0 || (size_t)len >= sizeof dotted) {
