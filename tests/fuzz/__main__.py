@@ -1,15 +1,14 @@
 """Runs the fuzz targets: `make fuzz SECONDS=3600`.
 
-Each is the core, with ASan and UBSan, under libFuzzer of Debian's clang; all run at once, for as long
-as is asked. A corpus stays in build/fuzz/corpus, so that the next run begins where this one ended. An
-input that breaks a law ends the run: mend it, and keep the input in tests/fuzz/vectors/<target>/, which
-every run begins with.
+Each is the core, with ASan and UBSan, under libFuzzer of Debian's clang; all run at once, for as
+long as is asked. A corpus stays in build/fuzz/corpus, so that the next run begins where this one
+ended. An input that breaks a law ends the run: mend it, and keep the input in
+tests/fuzz/vectors/<target>/, which every run begins with.
 """
 
 import argparse
 import subprocess
 import sys
-from pathlib import Path
 
 from build import CORE, ROOT
 from tests.fuzz.seeds import write
@@ -48,11 +47,12 @@ def fuzzer(target: str, seconds: int) -> "subprocess.Popen[bytes]":
 def told(target: str) -> str:
     """The last state of a run: coverage, executions."""
     lines = (WORK / f"{target}.log").read_text(errors="replace").splitlines()
-    return next((line.split("corp:")[0] for line in reversed(lines) if "cov:" in line), "nothing ran")
+    states = (line.split("corp:")[0] for line in reversed(lines) if "cov:" in line)
+    return next(states, "nothing ran")
 
 
 def run(seconds: int) -> list[str]:
-    """Builds all targets and runs each for so long. Returns what ended badly, with where its log is."""
+    """Builds all targets and runs each for so long. Returns what ended badly, and its log."""
     WORK.mkdir(parents=True, exist_ok=True)
     build()
     write(WORK / "seeds")

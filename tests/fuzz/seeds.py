@@ -6,6 +6,7 @@
 import hashlib
 import sys
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
@@ -51,18 +52,20 @@ def changes() -> list[bytes]:
 def patches() -> Iterator[bytes]:
     """A policy, and a change that takes its first line and brings another."""
     every = changes()
-    for base, other in zip(every, every[1:], strict=False):
+    for base, other in pairwise(every):
         first = base.split(b"\n")[0]
         yield base + b"\0-" + first + b"\n+" + other.split(b"\n")[0]
 
 
 def journals() -> Iterator[bytes]:
     alice, user = test_journal.ALICE, test_journal.USER
-    added = test_journal.record(1, "+" + alice, "+" + user, digest=test_journal.digest_of(alice, user))
+    sum_after = test_journal.digest_of(alice, user)
+    added = test_journal.record(1, "+" + alice, "+" + user, digest=sum_after)
     yield b"\0" * 6 + test_journal.sealed(added)
     for number, text in enumerate(changes()):
         lines = b"".join(b"+" + line + b"\n" for line in text.splitlines())
-        yield b"\1" + number.to_bytes(4, "big")[1:] + bytes([number % 8, 0]) + lines + b"\0-" + lines[1:]
+        head = b"\1" + number.to_bytes(4, "big")[1:] + bytes([number % 8, 0])
+        yield head + lines + b"\0-" + lines[1:]
 
 
 def seeds() -> dict[str, Iterable[bytes]]:
