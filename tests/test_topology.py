@@ -769,14 +769,14 @@ def test_a_node_that_refuses_stops_no_other(plane: Plane, make_node: MakeNode, p
 def test_the_control_plane_may_do_nothing_else(
     server_kind: Server, plane: Plane, make_node: MakeNode
 ) -> None:
-    """Its user on a node has the module's commands, what those ask for, and two that tell of the
-    topology: no key, no configuration, no other section of INFO."""
+    """Its user on a node has the module's commands, what those ask for, one that ends a session,
+    and two that tell of the topology: no key, no configuration, no other section of INFO."""
     node = make_node(server_kind)
     rules = operator(node).acl_getuser("certauth-control")
     assert set(rules["commands"]) - {"-@all"} == {
         "+acl|setuser", "+acl|list", "+certauth.policy", "+certauth.log",
         "+certauth.sessions", "+certauth.explain", "+certauth.whoami", "+info|server",
-        "+cluster|shards",
+        "+cluster|shards", "+client|kill",
     }  # fmt: skip
     assert (rules["keys"], rules["channels"]) in (([], []), ("", ""))
     own = plane.node(node)
