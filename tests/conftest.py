@@ -27,7 +27,7 @@ if "CERTAUTH_BUILD" in os.environ:
     use_core(os.environ["CERTAUTH_BUILD"])
 
 # Only `make test-all` brings a browser, and all of its tests are slow.
-collect_ignore = [] if importlib.util.find_spec("playwright") else ["test_ui_browser.py"]
+collect_ignore_glob = [] if importlib.util.find_spec("playwright") else ["test_ui_browser*.py"]
 # Imported after this file: with that core.
 pytest_plugins = ["tests.fixtures", "tests.faults"]
 

@@ -57,6 +57,7 @@ class Site:
     """A control plane that serves the page; alice administers by certificate, bob only looks."""
 
     base: str
+    authority: Path  # PEM of the CA of its own certificate
     pki: Pki
     api: Callable[..., Any]
 
@@ -81,7 +82,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, pki: Pki) -> Iterator[Site]:
         ]  # fmt: skip
         for call, body in calls:
             assert api(call, body).status == 200, call
-        yield Site(f"https://localhost:{config.ui_port}", pki, api)
+        yield Site(f"https://localhost:{config.ui_port}", home / "ca.crt", pki, api)
 
 
 @pytest.fixture
