@@ -1,5 +1,6 @@
 """Refusing is safe: a refused client never runs a command, and no number stops the server."""
 
+import re
 import socket
 import ssl
 from collections.abc import Callable, Iterable
@@ -178,6 +179,20 @@ def test_every_kind_of_refusal_runs_nothing(
     assert node.counters()[f"refused_{reason}"] == 50
 
 
+# The answers to CERTAUTH.WHOAMI by a client that is nobody.
+WHOAMI = re.compile(
+    rb"-ERR wrong number of arguments for 'certauth.whoami' command\r\n"
+    rb"|\*12\r\n\$4\r\nuser\r\n\$16\r\ncertauth\trefused\r\n.*?not_after\r\n\$-1\r\n",
+    re.DOTALL,
+)
+
+
+def unmuzzled(heard: bytes) -> bytes:
+    """What else a client heard: where IO threads read, Redis 8 may answer before the end, and then
+    everything is that command (certauth.c, muzzle). Without TLS nothing can silence that."""
+    return WHOAMI.sub(b"", heard)
+
+
 def test_a_refused_plain_client_runs_nothing(server_kind: Server, start: Start, pki: Pki) -> None:
     """A plain TCP client has its commands on the way before it is accepted."""
     node = make_node(
@@ -185,7 +200,7 @@ def test_a_refused_plain_client_runs_nothing(server_kind: Server, start: Start, 
     )
     calm(node)
 
-    nothing_ran(node, flood(lambda: plain_attack(node), 400), 400)
+    nothing_ran(node, map(unmuzzled, flood(lambda: plain_attack(node), 400)), 400)
 
 
 def knocking(peer: TlsPeer) -> bool:
