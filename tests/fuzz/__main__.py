@@ -7,8 +7,10 @@ tests/fuzz/vectors/<target>/, which every run begins with.
 """
 
 import argparse
+import os
 import subprocess
 import sys
+from tempfile import TemporaryDirectory
 
 from build import CORE, ROOT
 from tests.fuzz.seeds import write
@@ -33,7 +35,7 @@ def build() -> None:
         subprocess.run(["clang", *FLAGS, *link, "-lcrypto", "-lpthread"], check=True)
 
 
-def fuzzer(target: str, seconds: int) -> "subprocess.Popen[bytes]":
+def fuzzer(target: str, seconds: int, memory: str) -> "subprocess.Popen[bytes]":
     corpus = WORK / "corpus" / target
     corpus.mkdir(parents=True, exist_ok=True)
     begin = [WORK / "seeds" / target, ROOT / "tests/fuzz/vectors" / target]
@@ -41,7 +43,8 @@ def fuzzer(target: str, seconds: int) -> "subprocess.Popen[bytes]":
     options += ["-timeout=60", f"-artifact_prefix={WORK}/{target}-"]
     folders = [str(folder) for folder in (corpus, *begin) if folder.exists()]
     with (WORK / f"{target}.log").open("wb") as log:
-        return subprocess.Popen([WORK / target, *options, *folders], stdout=log, stderr=log)
+        order = [WORK / target, *options, *folders]
+        return subprocess.Popen(order, stdout=log, stderr=log, env={**os.environ, "TMPDIR": memory})
 
 
 def told(target: str) -> str:
@@ -56,8 +59,9 @@ def run(seconds: int) -> list[str]:
     WORK.mkdir(parents=True, exist_ok=True)
     build()
     write(WORK / "seeds")
-    fuzzers = {target: fuzzer(target, seconds) for target in TARGETS}
-    ended = {target: each.wait() for target, each in fuzzers.items()}
+    with TemporaryDirectory(dir="/dev/shm", prefix="certauth-fuzz-") as memory:
+        fuzzers = {target: fuzzer(target, seconds, memory) for target in TARGETS}
+        ended = {target: each.wait() for target, each in fuzzers.items()}
     return [f"{target}: see {WORK / target}.log" for target, code in ended.items() if code]
 
 

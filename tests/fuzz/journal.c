@@ -9,17 +9,18 @@
 
 enum { MOST_RECORDS = 32 };
 
-/* A directory of memory, that nobody else uses. */
+/* In memory, where $TMPDIR is; nobody else uses it. */
 static const char *directory(void) {
-    static char path[] = "/dev/shm/certauth-fuzz-XXXXXX";
-    static bool made;
-    if (!made) LAW(mkdtemp(path));
-    made = true;
+    static char path[256];
+    const char *in = getenv("TMPDIR");
+    if (path[0]) return path;
+    snprintf(path, sizeof path, "%s/journal-XXXXXX", in ? in : "/dev/shm");
+    LAW(mkdtemp(path));
     return path;
 }
 
 static const char *file(void) {
-    static char path[64];
+    static char path[300];
     snprintf(path, sizeof path, "%s/policy", directory());
     return path;
 }
