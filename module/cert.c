@@ -27,7 +27,10 @@ const EVP_MD *md_sha256(void) {
  * goes with its thread. */
 static pthread_key_t contexts;
 static void free_context(void *context) { EVP_MD_CTX_free(context); }
-static void make_contexts(void) { pthread_key_create(&contexts, free_context); }
+/* Without a key of our own, number 0 would be somebody else's. */
+static void make_contexts(void) {
+    must(pthread_key_create(&contexts, free_context) == 0 ? &contexts : NULL);
+}
 
 static EVP_MD_CTX *own_context(void) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;

@@ -76,57 +76,40 @@ static void take_chain(const STACK_OF(X509) * chain, path *out) {
 /* ---- What handshakes have shown ---- */
 
 /* Resumed TLS sessions bring the leaf and no chain. Each leaf has one place in `paths`, found by its
- * own hash, and a new leaf takes it over; the intermediate CAs are kept beside it, so that a leaf
- * that lost its place can be verified again. Only what a handshake has verified comes in here, so
- * nobody fills the tables without certificates from a trusted CA. */
-enum { PLACES = 4096, INTERMEDIATES = 64 };
+ * own hash, and a new leaf takes it over; the CAs are kept beside it, so that a leaf that lost its
+ * place can be verified again, and what was read of them, since every path has one of a few. Only
+ * what a handshake has verified comes in here, so nobody fills the tables without certificates from a
+ * trusted CA. The references keep an address from becoming another certificate's. */
+enum { PLACES = 4096, AUTHORITIES = 64 };
 static struct {
     uint8_t leaf[HASH_BYTES];
     path issuers;
 } paths[PLACES];
-static X509 *intermediates[INTERMEDIATES];
+static X509 *seen[AUTHORITIES];
+static authority seen_as[AUTHORITIES];
 static size_t oldest;
 
-/* What was read of the CAs that handshakes have shown lately: every path has one of a few above it. The
- * references that are held keep an address from becoming another certificate's. */
-static struct {
-    X509 *certificate;
-    authority read;
-} authorities[INTERMEDIATES];
-static size_t oldest_authority;
-
 static bool known_authority(X509 *certificate, authority *out) {
-    for (size_t i = 0; i < INTERMEDIATES && authorities[i].certificate; i++) {
-        if (X509_cmp(authorities[i].certificate, certificate) != 0) continue;
-        *out = authorities[i].read;
+    for (size_t i = 0; i < AUTHORITIES && seen[i]; i++) {
+        if (X509_cmp(seen[i], certificate) != 0) continue;
+        *out = seen_as[i];
         return true;
     }
     if (!read_authority(certificate, out)) return false;
     if (X509_up_ref(certificate) != 1) return true;
-    X509_free(authorities[oldest_authority].certificate);
-    authorities[oldest_authority].certificate = certificate;
-    authorities[oldest_authority].read = *out;
-    oldest_authority = (oldest_authority + 1) % INTERMEDIATES;
+    X509_free(seen[oldest]);
+    seen[oldest] = certificate;
+    seen_as[oldest] = *out;
+    oldest = (oldest + 1) % AUTHORITIES;
     return true;
 }
 
 static size_t place(const uint8_t leaf[HASH_BYTES]) { return get_u16(leaf) % PLACES; }
 
-static void remember_intermediate(X509 *certificate) {
-    for (size_t i = 0; i < INTERMEDIATES; i++) {
-        if (intermediates[i] && X509_cmp(intermediates[i], certificate) == 0) return;
-    }
-    if (X509_up_ref(certificate) != 1) return;
-    X509_free(intermediates[oldest]);
-    intermediates[oldest] = certificate;
-    oldest = (oldest + 1) % INTERMEDIATES;
-}
-
-static void remember(const identity *leaf, X509 *const *chain, size_t count, const path *issuers) {
+static void remember(const identity *leaf, const path *issuers) {
     size_t at = place(leaf->cert);
     memcpy(paths[at].leaf, leaf->cert, HASH_BYTES);
     paths[at].issuers = *issuers;
-    for (size_t i = 1; i + 1 < count; i++) remember_intermediate(chain[i]);
 }
 
 static bool recall(const identity *leaf, path *out) {
@@ -160,9 +143,9 @@ void path_verify(const policy *p, X509 *leaf, X509 *const *extra, size_t count, 
 void path_after_handshake(const policy *p, const identity *leaf, X509 *const *chain, size_t count,
                           path *out) {
     if (count == 1) {
-        if (!recall(leaf, out)) path_verify(p, chain[0], intermediates, INTERMEDIATES, out);
+        if (!recall(leaf, out)) path_verify(p, chain[0], seen, AUTHORITIES, out);
         return;
     }
     path_from_chain(chain, count, known_authority, out);
-    if (out->known) remember(leaf, chain, count, out);
+    if (out->known) remember(leaf, out);
 }
