@@ -14,6 +14,7 @@ from control.records import TRUSTED_CA
 from control.ui import changes
 from control.ui.ask import ask, may
 from control.ui.changes import Change
+from control.ui.fields import pasted
 
 blueprint = Blueprint("cas", __name__, url_prefix="/ui/cas")
 PEM = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n?", re.DOTALL)
@@ -42,10 +43,7 @@ def trusted() -> str:
 
 @blueprint.post("/add")
 def add() -> Any:
-    pem = request.form.get("pem", "").strip()
-    file = request.files.get("file")
-    if not pem and file:
-        pem = file.read().decode(errors="replace")
+    pem = pasted("pem")
     try:
         together = ca.together(trusted(), pem)
         change = replaced(together, "Trust these CAs too", "More CAs are trusted.")

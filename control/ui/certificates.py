@@ -10,6 +10,7 @@ from control.records import Reason
 from control.ui import changes
 from control.ui.ask import ask, may, who
 from control.ui.changes import Change
+from control.ui.fields import pasted
 from control.ui.objects import offset_of
 
 blueprint = Blueprint("certificates", __name__, url_prefix="/ui/certificates")
@@ -33,7 +34,7 @@ def show(error: Refusal | None = None, made: Any = None) -> Any:
     page = render_template(
         "certificates.html", certificates=found[:PAGE], more=len(found) > PAGE, offset=offset,
         limit=PAGE, user=user, expiring=expiring is not None, made=made, sent=request.form,
-        args={"user": user} if user else {} | ({"expiring": "on"} if expiring == "" else {}),
+        args=({"user": user} if user else {}) | ({} if expiring is None else {"expiring": "on"}),
         profiles=ask("GET /v1/certauth/profiles") if seen else [],
         revoked=ask("GET /v1/certauth/revocations", limit=PAGE) if seen else [],
         errors=changes.problems(error, LABELS) if error else [], own=who().user.name,
@@ -43,10 +44,7 @@ def show(error: Refusal | None = None, made: Any = None) -> Any:
 
 @blueprint.post("/")
 def issue() -> Any:
-    file = request.files.get("file")
-    body = {name: request.form.get(name, "").strip() for name in LABELS}
-    if not body["csr"] and file:
-        body["csr"] = file.read().decode(errors="replace")
+    body = {name: request.form.get(name, "").strip() for name in LABELS} | {"csr": pasted("csr")}
     try:
         made = ask("POST /v1/certauth/certificates", {k: v for k, v in body.items() if v})
     except Refusal as error:

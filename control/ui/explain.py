@@ -7,7 +7,7 @@ from flask import Blueprint, render_template, request
 from control.errors import Refusal
 from control.ui import changes
 from control.ui.ask import ask, may
-from control.ui.fields import is_number
+from control.ui.fields import is_number, pasted
 
 blueprint = Blueprint("explain", __name__, url_prefix="/ui/explain")
 LABELS = {"certificate": "Certificate", "address": "Address"}
@@ -32,11 +32,7 @@ def show() -> Any:
 
 @blueprint.post("/")
 def explain() -> Any:
-    sent, file = request.form, request.files.get("file")
-    pem = sent.get("pem", "").strip()
-    if not pem and file:
-        pem = file.read().decode(errors="replace")
-    body = {"certificate": pem, "address": sent.get("address", "").strip()}
+    body = {"certificate": pasted("pem"), "address": request.form.get("address", "").strip()}
     body = {name: value for name, value in body.items() if value}
     return explained(body, "")
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from flask import request
 from werkzeug.datastructures import MultiDict
 
 from control.errors import invalid
@@ -43,6 +44,12 @@ class Field:
 
 def is_number(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) <= LONG
+
+
+def pasted(name: str) -> str:
+    """The text of a field of this request's form or, where that is empty, of the file beside it."""
+    text, file = request.form.get(name, "").strip(), request.files.get("file")
+    return text or (file.read().decode(errors="replace") if file else "")
 
 
 class Area(Field):
