@@ -23,7 +23,10 @@ import cffi
 from cffi import ffiplatform
 
 ROOT = Path(__file__).resolve().parent
-CORE = ["text.c", "line.c", "pattern.c", "cert.c", "issuer.c", "policy.c", "explain.c", "journal.c"]
+CORE = [
+    *("hash.c", "text.c", "line.c", "pattern.c", "cert.c", "issuer.c"),
+    *("policy.c", "explain.c", "journal.c"),
+]
 MODULE = [*CORE, "tls.c", "trust.c", "certauth.c"]
 
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werror"]

@@ -222,6 +222,8 @@ def _identity(raw: Any) -> Identity:
 def _read(certificates: _Certificates, index: int = 0) -> Any:
     raw = ffi.new("identity *")
     lib.identity_read(certificates.array[index], raw)
+    lib.identity_cert(raw)  # while the certificate lives
+    lib.identity_key(raw)
     return raw
 
 
@@ -322,6 +324,7 @@ class Policy:
         subject, _alive = _encoded_name(known.subject)
         serial, _held = _span(bytes.fromhex(known.serial.zfill(len(known.serial) + 1 & ~1)))
         raw = ffi.new("identity *", {"subject": subject, "serial": serial, "client": True})
+        raw.has_cert = raw.has_key = True
         raw.not_before, raw.not_after = known.not_before, known.not_after or FOREVER
         ffi.memmove(raw.cert, bytes.fromhex(known.cert), lib.HASH_BYTES)
         ffi.memmove(raw.key, bytes.fromhex(known.key), lib.HASH_BYTES)

@@ -3,7 +3,6 @@
 #include "internal.h"
 
 #include <limits.h>
-#include <pthread.h>
 #include <time.h>
 
 #include <openssl/err.h>
@@ -12,45 +11,6 @@
 #include <openssl/x509.h>
 #include <openssl/x509v3.h>
 
-/* Fetched once: EVP_sha256() has libcrypto look the implementation up each time, which takes longer
- * than to hash a line (EVP_MD_fetch(3), "Performance"). */
-static EVP_MD *fetched;
-static void fetch_sha256(void) { fetched = EVP_MD_fetch(NULL, "SHA256", NULL); }
-
-const EVP_MD *md_sha256(void) {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, fetch_sha256);
-    return fetched ? fetched : EVP_sha256();
-}
-
-/* Each thread has a context that is ready: to make and free one takes as long as to hash a line. It
- * goes with its thread. */
-static pthread_key_t contexts;
-static void free_context(void *context) { EVP_MD_CTX_free(context); }
-/* Without a key of our own, number 0 would be somebody else's. */
-static void make_contexts(void) {
-    must(pthread_key_create(&contexts, free_context) == 0 ? &contexts : NULL);
-}
-
-static EVP_MD_CTX *own_context(void) {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, make_contexts);
-    EVP_MD_CTX *context = pthread_getspecific(contexts);
-    if (context) return context;
-    context = must(EVP_MD_CTX_new());
-    EVP_DigestInit_ex(context, md_sha256(), NULL);
-    pthread_setspecific(contexts, context);
-    return context;
-}
-
-void sha256(span bytes, uint8_t out[HASH_BYTES]) {
-    EVP_MD_CTX *context = own_context();
-    memset(out, 0, HASH_BYTES);
-    EVP_DigestInit_ex(context, NULL, NULL); /* the same digest again */
-    EVP_DigestUpdate(context, bytes.ptr, bytes.len);
-    EVP_DigestFinal_ex(context, out, NULL);
-}
-
 static span string_span(const ASN1_STRING *s) {
     int len = ASN1_STRING_length(s);
     return span_of(ASN1_STRING_get0_data(s), len > 0 ? (size_t)len : 0);
@@ -58,13 +18,24 @@ static span string_span(const ASN1_STRING *s) {
 
 /* ---- Parts of a certificate ---- */
 
-bool certificate_key(X509 *certificate, uint8_t out[HASH_BYTES]) {
-    uint8_t der[16384], *at = der; /* RSA-16384 takes 2,100 bytes */
-    X509_PUBKEY *key = X509_get_X509_PUBKEY(certificate);
-    int len = key ? i2d_X509_PUBKEY(key, NULL) : -1;
-    if (len <= 0 || (size_t)len > sizeof der || i2d_X509_PUBKEY(key, &at) != len) return false;
+/* Hashes what libcrypto has encoded, and frees it. */
+static bool hash_encoded(uint8_t *der, int len, uint8_t out[HASH_BYTES]) {
+    if (len <= 0) return false;
     sha256(span_of(der, (size_t)len), out);
+    OPENSSL_free(der);
     return true;
+}
+
+bool certificate_hash(X509 *certificate, uint8_t out[HASH_BYTES]) {
+    uint8_t *der = NULL;
+    int len = i2d_X509(certificate, &der);
+    return hash_encoded(der, len, out);
+}
+
+bool certificate_key(X509 *certificate, uint8_t out[HASH_BYTES]) {
+    uint8_t *der = NULL;
+    int len = i2d_X509_PUBKEY(X509_get_X509_PUBKEY(certificate), &der);
+    return hash_encoded(der, len, out);
 }
 
 /* Days since 1970 of a date of the Gregorian calendar. POSIX's formula counts from March, so that
@@ -305,24 +276,14 @@ static reason read_fields(identity *id, X509 *leaf) {
     return bad ? bad : read_sans(id, leaf, &w);
 }
 
-/* X509_digest looks its implementation up each time; it is for certificates of any length. */
-static bool hash_leaf(X509 *leaf, int len, uint8_t out[HASH_BYTES]) {
-    uint8_t der[CERTIFICATE_BYTES], *at = der;
-    unsigned hashed = 0;
-    if (len > CERTIFICATE_BYTES)
-        return X509_digest(leaf, md_sha256(), out, &hashed) == 1 && hashed == HASH_BYTES;
-    if (i2d_X509(leaf, &at) != len) return false;
-    sha256(span_of(der, (size_t)len), out);
-    return true;
-}
-
 static reason read_leaf(identity *id, X509 *leaf) {
-    int len = leaf ? i2d_X509(leaf, NULL) : -1;
-    if (len <= 0 || !hash_leaf(leaf, len, id->cert)) {
-        return refuse(id, REASON_MALFORMED, "the certificate cannot be encoded");
-    }
+    uint8_t *der = NULL;
+    int len = leaf ? i2d_X509(leaf, &der) : -1;
+    id->leaf = leaf;
+    if (len <= 0) return refuse(id, REASON_MALFORMED, "the certificate cannot be encoded");
+    lookup_key(span_of(der, (size_t)len), id->lookup);
+    OPENSSL_free(der);
     if (len > CERTIFICATE_BYTES) return refuse(id, REASON_TOO_LARGE, "the certificate");
-    if (!certificate_key(leaf, id->key)) return refuse(id, REASON_TOO_LARGE, "the public key");
     return read_fields(id, leaf);
 }
 
@@ -335,6 +296,23 @@ reason identity_read(X509 *leaf, identity *id) {
     read_leaf(id, leaf);
     ERR_pop_to_mark();
     return id->refusal;
+}
+
+/* What was encoded once fails to be for want of memory only; what never was is nobody's. */
+static void need(const identity *id, bool hashed) {
+    must(hashed || id->refusal ? &hashed : NULL);
+}
+
+const uint8_t *identity_cert(identity *id) {
+    if (!id->has_cert) need(id, certificate_hash(id->leaf, id->cert));
+    id->has_cert = true;
+    return id->cert;
+}
+
+const uint8_t *identity_key(identity *id) {
+    if (!id->has_key) need(id, certificate_key(id->leaf, id->key));
+    id->has_key = true;
+    return id->key;
 }
 
 typedef struct {
@@ -360,8 +338,6 @@ void identity_bindings(const identity *id, bind_taker take, void *data) {
         if (span_equal(a.oid, OID_CN)) give(&g, BIND_CN, a.value, count[BIND_CN] > 1);
     }
     for (at = 0; identity_next_san(id, &at, &kind, &value);) give(&g, kind, value, count[kind] > 1);
-    give(&g, BIND_CERT, span_of(id->cert, HASH_BYTES), false);
-    give(&g, BIND_KEY, span_of(id->key, HASH_BYTES), false);
 }
 
 /* ---- Files ---- */

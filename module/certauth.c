@@ -101,8 +101,8 @@ typedef struct {
     int64_t time; /* microseconds since 1970 */
     const char *event;
     reason why;
-    char address[INET6_ADDRSTRLEN], user[128], subject[384], issuer[256],
-        serial[2 * SERIAL_BYTES + 1];
+    ip address;
+    char user[128], subject[384], issuer[256], serial[2 * SERIAL_BYTES + 1];
     bool certified, vouched; /* it has a certificate; and its CA is known */
     uint8_t cert[HASH_BYTES], key[HASH_BYTES], ca[HASH_BYTES];
     int64_t not_after;
@@ -706,7 +706,7 @@ static bool session_certificate(RedisModuleCtx *ctx, session *s, uint16_t port, 
 
 /* ---- Decisions ---- */
 
-static request request_for(const session *s, const identity *id) {
+static request request_for(const session *s, identity *id) {
     return (request){
         .leaf = s->leaf ? id : NULL,
         .issuers = s->issuers,
@@ -718,7 +718,7 @@ static request request_for(const session *s, const identity *id) {
     };
 }
 
-static decision decide(const session *s, const identity *id, const patch *pending) {
+static decision decide(const session *s, identity *id, const patch *pending) {
     request r = request_for(s, id);
     r.pending = pending;
     return policy_decide(node.policy, node.bootstrap, &r);
@@ -754,14 +754,14 @@ static void address_text(const ip *address, char out[INET6_ADDRSTRLEN]) {
 }
 
 /* `id` as for decide; `user` may be empty. */
-static log_entry *record(const session *s, const identity *id, const char *event, reason why,
+static log_entry *record(const session *s, identity *id, const char *event, reason why,
                          span user) {
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
     log_entry *e = &node.log[++node.seq % LOG_ENTRIES];
     *e = (log_entry){.seq = node.seq, .client = s->id, .event = event, .why = why};
     e->time = (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
-    address_text(&s->address, e->address);
+    e->address = s->address;
     put_cut(e->user, sizeof e->user, user);
     if (s->leaf == NULL) return e;
     put_cut_name(e->subject, sizeof e->subject, id->subject);
@@ -770,8 +770,8 @@ static log_entry *record(const session *s, const identity *id, const char *event
     put_hex(&serial, id->serial);
     e->certified = true;
     e->not_after = id->not_after;
-    memcpy(e->cert, id->cert, HASH_BYTES);
-    memcpy(e->key, id->key, HASH_BYTES);
+    memcpy(e->cert, identity_cert(id), HASH_BYTES);
+    memcpy(e->key, identity_key(id), HASH_BYTES);
     e->vouched = s->issuers->known && s->issuers->count > 0;
     if (e->vouched) memcpy(e->ca, s->issuers->ca[0].key, HASH_BYTES);
     return e;
@@ -787,8 +787,10 @@ static void log_refusal(RedisModuleCtx *ctx, const log_entry *e, bool shadow) {
         node.logged = 0;
     }
     if (node.logged++ >= 10) return;
+    char address[INET6_ADDRSTRLEN];
+    address_text(&e->address, address);
     RedisModule_Log(ctx, "notice", "client %llu from %s %srefused: %s (subject %s)",
-                    (unsigned long long)e->client, e->address, shadow ? "would be " : "",
+                    (unsigned long long)e->client, address, shadow ? "would be " : "",
                     reason_name(e->why), e->subject[0] ? e->subject : "-");
 }
 
@@ -921,7 +923,7 @@ static void refuse_client(RedisModuleCtx *ctx, session *s, const peer *p) {
 }
 
 /* Does what was decided for a client that has just connected. */
-static void enact(RedisModuleCtx *ctx, session *s, const peer *p, const identity *id, decision d) {
+static void enact(RedisModuleCtx *ctx, session *s, const peer *p, identity *id, decision d) {
     if (d.act == ACTION_LOGIN && !d.shadow && !become(ctx, s, decision_user(&d, 0))) {
         d.act = ACTION_REFUSE; /* switched off by hand since it was asked */
         d.why = REASON_USER_OFF;
@@ -2400,8 +2402,8 @@ static void reply_session(RedisModuleCtx *ctx, const session *s, const patch *ch
     reply_number(ctx, "since", (uint64_t)s->since);
     reply_number(ctx, "end", (uint64_t)s->end);
     bool vouched = s->leaf && s->issuers->known && s->issuers->count > 0;
-    reply_hash(ctx, "cert", s->leaf, id.cert);
-    reply_hash(ctx, "key", s->leaf, id.key);
+    reply_hash(ctx, "cert", s->leaf, s->leaf ? identity_cert(&id) : NULL);
+    reply_hash(ctx, "key", s->leaf, s->leaf ? identity_key(&id) : NULL);
     reply_hash(ctx, "ca", vouched, vouched ? s->issuers->ca[0].key : NULL);
     reply_number(ctx, "not_after", s->leaf ? (uint64_t)id.not_after : 0);
     reply_path(ctx, s->leaf ? s->issuers : NULL);
@@ -2463,13 +2465,15 @@ static int sessions(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
 }
 
 static void reply_entry(RedisModuleCtx *ctx, const log_entry *e) {
+    char address[INET6_ADDRSTRLEN];
+    address_text(&e->address, address);
     RedisModule_ReplyWithMap(ctx, 14);
     reply_number(ctx, "seq", e->seq);
     reply_number(ctx, "time_us", (uint64_t)e->time);
     reply_named(ctx, "event", e->event);
     reply_named(ctx, "reason", reason_name(e->why));
     reply_number(ctx, "client", e->client);
-    reply_named(ctx, "address", e->address);
+    reply_named(ctx, "address", address);
     reply_named(ctx, "user", e->user);
     reply_named(ctx, "subject", e->subject);
     reply_named(ctx, "issuer", e->issuer);

@@ -30,7 +30,8 @@ enum {
     USER_BYTES = 512,          /* the name of an ACL user */
     MADE_RULE_BYTES = 8192,    /* one ACL rule with the values of its placeholders */
     PATTERN_TWINS = 1000,      /* `pattern` lines that share their word, or their anchor */
-    HASH_BYTES = 32            /* SHA-256 */
+    HASH_BYTES = 32,           /* SHA-256 */
+    KEY_BYTES = 16             /* of a table of this process */
 };
 
 /* Every outcome, in the order of the checks: all reasons below the one returned were passed.
@@ -110,13 +111,20 @@ typedef struct {
     int64_t not_before, not_after; /* seconds since 1970 */
     bool client;         /* usable by a TLS client: key usage, extended key usage, not a CA */
     bool ca;             /* basic constraints CA:TRUE */
-    uint8_t cert[HASH_BYTES]; /* SHA-256 of the DER */
-    uint8_t key[HASH_BYTES];  /* SHA-256 of the SubjectPublicKeyInfo: the "key id" */
+    uint8_t lookup[KEY_BYTES]; /* of the DER: see path_after_handshake */
+    X509 *leaf;             /* borrowed, for the hashes: they take longer than all the rest */
+    bool has_cert, has_key; /* were they made? */
+    uint8_t cert[HASH_BYTES], key[HASH_BYTES]; /* read them with the functions below */
     uint8_t bytes[2 * NAME_BYTES + SAN_BYTES + SERIAL_BYTES];
 } identity;
 
 /* Reads `leaf` through libcrypto's accessors. Also returns id->refusal. */
 reason identity_read(X509 *leaf, identity *id);
+
+/* SHA-256 of the DER; and of the SubjectPublicKeyInfo, the "key id". Made at the first call, which
+ * wants the leaf that was read. */
+const uint8_t *identity_cert(identity *);
+const uint8_t *identity_key(identity *);
 
 /* Steps through id->sans: false at the end. `at` starts at 0. */
 bool identity_next_san(const identity *id, size_t *at, bind_kind *kind, span *value);
@@ -149,9 +157,10 @@ typedef struct policy policy;
 void path_verify(const policy *, X509 *leaf, X509 *const *extra, size_t count, path *out);
 
 /* After a TLS handshake: `chain` is what it verified (leaf first, as libcrypto gives it), or the leaf
- * alone where that cannot be told, as on resumed sessions. What was seen is remembered for those, in
- * tables of fixed size; what was forgotten is verified again. One thread only. */
-void path_after_handshake(const policy *, const identity *, X509 *const *chain, size_t count, path *out);
+ * alone where that cannot be told, as on resumed sessions. What was seen is remembered for those, and
+ * the leaf's hashes with it, in tables of fixed size; what was forgotten is verified again. One thread
+ * only. */
+void path_after_handshake(const policy *, identity *, X509 *const *chain, size_t count, path *out);
 
 /* ---- line.c: one policy line --------------------------------------------------------------- */
 
@@ -265,7 +274,7 @@ void policy_commit(policy *base, patch *);
 typedef enum { USER_UNKNOWN, USER_MISSING, USER_OFF, USER_ON } user_state;
 
 typedef struct {
-    const identity *leaf;   /* NULL: the connection has no certificate */
+    identity *leaf;         /* NULL: the connection has no certificate */
     const path *issuers;    /* with a leaf */
     int64_t now;            /* seconds since 1970 */
     span address;           /* of the client: 4 or 16 bytes; empty: unknown */

@@ -142,7 +142,7 @@ static void tell_line(writer *w, const rule *line) {
 
 /* The first CA of the path that a `ca` line names; its DER is too long to be told. */
 static void tell_trust(writer *w, const view *lines, const path *issuers) {
-    uint8_t alias[HASH_BYTES];
+    uint8_t alias[KEY_BYTES];
     for (size_t i = 0; i < issuers->count; i++) {
         alias_authority(alias, issuers->ca[i].key);
         if (!view_alias(lines, alias)) continue;
@@ -154,13 +154,13 @@ static void tell_trust(writer *w, const view *lines, const path *issuers) {
 }
 
 static void tell_gate(writer *w, const view *lines, const identity *leaf) {
-    uint8_t key[HASH_BYTES];
+    uint8_t key[KEY_BYTES];
     if (view_setting(lines, SET_GATE) != GATE_FULL_SUBJECT) return;
     if (key_allow(key, leaf->subject)) tell_line(w, view_find(lines, key));
 }
 
 static const rule *revocation(const view *lines, revoke_kind kind, span a, span b) {
-    uint8_t key[HASH_BYTES];
+    uint8_t key[KEY_BYTES];
     key_of(key, LINE_REVOKE, (int)kind, a, b);
     return view_find(lines, key);
 }
@@ -190,10 +190,11 @@ static void tell_passed(writer *w, const view *lines, const request *r, int step
 }
 
 static void tell_failed(writer *w, const view *lines, const request *r, const decision *d) {
-    const identity *leaf = r->leaf;
+    identity *leaf = r->leaf;
     if (d->why == REASON_CA_REVOKED) tell_revoked_path(w, lines, r->issuers);
     if (d->why == REASON_REVOKED)
-        tell_revocations(w, lines, r->issuers->ca[0].key, leaf->serial, leaf->cert, leaf->key);
+        tell_revocations(w, lines, r->issuers->ca[0].key, leaf->serial, identity_cert(leaf),
+                         identity_key(leaf));
 }
 
 /* ---- The nearest binding ---- */

@@ -76,12 +76,19 @@ token_result token_read(span *line, uint8_t *out, size_t *len);
 
 /* ---- Hashes ---- */
 
-void sha256(span, uint8_t out[HASH_BYTES]);
+typedef void hasher(span, uint8_t *out);
+hasher sha256;                           /* HASH_BYTES */
 const struct evp_md_st *md_sha256(void); /* for libcrypto's own functions */
+
+/* By what this process finds something in its tables: keyed with a secret of its own, so that nobody
+ * can make two that collide, and of no use to anybody else. Some twenty times as fast as sha256. */
+hasher lookup_key; /* KEY_BYTES */
+void siphash(const uint8_t key[16], span, uint8_t out[16]);
 
 /* ---- Certificates ---- */
 
-/* SHA-256 of the SubjectPublicKeyInfo. False where it is over the bounds. */
+/* SHA-256 of the DER; and of the SubjectPublicKeyInfo. False where it cannot be encoded. */
+bool certificate_hash(X509 *, uint8_t out[HASH_BYTES]);
 bool certificate_key(X509 *, uint8_t out[HASH_BYTES]);
 /* Seconds since 1970 of notBefore and notAfter; false where they do not parse. */
 bool certificate_times(X509 *, int64_t *not_before, int64_t *not_after);
@@ -102,7 +109,7 @@ struct rule {
     uint8_t value;      /* of a setting */
     bool adopt, on;     /* `user` */
     bool scoped;        /* `bind … ca=` */
-    uint8_t key[HASH_BYTES];
+    uint8_t key[KEY_BYTES];
 };
 static inline const uint8_t *rule_bytes(const rule *r) { return (const uint8_t *)(r + 1); }
 
@@ -119,18 +126,18 @@ typedef enum { REVOKE_SERIAL, REVOKE_CERT, REVOKE_KEY, REVOKE_KINDS } revoke_kin
 
 /* The key of the line that says `a` and `b` of a type and kind; built alike when a line is parsed
  * and when a certificate is looked up. */
-void key_of(uint8_t out[HASH_BYTES], line_type, int kind, span a, span b);
+void key_of(uint8_t out[KEY_BYTES], line_type, int kind, span a, span b);
 /* What an `allow` line with exactly the attributes of this subject would have as its key; false
  * where no line can: an attribute of another type, or of one that may stand only once, twice. */
-bool key_allow(uint8_t out[HASH_BYTES], span subject);
-void alias_authority(uint8_t out[HASH_BYTES], const uint8_t *key);
-void alias_common_name(uint8_t out[HASH_BYTES], span cn);
+bool key_allow(uint8_t out[KEY_BYTES], span subject);
+void alias_authority(uint8_t out[KEY_BYTES], const uint8_t *key);
+void alias_common_name(uint8_t out[KEY_BYTES], span cn);
 /* Of `pattern` lines: by their word; by user and ACL rules, which all of one word share; by anchor. And
  * of `user` lines whose name starts with a word. */
-void alias_word(uint8_t out[HASH_BYTES], span word);
-void alias_state(uint8_t out[HASH_BYTES], span user, span acl);
-void alias_anchor(uint8_t out[HASH_BYTES], bind_kind, span anchor);
-void alias_named(uint8_t out[HASH_BYTES], span word);
+void alias_word(uint8_t out[KEY_BYTES], span word);
+void alias_state(uint8_t out[KEY_BYTES], span user, span acl);
+void alias_anchor(uint8_t out[KEY_BYTES], bind_kind, span anchor);
+void alias_named(uint8_t out[KEY_BYTES], span word);
 
 /* ---- Patterns ---- */
 
@@ -180,8 +187,8 @@ const rule *pattern_search_next(pattern_search *); /* NULL at the end */
 
 /* What is in force, seen through a change that is not made yet. */
 typedef struct { const policy *base; const patch *pending; } view;
-const rule *view_find(const view *, const uint8_t key[HASH_BYTES]);
-bool view_alias(const view *, const uint8_t alias[HASH_BYTES]); /* has any rule that alias? */
+const rule *view_find(const view *, const uint8_t key[KEY_BYTES]);
+bool view_alias(const view *, const uint8_t alias[KEY_BYTES]); /* has any rule that alias? */
 int view_setting(const view *, setting);
 bool view_binds(const view *, bind_kind); /* may there be `bind` lines of that kind? */
 struct x509_store_st;
@@ -189,7 +196,8 @@ struct x509_store_st *policy_store(const policy *); /* of its `ca` and `anchor` 
 /* Exchanges what two policies hold. Cannot fail. */
 void policy_swap(policy *, policy *);
 
-/* Calls `take` for each (kind, value) by which `leaf` can be bound, until it returns false. */
+/* Calls `take` for each name (kind, value) by which `leaf` can be bound, until it returns false. Its
+ * hashes, by which it can be bound too, are not among them: they are made where somebody asks. */
 typedef bool (*bind_taker)(bind_kind, span value, bool repeated, void *data);
 void identity_bindings(const identity *, bind_taker take, void *data);
 

@@ -8,14 +8,13 @@
 
 static bool read_authority(X509 *certificate, authority *out) {
     size_t len;
-    unsigned hashed = 0;
     if (!certificate_key(certificate, out->key) ||
         !certificate_serial(certificate, out->serial, &len) ||
         !certificate_times(certificate, &out->not_before, &out->not_after)) {
         return false;
     }
     out->serial_len = (uint8_t)len;
-    return X509_digest(certificate, md_sha256(), out->cert, &hashed) == 1 && hashed == HASH_BYTES;
+    return certificate_hash(certificate, out->cert);
 }
 
 typedef bool authority_reader(X509 *certificate, authority *out);
@@ -75,16 +74,19 @@ static void take_chain(const STACK_OF(X509) * chain, path *out) {
 
 /* ---- What handshakes have shown ---- */
 
-/* Resumed TLS sessions bring the leaf and no chain. Each leaf has one place in `paths`, found by its
- * own hash, and a new leaf takes it over; the CAs are kept beside it, so that a leaf that lost its
- * place can be verified again, and what was read of them, since every path has one of a few. Only
- * what a handshake has verified comes in here, so nobody fills the tables without certificates from a
- * trusted CA. The references keep an address from becoming another certificate's. */
+/* Resumed TLS sessions bring the leaf and no chain. Each leaf has one place, found by its DER, and a
+ * new leaf takes it over; what it keeps of the leaf's hashes is for every login. The CAs are kept
+ * beside it, so that a leaf that lost its place can be verified again, and what was read of them,
+ * since every path has one of a few. Only what a handshake has verified comes in here, so nobody
+ * fills the tables without certificates from a trusted CA. The references keep an address from
+ * becoming another certificate's. */
 enum { PLACES = 4096, AUTHORITIES = 64 };
-static struct {
-    uint8_t leaf[HASH_BYTES];
-    path issuers;
-} paths[PLACES];
+typedef struct {
+    uint8_t leaf[KEY_BYTES];
+    uint8_t cert[HASH_BYTES], key[HASH_BYTES];
+    path issuers; /* not known: the place is empty */
+} place;
+static place places[PLACES];
 static X509 *seen[AUTHORITIES];
 static authority seen_as[AUTHORITIES];
 static size_t oldest;
@@ -104,20 +106,24 @@ static bool known_authority(X509 *certificate, authority *out) {
     return true;
 }
 
-static size_t place(const uint8_t leaf[HASH_BYTES]) { return get_u16(leaf) % PLACES; }
+static place *place_of(const identity *id) { return &places[get_u16(id->lookup) % PLACES]; }
 
-static void remember(const identity *leaf, const path *issuers) {
-    size_t at = place(leaf->cert);
-    memcpy(paths[at].leaf, leaf->cert, HASH_BYTES);
-    paths[at].issuers = *issuers;
+static bool recall(identity *id, path *issuers) {
+    const place *p = place_of(id);
+    if (!p->issuers.known || memcmp(p->leaf, id->lookup, KEY_BYTES) != 0) return false;
+    memcpy(id->cert, p->cert, HASH_BYTES);
+    memcpy(id->key, p->key, HASH_BYTES);
+    id->has_cert = id->has_key = true;
+    *issuers = p->issuers;
+    return true;
 }
 
-static bool recall(const identity *leaf, path *out) {
-    size_t at = place(leaf->cert);
-    if (!paths[at].issuers.known || memcmp(paths[at].leaf, leaf->cert, HASH_BYTES) != 0)
-        return false;
-    *out = paths[at].issuers;
-    return true;
+static void remember(identity *id, const path *issuers) {
+    place *p = place_of(id);
+    memcpy(p->leaf, id->lookup, KEY_BYTES);
+    memcpy(p->cert, identity_cert(id), HASH_BYTES);
+    memcpy(p->key, identity_key(id), HASH_BYTES);
+    p->issuers = *issuers;
 }
 
 /* ---- Paths ---- */
@@ -140,12 +146,10 @@ void path_verify(const policy *p, X509 *leaf, X509 *const *extra, size_t count, 
     ERR_pop_to_mark();
 }
 
-void path_after_handshake(const policy *p, const identity *leaf, X509 *const *chain, size_t count,
+void path_after_handshake(const policy *p, identity *leaf, X509 *const *chain, size_t count,
                           path *out) {
-    if (count == 1) {
-        if (!recall(leaf, out)) path_verify(p, chain[0], seen, AUTHORITIES, out);
-        return;
-    }
-    path_from_chain(chain, count, known_authority, out);
-    if (out->known) remember(leaf, out);
+    bool known = recall(leaf, out);
+    if (count != 1) path_from_chain(chain, count, known_authority, out);
+    else if (!known) path_verify(p, chain[0], seen, AUTHORITIES, out);
+    if (count != 1 && out->known && !leaf->refusal) remember(leaf, out);
 }

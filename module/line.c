@@ -38,40 +38,40 @@ static void put_key(writer *w, line_type type, int kind, span a) {
     put_span(w, a);
 }
 
-void key_of(uint8_t out[HASH_BYTES], line_type type, int kind, span a, span b) {
+void key_of(uint8_t out[KEY_BYTES], line_type type, int kind, span a, span b) {
     uint8_t bytes[NAME_BYTES + SAN_BYTES];
     writer w = {bytes, 0, sizeof bytes, false};
     put_key(&w, type, kind, a);
     put_span(&w, b);
     /* Too long to be a line's: whatever key it gets must be no line's. */
-    sha256(w.full ? LITERAL("too long") : span_of(bytes, w.len), out);
+    lookup_key(w.full ? LITERAL("too long") : span_of(bytes, w.len), out);
 }
 
-void alias_authority(uint8_t out[HASH_BYTES], const uint8_t *key) {
+void alias_authority(uint8_t out[KEY_BYTES], const uint8_t *key) {
     key_of(out, LINE_ANCHOR, 0, span_of(key, HASH_BYTES), span_of(NULL, 0));
 }
 
-void alias_common_name(uint8_t out[HASH_BYTES], span cn) {
+void alias_common_name(uint8_t out[KEY_BYTES], span cn) {
     key_of(out, LINE_ALLOW, GATE_CN, cn, span_of(NULL, 0));
 }
 
 enum { OF_WORD, OF_STATE, OF_ANCHOR };
 
-void alias_word(uint8_t out[HASH_BYTES], span word) {
+void alias_word(uint8_t out[KEY_BYTES], span word) {
     key_of(out, LINE_PATTERN, OF_WORD, word, span_of(NULL, 0));
 }
 
-void alias_state(uint8_t out[HASH_BYTES], span user, span acl) {
-    uint8_t hash[HASH_BYTES];
-    sha256(acl, hash);
+void alias_state(uint8_t out[KEY_BYTES], span user, span acl) {
+    uint8_t hash[KEY_BYTES];
+    lookup_key(acl, hash);
     key_of(out, LINE_PATTERN, OF_STATE, user, span_of(hash, sizeof hash));
 }
 
-void alias_anchor(uint8_t out[HASH_BYTES], bind_kind kind, span anchor) {
+void alias_anchor(uint8_t out[KEY_BYTES], bind_kind kind, span anchor) {
     key_of(out, LINE_PATTERN, OF_ANCHOR + (int)kind, anchor, span_of(NULL, 0));
 }
 
-void alias_named(uint8_t out[HASH_BYTES], span word) {
+void alias_named(uint8_t out[KEY_BYTES], span word) {
     key_of(out, LINE_USER, 0, word, span_of(NULL, 0));
 }
 
@@ -204,7 +204,7 @@ static bool read_authority(line *l) {
                     "not a CA certificate: its basic constraints do not say CA:TRUE, or its "
                     "key usage does not let it sign certificates");
     }
-    uint8_t hash[HASH_BYTES], key[HASH_BYTES], alias[HASH_BYTES];
+    uint8_t hash[HASH_BYTES], key[HASH_BYTES], alias[KEY_BYTES];
     uint8_t serial[SERIAL_BYTES];
     size_t serial_len;
     int64_t from, to;
@@ -258,12 +258,12 @@ static bool put_gate_entry(writer *w, span name) {
     return known == total && !w->full;
 }
 
-bool key_allow(uint8_t out[HASH_BYTES], span subject) {
+bool key_allow(uint8_t out[KEY_BYTES], span subject) {
     uint8_t bytes[NAME_BYTES * 2];
     writer w = {bytes, 0, sizeof bytes, false};
     put_byte(&w, LINE_ALLOW);
     if (!put_gate_entry(&w, subject)) return false;
-    sha256(span_of(bytes, w.len), out);
+    lookup_key(span_of(bytes, w.len), out);
     return true;
 }
 
@@ -313,7 +313,7 @@ static bool read_allow(line *l) {
         return fail(l->why, "only OU may stand more than once in an allow line");
     }
     say_gate_entry(l, written);
-    uint8_t alias[HASH_BYTES];
+    uint8_t alias[KEY_BYTES];
     alias_common_name(alias, cn);
     put_field(l, FIELD_ALIAS, span_of(alias, sizeof alias));
     return true;
@@ -732,7 +732,7 @@ static bool read_user(line *l) {
     line_key(l, 0, l->token, span_of(NULL, 0));
     span rest = l->rest, word = word_of(l->token);
     if (l->head.type == LINE_USER && word.len) {
-        uint8_t alias[HASH_BYTES];
+        uint8_t alias[KEY_BYTES];
         alias_named(alias, word);
         put_field(l, FIELD_ALIAS, span_of(alias, sizeof alias));
     }
@@ -787,7 +787,7 @@ static bool read_pattern_options(line *l, options *o) {
 }
 
 static void put_pattern_aliases(line *l, span template, span acl) {
-    uint8_t alias[HASH_BYTES];
+    uint8_t alias[KEY_BYTES];
     alias_word(alias, word_of(l->makes));
     put_field(l, FIELD_ALIAS, span_of(alias, sizeof alias));
     alias_state(alias, l->makes, acl);
@@ -854,7 +854,7 @@ static rule *rule_of(const line *l) {
     *r = l->head;
     r->text_len = (uint32_t)l->text.len;
     r->fields_len = (uint32_t)l->fields.len;
-    sha256(span_of(l->key_bytes, l->key.len), r->key);
+    lookup_key(span_of(l->key_bytes, l->key.len), r->key);
     uint8_t *bytes = (uint8_t *)(r + 1);
     memcpy(bytes, l->text_bytes, l->text.len);
     if (l->fields.len) memcpy(bytes + l->text.len, l->field_bytes, l->fields.len);

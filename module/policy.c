@@ -18,8 +18,7 @@ void *must(void *p) {
 /* ---- Tables ---- */
 
 /* Rules in a dense array, found by their keys through `slots`, which are probed linearly and kept at
- * most half full. No two rules of a table have one key. The keys are SHA-256, so their first bytes serve
- * as the hash; a slot has it too, so that neither a miss nor growing touches a rule. */
+ * most half full. No two rules of a table have one key. The first bytes of a key serve as the hash; a slot has it too, so that neither a miss nor growing touches a rule. */
 typedef struct { uint32_t hash, at; } slot; /* at: index + 1; 0: free */
 typedef struct {
     rule **rules;
@@ -67,7 +66,7 @@ static long find_slot(const table *t, const uint8_t *key) {
     if (t->count == 0) return -1;
     for (size_t at = home(t, hash); t->slots[at].at; at = after(t, at)) {
         if (t->slots[at].hash != hash) continue;
-        if (memcmp(t->rules[t->slots[at].at - 1]->key, key, HASH_BYTES) == 0) return (long)at;
+        if (memcmp(t->rules[t->slots[at].at - 1]->key, key, KEY_BYTES) == 0) return (long)at;
     }
     return -1;
 }
@@ -112,7 +111,7 @@ static void tally(table *t, const uint8_t *alias, int change) {
     rule *entry = table_find(t, alias);
     if (entry == NULL) {
         entry = must(calloc(1, sizeof *entry));
-        memcpy(entry->key, alias, HASH_BYTES);
+        memcpy(entry->key, alias, KEY_BYTES);
         table_add(t, entry);
     }
     entry->number += (uint32_t)change;
@@ -198,7 +197,7 @@ X509 *policy_authority(const policy *p, size_t index) { return p->authorities.ru
 X509_STORE *policy_store(const policy *p) { return p->store; }
 
 const rule *policy_user(const policy *p, line_type type, span name) {
-    uint8_t key[HASH_BYTES];
+    uint8_t key[KEY_BYTES];
     if (p->lines.count == 0) return NULL;
     key_of(key, type, 0, name, span_of(NULL, 0));
     return table_find(&p->lines, key);
@@ -406,7 +405,7 @@ static void patch_count_rule(patch *p, const rule *r, bool add) {
 }
 
 /* How many lines will have an alias. */
-static uint32_t view_tallied(const view *v, const uint8_t alias[HASH_BYTES]) {
+static uint32_t view_tallied(const view *v, const uint8_t alias[KEY_BYTES]) {
     uint32_t change = v->pending ? tallied(&v->pending->aliases, alias) : 0;
     return tallied(&v->base->aliases, alias) + change;
 }
@@ -414,7 +413,7 @@ static uint32_t view_tallied(const view *v, const uint8_t alias[HASH_BYTES]) {
 /* What is wrong with a `pattern` line beside the other lines, or NULL. Its aliases, as line.c has put them:
  * word, state, anchor. */
 static const char *pattern_clash(const view *v, const rule *r, span word) {
-    uint8_t named[HASH_BYTES];
+    uint8_t named[KEY_BYTES];
     uint32_t count[3];
     span alias;
     size_t at = 0;
@@ -433,7 +432,7 @@ static const char *pattern_clash(const view *v, const rule *r, span word) {
 /* Names that start with the word of a `pattern` line are nobody else's. */
 static void patch_check_words(patch *p) {
     view v = {p->base, p};
-    uint8_t owner[HASH_BYTES];
+    uint8_t owner[KEY_BYTES];
     for (size_t i = 0; i < p->added.count; i++) {
         const rule *r = p->added.rules[i];
         span word = rule_word(r);
@@ -474,13 +473,13 @@ bool patch_has(const patch *p, bool added, const rule *r) {
 }
 
 const rule *patch_removed(const patch *p, line_type type, span name) {
-    uint8_t key[HASH_BYTES];
+    uint8_t key[KEY_BYTES];
     key_of(key, type, 0, name, span_of(NULL, 0));
     return table_find(&p->removed, key);
 }
 
 const rule *patch_user(const patch *p, line_type type, span name) {
-    uint8_t key[HASH_BYTES];
+    uint8_t key[KEY_BYTES];
     key_of(key, type, 0, name, span_of(NULL, 0));
     return view_find(&(view){p->base, p}, key);
 }
@@ -518,7 +517,7 @@ static void commit_in_place(policy *base, const patch *p) {
 }
 
 bool patch_owns_word(const patch *p, span user) {
-    uint8_t alias[HASH_BYTES];
+    uint8_t alias[KEY_BYTES];
     span word = word_of(user);
     alias_word(alias, word);
     return word.len && view_tallied(&(view){p->base, p}, alias);
@@ -532,7 +531,7 @@ void policy_commit(policy *base, patch *p) {
 
 /* ---- Views ---- */
 
-const rule *view_find(const view *v, const uint8_t key[HASH_BYTES]) {
+const rule *view_find(const view *v, const uint8_t key[KEY_BYTES]) {
     if (v->pending) {
         const rule *added = table_find(&v->pending->added, key);
         if (added) return added;
@@ -541,12 +540,12 @@ const rule *view_find(const view *v, const uint8_t key[HASH_BYTES]) {
     return table_find(&v->base->lines, key);
 }
 
-bool view_alias(const view *v, const uint8_t alias[HASH_BYTES]) {
+bool view_alias(const view *v, const uint8_t alias[KEY_BYTES]) {
     return view_tallied(v, alias) != 0;
 }
 
 int view_setting(const view *v, setting s) {
-    uint8_t key[HASH_BYTES];
+    uint8_t key[KEY_BYTES];
     if (v->pending == NULL) return v->base->settings[s];
     key_of(key, LINE_SET, (int)s, span_of(NULL, 0), span_of(NULL, 0));
     const rule *r = view_find(v, key);
@@ -616,7 +615,7 @@ static void take_bind(match *m, const rule *line, bool repeated) {
  * in the path. */
 static bool take_binding(bind_kind kind, span value, bool repeated, void *data) {
     match *m = data;
-    uint8_t key[HASH_BYTES];
+    uint8_t key[KEY_BYTES];
     if (!view_binds(m->lines, kind)) return true;
     key_of(key, LINE_BIND, kind, value, span_of(NULL, 0));
     take_bind(m, view_find(m->lines, key), repeated);
@@ -627,6 +626,16 @@ static bool take_binding(bind_kind kind, span value, bool repeated, void *data) 
         take_bind(m, view_find(m->lines, key), repeated);
     }
     return true;
+}
+
+/* What binds this leaf, by its names and by its hashes. */
+static void match_bindings(match *m) {
+    identity *leaf = m->r->leaf;
+    identity_bindings(leaf, take_binding, m);
+    if (view_binds(m->lines, BIND_CERT))
+        take_binding(BIND_CERT, span_of(identity_cert(leaf), HASH_BYTES), false, m);
+    if (view_binds(m->lines, BIND_KEY))
+        take_binding(BIND_KEY, span_of(identity_key(leaf), HASH_BYTES), false, m);
 }
 
 static bool has_authority(const path *issuers, span key) {
@@ -673,7 +682,7 @@ static bool take_patterns(bind_kind kind, span value, bool repeated, void *data)
 
 static bool has_revocation(const view *revocations, revoke_kind kind, const uint8_t *hash,
                            span serial) {
-    uint8_t key[HASH_BYTES];
+    uint8_t key[KEY_BYTES];
     if (!view_revokes(revocations, kind)) return false;
     key_of(key, LINE_REVOKE, kind, span_of(hash, HASH_BYTES), serial);
     return view_find(revocations, key) != NULL;
@@ -687,12 +696,23 @@ static bool is_revoked(const view *revocations, const uint8_t *issuer, span seri
            has_revocation(revocations, REVOKE_KEY, own, none);
 }
 
+/* The leaf's hashes are made only where a line may name them. */
+static bool is_leaf_revoked(const match *m) {
+    static const uint8_t unknown[HASH_BYTES];
+    const view *lines = m->revocations;
+    const path *issuers = m->r->issuers;
+    identity *leaf = m->r->leaf;
+    return is_revoked(lines, issuers->known ? issuers->ca[0].key : unknown, leaf->serial,
+                      view_revokes(lines, REVOKE_CERT) ? identity_cert(leaf) : unknown,
+                      view_revokes(lines, REVOKE_KEY) ? identity_key(leaf) : unknown);
+}
+
 /* A node's peer comes from the CA of the servers, which need not be one of clients: its own key is
  * known, and the handshake has verified it. */
 static reason check_path(const match *m) {
     const request *r = m->r;
     const path *p = r->issuers;
-    uint8_t alias[HASH_BYTES];
+    uint8_t alias[KEY_BYTES];
     bool trusted = false;
     for (size_t i = 0; p->known && i < p->count && !trusted; i++) {
         alias_authority(alias, p->ca[i].key);
@@ -711,7 +731,7 @@ static reason check_path(const match *m) {
 }
 
 static bool passes_gate(const view *lines, const identity *leaf) {
-    uint8_t key[HASH_BYTES];
+    uint8_t key[KEY_BYTES];
     bind_kind kind;
     span value;
     int gate = view_setting(lines, SET_GATE);
@@ -730,7 +750,7 @@ static bool passes_gate(const view *lines, const identity *leaf) {
 
 /* An OpenSSL command line, or a habit of another server, has the subject the other way round. */
 static const char *near_miss(const view *lines, const identity *leaf) {
-    uint8_t key[HASH_BYTES], reversed[NAME_BYTES];
+    uint8_t key[KEY_BYTES], reversed[NAME_BYTES];
     if (leaf->subject.len == 0 || leaf->subject.len > sizeof reversed) return NULL;
     name_reverse(leaf->subject, reversed);
     key_of(key, LINE_BIND, BIND_SUBJECT, span_of(reversed, leaf->subject.len), span_of(NULL, 0));
@@ -740,7 +760,7 @@ static const char *near_miss(const view *lines, const identity *leaf) {
 }
 
 static bool is_made(const view *policy_lines, span user) {
-    uint8_t alias[HASH_BYTES];
+    uint8_t alias[KEY_BYTES];
     span word = word_of(user);
     if (word.len) alias_word(alias, word);
     return word.len && view_alias(policy_lines, alias);
@@ -748,7 +768,7 @@ static bool is_made(const view *policy_lines, span user) {
 
 /* The line that says what a user of the match is, or NULL. */
 static const rule *line_of(const match *m, span user) {
-    uint8_t key[HASH_BYTES];
+    uint8_t key[KEY_BYTES];
     if (m->line->type == LINE_PATTERN) return m->line;
     key_of(key, LINE_USER, 0, user, span_of(NULL, 0));
     return view_find(m->lines, key);
@@ -796,11 +816,7 @@ static reason check_leaf(const match *m) {
     if (r->now < leaf->not_before) return REASON_NOT_YET_VALID;
     if (r->now > leaf->not_after) return REASON_EXPIRED;
     if (!leaf->client) return REASON_KEY_USAGE;
-    static const uint8_t unknown[HASH_BYTES];
-    const uint8_t *issuer = r->issuers->known ? r->issuers->ca[0].key : unknown;
-    if (is_revoked(m->revocations, issuer, leaf->serial, leaf->cert, leaf->key)) {
-        return REASON_REVOKED;
-    }
+    if (is_leaf_revoked(m)) return REASON_REVOKED;
     return is_gated(m) && !passes_gate(m->lines, leaf) ? REASON_GATE : REASON_UNDECIDED;
 }
 
@@ -856,7 +872,7 @@ static decision judge(match m, bool *bound) {
     const request *r = m.r;
     decision d = {.act = ACTION_REFUSE, .detail = r->leaf->detail};
     m.made = (writer){d.made, 0, sizeof d.made, false};
-    if (!r->leaf->refusal) identity_bindings(r->leaf, take_binding, &m);
+    if (!r->leaf->refusal) match_bindings(&m);
     *bound = m.line != NULL;
     d.why = check_leaf(&m);
     if (d.why) return d;

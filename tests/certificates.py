@@ -261,9 +261,10 @@ def x509(der_or_pem: bytes) -> Any:
 
 
 def read(leaf: bytes) -> Any:
-    """The raw identity."""
-    raw = ffi.new("identity *")
-    lib.identity_read(x509(leaf), raw)
+    """The raw identity, its hashes made while the certificate lives."""
+    raw, certificate = ffi.new("identity *"), x509(leaf)
+    lib.identity_read(certificate, raw)
+    lib.identity_cert(raw), lib.identity_key(raw)
     return raw
 
 

@@ -82,6 +82,16 @@ static void check_decision(const policy *p, const request *r) {
     while (next_line(&told, &line)) LAW(text_clean(line));
 }
 
+/* What is remembered of a leaf is what it is. */
+static void check_memory(const policy *p, X509 *leaf, identity *id) {
+    static identity again;
+    static path issuers;
+    identity_read(leaf, &again);
+    path_after_handshake(p, &again, &leaf, 1, &issuers);
+    LAW(memcmp(identity_cert(&again), identity_cert(id), HASH_BYTES) == 0);
+    LAW(memcmp(identity_key(&again), identity_key(id), HASH_BYTES) == 0);
+}
+
 /* Once as libcrypto verifies it, and once as if a handshake had: no mutant has a good signature. */
 static void check_leaf(X509 *const *given, size_t count) {
     static identity id;
@@ -95,6 +105,7 @@ static void check_leaf(X509 *const *given, size_t count) {
     X509 *chain[] = {given[0], policy_authority(p, 0)};
     path_after_handshake(p, &id, chain, 2, &issuers);
     check_decision(p, &r);
+    check_memory(p, given[0], &id);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
