@@ -3,6 +3,7 @@
 #include "internal.h"
 
 #include <limits.h>
+#include <stdlib.h>
 #include <time.h>
 
 #include <openssl/err.h>
@@ -314,6 +315,26 @@ const uint8_t *identity_key(identity *id) {
     id->has_key = true;
     return id->key;
 }
+
+identity *identity_keep(identity *id) {
+    const span parts[] = {id->serial, id->issuer, id->subject, id->sans}; /* as they stand in bytes */
+    size_t used = 0, count = sizeof parts / sizeof *parts;
+    for (size_t i = 0; i < count; i++) {
+        if (parts[i].len) used = (size_t)(parts[i].ptr - id->bytes) + parts[i].len;
+    }
+    identity_cert(id);
+    identity_key(id);
+    identity *kept = must(malloc(offsetof(identity, bytes) + used));
+    memcpy(kept, id, offsetof(identity, bytes) + used);
+    kept->leaf = NULL;
+    span *own[] = {&kept->serial, &kept->issuer, &kept->subject, &kept->sans};
+    for (size_t i = 0; i < count; i++) {
+        if (parts[i].len) own[i]->ptr = kept->bytes + (parts[i].ptr - id->bytes);
+    }
+    return kept;
+}
+
+void identity_free(identity *kept) { free(kept); }
 
 typedef struct {
     bind_taker take;

@@ -38,8 +38,8 @@ typedef struct {
 /* A client, from its connection to its end. Unix sockets and plain TCP have one too. */
 typedef struct {
     uint64_t id;
-    X509 *leaf;    /* a reference of ours; NULL: no certificate */
-    path *issuers; /* with a leaf */
+    identity *leaf; /* owned; NULL: no certificate, or one that cannot be read */
+    path *issuers;  /* with a leaf */
     ip address;
     bool local;   /* a unix socket: never anybody's business */
     action act;   /* what was done to it when it connected or chose */
@@ -618,6 +618,7 @@ static void expiry_key(const session *s, uint64_t out[2]) {
 
 static void session_ends_at(session *s, int64_t end) {
     uint64_t key[2];
+    if (s->end == end) return;
     expiry_key(s, key);
     if (s->end) RedisModule_DictDelC(node.ends, key, sizeof key, NULL);
     s->end = end;
@@ -641,7 +642,7 @@ static void session_free(session *s) {
     session_user(s, span_of(NULL, 0));
     uint64_t key = session_key(s->id);
     RedisModule_DictDelC(node.sessions, &key, sizeof key, NULL);
-    X509_free(s->leaf);
+    identity_free(s->leaf);
     free(s->issuers);
     free(s);
 }
@@ -683,10 +684,17 @@ static size_t peer_by_api(RedisModuleCtx *ctx, const session *s, X509 *certifica
     return count;
 }
 
-/* What the handshake left, into the session; `id` is what the leaf says. False where there is a
- * certificate that cannot be read. */
-static bool session_certificate(RedisModuleCtx *ctx, session *s, uint16_t port, peer *found,
-                                identity *id) {
+static void session_leaf(session *s, const peer *found) {
+    static identity id; /* 24 kB */
+    identity_read(found->chain[0], &id);
+    s->issuers = must(calloc(1, sizeof *s->issuers));
+    path_after_handshake(node.policy, &id, found->chain, found->count, s->issuers);
+    if (!s->issuers->known) path_after_handshake(node.bootstrap, &id, found->chain, 1, s->issuers);
+    s->leaf = identity_keep(&id);
+}
+
+/* What the handshake left, into the session. False where there is a certificate that cannot be read. */
+static bool session_certificate(RedisModuleCtx *ctx, session *s, uint16_t port, peer *found) {
     X509 *owned[2] = {NULL, NULL};
     bool readable = true;
     if (node.api_certificates || !tls_claim(&s->address, port, found)) {
@@ -694,21 +702,16 @@ static bool session_certificate(RedisModuleCtx *ctx, session *s, uint16_t port, 
         found->count = peer_by_api(ctx, s, owned, &readable);
         found->chain[0] = owned[0];
     }
-    if (found->count == 0) return readable;
-    s->leaf = found->chain[0];
-    if (owned[0] == NULL) X509_up_ref(s->leaf);
-    identity_read(s->leaf, id);
-    s->issuers = must(calloc(1, sizeof *s->issuers));
-    path_after_handshake(node.policy, id, found->chain, found->count, s->issuers);
-    if (!s->issuers->known) path_after_handshake(node.bootstrap, id, found->chain, 1, s->issuers);
-    return true;
+    if (found->count) session_leaf(s, found);
+    certificate_free(owned[0]);
+    return readable;
 }
 
 /* ---- Decisions ---- */
 
-static request request_for(const session *s, identity *id) {
+static request request_for(const session *s) {
     return (request){
-        .leaf = s->leaf ? id : NULL,
+        .leaf = s->leaf,
         .issuers = s->issuers,
         .now = now_seconds(),
         .address = span_of(s->address.bytes, s->address.len),
@@ -718,18 +721,10 @@ static request request_for(const session *s, identity *id) {
     };
 }
 
-static decision decide(const session *s, identity *id, const patch *pending) {
-    request r = request_for(s, id);
+static decision decide(const session *s, const patch *pending) {
+    request r = request_for(s);
     r.pending = pending;
     return policy_decide(node.policy, node.bootstrap, &r);
-}
-
-/* The same for a session whose certificate was read before. The identity is not kept: it is 24 kB,
- * and reading it again takes 2 µs. */
-static decision decide_again(const session *s, const patch *pending) {
-    static identity id;
-    if (s->leaf) identity_read(s->leaf, &id);
-    return decide(s, &id, pending);
 }
 
 /* Cuts at the end of `room`, with a mark. */
@@ -753,9 +748,8 @@ static void address_text(const ip *address, char out[INET6_ADDRSTRLEN]) {
         inet_ntop(address->len == 4 ? AF_INET : AF_INET6, address->bytes, out, INET6_ADDRSTRLEN);
 }
 
-/* `id` as for decide; `user` may be empty. */
-static log_entry *record(const session *s, identity *id, const char *event, reason why,
-                         span user) {
+/* `user` may be empty. */
+static log_entry *record(const session *s, const char *event, reason why, span user) {
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
     log_entry *e = &node.log[++node.seq % LOG_ENTRIES];
@@ -763,7 +757,8 @@ static log_entry *record(const session *s, identity *id, const char *event, reas
     e->time = (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
     e->address = s->address;
     put_cut(e->user, sizeof e->user, user);
-    if (s->leaf == NULL) return e;
+    identity *id = s->leaf;
+    if (id == NULL) return e;
     put_cut_name(e->subject, sizeof e->subject, id->subject);
     put_cut_name(e->issuer, sizeof e->issuer, id->issuer);
     writer serial = {(uint8_t *)e->serial, 0, sizeof e->serial - 1, false};
@@ -923,14 +918,15 @@ static void refuse_client(RedisModuleCtx *ctx, session *s, const peer *p) {
 }
 
 /* Does what was decided for a client that has just connected. */
-static void enact(RedisModuleCtx *ctx, session *s, const peer *p, identity *id, decision d) {
+static void enact(RedisModuleCtx *ctx, session *s, const peer *p, decision d) {
     if (d.act == ACTION_LOGIN && !d.shadow && !become(ctx, s, decision_user(&d, 0))) {
-        d.act = ACTION_REFUSE; /* switched off by hand since it was asked */
-        d.why = REASON_USER_OFF;
+        bool missing = server_user(decision_user(&d, 0)) == USER_MISSING;
+        d.act = ACTION_REFUSE;
+        d.why = missing ? REASON_USER_MISSING : REASON_USER_OFF;
     }
     count(&d);
     bool named = d.act == ACTION_LOGIN;
-    const log_entry *e = record(s, id, EVENTS[d.shadow][d.act], d.why,
+    const log_entry *e = record(s, EVENTS[d.shadow][d.act], d.why,
                                 named ? decision_user(&d, 0) : span_of(NULL, 0));
     if (d.act == ACTION_REFUSE) log_refusal(ctx, e, d.shadow);
     s->act = d.shadow ? ACTION_LEAVE : d.act;
@@ -948,8 +944,9 @@ static bool permits(const decision *d, span user) {
     if (d->shadow || (d->act != ACTION_LOGIN && d->act != ACTION_CHOOSE)) return false;
     span named;
     bool made = d->line && rule_type(d->line) == LINE_PATTERN; /* here as long as it is needed */
+    bool asked = d->act == ACTION_LOGIN; /* by the decision: it had one user to ask about */
     for (size_t i = 0; (named = decision_user(d, i)).len; i++) {
-        if (span_equal(named, user)) return made || ask_server(user, NULL) == USER_ON;
+        if (span_equal(named, user)) return made || asked || ask_server(user, NULL) == USER_ON;
     }
     return false;
 }
@@ -1007,10 +1004,8 @@ static bool may_stay(const session *s, const decision *d) {
 
 /* Closes a live session, for the record. */
 static void end_session(session *s, const char *event, reason why) {
-    static identity id;
     s->closing = true;
-    if (s->leaf) identity_read(s->leaf, &id);
-    record(s, &id, event, why, s->user ? string_span(s->user) : span_of(NULL, 0));
+    record(s, event, why, s->user ? string_span(s->user) : span_of(NULL, 0));
     close_now(s->id);
 }
 
@@ -1025,18 +1020,25 @@ static bool may_be_left(const session *s, const decision *d) {
     return !(s->id <= node.before && default_is_off()) && may_stay(s, d);
 }
 
+/* At a login the server says it when the client becomes the user: to ask before costs as much as the
+ * user has ACL rules. */
+static user_state ask_at_login(span name, void *none) {
+    return enforced() && !node.settling ? USER_UNKNOWN : ask_server(name, none);
+}
+
 static void put_in_force(void);
 
 static void connected(RedisModuleCtx *ctx, session *s, const RedisModuleClientInfo *client) {
-    static identity id;
     peer found = {{NULL}, 0, NULL};
     bool tls = client->flags & REDISMODULE_CLIENTINFO_FLAG_SSL;
-    bool readable = !tls || session_certificate(ctx, s, client->port, &found, &id);
-    decision d = decide(s, &id, NULL);
+    bool readable = !tls || session_certificate(ctx, s, client->port, &found);
+    request r = request_for(s);
+    r.ask = ask_at_login;
+    decision d = policy_decide(node.policy, node.bootstrap, &r);
     if (!readable && (enforced() || damaged()))
         d = (decision){.act = ACTION_REFUSE, .why = REASON_MALFORMED};
     if (!may_be_left(s, &d)) d = (decision){.act = ACTION_REFUSE, .why = REASON_USER_OFF};
-    enact(ctx, s, &found, &id, d);
+    enact(ctx, s, &found, d);
 }
 
 static void on_client_change(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t sub,
@@ -1061,7 +1063,7 @@ static void on_client_change(RedisModuleCtx *ctx, RedisModuleEvent event, uint64
 
 /* True where it had to be closed. */
 static bool audit_session(session *s) {
-    decision d = decide_again(s, NULL);
+    decision d = decide(s, NULL);
     if (may_stay(s, &d)) return false;
     RedisModule_Log(node.ctx, "notice", "client %llu closed: it is a user that it may not be (%s)",
                     (unsigned long long)s->id, reason_name(d.why));
@@ -1134,7 +1136,7 @@ static void on_user_changed(uint64_t id, void *none) {
 
 /* Becomes `user`, or the only one there is where it is empty; else says why not. */
 static bool choose(RedisModuleCtx *ctx, session *s, span user, fault *why) {
-    decision d = s ? decide_again(s, NULL) : (decision){0};
+    decision d = s ? decide(s, NULL) : (decision){0};
     if (user.len == 0 && d.act == ACTION_LOGIN) user = decision_user(&d, 0);
     if (user.len == 0)
         return fail(why, "say which user: this certificate may be several, or none (%s)",
@@ -1147,9 +1149,7 @@ static bool choose(RedisModuleCtx *ctx, session *s, span user, fault *why) {
     s->why = d.why;
     node.logins++;
     set_end(s, &d);
-    static identity id;
-    identity_read(s->leaf, &id);
-    record(s, &id, "login", d.why, user);
+    record(s, "login", d.why, user);
     return true;
 }
 
@@ -1169,7 +1169,7 @@ static int on_auth(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleStri
     session *s = session_find(RedisModule_GetClientId(ctx));
     span user = string_span(name);
     if (s == NULL || s->local) return REDISMODULE_AUTH_NOT_HANDLED;
-    decision d = decide_again(s, NULL);
+    decision d = decide(s, NULL);
     if (!is_managed(user) && may_use_password(s, &d)) return REDISMODULE_AUTH_NOT_HANDLED;
     fault why;
     if (choose(ctx, s, user, &why) || keep_peer(ctx, s, &d)) return REDISMODULE_AUTH_HANDLED;
@@ -1499,7 +1499,7 @@ static void come_back(RedisModuleCtx *ctx, write_order *order) {
     session *s = order->sender_user ? session_find(order->sender) : NULL;
     if (s == NULL) return;
     span user = string_span(order->sender_user);
-    decision d = decide_again(s, NULL);
+    decision d = decide(s, NULL);
     if (permits(&d, user) && become(ctx, s, user)) {
         set_end(s, &d);
         return;
@@ -1546,7 +1546,7 @@ static void end_order(write_order *order) {
 
 /* Would it come in today as what it is? Where it would, its end may be another. */
 static bool survives(session *s, reason *why) {
-    decision d = decide_again(s, NULL);
+    decision d = decide(s, NULL);
     *why = d.why;
     if (!may_stay(s, &d)) return false;
     if (s->user && permits(&d, string_span(s->user))) set_end(s, &d);
@@ -1694,7 +1694,7 @@ static const visit CHECKS[] = {
 static bool locks_out(uint64_t sender, const patch *change) {
     const session *s = session_find(sender);
     if (s == NULL || s->leaf == NULL) return false;
-    decision d = decide_again(s, change);
+    decision d = decide(s, change);
     if (s->user == NULL) return d.act == ACTION_REFUSE && !d.shadow;
     span named, user = string_span(s->user);
     if (d.shadow || (d.act != ACTION_LOGIN && d.act != ACTION_CHOOSE)) return true;
@@ -2210,27 +2210,31 @@ static void reply_hex(RedisModuleCtx *ctx, const char *name, span bytes) {
     reply_optional(ctx, name, span_of(text, hex.len));
 }
 
-static void reply_name(RedisModuleCtx *ctx, const char *label, const identity *id, span name) {
+static void reply_name(RedisModuleCtx *ctx, const char *label, span name) {
     char text[2 * NAME_BYTES];
-    size_t len = id ? name_print(name, text, sizeof text) : 0;
-    reply_optional(ctx, label, span_of(text, len));
+    reply_optional(ctx, label, span_of(text, name_print(name, text, sizeof text)));
+}
+
+/* What there is to be told of a client's certificate; nothing where there is none. */
+static const identity *leaf_of(const session *s) {
+    static const identity none;
+    return s && s->leaf ? s->leaf : &none;
 }
 
 static int whoami(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
-    static identity id;
     (void)argv;
     if (argc != 1) return RedisModule_WrongArity(ctx);
     session *s = session_find(RedisModule_GetClientId(ctx));
-    bool certified = s && s->leaf && identity_read(s->leaf, &id) == REASON_UNDECIDED;
+    const identity *id = leaf_of(s);
     RedisModuleString *name = RedisModule_GetClientUserNameById(ctx, RedisModule_GetClientId(ctx));
     RedisModule_ReplyWithMap(ctx, 6);
     reply_optional(ctx, "user", name ? string_span(name) : span_of(NULL, 0));
     reply_named(ctx, "reason", reason_name(s ? s->why : REASON_UNDECIDED));
-    reply_name(ctx, "subject", certified ? &id : NULL, id.subject);
-    reply_name(ctx, "issuer", certified ? &id : NULL, id.issuer);
-    reply_hex(ctx, "serial", certified ? id.serial : span_of(NULL, 0));
+    reply_name(ctx, "subject", id->subject);
+    reply_name(ctx, "issuer", id->issuer);
+    reply_hex(ctx, "serial", id->serial);
     reply_text(ctx, "not_after");
-    if (certified) RedisModule_ReplyWithLongLong(ctx, id.not_after);
+    if (id->not_after) RedisModule_ReplyWithLongLong(ctx, id->not_after);
     else RedisModule_ReplyWithNull(ctx);
     if (name) RedisModule_FreeString(ctx, name);
     return REDISMODULE_OK;
@@ -2272,7 +2276,7 @@ static void reply_explanation(RedisModuleCtx *ctx, const request *r) {
     reply_named(ctx, "decision", action_name(d.act));
     reply_named(ctx, "reason", reason_name(d.why));
     reply_optional(ctx, "user", named ? decision_user(&d, 0) : span_of(NULL, 0));
-    reply_name(ctx, "subject", r->leaf, r->leaf->subject);
+    reply_name(ctx, "subject", r->leaf->subject);
     reply_optional(ctx, "line", d.line ? rule_text(d.line) : span_of(NULL, 0));
     reply_trace(ctx, r, &d);
 }
@@ -2300,9 +2304,9 @@ static int explain(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     path_verify(node.policy, certificates[0], certificates + 1, given - 1, &issuers);
     if (!issuers.known)
         path_verify(node.bootstrap, certificates[0], certificates + 1, given - 1, &issuers);
-    s.leaf = certificates[0];
+    s.leaf = &id;
     s.issuers = &issuers;
-    request r = request_for(&s, &id);
+    request r = request_for(&s);
     reply_explanation(ctx, &r);
     while (given) certificate_free(certificates[--given]);
     return REDISMODULE_OK;
@@ -2374,7 +2378,7 @@ static bool would_hold(const session *s, const patch *change, const decision *d,
 
 /* What would become of it: who it is now, who it would be, and whether it could stay connected. */
 static void reply_future(RedisModuleCtx *ctx, const session *s, const patch *change) {
-    decision d = decide_again(s, change);
+    decision d = decide(s, change);
     bool named = d.act == ACTION_LOGIN || d.act == ACTION_CHOOSE;
     RedisModuleString *name = RedisModule_GetClientUserNameById(ctx, s->id);
     span user = name ? string_span(name) : span_of(NULL, 0);
@@ -2388,24 +2392,23 @@ static void reply_future(RedisModuleCtx *ctx, const session *s, const patch *cha
 
 /* `change` NULL: none is asked about. */
 static void reply_session(RedisModuleCtx *ctx, const session *s, const patch *change) {
-    static identity id;
+    identity *id = s->leaf;
     char address[INET6_ADDRSTRLEN];
-    if (s->leaf) identity_read(s->leaf, &id);
     address_text(&s->address, address);
     RedisModule_ReplyWithMap(ctx, change ? 18 : 13);
     reply_number(ctx, "id", s->id);
     reply_named(ctx, "address", address);
     reply_optional(ctx, "user", s->user ? string_span(s->user) : span_of(NULL, 0));
     reply_named(ctx, "reason", reason_name(s->why));
-    reply_name(ctx, "subject", s->leaf ? &id : NULL, id.subject);
-    reply_hex(ctx, "serial", s->leaf ? id.serial : span_of(NULL, 0));
+    reply_name(ctx, "subject", leaf_of(s)->subject);
+    reply_hex(ctx, "serial", leaf_of(s)->serial);
     reply_number(ctx, "since", (uint64_t)s->since);
     reply_number(ctx, "end", (uint64_t)s->end);
-    bool vouched = s->leaf && s->issuers->known && s->issuers->count > 0;
-    reply_hash(ctx, "cert", s->leaf, s->leaf ? identity_cert(&id) : NULL);
-    reply_hash(ctx, "key", s->leaf, s->leaf ? identity_key(&id) : NULL);
+    bool vouched = id && s->issuers->known && s->issuers->count > 0;
+    reply_hash(ctx, "cert", id, id ? identity_cert(id) : NULL);
+    reply_hash(ctx, "key", id, id ? identity_key(id) : NULL);
     reply_hash(ctx, "ca", vouched, vouched ? s->issuers->ca[0].key : NULL);
-    reply_number(ctx, "not_after", s->leaf ? (uint64_t)id.not_after : 0);
+    reply_number(ctx, "not_after", (uint64_t)leaf_of(s)->not_after);
     reply_path(ctx, s->leaf ? s->issuers : NULL);
     if (change) reply_future(ctx, s, change);
 }

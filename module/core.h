@@ -101,7 +101,7 @@ typedef enum {
 } bind_kind;
 const char *bind_kind_name(bind_kind);
 
-/* What a leaf says. Spans point into `bytes`, so an identity is never copied. */
+/* What a leaf says. Spans point into `bytes`, so it is copied with identity_keep only. */
 typedef struct {
     reason refusal;      /* REASON_UNDECIDED, or why this certificate can be nobody */
     const char *detail;  /* of the refusal: a static string, or NULL */
@@ -125,6 +125,11 @@ reason identity_read(X509 *leaf, identity *id);
  * wants the leaf that was read. */
 const uint8_t *identity_cert(identity *);
 const uint8_t *identity_key(identity *);
+
+/* A copy that takes as much room as it says and has its hashes, so that it wants no leaf. To be freed
+ * with identity_free. */
+identity *identity_keep(identity *);
+void identity_free(identity *);
 
 /* Steps through id->sans: false at the end. `at` starts at 0. */
 bool identity_next_san(const identity *id, size_t *at, bind_kind *kind, span *value);

@@ -82,6 +82,17 @@ static void check_decision(const policy *p, const request *r) {
     while (next_line(&told, &line)) LAW(text_clean(line));
 }
 
+/* What is kept of a leaf is what it says, without the leaf. */
+static void check_kept(const policy *p, request r) {
+    identity *read = r.leaf, *kept = identity_keep(read);
+    LAW(span_equal(kept->subject, read->subject) && span_equal(kept->issuer, read->issuer));
+    LAW(span_equal(kept->serial, read->serial) && span_equal(kept->sans, read->sans));
+    r.leaf = kept;
+    check_decision(p, &r);
+    LAW(memcmp(identity_cert(kept), identity_cert(read), HASH_BYTES) == 0);
+    identity_free(kept);
+}
+
 /* What is remembered of a leaf is what it is. */
 static void check_memory(const policy *p, X509 *leaf, identity *id) {
     static identity again;
@@ -105,6 +116,7 @@ static void check_leaf(X509 *const *given, size_t count) {
     X509 *chain[] = {given[0], policy_authority(p, 0)};
     path_after_handshake(p, &id, chain, 2, &issuers);
     check_decision(p, &r);
+    check_kept(p, r);
     check_memory(p, given[0], &id);
 }
 
