@@ -168,8 +168,8 @@ def ours(kind: Server, lab: Lab, answer: Answer) -> None:
 
 
 def share(kind: Server, answer: Answer, arm: str, found: dict[str, float]) -> Row:
-    """The whole, and its parts; what is in none of them is bookkeeping. Not what the first client of
-    a server's life may have to wait for (put_in_force)."""
+    """The whole, and its parts; what is in none of them is bookkeeping. Without what only the first
+    client in a server's life may have to wait for (put_in_force)."""
     once = sum(value for name, value in found.items() if name.startswith("put_in_force"))
     total = sum(found.get(name, 0) for name in ENTRIES) - once
     parts = {part: sum(found.get(name, 0) for name in PARTS[part]) for part in PARTS}
