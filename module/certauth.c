@@ -82,6 +82,7 @@ struct write_order {
     uint64_t closed;                /* sessions ended by it */
     uint64_t swept;                 /* id of the last session looked at */
     step *next_step;                /* on the main thread */
+    RedisModuleTimerID timer;       /* of the next slice; 0: it waits for none */
     size_t row, at;                 /* how far that is, see walk */
     RedisModuleString *remade;      /* the last made user that was looked at */
 };
@@ -1462,9 +1463,10 @@ static void advance(RedisModuleCtx *ctx, void *data) {
     write_order *order = data;
     slice now = slice_start();
     progress made;
+    order->timer = 0;
     do made = order->next_step(order, &now);
     while (made == STEP_NEXT);
-    if (made == STEP_AGAIN) RedisModule_CreateTimer(ctx, 1, advance, order);
+    if (made == STEP_AGAIN) order->timer = RedisModule_CreateTimer(ctx, 1, advance, order);
 }
 
 static void advance_at_once(void *order) { advance(node.ctx, order); }
@@ -2637,11 +2639,20 @@ static void tick(RedisModuleCtx *ctx, void *none) {
     RedisModule_CreateTimer(ctx, 1000, tick, none);
 }
 
+/* Not for the timer that it waits for, which must not come afterwards: the order may be gone by then. */
+static void advance_late(RedisModuleCtx *ctx) {
+    if (node.order == NULL || node.order->timer == 0) return;
+    RedisModule_StopTimer(ctx, node.order->timer, NULL);
+    advance(ctx, node.order);
+}
+
 /* Timers go by the wall clock (module.c, moduleTimerHandler). Where that is set back by an hour, they
- * come an hour late, and sessions would outlive their certificates by so much. */
+ * come an hour late: sessions would outlive their certificates by so much, and a write would hang. */
 static void on_cron(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t sub, void *data) {
     (void)event, (void)sub, (void)data;
-    if (now_us() > node.looked + 1500000) look(ctx);
+    if (now_us() <= node.looked + 1500000) return;
+    look(ctx);
+    advance_late(ctx);
 }
 
 /* ---- Loading ---- */

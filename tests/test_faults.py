@@ -36,6 +36,7 @@ from tests.nodes import (
     Start,
     enrolled,
     patch,
+    refused,
     show,
     status,
     turned_away,
@@ -359,6 +360,34 @@ def test_a_write_that_meets_a_clock_set_back_is_answered(
     admin = server.admin()
     assert status(admin)["generation"] == 2
     assert patch(admin, 2, 3, ["+bind cn y alice"])["generation"] == 3
+
+
+@each_server
+def test_a_write_that_a_clock_set_back_meets_between_two_slices_goes_on(
+    kind: Server, tmp_path: Path, start: Start, pki: Pki
+) -> None:
+    """The timer of its next slice is an hour late then: within seconds it is done without. Nothing
+    of it comes afterwards, when timers see the clock set forward."""
+    disk, clock = Disk(tmp_path), Clock(tmp_path)
+    with under(tmp_path, ".incr.aof"):  # whose fsync holds the main thread, between two slices
+        server = enrolled(start, kind, pki, config=["appendonly yes", "appendfsync always"])
+    admin, keys = server.admin(), " ".join(f"~{n}" for n in range(100))
+    with server.tls(None).connect() as writer, server.tls(None).connect() as other:
+        for base, step in ((1, -HOUR), (2, HOUR)):
+            users = [f"+user {base}-{n} on {keys}" for n in range(5_000)]
+            writer.send("CERTAUTH.POLICY", "PATCH", f"{base}", f"{base + 1}", "LINES", *users)
+            wait_until(lambda: status(admin)["generation"] > base, "it is in force, not done")  # noqa: B023
+            disk.hold()
+            other.send("SET", "x", "1")
+            disk.wait_held()
+            clock.step(step)
+            disk.release()
+            assert other.read() == b"OK"
+            with refused("BUSY"):
+                patch(admin, base + 1, base + 2, ["+bind cn x alice"])
+            assert writer.read()
+    assert patch(admin, 3, 4, ["+bind cn x alice"])["generation"] == 4
+    assert len(admin.acl_list()) > 10_000
 
 
 @pytest.mark.slow
