@@ -140,6 +140,7 @@ static struct {
     bool switching;            /* we are changing a client's user ourselves */
     write_order *order;
     bool settling; /* users are still becoming what the policy in force says, see settle */
+    RedisModuleTimerID starting; /* of the next slice of settle_at_start; 0: none */
     stage stage;
     uint64_t edition; /* another one after each change: what a cursor of SHOW is good for */
     uint64_t logins, refused, reasons[REASON_COUNT], api_reads;
@@ -1267,11 +1268,12 @@ static void apply_default(void) {
 static void settle_at_start(RedisModuleCtx *ctx, void *none) {
     static size_t at;
     slice now = slice_start();
+    node.starting = 0;
     if (at == 0) now.stop += 200000; /* whoever asks first finds most of them there */
     for (; at < policy_rules(node.policy); at++) {
         const rule *r = policy_rule(node.policy, at);
         if ((rule_type(r) == LINE_USER || at % 256 == 0) && !slice_goes_on(&now)) {
-            RedisModule_CreateTimer(ctx, 1, settle_at_start, none);
+            node.starting = RedisModule_CreateTimer(ctx, 1, settle_at_start, none);
             return;
         }
         if (rule_type(r) == LINE_USER) apply_user(r, true);
@@ -2639,11 +2641,13 @@ static void tick(RedisModuleCtx *ctx, void *none) {
     RedisModule_CreateTimer(ctx, 1000, tick, none);
 }
 
-/* Not for the timer that it waits for, which must not come afterwards: the order may be gone by then. */
-static void advance_late(RedisModuleCtx *ctx) {
-    if (node.order == NULL || node.order->timer == 0) return;
-    RedisModule_StopTimer(ctx, node.order->timer, NULL);
-    advance(ctx, node.order);
+/* The next slice at once, and not again when its timer comes: the order may be gone by then. */
+static void next_slice(RedisModuleCtx *ctx) {
+    RedisModuleTimerID late = node.starting ? node.starting : node.order ? node.order->timer : 0;
+    if (late == 0) return;
+    RedisModule_StopTimer(ctx, late, NULL);
+    if (node.starting) settle_at_start(ctx, NULL);
+    else advance(ctx, node.order);
 }
 
 /* Timers go by the wall clock (module.c, moduleTimerHandler). Where that is set back by an hour, they
@@ -2652,7 +2656,7 @@ static void on_cron(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t sub, v
     (void)event, (void)sub, (void)data;
     if (now_us() <= node.looked + 1500000) return;
     look(ctx);
-    advance_late(ctx);
+    next_slice(ctx);
 }
 
 /* ---- Loading ---- */
