@@ -174,8 +174,11 @@ def some_leaf(rng: random.Random) -> Leaf:
     )
 
 
-def some_lines(rng: random.Random, leaves: Sequence[Leaf]) -> tuple[Lines, list[str]]:
-    """A policy that is about these leaves, for the oracle and as text."""
+def some_lines(
+    rng: random.Random, leaves: Sequence[Leaf], most: int = 4
+) -> tuple[Lines, list[str]]:
+    """A policy that is about these leaves, for the oracle and as text; at most so many lines of the
+    kinds that map."""
     told, text = Lines(), list[str]()
     for word, values in {
         "enforce": ["on"] * 12 + ["shadow", "off"],
@@ -198,9 +201,9 @@ def some_lines(rng: random.Random, leaves: Sequence[Leaf]) -> tuple[Lines, list[
         if by_type(entry) not in told.allows:
             told.allows.append(by_type(entry))
             text.append("allow " + " ".join(f"{kind}={value}" for kind, value in entry))
-    for _ in range(rng.randrange(5)):
+    for _ in range(rng.randrange(most + 1)):
         text += some_bind(rng, told, rng.choice(leaves))
-    for _ in range(rng.randrange(5)):
+    for _ in range(rng.randrange(most + 1)):
         text += some_pattern(rng, told, rng.choice(leaves))
     for _ in range(rng.choice([0, 0, 0, 0, 1, 2])):
         rule = some_revocation(rng, rng.choice(leaves))

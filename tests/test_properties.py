@@ -28,15 +28,18 @@ from tests.oracle import (
 RNG = st.randoms(use_true_random=False)
 laws = settings(
     deadline=None,
-    max_examples=80,
+    max_examples=50,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
 
-def some_policies(rng: random.Random, count: int) -> tuple[list[Leaf], list[list[str]]]:
-    """Leaves, and policies that are about them."""
+def some_policies(rng: random.Random) -> tuple[list[Leaf], list[list[str]]]:
+    """Leaves, and three policies that are about them: two have many lines in common, and one says
+    other things of the same."""
     leaves = [some_leaf(rng) for _ in range(3)]
-    return leaves, [some_lines(rng, leaves)[1] for _ in range(count)]
+    whole, other = some_lines(rng, leaves, 12)[1], some_lines(rng, leaves)[1]
+    parts = [[line for line in whole if not some(rng, 0.3)] for _ in range(2)]
+    return leaves, rng.choice([[*parts, other], [other, *parts]])
 
 
 def shuffled(rng: random.Random, items: Iterable[str]) -> list[str]:
@@ -77,29 +80,27 @@ def seen(under: Policy, leaves: list[Leaf], address: str | None) -> list[Any]:
 def test_how_lines_were_sent_leaves_no_trace(rng: random.Random) -> None:
     """A LOAD in any order and spelling, over nothing or over another policy, and patches by way of
     others: the same lines, digest and decisions."""
-    leaves, (first, second, last) = some_policies(rng, 3)
+    leaves, policies = some_policies(rng)
     address = rng.choice(ADDRESSES)
-    loaded = Policy(last)
-    expected = seen(loaded, leaves, address)
-    assert loaded.lines == tuple(sorted(last))
-    assert loaded.digest == digest_of(last)
-    other = [spelled(rng, line) for line in shuffled(rng, last)]
-    assert seen(Policy(other), leaves, address) == expected
-    patched = Policy(first)
-    for before, after in ((first, second), (second, last)):
-        for step in change(rng, before, after):
-            patched.patch(step[:1] + [one[0] + spelled(rng, one[1:]) for one in step[1:]])
-    assert seen(patched, leaves, address) == expected
-    over = Policy(first)
-    over._change([f"+{line}" for line in shuffled(rng, last)], whole=True)
-    assert seen(over, leaves, address) == expected
+    patched, over, before = Policy(), Policy(), list[str]()
+    for lines in policies:
+        expected = seen(Policy(lines), leaves, address)
+        assert expected[:2] == [tuple(sorted(lines)), digest_of(lines)]
+        other = [spelled(rng, line) for line in shuffled(rng, lines)]
+        assert seen(Policy(other), leaves, address) == expected
+        over._change([f"+{line}" for line in other], whole=True)
+        assert seen(over, leaves, address) == expected
+        for step in change(rng, before, lines):
+            patched.patch([one[0] + spelled(rng, one[1:]) for one in step])
+        assert seen(patched, leaves, address) == expected
+        before = lines
 
 
 @laws
 @given(RNG)
 def test_a_patch_and_its_reverse_change_nothing(rng: random.Random) -> None:
     """Of one patch or of several, the last one first."""
-    leaves, (before, after) = some_policies(rng, 2)
+    leaves, (before, after, _) = some_policies(rng)
     address = rng.choice(ADDRESSES)
     held = Policy(before)
     expected = seen(held, leaves, address)
@@ -112,7 +113,7 @@ def test_a_patch_and_its_reverse_change_nothing(rng: random.Random) -> None:
     assert seen(held, leaves, address) == expected
 
 
-@settings(laws, max_examples=500)
+@settings(laws, max_examples=400)
 @given(RNG)
 def test_the_decision_is_the_naive_oracles(rng: random.Random) -> None:
     """Action, reason, users and session, from inside, outside or an unknown address, while part of
