@@ -82,6 +82,7 @@ struct write_order {
     uint64_t closed;                /* sessions ended by it */
     uint64_t swept;                 /* id of the last session looked at */
     step *next_step;                /* on the main thread */
+    RedisModuleTimerID timer;       /* of the next slice; 0: it waits for none */
     size_t row, at;                 /* how far that is, see walk */
     RedisModuleString *remade;      /* the last made user that was looked at */
 };
@@ -139,6 +140,7 @@ static struct {
     bool switching;            /* we are changing a client's user ourselves */
     write_order *order;
     bool settling; /* users are still becoming what the policy in force says, see settle */
+    RedisModuleTimerID starting; /* of the next slice of settle_at_start; 0: none */
     stage stage;
     uint64_t edition; /* another one after each change: what a cursor of SHOW is good for */
     uint64_t logins, refused, reasons[REASON_COUNT], api_reads;
@@ -1268,11 +1270,12 @@ static void apply_default(void) {
 static void settle_at_start(RedisModuleCtx *ctx, void *none) {
     static size_t at;
     slice now = slice_start();
+    node.starting = 0;
     if (at == 0) now.stop += 200000; /* whoever asks first finds most of them there */
     for (; at < policy_rules(node.policy); at++) {
         const rule *r = policy_rule(node.policy, at);
         if ((rule_type(r) == LINE_USER || at % 256 == 0) && !slice_goes_on(&now)) {
-            RedisModule_CreateTimer(ctx, 1, settle_at_start, none);
+            node.starting = RedisModule_CreateTimer(ctx, 1, settle_at_start, none);
             return;
         }
         if (rule_type(r) == LINE_USER) apply_user(r, true);
@@ -1464,9 +1467,10 @@ static void advance(RedisModuleCtx *ctx, void *data) {
     write_order *order = data;
     slice now = slice_start();
     progress made;
+    order->timer = 0;
     do made = order->next_step(order, &now);
     while (made == STEP_NEXT);
-    if (made == STEP_AGAIN) RedisModule_CreateTimer(ctx, 1, advance, order);
+    if (made == STEP_AGAIN) order->timer = RedisModule_CreateTimer(ctx, 1, advance, order);
 }
 
 static void advance_at_once(void *order) { advance(node.ctx, order); }
@@ -2644,11 +2648,22 @@ static void tick(RedisModuleCtx *ctx, void *none) {
     RedisModule_CreateTimer(ctx, 1000, tick, none);
 }
 
+/* The next slice at once, and not again when its timer comes: the order may be gone by then. */
+static void next_slice(RedisModuleCtx *ctx) {
+    RedisModuleTimerID late = node.starting ? node.starting : node.order ? node.order->timer : 0;
+    if (late == 0) return;
+    RedisModule_StopTimer(ctx, late, NULL);
+    if (node.starting) settle_at_start(ctx, NULL);
+    else advance(ctx, node.order);
+}
+
 /* Timers go by the wall clock (module.c, moduleTimerHandler). Where that is set back by an hour, they
- * come an hour late, and sessions would outlive their certificates by so much. */
+ * come an hour late: sessions would outlive their certificates by so much, and a write would hang. */
 static void on_cron(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t sub, void *data) {
     (void)event, (void)sub, (void)data;
-    if (now_us() > node.looked + 1500000) look(ctx);
+    if (now_us() <= node.looked + 1500000) return;
+    look(ctx);
+    next_slice(ctx);
 }
 
 /* ---- Loading ---- */

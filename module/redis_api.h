@@ -89,6 +89,7 @@ typedef int (*RedisModuleAuthCallback)(RedisModuleCtx *, RedisModuleString *user
     X(6.0, int, SubscribeToServerEvent, (RedisModuleCtx *, RedisModuleEvent, RedisModuleEventCallback)) \
     X(6.0, RedisModuleCtx *, GetDetachedThreadSafeContext, (RedisModuleCtx *))                       \
     X(4.0, RedisModuleTimerID, CreateTimer, (RedisModuleCtx *, long long ms, RedisModuleTimerProc, void *)) \
+    X(4.0, int, StopTimer, (RedisModuleCtx *, RedisModuleTimerID, void **data))                      \
     X(7.0, int, EventLoopAddOneShot, (void (*)(void *), void *))                                     \
     X(6.0, RedisModuleUser *, CreateModuleUser, (const char *))                                      \
     X(7.0, int, SetModuleUserACLString, (RedisModuleCtx *, RedisModuleUser *, const char *,          \

@@ -35,7 +35,9 @@ from tests.faults import Clock, Cut, Disk, Proxy, Silence, Silent, under
 from tests.nodes import (
     Start,
     enrolled,
+    load,
     patch,
+    refused,
     show,
     status,
     turned_away,
@@ -359,6 +361,47 @@ def test_a_write_that_meets_a_clock_set_back_is_answered(
     admin = server.admin()
     assert status(admin)["generation"] == 2
     assert patch(admin, 2, 3, ["+bind cn y alice"])["generation"] == 3
+
+
+@each_server
+def test_what_a_clock_set_back_meets_between_two_slices_goes_on(
+    kind: Server, tmp_path: Path, start: Start, pki: Pki
+) -> None:
+    """A write, or the users at a start, whose next slice has a timer that is an hour late then: it
+    is done within seconds. Nothing comes twice, when timers see the clock set forward."""
+    disk, clock = Disk(tmp_path), Clock(tmp_path)
+    keys = " ".join(f"~{n}" for n in range(100))
+
+    def meet(step: int) -> None:
+        """The main thread is held in an fsync of the data, and has more to do."""
+        admin = server.admin()
+        with server.tls(None).connect() as connection:
+            disk.hold()
+            connection.send("SET", "x", "1")
+            disk.wait_held()
+            clock.step(step)
+            disk.release()
+            assert connection.read() == b"OK"
+        with refused("BUSY"):
+            load(admin, 9, [], "FORCE")
+
+    with under(tmp_path, ".incr.aof"):
+        server = enrolled(start, kind, pki, config=["appendonly yes", "appendfsync always"])
+        admin = server.admin()
+        with server.tls(None).connect() as writer:
+            writer.socket.settimeout(40)
+            for base, step in ((1, -HOUR), (2, HOUR)):
+                users = [f"+user {base}-{n} on {keys}" for n in range(5_000)]
+                writer.send("CERTAUTH.POLICY", "PATCH", f"{base}", f"{base + 1}", "LINES", *users)
+                wait_until(lambda: status(admin)["generation"] > base, "it is in force")  # noqa: B023
+                meet(step)
+                assert writer.read()
+        server.stop()
+        server.start()
+    meet(-HOUR)
+    admin = server.admin()
+    wait_until(lambda: len(admin.acl_list()) > 10_000, "its users are there", 40)
+    assert patch(admin, 3, 4, ["+bind cn x alice"])["generation"] == 4
 
 
 @pytest.mark.slow

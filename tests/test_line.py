@@ -1,6 +1,7 @@
 """One policy line: what it may say, its one canonical spelling, and why it is refused."""
 
 import base64
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -21,11 +22,12 @@ from tests.certificates import (
     key_usage,
     pem,
     person,
+    print_name,
     span,
     text_of,
 )
 from tests.support import der
-from tests.test_text import CLEAN
+from tests.test_text import CLEAN, NAMES
 
 KEY = "0123456789abcdef" * 4
 OTHER = "f" * 64
@@ -331,19 +333,44 @@ def test_a_bad_line_is_refused_and_says_why(line: str, message: str) -> None:
 
 # ---- Every line that is taken ----
 
+PATTERNS = [
+    "pattern subject CN=dev-{id},O={o} d:{o}:{id} off",
+    "pattern cn {a}:{b} c:{a}:{b}:{a}",
+    "pattern uri {scheme}://x/{a}?{b}#{c} u:{a}:{b} on ~{a}:* %R~{{b}}:* (%W~{a}) +get",
+    "pattern dns {a}.{b}.example.com host:{b}:{a} on &{a}:*",
+    "pattern email {who}@{dept}.acme.com mail:{dept}:{who} on",
+    "pattern upn svc.{who}@acme.com mail:x{who}y:z on",
+]
+OTHERS = [
+    *(f"set enforce {word}" for word in ("off", "shadow", "on")),
+    "set gate full_subject",
+    "set unmatched leave",
+    "set plain refuse",
+    "set password-auth allow",
+    "set tls-client-auth optional",
+    "set internal-trust allow",
+    authority_line(ca()),
+    authority_line(ca(), "anchor"),
+    "limit -@admin -@dangerous -get",
+]
+
 WORDS = CLEAN.map(lambda text: text[:8])
 VALUE = WORDS | st.sampled_from(["a b", 'a"b', "a'b", "a\\b", "#a", ",", "a=b", "josé"])
 USER = st.sampled_from(["alice", "bob", "a,b", "josé", "x'y", "ca", "adopt"])
+HASH = st.text("0123456789abcdefABCDEF", min_size=64, max_size=64)
+ADDRESS = st.ip_addresses().filter(lambda one: not getattr(one, "ipv4_mapped", None))
+NETS = st.builds(
+    lambda address, prefix: str(ip_network((address, prefix % (address.max_prefixlen + 1)), False)),
+    ADDRESS,
+    st.integers(0, 128),
+).filter(lambda net: not getattr(ip_network(net)[0], "ipv4_mapped", None))
 OPTIONS = st.lists(
-    st.sampled_from(
-        [
-            f"ca={KEY}",
-            f"ca={OTHER.upper()}",
-            "from=10.0.0.0/8,::1",
-            "from=::/0",
-            "session=3600s",
-            "session=7m",
-        ]
+    st.one_of(
+        HASH.map("ca={}".format),
+        st.lists(NETS | ADDRESS.map(str), min_size=1, max_size=3)
+        .map(",".join)
+        .map("from={}".format),
+        st.builds("session={}{}".format, st.integers(1, 40_000), st.sampled_from("smhd")),
     ),
     max_size=3,
     unique_by=lambda option: option[:2],
@@ -358,14 +385,27 @@ KEPT = st.lists(
     st.sampled_from(["on", "~a b", "~\0\n", "~a\"b'c\\", ">x", "nopass", "adopt", "#" + KEY]),
     max_size=5,
 )
+SERIAL = st.text("0123456789abcdefABCDEF", min_size=1, max_size=64)
 LINES = st.one_of(
     st.builds(
-        lambda kind, value, users, options: ["bind", kind, value, *users, *options],
-        st.sampled_from(["cn", "uri", "dns", "email", "upn"]),
-        VALUE,
+        lambda what, users, options: ["bind", *what, *users, *options],
+        st.one_of(
+            st.tuples(st.sampled_from(["cn", "uri", "dns", "email", "upn"]), VALUE),
+            st.tuples(st.just("subject"), NAMES.map(print_name)),
+            st.tuples(st.just("ip"), ADDRESS.map(str)),
+            st.tuples(st.sampled_from(["cert", "key"]), HASH),
+        ),
         st.lists(USER, min_size=1, max_size=3, unique=True),
         OPTIONS,
     ),
+    st.builds(
+        lambda words, options: [*words[:4], *options, *words[4:]],
+        st.sampled_from(PATTERNS).map(str.split),
+        OPTIONS,
+    ),
+    st.builds(lambda issuer, number: ["revoke", "serial", issuer, number], HASH, SERIAL),
+    st.builds(lambda kind, value: ["revoke", kind, value], st.sampled_from(["cert", "key"]), HASH),
+    st.sampled_from([line.split() for line in OTHERS]),
     st.builds(
         lambda name, adopt, rules: ["user", name, *adopt, *rules],
         USER,
@@ -402,6 +442,7 @@ def test_the_canonical_text_is_a_line_that_says_the_same(words: list[str], rando
     line = Line(spelled(words, random))
     again = Line(line.text)
     assert (again.text, again.users, again.acl) == (line.text, line.users, line.acl)
+    assert lib.rule_type(again.rule) == lib.rule_type(line.rule)
     assert lib.rule_adopts(again.rule) == lib.rule_adopts(line.rule)
     assert Line(spelled(words, random)).text == line.text
 
