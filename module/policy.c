@@ -18,7 +18,8 @@ void *must(void *p) {
 /* ---- Tables ---- */
 
 /* Rules in a dense array, found by their keys through `slots`, which are probed linearly and kept at
- * most half full. No two rules of a table have one key. The first bytes of a key serve as the hash; a slot has it too, so that neither a miss nor growing touches a rule. */
+ * most half full. No two rules of a table have one key. The first bytes of a key serve as the hash; a
+ * slot has it too, so that neither a miss nor growing touches a rule. */
 typedef struct { uint32_t hash, at; } slot; /* at: index + 1; 0: free */
 typedef struct {
     rule **rules;
