@@ -175,7 +175,7 @@ def some_leaf(rng: random.Random) -> Leaf:
 
 
 def some_lines(
-    rng: random.Random, leaves: Sequence[Leaf], most: int = 4
+    rng: random.Random, leaves: Sequence[Leaf], most: int = 6
 ) -> tuple[Lines, list[str]]:
     """A policy that is about these leaves, for the oracle and as text; at most so many lines of the
     kinds that map."""
@@ -201,10 +201,11 @@ def some_lines(
         if by_type(entry) not in told.allows:
             told.allows.append(by_type(entry))
             text.append("allow " + " ".join(f"{kind}={value}" for kind, value in entry))
+    often = [*leaves, *[rng.choice(leaves)] * 6]  # several lines for one leaf
     for _ in range(rng.randrange(most + 1)):
-        text += some_bind(rng, told, rng.choice(leaves))
+        text += some_bind(rng, told, rng.choice(often))
     for _ in range(rng.randrange(most + 1)):
-        text += some_pattern(rng, told, rng.choice(leaves))
+        text += some_pattern(rng, told, rng.choice(often))
     for _ in range(rng.choice([0, 0, 0, 0, 1, 2])):
         rule = some_revocation(rng, rng.choice(leaves))
         if rule not in told.revoked:
@@ -222,23 +223,22 @@ def by_type(entry: Sequence[tuple[str, str]]) -> Attributes:
     return tuple(sorted(entry, key=lambda one: one[0]))
 
 
-def some_options(rng: random.Random) -> tuple[str, str, int, str]:
+def some_options(rng: random.Random, leaf: Leaf) -> tuple[str, str, int, str]:
     """Key id, networks and session of a line, and the words for them."""
-    issuer = rng.choice(["", "", "", *(one.key_id for one in authorities()[:4])])
-    nets = rng.choice(["", "", "10.0.0.0/8", "10.1.2.3,::/0"])
+    issuer = rng.choice(["", "", *leaf.keys, rng.choice(authorities()[:4]).key_id])
+    nets = rng.choice(["", "", "", "10.0.0.0/8", "10.1.2.3,::/0"])
     session = rng.choice(list(SESSIONS))
     words = (f" ca={issuer}" if issuer else "") + (f" from={nets}" if nets else "") + session
     return issuer, nets, SESSIONS[session], words
 
 
 def some_bind(rng: random.Random, told: Lines, leaf: Leaf) -> list[str]:
-    kind = rng.choice(["subject", "cn", "dns", "uri", "email", "upn", "cert", "key"])
+    kind = rng.choice(["subject", "cn", "cert", "key", *(kind for kind, _ in leaf.sans)])
     value = rng.choice(leaf.values(kind) or [""])
-    users = rng.choice(
-        [("alice",)] * 4 + [("bob",), ("alice", "bob"), ("p:a",), ("bob", "q:b")]
-        + [("certauth-peer-1",)] * 2
-    )  # fmt: skip
-    issuer, nets, session, words = some_options(rng)
+    users = rng.choice([("alice",)] * 7 + [("bob",), ("alice", "bob"), ("p:a",), ("bob", "q:b")])
+    if kind == "key" and some(rng, 0.5):
+        users = ("certauth-peer-1",)
+    issuer, nets, session, words = some_options(rng, leaf)
     if not value or (kind, value, issuer) in told.binds:
         return []
     told.binds[kind, value, issuer] = Told(kind, users, nets, session)
@@ -247,7 +247,8 @@ def some_bind(rng: random.Random, told: Lines, leaf: Leaf) -> list[str]:
 
 def some_pattern(rng: random.Random, told: Lines, leaf: Leaf) -> list[str]:
     """Of a word whose users have one state, as they must."""
-    kind, word = rng.choice(["subject", *SHAPES]), rng.choice("pq")
+    kinds = [kind for kind in ("subject", *SHAPES) if leaf.values(kind)]
+    kind, word = rng.choice(kinds), rng.choice("pppq")
     hole = rng.choice(["{x}", "{x}", "a{x}"])
     if kind == "subject":
         if len(leaf.values("cn")) != 1:
@@ -255,7 +256,7 @@ def some_pattern(rng: random.Random, told: Lines, leaf: Leaf) -> list[str]:
         template = re.sub("CN=[ab]+", f"CN={hole}", leaf.values("subject")[0])
     else:
         template = SHAPES[kind].replace("{x}", hole)
-    issuer, nets, session, words = some_options(rng)
+    issuer, nets, session, words = some_options(rng, leaf)
     if (kind, template, issuer) in told.patterns:
         return []
     told.patterns[kind, template, issuer] = Told(kind, (word,), nets, session)
