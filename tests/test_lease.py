@@ -86,8 +86,9 @@ def test_who_was_replaced_writes_to_no_node(
 ) -> None:
     """Its time is over for itself before anybody else can have the lease; and a raise of its epoch
     is not its to ask for."""
+    wait_until(lambda: plane.worker.lease._epoch, "the worker has it")
     mine = Lease(plane.store)
-    with pytest.raises(Replaced):  # the worker has it
+    with pytest.raises(Replaced):
         _ = mine.epoch
     assert not mine.hold()
     plane.worker.stop()

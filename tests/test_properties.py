@@ -29,7 +29,7 @@ RNG = st.randoms(use_true_random=False)
 MAPS = ("bind", "pattern", "allow", "revoke")
 laws = settings(
     deadline=None,
-    max_examples=50,
+    max_examples=80,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
@@ -39,11 +39,13 @@ def some_policies(rng: random.Random) -> tuple[list[Leaf], list[list[str]]]:
     other things of the same."""
     leaves = [some_leaf(rng) for _ in range(4)]
     whole, other = some_lines(rng, leaves, 12)[1], some_lines(rng, leaves)[1]
-    parts = [
-        [line for line in whole if not some(rng, 0.3 if line.startswith(MAPS) else 0.1)]
-        for _ in range(2)
-    ]
-    return leaves, rng.choice([[*parts, other], [other, *parts]])
+    first = some_of(rng, whole)
+    return leaves, [first, some_of(rng, rng.choice([first, whole])), other]
+
+
+def some_of(rng: random.Random, lines: list[str]) -> list[str]:
+    """Most of them, and nearly always those without which there is nobody."""
+    return [line for line in lines if not some(rng, 0.3 if line.startswith(MAPS) else 0.05)]
 
 
 def shuffled(rng: random.Random, items: Iterable[str]) -> list[str]:
@@ -91,7 +93,7 @@ def test_how_lines_were_sent_leaves_no_trace(rng: random.Random) -> None:
         expected = seen(Policy(lines), leaves, address)
         assert expected[:2] == [tuple(sorted(lines)), digest_of(lines)]
         other = [spelled(rng, line) for line in shuffled(rng, lines)]
-        assert seen(Policy(other), leaves, address) == expected
+        assert [Policy(other).lines, Policy(other).digest] == expected[:2]
         over._change([f"+{line}" for line in other], whole=True)
         assert seen(over, leaves, address) == expected
         for step in change(rng, before, lines):
@@ -153,5 +155,5 @@ def test_the_oracle_is_asked_about_every_reason() -> None:
     assert {one.reason for one in found} == set(core.reasons()) - other
     assert {one.action for one in found} == {"login", "choose", "leave", "refuse"}
     assert {one.session for one in found} == {0, 3600, 7200}
-    assert {one.users for one in found} >= {("alice",), ("alice", "bob"), ("p:a",), ("q:ab",)}
-    assert sum(one.reason == "matched" for one in found) > 120
+    assert {one.users for one in found} >= {("alice",), ("alice", "bob"), ("p:a",), ("p:ab",)}
+    assert sum(one.reason == "matched" for one in found) > 100
