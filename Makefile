@@ -41,12 +41,16 @@ build: setup
 run: setup
 	@exec .venv/bin/redis-certauth quickstart $(QUICKSTART)
 
+# What is released has the time of its commit, so that two builds of it are the same bytes. Without
+# git it is an archive that git has made, whose files have that time.
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.md)
+
 dist: setup
-	.venv/bin/pyproject-build --outdir build/dist
+	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) .venv/bin/pyproject-build --outdir build/dist
 
 deb:
 	@PYTHON='$(PYTHON)' .ci/setup deb
-	@.ci/deb build/dist
+	@SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) .ci/deb build/dist
 
 LOCK = .venv/bin/pip-compile --quiet --allow-unsafe --upgrade --generate-hashes --strip-extras \
 	--no-header --no-annotate --no-emit-index-url --no-emit-trusted-host --no-emit-find-links

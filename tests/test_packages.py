@@ -1,5 +1,7 @@
 """What people install: wheel and sdist of the control plane, the module's Debian package."""
 
+import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -155,3 +157,58 @@ def test_a_server_loads_the_installed_module(
     server = start(installed, module=None, config=[f"loadmodule {module} journal journal"])
     load(server.admin(), 1, usual(pki))
     assert (who(server, pki.alice), who(server, pki.bob)) == ("alice", None)
+
+
+# ---- Both ----------------------------------------------------------------------------------------
+
+
+def made_in(tree: Path, umask: int) -> dict[str, str]:
+    """The hashes of what is released of a copy of the tree, whose modes that umask has left."""
+    products = shutil.ignore_patterns(
+        ".git", ".venv", ".*cache", "build", "*.so", "*.egg-info", "__pycache__"
+    )
+    shutil.copytree(ROOT, tree, ignore=products)
+    for path in tree.rglob("*"):
+        path.chmod(path.stat().st_mode & ~umask)
+        path.touch()
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": "1700000000"}
+    build = Path(sys.executable).parent / "pyproject-build"
+    for command in (
+        [sys.executable, "build.py"],
+        [tree / ".ci/deb", "out"],
+        [build, "--no-isolation", "--outdir", "out"],
+    ):
+        run(*command, cwd=tree, env=environment, umask=umask)
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in (tree / "out").iterdir()
+    }
+
+
+def test_two_builds_of_a_package_are_the_same_bytes(tmp_path: Path) -> None:
+    """In folders of different names and depths, one after the other, with different umasks."""
+    first = made_in(tmp_path / "a", 0o022)
+    assert {Path(name).suffix for name in first} == {".deb", ".whl", ".gz"}
+    assert first == made_in(tmp_path / "somewhere" / "else", 0o077)
+
+
+def test_what_is_released_has_the_time_of_its_commit(tmp_path: Path) -> None:
+    """git's, or that of the files where git has packed them; or as the environment says."""
+    for name in ("Makefile", "CHANGELOG.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    os.utime(tmp_path / "CHANGELOG.md", (1700000001, 1700000001))
+
+    def times(**environment: str) -> list[str]:
+        given = {"PATH": os.environ["PATH"], "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)}
+        said = run("make", "--dry-run", "dist", "deb", cwd=tmp_path, env={**given, **environment})
+        return re.findall(r"^SOURCE_DATE_EPOCH=(\S*) \S+", said, re.MULTILINE)
+
+    assert times() == ["1700000001"] * 2
+    person = ("-c", "user.name=a", "-c", "user.email=a@localhost")
+    commit = {**os.environ, "GIT_AUTHOR_DATE": "@1700000002 +0000"}
+    commit["GIT_COMMITTER_DATE"] = "@1700000003 +0000"
+    run("git", "init", "--quiet", cwd=tmp_path)
+    run("git", *person, "commit", "--quiet", "--allow-empty", "--message", "one", cwd=tmp_path,
+        env=commit)  # fmt: skip
+    assert times() == ["1700000003"] * 2
+    assert times(SOURCE_DATE_EPOCH="1700000004") == ["1700000004"] * 2
