@@ -2,8 +2,11 @@
 
 import importlib.util
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +33,22 @@ if "CERTAUTH_BUILD" in os.environ:
 collect_ignore_glob = [] if importlib.util.find_spec("playwright") else ["test_ui_browser*.py"]
 # Imported after this file: with that core.
 pytest_plugins = ["tests.fixtures", "tests.faults"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plain_curl() -> Iterator[None]:
+    """curl waits for ever in setlocale(3) beside the preloaded ASan, which is not for it: tests and
+    scripts then find one that leaves it out."""
+    curl = shutil.which("curl")
+    if curl is None or "libasan" not in os.environ.get("LD_PRELOAD", ""):
+        yield
+        return
+    folder = Path(tempfile.mkdtemp(dir=support.scratch()))
+    (folder / "curl").write_text(f'#!/bin/sh\nexec env -u LD_PRELOAD {curl} "$@"\n')
+    (folder / "curl").chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(folder), prepend=os.pathsep)
+        yield
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -16,7 +16,7 @@ from control.service import Config
 from tests.api import ADMIN
 from tests.control import Https, enrolled_node, initialised
 from tests.nodes import authority, status
-from tests.support import MODULE, Pki, RedisServer, days, free_port, wait_until
+from tests.support import ROOT, Pki, RedisServer, days, free_port, wait_until
 
 COMMAND = (str(Path(sys.executable).parent / "redis-certauth"),)
 
@@ -107,7 +107,8 @@ def test_init_says_what_to_do_next(tmp_path: Path) -> None:
     home = tmp_path / "control"
     found = run("init", "--home", home, "--password-stdin", text="secret\n")
     assert found.exit_code == 0, found.output
-    assert f"loadmodule {MODULE} journal certauth bootstrap " in found.output
+    module = ROOT / "module" / "certauth.so"
+    assert f"loadmodule {module} journal certauth bootstrap " in found.output
     assert "tls-ca-cert-dir certauth/ca" in found.output
     assert f"redis-certauth serve --home {home}" in found.output
     assert f"curl --cacert {home}/ca.crt -u admin https://localhost:9443/v1/cluster" in found.output
