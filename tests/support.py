@@ -31,6 +31,7 @@ from tests.servers import Server
 ROOT = Path(__file__).resolve().parent.parent
 # CERTAUTH_BUILD: another build than the usual one, see `make test-sanitize`.
 MODULE = ROOT / os.environ.get("CERTAUTH_BUILD", "") / "module" / "certauth.so"
+SANITIZERS = ("ERROR: AddressSanitizer", ": runtime error: ")
 
 
 def wait_until(predicate: Callable[[], Any], what: str, deadline: float = 10) -> Any:
@@ -473,7 +474,7 @@ class RedisServer:
             return None
         self.process.terminate()
         try:
-            return self.process.wait(deadline)
+            return self._ended(self.process.wait(deadline))
         except subprocess.TimeoutExpired:
             return self.kill()
 
@@ -482,7 +483,12 @@ class RedisServer:
         assert self.process is not None
         with suppress(ProcessLookupError):
             self.process.send_signal(signal.SIGKILL)
-        return self.process.wait(10)
+        return self._ended(self.process.wait(10))
+
+    def _ended(self, status: int) -> int:
+        """What ASan or UBSan said of it fails the test, also where its end passed for a refusal."""
+        assert not any(said in self.log for said in SANITIZERS), self.log[-20_000:]
+        return status
 
     # -- clients
 
