@@ -39,7 +39,7 @@ typedef struct {
 typedef struct {
     uint64_t id;
     identity *leaf; /* owned; NULL: no certificate, or one that cannot be read */
-    path *issuers;  /* with a leaf */
+    path *issuers;  /* owned; with a leaf */
     ip address;
     bool local;   /* a unix socket: never anybody's business */
     action act;   /* what was done to it when it connected or chose */
@@ -96,19 +96,24 @@ typedef struct {
     int64_t touched; /* seconds since 1970 */
 } stage;
 
-/* What happened to a client, for CERTAUTH.LOG. Texts are cut to fit, and say so. */
+/* What happened to a client, for CERTAUTH.LOG. Texts are cut to fit, and say so; what is behind their
+ * end is never touched: the ring is in nobody's cache. */
 typedef struct {
     uint64_t seq, client;
     int64_t time; /* microseconds since 1970 */
     const char *event;
     reason why;
     ip address;
-    char user[128], subject[384], issuer[256], serial[2 * SERIAL_BYTES + 1];
     bool certified, vouched; /* it has a certificate; and its CA is known */
     uint8_t cert[HASH_BYTES], key[HASH_BYTES], ca[HASH_BYTES];
     int64_t not_after;
+    char user[128], subject[384], issuer[256], serial[2 * SERIAL_BYTES + 1];
 } log_entry;
 enum { LOG_ENTRIES = 4096 };
+
+/* White space keeps the names of our users out of the server's own (ACL LOAD looks up by name); a tab,
+ * because clients split the fields of CLIENT LIST and ACL LOG at blanks. */
+#define NOBODY "certauth\trefused"
 
 static struct {
     RedisModuleCtx *ctx; /* detached: for timers and one-shots */
@@ -645,7 +650,7 @@ static void session_free(session *s) {
     uint64_t key = session_key(s->id);
     RedisModule_DictDelC(node.sessions, &key, sizeof key, NULL);
     identity_free(s->leaf);
-    free(s->issuers);
+    path_free(s->issuers);
     free(s);
 }
 
@@ -688,11 +693,12 @@ static size_t peer_by_api(RedisModuleCtx *ctx, const session *s, X509 *certifica
 
 static void session_leaf(session *s, const peer *found) {
     static identity id; /* 24 kB */
+    static path issuers;
     identity_read(found->chain[0], &id);
-    s->issuers = must(calloc(1, sizeof *s->issuers));
-    path_after_handshake(node.policy, &id, found->chain, found->count, s->issuers);
-    if (!s->issuers->known) path_after_handshake(node.bootstrap, &id, found->chain, 1, s->issuers);
+    path_after_handshake(node.policy, &id, found->chain, found->count, &issuers);
+    if (!issuers.known) path_after_handshake(node.bootstrap, &id, found->chain, 1, &issuers);
     s->leaf = identity_keep(&id);
+    s->issuers = path_keep(&issuers);
 }
 
 /* What the handshake left, into the session. False where there is a certificate that cannot be read. */
@@ -750,21 +756,32 @@ static void address_text(const ip *address, char out[INET6_ADDRSTRLEN]) {
         inet_ntop(address->len == 4 ? AF_INET : AF_INET6, address->bytes, out, INET6_ADDRSTRLEN);
 }
 
+/* What there is to be told of a client's certificate; nothing where there is none. */
+static const identity *leaf_of(const session *s) {
+    static const identity none;
+    return s && s->leaf ? s->leaf : &none;
+}
+
 /* `user` may be empty. */
 static log_entry *record(const session *s, const char *event, reason why, span user) {
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
     log_entry *e = &node.log[++node.seq % LOG_ENTRIES];
-    *e = (log_entry){.seq = node.seq, .client = s->id, .event = event, .why = why};
+    identity *id = s->leaf;
+    memset(e, 0, offsetof(log_entry, user));
+    e->seq = node.seq;
+    e->client = s->id;
     e->time = (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+    e->event = event;
+    e->why = why;
     e->address = s->address;
     put_cut(e->user, sizeof e->user, user);
-    identity *id = s->leaf;
+    put_cut_name(e->subject, sizeof e->subject, leaf_of(s)->subject);
+    put_cut_name(e->issuer, sizeof e->issuer, leaf_of(s)->issuer);
+    writer serial = {(uint8_t *)e->serial, 0, sizeof e->serial, false};
+    put_hex(&serial, leaf_of(s)->serial);
+    put_byte(&serial, 0);
     if (id == NULL) return e;
-    put_cut_name(e->subject, sizeof e->subject, id->subject);
-    put_cut_name(e->issuer, sizeof e->issuer, id->issuer);
-    writer serial = {(uint8_t *)e->serial, 0, sizeof e->serial - 1, false};
-    put_hex(&serial, id->serial);
     e->certified = true;
     e->not_after = id->not_after;
     memcpy(e->cert, identity_cert(id), HASH_BYTES);
@@ -1078,13 +1095,15 @@ static void check_strayed(void *data) {
     if (s) audit_session(s);
 }
 
-/* Does it still have the user that it was given, or none that matters? Without a decision. */
+/* Does it still have the user that it was given, or none that matters? Without a decision. Who was
+ * refused may be here until the server comes to close it. */
 static bool is_as_it_was(const session *s) {
     RedisModuleString *name = RedisModule_GetClientUserNameById(node.ctx, s->id);
     span user = name ? string_span(name) : span_of(NULL, 0);
-    bool same = s->local || s->closing || user.len == 0 ||
-                (s->user ? span_equal(user, string_span(s->user))
-                         : s->act == ACTION_LEAVE && span_equal(user, LITERAL("default")));
+    span held = s->user                   ? string_span(s->user)
+                : s->act == ACTION_LEAVE ? LITERAL("default")
+                                         : LITERAL(NOBODY);
+    bool same = s->local || s->closing || user.len == 0 || span_equal(user, held);
     if (name) RedisModule_FreeString(node.ctx, name);
     return same;
 }
@@ -2219,12 +2238,6 @@ static void reply_name(RedisModuleCtx *ctx, const char *label, span name) {
     reply_optional(ctx, label, span_of(text, name_print(name, text, sizeof text)));
 }
 
-/* What there is to be told of a client's certificate; nothing where there is none. */
-static const identity *leaf_of(const session *s) {
-    static const identity none;
-    return s && s->leaf ? s->leaf : &none;
-}
-
 static int whoami(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     (void)argv;
     if (argc != 1) return RedisModule_WrongArity(ctx);
@@ -2865,9 +2878,7 @@ static void make_state(RedisModuleCtx *ctx) {
     node.ends = RedisModule_CreateDict(NULL);
     node.managed = RedisModule_CreateDict(NULL);
     node.made = RedisModule_CreateDict(NULL);
-    /* White space keeps these names out of the server's own users (ACL LOAD looks up by name); a tab,
-     * because clients split the fields of CLIENT LIST and ACL LOG at blanks. */
-    node.nobody = RedisModule_CreateModuleUser("certauth\trefused");
+    node.nobody = RedisModule_CreateModuleUser(NOBODY);
     node.scratch = RedisModule_CreateModuleUser("certauth\tscratch");
     RedisModule_SetModuleUserACLString(NULL, node.nobody, "reset on", NULL);
 }

@@ -155,6 +155,10 @@ typedef struct {
  * it. */
 typedef struct { bool known; size_t count; authority ca[PATH_LENGTH]; } path;
 
+/* A copy that takes as much room as it has CAs. To be freed with path_free. */
+path *path_keep(const path *);
+void path_free(path *);
+
 typedef struct policy policy;
 
 /* By libcrypto's own verification under the policy's `ca` and `anchor` certificates; `extra` are

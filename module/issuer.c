@@ -2,6 +2,8 @@
  * remembered, and only where neither is to be had is a signature checked again. */
 #include "internal.h"
 
+#include <stdlib.h>
+
 #include <openssl/err.h>
 #include <openssl/x509.h>
 #include <openssl/x509v3.h>
@@ -72,6 +74,18 @@ static void take_chain(const STACK_OF(X509) * chain, path *out) {
     path_from_chain(certificates, (size_t)count, read_authority, out);
 }
 
+/* Not the CAs that are not there: each login copies a path, and a whole one is a kilobyte. */
+static size_t path_size(const path *p) { return offsetof(path, ca) + p->count * sizeof *p->ca; }
+static void path_copy(path *to, const path *from) { memcpy(to, from, path_size(from)); }
+
+path *path_keep(const path *p) {
+    path *kept = must(malloc(path_size(p)));
+    path_copy(kept, p);
+    return kept;
+}
+
+void path_free(path *kept) { free(kept); }
+
 /* ---- What handshakes have shown ---- */
 
 /* Resumed TLS sessions bring the leaf and no chain. Each leaf has one place, found by its DER, and a
@@ -108,14 +122,14 @@ static bool known_authority(X509 *certificate, authority *out) {
 
 static place *place_of(const identity *id) { return &places[get_u16(id->lookup) % PLACES]; }
 
-static bool recall(identity *id, path *issuers) {
+/* Its place, or NULL; the leaf has its hashes then. */
+static const place *recall(identity *id) {
     const place *p = place_of(id);
-    if (!p->issuers.known || memcmp(p->leaf, id->lookup, KEY_BYTES) != 0) return false;
+    if (!p->issuers.known || memcmp(p->leaf, id->lookup, KEY_BYTES) != 0) return NULL;
     memcpy(id->cert, p->cert, HASH_BYTES);
     memcpy(id->key, p->key, HASH_BYTES);
     id->has_cert = id->has_key = true;
-    *issuers = p->issuers;
-    return true;
+    return p;
 }
 
 static void remember(identity *id, const path *issuers) {
@@ -123,7 +137,7 @@ static void remember(identity *id, const path *issuers) {
     memcpy(p->leaf, id->lookup, KEY_BYTES);
     memcpy(p->cert, identity_cert(id), HASH_BYTES);
     memcpy(p->key, identity_key(id), HASH_BYTES);
-    p->issuers = *issuers;
+    path_copy(&p->issuers, issuers);
 }
 
 /* ---- Paths ---- */
@@ -148,8 +162,9 @@ void path_verify(const policy *p, X509 *leaf, X509 *const *extra, size_t count, 
 
 void path_after_handshake(const policy *p, identity *leaf, X509 *const *chain, size_t count,
                           path *out) {
-    bool known = recall(leaf, out);
+    const place *known = recall(leaf);
     if (count != 1) path_from_chain(chain, count, known_authority, out);
-    else if (!known) path_verify(p, chain[0], seen, AUTHORITIES, out);
+    else if (known) path_copy(out, &known->issuers);
+    else path_verify(p, chain[0], seen, AUTHORITIES, out);
     if (count != 1 && out->known && !leaf->refusal) remember(leaf, out);
 }
