@@ -111,10 +111,6 @@ typedef struct {
 } log_entry;
 enum { LOG_ENTRIES = 4096 };
 
-/* White space keeps the names of our users out of the server's own (ACL LOAD looks up by name); a tab,
- * because clients split the fields of CLIENT LIST and ACL LOG at blanks. */
-#define NOBODY "certauth\trefused"
-
 static struct {
     RedisModuleCtx *ctx; /* detached: for timers and one-shots */
     bool is_valkey, started, api_certificates;
@@ -932,6 +928,7 @@ static void count_refused(int change) {
 static void refuse_client(RedisModuleCtx *ctx, session *s, const peer *p) {
     if (closes_late()) count_refused(1);
     sit_on_nobody(ctx, s);
+    s->closing = true;
     tls_silence(p);
     close_at_connect(s->id);
 }
@@ -1095,15 +1092,13 @@ static void check_strayed(void *data) {
     if (s) audit_session(s);
 }
 
-/* Does it still have the user that it was given, or none that matters? Without a decision. Who was
- * refused may be here until the server comes to close it. */
+/* Does it still have the user that it was given, or none that matters? Without a decision. */
 static bool is_as_it_was(const session *s) {
     RedisModuleString *name = RedisModule_GetClientUserNameById(node.ctx, s->id);
     span user = name ? string_span(name) : span_of(NULL, 0);
-    span held = s->user                   ? string_span(s->user)
-                : s->act == ACTION_LEAVE ? LITERAL("default")
-                                         : LITERAL(NOBODY);
-    bool same = s->local || s->closing || user.len == 0 || span_equal(user, held);
+    bool same = s->local || s->closing || user.len == 0 ||
+                (s->user ? span_equal(user, string_span(s->user))
+                         : s->act == ACTION_LEAVE && span_equal(user, LITERAL("default")));
     if (name) RedisModule_FreeString(node.ctx, name);
     return same;
 }
@@ -2878,7 +2873,9 @@ static void make_state(RedisModuleCtx *ctx) {
     node.ends = RedisModule_CreateDict(NULL);
     node.managed = RedisModule_CreateDict(NULL);
     node.made = RedisModule_CreateDict(NULL);
-    node.nobody = RedisModule_CreateModuleUser(NOBODY);
+    /* White space keeps these names out of the server's own users (ACL LOAD looks up by name); a tab,
+     * because clients split the fields of CLIENT LIST and ACL LOG at blanks. */
+    node.nobody = RedisModule_CreateModuleUser("certauth\trefused");
     node.scratch = RedisModule_CreateModuleUser("certauth\tscratch");
     RedisModule_SetModuleUserACLString(NULL, node.nobody, "reset on", NULL);
 }

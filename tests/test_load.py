@@ -65,6 +65,7 @@ def memory(server: RedisServer) -> tuple[float, float]:
 
 # ---- Refusals ------------------------------------------------------------------------------------
 
+OPEN = ["protected-mode no"]  # Redis 7.0's lets 127.0.0.1 in, and no other address of the loopback
 REFUSALS, A_SECOND, WARM, ALONE = 60_000, 1_000, 10_000, 20_000
 
 
@@ -75,7 +76,7 @@ def test_a_thousand_refusals_a_second_for_a_minute(
     """Each is refused and counted, alice comes in meanwhile, nothing is left of any, and memory is
     flat: against the same server without the module, whose clients leave by themselves."""
     strangers = pairs([pki.bob])
-    node = make_node(start, server_kind, *policy_of(pki), io_threads=io_threads)
+    node = make_node(start, server_kind, *policy_of(pki), io_threads=io_threads, config=OPEN)
     assert storm(node.server, strangers, WARM).refused == WARM
     before = memory(node.server)
     with Knocking(node.server.tls(pki.alice)) as alice:
@@ -104,8 +105,7 @@ def left_by_the_server(
     kind: Server, start: Start, pki: Pki, io_threads: int, strangers: Any
 ) -> float:
     """MiB that its process grows by for so many clients, without the module."""
-    # Its protected mode lets 127.0.0.1 in, and no other address of the loopback.
-    server = start(kind, io_threads=io_threads, config=["protected-mode no"])
+    server = start(kind, io_threads=io_threads, config=OPEN)
     assert storm(server, strangers, WARM).others == WARM  # they are `default`
     before = resident(server.pid)
     assert storm(server, strangers, ALONE).others == ALONE
@@ -134,7 +134,7 @@ def test_storms_of_certificates_that_are_all_different(
     some = [f"u{number}" for number in range(0, MANY, 2)]
     lines = [f"bind subject CN={name} {name}" for name in some]
     lines += [f"user {name} on +acl|whoami" for name in some]
-    node = make_node(start, server_kind, pki=pki, io_threads=io_threads)
+    node = make_node(start, server_kind, pki=pki, io_threads=io_threads, config=OPEN)
     node.load(policy_of(pki, *lines))
     file = pairs(certs)
     storms: list[Storm] = []
