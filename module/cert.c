@@ -279,7 +279,7 @@ static reason read_fields(identity *id, X509 *leaf) {
 
 static reason read_leaf(identity *id, X509 *leaf) {
     uint8_t *der = NULL;
-    int len = leaf ? i2d_X509(leaf, &der) : -1;
+    int len = i2d_X509(leaf, &der);
     id->leaf = leaf;
     if (len <= 0) return refuse(id, REASON_MALFORMED, "the certificate cannot be encoded");
     lookup_key(span_of(der, (size_t)len), id->lookup);
@@ -299,7 +299,7 @@ reason identity_read(X509 *leaf, identity *id) {
     return id->refusal;
 }
 
-/* What was encoded once fails to be for want of memory only; what never was is nobody's. */
+/* What was encoded once fails to be for want of memory only; what never was is nobody, and has zeros. */
 static void need(const identity *id, bool hashed) {
     must(hashed || id->refusal ? &hashed : NULL);
 }
@@ -364,7 +364,10 @@ void identity_bindings(const identity *id, bind_taker take, void *data) {
 /* ---- Files ---- */
 
 static size_t free_all(X509 **out, size_t count) {
-    while (count) X509_free(out[--count]);
+    while (count) {
+        X509_free(out[--count]);
+        out[count] = NULL;
+    }
     return 0;
 }
 

@@ -45,6 +45,7 @@ typedef struct {
     action act;   /* what was done to it when it connected or chose */
     bool strayed; /* it has changed its user since, by AUTH or RESET */
     bool closing; /* the server has been told to, and does when it comes to it */
+    bool leaving; /* a timer will tell it to */
     reason why;
     RedisModuleString *user; /* that we logged it in as; NULL otherwise */
     made_user *made;         /* that is this user; NULL otherwise */
@@ -876,6 +877,8 @@ static void close_by_timer(RedisModuleCtx *ctx, void *id) {
 
 /* Closes from outside the client's own event: a timer, a one-shot, somebody else's command. */
 static void close_later(uint64_t id, long long ms) {
+    session *s = session_find(id);
+    if (s) s->leaving = true;
     RedisModule_CreateTimer(node.ctx, ms, close_by_timer, as_data(id));
 }
 
@@ -959,10 +962,9 @@ static void enact(RedisModuleCtx *ctx, session *s, const peer *p, decision d) {
 static bool permits(const decision *d, span user) {
     if (d->shadow || (d->act != ACTION_LOGIN && d->act != ACTION_CHOOSE)) return false;
     span named;
-    bool made = d->line && rule_type(d->line) == LINE_PATTERN; /* here as long as it is needed */
     bool asked = d->act == ACTION_LOGIN; /* by the decision: it had one user to ask about */
     for (size_t i = 0; (named = decision_user(d, i)).len; i++) {
-        if (span_equal(named, user)) return made || asked || ask_server(user, NULL) == USER_ON;
+        if (span_equal(named, user)) return asked || ask_server(user, NULL) == USER_ON;
     }
     return false;
 }
@@ -2656,6 +2658,16 @@ static void tick(RedisModuleCtx *ctx, void *none) {
     RedisModule_CreateTimer(ctx, 1000, tick, none);
 }
 
+/* What other timers were to do, which may come when it has been done. */
+static void close_leaving(void) {
+    session *s = NULL;
+    RedisModuleDictIter *at = RedisModule_DictIteratorStartC(node.sessions, "^", NULL, 0);
+    while (RedisModule_DictNextC(at, NULL, (void **)&s) != NULL) {
+        if (s->leaving) close_now(s->id);
+    }
+    RedisModule_DictIteratorStop(at);
+}
+
 /* The next slice at once, and not again when its timer comes: the order may be gone by then. */
 static void next_slice(RedisModuleCtx *ctx) {
     RedisModuleTimerID late = node.starting ? node.starting : node.order ? node.order->timer : 0;
@@ -2671,6 +2683,8 @@ static void on_cron(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t sub, v
     (void)event, (void)sub, (void)data;
     if (now_us() <= node.looked + 1500000) return;
     look(ctx);
+    close_leaving();
+    node.audit_due = false; /* on_command is to ask for another one */
     next_slice(ctx);
 }
 

@@ -9,7 +9,8 @@
  * which is why it holds no preprocessor line. Include stdint.h, stdbool.h and stddef.h before it.
  *
  * Nothing here is thread-safe except by having one writer: a policy may be read by many threads
- * while nobody commits to it. Nothing allocates while it decides. */
+ * while nobody commits to it; an identity is one thread's. Nothing allocates while it decides, but for
+ * the hashes of a leaf that nobody has asked for before. */
 
 /* Bytes that somebody else owns. Certificate bytes are never C strings: a NUL is a byte like any
  * other, and a name that holds one is refused rather than cut. */

@@ -166,5 +166,5 @@ void path_after_handshake(const policy *p, identity *leaf, X509 *const *chain, s
     if (count != 1) path_from_chain(chain, count, known_authority, out);
     else if (known) path_copy(out, &known->issuers);
     else path_verify(p, chain[0], seen, AUTHORITIES, out);
-    if (count != 1 && out->known && !leaf->refusal) remember(leaf, out);
+    if (count != 1 && out->known) remember(leaf, out);
 }
