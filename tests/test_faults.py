@@ -34,7 +34,6 @@ from tests.control import (
 from tests.faults import Clock, Cut, Disk, Proxy, Silence, Silent, under
 from tests.nodes import (
     Start,
-    bind,
     enrolled,
     load,
     patch,
@@ -409,19 +408,19 @@ def test_what_a_clock_set_back_meets_between_two_slices_goes_on(
 def test_who_is_to_go_after_the_answer_goes_though_the_clock_is_set_back(
     kind: Server, tmp_path: Path, start: Start, pki: Pki
 ) -> None:
-    """Whoever takes the user from itself has 50 ms to read that it did, by a timer."""
+    """Whoever takes `default` from itself has 50 ms to read that it did, by a timer."""
     disk, clock = Disk(tmp_path), Clock(tmp_path)
     with under(tmp_path, ".incr.aof"):
         server = enrolled(start, kind, pki, config=["appendonly yes", "appendfsync always"])
-        with server.tls(pki.alice).connect() as alice, server.tls(None).connect() as other:
+        with server.tls(None).connect() as sender, server.tls(pki.alice).connect() as other:
             disk.hold()
-            line = f"-{bind(pki.alice, 'alice')}"
-            assert alice.command("CERTAUTH.POLICY", "PATCH", "1", "2", "FORCE", "LINES", line)
+            line = "+user default adopt off"
+            assert sender.command("CERTAUTH.POLICY", "PATCH", "1", "2", "LINES", line)
             other.send("SET", "x", "1")
             disk.wait_held()
             clock.step(-HOUR)
             disk.release()
-            assert closed(alice)
+            assert closed(sender)
 
 
 @pytest.mark.slow
