@@ -2894,6 +2894,18 @@ static void make_state(RedisModuleCtx *ctx) {
     RedisModule_SetModuleUserACLString(NULL, node.nobody, "reset on", NULL);
 }
 
+/* Of a module that is not loaded after all. */
+static void drop_state(void) {
+    RedisModuleDict *dicts[] = {node.sessions, node.ends, node.managed, node.made};
+    if (node.ctx == NULL) return;
+    for (size_t i = 0; i < sizeof dicts / sizeof *dicts; i++) RedisModule_FreeDict(NULL, dicts[i]);
+    RedisModule_FreeModuleUser(node.nobody);
+    RedisModule_FreeModuleUser(node.scratch);
+    policy_free(node.policy);
+    policy_free(node.bootstrap);
+    RedisModule_FreeThreadSafeContext(node.ctx);
+}
+
 static bool load(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, fault *why) {
     if (!check_server(why)) return false;
     make_state(ctx);
@@ -2930,6 +2942,7 @@ int RedisModule_OnLoad(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) 
     RedisModule_SetModuleAttribs(ctx, "certauth", 1, REDISMODULE_APIVER_1);
     if (!load(ctx, argv, argc, &why)) {
         RedisModule_Log(ctx, "warning", "certauth cannot be loaded: %s", why.text);
+        drop_state();
         return REDISMODULE_ERR;
     }
     if (damaged())

@@ -88,6 +88,7 @@ typedef int (*RedisModuleAuthCallback)(RedisModuleCtx *, RedisModuleString *user
     X(4.0, void, Log, (RedisModuleCtx *, const char *level, const char *format, ...))                \
     X(6.0, int, SubscribeToServerEvent, (RedisModuleCtx *, RedisModuleEvent, RedisModuleEventCallback)) \
     X(6.0, RedisModuleCtx *, GetDetachedThreadSafeContext, (RedisModuleCtx *))                       \
+    X(4.0, void, FreeThreadSafeContext, (RedisModuleCtx *))                                          \
     X(4.0, RedisModuleTimerID, CreateTimer, (RedisModuleCtx *, long long ms, RedisModuleTimerProc, void *)) \
     X(4.0, int, StopTimer, (RedisModuleCtx *, RedisModuleTimerID, void **data))                      \
     X(7.0, int, EventLoopAddOneShot, (void (*)(void *), void *))                                     \
@@ -116,6 +117,7 @@ typedef int (*RedisModuleAuthCallback)(RedisModuleCtx *, RedisModuleString *user
     X(4.0, int, UnblockClient, (RedisModuleBlockedClient *, void *))                                 \
     X(4.0, void *, GetBlockedClientPrivateData, (RedisModuleCtx *))                                  \
     X(5.0, RedisModuleDict *, CreateDict, (RedisModuleCtx *))                                        \
+    X(5.0, void, FreeDict, (RedisModuleCtx *, RedisModuleDict *))                                    \
     X(5.0, int, DictSetC, (RedisModuleDict *, void *, size_t, void *))                               \
     X(5.0, int, DictReplaceC, (RedisModuleDict *, void *, size_t, void *))                           \
     X(5.0, void *, DictGetC, (RedisModuleDict *, void *, size_t, int *))                             \

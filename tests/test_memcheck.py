@@ -347,3 +347,16 @@ def test_a_life_is_clean(installed: Server, start: Start, tmp_path: Path) -> Non
     assert node.server.stop(60) == 0
     errors = found(node.server)
     assert not errors, "\n\n".join(errors)
+
+
+def test_a_load_that_fails_leaves_nothing(installed: Server, start: Start) -> None:
+    """Nor does a second one that succeeds."""
+    server = start(watched(installed), config=["enable-module-command local"])
+    admin = server.admin()
+    for words in ("journal", "journal j bootstrap /nowhere", "what"):
+        with pytest.raises(redis.ResponseError):
+            admin.execute_command("MODULE", "LOAD", str(MODULE), *words.split())
+    assert admin.execute_command("MODULE", "LOAD", str(MODULE), "journal", "j")
+    assert server.stop(60) == 0
+    errors = found(server)
+    assert not errors, "\n\n".join(errors)
