@@ -1522,10 +1522,12 @@ static void come_back(RedisModuleCtx *ctx, write_order *order) {
     decision d = decide(s, NULL);
     if (permits(&d, user) && become(ctx, s, user)) {
         set_end(s, &d);
-        return;
+    } else {
+        order->close_sender = true;
+        order->closed++;
     }
-    order->close_sender = true;
-    order->closed++;
+    RedisModule_FreeString(NULL, order->sender_user);
+    order->sender_user = NULL;
 }
 
 static int reply_order(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
@@ -1534,7 +1536,6 @@ static int reply_order(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) 
     char text[DIGEST_TEXT];
     digest sum = policy_digest(node.policy);
     come_back(ctx, order);
-    if (order->close_sender) close_later(order->sender, 50); /* when the reply has gone out */
     if (!order->done) {
         reply_error(ctx, order);
         return REDISMODULE_OK;
@@ -1550,9 +1551,12 @@ static int reply_order(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) 
     return REDISMODULE_OK;
 }
 
+/* Also where no reply was asked for: the sender has gone, or Redis 7.0 has told it CLUSTERDOWN while it
+ * waited (cluster.c, clusterRedirectBlockedClientIfNeeded). */
 static void free_order(RedisModuleCtx *ctx, void *data) {
-    (void)ctx;
     write_order *order = data;
+    come_back(ctx, order);
+    if (order->close_sender) close_later(order->sender, 50); /* when the reply has gone out */
     drop_patch(order->change);
     if (order->remade) RedisModule_FreeString(NULL, order->remade);
     if (order->sender_user) RedisModule_FreeString(NULL, order->sender_user);

@@ -423,6 +423,24 @@ def test_who_is_to_go_after_the_answer_goes_though_the_clock_is_set_back(
             assert closed(sender)
 
 
+def test_who_is_to_go_goes_though_the_server_has_answered_for_us(
+    installed: Server, disk: Disk, start: Start, pki: Pki
+) -> None:
+    """Redis 7.0 tells clients that wait in a cluster which is down so, and asks for no reply."""
+    if installed.release >= (7, 2):
+        pytest.skip(f"{installed} tells them nothing")
+    server = enrolled(start, installed, pki, config=["cluster-enabled yes"])
+    with server.tls(None).connect() as sender:
+        disk.hold()
+        line = "+user default adopt off"
+        sender.send("CERTAUTH.POLICY", "PATCH", "1", "2", "LINES", line)
+        disk.wait_held()
+        with pytest.raises(redis.ResponseError, match="cluster is down"):
+            sender.read()
+        disk.release()
+        assert closed(sender)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("io_threads", [1, 4])

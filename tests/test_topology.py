@@ -748,6 +748,7 @@ def events(plane: Plane, kind: str) -> list[dict[str, Any]]:
     return [one for one in plane.ok("GET /v1/logs") if one["type"] == kind]
 
 
+@pytest.mark.skipif(servers()[0] == KIND, reason="one server alone here: make servers")
 def test_a_node_that_refuses_stops_no_other(plane: Plane, make_node: MakeNode, pki: Pki) -> None:
     """An ACL that only one of two servers knows: the other one goes on, and the database says who
     refused what."""
