@@ -327,7 +327,7 @@ def test_a_server_that_becomes_a_replica_over_tls_trusts_less(
     load(server.admin(), 1, [*usual(pki), authority(other)])
     assert len(kept(server)) == 2
     server.admin().config_set("tls-replication", "yes")
-    wait_until(lambda: kept(server) == {}, "the policy's CAs are gone")
+    wait_until(lambda: not any(directory(server).iterdir()), "the policy's CAs are gone")
     assert status(server.admin())["trust"].startswith("not managed: tls-replication is on")
     patch(server.admin(), 1, 2, [f"+{ALLOWED}"])
     assert len(kept(server)) == 2
