@@ -346,7 +346,7 @@ static void give(giver *g, bind_kind kind, span value, bool repeated) {
     if (!g->done) g->done = !g->take(kind, value, repeated, g->data);
 }
 
-void identity_bindings(const identity *id, bind_taker take, void *data) {
+void identity_bindings(identity *id, bind_taker take, void *data) {
     giver g = {take, data, false};
     size_t at = 0, count[BIND_KINDS] = {0};
     attribute a;
@@ -359,6 +359,8 @@ void identity_bindings(const identity *id, bind_taker take, void *data) {
         if (span_equal(a.oid, OID_CN)) give(&g, BIND_CN, a.value, count[BIND_CN] > 1);
     }
     for (at = 0; identity_next_san(id, &at, &kind, &value);) give(&g, kind, value, count[kind] > 1);
+    give(&g, BIND_CERT, span_of(identity_cert(id), HASH_BYTES), false);
+    give(&g, BIND_KEY, span_of(identity_key(id), HASH_BYTES), false);
 }
 
 /* ---- Files ---- */

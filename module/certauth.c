@@ -753,7 +753,8 @@ static void address_text(const ip *address, char out[INET6_ADDRSTRLEN]) {
         inet_ntop(address->len == 4 ? AF_INET : AF_INET6, address->bytes, out, INET6_ADDRSTRLEN);
 }
 
-/* What there is to be told of a client's certificate; nothing where there is none. */
+/* What there is to be told of a client's certificate; nothing where there is none. What a session keeps
+ * has its hashes. */
 static const identity *leaf_of(const session *s) {
     static const identity none;
     return s && s->leaf ? s->leaf : &none;
@@ -764,7 +765,7 @@ static log_entry *record(const session *s, const char *event, reason why, span u
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
     log_entry *e = &node.log[++node.seq % LOG_ENTRIES];
-    identity *id = s->leaf;
+    const identity *id = leaf_of(s);
     memset(e, 0, offsetof(log_entry, user));
     e->seq = node.seq;
     e->client = s->id;
@@ -773,17 +774,16 @@ static log_entry *record(const session *s, const char *event, reason why, span u
     e->why = why;
     e->address = s->address;
     put_cut(e->user, sizeof e->user, user);
-    put_cut_name(e->subject, sizeof e->subject, leaf_of(s)->subject);
-    put_cut_name(e->issuer, sizeof e->issuer, leaf_of(s)->issuer);
+    put_cut_name(e->subject, sizeof e->subject, id->subject);
+    put_cut_name(e->issuer, sizeof e->issuer, id->issuer);
     writer serial = {(uint8_t *)e->serial, 0, sizeof e->serial, false};
-    put_hex(&serial, leaf_of(s)->serial);
+    put_hex(&serial, id->serial);
     put_byte(&serial, 0);
-    if (id == NULL) return e;
-    e->certified = true;
+    e->certified = s->leaf != NULL;
     e->not_after = id->not_after;
-    memcpy(e->cert, identity_cert(id), HASH_BYTES);
-    memcpy(e->key, identity_key(id), HASH_BYTES);
-    e->vouched = s->issuers->known && s->issuers->count > 0;
+    memcpy(e->cert, id->cert, HASH_BYTES);
+    memcpy(e->key, id->key, HASH_BYTES);
+    e->vouched = s->leaf && s->issuers->known && s->issuers->count > 0;
     if (e->vouched) memcpy(e->ca, s->issuers->ca[0].key, HASH_BYTES);
     return e;
 }
@@ -2410,7 +2410,7 @@ static void reply_future(RedisModuleCtx *ctx, const session *s, const patch *cha
 
 /* `change` NULL: none is asked about. */
 static void reply_session(RedisModuleCtx *ctx, const session *s, const patch *change) {
-    identity *id = s->leaf;
+    const identity *id = leaf_of(s);
     char address[INET6_ADDRSTRLEN];
     address_text(&s->address, address);
     RedisModule_ReplyWithMap(ctx, change ? 18 : 13);
@@ -2418,15 +2418,15 @@ static void reply_session(RedisModuleCtx *ctx, const session *s, const patch *ch
     reply_named(ctx, "address", address);
     reply_optional(ctx, "user", s->user ? string_span(s->user) : span_of(NULL, 0));
     reply_named(ctx, "reason", reason_name(s->why));
-    reply_name(ctx, "subject", leaf_of(s)->subject);
-    reply_hex(ctx, "serial", leaf_of(s)->serial);
+    reply_name(ctx, "subject", id->subject);
+    reply_hex(ctx, "serial", id->serial);
     reply_number(ctx, "since", (uint64_t)s->since);
     reply_number(ctx, "end", (uint64_t)s->end);
-    bool vouched = id && s->issuers->known && s->issuers->count > 0;
-    reply_hash(ctx, "cert", id, id ? identity_cert(id) : NULL);
-    reply_hash(ctx, "key", id, id ? identity_key(id) : NULL);
+    bool vouched = s->leaf && s->issuers->known && s->issuers->count > 0;
+    reply_hash(ctx, "cert", s->leaf, id->cert);
+    reply_hash(ctx, "key", s->leaf, id->key);
     reply_hash(ctx, "ca", vouched, vouched ? s->issuers->ca[0].key : NULL);
-    reply_number(ctx, "not_after", (uint64_t)leaf_of(s)->not_after);
+    reply_number(ctx, "not_after", (uint64_t)id->not_after);
     reply_path(ctx, s->leaf ? s->issuers : NULL);
     if (change) reply_future(ctx, s, change);
 }

@@ -190,12 +190,11 @@ static void tell_passed(writer *w, const view *lines, const request *r, int step
 }
 
 static void tell_failed(writer *w, const view *lines, const request *r, const decision *d) {
-    static const uint8_t unknown[HASH_BYTES]; /* a node's peer needs no path, see check_path */
     identity *leaf = r->leaf;
-    const uint8_t *issuer = r->issuers->known ? r->issuers->ca[0].key : unknown;
     if (d->why == REASON_CA_REVOKED) tell_revoked_path(w, lines, r->issuers);
     if (d->why == REASON_REVOKED)
-        tell_revocations(w, lines, issuer, leaf->serial, identity_cert(leaf), identity_key(leaf));
+        tell_revocations(w, lines, issuer_key(r->issuers), leaf->serial, identity_cert(leaf),
+                         identity_key(leaf));
 }
 
 /* ---- The nearest binding ---- */

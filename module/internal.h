@@ -76,13 +76,12 @@ token_result token_read(span *line, uint8_t *out, size_t *len);
 
 /* ---- Hashes ---- */
 
-typedef void hasher(span, uint8_t *out);
-hasher sha256;                           /* HASH_BYTES */
+void sha256(span, uint8_t out[HASH_BYTES]);
 const struct evp_md_st *md_sha256(void); /* for libcrypto's own functions */
 
 /* By what this process finds something in its tables: keyed with a secret of its own, so that nobody
- * can make two that collide, and of no use to anybody else. Some twenty times as fast as sha256. */
-hasher lookup_key; /* KEY_BYTES */
+ * can make two that collide, and of no use to anybody else. */
+void lookup_key(span, uint8_t out[KEY_BYTES]);
 void siphash(const uint8_t key[16], span, uint8_t out[16]);
 
 /* ---- Certificates ---- */
@@ -196,10 +195,12 @@ struct x509_store_st *policy_store(const policy *); /* of its `ca` and `anchor` 
 /* Exchanges what two policies hold. Cannot fail. */
 void policy_swap(policy *, policy *);
 
-/* Calls `take` for each name (kind, value) by which `leaf` can be bound, until it returns false. Its
- * hashes, by which it can be bound too, are not among them: they are made where somebody asks. */
+/* Calls `take` for each (kind, value) by which `leaf` can be bound, until it returns false. */
 typedef bool (*bind_taker)(bind_kind, span value, bool repeated, void *data);
-void identity_bindings(const identity *, bind_taker take, void *data);
+void identity_bindings(identity *, bind_taker take, void *data);
+
+/* The key of a leaf's issuer; zeros, which are nobody's, where its path is not known. */
+const uint8_t *issuer_key(const path *);
 
 /* ---- Names ---- */
 

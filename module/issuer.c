@@ -74,6 +74,11 @@ static void take_chain(const STACK_OF(X509) * chain, path *out) {
     path_from_chain(certificates, (size_t)count, read_authority, out);
 }
 
+const uint8_t *issuer_key(const path *p) {
+    static const uint8_t unknown[HASH_BYTES];
+    return p->known ? p->ca[0].key : unknown;
+}
+
 /* Not the CAs that are not there: each login copies a path, and a whole one is a kilobyte. */
 static size_t path_size(const path *p) { return offsetof(path, ca) + p->count * sizeof *p->ca; }
 static void path_copy(path *to, const path *from) { memcpy(to, from, path_size(from)); }

@@ -629,16 +629,6 @@ static bool take_binding(bind_kind kind, span value, bool repeated, void *data) 
     return true;
 }
 
-/* What binds this leaf, by its names and by its hashes. */
-static void match_bindings(match *m) {
-    identity *leaf = m->r->leaf;
-    identity_bindings(leaf, take_binding, m);
-    if (view_binds(m->lines, BIND_CERT))
-        take_binding(BIND_CERT, span_of(identity_cert(leaf), HASH_BYTES), false, m);
-    if (view_binds(m->lines, BIND_KEY))
-        take_binding(BIND_KEY, span_of(identity_key(leaf), HASH_BYTES), false, m);
-}
-
 static bool has_authority(const path *issuers, span key) {
     for (size_t i = 0; issuers->known && i < issuers->count; i++) {
         if (span_equal(span_of(issuers->ca[i].key, HASH_BYTES), key)) return true;
@@ -695,17 +685,6 @@ static bool is_revoked(const view *revocations, const uint8_t *issuer, span seri
     return has_revocation(revocations, REVOKE_SERIAL, issuer, serial) ||
            has_revocation(revocations, REVOKE_CERT, cert, none) ||
            has_revocation(revocations, REVOKE_KEY, own, none);
-}
-
-/* The leaf's hashes are made only where a line may name them. */
-static bool is_leaf_revoked(const match *m) {
-    static const uint8_t unknown[HASH_BYTES];
-    const view *lines = m->revocations;
-    const path *issuers = m->r->issuers;
-    identity *leaf = m->r->leaf;
-    return is_revoked(lines, issuers->known ? issuers->ca[0].key : unknown, leaf->serial,
-                      view_revokes(lines, REVOKE_CERT) ? identity_cert(leaf) : unknown,
-                      view_revokes(lines, REVOKE_KEY) ? identity_key(leaf) : unknown);
 }
 
 /* A node's peer comes from the CA of the servers, which need not be one of clients: its own key is
@@ -806,7 +785,7 @@ static reason check_user(const match *m, span user) {
 /* The checks of the certificate itself, in the order of enum reason. */
 static reason check_leaf(const match *m) {
     const request *r = m->r;
-    const identity *leaf = r->leaf;
+    identity *leaf = r->leaf;
     span cn;
     if (leaf->refusal) return leaf->refusal;
     bool by_name = is_gated(m) && view_setting(m->lines, SET_GATE) == GATE_SAN_CN;
@@ -817,7 +796,10 @@ static reason check_leaf(const match *m) {
     if (r->now < leaf->not_before) return REASON_NOT_YET_VALID;
     if (r->now > leaf->not_after) return REASON_EXPIRED;
     if (!leaf->client) return REASON_KEY_USAGE;
-    if (is_leaf_revoked(m)) return REASON_REVOKED;
+    if (is_revoked(m->revocations, issuer_key(r->issuers), leaf->serial, identity_cert(leaf),
+                   identity_key(leaf))) {
+        return REASON_REVOKED;
+    }
     return is_gated(m) && !passes_gate(m->lines, leaf) ? REASON_GATE : REASON_UNDECIDED;
 }
 
@@ -873,7 +855,7 @@ static decision judge(match m, bool *bound) {
     const request *r = m.r;
     decision d = {.act = ACTION_REFUSE, .detail = r->leaf->detail};
     m.made = (writer){d.made, 0, sizeof d.made, false};
-    if (!r->leaf->refusal) match_bindings(&m);
+    if (!r->leaf->refusal) identity_bindings(r->leaf, take_binding, &m);
     *bound = m.line != NULL;
     d.why = check_leaf(&m);
     if (d.why) return d;

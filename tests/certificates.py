@@ -264,7 +264,8 @@ def read(leaf: bytes) -> Any:
     """The raw identity, its hashes made while the certificate lives."""
     raw, certificate = ffi.new("identity *"), x509(leaf)
     lib.identity_read(certificate, raw)
-    lib.identity_cert(raw), lib.identity_key(raw)
+    lib.identity_cert(raw)
+    lib.identity_key(raw)
     return raw
 
 
