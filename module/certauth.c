@@ -1183,7 +1183,7 @@ static bool keep_peer(RedisModuleCtx *ctx, session *s, const decision *d) {
 /* The server asks before it looks at a password (7.2 and later), for AUTH and HELLO alike. */
 static int on_auth(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleString *password,
                    RedisModuleString **error) {
-    (void)password;
+    (void)password, (void)error;
     session *s = session_find(RedisModule_GetClientId(ctx));
     span user = string_span(name);
     if (s == NULL || s->local) return REDISMODULE_AUTH_NOT_HANDLED;
@@ -1192,8 +1192,10 @@ static int on_auth(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleStri
     fault why;
     if (choose(ctx, s, user, &why) || keep_peer(ctx, s, &d)) return REDISMODULE_AUTH_HANDLED;
     char text[320];
-    int len = snprintf(text, sizeof text, "certauth: %s", why.text);
-    *error = RedisModule_CreateString(ctx, text, (size_t)len);
+    snprintf(text, sizeof text, "ERR certauth: %s", why.text);
+    /* Not by *error: Redis from 7.2 on, and Valkey below 8.1.3, leave that out while earlier replies
+     * wait to be sent (acl.c, addAuthErrReply). Beside a reply of ours none of them adds one. */
+    RedisModule_ReplyWithError(ctx, text);
     return REDISMODULE_AUTH_HANDLED;
 }
 
@@ -2822,6 +2824,48 @@ static bool check_server(fault *why) {
                      "(redis PR 11500)");
 }
 
+/* The first release of each line without the faults published of closing TLS clients, as
+ * RedisModule_GetServerVersion() has it. docs/servers.md names the faults. */
+typedef struct { bool valkey; int release; } mended;
+static const mended MENDED[] = {
+    {false, 0x070210}, {false, 0x07040b}, {false, 0x080209}, {false, 0x080406},
+    {false, 0x080606}, {false, 0x080802}, {false, 0x080a01},
+    {true, 0x07020e},  {true, 0x08000a},  {true, 0x080109},  {true, 0x090005},
+    {true, 0x090101},
+};
+
+/* The release to change to: 0 where none need be, -1 where the line of this server has none. */
+static int better_release(void) {
+    int newest = 0;
+    for (size_t i = 0; i < sizeof MENDED / sizeof *MENDED; i++) {
+        if (MENDED[i].valkey != node.is_valkey) continue;
+        newest = MENDED[i].release;
+        if (node.version >> 8 == newest >> 8) return node.version < newest ? newest : 0;
+    }
+    return node.version < newest ? -1 : 0;
+}
+
+static void version_text(int version, char out[16]) {
+    snprintf(out, 16, "%d.%d.%d", version >> 16 & 255, version >> 8 & 255, version & 255);
+}
+
+static void tell_server(RedisModuleCtx *ctx) {
+    const char *name = node.is_valkey ? "Valkey" : "Redis";
+    int better = better_release();
+    char here[16], least[16];
+    version_text(node.version, here);
+    version_text(better, least);
+    if (better == 0) {
+        RedisModule_Log(ctx, "notice", "certauth runs on %s %s", name, here);
+        return;
+    }
+    RedisModule_Log(ctx, "warning",
+                    "certauth runs on %s %s, of which a fault in closing TLS clients is published "
+                    "(%s): unless its package has the fix, use %s",
+                    name, here, node.is_valkey ? "CVE-2026-56684" : "CVE-2026-81934",
+                    better > 0 ? least : "a later line (no release of this one has it)");
+}
+
 /* Who may run what is the ACL's business: LOGIN and WHOAMI are for everybody. */
 static const struct {
     const char *name;
@@ -2949,6 +2993,7 @@ int RedisModule_OnLoad(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) 
         drop_state();
         return REDISMODULE_ERR;
     }
+    tell_server(ctx);
     if (damaged())
         RedisModule_Log(ctx, "warning", "only the bootstrap file decides: %s", journal_state());
     return REDISMODULE_OK;

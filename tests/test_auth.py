@@ -331,6 +331,38 @@ def test_a_pipeline_holds_at_each_step_what_it_is(
             assert found == [b"OK", b"alice", b"RESET", "NOAUTH", b"OK", 2]
 
 
+def lines(connection: TlsConnection, *commands: str) -> list[str]:
+    """What comes back for commands of one packet, line by line; of an error its first word."""
+    end = "PING end"  # so that a reply which does not come is missed, and not waited for
+    connection.socket.sendall("".join(f"{command}\r\n" for command in (*commands, end)).encode())
+    found: list[str] = []
+    while found[-2:] != ["$3", "end"]:
+        found.append(connection.stream.readline().decode().split()[0])
+    return found[:-2]
+
+
+@pytest.mark.parametrize("io_threads", [1, 4])
+@pytest.mark.parametrize("how", ASKED)
+def test_a_refused_auth_has_its_one_reply(
+    server_kind: Server, start: Start, pki: Pki, how: str, io_threads: int
+) -> None:
+    """In a pipeline and in a transaction as well, or each later reply would be taken for that of
+    the command before it. Stock servers of 7.2 to 8.6 leave out what a module says of an AUTH
+    while earlier replies wait to be sent."""
+    node = node_of(start, server_kind, pki, io_threads=io_threads)
+    error = "-ERR" if asks(server_kind) else "-WRONGPASS"
+    for cert, name in ((pki.bob, "carol"), (pki.alice, "bob"), (None, "alice")):
+        auth = " ".join(asking(how, name))
+        with node.connect(cert) as connection:
+            if cert is pki.bob:
+                connection.command("CERTAUTH.LOGIN", "bob")
+            assert lines(connection, auth) == [error]
+            assert lines(connection, "INCR a", auth, "ECHO x")[1:] == [error, "$1", "x"]
+            found = lines(connection, "MULTI", "PING", auth, "PING", "EXEC")
+            assert found[-4:] == ["*3", "+PONG", error, "+PONG"]
+            assert lines(connection, "PING", "CLIENT REPLY SKIP", auth) == ["+PONG"]
+
+
 def test_login_within_multi_and_scripts(server_kind: Server, start: Start, pki: Pki) -> None:
     """A transaction or a script gives no rights that its client would not get outside of it."""
     node = node_of(start, server_kind, pki)

@@ -601,6 +601,21 @@ def test_what_is_said_to_be_tested_is() -> None:
     assert named > 20
 
 
+def test_the_least_versions_are_those_that_the_module_tells() -> None:
+    """docs/servers.md: the first release of each line without the published faults."""
+    found = re.findall(r"(true|false), 0x(..)(..)(..)", table("module/certauth.c", "mended MENDED"))
+    told = {
+        ("Valkey" if valkey == "true" else "Redis", ".".join(str(int(part, 16)) for part in parts))
+        for valkey, *parts in found
+    }
+    written = {
+        (name, version)
+        for name, _, least in rows(section("docs/servers.md", "Published faults"))
+        for version in re.findall(r"\d+\.\d+\.\d+", least)
+    }
+    assert written == told
+
+
 def test_the_readme_shows_what_the_quickstart_says(tmp_path: Path) -> None:
     """The commands of the first screen are those of the walk-through, on its default ports."""
     config = service.Config(tmp_path / "control", port=9443)

@@ -1,6 +1,7 @@
 """MODULE LOAD into a server that runs, UNLOAD, and what becomes of the clients that are there."""
 
 import hashlib
+import re
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
@@ -243,3 +244,24 @@ def module_of(server: RedisServer) -> Path:
     span = next(line.split()[0] for line in maps if line.endswith("certauth.so"))
     first, last = (part.lstrip("0") for part in span.split("-"))
     return Path(f"/proc/{server.pid}/map_files/{first}-{last}")
+
+
+# The first release of a line without the published faults in closing TLS clients; "": it has none.
+MENDED = {
+    "redis-7.0": "", "redis-8.0": "", "redis-8.6": "8.6.6",
+    "valkey-8.1": "8.1.9", "valkey-9.1": "9.1.1",
+}  # fmt: skip
+
+
+def test_the_module_says_what_it_runs_on(server_kind: Server, start: Start, pki: Pki) -> None:
+    """One line of the log at load: the server's version, and of one with a published fault in
+    closing TLS clients, which it is and what is without it."""
+    log = make_node(start, server_kind, *policy_of(pki)).server.log
+    (told,) = re.findall(r"certauth runs on (\w+ [\d.]+\b.*)", log)
+    name, least = server_kind.name.capitalize(), MENDED[server_kind.line]
+    assert told.startswith(f"{name} {server_kind.version}")
+    if least and server_kind.release >= tuple(map(int, least.split("."))):
+        assert "CVE" not in told
+        return
+    assert ("CVE-2026-56684" if name == "Valkey" else "CVE-2026-81934") in told
+    assert f"has the fix, use {least or 'a later line'}" in told
