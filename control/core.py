@@ -223,7 +223,6 @@ def _read(certificates: _Certificates, index: int = 0) -> Any:
     raw = ffi.new("identity *")
     lib.identity_read(certificates.array[index], raw)
     lib.identity_cert(raw)  # while the certificate lives
-    lib.identity_key(raw)
     return raw
 
 
@@ -236,6 +235,24 @@ def identities(der_or_pem: bytes) -> tuple[Identity, ...]:
     """What each certificate of a text says. Raises CoreError."""
     certificates = _Certificates(der_or_pem)
     return tuple(_identity(_read(certificates, i)) for i in range(certificates.count))
+
+
+def signed_as(presented: bytes, trusted: Iterable[bytes]) -> tuple[str, ...]:
+    """By what the certificates of a PEM are revoked, beside the hash of their DER: SHA-256 of what
+    is signed in each, and of its DER with the other signature that the ECDSA key of another one, or
+    of one of `trusted` (DER), takes. Raises CoreError."""
+    shown, above = _Certificates(presented), [_Certificates(der) for der in trusted]
+    issuers = [shown.array[i] for i in range(shown.count)] + [one.array[0] for one in above]
+    cert, tbs = ffi.new("uint8_t[]", lib.HASH_BYTES), ffi.new("uint8_t[]", lib.HASH_BYTES)
+    seal, found = ffi.new("seal *"), dict[str, None]()
+    for index in range(shown.count):
+        if lib.certificate_hashes(shown.array[index], cert, tbs):
+            found[bytes(ffi.buffer(tbs)).hex()] = None
+        for issuer in issuers:
+            lib.certificate_seal(shown.array[index], issuer, seal)
+            if seal.twinned:
+                found[bytes(ffi.buffer(seal.twin)).hex()] = None
+    return tuple(found)
 
 
 def _address(text: str | None) -> bytes:
@@ -324,9 +341,10 @@ class Policy:
         subject, _alive = _encoded_name(known.subject)
         serial, _held = _span(bytes.fromhex(known.serial.zfill(len(known.serial) + 1 & ~1)))
         raw = ffi.new("identity *", {"subject": subject, "serial": serial, "client": True})
-        raw.has_cert = raw.has_key = True
+        raw.hashed = True
         raw.not_before, raw.not_after = known.not_before, known.not_after or FOREVER
-        ffi.memmove(raw.cert, bytes.fromhex(known.cert), lib.HASH_BYTES)
+        for name in (raw.cert, raw.tbs):  # what was signed is not known
+            ffi.memmove(name, bytes.fromhex(known.cert), lib.HASH_BYTES)
         ffi.memmove(raw.key, bytes.fromhex(known.key), lib.HASH_BYTES)
         path = ffi.new("path *", {"known": bool(known.ca), "count": 1 if known.ca else 0})
         if known.ca:

@@ -160,9 +160,9 @@ class Guard:
         if not store.has_revocations():
             return ()
 
-        def trusted() -> tuple[core.Identity, ...]:
+        def trusted() -> tuple[tuple[bytes, core.Identity], ...]:
             trust = store.trust()
-            return tuple(core.identity(der) for der in (*trust.cas, *trust.anchors))
+            return tuple((der, core.identity(der)) for der in (*trust.cas, *trust.anchors))
 
         return store.revoked(policy.revocations_of(pem, store.recall("trusted", trusted)))
 

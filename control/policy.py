@@ -267,11 +267,17 @@ def key_ids(trust: Trust) -> frozenset[str]:
     return frozenset(core.identity(der).key for der in (*trust.cas, *trust.anchors))
 
 
-def revocations_of(presented: bytes, trusted: Iterable[core.Identity]) -> tuple[str, ...]:
+def revocations_of(
+    presented: bytes, trusted: Sequence[tuple[bytes, core.Identity]]
+) -> tuple[str, ...]:
     """Every line that would revoke a client's certificate or one of those above it. `presented` is
-    PEM, the leaf first; `trusted` are the CAs. Raises core.CoreError."""
-    found = [*core.identities(presented), *trusted]
+    PEM, the leaf first; `trusted` are the CAs, with their DER. Raises core.CoreError."""
+    shown = core.identities(presented)
+    found = [*shown, *(one for _, one in trusted)]
+    issuers = {one.issuer for one in shown}
+    above = [der for der, one in trusted if one.subject in issuers]
     lines = [f"revoke cert {one.cert}" for one in found]
+    lines += [f"revoke cert {other}" for other in core.signed_as(presented, above)]
     lines += [f"revoke key {one.key}" for one in found]
     lines += [
         f"revoke serial {issuer.key} {one.serial}"

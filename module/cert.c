@@ -6,6 +6,9 @@
 #include <stdlib.h>
 #include <time.h>
 
+#include <openssl/bn.h>
+#include <openssl/core_names.h>
+#include <openssl/ec.h>
 #include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/pem.h>
@@ -19,24 +22,103 @@ static span string_span(const ASN1_STRING *s) {
 
 /* ---- Parts of a certificate ---- */
 
-/* Hashes what libcrypto has encoded, and frees it. */
-static bool hash_encoded(uint8_t *der, int len, uint8_t out[HASH_BYTES]) {
+/* A certificate as libcrypto encodes it: the shortest headers, and the TBSCertificate byte by byte as it
+ * was signed, which need not be DER. */
+typedef struct {
+    span whole, tbs, algorithm; /* what is behind them is the signature */
+} encoding;
+
+/* To be freed with OPENSSL_free((void *)e->whole.ptr). */
+static bool encode(X509 *certificate, encoding *e) {
+    const ASN1_BIT_STRING *signature;
+    const X509_ALGOR *algorithm;
+    uint8_t *der = NULL;
+    long content;
+    int tag, class, len = i2d_X509(certificate, &der);
+    const uint8_t *at = der;
+    if (len <= 0) return false;
+    X509_get0_signature(&signature, &algorithm, certificate);
+    ASN1_get_object(&at, &content, &tag, &class, len);
+    size_t named = (size_t)i2d_X509_ALGOR(algorithm, NULL);
+    size_t sealed = (size_t)i2d_ASN1_BIT_STRING(signature, NULL);
+    e->whole = span_of(der, (size_t)len);
+    e->tbs = span_of(at, (size_t)content - named - sealed);
+    e->algorithm = span_of(at + e->tbs.len, named);
+    return true;
+}
+
+bool certificate_hashes(X509 *certificate, uint8_t cert[HASH_BYTES], uint8_t tbs[HASH_BYTES]) {
+    encoding e;
+    if (!encode(certificate, &e)) return false;
+    sha256(e.whole, cert);
+    sha256(e.tbs, tbs);
+    OPENSSL_free((void *)(uintptr_t)e.whole.ptr);
+    return true;
+}
+
+bool certificate_key(X509 *certificate, uint8_t out[HASH_BYTES]) {
+    uint8_t *der = NULL;
+    int len = i2d_X509_PUBKEY(X509_get_X509_PUBKEY(certificate), &der);
     if (len <= 0) return false;
     sha256(span_of(der, (size_t)len), out);
     OPENSSL_free(der);
     return true;
 }
 
-bool certificate_hash(X509 *certificate, uint8_t out[HASH_BYTES]) {
-    uint8_t *der = NULL;
-    int len = i2d_X509(certificate, &der);
-    return hash_encoded(der, len, out);
+/* ---- Signatures ---- */
+
+/* (r, n - s) for (r, s): DER, to be freed with OPENSSL_free. Returns its length; 0 for what is no
+ * signature, which no handshake takes. */
+static int other_signature(EVP_PKEY *key, const ASN1_BIT_STRING *signature, uint8_t **der) {
+    const uint8_t *at = ASN1_STRING_get0_data(signature);
+    BIGNUM *order = NULL;
+    ECDSA_SIG *pair = d2i_ECDSA_SIG(NULL, &at, ASN1_STRING_length(signature));
+    if (pair == NULL || EVP_PKEY_get_bn_param(key, OSSL_PKEY_PARAM_EC_ORDER, &order) != 1) {
+        ECDSA_SIG_free(pair);
+        return 0;
+    }
+    BIGNUM *r = must(BN_dup(ECDSA_SIG_get0_r(pair)));
+    must(BN_sub(order, order, ECDSA_SIG_get0_s(pair)) == 1 ? order : NULL);
+    ECDSA_SIG_set0(pair, r, order); /* takes both */
+    int len = i2d_ECDSA_SIG(pair, der);
+    ECDSA_SIG_free(pair);
+    return len > 0 ? len : 0; /* s was no number of that group */
 }
 
-bool certificate_key(X509 *certificate, uint8_t out[HASH_BYTES]) {
-    uint8_t *der = NULL;
-    int len = i2d_X509_PUBKEY(X509_get_X509_PUBKEY(certificate), &der);
-    return hash_encoded(der, len, out);
+static span put_header(uint8_t *room, int constructed, size_t len, int tag) {
+    uint8_t *end = room;
+    ASN1_put_object(&end, constructed, (int)len, tag, V_ASN1_UNIVERSAL);
+    return span_of(room, (size_t)(end - room));
+}
+
+/* The hash of the certificate with another signature in place of its own. */
+static void hash_with(X509 *certificate, span signature, uint8_t out[HASH_BYTES]) {
+    uint8_t outer[16], inner[16];
+    encoding e;
+    must(encode(certificate, &e) ? &e : NULL); /* a handshake has sent it */
+    span bits = put_header(inner, 0, signature.len + 1, V_ASN1_BIT_STRING);
+    size_t len = e.tbs.len + e.algorithm.len + bits.len + 1 + signature.len;
+    const span parts[] = {put_header(outer, 1, len, V_ASN1_SEQUENCE), e.tbs, e.algorithm, bits,
+                          LITERAL("\0") /* no unused bits */, signature};
+    sha256_of(parts, sizeof parts / sizeof *parts, out);
+    OPENSSL_free((void *)(uintptr_t)e.whole.ptr);
+}
+
+/* libcrypto's verification wants the one DER of an ECDSA or DSA signature (crypto/ec/ecdsa_ossl.c:
+ * ossl_ecdsa_verify, OpenSSL 3.0.19), and an EdDSA signature is unique; an RSA-PSS signature it takes
+ * without leading zeros too (crypto/rsa/rsa_ossl.c: rsa_ossl_public_decrypt). */
+void certificate_seal(X509 *certificate, X509 *issuer, seal *out) {
+    const ASN1_BIT_STRING *signature;
+    EVP_PKEY *key = X509_get0_pubkey(issuer);
+    int type = key ? EVP_PKEY_get_base_id(key) : EVP_PKEY_NONE;
+    uint8_t *other = NULL;
+    X509_get0_signature(&signature, NULL, certificate);
+    bool rsa = type == EVP_PKEY_RSA || type == EVP_PKEY_RSA_PSS;
+    out->altered = rsa && ASN1_STRING_length(signature) != EVP_PKEY_get_size(key);
+    int len = type == EVP_PKEY_EC ? other_signature(key, signature, &other) : 0;
+    out->twinned = len > 0;
+    if (len) hash_with(certificate, span_of(other, (size_t)len), out->twin);
+    OPENSSL_free(other);
 }
 
 /* Days since 1970 of a date of the Gregorian calendar. POSIX's formula counts from March, so that
@@ -300,19 +382,26 @@ reason identity_read(X509 *leaf, identity *id) {
 }
 
 /* What was encoded once fails to be for want of memory only; what never was is nobody, and has zeros. */
-static void need(const identity *id, bool hashed) {
-    must(hashed || id->refusal ? &hashed : NULL);
+static void need_hashes(identity *id) {
+    if (id->hashed) return;
+    bool good = certificate_hashes(id->leaf, id->cert, id->tbs);
+    good = certificate_key(id->leaf, id->key) && good;
+    must(good || id->refusal ? id : NULL);
+    id->hashed = true;
 }
 
 const uint8_t *identity_cert(identity *id) {
-    if (!id->has_cert) need(id, certificate_hash(id->leaf, id->cert));
-    id->has_cert = true;
+    need_hashes(id);
     return id->cert;
 }
 
+const uint8_t *identity_tbs(identity *id) {
+    need_hashes(id);
+    return id->tbs;
+}
+
 const uint8_t *identity_key(identity *id) {
-    if (!id->has_key) need(id, certificate_key(id->leaf, id->key));
-    id->has_key = true;
+    need_hashes(id);
     return id->key;
 }
 
@@ -322,8 +411,7 @@ identity *identity_keep(identity *id) {
     for (size_t i = 0; i < count; i++) {
         if (parts[i].len) used = (size_t)(parts[i].ptr - id->bytes) + parts[i].len;
     }
-    identity_cert(id);
-    identity_key(id);
+    need_hashes(id);
     identity *kept = must(malloc(offsetof(identity, bytes) + used));
     memcpy(kept, id, offsetof(identity, bytes) + used);
     kept->leaf = NULL;

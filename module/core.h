@@ -114,17 +114,18 @@ typedef struct {
     bool ca;             /* basic constraints CA:TRUE */
     uint8_t lookup[KEY_BYTES]; /* of the DER: see path_after_handshake */
     X509 *leaf;             /* borrowed, for the hashes: they take longer than all the rest */
-    bool has_cert, has_key; /* were they made? */
-    uint8_t cert[HASH_BYTES], key[HASH_BYTES]; /* read them with the functions below */
+    bool hashed;            /* were they made? */
+    uint8_t cert[HASH_BYTES], tbs[HASH_BYTES], key[HASH_BYTES]; /* read with the functions below */
     uint8_t bytes[2 * NAME_BYTES + SAN_BYTES + SERIAL_BYTES];
 } identity;
 
 /* Reads `leaf` through libcrypto's accessors. Also returns id->refusal. */
 reason identity_read(X509 *leaf, identity *id);
 
-/* SHA-256 of the DER; and of the SubjectPublicKeyInfo, the "key id". Made at the first call, which
- * wants the leaf that was read. */
+/* SHA-256 of the DER; of the TBSCertificate, which is what the CA has signed; and of the
+ * SubjectPublicKeyInfo, the "key id". Made at the first call, which wants the leaf that was read. */
 const uint8_t *identity_cert(identity *);
+const uint8_t *identity_tbs(identity *);
 const uint8_t *identity_key(identity *);
 
 /* A copy that takes as much room as it says and has its hashes, so that it wants no leaf. To be freed
@@ -146,15 +147,34 @@ void certificate_free(X509 *);
 
 /* ---- issuer.c: where a leaf comes from ----------------------------------------------------- */
 
+/* The signature of a certificate: the only bytes of it that nobody has signed, so whoever holds the
+ * certificate may write them another way. */
 typedef struct {
-    uint8_t key[HASH_BYTES], cert[HASH_BYTES];
+    bool altered;             /* not as a signer writes it */
+    bool twinned;             /* ECDSA takes (r, s) and (r, n - s) alike */
+    uint8_t twin[HASH_BYTES]; /* SHA-256 of the DER with the other one */
+} seal;
+
+/* Of a certificate that `issuer` has signed. */
+void certificate_seal(X509 *, X509 *issuer, seal *);
+/* SHA-256 of the DER and of the TBSCertificate; false where it cannot be encoded. */
+bool certificate_hashes(X509 *, uint8_t cert[HASH_BYTES], uint8_t tbs[HASH_BYTES]);
+
+typedef struct {
+    uint8_t key[HASH_BYTES], cert[HASH_BYTES], tbs[HASH_BYTES];
+    seal seal;
     int64_t not_before, not_after;
     uint8_t serial_len, serial[SERIAL_BYTES];
 } authority;
 
 /* The CA certificates above a leaf, its issuer first. `known` is false where nobody vouches for
  * it. */
-typedef struct { bool known; size_t count; authority ca[PATH_LENGTH]; } path;
+typedef struct {
+    bool known;
+    seal leaf; /* of the leaf */
+    size_t count;
+    authority ca[PATH_LENGTH];
+} path;
 
 /* A copy that takes as much room as it has CAs. To be freed with path_free. */
 path *path_keep(const path *);

@@ -159,27 +159,14 @@ static void tell_gate(writer *w, const view *lines, const identity *leaf) {
     if (key_allow(key, leaf->subject)) tell_line(w, view_find(lines, key));
 }
 
-static const rule *revocation(const view *lines, revoke_kind kind, span a, span b) {
-    uint8_t key[KEY_BYTES];
-    key_of(key, LINE_REVOKE, (int)kind, a, b);
-    return view_find(lines, key);
-}
-
 /* The `revoke` lines that name a certificate, in any of their ways. */
-static void tell_revocations(writer *w, const view *lines, const uint8_t *issuer, span serial,
-                             const uint8_t *cert, const uint8_t *own) {
-    const span none = {0};
-    tell_line(w, revocation(lines, REVOKE_SERIAL, span_of(issuer, HASH_BYTES), serial));
-    tell_line(w, revocation(lines, REVOKE_CERT, span_of(cert, HASH_BYTES), none));
-    tell_line(w, revocation(lines, REVOKE_KEY, span_of(own, HASH_BYTES), none));
+static void tell_revocations(writer *w, const view *lines, revocable c) {
+    for (int way = 0; way < REVOKE_WAYS; way++)
+        tell_line(w, view_revocation(lines, &c, (revoke_way)way));
 }
 
 static void tell_revoked_path(writer *w, const view *lines, const path *p) {
-    for (size_t i = 0; i < p->count; i++) {
-        const authority *ca = &p->ca[i], *issuer = i + 1 < p->count ? &p->ca[i + 1] : ca;
-        tell_revocations(w, lines, issuer->key, span_of(ca->serial, ca->serial_len), ca->cert,
-                         ca->key);
-    }
+    for (size_t i = 0; i < p->count; i++) tell_revocations(w, lines, revocable_authority(p, i));
 }
 
 static void tell_passed(writer *w, const view *lines, const request *r, int step) {
@@ -190,11 +177,8 @@ static void tell_passed(writer *w, const view *lines, const request *r, int step
 }
 
 static void tell_failed(writer *w, const view *lines, const request *r, const decision *d) {
-    identity *leaf = r->leaf;
     if (d->why == REASON_CA_REVOKED) tell_revoked_path(w, lines, r->issuers);
-    if (d->why == REASON_REVOKED)
-        tell_revocations(w, lines, issuer_key(r->issuers), leaf->serial, identity_cert(leaf),
-                         identity_key(leaf));
+    if (d->why == REASON_REVOKED) tell_revocations(w, lines, revocable_leaf(r));
 }
 
 /* ---- The nearest binding ---- */

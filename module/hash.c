@@ -41,13 +41,15 @@ static EVP_MD_CTX *own_context(void) {
     return context;
 }
 
-void sha256(span bytes, uint8_t out[HASH_BYTES]) {
+void sha256_of(const span *parts, size_t count, uint8_t out[HASH_BYTES]) {
     EVP_MD_CTX *context = own_context();
     memset(out, 0, HASH_BYTES);
     EVP_DigestInit_ex(context, NULL, NULL); /* the same digest again */
-    EVP_DigestUpdate(context, bytes.ptr, bytes.len);
+    for (size_t i = 0; i < count; i++) EVP_DigestUpdate(context, parts[i].ptr, parts[i].len);
     EVP_DigestFinal_ex(context, out, NULL);
 }
+
+void sha256(span bytes, uint8_t out[HASH_BYTES]) { sha256_of(&bytes, 1, out); }
 
 /* ---- SipHash ---- */
 

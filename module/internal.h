@@ -77,6 +77,7 @@ token_result token_read(span *line, uint8_t *out, size_t *len);
 /* ---- Hashes ---- */
 
 void sha256(span, uint8_t out[HASH_BYTES]);
+void sha256_of(const span *parts, size_t count, uint8_t out[HASH_BYTES]); /* one behind the other */
 const struct evp_md_st *md_sha256(void); /* for libcrypto's own functions */
 
 /* By what this process finds something in its tables: keyed with a secret of its own, so that nobody
@@ -86,8 +87,7 @@ void siphash(const uint8_t key[16], span, uint8_t out[16]);
 
 /* ---- Certificates ---- */
 
-/* SHA-256 of the DER; and of the SubjectPublicKeyInfo. False where it cannot be encoded. */
-bool certificate_hash(X509 *, uint8_t out[HASH_BYTES]);
+/* SHA-256 of the SubjectPublicKeyInfo; false where it cannot be encoded. */
 bool certificate_key(X509 *, uint8_t out[HASH_BYTES]);
 /* Seconds since 1970 of notBefore and notAfter; false where they do not parse. */
 bool certificate_times(X509 *, int64_t *not_before, int64_t *not_after);
@@ -186,6 +186,18 @@ const rule *pattern_search_next(pattern_search *); /* NULL at the end */
 
 /* What is in force, seen through a change that is not made yet. */
 typedef struct { const policy *base; const patch *pending; } view;
+
+/* By what a certificate is revoked; and the line that does it, or NULL. `cert` holds whatever its holder
+ * makes of the signature: what is signed, and the DER of either signature. */
+typedef enum { BY_SERIAL, BY_CERT, BY_TBS, BY_TWIN, BY_KEY, REVOKE_WAYS } revoke_way;
+typedef struct {
+    const uint8_t *issuer, *cert, *tbs, *key;
+    const seal *seal;
+    span serial;
+} revocable;
+revocable revocable_leaf(const request *);
+revocable revocable_authority(const path *, size_t index);
+const rule *view_revocation(const view *, const revocable *, revoke_way);
 const rule *view_find(const view *, const uint8_t key[KEY_BYTES]);
 bool view_alias(const view *, const uint8_t alias[KEY_BYTES]); /* has any rule that alias? */
 int view_setting(const view *, setting);

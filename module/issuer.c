@@ -8,28 +8,34 @@
 #include <openssl/x509.h>
 #include <openssl/x509v3.h>
 
-static bool read_authority(X509 *certificate, authority *out) {
+/* `issuer` is NULL at the end of a path: that one is a trusted copy, which nobody sends. */
+static bool read_authority(X509 *certificate, X509 *issuer, authority *out) {
     size_t len;
+    memset(&out->seal, 0, sizeof out->seal);
+    if (issuer) certificate_seal(certificate, issuer, &out->seal);
     if (!certificate_key(certificate, out->key) ||
         !certificate_serial(certificate, out->serial, &len) ||
         !certificate_times(certificate, &out->not_before, &out->not_after)) {
         return false;
     }
     out->serial_len = (uint8_t)len;
-    return certificate_hash(certificate, out->cert);
+    return certificate_hashes(certificate, out->cert, out->tbs);
 }
 
-typedef bool authority_reader(X509 *certificate, authority *out);
+typedef bool authority_reader(X509 *certificate, X509 *issuer, authority *out);
+
+static void path_unknown(path *out) { memset(out, 0, offsetof(path, ca)); }
 
 /* Out of a chain that somebody has verified, leaf first. */
 static void path_from_chain(X509 *const *chain, size_t count, authority_reader *read, path *out) {
-    out->known = false;
-    out->count = 0;
+    path_unknown(out);
     if (count < 2 || count > PATH_LENGTH + 1)
         return; /* a leaf that vouches for itself has no issuer */
     ERR_set_mark();
     bool good = true;
-    for (size_t i = 1; i < count && good; i++) good = read(chain[i], &out->ca[i - 1]);
+    certificate_seal(chain[0], chain[1], &out->leaf);
+    for (size_t i = 1; i < count && good; i++)
+        good = read(chain[i], i + 1 < count ? chain[i + 1] : NULL, &out->ca[i - 1]);
     ERR_pop_to_mark();
     if (!good) return;
     out->count = count - 1;
@@ -102,7 +108,7 @@ void path_free(path *kept) { free(kept); }
 enum { PLACES = 4096, AUTHORITIES = 64 };
 typedef struct {
     uint8_t leaf[KEY_BYTES];
-    uint8_t cert[HASH_BYTES], key[HASH_BYTES];
+    uint8_t cert[HASH_BYTES], tbs[HASH_BYTES], key[HASH_BYTES];
     path issuers; /* not known: the place is empty */
 } place;
 static place places[PLACES];
@@ -110,13 +116,13 @@ static X509 *seen[AUTHORITIES];
 static authority seen_as[AUTHORITIES];
 static size_t oldest;
 
-static bool known_authority(X509 *certificate, authority *out) {
+static bool known_authority(X509 *certificate, X509 *issuer, authority *out) {
     for (size_t i = 0; i < AUTHORITIES && seen[i]; i++) {
         if (X509_cmp(seen[i], certificate) != 0) continue;
         *out = seen_as[i];
         return true;
     }
-    if (!read_authority(certificate, out)) return false;
+    if (!read_authority(certificate, issuer, out)) return false;
     if (X509_up_ref(certificate) != 1) return true;
     X509_free(seen[oldest]);
     seen[oldest] = certificate;
@@ -132,8 +138,9 @@ static const place *recall(identity *id) {
     const place *p = place_of(id);
     if (!p->issuers.known || memcmp(p->leaf, id->lookup, KEY_BYTES) != 0) return NULL;
     memcpy(id->cert, p->cert, HASH_BYTES);
+    memcpy(id->tbs, p->tbs, HASH_BYTES);
     memcpy(id->key, p->key, HASH_BYTES);
-    id->has_cert = id->has_key = true;
+    id->hashed = true;
     return p;
 }
 
@@ -141,6 +148,7 @@ static void remember(identity *id, const path *issuers) {
     place *p = place_of(id);
     memcpy(p->leaf, id->lookup, KEY_BYTES);
     memcpy(p->cert, identity_cert(id), HASH_BYTES);
+    memcpy(p->tbs, identity_tbs(id), HASH_BYTES);
     memcpy(p->key, identity_key(id), HASH_BYTES);
     path_copy(&p->issuers, issuers);
 }
@@ -148,8 +156,7 @@ static void remember(identity *id, const path *issuers) {
 /* ---- Paths ---- */
 
 void path_verify(const policy *p, X509 *leaf, X509 *const *extra, size_t count, path *out) {
-    out->known = false;
-    out->count = 0;
+    path_unknown(out);
     if (policy_store(p) == NULL) return;
     ERR_set_mark();
     X509_STORE_CTX *context = X509_STORE_CTX_new();

@@ -671,20 +671,43 @@ static bool take_patterns(bind_kind kind, span value, bool repeated, void *data)
     return true;
 }
 
-static bool has_revocation(const view *revocations, revoke_kind kind, const uint8_t *hash,
-                           span serial) {
-    uint8_t key[KEY_BYTES];
-    if (!view_revokes(revocations, kind)) return false;
-    key_of(key, LINE_REVOKE, kind, span_of(hash, HASH_BYTES), serial);
-    return view_find(revocations, key) != NULL;
+revocable revocable_leaf(const request *r) {
+    return (revocable){issuer_key(r->issuers), identity_cert(r->leaf), identity_tbs(r->leaf),
+                       identity_key(r->leaf), &r->issuers->leaf, r->leaf->serial};
 }
 
-static bool is_revoked(const view *revocations, const uint8_t *issuer, span serial,
-                       const uint8_t *cert, const uint8_t *own) {
+revocable revocable_authority(const path *p, size_t i) {
+    const authority *ca = &p->ca[i], *issuer = i + 1 < p->count ? ca + 1 : ca;
+    return (revocable){issuer->key, ca->cert, ca->tbs, ca->key, &ca->seal,
+                       span_of(ca->serial, ca->serial_len)};
+}
+
+static const rule *find_revocation(const view *v, revoke_kind kind, const uint8_t *hash, span serial) {
+    uint8_t key[KEY_BYTES];
+    if (!view_revokes(v, kind)) return NULL;
+    key_of(key, LINE_REVOKE, kind, span_of(hash, HASH_BYTES), serial);
+    return view_find(v, key);
+}
+
+const rule *view_revocation(const view *v, const revocable *c, revoke_way way) {
     const span none = {0};
-    return has_revocation(revocations, REVOKE_SERIAL, issuer, serial) ||
-           has_revocation(revocations, REVOKE_CERT, cert, none) ||
-           has_revocation(revocations, REVOKE_KEY, own, none);
+    switch (way) {
+    case BY_SERIAL: return find_revocation(v, REVOKE_SERIAL, c->issuer, c->serial);
+    case BY_CERT: return find_revocation(v, REVOKE_CERT, c->cert, none);
+    case BY_TBS: return find_revocation(v, REVOKE_CERT, c->tbs, none);
+    case BY_TWIN:
+        return c->seal->twinned ? find_revocation(v, REVOKE_CERT, c->seal->twin, none) : NULL;
+    case BY_KEY: return find_revocation(v, REVOKE_KEY, c->key, none);
+    case REVOKE_WAYS: break;
+    }
+    return NULL;
+}
+
+static bool is_revoked(const view *revocations, revocable c) {
+    for (int way = 0; way < REVOKE_WAYS; way++) {
+        if (view_revocation(revocations, &c, (revoke_way)way)) return true;
+    }
+    return false;
 }
 
 /* A node's peer comes from the CA of the servers, which need not be one of clients: its own key is
@@ -700,12 +723,9 @@ static reason check_path(const match *m) {
     }
     if (!trusted && !m->peer) return REASON_UNTRUSTED_ISSUER;
     for (size_t i = 0; p->known && i < p->count; i++) {
-        const authority *ca = &p->ca[i], *issuer = i + 1 < p->count ? &p->ca[i + 1] : ca;
+        const authority *ca = &p->ca[i];
         if (r->now < ca->not_before || r->now > ca->not_after) return REASON_CA_EXPIRED;
-        if (is_revoked(m->revocations, issuer->key, span_of(ca->serial, ca->serial_len), ca->cert,
-                       ca->key)) {
-            return REASON_CA_REVOKED;
-        }
+        if (is_revoked(m->revocations, revocable_authority(p, i))) return REASON_CA_REVOKED;
     }
     return REASON_UNDECIDED;
 }
@@ -782,12 +802,19 @@ static reason check_user(const match *m, span user) {
                                  : REASON_MATCHED;
 }
 
+static bool is_altered(const path *p) {
+    bool altered = p->leaf.altered;
+    for (size_t i = 0; i < p->count; i++) altered = altered || p->ca[i].seal.altered;
+    return altered;
+}
+
 /* The checks of the certificate itself, in the order of enum reason. */
 static reason check_leaf(const match *m) {
     const request *r = m->r;
     identity *leaf = r->leaf;
     span cn;
     if (leaf->refusal) return leaf->refusal;
+    if (is_altered(r->issuers)) return REASON_MALFORMED;
     bool by_name = is_gated(m) && view_setting(m->lines, SET_GATE) == GATE_SAN_CN;
     if (m->ambiguous || (by_name && name_common_names(leaf->subject, &cn) > 1))
         return REASON_AMBIGUOUS;
@@ -796,10 +823,7 @@ static reason check_leaf(const match *m) {
     if (r->now < leaf->not_before) return REASON_NOT_YET_VALID;
     if (r->now > leaf->not_after) return REASON_EXPIRED;
     if (!leaf->client) return REASON_KEY_USAGE;
-    if (is_revoked(m->revocations, issuer_key(r->issuers), leaf->serial, identity_cert(leaf),
-                   identity_key(leaf))) {
-        return REASON_REVOKED;
-    }
+    if (is_revoked(m->revocations, revocable_leaf(r))) return REASON_REVOKED;
     return is_gated(m) && !passes_gate(m->lines, leaf) ? REASON_GATE : REASON_UNDECIDED;
 }
 
@@ -858,6 +882,8 @@ static decision judge(match m, bool *bound) {
     if (!r->leaf->refusal) identity_bindings(r->leaf, take_binding, &m);
     *bound = m.line != NULL;
     d.why = check_leaf(&m);
+    if (d.why == REASON_MALFORMED && !r->leaf->refusal)
+        d.detail = "a signature of the path is shorter than the key that made it: somebody has cut it";
     if (d.why) return d;
     d.why = match_patterns(&m);
     d.compared = m.compared;

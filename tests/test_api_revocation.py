@@ -19,6 +19,7 @@ from tests import crls
 from tests.api import ADMIN, ControlPlane
 from tests.crls import point
 from tests.support import Cert, Pki, days, root
+from tests.twins import twin
 
 REVOCATIONS, CRLS = "/v1/certauth/revocations", "/v1/certauth/crls"
 ALICE = "CN=alice,OU=eng,O=acme"
@@ -150,6 +151,24 @@ def test_a_revoked_intermediate_ends_logins_under_it(
         assert role(api, cert) == "admin"
         made = api.ok(f"POST {REVOCATIONS}", body)
         assert role(api, cert) == "ca_revoked"
+        api.ok(f"DELETE {REVOCATIONS}/{made[0]['uid']}")
+
+
+def test_attack_a_revoked_certificate_comes_to_the_api_with_another_signature(
+    api_with_alice: ControlPlane, pki: Pki
+) -> None:
+    """The holder's, or that of a CA above it: by the hash of the DER that was revoked."""
+    api, between = api_with_alice, pki.ca.authority()
+    below = between.issue(ALICE)
+    other = Cert(below.certificate, below.key, (twin(between), pki.ca))
+    for revoked, shown, reason in (
+        (pki.alice, twin(pki.alice), "revoked"),
+        (below, twin(below), "revoked"),
+        (between, other, "ca_revoked"),
+    ):
+        assert role(api, shown) == "admin"
+        made = api.ok(f"POST {REVOCATIONS}", {"cert": revoked.fingerprint})
+        assert role(api, shown) == reason
         api.ok(f"DELETE {REVOCATIONS}/{made[0]['uid']}")
 
 

@@ -50,7 +50,7 @@ from tests.certificates import (
     utc,
 )
 from tests.oracle import digest_of
-from tests.support import Cert, der, der_content, der_elements, root
+from tests.support import Cert, root
 
 ALICE = person("alice")
 BIND = "bind subject CN=alice,O=acme alice"
@@ -722,25 +722,6 @@ def test_a_certificate_is_revoked_by_hash_and_by_key() -> None:
     assert reason_of(leaf, BIND, f"revoke cert {said.cert}") == "revoked"
     assert reason_of(renewed, BIND, f"revoke cert {said.cert}") == "matched"
     assert reason_of(renewed, BIND, f"revoke key {said.key}") == "revoked"
-
-
-P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
-
-
-def test_attack_a_revoked_certificate_with_another_signature() -> None:
-    """CVE-2014-8275's class: an ECDSA signature (r, s) is as good as (r, n - s), so whoever holds a
-    certificate can change its hash. Revocation by serial number and by key hold."""
-    leaf = certificate(ALICE)
-    signed, algorithm, signature = der_elements(der_content(leaf))
-    r, s = der_elements(der_content(der_content(signature)[1:]))
-    flipped = P256_ORDER - int.from_bytes(der_content(s))
-    again = der(2, flipped.to_bytes(flipped.bit_length() // 8 + 1))
-    twin = der(0x30, signed, algorithm, der(3, b"\0" + der(0x30, r, again)))
-    assert twin != leaf
-    said = core.identity(leaf)
-    assert reason_of(twin, BIND) == "matched"
-    for line in (f"revoke serial {ca().key_id} {said.serial}", f"revoke key {said.key}"):
-        assert reason_of(twin, BIND, line) == "revoked"
 
 
 # ---- Lines against lines -------------------------------------------------------------------------

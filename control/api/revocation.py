@@ -68,8 +68,8 @@ def lines(sent: RevokeBody) -> list[str]:
 
 def of_certificate(pem: str) -> str:
     """By its number where its CA is known here, was sent behind it, or was seen at a login: our
-    own CA's list can say that, and the hash is no more than a last resort. Who holds a certificate
-    can give it another one: in an ECDSA signature (r, s), n - s is as good as s."""
+    own CA's list can say that. By its hash elsewhere, which holds for the certificate with another
+    ECDSA signature as well."""
     leaf = in_field("certificate", lambda: core.identity(pem.encode()))
     first, *above = ca.ders(pem)
     found = in_field("certificate", lambda: crl.issuer_of(first, [*above, *store().authorities()]))

@@ -33,7 +33,7 @@ static identity *leaf(void) {
     add_san(&id, &sans, BIND_EMAIL, "a@example.org");
     id.serial = span_of("\1", 1);
     id.not_after = INT64_MAX;
-    id.client = id.has_cert = id.has_key = true; /* hashes of zeros: there is no certificate */
+    id.client = id.hashed = true; /* hashes of zeros: there is no certificate */
     return &id;
 }
 
