@@ -4,6 +4,7 @@ Nothing else of the project imports `control._core`. Every function here is safe
 several threads: a `Policy` is only ever read after it was made.
 """
 
+import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from control.records import ClientCertificate
 _ROOM = 65536
 _CERTIFICATES = 16
 FOREVER = 2**62  # seconds since 1970
+_ODD_VALUE = re.compile(r"(?:^|(?<!\\)[,+])[A-Za-z0-9.]+=(?=[,+]|$)")
 
 
 class CoreError(ValueError):
@@ -36,7 +38,8 @@ class PolicyError(CoreError):
 class Identity:
     """What a leaf says. Times are seconds since 1970; `serial`, `cert` (SHA-256 of the DER) and
     `key` (SHA-256 of the SubjectPublicKeyInfo, the "key id") are lower-case hex; `refusal` is the
-    reason why it can be nobody, or None."""
+    reason why it can be nobody, or None. `odd` are the kinds of `bind` lines that cannot name it,
+    since a value of that kind is not clean text; `detail` says which value, or what is refused."""
 
     subject: str
     issuer: str
@@ -49,6 +52,7 @@ class Identity:
     cert: str
     key: str
     refusal: str | None
+    odd: tuple[str, ...]
     detail: str | None
 
 
@@ -111,10 +115,6 @@ def _string(chars: Any) -> str:
     return str(ffi.string(chars).decode(errors="replace"))
 
 
-def _optional(chars: Any) -> str | None:
-    return None if chars == ffi.NULL else _string(chars)
-
-
 def _printed(function: Any, value: Any) -> str:
     out = ffi.new("char[]", _ROOM * 4)
     length = function(value, out, _ROOM * 4)
@@ -138,9 +138,18 @@ def _encoded_name(text: str) -> tuple[Any, Any]:
     return _span(bytes(ffi.buffer(out, length[0])))
 
 
+def _shown_name(text: str) -> tuple[Any, Any, int]:
+    """As `_encoded_name`, of the subject of a certificate as it is printed: it may be empty; and
+    where a value is shown as empty, which was not clean text, nothing of it counts. Also the bits
+    of identity.odd."""
+    if text and not _ODD_VALUE.search(text):
+        return (*_encoded_name(text), 0)
+    return (*_span(b""), 1 << lib.BIND_SUBJECT | 1 << lib.BIND_CN if text else 0)
+
+
 def common_names(subject: str) -> list[str]:
-    """The CN of a subject's text, where it has one and no other."""
-    name, _alive = _encoded_name(subject)
+    """The CN of a certificate's subject, where it has one and no other."""
+    name, _alive, _odd = _shown_name(subject)
     found = ffi.new("span *")
     return [_text(found[0])] if lib.name_common_names(name, found) == 1 else []
 
@@ -215,7 +224,12 @@ def _identity(raw: Any) -> Identity:
         cert=bytes(ffi.buffer(raw.cert)).hex(),
         key=bytes(ffi.buffer(raw.key)).hex(),
         refusal=_string(lib.reason_name(raw.refusal)) if raw.refusal else None,
-        detail=_optional(raw.detail),
+        odd=tuple(
+            _string(lib.bind_kind_name(kind))
+            for kind in range(lib.BIND_KINDS)
+            if raw.odd & 1 << kind
+        ),
+        detail=_text(raw.detail) or None,
     )
 
 
@@ -338,9 +352,11 @@ class Policy:
     ) -> Decision:
         """As `decide`, for a certificate of which only this is known. Its SANs are not, nor are
         the CAs above the one that issued it."""
-        subject, _alive = _encoded_name(known.subject)
+        subject, _alive, odd = _shown_name(known.subject)
         serial, _held = _span(bytes.fromhex(known.serial.zfill(len(known.serial) + 1 & ~1)))
-        raw = ffi.new("identity *", {"subject": subject, "serial": serial, "client": True})
+        raw = ffi.new(
+            "identity *", {"subject": subject, "serial": serial, "client": True, "odd": odd}
+        )
         raw.hashed = True
         raw.not_before, raw.not_after = known.not_before, known.not_after or FOREVER
         for name in (raw.cert, raw.tbs):  # what was signed is not known

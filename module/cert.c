@@ -3,6 +3,8 @@
 #include "internal.h"
 
 #include <limits.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -167,68 +169,171 @@ bool certificate_serial(X509 *certificate, uint8_t out[SERIAL_BYTES], size_t *le
     return true;
 }
 
-/* ---- Names ---- */
+/* ---- Refusals and oddities ---- */
 
-static reason refuse(identity *id, reason why, const char *detail) {
-    id->detail = detail;
+/* A detail goes behind all that can be read into the bytes. What strangers wrote is put there by
+ * put_shown only. */
+static writer detail_writer(identity *id) {
+    return (writer){id->bytes + sizeof id->bytes - DETAIL_BYTES, 0, DETAIL_BYTES, false};
+}
+
+static void detail_end(identity *id, const writer *w) { id->detail = span_of(w->ptr, w->len); }
+
+static reason refuse(identity *id, reason why, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+static reason refuse(identity *id, reason why, const char *format, ...) {
+    writer w = detail_writer(id);
+    char text[DETAIL_BYTES];
+    va_list args;
+    va_start(args, format);
+    int len = vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    put(&w, text, len < (int)sizeof text ? (size_t)len : sizeof text - 1);
+    detail_end(id, &w);
     return id->refusal = why;
 }
 
-/* libcrypto drops an empty RDN, so two different names would read alike (X.501 9.2 wants at least
- * one attribute in each). */
-static bool has_empty_rdn(const X509_NAME *name) {
+/* Bytes that strangers wrote: up to 48 of them, in hex what is not plain. */
+static void put_shown(writer *w, span raw) {
+    enum { MOST = 48 };
+    for (size_t i = 0; i < raw.len && i < MOST; i++) {
+        uint8_t c = raw.ptr[i];
+        if (c >= ' ' && c < 0x7f && c != '\\' && c != '\'') {
+            put_byte(w, c);
+        } else {
+            put_text(w, "\\x");
+            put_hex(w, span_of(&c, 1));
+        }
+    }
+    if (raw.len > MOST) put_text(w, "...");
+}
+
+/* Why a value is odd of which `clean` bytes are good, see put_asn1_text. */
+static void put_oddity(writer *w, int tag, span raw, size_t clean) {
+    const char *type = ASN1_tag2str(tag);
+    char text[128];
+    int len = 0;
+    if (clean == NO_TEXT) len = snprintf(text, sizeof text, "is a %.40s, and no text", type);
+    else if (raw.len == 0) len = snprintf(text, sizeof text, "is empty");
+    else {
+        len = snprintf(text, sizeof text, "is not clean text: byte %zu (0x%02x) of the %.40s '",
+                       clean + 1, raw.ptr[clean], type);
+    }
+    put(w, text, (size_t)len);
+    if (clean == NO_TEXT || raw.len == 0) return;
+    put_shown(w, raw);
+    put_byte(w, '\'');
+}
+
+/* Begins the detail of an odd value: "the subject's attribute 2, CN, ". False where another one is told
+ * already; those of the issuer give way to what may count. */
+static bool note_odd(identity *id, unsigned bits, const char *field, size_t number, writer *w) {
+    unsigned before = id->odd, counts = ~(unsigned)ODD_ISSUER;
+    char text[64];
+    id->odd |= bits;
+    if (before & counts || (before && bits == ODD_ISSUER)) return false;
+    *w = detail_writer(id);
+    put(w, text, (size_t)snprintf(text, sizeof text, "%.40s %zu, ", field, number));
+    return true;
+}
+
+/* ---- Names ---- */
+
+/* A name while it is read. */
+typedef struct {
+    identity *id;
+    writer *w;
+    const char *field; /* "the subject" */
+    bool issuer;
+} name_reader;
+
+static reason refuse_name(const name_reader *r, reason why, const char *what) {
+    return refuse(r->id, why, "%s %s", r->field, what);
+}
+
+/* The RDN, from 1, that holds nothing; 0: none. libcrypto drops an empty RDN, so two different names
+ * would read alike (X.501 9.2 wants at least one attribute in each). */
+static size_t empty_rdn(const X509_NAME *name) {
     const unsigned char *at;
     size_t len;
     if (X509_NAME_get0_der((X509_NAME *)(uintptr_t)name, &at, &len) != 1 || len > LONG_MAX)
-        return true;
+        return 1;
     const unsigned char *end = at + len;
-    for (int depth = 0; at < end; depth++) {
+    for (size_t depth = 0; at < end; depth++) {
         long content;
         int tag, class;
-        if (ASN1_get_object(&at, &content, &tag, &class, end - at) & 0x80) return true;
+        if (ASN1_get_object(&at, &content, &tag, &class, end - at) & 0x80) return depth + 1;
         if (depth == 0) continue; /* the SEQUENCE of RDNs */
-        if (content == 0) return true;
+        if (content == 0) return depth;
         at += content;
     }
-    return false;
+    return 0;
 }
 
-static reason put_entry(identity *id, writer *w, const X509_NAME_ENTRY *entry, bool starts) {
+static void note_odd_entry(const name_reader *r, int number, span oid, int tag, span raw,
+                           size_t clean) {
+    bool cn = span_equal(oid, OID_CN);
+    unsigned bits = r->issuer ? ODD_ISSUER : 1u << BIND_SUBJECT | (cn ? 1u << BIND_CN : 0);
+    const char *field = r->issuer ? "the issuer's attribute" : "the subject's attribute";
+    writer w;
+    if (!note_odd(r->id, bits, field, (size_t)number + 1, &w)) return;
+    put_oid(&w, oid);
+    put_text(&w, ", ");
+    put_oddity(&w, tag, raw, clean);
+    detail_end(r->id, &w);
+}
+
+/* An odd value stands as an empty one. */
+static bool put_entry(const name_reader *r, const X509_NAME *name, int number, bool starts) {
     uint8_t bytes[NAME_BYTES];
     writer value = {bytes, 0, sizeof bytes, false};
+    const X509_NAME_ENTRY *entry = X509_NAME_get_entry(name, number);
     const ASN1_OBJECT *type = X509_NAME_ENTRY_get_object(entry);
     const ASN1_STRING *text = X509_NAME_ENTRY_get_data(entry);
-    bool clean = put_asn1_text(&value, ASN1_STRING_type(text), string_span(text));
-    put_attribute(w, starts, span_of(OBJ_get0_data(type), OBJ_length(type)),
-                  span_of(bytes, value.len));
-    if (w->full || value.full) return refuse(id, REASON_TOO_LARGE, "a name of the certificate");
-    if (clean && value.len) return REASON_UNDECIDED;
-    return refuse(id, REASON_BAD_STRING,
-                  "a name holds a NUL, a control or invisible character, an "
-                  "invalid encoding or an empty value");
+    span raw = string_span(text), oid = span_of(OBJ_get0_data(type), OBJ_length(type));
+    size_t clean = put_asn1_text(&value, ASN1_STRING_type(text), raw);
+    bool odd = clean != raw.len || value.len == 0;
+    if (odd && !value.full)
+        note_odd_entry(r, number, oid, ASN1_STRING_type(text), raw, clean);
+    put_attribute(r->w, starts, oid, span_of(bytes, odd ? 0 : value.len));
+    return !r->w->full && !value.full;
 }
 
-/* Encodes a name into `w`. Leaves id->refusal alone and returns REASON_UNDECIDED where it is fine. */
-static reason read_name(identity *id, const X509_NAME *name, writer *w, span *out) {
-    size_t start = w->len, rdn = start;
-    int set = -1, count = X509_NAME_entry_count(name);
-    if (count > NAME_ATTRIBUTES) return refuse(id, REASON_TOO_LARGE, "attributes of a name");
-    if (has_empty_rdn(name)) return refuse(id, REASON_MALFORMED, "an empty RDN in a name");
-    for (int i = 0; i < count; i++) {
-        const X509_NAME_ENTRY *entry = X509_NAME_get_entry(name, i);
-        bool starts = X509_NAME_ENTRY_set(entry) != set;
-        if (starts) rdn = w->len;
-        set = X509_NAME_ENTRY_set(entry);
-        reason bad = put_entry(id, w, entry, starts);
-        if (bad) return bad;
-        if (w->len - start > NAME_BYTES)
-            return refuse(id, REASON_TOO_LARGE, "a name of the certificate");
-        bool last = i + 1 == count || X509_NAME_ENTRY_set(X509_NAME_get_entry(name, i + 1)) != set;
-        if (last && !name_close_rdn(w, rdn)) {
-            return refuse(id, REASON_MALFORMED, "an attribute stands twice in one RDN");
-        }
+/* Where an RDN ends: the attribute behind its last one. */
+static int rdn_end(const X509_NAME *name, int from) {
+    int set = X509_NAME_ENTRY_set(X509_NAME_get_entry(name, from));
+    int count = X509_NAME_entry_count(name), to = from;
+    while (to < count && X509_NAME_ENTRY_set(X509_NAME_get_entry(name, to)) == set) to++;
+    return to;
+}
+
+/* Sorted, unless a value of the name is odd: then nobody compares it, and odd values would be twins. */
+static reason put_rdn(const name_reader *r, const X509_NAME *name, int from, int to, size_t start) {
+    size_t rdn = r->w->len;
+    for (int i = from; i < to; i++) {
+        if (!put_entry(r, name, i, i == from) || r->w->len - start > NAME_BYTES)
+            return refuse_name(r, REASON_TOO_LARGE, "is longer than 4096 bytes");
     }
-    *out = span_of(w->ptr + start, w->len - start);
+    bool odd = r->id->odd & (r->issuer ? (unsigned)ODD_ISSUER : 1u << BIND_SUBJECT);
+    if (odd || name_close_rdn(r->w, rdn)) return REASON_UNDECIDED;
+    return refuse(r->id, REASON_MALFORMED, "%s has an attribute twice in the RDN of attribute %d",
+                  r->field, from + 1);
+}
+
+/* Encodes a name. Leaves id->refusal alone and returns REASON_UNDECIDED where it is fine. */
+static reason read_name(const name_reader *r, const X509_NAME *name, span *out) {
+    size_t start = r->w->len, empty = empty_rdn(name);
+    int count = X509_NAME_entry_count(name);
+    if (count > NAME_ATTRIBUTES)
+        return refuse_name(r, REASON_TOO_LARGE, "has more than 64 attributes");
+    if (empty) return refuse(r->id, REASON_MALFORMED, "%s has an empty RDN, number %zu", r->field, empty);
+    for (int from = 0, to; from < count; from = to) {
+        to = rdn_end(name, from);
+        reason bad = put_rdn(r, name, from, to, start);
+        if (bad) return bad;
+    }
+    *out = span_of(r->w->ptr + start, r->w->len - start);
     return REASON_UNDECIDED;
 }
 
@@ -255,60 +360,79 @@ static bind_kind san_kind(const GENERAL_NAME *name, int *tag, span *value) {
     return BIND_UPN;
 }
 
-static reason put_san(identity *id, writer *w, const GENERAL_NAME *name) {
+static void note_odd_san(identity *id, bind_kind kind, size_t number, int tag, span raw,
+                         size_t clean) {
+    writer w;
+    char text[64];
+    if (!note_odd(id, 1u << kind, "subject alternative name", number, &w)) return;
+    put_string(&w, bind_kind_name(kind));
+    put_text(&w, ", ");
+    if (kind == BIND_IP)
+        put(&w, text, (size_t)snprintf(text, sizeof text, "has %zu bytes, not 4 or 16", raw.len));
+    else put_oddity(&w, tag, raw, clean);
+    detail_end(id, &w);
+}
+
+/* One that is odd leaves no record. */
+static bool put_san(identity *id, writer *w, const GENERAL_NAME *name, size_t number) {
     uint8_t bytes[NAME_BYTES];
     writer value = {bytes, 0, sizeof bytes, false};
     int tag;
     span raw;
     bind_kind kind = san_kind(name, &tag, &raw);
-    if (kind == BIND_KINDS) return REASON_UNDECIDED;
-    bool good = kind == BIND_IP ? raw.len == 4 || raw.len == 16 : put_asn1_text(&value, tag, raw);
-    if (kind == BIND_IP && good) put_span(&value, raw);
+    if (kind == BIND_KINDS) return true;
+    size_t clean = raw.len;
+    if (kind != BIND_IP) clean = put_asn1_text(&value, tag, raw);
+    else if (raw.len == 4 || raw.len == 16) put_span(&value, raw);
+    if (value.full) return false;
+    if (clean != raw.len || value.len == 0) {
+        note_odd_san(id, kind, number, tag, raw, clean);
+        return true;
+    }
     put_byte(w, (uint8_t)kind);
     put_u16(w, value.len);
     put_span(w, span_of(bytes, value.len));
-    if (w->full || value.full) return refuse(id, REASON_TOO_LARGE, "subject alternative names");
-    if (good && value.len) return REASON_UNDECIDED;
-    return refuse(id, REASON_BAD_STRING,
-                  "a subject alternative name is empty, or holds a NUL, a control "
-                  "or invisible character or an invalid encoding");
+    return !w->full;
 }
 
 static reason put_sans(identity *id, writer *w, const GENERAL_NAMES *names) {
     for (int i = 0; i < sk_GENERAL_NAME_num(names); i++) {
-        reason bad = put_san(id, w, sk_GENERAL_NAME_value(names, i));
-        if (bad) return bad;
+        if (!put_san(id, w, sk_GENERAL_NAME_value(names, i), (size_t)i + 1))
+            return refuse(id, REASON_TOO_LARGE,
+                          "the subject alternative names are longer than 16384 bytes, or one of them "
+                          "than 4096: number %d",
+                          i + 1);
     }
     return REASON_UNDECIDED;
 }
 
-/* The names, NULL where they do not parse or bytes are left behind them. `*there`: there is such an
- * extension; RFC 5280 4.2 allows one. */
-static GENERAL_NAMES *parse_sans(X509 *leaf, bool *there) {
+static span san_extension(X509 *leaf) {
     int index = X509_get_ext_by_NID(leaf, NID_subject_alt_name, -1);
-    *there = index >= 0;
-    if (index < 0 || X509_get_ext_by_NID(leaf, NID_subject_alt_name, index) >= 0) return NULL;
-    span der = string_span(X509_EXTENSION_get_data(X509_get_ext(leaf, index)));
+    return index < 0 ? span_of(NULL, 0)
+                     : string_span(X509_EXTENSION_get_data(X509_get_ext(leaf, index)));
+}
+
+/* The names; NULL where they do not parse or bytes are left behind them: DER has one length for them,
+ * BER does not. */
+static GENERAL_NAMES *parse_sans(span der) {
     const uint8_t *at = der.ptr;
     GENERAL_NAMES *names = d2i_GENERAL_NAMES(NULL, &at, (long)der.len);
-    /* DER has one length for it: BER does not, and bytes may stand behind it. */
-    bool whole = names && at == der.ptr + der.len && i2d_GENERAL_NAMES(names, NULL) == (int)der.len;
-    if (whole) return names;
+    if (names && at == der.ptr + der.len && i2d_GENERAL_NAMES(names, NULL) == (int)der.len)
+        return names;
     GENERAL_NAMES_free(names);
     return NULL;
 }
 
 static reason read_sans(identity *id, X509 *leaf, writer *w) {
-    bool there;
-    GENERAL_NAMES *names = parse_sans(leaf, &there);
-    if (names == NULL) {
-        return there ? refuse(id, REASON_MALFORMED, "the subject alternative names do not parse")
-                     : REASON_UNDECIDED;
-    }
+    span der = san_extension(leaf);
+    if (X509_get_ext_by_NID(leaf, NID_subject_alt_name, -1) < 0) return REASON_UNDECIDED;
+    GENERAL_NAMES *names = parse_sans(der);
+    if (names == NULL)
+        return refuse(id, REASON_MALFORMED, "the subject alternative names are not DER");
     writer sans = {w->ptr + w->len, 0, SAN_BYTES, false};
     reason bad = put_sans(id, &sans, names);
     GENERAL_NAMES_free(names);
-    if (bad) return bad; /* a record may be unclean or cut: nobody is to see it */
+    if (bad) return bad; /* a record may be cut: nobody is to see it */
     id->sans = span_of(sans.ptr, sans.len);
     w->len += sans.len;
     return REASON_UNDECIDED;
@@ -325,27 +449,63 @@ bool identity_next_san(const identity *id, size_t *at, bind_kind *kind, span *va
 
 /* ---- The whole ---- */
 
+/* Does the extension parse, as far as libcrypto knows it? */
+static bool extension_parses(X509_EXTENSION *extension) {
+    const X509V3_EXT_METHOD *method = X509V3_EXT_get(extension);
+    void *value = method ? X509V3_EXT_d2i(extension) : NULL;
+    if (value && method->it) ASN1_item_free(value, ASN1_ITEM_ptr(method->it));
+    else if (value) method->ext_free(value);
+    return method == NULL || value != NULL;
+}
+
+/* What is wrong with an extension, or NULL. `flag`: what libcrypto found wrong with one of them. */
+static const char *extension_fault(X509 *leaf, int index, uint32_t flag) {
+    X509_EXTENSION *one = X509_get_ext(leaf, index);
+    if (flag == EXFLAG_CRITICAL) {
+        bool unknown = X509_EXTENSION_get_critical(one) && !X509_supported_extension(one);
+        return unknown ? "is critical, and libcrypto does not know it" : NULL;
+    }
+    if (X509_get_ext_by_OBJ(leaf, X509_EXTENSION_get_object(one), index) >= 0) return "stands twice";
+    return extension_parses(one) ? NULL : "does not parse";
+}
+
+static reason refuse_extension(identity *id, X509 *leaf, uint32_t flag) {
+    char oid[128];
+    for (int i = 0; i < X509_get_ext_count(leaf); i++) {
+        const char *what = extension_fault(leaf, i, flag);
+        if (what == NULL) continue;
+        OBJ_obj2txt(oid, sizeof oid, X509_EXTENSION_get_object(X509_get_ext(leaf, i)), 1);
+        return refuse(id, REASON_MALFORMED, "extension %d, %.100s, %s", i + 1, oid, what);
+    }
+    return refuse(id, REASON_MALFORMED, "its extensions contradict each other or its version");
+}
+
 /* What libcrypto found out when it looked at the extensions. */
 static reason read_usage(identity *id, X509 *leaf) {
     int client = X509_check_purpose(leaf, X509_PURPOSE_SSL_CLIENT, 0);
     uint32_t flags = X509_get_extension_flags(leaf);
     id->ca = (flags & EXFLAG_CA) != 0;
     id->client = client == 1 && !id->ca;
-    if (flags & EXFLAG_INVALID) {
-        return refuse(id, REASON_MALFORMED, "an extension does not parse or stands twice");
-    }
-    if (flags & EXFLAG_CRITICAL) {
-        return refuse(id, REASON_MALFORMED, "a critical extension that libcrypto does not know");
-    }
+    if (flags & EXFLAG_INVALID) return refuse_extension(id, leaf, EXFLAG_INVALID);
+    if (flags & EXFLAG_CRITICAL) return refuse_extension(id, leaf, EXFLAG_CRITICAL);
     return REASON_UNDECIDED;
 }
 
+static reason read_names(identity *id, X509 *leaf, writer *w) {
+    name_reader issuer = {id, w, "the issuer", true}, subject = {id, w, "the subject", false};
+    reason bad = read_name(&issuer, X509_get_issuer_name(leaf), &id->issuer);
+    if (!bad) bad = read_name(&subject, X509_get_subject_name(leaf), &id->subject);
+    return bad ? bad : read_sans(id, leaf, w);
+}
+
 static reason read_fields(identity *id, X509 *leaf) {
-    writer w = {id->bytes, 0, sizeof id->bytes, false};
+    writer w = {id->bytes, 0, sizeof id->bytes - DETAIL_BYTES, false};
     uint8_t serial[SERIAL_BYTES];
     size_t serial_len;
     if (!certificate_times(leaf, &id->not_before, &id->not_after)) {
-        return refuse(id, REASON_MALFORMED, "the validity does not parse");
+        bool begins = time_seconds(X509_get0_notBefore(leaf), &id->not_before);
+        return refuse(id, REASON_MALFORMED, "%s is no time to the second in UTC (RFC 5280 4.1.2.5)",
+                      begins ? "notAfter" : "notBefore");
     }
     if (!certificate_serial(leaf, serial, &serial_len)) {
         return refuse(id, REASON_MALFORMED,
@@ -354,9 +514,7 @@ static reason read_fields(identity *id, X509 *leaf) {
     id->serial = span_of(id->bytes, serial_len);
     put(&w, serial, serial_len);
     reason bad = read_usage(id, leaf);
-    if (!bad) bad = read_name(id, X509_get_issuer_name(leaf), &w, &id->issuer);
-    if (!bad) bad = read_name(id, X509_get_subject_name(leaf), &w, &id->subject);
-    return bad ? bad : read_sans(id, leaf, &w);
+    return bad ? bad : read_names(id, leaf, &w);
 }
 
 static reason read_leaf(identity *id, X509 *leaf) {
@@ -366,7 +524,9 @@ static reason read_leaf(identity *id, X509 *leaf) {
     if (len <= 0) return refuse(id, REASON_MALFORMED, "the certificate cannot be encoded");
     lookup_key(span_of(der, (size_t)len), id->lookup);
     OPENSSL_free(der);
-    if (len > CERTIFICATE_BYTES) return refuse(id, REASON_TOO_LARGE, "the certificate");
+    if (len > CERTIFICATE_BYTES)
+        return refuse(id, REASON_TOO_LARGE, "it has %d bytes, and %d are the most", len,
+                      CERTIFICATE_BYTES);
     return read_fields(id, leaf);
 }
 
@@ -412,9 +572,11 @@ identity *identity_keep(identity *id) {
         if (parts[i].len) used = (size_t)(parts[i].ptr - id->bytes) + parts[i].len;
     }
     need_hashes(id);
-    identity *kept = must(malloc(offsetof(identity, bytes) + used));
+    identity *kept = must(malloc(offsetof(identity, bytes) + used + id->detail.len));
     memcpy(kept, id, offsetof(identity, bytes) + used);
     kept->leaf = NULL;
+    if (id->detail.len) memcpy(kept->bytes + used, id->detail.ptr, id->detail.len);
+    kept->detail.ptr = kept->bytes + used;
     span *own[] = {&kept->serial, &kept->issuer, &kept->subject, &kept->sans};
     for (size_t i = 0; i < count; i++) {
         if (parts[i].len) own[i]->ptr = kept->bytes + (parts[i].ptr - id->bytes);
@@ -425,30 +587,42 @@ identity *identity_keep(identity *id) {
 void identity_free(identity *kept) { free(kept); }
 
 typedef struct {
+    identity *id;
     bind_taker take;
     void *data;
+    span first[BIND_KINDS]; /* of the values of each kind */
+    bool several[BIND_KINDS]; /* are there others than the first? Those that are odd count as others */
     bool done;
 } giver;
 
-static void give(giver *g, bind_kind kind, span value, bool repeated) {
-    if (!g->done) g->done = !g->take(kind, value, repeated, g->data);
+static void note_value(giver *g, bind_kind kind, span value) {
+    if (g->first[kind].ptr == NULL) g->first[kind] = value;
+    else if (!span_equal(g->first[kind], value)) g->several[kind] = true;
 }
 
-void identity_bindings(identity *id, bind_taker take, void *data) {
-    giver g = {take, data, false};
-    size_t at = 0, count[BIND_KINDS] = {0};
+static void give(giver *g, bind_kind kind, span value) {
+    if (!g->done) g->done = !g->take(kind, value, g->several[kind], g->data);
+}
+
+/* Odd values are none: what stands in their place is empty. */
+static void each_value(giver *g, void (*take)(giver *, bind_kind, span)) {
     attribute a;
     bind_kind kind;
     span value;
-    while (identity_next_san(id, &at, &kind, &value)) count[kind]++;
-    count[BIND_CN] = name_common_names(id->subject, &value);
-    if (id->subject.len) give(&g, BIND_SUBJECT, id->subject, false);
-    for (at = 0; name_next(id->subject, &at, &a);) {
-        if (span_equal(a.oid, OID_CN)) give(&g, BIND_CN, a.value, count[BIND_CN] > 1);
+    for (size_t at = 0; name_next(g->id->subject, &at, &a);) {
+        if (a.value.len && span_equal(a.oid, OID_CN)) take(g, BIND_CN, a.value);
     }
-    for (at = 0; identity_next_san(id, &at, &kind, &value);) give(&g, kind, value, count[kind] > 1);
-    give(&g, BIND_CERT, span_of(identity_cert(id), HASH_BYTES), false);
-    give(&g, BIND_KEY, span_of(identity_key(id), HASH_BYTES), false);
+    for (size_t at = 0; identity_next_san(g->id, &at, &kind, &value);) take(g, kind, value);
+}
+
+void identity_bindings(identity *id, bind_taker take, void *data) {
+    giver g = {.id = id, .take = take, .data = data};
+    bool odd = id->odd & 1u << BIND_SUBJECT;
+    each_value(&g, note_value);
+    if (id->subject.len && !odd) give(&g, BIND_SUBJECT, id->subject);
+    each_value(&g, give);
+    give(&g, BIND_CERT, span_of(identity_cert(id), HASH_BYTES));
+    give(&g, BIND_KEY, span_of(identity_key(id), HASH_BYTES));
 }
 
 /* ---- Files ---- */

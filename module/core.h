@@ -26,6 +26,7 @@ enum {
     NAME_ATTRIBUTES = 64,      /* attributes in one distinguished name */
     SAN_BYTES = 16384,         /* all subject alternative names of a leaf, encoded */
     SERIAL_BYTES = 32,         /* RFC 5280 4.1.2.2 says 20 */
+    DETAIL_BYTES = 384,        /* what is said of a certificate that can be nobody */
     PATH_LENGTH = 8,           /* CA certificates above a leaf */
     LINE_BYTES = 131072,       /* one policy line */
     USER_BYTES = 512,          /* the name of an ACL user */
@@ -102,10 +103,15 @@ typedef enum {
 } bind_kind;
 const char *bind_kind_name(bind_kind);
 
-/* What a leaf says. Spans point into `bytes`, so it is copied with identity_keep only. */
+/* What a leaf says. Spans point into `bytes`, so it is copied with identity_keep only.
+ *
+ * A value in its names that is not clean text is odd. It refuses the certificate only where it could
+ * count, and nothing can match it: in a name it stands with an empty value, which no line can say, and
+ * of the SANs it is left out. */
 typedef struct {
     reason refusal;      /* REASON_UNDECIDED, or why this certificate can be nobody */
-    const char *detail;  /* of the refusal: a static string, or NULL */
+    uint32_t odd;        /* 1 << bind_kind: a value of that kind is odd; ODD_ISSUER: one of the issuer */
+    span detail;         /* of the refusal, or of the first that is odd: clean text; or empty */
     span subject, issuer; /* encoded names */
     span sans;           /* records: u8 bind_kind | u16 length | value (addresses: 4 or 16 bytes) */
     span serial;         /* big-endian, no leading zeros */
@@ -116,8 +122,9 @@ typedef struct {
     X509 *leaf;             /* borrowed, for the hashes: they take longer than all the rest */
     bool hashed;            /* were they made? */
     uint8_t cert[HASH_BYTES], tbs[HASH_BYTES], key[HASH_BYTES]; /* read with the functions below */
-    uint8_t bytes[2 * NAME_BYTES + SAN_BYTES + SERIAL_BYTES];
+    uint8_t bytes[2 * NAME_BYTES + SAN_BYTES + SERIAL_BYTES + DETAIL_BYTES];
 } identity;
+enum { ODD_ISSUER = 1 << BIND_KINDS }; /* never counts: no line names an issuer by its name */
 
 /* Reads `leaf` through libcrypto's accessors. Also returns id->refusal. */
 reason identity_read(X509 *leaf, identity *id);
@@ -136,7 +143,7 @@ void identity_free(identity *);
 /* Steps through id->sans: false at the end. `at` starts at 0. */
 bool identity_next_san(const identity *id, size_t *at, bind_kind *kind, span *value);
 
-/* The only CN of an encoded name: count of CNs, the first of them in `cn`. */
+/* How many different CNs an encoded name has, the first of them in `cn`. */
 size_t name_common_names(span name, span *cn);
 
 /* Certificates out of DER (one) or PEM (the leaf, then what the client would present above it), up
@@ -321,7 +328,7 @@ typedef struct {
     reason why;
     bool shadow;          /* `set enforce shadow`: for the record only, nobody is to be changed */
     const rule *line;     /* the `bind` or `pattern` line that decided, or NULL; borrowed from the policy */
-    const char *detail;   /* one more clause for a person, or NULL; a static string */
+    span detail;          /* one more clause for a person, or empty; borrowed from the leaf, or static */
     int64_t until;        /* LOGIN, CHOOSE: when the first certificate of the path ends */
     uint32_t session;     /* the shortest session= of the lines matched, seconds; 0 without */
     uint32_t compared;    /* `pattern` lines that were compared with the leaf */

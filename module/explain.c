@@ -58,8 +58,6 @@ static const struct {
     [REASON_MATCHED] = {"", "it is that user", ""},
 };
 
-static void put_string(writer *w, const char *text) { put(w, text, strlen(text)); }
-
 static void put_name(writer *w, span name) {
     char text[2 * NAME_BYTES];
     size_t len = name_print(name, text, sizeof text);
@@ -170,7 +168,10 @@ static void tell_revoked_path(writer *w, const view *lines, const path *p) {
 }
 
 static void tell_passed(writer *w, const view *lines, const request *r, int step) {
-    put_string(w, STEPS[step].passed);
+    bool odd = step == REASON_BAD_STRING && r->leaf->odd;
+    put_string(w, odd ? "what is not clean text in its names binds it nowhere: "
+                      : STEPS[step].passed);
+    if (odd) put_span(w, r->leaf->detail);
     put_byte(w, '\n');
     if (step == REASON_UNTRUSTED_ISSUER) tell_trust(w, lines, r->issuers);
     if (step == REASON_GATE) tell_gate(w, lines, r->leaf);
@@ -307,10 +308,8 @@ static void tell_end(writer *w, const decision *d) {
     put_string(w, ": ");
     put_string(w, d->act == ACTION_CHOOSE ? "it may be any user of the line, and has to choose"
                                           : STEPS[d->why].failed);
-    if (d->detail) {
-        put_string(w, ": ");
-        put_string(w, d->detail);
-    }
+    if (d->detail.len) put_string(w, ": ");
+    put_span(w, d->detail);
     put_byte(w, '\n');
     if (d->line) {
         put_string(w, "decided by the line: ");

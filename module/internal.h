@@ -49,6 +49,7 @@ void put_u16(writer *, size_t value); /* big-endian; too large a value fills the
 void put_hex(writer *, span bytes);
 void put_token(writer *, span value); /* quoted where the reader of tokens would need it */
 void put_address(writer *, span address); /* 4 or 16 bytes, as inet_ntop(3) writes them */
+static inline void put_string(writer *w, const char *text) { put(w, text, strlen(text)); }
 #define put_text(w, text) put(w, "" text, sizeof(text) - 1)
 
 static inline size_t get_u16(const uint8_t *p) { return (size_t)p[0] << 8 | p[1]; }
@@ -61,9 +62,11 @@ static inline size_t get_u16(const uint8_t *p) { return (size_t)p[0] << 8 | p[1]
 bool text_clean(span);
 
 /* Appends an ASN.1 string of universal `tag` as UTF-8: UTF8, Numeric, Printable, IA5, Visible, T61
- * (its ASCII half only: what the other half means depends on who reads), BMP, Universal. False for
- * other types, invalid encodings and texts that are not clean. */
-bool put_asn1_text(writer *, int tag, span content);
+ * (its ASCII half only: what the other half means depends on who reads), BMP, Universal. Returns how
+ * many bytes of `content` are clean text of that type: all of them, or those before the first that is
+ * not, and then what was written is of no use. NO_TEXT: the type is not one of these. */
+#define NO_TEXT SIZE_MAX
+size_t put_asn1_text(writer *, int tag, span content);
 
 /* Hex digits of any case, colons between bytes allowed. False unless exactly `len` bytes. */
 bool hex_parse(span text, uint8_t *out, size_t len);
@@ -220,6 +223,8 @@ typedef struct { bool starts; span oid, value; } attribute;
 bool name_next(span name, size_t *at, attribute *out);
 /* Appends one attribute of an encoded name. */
 void put_attribute(writer *, bool starts, span oid, span value);
+/* The name of an attribute type, or dotted decimal. */
+void put_oid(writer *, span oid);
 /* Sorts the attributes of the RDN that starts at `from`; false where two are the same. */
 bool name_close_rdn(writer *, size_t from);
 /* The six attributes of a gate entry, in the order of an `allow` line. */

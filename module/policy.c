@@ -572,7 +572,8 @@ typedef struct {
         *bootstrap; /* whose users are not the policy's to give; NULL while it is judged itself */
     const request *r;
     const rule *line; /* the first that matched */
-    bool ambiguous, conflict, elsewhere, peer;
+    bool odd, ambiguous, conflict, elsewhere, peer;
+    bind_kind several; /* ambiguous: of which kind */
     uint32_t session, compared;
     writer made; /* the user of a `pattern` line: bytes of the decision */
 } match;
@@ -599,6 +600,8 @@ static bool same_users(const rule *a, const rule *b) {
 
 static void take_line(match *m, const rule *line, bool repeated) {
     if (m->line == NULL) m->line = line;
+    m->odd = m->odd || m->r->leaf->odd & 1u << line->kind;
+    if (repeated && !m->ambiguous) m->several = (bind_kind)line->kind;
     m->ambiguous = m->ambiguous || repeated;
     m->elsewhere = m->elsewhere || !rule_covers(line, m->r->address);
     m->peer = m->peer || rule_binds_peer(line);
@@ -653,6 +656,7 @@ static void take_pattern(match *m, const rule *line, span value, bool repeated) 
 /* A certificate of many names, under many lines that are found by one literal, is not worth more of
  * everybody's time: some 2 ms. */
 enum { COMPARISONS = 4096 };
+#define TOO_MANY_PATTERNS "more than 4096 `pattern` lines may fit it"
 
 static bool take_patterns(bind_kind kind, span value, bool repeated, void *data) {
     match *m = data;
@@ -749,14 +753,15 @@ static bool passes_gate(const view *lines, const identity *leaf) {
 }
 
 /* An OpenSSL command line, or a habit of another server, has the subject the other way round. */
-static const char *near_miss(const view *lines, const identity *leaf) {
+static span near_miss(const view *lines, const identity *leaf) {
     uint8_t key[KEY_BYTES], reversed[NAME_BYTES];
-    if (leaf->subject.len == 0 || leaf->subject.len > sizeof reversed) return NULL;
+    const span none = {0};
+    if (leaf->subject.len == 0 || leaf->subject.len > sizeof reversed) return none;
     name_reverse(leaf->subject, reversed);
-    key_of(key, LINE_BIND, BIND_SUBJECT, span_of(reversed, leaf->subject.len), span_of(NULL, 0));
+    key_of(key, LINE_BIND, BIND_SUBJECT, span_of(reversed, leaf->subject.len), none);
     return view_find(lines, key)
-               ? "a `bind subject` line has the same attributes in the opposite order"
-               : NULL;
+               ? LITERAL("a `bind subject` line has the same attributes in the opposite order")
+               : none;
 }
 
 static bool is_made(const view *policy_lines, span user) {
@@ -808,6 +813,15 @@ static bool is_altered(const path *p) {
     return altered;
 }
 
+/* What the gate looks at, as bits of identity.odd. */
+static uint32_t gate_kinds(const match *m) {
+    static const uint32_t kinds[] = {
+        [GATE_SAN_CN] = 1u << BIND_CN | 1u << BIND_DNS,
+        [GATE_FULL_SUBJECT] = 1u << BIND_SUBJECT,
+    };
+    return is_gated(m) ? kinds[view_setting(m->lines, SET_GATE)] : 0;
+}
+
 /* The checks of the certificate itself, in the order of enum reason. */
 static reason check_leaf(const match *m) {
     const request *r = m->r;
@@ -815,6 +829,7 @@ static reason check_leaf(const match *m) {
     span cn;
     if (leaf->refusal) return leaf->refusal;
     if (is_altered(r->issuers)) return REASON_MALFORMED;
+    if (m->odd || leaf->odd & gate_kinds(m)) return REASON_BAD_STRING;
     bool by_name = is_gated(m) && view_setting(m->lines, SET_GATE) == GATE_SAN_CN;
     if (m->ambiguous || (by_name && name_common_names(leaf->subject, &cn) > 1))
         return REASON_AMBIGUOUS;
@@ -851,18 +866,20 @@ static int64_t path_end(const request *r) {
     return end;
 }
 
-static const char *why_missing(const match *m, const decision *d) {
+static span why_missing(const match *m, const decision *d) {
+    const span none = {0};
     span user;
     for (size_t i = 0; (user = decision_user(d, i)).len; i++) {
         if (line_of(m, user) == NULL && is_made(m->revocations, user))
-            return "the user's name starts with the word of a `pattern` line, and only that makes it";
+            return LITERAL(
+                "the user's name starts with the word of a `pattern` line, and only that makes it");
     }
-    if (m->bootstrap == NULL) return NULL;
+    if (m->bootstrap == NULL) return none;
     if (policy_user(m->bootstrap, LINE_USER, decision_user(d, 0)))
-        return "the user belongs to the bootstrap file, and is not the policy's to give";
-    return m->bootstrap->limits ? "the bootstrap file has limits, so only a user with a `user` line "
-                                  "can be bound"
-                                : NULL;
+        return LITERAL("the user belongs to the bootstrap file, and is not the policy's to give");
+    return m->bootstrap->limits ? LITERAL("the bootstrap file has limits, so only a user with a "
+                                          "`user` line can be bound")
+                                : none;
 }
 
 /* Where no line binds the leaf itself, and only when all else about it is good: nobody whose certificate
@@ -871,28 +888,66 @@ static reason match_patterns(match *m) {
     if (m->line) return REASON_UNDECIDED;
     identity_bindings(m->r->leaf, take_patterns, m);
     if (m->compared > COMPARISONS) return REASON_TOO_LARGE;
-    return m->ambiguous ? REASON_AMBIGUOUS : REASON_UNDECIDED;
+    if (m->ambiguous) return REASON_AMBIGUOUS; /* the search ended there */
+    return m->odd ? REASON_BAD_STRING : REASON_UNDECIDED;
+}
+
+/* Nobody knows what an odd value would have said: who is nobody by what is clean is refused for it, and
+ * never left. */
+static reason check_odd(const match *m, reason why) {
+    bool nobody = why == REASON_UNTRUSTED_ISSUER || why == REASON_NO_BINDING;
+    bool odd = m->r->leaf->odd & ~(uint32_t)ODD_ISSUER;
+    return nobody && odd && m->line == NULL ? REASON_BAD_STRING : why;
+}
+
+static span several_of(const match *m) {
+    switch (m->ambiguous ? m->several : BIND_CN) { /* else it is the gate's */
+    case BIND_URI: return LITERAL("it has different URIs");
+    case BIND_DNS: return LITERAL("it has different DNS names");
+    case BIND_EMAIL: return LITERAL("it has different e-mail addresses");
+    case BIND_IP: return LITERAL("it has different IP addresses");
+    case BIND_UPN: return LITERAL("it has different UPNs");
+    default: return LITERAL("it has different CNs");
+    }
+}
+
+#define CUT_SIGNATURE \
+    "a signature of the path is shorter than the key that made it: its holder has cut it"
+
+static span detail_of(const match *m, const decision *d) {
+    const identity *leaf = m->r->leaf;
+    switch (d->why) {
+    case REASON_MALFORMED: return leaf->refusal ? leaf->detail : LITERAL(CUT_SIGNATURE);
+    case REASON_BAD_STRING: return leaf->detail;
+    case REASON_TOO_LARGE: return leaf->refusal ? leaf->detail : LITERAL(TOO_MANY_PATTERNS);
+    case REASON_AMBIGUOUS: return several_of(m);
+    case REASON_NO_BINDING: return near_miss(m->lines, leaf);
+    case REASON_USER_MISSING: return why_missing(m, d);
+    default: return span_of(NULL, 0);
+    }
+}
+
+/* Steps until a reason is found. */
+static reason check_all(match *m, decision *d) {
+    reason why = check_leaf(m);
+    if (why) return why;
+    why = match_patterns(m);
+    d->compared = m->compared;
+    if (why) return why;
+    d->line = m->line;
+    d->made_len = (uint16_t)m->made.len;
+    return check_match(m, d);
 }
 
 /* `bound`: some line names this leaf, whatever else is wrong with it. */
 static decision judge(match m, bool *bound) {
     const request *r = m.r;
-    decision d = {.act = ACTION_REFUSE, .detail = r->leaf->detail};
+    decision d = {.act = ACTION_REFUSE};
     m.made = (writer){d.made, 0, sizeof d.made, false};
     if (!r->leaf->refusal) identity_bindings(r->leaf, take_binding, &m);
     *bound = m.line != NULL;
-    d.why = check_leaf(&m);
-    if (d.why == REASON_MALFORMED && !r->leaf->refusal)
-        d.detail = "a signature of the path is shorter than the key that made it: somebody has cut it";
-    if (d.why) return d;
-    d.why = match_patterns(&m);
-    d.compared = m.compared;
-    if (d.why) return d;
-    d.line = m.line;
-    d.made_len = (uint16_t)m.made.len;
-    d.why = check_match(&m, &d);
-    if (d.why == REASON_NO_BINDING) d.detail = near_miss(m.lines, r->leaf);
-    if (d.why == REASON_USER_MISSING) d.detail = why_missing(&m, &d);
+    d.why = check_odd(&m, check_all(&m, &d));
+    d.detail = detail_of(&m, &d);
     if (d.why != REASON_MATCHED) return d;
     d.act = decision_user(&d, 1).len ? ACTION_CHOOSE : ACTION_LOGIN;
     d.until = path_end(r);

@@ -165,16 +165,20 @@ static size_t utf8_read(span s, uint32_t *out) {
     return c < least[len] ? 0 : len;
 }
 
-bool text_clean(span s) {
-    while (s.len) {
-        uint32_t c = s.ptr[0];
+/* How many bytes stand before the first character that is not clean. */
+static size_t clean_length(span s) {
+    size_t at = 0;
+    while (at < s.len) {
+        uint32_t c = s.ptr[at];
         bool plain = c >= ' ' && c < 0x7f; /* nearly every character of nearly every name */
-        size_t len = plain ? 1 : utf8_read(s, &c);
-        if (len == 0 || (!plain && is_treacherous(c))) return false;
-        s = span_skip(s, len);
+        size_t len = plain ? 1 : utf8_read(span_skip(s, at), &c);
+        if (len == 0 || (!plain && is_treacherous(c))) break;
+        at += len;
     }
-    return true;
+    return at;
 }
+
+bool text_clean(span s) { return clean_length(s) == s.len; }
 
 static void put_utf8(writer *w, uint32_t c) {
     if (c < 0x80) {
@@ -187,28 +191,27 @@ static void put_utf8(writer *w, uint32_t c) {
 }
 
 /* BMPString (2 bytes a character, no surrogates: X.680 41.10) and UniversalString (4 bytes). */
-static bool put_wide_text(writer *w, span content, size_t width) {
-    if (content.len % width) return false;
-    for (size_t i = 0; i < content.len; i += width) {
+static size_t put_wide_text(writer *w, span content, size_t width) {
+    size_t i = 0;
+    for (; i + width <= content.len; i += width) {
         uint32_t c = 0;
         for (size_t k = 0; k < width; k++) c = c << 8 | content.ptr[i + k];
-        if (is_treacherous(c)) return false;
+        if (is_treacherous(c)) break;
         put_utf8(w, c);
     }
-    return true;
+    return i;
 }
 
-static bool put_ascii_text(writer *w, span content) {
-    for (size_t i = 0; i < content.len; i++) {
-        if (content.ptr[i] < 0x20 || content.ptr[i] >= 0x7f) return false;
-    }
-    put_span(w, content);
-    return true;
+static size_t put_ascii_text(writer *w, span content) {
+    size_t i = 0;
+    while (i < content.len && content.ptr[i] >= 0x20 && content.ptr[i] < 0x7f) i++;
+    put(w, content.ptr, i);
+    return i;
 }
 
-bool put_asn1_text(writer *w, int tag, span content) {
+size_t put_asn1_text(writer *w, int tag, span content) {
     switch (tag) {
-    case V_ASN1_UTF8STRING: put_span(w, content); return text_clean(content);
+    case V_ASN1_UTF8STRING: put_span(w, content); return clean_length(content);
     case V_ASN1_NUMERICSTRING:
     case V_ASN1_PRINTABLESTRING:
     case V_ASN1_IA5STRING:
@@ -216,7 +219,7 @@ bool put_asn1_text(writer *w, int tag, span content) {
     case V_ASN1_T61STRING: return put_ascii_text(w, content);
     case V_ASN1_BMPSTRING: return put_wide_text(w, content, 2);
     case V_ASN1_UNIVERSALSTRING: return put_wide_text(w, content, 4);
-    default: return false;
+    default: return NO_TEXT;
     }
 }
 
@@ -365,7 +368,8 @@ size_t name_common_names(span name, span *cn) {
     size_t at = 0, count = 0;
     attribute a;
     while (name_next(name, &at, &a)) {
-        if (span_equal(a.oid, OID_CN) && count++ == 0) *cn = a.value;
+        if (!span_equal(a.oid, OID_CN) || (count && span_equal(a.value, *cn))) continue;
+        if (count++ == 0) *cn = a.value;
     }
     return count;
 }
@@ -421,7 +425,7 @@ bool name_reverse(span name, uint8_t *out) {
 /* 255 bytes of DER are at most so many characters of dotted decimal. */
 enum { DOTTED = 4 * UINT8_MAX + 8 };
 
-static void put_oid(writer *w, span oid) {
+void put_oid(writer *w, span oid) {
     for (size_t i = 0; i < ATTRIBUTE_NAMES; i++) {
         if (!span_equal(oid, span_of(ATTRIBUTES[i].oid, ATTRIBUTES[i].len))) continue;
         for (const char *c = ATTRIBUTES[i].name; *c; c++) put_byte(w, (uint8_t)*c);
@@ -566,10 +570,12 @@ static bool read_hex_value(reader *r, writer *value) {
     const uint8_t *at = der;
     ASN1_TYPE *any = d2i_ASN1_TYPE(NULL, &at, (long)len);
     bool text = any && at == der + len && any->type != V_ASN1_BOOLEAN && any->type != V_ASN1_NULL &&
-                any->type != V_ASN1_OBJECT &&
-                put_asn1_text(value, any->type,
-                              span_of(ASN1_STRING_get0_data(any->value.asn1_string),
-                                      (size_t)ASN1_STRING_length(any->value.asn1_string)));
+                any->type != V_ASN1_OBJECT;
+    if (text) {
+        span content = span_of(ASN1_STRING_get0_data(any->value.asn1_string),
+                               (size_t)ASN1_STRING_length(any->value.asn1_string));
+        text = put_asn1_text(value, any->type, content) == content.len;
+    }
     ASN1_TYPE_free(any);
     return text || reader_fail(r, "a #hex value is not the DER of a string");
 }

@@ -354,7 +354,7 @@ def decide(
         until=decided.until,
         session=decided.session,
         shadow=decided.shadow,
-        detail=None if decided.detail == ffi.NULL else text_of(decided.detail),
+        detail=bytes_of(decided.detail).decode() or None,
         trace=explain(lines, request, decided),
         users=_users(decided),
         compared=decided.compared,

@@ -191,7 +191,8 @@ def check_identity(identity: Any) -> None:
         assert at[0] <= identity.sans.len
         if kind[0] != lib.BIND_IP:
             assert bytes_of(value[0]).decode().isprintable()
-    assert bool(identity.refusal) == (identity.detail != ffi.NULL)
+    assert bool(identity.refusal or identity.odd) == bool(identity.detail.len)
+    assert bytes_of(identity.detail).decode().isprintable()
 
 
 def check_trace(request: Any, decided: Any) -> None:

@@ -56,15 +56,21 @@ class Leaf:
     client: bool
     serial: str
     chain: tuple[Cert, ...]  # its issuer first
+    odd: frozenset[str] = frozenset()  # kinds of which a value is not clean text
 
     @property
     def keys(self) -> list[str]:
         return [one.key_id for one in self.chain]
 
+    def several(self, kind: str) -> bool:
+        """Several values: one that stands twice is one."""
+        return len(set(self.values(kind))) > 1
+
     def values(self, kind: str) -> list[str]:
         match kind:
             case "subject":
-                return [",".join(f"{one}={value}" for one, value in self.subject)]
+                text = ",".join(f"{one}={value}" for one, value in self.subject)
+                return [] if "subject" in self.odd else [text]
             case "cn":
                 return [value for one, value in self.subject if one == "CN"]
             case "cert":
@@ -141,6 +147,16 @@ def some(rng: random.Random, chance: float) -> bool:
     return rng.randrange(20) >= 20 - round(20 * chance)  # Hypothesis shrinks it to False
 
 
+# What is odd in a leaf: of which kinds, as an RDN behind the others or a SAN.
+ODD: list[tuple[set[str], list[Any], list[bytes]]] = [
+    ({"subject"}, [[(OU, b"\xe9", raw.T61)]], []),
+    ({"subject"}, [[(UID, "")]], []),
+    ({"subject", "cn"}, [[(CN, "a\0")]], []),
+    *(({kind}, [], [make("a\n")]) for kind, make in KINDS_OF_SAN.items()),
+    ({"ip"}, [], [raw.ip(b"\1")]),
+]
+
+
 def some_leaf(rng: random.Random) -> Leaf:
     issuer = rng.choice([*authorities()[:4] * 4, *authorities()[4:], stranger()])
     subject = [("CN", rng.choice(["a", "b", "ab"])) for _ in range(rng.choice([1, 1, 1, 1, 0, 2]))]
@@ -154,9 +170,11 @@ def some_leaf(rng: random.Random) -> Leaf:
     begin = rng.choice(["200101000000Z"] * 14 + ["270115080000Z", "270115080001Z"])
     end = rng.choice(["491231235959Z"] * 14 + ["270115080000Z", "270115075959Z"])
     client, serial = not some(rng, 0.05), rng.randrange(1, 4)
+    odd, rdns, more = rng.choice(ODD) if some(rng, 0.1) else (set(), [], [])
+    listed = [*(KINDS_OF_SAN[kind](value) for kind, value in names), *more]
     der = certificate(
-        name(*([(TYPES[kind], value)] for kind, value in reversed(subject))),
-        *([sans(*(KINDS_OF_SAN[kind](value) for kind, value in names))] if names else []),
+        name(*([(TYPES[kind], value)] for kind, value in reversed(subject)), *rdns),
+        *([sans(*listed)] if listed else []),
         by=issuer,
         serial=bytes([serial]),
         validity=(utc(begin), utc(end)),
@@ -171,6 +189,7 @@ def some_leaf(rng: random.Random) -> Leaf:
         client,
         f"{serial:02x}",
         (issuer, *issuer.above[:1]),
+        frozenset(odd),
     )
 
 
@@ -248,10 +267,12 @@ def some_bind(rng: random.Random, told: Lines, leaf: Leaf) -> list[str]:
 def some_pattern(rng: random.Random, told: Lines, leaf: Leaf) -> list[str]:
     """Of a word whose users have one state, as they must."""
     kinds = [kind for kind in ("subject", *SHAPES) if leaf.values(kind)]
+    if not kinds:
+        return []
     kind, word = rng.choice(kinds), rng.choice("pppq")
     hole = rng.choice(["{x}", "{x}", "a{x}"])
     if kind == "subject":
-        if len(leaf.values("cn")) != 1:
+        if len(leaf.values("cn")) != 1 or "subject" in leaf.odd:
             return []
         template = re.sub("CN=[ab]+", f"CN={hole}", leaf.values("subject")[0])
     else:
@@ -365,13 +386,17 @@ def _made(told: Lines, leaf: Leaf) -> list[Told]:
 def _judged(told: Lines, leaf: Leaf, now: int, address: str | None) -> Outcome:
     hits = _bound(told, leaf)
     bad = _bad(told, leaf, now, hits)
+    if bad == "untrusted_issuer" and leaf.odd and not hits:
+        bad = "bad_string"
     if bad:
         return Outcome("refuse", bad)
     if hits:
         return _mapped(told, hits, address, made=False)
     hits = _made(told, leaf)
-    if any(len(leaf.values(one.kind)) > 1 for one in hits):
+    if any(leaf.several(one.kind) for one in hits):
         return Outcome("refuse", "ambiguous")
+    if leaf.odd and (not hits or any(one.kind in leaf.odd for one in hits)):
+        return Outcome("refuse", "bad_string")
     return _mapped(told, hits, address, made=True) if hits else Outcome("refuse", "no_binding")
 
 
@@ -379,9 +404,12 @@ def _bad(told: Lines, leaf: Leaf, now: int, hits: list[Told]) -> str:
     """What is wrong with the certificate, whoever it would be."""
     gate = told.settings.get("gate")
     peer = any(one.kind == "key" and one.users == ("certauth-peer-1",) for one in hits)
-    if any(len(leaf.values(one.kind)) > 1 for one in hits):
+    asked = {"san_cn": {"cn", "dns"}, "full_subject": {"subject"}}.get(gate or "", set())
+    if leaf.odd & {*(one.kind for one in hits), *(asked if not peer else ())}:
+        return "bad_string"
+    if any(leaf.several(one.kind) for one in hits):
         return "ambiguous"
-    if gate == "san_cn" and len(leaf.values("cn")) > 1 and not peer:
+    if gate == "san_cn" and leaf.several("cn") and not peer:
         return "ambiguous"
     if not told.cas & set(leaf.keys) and not peer:
         return "untrusted_issuer"

@@ -1,11 +1,13 @@
 """What explain says is what was decided, and a stranger's certificate cannot write in it."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from control import core
 from control._core import ffi, lib
+from control.records import ClientCertificate
 from tests import certificates as raw
 from tests.certificates import (
     BMP,
@@ -311,6 +313,207 @@ def test_a_path_that_nobody_vouches_for_is_said() -> None:
     )
 
 
+# ---- Where and what ------------------------------------------------------------------------------
+
+EXTRA = raw.oid("1.2.3")
+# What is wrong with a certificate, and what is said of it.
+FAULTS: dict[str, tuple[bytes, str]] = {
+    "a NUL": (
+        certificate(person("alice\0.evil")),
+        "bad_string: a name in it is not clean text: the subject's attribute 2, CN, is not clean "
+        "text: byte 6 (0x00) of the UTF8STRING 'alice\\x00.evil'",
+    ),
+    "T61": (
+        certificate(name([(O, "Société".encode("latin-1"), raw.T61)], [(CN, "x")])),
+        "bad_string: a name in it is not clean text: the subject's attribute 1, O, is not clean "
+        "text: byte 5 (0xe9) of the T61STRING 'Soci\\xe9t\\xe9'",
+    ),
+    "an empty OU": (
+        certificate(name([(OU, "a")], [(OU, "")], [(CN, "x")])),
+        "bad_string: a name in it is not clean text: the subject's attribute 2, OU, is empty",
+    ),
+    "no text": (
+        certificate(name([(raw.oid("2.5.4.45"), b"\0\1", 3)], [(CN, "x")])),
+        "bad_string: a name in it is not clean text: the subject's attribute 1, 2.5.4.45, is a "
+        "BIT STRING, and no text",
+    ),
+    "an invisible character": (
+        certificate(person("\u0645\u06cc\u200c\u062e")),
+        "bad_string: a name in it is not clean text: the subject's attribute 2, CN, is not clean "
+        "text: byte 5 (0xe2) of the UTF8STRING "
+        "'\\xd9\\x85\\xdb\\x8c\\xe2\\x80\\x8c\\xd8\\xae'",
+    ),
+    "an empty e-mail": (
+        certificate(ALICE, sans(uri("spiffe://x"), raw.email(""))),
+        "bad_string: a name in it is not clean text: subject alternative name 2, email, is empty",
+    ),
+    "an address of 5 bytes": (
+        certificate(ALICE, sans(ip(b"12345"))),
+        "bad_string: a name in it is not clean text: subject alternative name 1, ip, has 5 bytes, "
+        "not 4 or 16",
+    ),
+    "an empty RDN": (
+        certificate(name([(O, "acme")], [], [(CN, "x")])),
+        "malformed: the certificate does not parse as it has to: the subject has an empty RDN, "
+        "number 2",
+    ),
+    "an attribute twice": (
+        certificate(name([(O, "acme")], [(CN, "x"), (CN, "x")])),
+        "malformed: the certificate does not parse as it has to: the subject has an attribute "
+        "twice in the RDN of attribute 2",
+    ),
+    "an extension twice": (
+        certificate(ALICE, purposes(raw.CLIENT_AUTH)),
+        "malformed: the certificate does not parse as it has to: extension 2, 2.5.29.37, stands "
+        "twice",
+    ),
+    "an extension that does not parse": (
+        certificate(ALICE, raw.extension(raw.KEY_USAGE, b"\4\1\0")),
+        "malformed: the certificate does not parse as it has to: extension 3, 2.5.29.15, does not "
+        "parse",
+    ),
+    "an unknown critical extension": (
+        certificate(ALICE, raw.extension(EXTRA, b"\5\0", True)),
+        "malformed: the certificate does not parse as it has to: extension 3, 1.2.3, is critical, "
+        "and libcrypto does not know it",
+    ),
+    "a SAN that does not parse": (
+        certificate(ALICE, raw.extension(raw.SAN, b"\x30\x05\x82\1a\5\0")),
+        "malformed: the certificate does not parse as it has to: extension 3, 2.5.29.17, does not "
+        "parse",
+    ),
+    "a SAN in BER": (
+        certificate(ALICE, raw.extension(raw.SAN, b"\x30\x04\x82\x81\1a")),
+        "malformed: the certificate does not parse as it has to: the subject alternative names "
+        "are not DER",
+    ),
+    "a time": (
+        certificate(ALICE, validity=(VALIDITY[0], utc("4901010000Z"))),
+        "malformed: the certificate does not parse as it has to: notAfter is no time to the "
+        "second in UTC (RFC 5280 4.1.2.5)",
+    ),
+    "a long subject": (
+        certificate(person("a" * 5000)),
+        "too_large: the certificate is larger than anybody needs: the subject is longer than 4096 "
+        "bytes",
+    ),
+    "two DNS names": (
+        certificate(ALICE, sans(dns("a.n"), dns("b.n"))),
+        "ambiguous: it names several identities of a kind that the policy binds: it has "
+        "different DNS names",
+    ),
+    "two CNs": (
+        certificate(name([(CN, "a")], [(CN, "b")])),
+        "ambiguous: it names several identities of a kind that the policy binds: it has "
+        "different CNs",
+    ),
+}
+
+
+@pytest.mark.parametrize("which", FAULTS)
+def test_a_reason_says_where_and_what(which: str) -> None:
+    """The field, the attribute and the byte; the bytes in hex where they are no plain text."""
+    leaf, said = FAULTS[which]
+    found = decide(policy([*TRUST, "bind dns a.n alice", "bind cn a alice"]), leaf)
+    assert said in found.trace
+    assert core.identity(leaf).detail == (None if found.reason == "ambiguous" else found.detail)
+
+
+# Odd names, and what of the same certificate decides nevertheless.
+SOCIETE = (O, "Société".encode("latin-1"), raw.T61)
+GOOD = sans(uri("spiffe://x/a"))
+ODD: dict[str, tuple[bytes, str]] = {
+    "T61 in the issuer, by its subject": (
+        certificate(ALICE, issuer=name([SOCIETE])), "subject CN=alice,O=acme",
+    ),
+    "T61 in the subject, by a URI": (certificate(name([SOCIETE]), GOOD), "uri spiffe://x/a"),
+    "an empty OU, by a URI": (
+        certificate(name([(OU, "")], [(CN, "x")]), GOOD), "uri spiffe://x/a",
+    ),
+    "an empty OU, by its CN": (certificate(name([(OU, "")], [(CN, "x")])), "cn x"),
+    "a control character in a UPN, by its subject": (
+        certificate(ALICE, sans(upn("a\n"))), "subject CN=alice,O=acme",
+    ),
+    "two odd OUs in one RDN, by its CN": (
+        certificate(name([(OU, ""), (OU, "a\0")], [(CN, "x")])), "cn x",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("which", ODD)
+def test_what_is_odd_refuses_nobody_whom_something_else_names(which: str) -> None:
+    """Bound by its key, its hash or a clean name, and said in the trace; an odd value that might
+    count refuses: of the kind that is bound, in the gate, and where nothing else names it."""
+    leaf, value = ODD[which]
+    own = core.identity(leaf)
+    for one in (value, f"key {own.key}", f"cert {own.cert}"):
+        found = decide(policy([*TRUST, f"bind {one} alice"]), leaf)
+        assert (found.action, found.users) == ("login", ("alice",))
+        odd = f"what is not clean text in its names binds it nowhere: {own.detail}"
+        assert odd in found.trace
+    whole = decide(policy([*TRUST, f"bind {value} alice", "set gate full_subject"]), leaf)
+    assert whole.reason == ("bad_string" if "subject" in own.odd else "gate")
+    for leave in ([], ["set unmatched leave"]):
+        stranger = decide(policy([*TRUST, *leave]), leaf)
+        nobody = ("leave" if leave else "refuse", "no_binding")
+        assert (stranger.action, stranger.reason) == (
+            ("refuse", "bad_string") if own.odd else nobody
+        )
+
+
+@pytest.mark.parametrize(
+    ("kind", "template"),
+    [(dns, "{id}.n"), (uri, "n/{id}"), (raw.email, "{id}@n"), (upn, "{id}@n")],
+)
+def test_attack_an_odd_name_beside_the_one_that_is_bound(kind: Any, template: str) -> None:
+    """Whoever else reads the certificate may take the other."""
+    word, evil, good = kind.__name__, kind(b"admin\0.x"), template.replace("{id}", "a")
+    lines = f"bind {word} {good} alice", f"pattern {word} {template} p:{{id}} on"
+    for line in lines:
+        for names in ([kind(good), evil], [evil, kind(good)]):
+            leaf = certificate(ALICE, sans(*names))
+            assert decide(policy([*TRUST, line]), leaf).reason == "bad_string"
+        assert decide(policy([*TRUST, line]), certificate(ALICE, sans(kind(good)))).users
+    two = certificate(name([(CN, "a")], [(CN, "a\0b")]))
+    assert decide(policy([*TRUST, "bind cn a alice"]), two).reason == "bad_string"
+    gated = [*TRUST, f"bind key {core.identity(two).key} alice", "set gate san_cn", "allow CN=a"]
+    assert decide(policy(gated), two).reason == "bad_string"
+
+
+def test_of_an_odd_certificate_in_the_event_log_the_hashes_decide() -> None:
+    """Its subject is shown with an empty value, or empty, and decides nothing; it is no error."""
+    odd = certificate(name([(OU, "")], [(CN, "alice")]))
+    for leaf in (odd, certificate(name(), sans(uri("spiffe://x")))):
+        found = core.identity(leaf)
+        known = ClientCertificate(
+            cert=found.cert, key=found.key, ca=ca().key_id, issuer="", serial=found.serial,
+            subject=found.subject, user="", not_before=0, not_after=0, first=0,
+        )  # fmt: skip
+        by_key = trusting(f"bind key {found.key} alice").decide_known(known, now=NOW)
+        assert (by_key.action, by_key.users) == ("login", ("alice",))
+        by_name = trusting("bind cn alice alice").decide_known(known, now=NOW)
+        assert by_name.reason == ("bad_string" if found.odd else "no_binding")
+    with pytest.raises(core.CoreError, match="'=' is missing"):
+        trusting().decide_known(replace(known, subject="no name"), now=NOW)
+    assert core.common_names("") == []
+
+
+def test_no_line_can_say_what_is_odd() -> None:
+    """It stands as an empty value, and every parser of lines refuses that."""
+    leaf = certificate(name([(OU, "")], [(CN, "alice\0")]))
+    text = core.identity(leaf).subject
+    assert text == "CN=,OU="
+    for line in (
+        f"bind subject {text} alice", 'bind subject "CN=\\00" alice', 'bind cn "" alice',
+        "allow CN=", f"pattern subject {text} p:x on", "pattern cn {id} p:{id} on",
+    ):  # fmt: skip
+        try:
+            found = decide(policy([*TRUST, line]), leaf)
+        except ValueError:
+            continue
+        assert found.reason == "bad_string", line
+
+
 # ---- Attacks -------------------------------------------------------------------------------------
 
 EVIL = "x\nmatched: it is that user\x1b[2J\u202e"
@@ -340,13 +543,17 @@ EVIL = "x\nmatched: it is that user\x1b[2J\u202e"
     ],
 )
 def test_attack_a_san_that_writes_into_the_trace(names: list[bytes]) -> None:
-    """A refused certificate's names are in no trace: they would forge lines of it, or of a log."""
-    found = decide(policy([*TRUST, BIND]), certificate(ALICE, sans(*names)))
-    assert found.reason in ("bad_string", "too_large")
-    assert not any(
-        line.startswith(("its SAN upn", "its SAN dns", "matched")) for line in found.trace
-    )
-    assert all(line.isprintable() for line in found.trace)
+    """Names that are not clean, or too many, are in no trace but in hex: they would forge lines of
+    it, or of a log. Nor where the certificate is somebody by its subject."""
+    leaf = certificate(ALICE, sans(*names))
+    for lines in (TRUST, [*TRUST, BIND]):
+        found = decide(policy(lines), leaf)
+        assert found.reason in ("bad_string", "too_large", "matched")
+        assert not any(line.startswith(("its SAN upn", "its SAN dns")) for line in found.trace)
+        claims = [line for line in found.trace if line.startswith("matched")]
+        assert len(claims) == (found.reason == "matched")
+        assert all(line.isprintable() for line in found.trace)
+    assert decide(policy(TRUST), leaf).reason != "no_binding"
 
 
 @pytest.mark.parametrize(
@@ -361,9 +568,9 @@ def test_attack_a_san_that_looks_like_another_line(names: list[bytes]) -> None:
 
 @pytest.mark.parametrize("tag", [UTF8, BMP])
 def test_attack_a_subject_that_writes_into_the_trace(tag: int) -> None:
-    """Names that are not clean are not told."""
+    """Names that are not clean are told in hex, in the reason alone."""
     found = decide(policy(TRUST), certificate(person(EVIL, tag)))
-    assert found.trace[0].startswith("subject (empty), issued by CN=Root CA,O=acme, ")
+    assert found.trace[0].startswith("subject CN=,O=acme, issued by CN=Root CA,O=acme, ")
     assert all(line.isprintable() for line in found.trace)
 
 

@@ -393,7 +393,7 @@ TWO_NAMES = {
     "in one RDN": name([(CN, "alice"), (CN, "mallory")]),
     "in one RDN, the other way round": name([(CN, "mallory"), (CN, "alice")]),
     "of two string types": name([(CN, "alice", PRINTABLE)], [(CN, "mallory", BMP)]),
-    "twice the same": name([(CN, "alice")], [(CN, "alice")]),
+    "once more, in another case": name([(CN, "alice")], [(CN, "Alice")]),
 }
 
 
@@ -413,11 +413,25 @@ def test_attack_two_common_names(which: str) -> None:
     assert reason_of(leaf, exact, "set gate full_subject", "allow CN=alice") == "gate"
 
 
+def test_a_value_that_stands_twice_is_one() -> None:
+    """Many tools copy the CN into the SANs, or a name twice: there is nothing to choose between."""
+    for kind in (dns, uri, email, upn):
+        leaf = certificate(ALICE, sans(kind("alice"), kind("alice")))
+        assert user_of(leaf, f"bind {kind.__name__} alice alice") == "alice"
+    leaf = certificate(name([(CN, "alice")], [(CN, "alice", BMP)]), sans(dns("a.n"), dns("a.n")))
+    gated = ["set gate san_cn", "allow CN=alice"]
+    assert user_of(leaf, "bind cn alice alice", *gated) == "alice"
+    assert user_of(leaf, "pattern cn {id} p:{id} on") == "p:alice"
+    assert user_of(leaf, "pattern dns {id}.n p:{id} on") == "p:a"
+    three = certificate(ALICE, sans(dns("alice"), dns("alice"), dns("bob")))
+    assert reason_of(three, "bind dns alice alice") == "ambiguous"
+
+
 @pytest.mark.parametrize("kind", [dns, uri, email, upn], ids=lambda kind: kind.__name__)
 def test_attack_two_sans_of_a_kind(kind: Any) -> None:
     """Whichever of them is bound; unbound kinds do not matter, other kinds neither."""
     word = kind.__name__
-    for names in (("alice", "mallory"), ("mallory", "alice"), ("alice", "alice")):
+    for names in (("alice", "mallory"), ("mallory", "alice"), ("alice", "alicia")):
         leaf = certificate(ALICE, sans(*map(kind, names)))
         assert reason_of(leaf, f"bind {word} alice alice") == "ambiguous"
         assert reason_of(leaf, BIND, f"bind {word} alice alice") == "ambiguous"
@@ -940,7 +954,7 @@ def test_bootstrap_lines_are_exempt_from_the_gate_and_from_nothing_else() -> Non
         certificate(ALICE, validity=(VALIDITY[0], utc("210101000000Z"))),
         certificate(ALICE, extensions=[purposes(raw.SERVER_AUTH)]),
         certificate(person("alice\0")),
-        certificate(name([(CN, "alice")], [(CN, "alice")])),
+        certificate(name([(CN, "alice")], [(CN, "bob")])),
     ):
         assert reason(bad)[0] == "refuse"
     assert reason(certificate(ALICE, by=stranger), by=stranger) == ("refuse", "untrusted_issuer")
@@ -978,9 +992,10 @@ def test_a_nodes_peer_is_known_by_its_key_alone() -> None:
     for bad, why in (
         (certificate(ALICE, validity=(VALIDITY[0], utc("210101000000Z"))), "expired"),
         (certificate(ALICE, extensions=[purposes(raw.SERVER_AUTH)]), "key_usage"),
-        (certificate(person("alice\0")), "bad_string"),
+        (certificate(name([])), "malformed"),
     ):
         assert reason(bad, line) == ("refuse", why)
+    assert reason(certificate(person("alice\0")), line) == ("login", "matched")
     said = core.identity(leaf)
     for revoked in (f"cert {said.cert}", f"key {said.key}"):
         assert reason(leaf, line, f"revoke {revoked}") == ("refuse", "revoked")

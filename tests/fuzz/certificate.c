@@ -61,7 +61,7 @@ static void check_identity(const identity *id) {
     size_t at = 0;
     bind_kind kind;
     span value;
-    LAW((id->refusal != REASON_UNDECIDED) == (id->detail != NULL));
+    LAW((id->refusal || id->odd) == (id->detail.len > 0) && text_clean(id->detail));
     check_name(id, id->subject);
     check_name(id, id->issuer);
     while (identity_next_san(id, &at, &kind, &value)) {

@@ -69,7 +69,7 @@ static void check_string(span content) {
     for (int tag = 0; tag < 32; tag++) {
         uint8_t bytes[NAME_BYTES];
         writer out = {bytes, 0, sizeof bytes, false};
-        if (put_asn1_text(&out, tag, content) && !out.full) LAW(text_clean(span_of(bytes, out.len)));
+        if (put_asn1_text(&out, tag, content) == content.len && !out.full) LAW(text_clean(span_of(bytes, out.len)));
     }
 }
 
