@@ -246,17 +246,6 @@ static user_state server_user(span name) {
     return off ? USER_OFF : USER_ON;
 }
 
-/* While users are becoming what the policy says, it says what they are, not the server: whoever comes
- * makes its user at once (see become), and those whose line went are nobody's. */
-static user_state ask_server(span name, void *none) {
-    const rule *line = node.settling ? policy_user(node.policy, LINE_USER, name) : NULL;
-    (void)none;
-    if (line && !policy_user(node.bootstrap, LINE_USER, name))
-        return rule_on(line) ? USER_ON : USER_OFF;
-    bool leaves = node.settling && node.order && patch_removed(node.order->change, LINE_USER, name);
-    return leaves ? USER_MISSING : server_user(name);
-}
-
 /* What the bootstrap file takes away from every user of the policy, put behind the rules of the user
  * and into each selector, since a selector is not touched by what stands outside of it. */
 static void add_limits(text_buffer *b) {
@@ -407,12 +396,6 @@ static void undo_user(const patch *change, span name) {
 
 static bool enforced(void) {
     return !damaged() && policy_setting(node.policy, SET_ENFORCE) == ENFORCE_ON;
-}
-
-/* Is this user ours to say who may be it? */
-static bool is_managed(span name) {
-    return is_bootstrap_user(name) || (enforced() && (policy_user(node.policy, LINE_USER, name) ||
-                                                      policy_owns_word(node.policy, name)));
 }
 
 /* A user without sessions goes, unless a `user` line has its name now. */
@@ -599,6 +582,141 @@ static void apply_client_auth(void) {
     ours = value;
 }
 
+/* ---- What is asked about: the policy in force, or a change of it ---- */
+
+enum { OFF_ON = 1, ON_OFF = 2, ON_ON = 4 }; /* what a change makes of enforcement: a transition */
+
+/* What a question about a session is asked under. */
+typedef struct {
+    const patch *pending; /* as if it had been made; NULL: the policy in force */
+    const patch *change;  /* whose users the server has not been given yet; NULL: none */
+    int when;             /* what `change` makes of enforcement */
+    bool enforced;
+    bool ends_default; /* making the change closes whoever holds `default` */
+} regime;
+
+static int transition_of(const patch *change) {
+    bool after = patch_setting(change, SET_ENFORCE) == ENFORCE_ON;
+    return enforced() ? (after ? ON_ON : ON_OFF) : (after ? OFF_ON : 0);
+}
+
+static int regime_setting(const regime *r, setting s) {
+    return r->pending ? patch_setting(r->pending, s) : policy_setting(node.policy, s);
+}
+
+static const rule *regime_user(const regime *r, span name) {
+    return r->pending ? patch_user(r->pending, LINE_USER, name)
+                      : policy_user(node.policy, LINE_USER, name);
+}
+
+static bool regime_owns_word(const regime *r, span name) {
+    return r->pending ? patch_owns_word(r->pending, name) : policy_owns_word(node.policy, name);
+}
+
+/* Is this user ours to say who may be it? */
+static bool is_managed(const regime *r, span name) {
+    return is_bootstrap_user(name) ||
+           (r->enforced && (regime_user(r, name) || regime_owns_word(r, name)));
+}
+
+/* Does the change take this user from the policy's hands? Then the server gets back what it was
+ * before (`was`), or loses it, and with it whoever holds it. */
+static bool gives_up(const regime *r, span name, const rule **was) {
+    if (!(r->when & (ON_OFF | ON_ON)) || is_bootstrap_user(name)) return false;
+    const rule *line = regime_user(r, name);
+    bool had = patch_removed(r->change, LINE_USER, name) ||
+               (line && !patch_has(r->change, true, line));
+    *was = patch_removed(r->change, LINE_WAS, name);
+    return had && !(r->enforced && line);
+}
+
+/* While users are becoming what the policy says, and for a change that is asked about, the lines
+ * say what they are, not the server: whoever comes makes its user at once (see become). */
+static user_state user_under(const regime *r, span name) {
+    const rule *line = r->enforced && (r->change || node.settling) ? regime_user(r, name) : NULL;
+    const rule *was = NULL;
+    if (is_bootstrap_user(name) || (line == NULL && !gives_up(r, name, &was)))
+        return server_user(name);
+    if (line == NULL) line = was;
+    return line == NULL ? USER_MISSING : rule_on(line) ? USER_ON : USER_OFF;
+}
+
+static user_state ask_server(span name, void *under) { return user_under(under, name); }
+
+/* Tries ACL rules on a user that nobody is. */
+static bool try_acl(const rule *line, span user, bool limited, fault *why) {
+    RedisModuleString *error = NULL;
+    text_buffer b = acl_text(line, user, limited);
+    text_add(&b,
+             LITERAL(
+                 " resetchannels")); /* or the next try looks through all clients for channels */
+    bool good =
+        RedisModule_SetModuleUserACLString(NULL, node.scratch, b.text, &error) == REDISMODULE_OK;
+    if (!good) fail(why, "%s", error ? (const char *)string_span(error).ptr : "not ACL rules");
+    if (error) RedisModule_FreeString(NULL, error);
+    free(b.text);
+    return good;
+}
+
+/* The line that makes `default` what it will be after a change: the one of its user, or the note of
+ * what it was before; NULL: it stays what the server says. */
+static const rule *default_line(const regime *r) {
+    const span name = LITERAL("default");
+    const rule *line = regime_user(r, name), *was = NULL;
+    if (r->change == NULL || is_bootstrap_user(name)) return NULL;
+    return line && r->enforced ? line : gives_up(r, name, &was) ? was : NULL;
+}
+
+/* The ACL rules of `default`, as the server tells them, or would after a change; NULL: none. To be
+ * freed. */
+static RedisModuleString *default_rules(const regime *r) {
+    const span name = LITERAL("default");
+    const rule *line = default_line(r);
+    fault why;
+    if (line == NULL) return user_rules(name);
+    return try_acl(line, name, rule_type(line) == LINE_USER, &why)
+               ? RedisModule_GetModuleUserACLString(node.scratch)
+               : NULL;
+}
+
+static bool is_off(const RedisModuleString *rules) {
+    return rules == NULL || span_starts(string_span(rules), LITERAL("off"));
+}
+
+static bool default_is_off(const regime *r) {
+    RedisModuleString *rules = default_rules(r);
+    bool off = is_off(rules);
+    if (rules) RedisModule_FreeString(NULL, rules);
+    return off;
+}
+
+/* `default` is what RESET leaves: harmless where it is off, and everybody's where it asks for
+ * nothing. */
+static bool default_is_free(const regime *r) {
+    RedisModuleString *rules = default_rules(r);
+    bool is_free = is_off(rules) || strstr((const char *)string_span(rules).ptr, "nopass") != NULL;
+    if (rules) RedisModule_FreeString(NULL, rules);
+    return is_free;
+}
+
+static regime regime_now(void) {
+    const write_order *order = node.order && node.order->done ? node.order : NULL;
+    return (regime){.change = order ? order->change : NULL,
+                    .when = order ? order->when : 0,
+                    .enforced = enforced()};
+}
+
+/* As if the change had been made. Switching `default` off cuts nobody who holds it, so that is for
+ * the change to do. */
+static regime regime_after(const patch *change) {
+    const regime now = regime_now();
+    regime r = {change, change, transition_of(change), false, false};
+    r.enforced = patch_setting(change, SET_ENFORCE) == ENFORCE_ON;
+    r.ends_default =
+        r.enforced && default_is_off(&r) && (r.when == OFF_ON || !default_is_off(&now));
+    return r;
+}
+
 /* ---- Sessions ---- */
 
 /* Big-endian, so that the dictionary is in the order of ids. */
@@ -714,7 +832,7 @@ static bool session_certificate(RedisModuleCtx *ctx, session *s, uint16_t port, 
 
 /* ---- Decisions ---- */
 
-static request request_for(const session *s) {
+static request request_for(const session *s, const regime *r) {
     return (request){
         .leaf = s->leaf,
         .issuers = s->issuers,
@@ -722,14 +840,15 @@ static request request_for(const session *s) {
         .address = span_of(s->address.bytes, s->address.len),
         .no_journal = damaged(),
         .no_policy = !node.ever,
+        .pending = r->pending,
         .ask = ask_server,
+        .data = (void *)(uintptr_t)r,
     };
 }
 
-static decision decide(const session *s, const patch *pending) {
-    request r = request_for(s);
-    r.pending = pending;
-    return policy_decide(node.policy, node.bootstrap, &r);
+static decision decide(const session *s, const regime *r) {
+    request asked = request_for(s, r);
+    return policy_decide(node.policy, node.bootstrap, &asked);
 }
 
 /* Cuts at the end of `room`, with a mark. */
@@ -958,13 +1077,13 @@ static void enact(RedisModuleCtx *ctx, session *s, const peer *p, decision d) {
 
 /* ---- Who may hold which user ---- */
 
-/* May the certificate be this user now? */
-static bool permits(const decision *d, span user) {
+/* May the certificate be this user? */
+static bool permits(const regime *r, const decision *d, span user) {
     if (d->shadow || (d->act != ACTION_LOGIN && d->act != ACTION_CHOOSE)) return false;
     span named;
     bool asked = d->act == ACTION_LOGIN; /* by the decision: it had one user to ask about */
     for (size_t i = 0; (named = decision_user(d, i)).len; i++) {
-        if (span_equal(named, user)) return asked || ask_server(user, NULL) == USER_ON;
+        if (span_equal(named, user)) return asked || user_under(r, user) == USER_ON;
     }
     return false;
 }
@@ -978,32 +1097,48 @@ static bool is_peer(const decision *d) {
     return false;
 }
 
-static bool may_use_password(const session *s, const decision *d) {
-    return !enforced() || s->leaf == NULL || is_peer(d) ||
-           policy_setting(node.policy, SET_PASSWORD_AUTH) == PASSWORD_AUTH_ALLOW;
+static bool may_use_password(const regime *r, const session *s, const decision *d) {
+    return !r->enforced || s->leaf == NULL || is_peer(d) ||
+           regime_setting(r, SET_PASSWORD_AUTH) == PASSWORD_AUTH_ALLOW;
 }
 
-/* `default` is what RESET leaves: harmless where it is off, and everybody's where it asks for nothing. */
-static bool default_is_free(void) {
-    RedisModuleString *rules = user_rules(LITERAL("default"));
-    const char *text = rules ? (const char *)string_span(rules).ptr : "off";
-    bool is_free = strncmp(text, "off", 3) == 0 || strstr(text, "nopass") != NULL;
-    if (rules) RedisModule_FreeString(NULL, rules);
-    return is_free;
-}
-
-/* The one rule for clients that are connected: may this one go on holding `user`, which it has now, if
- * `d` is what would be decided about it now? */
-static bool may_hold(const session *s, const decision *d, span user) {
+/* The one rule for clients that are connected: may this one hold `user`, if `d` is what is decided
+ * about it under `r`? The first line that fits:
+ *
+ *     the change closes whoever holds `user`                      no
+ *     a unix socket                                               yes
+ *     `d` makes it that user, or lets it choose that user         yes
+ *     `user` is ours to give, and not `default`                   no
+ *     nothing is enforced, nor damaged                            not as what we made of it
+ *     `d` refuses it                                              no
+ *     we made it a user                                           no: `d` would have named it
+ *     it has to choose, and has become nobody by itself           while it still has to choose
+ *     any user but `default`                                      where it may use passwords
+ *     `default`, and `d` leaves it                                yes
+ *     `default`, by AUTH or RESET                                 where `default` asks for
+ *                                                                 nothing, or it may use passwords
+ *     `default`, from before it was anybody's business            no
+ */
+static bool may_hold(const regime *r, const session *s, const decision *d, span user) {
     bool is_default = span_equal(user, LITERAL("default"));
-    if (s->local || permits(d, user)) return true;
-    if (!is_default && is_managed(user)) return false;
-    if (!enforced() && !damaged())
-        return s->user == NULL && s->act != ACTION_CHOOSE; /* what we made, goes */
+    const rule *was = NULL;
+    if (is_default ? r->ends_default : gives_up(r, user, &was) && was == NULL) return false;
+    if (s->local || permits(r, d, user)) return true;
+    if (!is_default && is_managed(r, user)) return false;
+    if (!r->enforced && !damaged()) return s->user == NULL && s->act != ACTION_CHOOSE;
     if (d->act == ACTION_REFUSE || s->user) return false;
     if (s->act == ACTION_CHOOSE && !s->strayed) return d->act == ACTION_CHOOSE;
-    if (!is_default) return may_use_password(s, d);
-    return d->act == ACTION_LEAVE || (s->strayed && (default_is_free() || may_use_password(s, d)));
+    if (!is_default) return may_use_password(r, s, d);
+    if (d->act == ACTION_LEAVE) return true;
+    return s->strayed && (default_is_free(r) || may_use_password(r, s, d));
+}
+
+/* As may_hold, of a user that it becomes by a password. */
+static bool may_become(const regime *r, const session *s, const decision *d, span user) {
+    session then = *s;
+    then.user = NULL;
+    then.strayed = true;
+    return may_hold(r, &then, d, user);
 }
 
 /* The sender of a change with FORCE sits on the permissionless user until the reply, see step_aside. */
@@ -1012,12 +1147,23 @@ static bool is_aside(const session *s) {
 }
 
 /* As may_hold, of the user that it has now. */
-static bool may_stay(const session *s, const decision *d) {
+static bool may_stay(const regime *r, const session *s, const decision *d) {
     if (is_aside(s)) return true;
     RedisModuleString *name = RedisModule_GetClientUserNameById(node.ctx, s->id);
-    bool good = name == NULL || may_hold(s, d, string_span(name));
+    bool good = name == NULL || may_hold(r, s, d, string_span(name));
     if (name) RedisModule_FreeString(node.ctx, name);
     return good;
+}
+
+/* When it is over, in seconds since 1970; 0: never. */
+static int64_t end_under(const regime *r, const session *s, const decision *d) {
+    return s->user && permits(r, d, string_span(s->user)) ? end_of(s, d) : s->end;
+}
+
+/* May it go on, as what it is and from now on? */
+static bool survives(const regime *r, const session *s, const decision *d) {
+    int64_t end = end_under(r, s, d);
+    return may_stay(r, s, d) && (end == 0 || end > now_seconds());
 }
 
 /* Closes a live session, for the record. */
@@ -1029,19 +1175,17 @@ static void end_session(session *s, const char *event, reason why) {
 
 /* ---- Connecting ---- */
 
-static bool default_is_off(void) { return server_user(LITERAL("default")) == USER_OFF; }
-
 /* Made while `default` was on, and left alone now: it would keep that, for switching it off cuts nobody.
  * Or the server's own certificate login has made it somebody. */
-static bool may_be_left(const session *s, const decision *d) {
+static bool may_be_left(const regime *r, const session *s, const decision *d) {
     if (d->act != ACTION_LEAVE || (!enforced() && !damaged())) return true;
-    return !(s->id <= node.before && default_is_off()) && may_stay(s, d);
+    return !(s->id <= node.before && default_is_off(r)) && may_stay(r, s, d);
 }
 
 /* At a login the server says it when the client becomes the user: to ask before costs as much as the
  * user has ACL rules. */
-static user_state ask_at_login(span name, void *none) {
-    return enforced() && !node.settling ? USER_UNKNOWN : ask_server(name, none);
+static user_state ask_at_login(span name, void *under) {
+    return enforced() && !node.settling ? USER_UNKNOWN : ask_server(name, under);
 }
 
 static void put_in_force(void);
@@ -1050,12 +1194,13 @@ static void connected(RedisModuleCtx *ctx, session *s, const RedisModuleClientIn
     peer found = {{NULL}, 0, NULL};
     bool tls = client->flags & REDISMODULE_CLIENTINFO_FLAG_SSL;
     bool readable = !tls || session_certificate(ctx, s, client->port, &found);
-    request r = request_for(s);
+    const regime now = regime_now();
+    request r = request_for(s, &now);
     r.ask = ask_at_login;
     decision d = policy_decide(node.policy, node.bootstrap, &r);
     if (!readable && (enforced() || damaged()))
         d = (decision){.act = ACTION_REFUSE, .why = REASON_MALFORMED};
-    if (!may_be_left(s, &d)) d = (decision){.act = ACTION_REFUSE, .why = REASON_USER_OFF};
+    if (!may_be_left(&now, s, &d)) d = (decision){.act = ACTION_REFUSE, .why = REASON_USER_OFF};
     enact(ctx, s, &found, d);
 }
 
@@ -1081,8 +1226,9 @@ static void on_client_change(RedisModuleCtx *ctx, RedisModuleEvent event, uint64
 
 /* True where it had to be closed. */
 static bool audit_session(session *s) {
-    decision d = decide(s, NULL);
-    if (may_stay(s, &d)) return false;
+    const regime now = regime_now();
+    decision d = decide(s, &now);
+    if (may_stay(&now, s, &d)) return false;
     RedisModule_Log(node.ctx, "notice", "client %llu closed: it is a user that it may not be (%s)",
                     (unsigned long long)s->id, reason_name(d.why));
     end_session(s, "strayed", d.why);
@@ -1154,12 +1300,13 @@ static void on_user_changed(uint64_t id, void *none) {
 
 /* Becomes `user`, or the only one there is where it is empty; else says why not. */
 static bool choose(RedisModuleCtx *ctx, session *s, span user, fault *why) {
-    decision d = s ? decide(s, NULL) : (decision){0};
+    const regime now = regime_now();
+    decision d = s ? decide(s, &now) : (decision){0};
     if (user.len == 0 && d.act == ACTION_LOGIN) user = decision_user(&d, 0);
     if (user.len == 0)
         return fail(why, "say which user: this certificate may be several, or none (%s)",
                     reason_name(d.why));
-    if (!permits(&d, user)) {
+    if (!permits(&now, &d, user)) {
         return fail(why, "this certificate may not be that user (%s)", reason_name(d.why));
     }
     if (!become(ctx, s, user)) return fail(why, "that user is off or gone");
@@ -1172,10 +1319,10 @@ static bool choose(RedisModuleCtx *ctx, session *s, span user, fault *why) {
 }
 
 /* A replica with `masterauth` sends it, and gives its link up if it is refused: it stays what it is. */
-static bool keep_peer(RedisModuleCtx *ctx, session *s, const decision *d) {
+static bool keep_peer(RedisModuleCtx *ctx, const regime *r, session *s, const decision *d) {
     if (!is_peer(d) || s->user == NULL) return false;
     RedisModuleString *user = string_of(string_span(s->user));
-    bool kept = permits(d, string_span(user)) && become(ctx, s, string_span(user));
+    bool kept = permits(r, d, string_span(user)) && become(ctx, s, string_span(user));
     RedisModule_FreeString(NULL, user);
     return kept;
 }
@@ -1187,10 +1334,12 @@ static int on_auth(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleStri
     session *s = session_find(RedisModule_GetClientId(ctx));
     span user = string_span(name);
     if (s == NULL || s->local) return REDISMODULE_AUTH_NOT_HANDLED;
-    decision d = decide(s, NULL);
-    if (!is_managed(user) && may_use_password(s, &d)) return REDISMODULE_AUTH_NOT_HANDLED;
+    const regime now = regime_now();
+    decision d = decide(s, &now);
+    if (!permits(&now, &d, user) && !is_managed(&now, user) && may_become(&now, s, &d, user))
+        return REDISMODULE_AUTH_NOT_HANDLED;
     fault why;
-    if (choose(ctx, s, user, &why) || keep_peer(ctx, s, &d)) return REDISMODULE_AUTH_HANDLED;
+    if (choose(ctx, s, user, &why) || keep_peer(ctx, &now, s, &d)) return REDISMODULE_AUTH_HANDLED;
     char text[320];
     snprintf(text, sizeof text, "ERR certauth: %s", why.text);
     /* Not by *error: Redis from 7.2 on, and Valkey below 8.1.3, leave that out while earlier replies
@@ -1311,7 +1460,8 @@ static void put_in_force(void) {
     if (enforced() && !switch_off_native_login(&why)) {
         fail(&node.damage, "tls-auth-clients-user cannot be switched off: %.120s", why.text);
     }
-    bool was_off = default_is_off();
+    const regime now = regime_now();
+    bool was_off = default_is_off(&now);
     apply_bootstrap_users();
     apply_default();
     if (enforced()) {
@@ -1323,7 +1473,7 @@ static void put_in_force(void) {
     if (damaged()) set_user(LITERAL("default"), LITERAL("resetpass off"));
     apply_trust();
     apply_client_auth();
-    if ((damaged() || enforced()) && !was_off && default_is_off()) close_default(NULL);
+    if ((damaged() || enforced()) && !was_off && default_is_off(&now)) close_default(NULL);
     if (!node.audit_due) audit_all(node.ctx, NULL);
 }
 
@@ -1334,7 +1484,6 @@ static void put_in_force_by_timer(RedisModuleCtx *ctx, void *none) {
 
 /* ---- Walking over lines, a slice at a time ---- */
 
-enum { OFF_ON = 1, ON_OFF = 2, ON_ON = 4 }; /* what a change makes of enforcement: a transition */
 typedef enum { ADDED, REMOVED, HELD } walked; /* by the change; by the policy in force */
 enum { OF_USER = 1 << LINE_USER, OF_PATTERN = 1 << LINE_PATTERN, OF_WAS = 1 << LINE_WAS };
 
@@ -1345,11 +1494,6 @@ typedef struct {
     int types;
     void (*visit)(write_order *, const rule *, size_t number);
 } visit;
-
-static int transition_of(const patch *change) {
-    bool after = patch_setting(change, SET_ENFORCE) == ENFORCE_ON;
-    return enforced() ? (after ? ON_ON : ON_OFF) : (after ? OFF_ON : 0);
-}
 
 static size_t walk_length(const write_order *order, walked from) {
     return from == HELD ? policy_rules(node.policy) : patch_count(order->change, from == ADDED);
@@ -1450,17 +1594,16 @@ static void drop_stage(void) {
 }
 
 /* `default` cannot wait for the others: whoever has no certificate is it. */
-static void settle_default(write_order *order) {
-    const rule *line = policy_user(node.policy, LINE_USER, LITERAL("default"));
-    bool had = (line && !patch_has(order->change, true, line)) ||
-               patch_removed(order->change, LINE_USER, LITERAL("default"));
-    if (line && enforced()) apply_default();
-    else if (had && order->when != OFF_ON) undo_user(order->change, LITERAL("default"));
+static void settle_default(const regime *after) {
+    const rule *line = default_line(after);
+    if (line && rule_type(line) == LINE_USER) apply_default();
+    else if (line) undo_user(after->change, LITERAL("default"));
 }
 
 /* The step that nothing interrupts: after it, nobody is decided by the old lines. */
 static progress commit(write_order *order, slice *now) {
-    bool was_off = default_is_off(), switched = order->when == OFF_ON || order->when == ON_OFF;
+    const regime after = regime_after(order->change);
+    bool switched = order->when == OFF_ON || order->when == ON_OFF;
     bool trust = switched || patch_changes_trust(order->change);
     (void)now;
     tell_journal();
@@ -1469,10 +1612,10 @@ static progress commit(write_order *order, slice *now) {
     order->done = node.settling = node.ever = true;
     node.stamp = order->next;
     node.edition++;
-    settle_default(order);
+    settle_default(&after);
     if (trust || moved_trust()) apply_trust();
     apply_client_auth();
-    if (enforced() && default_is_off() && (!was_off || switched)) close_default(order);
+    if (after.ends_default) close_default(order);
     order->next_step = sweep;
     return STEP_NEXT;
 }
@@ -1521,8 +1664,9 @@ static void come_back(RedisModuleCtx *ctx, write_order *order) {
     session *s = order->sender_user ? session_find(order->sender) : NULL;
     if (s == NULL) return;
     span user = string_span(order->sender_user);
-    decision d = decide(s, NULL);
-    if (permits(&d, user) && become(ctx, s, user)) {
+    const regime now = regime_now();
+    decision d = decide(s, &now);
+    if (permits(&now, &d, user) && become(ctx, s, user)) {
         set_end(s, &d);
     } else {
         order->close_sender = true;
@@ -1570,30 +1714,26 @@ static void end_order(write_order *order) {
     RedisModule_UnblockClient(order->client, order);
 }
 
-/* Would it come in today as what it is? Where it would, its end may be another. */
-static bool survives(session *s, reason *why) {
-    decision d = decide(s, NULL);
-    *why = d.why;
-    if (!may_stay(s, &d)) return false;
-    if (s->user && permits(&d, string_span(s->user))) set_end(s, &d);
-    return s->end == 0 || s->end > now_seconds();
-}
-
 /* Looks at each session again, then answers. */
 static progress sweep(write_order *order, slice *now) {
+    const regime r = regime_now();
     uint64_t from = session_key(order->swept);
     session *s = NULL;
     bool more;
     RedisModuleDictIter *at =
         RedisModule_DictIteratorStartC(node.sessions, ">", &from, sizeof from);
     while ((more = RedisModule_DictNextC(at, NULL, (void **)&s) != NULL) && slice_goes_on(now)) {
-        reason why;
         order->swept = s->id;
-        if (s->closing || survives(s, &why)) continue;
+        if (s->closing) continue;
+        decision d = decide(s, &r);
+        if (survives(&r, s, &d)) {
+            session_ends_at(s, end_under(&r, s, &d));
+            continue;
+        }
         order->closed++;
         now->closings++;
         if (s->id == order->sender) order->close_sender = true;
-        else end_session(s, "closed", why);
+        else end_session(s, "closed", d.why);
     }
     RedisModule_DictIteratorStop(at);
     if (more) return STEP_AGAIN;
@@ -1610,8 +1750,18 @@ static void text_add_token(text_buffer *b, span token) {
     text_add(b, len ? span_of(text, len) : token);
 }
 
+/* A problem with a line of the change; without a number, with one that the policy holds. */
+static void line_problem(patch *change, const rule *line, size_t number, const char *text) {
+    fault why;
+    span held = rule_text(line);
+    if (number == 0)
+        fail(&why, "the policy's line '%.*s%s': %.150s", held.len < 60 ? (int)held.len : 60,
+             (const char *)held.ptr, held.len < 60 ? "" : "...", text);
+    patch_problem(change, number, number ? text : why.text);
+}
+
 /* Keeps what a user was before the line that adopts it takes force. */
-static void note_user(patch *change, span name, span rules) {
+static bool note_user(patch *change, span name, span rules, fault *why) {
     text_buffer was = {NULL, 0};
     text_add(&was, LITERAL("was"));
     text_add_token(&was, name);
@@ -1621,21 +1771,24 @@ static void note_user(patch *change, span name, span rules) {
         if (len) text_add_token(&was, span_of(rules.ptr, len));
         rules = span_skip(rules, len + (blank != NULL));
     }
-    patch_add(change, span_of(was.text, was.len), 0);
+    rule *note = rule_parse(span_of(was.text, was.len), why);
+    if (note) patch_add(change, rule_text(note), 0);
+    rule_free(note);
     free(was.text);
+    return note != NULL;
 }
 
-static bool try_acl(const rule *line, span user, bool limited, fault *why) {
-    RedisModuleString *error = NULL;
-    text_buffer b = acl_text(line, user, limited);
-    text_add(&b,
-             LITERAL(
-                 " resetchannels")); /* or the next try looks through all clients for channels */
-    bool good =
-        RedisModule_SetModuleUserACLString(NULL, node.scratch, b.text, &error) == REDISMODULE_OK;
-    if (!good) fail(why, "%s", error ? (const char *)string_span(error).ptr : "not ACL rules");
-    if (error) RedisModule_FreeString(NULL, error);
-    free(b.text);
+/* Whose the user is that a line is about: nobody's yet, or the operator's who gives it up. */
+static bool check_owner(patch *change, const rule *line, span name, fault *why) {
+    bool ours = (enforced() && policy_user(node.policy, LINE_USER, name)) || made_find(name);
+    RedisModuleString *rules = ours || patch_user(change, LINE_WAS, name) ? NULL : user_rules(name);
+    if (rules == NULL) return true;
+    bool good = rule_adopts(line)
+                    ? note_user(change, name, string_span(rules), why)
+                    : fail(why,
+                           "the server has a user of this name already: write `adopt` behind the "
+                           "name to take it over (what it was is kept, and comes back)");
+    RedisModule_FreeString(NULL, rules);
     return good;
 }
 
@@ -1644,22 +1797,12 @@ static void check_user_line(write_order *order, const rule *user, size_t number)
     patch *change = order->change;
     span name = rule_user(user, 0);
     fault why;
-    if (policy_user(node.bootstrap, LINE_USER, name)) {
-        patch_problem(change, number, "this user belongs to the bootstrap file");
+    if (is_bootstrap_user(name)) {
+        line_problem(change, user, number, "this user belongs to the bootstrap file");
         return;
     }
-    if (!try_acl(user, name, true, &why)) patch_problem(change, number, why.text);
-    bool ours = (enforced() && policy_user(node.policy, LINE_USER, name)) || made_find(name);
-    RedisModuleString *rules = ours || patch_user(change, LINE_WAS, name) ? NULL : user_rules(name);
-    if (rules == NULL) return;
-    if (rule_adopts(user)) {
-        note_user(change, name, string_span(rules));
-    } else {
-        patch_problem(change, number,
-                      "the server has a user of this name already: write `adopt` behind the "
-                      "name to take it over (what it was is kept, and comes back)");
-    }
-    RedisModule_FreeString(NULL, rules);
+    if (!try_acl(user, name, true, &why)) line_problem(change, user, number, why.text);
+    if (!check_owner(change, user, name, &why)) line_problem(change, user, number, why.text);
 }
 
 static void check_pattern_line(write_order *order, const rule *line, size_t number) {
@@ -1668,7 +1811,7 @@ static void check_pattern_line(write_order *order, const rule *line, size_t numb
     fault why;
     order->remakes = true;
     if (order->when == OFF_ON || !policy_owns_word(node.policy, sample)) order->patterns = true;
-    if (!try_acl(line, sample, true, &why)) patch_problem(order->change, number, why.text);
+    if (!try_acl(line, sample, true, &why)) line_problem(order->change, line, number, why.text);
 }
 
 static void check_added(write_order *order, const rule *line, size_t number) {
@@ -1716,18 +1859,14 @@ static const visit CHECKS[] = {
     {ON_ON, REMOVED, OF_USER, forget_note_of_removed},
 };
 
-/* Somebody who came by certificate must not saw off the branch. */
-static bool locks_out(uint64_t sender, const patch *change) {
+/* Somebody who came by certificate must not saw off the branch. Who has no user by it may lose what
+ * it has, and comes in again. */
+static bool locks_out(uint64_t sender, const regime *after) {
     const session *s = session_find(sender);
     if (s == NULL || s->leaf == NULL) return false;
-    decision d = decide(s, change);
-    if (s->user == NULL) return d.act == ACTION_REFUSE && !d.shadow;
-    span named, user = string_span(s->user);
-    if (d.shadow || (d.act != ACTION_LOGIN && d.act != ACTION_CHOOSE)) return true;
-    for (size_t i = 0; (named = decision_user(&d, i)).len; i++) {
-        if (span_equal(named, user)) return false;
-    }
-    return true;
+    decision d = decide(s, after);
+    return s->user ? !may_hold(after, s, &d, string_span(s->user))
+                   : d.act == ACTION_REFUSE && !d.shadow;
 }
 
 /* ---- CERTAUTH.POLICY LOAD, PATCH, STAGE, COMMIT ---- */
@@ -1802,6 +1941,10 @@ static int deny(RedisModuleCtx *ctx, const char *verb) {
     return RedisModule_ReplyWithError(ctx, text);
 }
 
+static bool has_journal(fault *why) {
+    return !damaged() || fail(why, "NOJOURNAL %.200s", journal_state());
+}
+
 static bool may_write(RedisModuleCtx *ctx, fault *why) {
     int flags = RedisModule_GetContextFlags(ctx);
     if (flags & (REDISMODULE_CTX_FLAGS_MULTI | REDISMODULE_CTX_FLAGS_LUA |
@@ -1809,7 +1952,7 @@ static bool may_write(RedisModuleCtx *ctx, fault *why) {
         return fail(why, "ERR a policy is not written within MULTI or a script: the reply waits "
                          "for the disk");
     }
-    if (damaged()) return fail(why, "NOJOURNAL %s", journal_state());
+    if (!has_journal(why)) return false;
     if (node.order) return fail(why, "BUSY another change of the policy is on its way: try again");
     if (node.settling) return fail(why, "BUSY the users of the policy are still being made: try again");
     return true;
@@ -1865,7 +2008,7 @@ static void reply_problems(RedisModuleCtx *ctx, const patch *change) {
     text_add(&b, span_of(head, (size_t)len));
     for (size_t i = 0; (text = patch_problem_text(change, i, &number)) != NULL; i++) {
         len = snprintf(head, sizeof head, "; line %zu: ", number);
-        text_add(&b, span_of(head, (size_t)len));
+        text_add(&b, number ? span_of(head, (size_t)len) : LITERAL("; ")); /* 0: no line sent */
         text_add(&b, text_span(text));
     }
     for (size_t i = 0; i < b.len; i++) {
@@ -1880,6 +2023,15 @@ static void reply_error(RedisModuleCtx *ctx, write_order *order) {
     else RedisModule_ReplyWithError(ctx, order->why.text);
 }
 
+/* What only the server knows to be wrong with the lines of a change, and what goes with it. For a
+ * write and for a change that is asked about. True where there is more to do. */
+static bool check_lines(write_order *order, const slice *now) {
+    if (walk(order, CHECKS, sizeof CHECKS / sizeof *CHECKS, now)) return true;
+    if (order->patterns) each_worded_user(check_server_user, order);
+    return false;
+}
+
+/* What is wrong with a change whose lines are good. For both, as well. */
 static bool check_change(write_order *order) {
     char text[DIGEST_TEXT];
     digest sum = patch_digest(order->change);
@@ -1889,11 +2041,14 @@ static bool check_change(write_order *order) {
                     "DIGEST the change leads to %s, not to the one given: base and sender differ",
                     text);
     }
-    if (!order->force && locks_out(order->sender, order->change)) {
-        return fail(&order->why,
-                    "LOCKOUT after this change your own certificate would not be let in as "
-                    "the same user: say FORCE if that is meant");
-    }
+    const regime after = regime_after(order->change);
+    return order->force || !locks_out(order->sender, &after) ||
+           fail(&order->why,
+                "LOCKOUT after this change your own certificate would not be let in as "
+                "the same user: say FORCE if that is meant");
+}
+
+static bool check_login_of_server(write_order *order) {
     return patch_setting(order->change, SET_ENFORCE) != ENFORCE_ON ||
            switch_off_native_login(&order->why);
 }
@@ -1929,9 +2084,9 @@ static void hand_over(write_order *order, void *(*work)(void *)) {
 /* Also after problems with the lines: all are named at once. */
 static progress check(write_order *order, slice *now) {
     order->when = transition_of(order->change);
-    if (walk(order, CHECKS, sizeof CHECKS / sizeof *CHECKS, now)) return STEP_AGAIN;
-    if (order->patterns) each_worded_user(check_server_user, order);
-    if (patch_problems(order->change) || !check_change(order)) end_order(order);
+    if (check_lines(order, now)) return STEP_AGAIN;
+    if (patch_problems(order->change) || !check_change(order) || !check_login_of_server(order))
+        end_order(order);
     else hand_over(order, write_in_thread);
     return STEP_OVER;
 }
@@ -2037,10 +2192,7 @@ static int policy_stage(RedisModuleCtx *ctx, RedisModuleString **argv, int argc)
     long long expected;
     if (argc < 5) return RedisModule_WrongArity(ctx);
     if (!may_administer(ctx, "SETUSER")) return deny(ctx, "SETUSER");
-    if (damaged()) {
-        fail(&why, "NOJOURNAL %.200s", journal_state());
-        return RedisModule_ReplyWithError(ctx, why.text);
-    }
+    if (!has_journal(&why)) return RedisModule_ReplyWithError(ctx, why.text);
     int from = read_stage(argv, argc, &expected, &why);
     if (from == 0) return RedisModule_ReplyWithError(ctx, why.text);
     span id = string_span(argv[2]);
@@ -2326,7 +2478,8 @@ static int explain(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
         path_verify(node.bootstrap, certificates[0], certificates + 1, given - 1, &issuers);
     s.leaf = &id;
     s.issuers = &issuers;
-    request r = request_for(&s);
+    const regime now = regime_now();
+    request r = request_for(&s, &now);
     reply_explanation(ctx, &r);
     while (given) certificate_free(certificates[--given]);
     return REDISMODULE_OK;
@@ -2375,30 +2528,9 @@ static void reply_path(RedisModuleCtx *ctx, const path *issuers) {
     }
 }
 
-/* As may_hold, after a change. Whoever holds `default` is closed where it is switched off. */
-static bool would_hold(const session *s, const patch *change, const decision *d, span user) {
-    bool is_default = span_equal(user, LITERAL("default"));
-    bool on = patch_setting(change, SET_ENFORCE) == ENFORCE_ON;
-    const rule *line = on ? patch_user(change, LINE_USER, user) : NULL;
-    bool named = !d->shadow && (d->act == ACTION_LOGIN || d->act == ACTION_CHOOSE);
-    span one;
-    for (size_t i = 0; named && (one = decision_user(d, i)).len; i++) {
-        if (span_equal(one, user)) return end_of(s, d) > now_seconds();
-    }
-    if (is_default && line && !rule_on(line)) return false;
-    if (s->local) return true;
-    if (!is_default && (line || is_bootstrap_user(user))) return false;
-    if (!on) return s->user == NULL && s->act != ACTION_CHOOSE;
-    if (d->act == ACTION_REFUSE || s->user) return false;
-    if (s->act == ACTION_CHOOSE && !s->strayed) return d->act == ACTION_CHOOSE;
-    if (is_default) return d->act == ACTION_LEAVE;
-    return s->leaf == NULL || is_peer(d) ||
-           patch_setting(change, SET_PASSWORD_AUTH) == PASSWORD_AUTH_ALLOW;
-}
-
 /* What would become of it: who it is now, who it would be, and whether it could stay connected. */
-static void reply_future(RedisModuleCtx *ctx, const session *s, const patch *change) {
-    decision d = decide(s, change);
+static void reply_future(RedisModuleCtx *ctx, const session *s, const regime *after) {
+    decision d = decide(s, after);
     bool named = d.act == ACTION_LOGIN || d.act == ACTION_CHOOSE;
     RedisModuleString *name = RedisModule_GetClientUserNameById(ctx, s->id);
     span user = name ? string_span(name) : span_of(NULL, 0);
@@ -2406,16 +2538,16 @@ static void reply_future(RedisModuleCtx *ctx, const session *s, const patch *cha
     reply_named(ctx, "then", action_name(d.act));
     reply_named(ctx, "then_reason", reason_name(d.why));
     reply_optional(ctx, "then_user", named ? decision_user(&d, 0) : span_of(NULL, 0));
-    reply_number(ctx, "stays", name == NULL || would_hold(s, change, &d, user));
+    reply_number(ctx, "stays", !s->closing && survives(after, s, &d));
     if (name) RedisModule_FreeString(ctx, name);
 }
 
-/* `change` NULL: none is asked about. */
-static void reply_session(RedisModuleCtx *ctx, const session *s, const patch *change) {
+/* `after` NULL: no change is asked about. */
+static void reply_session(RedisModuleCtx *ctx, const session *s, const regime *after) {
     const identity *id = leaf_of(s);
     char address[INET6_ADDRSTRLEN];
     address_text(&s->address, address);
-    RedisModule_ReplyWithMap(ctx, change ? 18 : 13);
+    RedisModule_ReplyWithMap(ctx, after ? 18 : 13);
     reply_number(ctx, "id", s->id);
     reply_named(ctx, "address", address);
     reply_optional(ctx, "user", s->user ? string_span(s->user) : span_of(NULL, 0));
@@ -2430,11 +2562,11 @@ static void reply_session(RedisModuleCtx *ctx, const session *s, const patch *ch
     reply_hash(ctx, "ca", vouched, vouched ? s->issuers->ca[0].key : NULL);
     reply_number(ctx, "not_after", (uint64_t)id->not_after);
     reply_path(ctx, s->leaf ? s->issuers : NULL);
-    if (change) reply_future(ctx, s, change);
+    if (after) reply_future(ctx, s, after);
 }
 
 static void reply_sessions(RedisModuleCtx *ctx, long long cursor, long long most, span user,
-                           const patch *change) {
+                           const regime *after) {
     session *list[PAGE], *s = NULL;
     long long found = 0;
     uint64_t from = session_key((uint64_t)cursor);
@@ -2448,26 +2580,27 @@ static void reply_sessions(RedisModuleCtx *ctx, long long cursor, long long most
     reply_number(ctx, "cursor", found == most ? list[found - 1]->id : 0);
     reply_text(ctx, "sessions");
     RedisModule_ReplyWithArray(ctx, (long)found);
-    for (long long i = 0; i < found; i++) reply_session(ctx, list[i], change);
+    for (long long i = 0; i < found; i++) reply_session(ctx, list[i], after);
 }
 
-/* What only the server knows to be wrong with a change that is asked about. Where the policy is longer
- * than a call may be, what it holds already is not looked through. */
-static void check_wish(patch *change) {
-    write_order order = {.change = change, .when = transition_of(change)};
-    size_t rows = policy_rules(node.policy) <= CALL_LINES ? sizeof CHECKS / sizeof *CHECKS : 1;
+/* As the write that its sender would make of it is checked. */
+static bool check_wish(write_order *wish) {
     slice now = slice_start();
-    while (walk(&order, CHECKS, rows, &now)) now = slice_start();
+    wish->when = transition_of(wish->change);
+    while (check_lines(wish, &now)) now = slice_start();
+    return patch_problems(wish->change) == 0 && check_change(wish);
 }
 
-/* SESSIONS [USER name] [CURSOR id] [COUNT n] [LINES ±line …]: in the order of client ids; the cursor
- * of the answer is the last id, 0 when there are no more. LINES are a change that is not made. */
+/* SESSIONS [USER name] [CURSOR id] [COUNT n] [[FORCE] LINES ±line …]: in the order of client ids;
+ * the cursor of the answer is the last id, 0 when there are no more. LINES are a change that is not
+ * made. */
 static int sessions(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     fault why;
     long long cursor, most;
     span user = {0};
-    int given = 1;
-    while (given < argc && !string_is(argv[given], "LINES")) given += 2;
+    int given = 1, lines;
+    while (given < argc && !string_is(argv[given], "LINES") && !string_is(argv[given], "FORCE"))
+        given += 2;
     if (!may_administer(ctx, "LIST")) return deny(ctx, "LIST");
     if (!read_page(argv, given < argc ? given : argc, "CURSOR", &cursor, &most, &user, &why))
         return RedisModule_ReplyWithError(ctx, why.text);
@@ -2475,15 +2608,24 @@ static int sessions(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
         reply_sessions(ctx, cursor, most, user, NULL);
         return REDISMODULE_OK;
     }
-    if (!may_take_lines(argc - given - 1, &why)) return RedisModule_ReplyWithError(ctx, why.text);
+    write_order wish = {.force = string_is(argv[given], "FORCE"),
+                        .sender = RedisModule_GetClientId(ctx)};
+    lines = given + wish.force + 1;
+    if (wish.force && (lines > argc || !string_is(argv[lines - 1], "LINES")))
+        return RedisModule_ReplyWithError(ctx, "ERR FORCE stands before LINES");
     put_in_force();
-    patch *change = patch_new(node.policy, FROM_WIRE);
-    read_lines(change, false, argv + given + 1, argc - given - 1, 1);
-    patch_finish(change, false);
-    check_wish(change);
-    if (patch_problems(change)) reply_problems(ctx, change);
-    else reply_sessions(ctx, cursor, most, user, change);
-    drop_patch(change);
+    if (!may_take_lines(argc - lines, &why) || !has_journal(&why))
+        return RedisModule_ReplyWithError(ctx, why.text);
+    wish.change = patch_new(node.policy, FROM_WIRE);
+    read_lines(wish.change, false, argv + lines, argc - lines, 1);
+    patch_finish(wish.change, false);
+    if (check_wish(&wish)) {
+        const regime after = regime_after(wish.change);
+        reply_sessions(ctx, cursor, most, user, &after);
+    } else {
+        reply_error(ctx, &wish);
+    }
+    drop_patch(wish.change);
     return REDISMODULE_OK;
 }
 
@@ -2585,7 +2727,8 @@ static void repair_user(span name) {
     else if (made) set_user(name, text_span(made->rules));
     else set_user(name, LITERAL("resetpass off"));
     if (first_look) know_user(name);
-    if (span_equal(name, LITERAL("default")) && default_is_off()) close_default(NULL);
+    const regime now = regime_now();
+    if (span_equal(name, LITERAL("default")) && default_is_off(&now)) close_default(NULL);
 }
 
 static bool has_drifted(span name, const RedisModuleString *expected) {

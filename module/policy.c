@@ -792,11 +792,11 @@ static bool is_for_policy(const match *m, const rule *line, span user) {
  * all of a policy that is not enforced. */
 static reason check_user(const match *m, span user) {
     const request *r = m->r;
-    bool on = !is_policy(m) || view_setting(m->lines, SET_ENFORCE) == ENFORCE_ON;
-    bool applied = r->ask && !r->pending && on;
+    bool on = !r->pending && view_setting(m->lines, SET_ENFORCE) == ENFORCE_ON;
+    bool applied = r->ask && (on || !is_policy(m));
     const rule *line = line_of(m, user);
     if (!is_for_policy(m, line, user)) return REASON_USER_MISSING;
-    if (line == NULL && r->pending && policy_user(m->lines->base, LINE_USER, user))
+    if (line == NULL && r->pending && !r->ask && policy_user(m->lines->base, LINE_USER, user))
         return REASON_USER_MISSING;
     if (applied && line != m->line) line = NULL;
     user_state state = line     ? (line->on ? USER_ON : USER_OFF)

@@ -469,20 +469,93 @@ def is_closed(connection: TlsConnection) -> bool:
     return False
 
 
-@pytest.mark.parametrize(
-    "line", ["bind cn", "+bind cn", "-bind cn nobody nobody"]
-)
-def test_a_change_that_would_be_refused_is_refused(
-    installed: Server, start: Start, pki: Pki, line: str
+def foretold(node: Node, number: int, *change: str) -> dict[str, Any]:
+    """What a change would make of one session."""
+    return next(one for one in sessions(node, "LINES", *change)["sessions"] if one["id"] == number)
+
+
+def test_who_came_to_a_free_default_by_reset_stays(
+    server_kind: Server, start: Start, pki: Pki
 ) -> None:
-    """With the words of the write that it would be."""
-    worker = "user worker on >secret ~* &* +@all"
-    node = make_node(start, installed, *policy_of(pki), config=[worker])
-    with pytest.raises(redis.ResponseError, match=r"^LINES 1 bad") as said:
+    """And is said to; where the change takes that freedom away, it goes and is said to."""
+    node = make_node(start, server_kind, *policy_of(pki))
+    for change, stays in ((f"+revoke cert {'ab' * 32}", 1), ("+user default adopt on +ping", 0)):
+        with connected(node, pki.alice) as (alice,):
+            number = client_id(alice)
+            assert alice.command("RESET") == b"RESET"
+            told = foretold(node, number, change)
+            assert (told["holds"], told["then"], told["stays"]) == ("default", "login", stays)
+            node.patch(change)
+            assert is_closed(alice) == (not stays)
+
+
+REFUSED = {
+    "no line": ("bind cn", "line 1: a patch has"),
+    "no bind line": ("+bind cn", "line 1: "),
+    "not held": ("-bind cn nobody nobody", "line 1: the policy does not hold"),
+    "the server's user": ("+user worker on", "line 1: the server has a user of this name"),
+    "a pattern's user": (
+        "+pattern dns {id}.iot device:{id} on", "the server has the user 'device:x' already",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "why"), REFUSED.values(), ids=REFUSED)
+def test_a_change_that_would_be_refused_is_refused(
+    installed: Server, start: Start, pki: Pki, line: str, why: str
+) -> None:
+    """With the words of the write that it would be; a problem with no line of the sender's has no
+    number."""
+    own = [f"user {name} on >secret ~* &* +@all" for name in ("worker", "device:x")]
+    node = make_node(start, installed, *policy_of(pki), config=own)
+    with pytest.raises(redis.ResponseError, match=f"^LINES 1 bad, nothing changed; {why}") as said:
         sessions(node, "LINES", line)
     with pytest.raises(redis.ResponseError) as refused:
         node.patch(line)
     assert str(said.value) == str(refused.value)
+
+
+def test_a_line_that_is_held_and_begins_to_count_is_named(
+    installed: Server, start: Start, pki: Pki
+) -> None:
+    """Where enforcement comes on, a line may be wrong that nobody sent with the change."""
+    node = make_node(start, installed, *policy_of(pki)[1:], "user worker on +@all")
+    node.call("ACL", "SETUSER", "worker", "on", ">secret")
+    why = "changed; the policy's line 'user worker on \\+@all': the server has a user"
+    for ask in (lambda line: sessions(node, "LINES", line), node.patch):
+        with pytest.raises(redis.ResponseError, match=why):
+            ask("+set enforce on")
+
+
+def test_a_lockout_is_foretold_to_whoever_asks(server_kind: Server, start: Start, pki: Pki) -> None:
+    """As the write would be refused to it; with FORCE it hears what would happen."""
+    node = make_node(start, server_kind, *policy_of(pki))
+    with connected(node, pki.alice) as (alice,):
+        number = client_id(alice)
+        for words in (("CERTAUTH.SESSIONS",), ("CERTAUTH.POLICY", "PATCH", "1", "2")):
+            with pytest.raises(redis.ResponseError, match="LOCKOUT after this change"):
+                alice.command(*words, "LINES", f"-{BIND_ALICE}")
+        reply = alice.command("CERTAUTH.SESSIONS", "COUNT", "9", "FORCE", "LINES", f"-{BIND_ALICE}")
+        told = {one["id"]: one for one in map(pairs, pairs(reply)["sessions"])}
+        assert told[number]["stays"] == 0
+        with pytest.raises(redis.ResponseError, match="FORCE stands before LINES"):
+            alice.command("CERTAUTH.SESSIONS", "FORCE", "COUNT", "9")
+
+
+def test_a_node_that_takes_no_policy_foretells_nothing(
+    installed: Server, start: Start, pki: Pki
+) -> None:
+    """With the words of the write: its journal cannot be read."""
+    node = make_node(start, installed, *policy_of(pki))
+    node.server.stop()
+    (node.server.directory / "certauth" / "policy").write_bytes(b"x" * 64)
+    node.server.start()
+    said = []
+    for ask in (lambda line: sessions(node, "LINES", line), node.patch):
+        with pytest.raises(redis.ResponseError, match="^NOJOURNAL") as refused:
+            ask("+set plain refuse")
+        said.append(str(refused.value))
+    assert said[0] == said[1]
 
 
 def entries(node: Node, *words: str | int) -> list[dict[str, Any]]:
