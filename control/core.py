@@ -118,7 +118,7 @@ def _string(chars: Any) -> str:
 def _printed(function: Any, value: Any) -> str:
     out = ffi.new("char[]", _ROOM * 4)
     length = function(value, out, _ROOM * 4)
-    return bytes(ffi.buffer(out, length)).decode()
+    return bytes(ffi.buffer(out, length)).decode("utf-8", "surrogatepass")  # as it came
 
 
 def parse_name(text: str) -> str:
@@ -161,14 +161,17 @@ def quote(token: str) -> str:
 
 
 def canonical(line: str) -> str:
-    """The canonical text of one policy line. Raises CoreError."""
+    """The canonical text of one policy line. Raises CoreError, also for a line that no node takes
+    any more (rule_lasts in core.h)."""
     given, _alive = _span(line.encode("utf-8", "surrogatepass"))
     why = ffi.new("fault *")
     rule = lib.rule_parse(given, why)
     if rule == ffi.NULL:
         raise CoreError(_string(why.text))
-    text = _text(lib.rule_text(rule))
+    text = _text(lib.rule_text(rule)) if lib.rule_lasts(rule, why) else None
     lib.rule_free(rule)
+    if text is None:
+        raise CoreError(_string(why.text))
     return text
 
 

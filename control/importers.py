@@ -143,13 +143,10 @@ def _acl_user(
 
 def _is_name(out: Import, where: str, name: str, subject: str) -> bool:
     try:
-        core.canonical(f"user {core.quote(name)} on")
+        policy.check_name(name)
         core.canonical(f"bind subject {core.quote(subject)} {core.quote(name)}")
     except core.CoreError as error:
         out.note(where, f"cannot be a user here: {error}")
-        return False
-    if name.lower().startswith(policy.RESERVED):
-        out.note(where, f"names that start with '{policy.RESERVED}' are this product's own")
         return False
     return True
 

@@ -119,12 +119,18 @@ def _peers(peers: Peers) -> list[str]:
 
 def user_lines(user: User, acls: Sequence[str], adopt: bool = False) -> frozenset[str]:
     """The lines of one user on one database, where its roles are given `acls`; none without a
-    certificate or without an ACL. `adopt`: also where the server has a user of that name."""
+    certificate or without an ACL, nor for a name from before `check_name` refused it: the lines of
+    all others must not wait for it. `adopt`: also where the server has a user of that name."""
     if user.auth_method != "certificate" or not acls:
         return frozenset()
     bind = f"bind subject {core.quote(user.certificate_subject_line)} {core.quote(user.name)}"
     taken = " adopt" if adopt else ""
-    return _canonical([bind, f"user {core.quote(user.name)}{taken} on {_rules(acls)}"])
+    try:
+        return _canonical([bind, f"user {core.quote(user.name)}{taken} on {_rules(acls)}"])
+    except core.CoreError:
+        if is_name(user.name):
+            raise
+        return frozenset()
 
 
 def _rules(acls: Sequence[str]) -> str:
@@ -214,11 +220,26 @@ def spellings(subject: str) -> tuple[str, str]:
 def check_user(user: User) -> None:
     """Raises core.CoreError where the name of a certificate user can be no ACL user's, or is one
     that something else on a node has: binding a certificate to it would hand over its rights."""
-    if user.name == "default":
-        raise core.CoreError("'default' is the user of clients without a name: take another one")
-    if user.name.lower().startswith(RESERVED):
-        raise core.CoreError(f"names that start with '{RESERVED}' are this product's own on a node")
+    check_name(user.name)
     user_lines(user, ["-@all"])
+
+
+def check_name(name: str) -> None:
+    """Raises core.CoreError where no certificate user can have this name, see `check_user`."""
+    if name == "default":
+        raise core.CoreError("'default' is the user of clients without a name: take another one")
+    if name.lower().startswith(RESERVED):
+        raise core.CoreError(f"names that start with '{RESERVED}' are this product's own on a node")
+    core.canonical(f"user {core.quote(name)}")
+
+
+def is_name(name: str) -> bool:
+    """Whether `check_name` takes it."""
+    try:
+        check_name(name)
+    except core.CoreError:
+        return False
+    return True
 
 
 def check_acl(text: str) -> None:

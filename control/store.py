@@ -41,7 +41,6 @@ from control.records import (
     FIRST_ACLS,
     TRUSTED_CA,
     Action,
-    AuthMethod,
     Certificate,
     CertificateFigures,
     Change,
@@ -647,10 +646,16 @@ class Store:
         return self.recall("authorities", load)
 
     def not_synced(self, bdb_uid: int) -> tuple[User, ...]:
-        """Users with rights on a database that have no certificate, so no line there either."""
+        """Users with rights on a database and no line there: those without a certificate, and those
+        whose name no server takes, from before it was refused."""
         with self._engine.connect() as connection:
-            granted = (user for user, *_ in _grants(connection, bdb_uid, "regular"))
-            return tuple(granted)
+            found = _granted(connection.execute(LINELESS, {"bdb": bdb_uid}))
+            named = (user for _, (user, *_) in found)
+            return tuple(
+                user
+                for user in named
+                if user.auth_method == "regular" or not policy.is_name(user.name)
+            )
 
     # ---- Changing ----
 
@@ -1882,8 +1887,12 @@ ALL_GRANTS = (
     .order_by(users.c.uid, roles_permissions.c.bdb_uid, roles_permissions.c.position)
 )
 GRANTS = ALL_GRANTS.where(
+    roles_permissions.c.bdb_uid == sa.bindparam("bdb"), users.c.auth_method == "certificate"
+)
+# Without a line there, and some more: see Store.not_synced.
+LINELESS = ALL_GRANTS.where(
     roles_permissions.c.bdb_uid == sa.bindparam("bdb"),
-    users.c.auth_method == sa.bindparam("method"),
+    sa.or_(users.c.auth_method == "regular", *(users.c.name.contains(c) for c in "'\"")),
 )
 # On databases that are not being removed.
 GRANTS_OF = ALL_GRANTS.where(
@@ -2073,6 +2082,15 @@ def _check(connection: sa.Connection, record: AnyRecord, before: AnyRecord | Non
     _check_unique(connection, record, fields)
     if isinstance(record, User | Profile):
         _check_roles(connection, record)
+    if isinstance(record, User):
+        _check_name(record, before)
+
+
+def _check_name(user: User, before: AnyRecord | None) -> None:
+    """A name from before it was refused may stay what it is."""
+    was = (before.name, before.auth_method) if isinstance(before, User) else None
+    if user.auth_method == "certificate" and was != (user.name, user.auth_method):
+        policy.check_name(user.name)
 
 
 def _check_unique(
@@ -2332,7 +2350,7 @@ def _lines(connection: sa.Connection, uid: int, own: bool) -> set[tuple[int, str
     trust = _database_trust(connection, found)
     known = _nodes(connection, uid)
     lines = {(0, line) for line in policy.database_lines(found, trust, known)}
-    for granted in () if own else _grants(connection, uid, "certificate"):
+    for granted in () if own else _grants(connection, uid):
         lines |= _user_lines(*granted)
     return lines
 
@@ -2344,10 +2362,9 @@ def _user_lines(user: User, acls: Sequence[str], adopt: bool) -> set[tuple[int, 
     return {(user.uid, line) for line in policy.user_lines(user, acls, adopt)}
 
 
-def _grants(connection: sa.Connection, bdb_uid: int, auth_method: AuthMethod) -> list[Granted]:
-    """The users with rights on a database."""
-    rows = connection.execute(GRANTS, {"bdb": bdb_uid, "method": auth_method})
-    return [granted for _, granted in _granted(rows)]
+def _grants(connection: sa.Connection, bdb_uid: int) -> list[Granted]:
+    """The certificate users with rights on a database."""
+    return [granted for _, granted in _granted(connection.execute(GRANTS, {"bdb": bdb_uid}))]
 
 
 def _granted(rows: "Iterable[sa.Row[Any]]") -> Iterable[tuple[tuple[int, int], Granted]]:

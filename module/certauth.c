@@ -7,10 +7,11 @@
  * The server's main thread does all of it but what takes long of a change: holding many lines against
  * the policy, the journal, the new tables, and freeing what went. Hazards of the API, version
  * by version, are named where they are met (docs/servers.md). */
-#define _XOPEN_SOURCE 700
+#define _GNU_SOURCE /* dladdr(3) */
 #include "node.h"
 #include "redis_api.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <limits.h>
 #include <pthread.h>
@@ -349,9 +350,21 @@ static bool is_bootstrap_user(span name) {
     return policy_user(node.bootstrap, LINE_USER, name) != NULL;
 }
 
+/* A line of a journal from before such names were refused: its user is not there, so that no file of
+ * the server gets to hold it. Whoever it binds is refused as `user_missing`. */
+static bool leave_out(const rule *line, span user) {
+    fault why, none;
+    if (rule_lasts(line, &why)) return false;
+    RedisModule_Log(node.ctx, "warning",
+                    "user '%.*s' is left out: %.200s. Take its line out, and give it another name",
+                    (int)user.len, (const char *)user.ptr, why.text);
+    call("ACL", "DELUSER", user, span_of(NULL, 0), &none);
+    return true;
+}
+
 static void apply_user(const rule *line, bool limited) {
     span user = rule_user(line, 0);
-    if (limited && is_bootstrap_user(user)) return;
+    if (limited && (is_bootstrap_user(user) || leave_out(line, user))) return;
     text_buffer b = acl_text(line, user, limited);
     set_user(user, span_of(b.text, b.len));
     free(b.text);
@@ -960,7 +973,8 @@ static void sit_on_nobody(RedisModuleCtx *ctx, session *s) {
 static bool become(RedisModuleCtx *ctx, session *s, span user) {
     const rule *pattern = policy_pattern_of(node.policy, user);
     const rule *line = node.settling ? policy_user(node.policy, LINE_USER, user) : NULL;
-    if (pattern && enforced() && !is_bootstrap_user(user)) make_user(pattern, user);
+    if (pattern && enforced() && !is_bootstrap_user(user) && !leave_out(pattern, user))
+        make_user(pattern, user);
     if (line && enforced()) apply_user(line, true);
     node.switching = true;
     int result = RedisModule_AuthenticateClientWithACLUser(ctx, (const char *)user.ptr, user.len,
@@ -2935,8 +2949,29 @@ static bool read_bootstrap(const char *name, fault *why) {
     return false;
 }
 
+/* CONFIG REWRITE writes the loadmodule line without the quotes that stood in it (config.c,
+ * rewriteConfigLoadmoduleOption): at the next start its words would be others. */
+static bool check_word(const char *word, fault *why) {
+    if (word[0] && strpbrk(word, " \t\n\v\f\r\"'") == NULL) return true;
+    return fail(why,
+                "'%.120s' in the loadmodule line is empty, or holds a blank or a quote: CONFIG REWRITE "
+                "loses what quotes it. Give it another path; a symbolic link will do",
+                word);
+}
+
+static bool check_words(RedisModuleString **argv, int argc, fault *why) {
+    Dl_info module; /* whose path is the line's first word */
+    static const char here;
+    if (dladdr(&here, &module) && !check_word(module.dli_fname, why)) return false;
+    for (int i = 0; i < argc; i++) {
+        if (!check_word((const char *)string_span(argv[i]).ptr, why)) return false;
+    }
+    return true;
+}
+
 static bool read_arguments(RedisModuleString **argv, int argc, fault *why) {
     span directory = {0};
+    if (!check_words(argv, argc, why)) return false;
     for (int i = 0; i < argc; i += 2) {
         if (i + 1 == argc)
             return fail(why, "'%.60s' lacks its value", (const char *)string_span(argv[i]).ptr);

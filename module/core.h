@@ -232,6 +232,10 @@ span rule_user(const rule *, size_t index); /* `bind`: its users, `user`, `was`:
 bool rule_adopts(const rule *);             /* `user … adopt` */
 bool rule_on(const rule *);                 /* `user`, `pattern`: is the user on? */
 bool rule_binds_peer(const rule *);         /* `bind key` to a user `certauth-peer-…`: a node's peer */
+/* Do the names that the line gives to users survive the server's own files? CONFIG REWRITE writes a name
+ * as it is, where an unquoted quote begins a quoted text (config.c, rewriteConfigUserOption; sds.c,
+ * sdssplitargs). False with `why`: no new line may say so, but a journal of an earlier version may. */
+bool rule_lasts(const rule *, fault *why);
 bool rule_acl_next(const rule *, size_t *at, span *token); /* `user`, `was`, `limit`: the ACL rules;
                                              * `at` starts at 0; `pattern`: as they are written */
 X509 *rule_certificate(const rule *);       /* `ca`, `anchor`: borrowed */

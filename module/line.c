@@ -511,7 +511,7 @@ bool rule_covers(const rule *r, span address) {
 /* ---- Users ---- */
 
 /* What ACL SETUSER takes as a name: no blank, no NUL (acl.c: ACLStringHasSpaces, Redis 7.0.15);
- * and nothing that would make two names look alike. */
+ * and nothing that would make two names look alike. A quote is taken here, see rule_lasts. */
 static bool is_user_name(span name) {
     for (size_t i = 0; i < name.len; i++) {
         if (name.ptr[i] <= ' ') return false;
@@ -527,6 +527,26 @@ static bool read_user_name(line *l) {
     }
     put_field(l, FIELD_USER, l->token);
     say(l, l->token);
+    return true;
+}
+
+static bool lasts(span name, fault *why) {
+    if (memchr(name.ptr, '\'', name.len) == NULL && memchr(name.ptr, '"', name.len) == NULL)
+        return true;
+    return fail(why,
+                "the name of a user holds a quote, and redis.conf with it could not be read any "
+                "more once CONFIG REWRITE has written it: '%.*s'",
+                shown(name), (const char *)name.ptr);
+}
+
+bool rule_lasts(const rule *r, fault *why) {
+    span name;
+    for (size_t at = 0; rule_field(r, FIELD_USER, &at, &name);) {
+        if (!lasts(name, why)) return false;
+    }
+    for (size_t at = 0; rule_field(r, FIELD_MAKES, &at, &name);) {
+        if (!lasts(name, why)) return false;
+    }
     return true;
 }
 

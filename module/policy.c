@@ -338,9 +338,21 @@ static rule *patch_parse(patch *p, span text, size_t number) {
     return NULL;
 }
 
+/* A journal may hold lines that an earlier version took: it must be read, or nobody could log in. */
+static bool may_add(patch *p, const rule *r, size_t number) {
+    fault why;
+    if (p->source == FROM_JOURNAL || rule_lasts(r, &why)) return true;
+    patch_problem(p, number, why.text);
+    return false;
+}
+
 void patch_add(patch *p, span text, size_t number) {
     rule *r = patch_parse(p, text, number);
     if (r == NULL) return;
+    if (!may_add(p, r, number)) {
+        rule_free(r);
+        return;
+    }
     const rule *twin = table_find(&p->added, r->key);
     if (twin == NULL) {
         table_add(&p->added, r);
@@ -520,8 +532,9 @@ static void commit_in_place(policy *base, const patch *p) {
 bool patch_owns_word(const patch *p, span user) {
     uint8_t alias[KEY_BYTES];
     span word = word_of(user);
+    if (word.len == 0) return false;
     alias_word(alias, word);
-    return word.len && view_tallied(&(view){p->base, p}, alias);
+    return view_tallied(&(view){p->base, p}, alias);
 }
 
 void policy_commit(policy *base, patch *p) {

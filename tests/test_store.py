@@ -475,6 +475,28 @@ def test_lines_that_the_code_writes_otherwise_are_a_new_generation(
     assert replayed(made) == set(made.policy(1)[1])
 
 
+def test_a_name_from_before_it_was_refused_stops_nobody(
+    made: Store, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node would refuse its lines, and all others with them. The upgrade takes them back; who is
+    left out is told with each database, and comes in under another name."""
+    with monkeypatch.context() as before:
+        before.setattr("control.core.canonical", lambda line: line)  # as it was: no check of quotes
+        granted(made, "alice", "o'brien", "bob")
+    assert any("o'brien" in line for line in made.policy(1)[1])
+    Store(url).close()
+    lines = made.policy(1)[1]
+    assert {line.split()[1] for line in lines if line.startswith("user ")} == {"alice", "bob"}
+    assert core.digest(lines) == made.target(1).digest
+    assert [user.name for user in made.not_synced(1)] == ["o'brien"]
+    (left,) = made.not_synced(1)
+    with pytest.raises(core.CoreError, match="holds a quote"):
+        made.update(User, left.uid, lambda one: replace(one, name="o'hara"))
+    made.update(User, left.uid, lambda one: replace(one, name="obrien"))
+    assert not made.not_synced(1)
+    assert any(line.startswith("user obrien ") for line in made.policy(1)[1])
+
+
 KINDS = ["create", "delete", "roles", "acl", "grants", "trust"]
 ACTIONS = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 5)), max_size=12)
 

@@ -1,0 +1,307 @@
+"""The server's own files, and what we make the server hold: CONFIG REWRITE and ACL SAVE write our
+users, a start and ACL LOAD read them."""
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import redis
+
+from control import core, policy
+from tests.nodes import (
+    JOURNAL,
+    Start,
+    authority,
+    bind,
+    bootstrap,
+    enrolled,
+    keep_configuration,
+    load,
+    patch,
+    refused,
+    show,
+    turned_away,
+    usual,
+    who,
+)
+from tests.servers import Server
+from tests.support import MODULE, Cert, Pki, RedisServer, ServerDied
+from tests.test_journal import Journal
+
+DEFAULT = "user default on nopass ~* &* +@all"
+OPERATOR = "user operator on >pw -@all +acl|load +acl|whoami"
+QUOTE = "holds a quote"
+NO_NAME = "not the name of an ACL user"
+
+
+# ---- Names and rules -----------------------------------------------------------------------------
+
+WORDS = (
+    "on", "off", "-@all", "+@all", "nopass", "reset", "resetpass", "adopt", "#" + 64 * "a", "#x",
+    "##", ">pw", "<pw", "!pw", "~*", "%R~*", "&*", "(", ")", "(~*", "x)", "Default", "DEFAULT",
+    "user", "include", "loadmodule", "{id}", "a,b", "%20", "\\x41", "\\", "\\\\", "ü", "日本", "😀",
+    "a\u00a0b", "x" * 512, "ca", "from", "session", "app", "-", "$", "$(x)", "`x`", "# ??? x",
+)  # fmt: skip
+LONG = "x" * 513
+
+
+def alphabet() -> Iterator[bytes]:
+    """Every byte but NUL, at the start of a text, within it and at its end; each text once."""
+    for number in range(1, 256):
+        byte = bytes([number])
+        yield b"%bb%02x" % (byte, number)
+        yield b"m%02x%bm" % (number, byte)
+        yield b"e%02x%b" % (number, byte)
+
+
+def names() -> list[bytes]:
+    return [*alphabet(), *(word.encode() for word in WORDS), LONG.encode()]
+
+
+def quoted(text: bytes) -> bytes:
+    return b'"%b"' % b"".join(b"\\x%02x" % byte for byte in text)
+
+
+def reason(name: bytes) -> str | None:
+    """Why no user may have this name; None where one may."""
+    if b"'" in name or b'"' in name:
+        return QUOTE
+    try:
+        wrong = len(name) > 512 or any(c <= " " or "\x7f" <= c <= "\x9f" for c in name.decode())
+    except UnicodeDecodeError:
+        wrong = True
+    return NO_NAME if wrong else None
+
+
+def rules_to_try() -> list[bytes]:
+    """Some are rules on one server and not on another."""
+    signs = ("~", "&", "%R~", "%W~", "+select|", "(~", "(+get ~")
+    found = [sign.encode() + text for sign in ("~", "&") for text in alphabet()]
+    found += [sign.encode() + word.encode() for sign in signs for word in WORDS]
+    found += [b"(~x)b +get)", b"(~x (y +get)", b"(~a +get) (%R~b &c -@all)", b"~", b"&", b"%RW~"]
+    found += [b"+config|get", b"-config|set", b"+@all -@dangerous", b"+@read -get", b"+@admin"]
+    return [*found, b"sanitize-payload", b"skip-sanitize-payload", b"allkeys", b"nocommands"]
+
+
+def outcome(call: Callable[[], object]) -> str | None:
+    """What a refusal says; None where there is none."""
+    try:
+        call()
+    except (core.CoreError, redis.ResponseError) as error:
+        return str(error)
+    return None
+
+
+def wrongly(told: str | None, wrong: str | None) -> bool:
+    return told != wrong if told is None or wrong is None else wrong not in told
+
+
+def test_a_name_is_refused_alike_wherever_it_is_written(
+    installed: Server, start: Start, pki: Pki
+) -> None:
+    """In `user`, `bind` and `pattern` lines, by a node, by the control plane: each with its reason,
+    and all others are taken."""
+    for name in names():
+        text, token = name.decode("utf-8", "surrogateescape"), quoted(name).decode()
+        lines = [f"user {token} on", f"bind cn x {token}"]
+        told = [outcome(partial(core.canonical, line)) for line in lines]
+        told += [outcome(partial(core.Policy, [line])) for line in lines]
+        told.append(outcome(partial(policy.check_name, text)))
+        assert not [one for one in told if wrongly(one, reason(name))], (name, told)
+    server = enrolled(start, installed, pki)
+    bad = [b"user %b on" % quoted(name) for name in names() if reason(name)]
+    with refused(f"LINES {len(bad)} bad, nothing changed"):
+        load(server.admin(), 2, bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_a_pattern_makes_no_name_that_a_file_would_lose(quote: str) -> None:
+    """What stands in the line is all that could: no value of a placeholder holds a quote."""
+    token = core.quote(f"app:{quote}{{id}}")
+    assert QUOTE in (outcome(lambda: core.Policy([f"pattern cn {{id}} {token} on"])) or "")
+    core.Policy(["pattern cn {id} app:{id} on"])
+
+
+def taken(client: redis.Redis, lines: list[bytes]) -> list[bytes]:
+    """Those of these lines that the server takes. A refusal names 32 of the bad ones."""
+    for _ in range(len(lines)):
+        told = outcome(partial(load, client, 1, lines))  # type: ignore[arg-type]
+        if told is None:
+            return lines
+        bad = {int(number) for number in re.findall(r"; line (\d+): ", told)}
+        assert bad, told
+        lines = [line for number, line in enumerate(lines, 1) if number not in bad]
+    raise AssertionError("no line is taken")
+
+
+def logins(server: RedisServer, groups: dict[Cert, list[bytes]]) -> None:
+    """Each certificate can become each of its users."""
+    for cert, its in groups.items():
+        with server.tls(cert).connect() as connection:
+            for user in its:
+                assert connection.command("CERTAUTH.LOGIN", user) == b"OK"
+                assert connection.command("ACL", "WHOAMI") == user
+
+
+def users(admin: redis.Redis) -> list[str]:
+    """As ACL LIST tells them, but for a word that means what its absence means."""
+    return sorted(line.replace(" sanitize-payload", "") for line in admin.acl_list())
+
+
+def without_module(server: RedisServer) -> list[str]:
+    """The users that a server has that reads the same files, and is not ours."""
+    text = server.conf.read_text()
+    server.lines = lambda: [  # type: ignore[method-assign]
+        line for line in text.splitlines() if not line.startswith("loadmodule")
+    ]
+    server.start()
+    found = users(server.admin())
+    server.stop()
+    server.lines = text.splitlines  # type: ignore[method-assign]
+    return found
+
+
+@pytest.mark.parametrize("file", ["redis.conf", "aclfile"])
+def test_what_we_make_the_server_hold_survives_its_files(
+    server_kind: Server, start: Start, pki: Pki, tmp_path: Path, file: str
+) -> None:
+    """Every name and rule that is taken: the server that reads what it has written has the same
+    users, and with the module each certificate is who it was."""
+    acl = tmp_path / "users.acl"
+    acl.write_text(f"{DEFAULT}\n")
+    config = [f"aclfile {acl}"] if file == "aclfile" else []
+    server = start(server_kind, module=JOURNAL, config=config)
+    named = {b"user %b on ~k:* +@read +acl|whoami" % quoted(name): name for name in names()}
+    ruled = [b"user r%d on %b" % (n, quoted(rule)) for n, rule in enumerate(rules_to_try())]
+    lines = taken(server.admin(), [line.encode() for line in usual(pki)] + [*named, *ruled])
+    assert sum(line in lines for line in ruled) > 500
+    good = [name for line, name in named.items() if line in lines]
+    groups = {pki.ca.issue(f"CN=c{at}"): good[at : at + 32] for at in range(0, len(good), 32)}
+    binds = [
+        f"+bind key {cert.key_id} ".encode() + b" ".join(map(quoted, its))
+        for cert, its in groups.items()
+    ]
+    patch(server.admin(), 1, 2, binds)  # type: ignore[arg-type]
+    logins(server, groups)
+    made = users(server.admin())
+    write = server.admin().acl_save if file == "aclfile" else server.admin().config_rewrite
+    assert write()
+    keep_configuration(server)
+    server.stop()
+    assert without_module(server) == made
+    server.start()
+    logins(server, groups)
+    assert users(server.admin()) == made
+    assert good == [name for name in names() if reason(name) is None]
+
+
+ARGUMENTS = {"blank": "a b", "tab": "a\tb", "quote": "a'b", "double quote": 'a"b', "nothing": ""}
+
+
+@pytest.mark.parametrize("what", ARGUMENTS)
+def test_an_argument_that_a_rewrite_would_lose_ends_the_start(
+    installed: Server, start: Start, tmp_path: Path, what: str
+) -> None:
+    """Of the loadmodule line: the journal, the bootstrap file, and the module's own path."""
+    lost = tmp_path / ARGUMENTS[what] if ARGUMENTS[what] else Path("")
+    for words in (["journal", str(lost)], [*JOURNAL, "bootstrap", str(lost)]):
+        module = [core.quote("" if word == "." else word) for word in words]
+        with pytest.raises(ServerDied, match="certauth cannot be loaded: .*CONFIG REWRITE"):
+            start(installed, module=module)
+    if what == "nothing":
+        return
+    lost.mkdir()
+    copy = shutil.copy(str(MODULE), str(lost))
+    config = [f"loadmodule {core.quote(copy)} journal journal"]
+    with pytest.raises(ServerDied, match="certauth cannot be loaded: .*CONFIG REWRITE"):
+        start(installed, config=config)
+
+
+ODD = ["back\\slash", "dollar$", "(x)", "ü", "#x", "%20", "semi;colon", "{x}", "=", ","]
+
+
+def test_arguments_survive_a_rewrite(
+    server_kind: Server, start: Start, pki: Pki, tmp_path: Path
+) -> None:
+    """Whatever the loadmodule line takes: the server starts again with the same files."""
+    place = tmp_path / "".join(ODD)
+    place.mkdir()
+    (place / "bootstrap").write_text(
+        f"{authority(pki.ca)}\n{bind(pki.bob, 'bob')}\nuser bob on +@all\n"
+    )
+    module = ["journal", str(place / "journal"), "bootstrap", str(place / "bootstrap")]
+    server = enrolled(start, server_kind, pki, module=module)
+    for _ in range(2):
+        assert server.admin().config_rewrite()
+        keep_configuration(server)
+        server.stop()
+        server.start()
+        assert (who(server, pki.alice), who(server, pki.bob)) == ("alice", "bob")
+
+
+def test_a_bootstrap_line_with_a_quote_ends_the_start(
+    installed: Server, start: Start, tmp_path: Path
+) -> None:
+    """Who wrote it is there to change it."""
+    for line in ('bind cn x "o\'brien"', 'user "o\'brien" on +@all'):
+        with pytest.raises(ServerDied, match=f"cannot be loaded: .*bootstrap.*, line 1: .*{QUOTE}"):
+            start(installed, module=bootstrap(tmp_path, line))
+
+
+# ---- After an upgrade ----------------------------------------------------------------------------
+
+OLD = ['user "o\'brien" on ~* +@all', 'pattern cn {id} "dev:\'{id}" on ~{id}:* +@all']
+
+
+def from_before(server: RedisServer, *lines: str) -> None:
+    """Lines that are refused today, in the journal of a server that is stopped."""
+    with Journal(server.directory / "journal") as kept:
+        kept.append(*lines, generation=kept.last[0] + 1, owner="")
+
+
+@pytest.mark.parametrize("file", ["redis.conf", "aclfile"])
+def test_a_name_from_before_it_was_refused_stops_nobody(
+    server_kind: Server, start: Start, pki: Pki, tmp_path: Path, file: str
+) -> None:
+    """Its user is not there, nor in a file that has it saved; everybody else is, and the lines can
+    be taken out."""
+    acl = tmp_path / "users.acl"
+    acl.write_text(f"{DEFAULT}\nuser o'brien on ~* &* +@all\n")
+    config = [f"aclfile {acl}"] if file == "aclfile" else []
+    old = [*OLD, f'bind key {pki.bob.key_id} "o\'brien"']
+    server = enrolled(start, server_kind, pki, config=config)
+    server.stop()
+    from_before(server, *old)
+    server.start()
+    for _ in range(2):
+        assert who(server, pki.alice) == "alice"
+        assert turned_away(server, pki.bob) == "user_missing"
+        assert turned_away(server, pki.ca.issue("CN=x")) == "user_missing"
+        assert sorted(server.admin().acl_users()) == ["alice", "default"]
+        assert "user 'o'brien' is left out" in server.log
+        assert server.admin().config_rewrite()
+        keep_configuration(server)
+        server.stop()
+        server.start()
+    assert set(old) <= set(show(server.admin()))
+    with refused("LINES 1 bad, nothing changed; line 1: .*" + QUOTE):
+        patch(server.admin(), 2, 3, [f"+{OLD[0].replace('brien', 'hara')}"])
+    patch(server.admin(), 2, 3, [f"-{line}" for line in old] + ["+user obrien on"])
+    assert sorted(server.admin().acl_users()) == ["alice", "default", "obrien"]
+
+
+def test_enforcement_that_comes_on_leaves_such_names_out(
+    installed: Server, start: Start, pki: Pki
+) -> None:
+    """Held while the policy was off, they begin to count with all others."""
+    server = enrolled(start, installed, pki)
+    load(server.admin(), 2, ["set enforce off", *usual(pki)[1:]])
+    server.stop()
+    from_before(server, *OLD)
+    server.start()
+    patch(server.admin(), 3, 4, ["-set enforce off", "+set enforce on"])
+    assert sorted(server.admin().acl_users()) == ["alice", "default"]
+    assert who(server, pki.alice) == "alice"
