@@ -36,6 +36,14 @@ typedef struct {
     size_t sessions;
 } made_user;
 
+/* A user whose rules have changed, until its clients have been looked at. */
+typedef struct {
+    RedisModuleString *before; /* its rules; empty: not known */
+    bool judged, listed;       /* is the rest filled in? is it looked for in CLIENT LIST? */
+    bool keys, commands;       /* it may have lost some */
+    unsigned lost;             /* of STREAMS: a bit for each that it may not begin any more */
+} rights;
+
 /* A client, from its connection to its end. Unix sockets and plain TCP have one too. */
 typedef struct {
     uint64_t id;
@@ -137,6 +145,9 @@ static struct {
     RedisModuleDict *ends;     /* end, client id → session */
     RedisModuleDict *managed;  /* user → its ACL rules as the server tells them after we set them */
     RedisModuleDict *made;     /* user → made_user */
+    RedisModuleDict *changed;  /* user → rights, see end_streams */
+    uint64_t streams_seen;     /* the last session looked at by end_streams */
+    bool list_due;             /* it is to look at CLIENT LIST at its end */
     size_t idle;               /* how many of them have no session */
     bool hurrying;             /* the timer of hurry is set */
     int64_t hurried, looked;   /* when hurry and look were there last, as now_us has it */
@@ -209,6 +220,22 @@ static RedisModuleString *string_of(span s) {
     return RedisModule_CreateString(NULL, (const char *)s.ptr, s.len);
 }
 
+/* What stands before the next blank, and takes it from `text`. */
+static span take_word(span *text) {
+    const uint8_t *blank = memchr(text->ptr, ' ', text->len);
+    size_t len = blank ? (size_t)(blank - text->ptr) : text->len;
+    span word = span_of(text->ptr, len);
+    *text = span_skip(*text, len + (blank != NULL));
+    return word;
+}
+
+static bool has_word(span text, span word) {
+    while (text.len) {
+        if (span_equal(take_word(&text), word)) return true;
+    }
+    return false;
+}
+
 _Static_assert(sizeof(void *) >= sizeof(uint64_t), "client ids travel as pointers");
 static void *as_data(uint64_t id) { return (void *)(uintptr_t)id; }
 
@@ -227,14 +254,25 @@ static void text_add(text_buffer *b, span s) {
     b->text[b->len] = 0;
 }
 
-/* The ACL rules of a user as the server tells them, to be freed; NULL where there is no such user. */
-static RedisModuleString *user_rules(span name) {
+/* The server's user, to be freed with FreeModuleUser, which frees the handle; NULL: there is none. */
+static RedisModuleUser *user_handle(span name) {
     RedisModuleString *text = string_of(name);
     RedisModuleUser *user = RedisModule_GetModuleUserFromUserName(text);
     RedisModule_FreeString(NULL, text);
-    if (user == NULL) return NULL;
-    RedisModuleString *rules = RedisModule_GetModuleUserACLString(user);
-    RedisModule_FreeModuleUser(user); /* frees the handle: the user is not the module's */
+    return user;
+}
+
+static bool server_has(span name) {
+    RedisModuleUser *user = user_handle(name);
+    if (user) RedisModule_FreeModuleUser(user);
+    return user != NULL;
+}
+
+/* The ACL rules of a user as the server tells them, to be freed; NULL where there is no such user. */
+static RedisModuleString *user_rules(span name) {
+    RedisModuleUser *user = user_handle(name);
+    RedisModuleString *rules = user ? RedisModule_GetModuleUserACLString(user) : NULL;
+    if (user) RedisModule_FreeModuleUser(user);
     return rules;
 }
 
@@ -287,28 +325,30 @@ static text_buffer acl_text(const rule *line, span user, bool limited) {
     return b;
 }
 
-/* Calls ACL or CONFIG with the words of `text`. False where the server answers with an error, whose
- * text goes into `why`. */
-static bool call(const char *command, const char *verb, span name, span text, fault *why) {
+/* The answer to ACL or CONFIG with the words of `text`, to be freed; NULL: none. */
+static RedisModuleCallReply *answer(const char *command, const char *verb, span name, span text) {
     RedisModuleString **argv = NULL;
     size_t argc = 0;
     while (text.len) {
-        const uint8_t *blank = memchr(text.ptr, ' ', text.len);
-        size_t len = blank ? (size_t)(blank - text.ptr) : text.len;
         argv = must(realloc(argv, (argc + 1) * sizeof *argv));
-        argv[argc++] = string_of(span_of(text.ptr, len));
-        text = span_skip(text, len + (blank != NULL));
+        argv[argc++] = string_of(take_word(&text));
     }
     RedisModuleCallReply *reply =
         RedisModule_Call(node.ctx, command, "cbv", verb, name.ptr, name.len, argv, argc);
+    for (size_t i = 0; i < argc; i++) RedisModule_FreeString(NULL, argv[i]);
+    free(argv);
+    return reply;
+}
+
+/* False where the server answers with an error, whose text goes into `why`. */
+static bool call(const char *command, const char *verb, span name, span text, fault *why) {
+    RedisModuleCallReply *reply = answer(command, verb, name, text);
     bool good = reply && RedisModule_CallReplyType(reply) != REDISMODULE_REPLY_ERROR;
     size_t len = 0;
     const char *error =
         good || reply == NULL ? "no answer" : RedisModule_CallReplyStringPtr(reply, &len);
     if (!good) fail(why, "%.*s", len ? (int)len : 9, error);
     if (reply) RedisModule_FreeCallReply(reply);
-    for (size_t i = 0; i < argc; i++) RedisModule_FreeString(NULL, argv[i]);
-    free(argv);
     return good;
 }
 
@@ -328,20 +368,54 @@ static void expect_rules(span name, RedisModuleString *rules) {
 
 static void know_user(span name) { expect_rules(name, user_rules(name)); }
 
+/* It takes Redis 7.0 up to 1 ms to tell a user's rules: of many, at the first look, see repair_user. */
+static bool tells_slowly(void) {
+    return node.version < 0x070200 && RedisModule_DictSize(node.managed) > 1000;
+}
+
+/* What a user is before its rules change, if that matters to anybody: empty where it takes too long to
+ * ask, NULL where nobody holds it, or what it was is known to have changed already. */
+static RedisModuleString *rules_before(span name) {
+    const RedisModuleString *told =
+        RedisModule_DictGetC(node.managed, (void *)(uintptr_t)name.ptr, name.len, NULL);
+    if (RedisModule_DictSize(node.sessions) == 0 || (told && string_span(told).len == 0))
+        return NULL;
+    if (!tells_slowly()) return user_rules(name);
+    return server_has(name) ? string_of(span_of("", 0)) : NULL;
+}
+
+/* The rules of a user have changed: what its clients have begun is to be looked at, from the first one
+ * on. Takes `before`. What changes again until then is not known any more. */
+static void note_changed(span name, RedisModuleString *before) {
+    void *key = (void *)(uintptr_t)name.ptr;
+    const RedisModuleString *now = RedisModule_DictGetC(node.managed, key, name.len, NULL);
+    bool same = before && now && string_span(now).len &&
+                span_equal(string_span(now), string_span(before));
+    if (before && same) RedisModule_FreeString(NULL, before);
+    if (before == NULL || same) return;
+    rights *r = RedisModule_DictGetC(node.changed, key, name.len, NULL);
+    bool again = r != NULL;
+    if (again) RedisModule_FreeString(NULL, r->before);
+    else RedisModule_DictSetC(node.changed, key, name.len, r = must(calloc(1, sizeof *r)));
+    if (again) RedisModule_FreeString(NULL, before);
+    *r = (rights){.before = again ? string_of(span_of("", 0)) : before};
+    node.streams_seen = 0;
+}
+
 /* Makes the server's user what `rules` says, and keeps what that looks like, to find drift by. A user
  * that cannot be made what its line says keeps nothing of what it was. */
 static bool set_user(span name, span rules) {
     fault why, again;
+    RedisModuleString *before = rules_before(name);
     bool good = call("ACL", "SETUSER", name, rules, &why);
     if (!good) {
         RedisModule_Log(node.ctx, "warning", "user '%.*s' could not be set and is switched off: %s",
                         (int)name.len, (const char *)name.ptr, why.text);
         call("ACL", "SETUSER", name, LITERAL("reset"), &again);
     }
-    /* It takes Redis 7.0 up to 1 ms: of many, at the first look, see repair_user. */
-    if (node.version < 0x070200 && RedisModule_DictSize(node.managed) > 1000)
-        expect_rules(name, string_of(span_of("", 0)));
+    if (tells_slowly()) expect_rules(name, string_of(span_of("", 0)));
     else know_user(name);
+    note_changed(name, before);
     return good;
 }
 
@@ -656,21 +730,6 @@ static user_state user_under(const regime *r, span name) {
 
 static user_state ask_server(span name, void *under) { return user_under(under, name); }
 
-/* Tries ACL rules on a user that nobody is. */
-static bool try_acl(const rule *line, span user, bool limited, fault *why) {
-    RedisModuleString *error = NULL;
-    text_buffer b = acl_text(line, user, limited);
-    text_add(&b,
-             LITERAL(
-                 " resetchannels")); /* or the next try looks through all clients for channels */
-    bool good =
-        RedisModule_SetModuleUserACLString(NULL, node.scratch, b.text, &error) == REDISMODULE_OK;
-    if (!good) fail(why, "%s", error ? (const char *)string_span(error).ptr : "not ACL rules");
-    if (error) RedisModule_FreeString(NULL, error);
-    free(b.text);
-    return good;
-}
-
 /* The line that makes `default` what it will be after a change: the one of its user, or the note of
  * what it was before; NULL: it stays what the server says. */
 static const rule *default_line(const regime *r) {
@@ -680,34 +739,19 @@ static const rule *default_line(const regime *r) {
     return line && r->enforced ? line : gives_up(r, name, &was) ? was : NULL;
 }
 
-/* The ACL rules of `default`, as the server tells them, or would after a change; NULL: none. To be
- * freed. */
-static RedisModuleString *default_rules(const regime *r) {
-    const span name = LITERAL("default");
-    const rule *line = default_line(r);
-    fault why;
-    if (line == NULL) return user_rules(name);
-    return try_acl(line, name, rule_type(line) == LINE_USER, &why)
-               ? RedisModule_GetModuleUserACLString(node.scratch)
-               : NULL;
-}
-
-static bool is_off(const RedisModuleString *rules) {
-    return rules == NULL || span_starts(string_span(rules), LITERAL("off"));
-}
-
 static bool default_is_off(const regime *r) {
-    RedisModuleString *rules = default_rules(r);
-    bool off = is_off(rules);
-    if (rules) RedisModule_FreeString(NULL, rules);
-    return off;
+    const rule *line = default_line(r);
+    return line ? !rule_on(line) : server_user(LITERAL("default")) == USER_OFF;
 }
 
-/* `default` is what RESET leaves: harmless where it is off, and everybody's where it asks for
- * nothing. */
+/* `default` is what RESET leaves: harmless where it is off, and everybody's where it asks for nothing. */
 static bool default_is_free(const regime *r) {
-    RedisModuleString *rules = default_rules(r);
-    bool is_free = is_off(rules) || strstr((const char *)string_span(rules).ptr, "nopass") != NULL;
+    const rule *line = default_line(r);
+    RedisModuleString *rules = line ? NULL : user_rules(LITERAL("default"));
+    bool is_free = default_is_off(r) || (rules && has_word(string_span(rules), LITERAL("nopass")));
+    span token;
+    for (size_t at = 0; !is_free && line && rule_acl_next(line, &at, &token);)
+        is_free = span_equal(token, LITERAL("nopass"));
     if (rules) RedisModule_FreeString(NULL, rules);
     return is_free;
 }
@@ -1089,6 +1133,303 @@ static void enact(RedisModuleCtx *ctx, session *s, const peer *p, decision d) {
     if (s->act == ACTION_REFUSE) refuse_client(ctx, s, p);
 }
 
+/* ---- What clients are, as the server tells it ---- */
+
+/* Calls `take` for each line of CLIENT LIST, of all clients or of those with these ids. Names that
+ * clients give themselves hold no blank and no newline (networking.c, clientSetNameOrReply), so a field
+ * is what stands between blanks. */
+static void each_client_of(RedisModuleString **ids, size_t count,
+                           void (*take)(span line, void *data), void *data) {
+    RedisModuleCallReply *reply =
+        ids ? RedisModule_Call(node.ctx, "CLIENT", "ccv", "LIST", "ID", ids, count)
+            : RedisModule_Call(node.ctx, "CLIENT", "c", "LIST");
+    size_t len = 0;
+    const char *text = reply ? RedisModule_CallReplyStringPtr(reply, &len) : NULL;
+    span rest = span_of(text, text ? len : 0);
+    while (rest.len) {
+        const uint8_t *newline = memchr(rest.ptr, '\n', rest.len);
+        size_t line = newline ? (size_t)(newline - rest.ptr) : rest.len;
+        take(span_of(rest.ptr, line), data);
+        rest = span_skip(rest, line + (newline != NULL));
+    }
+    if (reply) RedisModule_FreeCallReply(reply);
+}
+
+static void each_client(void (*take)(span line, void *data), void *data) {
+    each_client_of(NULL, 0, take, data);
+}
+
+/* The value of a field, empty where there is none; `name` with its "=". */
+static span client_field(span line, const char *name) {
+    while (line.len) {
+        const uint8_t *blank = memchr(line.ptr, ' ', line.len);
+        span field = span_of(line.ptr, blank ? (size_t)(blank - line.ptr) : line.len);
+        if (span_starts(field, text_span(name))) return span_skip(field, strlen(name));
+        line = span_skip(line, field.len + (blank != NULL));
+    }
+    return line;
+}
+
+static uint64_t client_id(span line) {
+    span digits = client_field(line, "id=");
+    uint64_t id = 0;
+    for (size_t i = 0; i < digits.len && digits.ptr[i] >= '0' && digits.ptr[i] <= '9'; i++) {
+        id = id * 10 + (uint64_t)(digits.ptr[i] - '0');
+    }
+    return id;
+}
+
+static bool has_flag(span line, char flag) {
+    span flags = client_field(line, "flags=");
+    return flags.len && memchr(flags.ptr, flag, flags.len) != NULL;
+}
+
+/* ---- What a client has begun ---- */
+
+/* What goes on by itself once it has begun: by its flag in CLIENT LIST, or by a count there, and the
+ * commands of which one begins it. */
+typedef struct {
+    char flag;
+    const char *count;
+    const char *begin[2];
+} stream;
+static const stream STREAMS[] = {
+    {'O', NULL, {"MONITOR", NULL}},
+    {'S', NULL, {"PSYNC ? -1", "SYNC"}},
+    {'t', NULL, {"CLIENT TRACKING on", NULL}},
+    {0, "sub=", {"SUBSCRIBE x", NULL}},
+    {0, "psub=", {"PSUBSCRIBE x", NULL}},
+    {0, "ssub=", {"SSUBSCRIBE x", NULL}},
+};
+enum { STREAM_KINDS = sizeof STREAMS / sizeof *STREAMS };
+enum { UNTOLD = 1 << 0 | 1 << 1 }; /* MONITOR and replicas: the module API does not tell of them */
+
+/* Redis 8 stops an IO thread for each client that CLIENT LIST ID tells of, unless the client is the main
+ * thread's, as all are that have begun something; for CLIENT LIST it stops all threads once. */
+static bool lists_at_once(void) {
+    char value[16];
+    return closes_late() && config_get("io-threads", value, sizeof value) &&
+           strcmp(value, "1") != 0;
+}
+
+static bool has_stream(span line, const stream *kind) {
+    if (kind->flag) return has_flag(line, kind->flag);
+    span count = client_field(line, kind->count);
+    return count.len && !span_equal(count, LITERAL("0"));
+}
+
+/* May the user run the command, whatever it is about? Of its keys and channels the server says " to
+ * access the '…' key" (acl.c, ACL DRYRUN), and an error where there is no such command. */
+static bool may_run(span user, const char *command) {
+    RedisModuleCallReply *reply = answer("ACL", "DRYRUN", user, text_span(command));
+    size_t len = 0;
+    bool told = reply && RedisModule_CallReplyType(reply) == REDISMODULE_REPLY_STRING;
+    const char *text = told ? RedisModule_CallReplyStringPtr(reply, &len) : NULL;
+    char copy[512] = "";
+    if (text) memcpy(copy, text, len < sizeof copy ? len : sizeof copy - 1);
+    if (reply) RedisModule_FreeCallReply(reply);
+    return strcmp(copy, "OK") == 0 || strstr(copy, " to access the ") != NULL;
+}
+
+/* Does each word of `before` that starts with one of these stand in `after` as well, and the selectors as
+ * a whole? */
+static bool keeps_words(span before, span after, const char *starts) {
+    while (before.len) {
+        span rest = before, word = take_word(&before);
+        if (word.len && word.ptr[0] == '(')
+            return rest.len <= after.len &&
+                   span_equal(span_skip(after, after.len - rest.len), rest);
+        if (word.len && strchr(starts, word.ptr[0]) && !has_word(after, word)) return false;
+    }
+    return true;
+}
+
+/* Is all that the user could reach of keys surely still there? */
+static bool keeps_keys(span before, span after) {
+    return before.len && keeps_words(before, after, has_word(after, LITERAL("~*")) ? "" : "~%");
+}
+
+static bool keeps_commands(span before, span after) {
+    return before.len && keeps_words(before, after, "+-") && keeps_words(after, before, "+-");
+}
+
+/* May a user of the module's own run these words? */
+static bool is_allowed(RedisModuleUser *user, span words) {
+    RedisModuleString *argv[4];
+    int argc = 0;
+    while (words.len && argc < 4) argv[argc++] = string_of(take_word(&words));
+    bool allowed = RedisModule_ACLCheckCommandPermissions(user, argv, argc) == REDISMODULE_OK;
+    while (argc) RedisModule_FreeString(NULL, argv[--argc]);
+    return allowed;
+}
+
+static bool may_begin(span user, const stream *kind) {
+    return may_run(user, kind->begin[0]) || (kind->begin[1] && may_run(user, kind->begin[1]));
+}
+
+/* Could these rules begin it? Where that cannot be told, they could: subscriptions depend on channels,
+ * and the server splits the text at its quotes (sds.c, sdssplitargs). */
+static bool could_begin(span rules, const stream *kind) {
+    bool could = rules.len == 0 || kind->count || memchr(rules.ptr, '"', rules.len) ||
+                 memchr(rules.ptr, '\'', rules.len);
+    text_buffer b = {NULL, 0};
+    text_add(&b, LITERAL("reset "));
+    text_add(&b, rules);
+    text_add(&b, LITERAL(" resetchannels")); /* as in try_acl */
+    could = could || RedisModule_SetModuleUserACLString(NULL, node.scratch, b.text, NULL) ==
+                         REDISMODULE_ERR;
+    for (size_t i = 0; !could && i < 2 && kind->begin[i]; i++)
+        could = is_allowed(node.scratch, text_span(kind->begin[i]));
+    free(b.text);
+    return could;
+}
+
+static void judge_rights(rights *r, span user) {
+    RedisModuleString *rules = user_rules(user);
+    span before = string_span(r->before), after = rules ? string_span(rules) : span_of("", 0);
+    r->judged = true;
+    r->listed = lists_at_once();
+    r->keys = !keeps_keys(before, after);
+    r->commands = !keeps_commands(before, after);
+    for (unsigned i = 0; i < STREAM_KINDS; i++) {
+        const stream *kind = &STREAMS[i];
+        if (could_begin(before, kind) && !may_begin(user, kind)) r->lost |= 1U << i;
+    }
+    node.list_due = node.list_due || (r->listed && r->lost & UNTOLD);
+    if (rules) RedisModule_FreeString(NULL, rules);
+}
+
+/* What the user that a client holds has lost; NULL: nothing that is not known. */
+static const rights *rights_lost(const session *s) {
+    RedisModuleString *name =
+        s->closing ? NULL : RedisModule_GetClientUserNameById(node.ctx, s->id);
+    span user = name ? string_span(name) : span_of("", 0);
+    rights *r = RedisModule_DictGetC(node.changed, (void *)(uintptr_t)user.ptr, user.len, NULL);
+    if (r && !r->judged) judge_rights(r, user);
+    if (name) RedisModule_FreeString(node.ctx, name);
+    return r;
+}
+
+/* A command that waits is not looked at again when it goes on (7.0; later servers do). */
+static bool waits_unseen(const rights *r) {
+    return node.version < 0x070200 && (r->keys || r->commands);
+}
+
+/* Has it begun what its user may not any more? Not what waits for us. */
+static bool has_lost(span line, const rights *r) {
+    for (size_t i = 0; i < STREAM_KINDS; i++) {
+        if (r->lost >> i & 1 && has_stream(line, &STREAMS[i])) return true;
+    }
+    return (r->keys && has_flag(line, 't')) ||
+           (waits_unseen(r) && has_flag(line, 'b') &&
+            !span_starts(client_field(line, "cmd="), LITERAL("certauth.")));
+}
+
+/* May has_lost be true? What the module API tells is cheaper than CLIENT LIST. */
+static bool may_have_lost(const session *s, const rights *r) {
+    RedisModuleClientInfo client = {.version = 1};
+    if (r == NULL) return false;
+    if (r->lost & UNTOLD && !r->listed) return true;
+    if (r->lost == 0 && !r->keys && !waits_unseen(r)) return false;
+    return RedisModule_GetClientInfoById(&client, s->id) == REDISMODULE_OK &&
+           client.flags & (REDISMODULE_CLIENTINFO_FLAG_PUBSUB | REDISMODULE_CLIENTINFO_FLAG_BLOCKED |
+                           REDISMODULE_CLIENTINFO_FLAG_TRACKING);
+}
+
+static void end_session(session *s, const char *event, reason why);
+
+static void end_stream(span line, void *data) {
+    slice *now = data;
+    session *s = session_find(client_id(line));
+    const rights *r = s ? rights_lost(s) : NULL;
+    if (r == NULL || !has_lost(line, r)) return;
+    now->closings++;
+    if (node.order) node.order->closed++;
+    if (node.order && node.order->sender == s->id) node.order->close_sender = true;
+    else end_session(s, "closed", s->why);
+}
+
+static void end_listed(span line, void *now) {
+    if (has_flag(line, 'O') || has_flag(line, 'S')) end_stream(line, now);
+}
+
+/* The first of them goes. False where there is none. */
+static bool forget_changed(void) {
+    size_t len;
+    rights *r;
+    RedisModuleDictIter *at = RedisModule_DictIteratorStartC(node.changed, "^", NULL, 0);
+    const char *key = RedisModule_DictNextC(at, &len, (void **)&r);
+    RedisModuleString *name = key ? string_of(span_of(key, len)) : NULL;
+    RedisModule_DictIteratorStop(at);
+    if (name == NULL) return false;
+    RedisModule_DictDelC(node.changed, (void *)(uintptr_t)string_span(name).ptr, len, NULL);
+    RedisModule_FreeString(NULL, r->before);
+    RedisModule_FreeString(NULL, name);
+    free(r);
+    return true;
+}
+
+static RedisModuleString *id_text(uint64_t id) {
+    char text[24];
+    int len = snprintf(text, sizeof text, "%llu", (unsigned long long)id);
+    return string_of(span_of(text, (size_t)len));
+}
+
+/* The next sessions that may have lost what they have begun, up to `most`; how many. */
+static size_t next_to_ask(RedisModuleString **ids, size_t most, const slice *now, bool *more) {
+    uint64_t from = session_key(node.streams_seen);
+    size_t found = 0;
+    session *s = NULL;
+    *more = true;
+    RedisModuleDictIter *at =
+        RedisModule_DictIteratorStartC(node.sessions, ">", &from, sizeof from);
+    while (found < most && slice_goes_on(now) &&
+           (*more = RedisModule_DictNextC(at, NULL, (void **)&s) != NULL)) {
+        node.streams_seen = s->id;
+        if (may_have_lost(s, rights_lost(s))) ids[found++] = id_text(s->id);
+    }
+    RedisModule_DictIteratorStop(at);
+    return found;
+}
+
+/* Looks at sessions whose user's rules have changed, for a slice: what they had begun must not go on
+ * where the right to it is gone, for the server asks about rights only when something begins. True where
+ * there is more. */
+static bool end_streams(slice *now) {
+    enum { MOST = 8 };
+    RedisModuleString *ids[MOST];
+    bool more = RedisModule_DictSize(node.changed) > 0;
+    while (more && node.streams_seen != UINT64_MAX && slice_goes_on(now)) {
+        size_t found = next_to_ask(ids, MOST, now, &more);
+        if (found) each_client_of(ids, found, end_stream, now);
+        while (found) RedisModule_FreeString(NULL, ids[--found]);
+        if (!more && node.list_due) each_client(end_listed, now);
+        if (!more) node.list_due = false;
+        if (!more) node.streams_seen = UINT64_MAX; /* all were looked at */
+    }
+    while (node.streams_seen == UINT64_MAX && slice_goes_on(now) && forget_changed()) continue;
+    return RedisModule_DictSize(node.changed) > 0;
+}
+
+static void find_stream(span line, void *found) {
+    for (size_t i = 0; i < STREAM_KINDS; i++) {
+        if (has_stream(line, &STREAMS[i])) *(bool *)found = true;
+    }
+}
+
+/* May it become another user? Not with what it has begun as the one that it is: that would go on as the
+ * other's. */
+static bool may_switch(const session *s, span user, fault *why) {
+    RedisModuleString *name = RedisModule_GetClientUserNameById(node.ctx, s->id);
+    bool same = name && span_equal(string_span(name), user), begun = false;
+    RedisModuleString *id = id_text(s->id);
+    if (!same) each_client_of(&id, 1, find_stream, &begun);
+    RedisModule_FreeString(NULL, id);
+    if (name) RedisModule_FreeString(node.ctx, name);
+    return !begun || fail(why, "what this connection has begun (MONITOR, replication, tracking, "
+                               "subscriptions) is another user's: send RESET first");
+}
+
 /* ---- Who may hold which user ---- */
 
 /* May the certificate be this user? */
@@ -1323,6 +1664,7 @@ static bool choose(RedisModuleCtx *ctx, session *s, span user, fault *why) {
     if (!permits(&now, &d, user)) {
         return fail(why, "this certificate may not be that user (%s)", reason_name(d.why));
     }
+    if (!may_switch(s, user, why)) return false;
     if (!become(ctx, s, user)) return fail(why, "that user is off or gone");
     s->act = ACTION_LOGIN;
     s->why = d.why;
@@ -1350,10 +1692,13 @@ static int on_auth(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleStri
     if (s == NULL || s->local) return REDISMODULE_AUTH_NOT_HANDLED;
     const regime now = regime_now();
     decision d = decide(s, &now);
-    if (!permits(&now, &d, user) && !is_managed(&now, user) && may_become(&now, s, &d, user))
-        return REDISMODULE_AUTH_NOT_HANDLED;
     fault why;
-    if (choose(ctx, s, user, &why) || keep_peer(ctx, &now, s, &d)) return REDISMODULE_AUTH_HANDLED;
+    bool by_password =
+        !permits(&now, &d, user) && !is_managed(&now, user) && may_become(&now, s, &d, user);
+    if (by_password && (s->leaf == NULL || may_switch(s, user, &why)))
+        return REDISMODULE_AUTH_NOT_HANDLED;
+    if (!by_password && (choose(ctx, s, user, &why) || keep_peer(ctx, &now, s, &d)))
+        return REDISMODULE_AUTH_HANDLED;
     char text[320];
     snprintf(text, sizeof text, "ERR certauth: %s", why.text);
     /* Not by *error: Redis from 7.2 on, and Valkey below 8.1.3, leave that out while earlier replies
@@ -1363,47 +1708,6 @@ static int on_auth(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleStri
 }
 
 /* ---- A policy comes into force ---- */
-
-/* Calls `take` for each line of CLIENT LIST. Names that clients give themselves hold no blank and no
- * newline (networking.c, clientSetNameOrReply), so a field is what stands between blanks. */
-static void each_client(void (*take)(span line, void *data), void *data) {
-    RedisModuleCallReply *reply = RedisModule_Call(node.ctx, "CLIENT", "c", "LIST");
-    size_t len = 0;
-    const char *text = reply ? RedisModule_CallReplyStringPtr(reply, &len) : NULL;
-    span rest = span_of(text, text ? len : 0);
-    while (rest.len) {
-        const uint8_t *newline = memchr(rest.ptr, '\n', rest.len);
-        size_t line = newline ? (size_t)(newline - rest.ptr) : rest.len;
-        take(span_of(rest.ptr, line), data);
-        rest = span_skip(rest, line + (newline != NULL));
-    }
-    if (reply) RedisModule_FreeCallReply(reply);
-}
-
-/* The value of a field, empty where there is none; `name` with its "=". */
-static span client_field(span line, const char *name) {
-    while (line.len) {
-        const uint8_t *blank = memchr(line.ptr, ' ', line.len);
-        span field = span_of(line.ptr, blank ? (size_t)(blank - line.ptr) : line.len);
-        if (span_starts(field, text_span(name))) return span_skip(field, strlen(name));
-        line = span_skip(line, field.len + (blank != NULL));
-    }
-    return line;
-}
-
-static uint64_t client_id(span line) {
-    span digits = client_field(line, "id=");
-    uint64_t id = 0;
-    for (size_t i = 0; i < digits.len && digits.ptr[i] >= '0' && digits.ptr[i] <= '9'; i++) {
-        id = id * 10 + (uint64_t)(digits.ptr[i] - '0');
-    }
-    return id;
-}
-
-static bool has_flag(span line, char flag) {
-    span flags = client_field(line, "flags=");
-    return flags.len && memchr(flags.ptr, flag, flags.len) != NULL;
-}
 
 /* Clients from before the module: known without a certificate. Not our link to a master (M). */
 static void adopt_client(span line, void *none) {
@@ -1589,14 +1893,20 @@ static bool remake(write_order *order, const slice *now) {
 
 static void end_order(write_order *order);
 
+static progress settle_streams(write_order *order, slice *now) {
+    if (end_streams(now)) return STEP_AGAIN;
+    end_order(order);
+    return STEP_OVER;
+}
+
 /* Users become what the lines say after the sweep, for until then there may be clients that hold one and
  * should not: they must not get what it will be. Who comes meanwhile does not wait, see become. */
 static progress settle(write_order *order, slice *now) {
     if (walk(order, USERS, sizeof USERS / sizeof *USERS, now)) return STEP_AGAIN;
     if (order->remakes && remake(order, now)) return STEP_AGAIN;
     node.settling = false;
-    end_order(order);
-    return STEP_OVER;
+    order->next_step = settle_streams;
+    return STEP_NEXT;
 }
 
 static step sweep;
@@ -1790,6 +2100,20 @@ static bool note_user(patch *change, span name, span rules, fault *why) {
     rule_free(note);
     free(was.text);
     return note != NULL;
+}
+
+static bool try_acl(const rule *line, span user, bool limited, fault *why) {
+    RedisModuleString *error = NULL;
+    text_buffer b = acl_text(line, user, limited);
+    text_add(&b,
+             LITERAL(
+                 " resetchannels")); /* or the next try looks through all clients for channels */
+    bool good =
+        RedisModule_SetModuleUserACLString(NULL, node.scratch, b.text, &error) == REDISMODULE_OK;
+    if (!good) fail(why, "%s", error ? (const char *)string_span(error).ptr : "not ACL rules");
+    if (error) RedisModule_FreeString(NULL, error);
+    free(b.text);
+    return good;
 }
 
 /* Whose the user is that a line is about: nobody's yet, or the operator's who gives it up. */
@@ -2801,6 +3125,8 @@ static void repair_configuration(void) {
 static void hurry(RedisModuleCtx *ctx, void *none) {
     bool more = close_ended();
     more = unmake_idle() || more;
+    slice now = slice_start();
+    if (!node.settling) more = end_streams(&now) || more; /* else the change does, at its end */
     node.hurrying = more;
     node.hurried = now_us();
     if (more) RedisModule_CreateTimer(ctx, 10, hurry, none);
@@ -2809,8 +3135,8 @@ static void hurry(RedisModuleCtx *ctx, void *none) {
 static void look(RedisModuleCtx *ctx) {
     node.looked = now_us();
     put_in_force();
-    if (!node.hurrying || node.looked > node.hurried + 1000000) hurry(ctx, NULL);
     repair_users();
+    if (!node.hurrying || node.looked > node.hurried + 1000000) hurry(ctx, NULL);
     repair_configuration();
     drop_old_stage();
     audit();
@@ -3113,6 +3439,7 @@ static void make_state(RedisModuleCtx *ctx) {
     node.ends = RedisModule_CreateDict(NULL);
     node.managed = RedisModule_CreateDict(NULL);
     node.made = RedisModule_CreateDict(NULL);
+    node.changed = RedisModule_CreateDict(NULL);
     /* White space keeps these names out of the server's own users (ACL LOAD looks up by name); a tab,
      * because clients split the fields of CLIENT LIST and ACL LOG at blanks. */
     node.nobody = RedisModule_CreateModuleUser("certauth\trefused");

@@ -28,7 +28,7 @@ enum {
     REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD = 1 << 2,
     VALKEYMODULE_OPTIONS_HANDLE_ATOMIC_SLOT_MIGRATION = 1 << 5 /* Valkey 9.0 */
 };
-enum { REDISMODULE_REPLY_ERROR = 1, REDISMODULE_REPLY_ARRAY = 3 };
+enum { REDISMODULE_REPLY_STRING, REDISMODULE_REPLY_ERROR, REDISMODULE_REPLY_ARRAY = 3 };
 enum {
     REDISMODULE_CTX_FLAGS_LUA = 1 << 0,
     REDISMODULE_CTX_FLAGS_MULTI = 1 << 1,
@@ -38,7 +38,13 @@ enum {
 typedef struct { uint64_t id, dataver; } RedisModuleEvent;
 enum { REDISMODULE_EVENT_CLIENT_CHANGE = 4, REDISMODULE_CLIENT_CHANGE_CONNECTED = 0 };
 enum { REDISMODULE_EVENT_CRON_LOOP = 8 };
-enum { REDISMODULE_CLIENTINFO_FLAG_SSL = 1 << 0, REDISMODULE_CLIENTINFO_FLAG_UNIXSOCKET = 1 << 4 };
+enum {
+    REDISMODULE_CLIENTINFO_FLAG_SSL = 1 << 0,
+    REDISMODULE_CLIENTINFO_FLAG_PUBSUB = 1 << 1,
+    REDISMODULE_CLIENTINFO_FLAG_BLOCKED = 1 << 2,
+    REDISMODULE_CLIENTINFO_FLAG_TRACKING = 1 << 3,
+    REDISMODULE_CLIENTINFO_FLAG_UNIXSOCKET = 1 << 4
+};
 typedef struct {
     uint64_t version, flags, id;
     char addr[46];
@@ -107,6 +113,7 @@ typedef int (*RedisModuleAuthCallback)(RedisModuleCtx *, RedisModuleString *user
     X(7.0, int, ACLCheckCommandPermissions, (RedisModuleUser *, RedisModuleString **, int))          \
     X(7.2, int, SetCommandACLCategories, (RedisModuleCommand *, const char *))                       \
     X(6.2, RedisModuleString *, GetClientUserNameById, (RedisModuleCtx *, uint64_t))                 \
+    X(6.0, int, GetClientInfoById, (void *, uint64_t))                                               \
     X(6.0, int, RegisterInfoFunc, (RedisModuleCtx *, RedisModuleInfoFunc))                           \
     X(6.0, int, InfoAddSection, (RedisModuleInfoCtx *, const char *))                                \
     X(6.0, int, InfoAddFieldULongLong, (RedisModuleInfoCtx *, const char *, unsigned long long))     \
