@@ -53,16 +53,16 @@ typedef struct {
     bool local;   /* a unix socket: never anybody's business */
     action act;   /* what was done to it when it connected or chose */
     bool strayed; /* it has changed its user since, by AUTH or RESET */
-    bool closing; /* the server has been told to, and does when it comes to it */
-    bool leaving; /* a timer will tell it to */
+    bool closing; /* it is over: it runs nothing any more, and is closed when we act */
+    int64_t due;  /* when we are to act on it, as now_us has it; 0: not, see look_at_later */
     reason why;
     RedisModuleString *user; /* that we logged it in as; NULL otherwise */
     made_user *made;         /* that is this user; NULL otherwise */
     int64_t since, end;      /* seconds since 1970; closed at `end`, 0: never */
 } session;
 
-/* What may be done at once: 2 ms of our own time, and few closings, each of which costs the server more
- * than it costs us (freeClientAsync pauses the client's IO thread, Redis 8). */
+/* What may be done at once: 2 ms of our own time, and few closings, for the server frees the clients
+ * only behind us, all at once (beforeSleep, freeClientsInAsyncFreeQueue). */
 typedef struct {
     int64_t stop;
     int closings;
@@ -92,7 +92,7 @@ struct write_order {
     uint64_t closed;                /* sessions ended by it */
     uint64_t swept;                 /* id of the last session looked at */
     step *next_step;                /* on the main thread */
-    RedisModuleTimerID timer;       /* of the next slice; 0: it waits for none */
+    bool here;                      /* it is ours to go on with, and no thread's */
     size_t row, at;                 /* how far that is, see walk */
     RedisModuleString *remade;      /* the last made user that was looked at */
 };
@@ -127,9 +127,12 @@ static struct {
     int version;
     uint64_t before;  /* clients up to this id were made while `default` was on */
     uint64_t loader;  /* the client that runs MODULE LOAD */
-    uint64_t connecting; /* the client whose connect event brought the policy into force */
-    uint64_t audited; /* the last session looked at by audit */
-    bool audit_due;
+    RedisModuleTimerID timer;    /* of act; 0: none */
+    int64_t act_at, ticked;      /* when act is to be there, when it last was by the second; now_us */
+    bool acting, aside; /* we do; a one-shot of act_while_loading is on its way */
+    uint64_t audited;            /* the last session looked at by audit */
+    bool audit_due, audit_again; /* all sessions are to be looked at, and then once more */
+    bool auth_queued;            /* an AUTH may wait for its EXEC, see on_command */
     char directory[PATH_MAX], trust[PATH_MAX + 8], marker[PATH_MAX + 16];
     policy *policy, *bootstrap;
     journal *journal;
@@ -139,22 +142,24 @@ static struct {
     fault trust_state;         /* of tls-ca-cert-dir, for a person */
     RedisModuleUser *nobody;   /* permissionless; refused clients sit on it until they are closed */
     RedisModuleUser *scratch;  /* for trying ACL rules */
-    RedisModuleCommandFilter *muzzle; /* while there is a refused client that is not closed yet */
-    int refusing;                     /* how many */
+    RedisModuleCommandFilter *muzzle; /* while there may be a client that is to run nothing */
+    int closing;                      /* how many sessions are */
     RedisModuleDict *sessions; /* client id → session */
     RedisModuleDict *ends;     /* end, client id → session */
+    int64_t next_end;          /* not after the first of them */
+    RedisModuleDict *due;      /* due, client id → session */
     RedisModuleDict *managed;  /* user → its ACL rules as the server tells them after we set them */
     RedisModuleDict *made;     /* user → made_user */
     RedisModuleDict *changed;  /* user → rights, see end_streams */
     uint64_t streams_seen;     /* the last session looked at by end_streams */
     bool list_due;             /* it is to look at CLIENT LIST at its end */
     size_t idle;               /* how many of them have no session */
-    bool hurrying;             /* the timer of hurry is set */
-    int64_t hurried, looked;   /* when hurry and look were there last, as now_us has it */
     bool switching;            /* we are changing a client's user ourselves */
     write_order *order;
+    bool sweeping; /* sessions behind order->swept are not yet decided by the policy in force */
     bool settling; /* users are still becoming what the policy in force says, see settle */
-    RedisModuleTimerID starting; /* of the next slice of settle_at_start; 0: none */
+    bool starting; /* for the first time, see settle_at_start */
+    bool unmaking; /* users without a session are to go, see unmake_idle */
     stage stage;
     uint64_t edition; /* another one after each change: what a cursor of SHOW is good for */
     uint64_t logins, refused, reasons[REASON_COUNT], api_reads;
@@ -182,7 +187,13 @@ static int64_t now_us(void) {
 }
 
 static slice slice_start(void) { return (slice){now_us() + 2000, 0}; }
-static bool slice_goes_on(const slice *now) { return now->closings < 16 && now_us() < now->stop; }
+static bool slice_goes_on(const slice *now) { return now->closings < 32 && now_us() < now->stop; }
+
+/* Does a script or a function run? The server answers others meanwhile, once it has run for long, and so
+ * we hear of clients that connect and of AUTH (networking.c, processEventsWhileBlocked). */
+static bool script_runs(void) {
+    return RedisModule_GetContextFlags(node.ctx) & REDISMODULE_CTX_FLAGS_LUA;
+}
 
 static bool in_thread(void *(*work)(void *), void *data) {
     pthread_t thread;
@@ -352,6 +363,24 @@ static bool call(const char *command, const char *verb, span name, span text, fa
     return good;
 }
 
+/* CLIENT KILL of those that `field` names: at once, where the other way leaves them to the server. */
+static void kill_clients(const char *field, span value) {
+    RedisModuleCallReply *reply =
+        RedisModule_Call(node.ctx, "CLIENT", "ccb", "KILL", field, value.ptr, value.len);
+    if (reply) RedisModule_FreeCallReply(reply);
+}
+
+/* Valkey before 9.1 has no word for "later" that its IO threads respect: one that reads for a client
+ * which is to be freed later goes on as if it had read, and the server crashes (networking.c,
+ * readToQueryBuf; Valkey PR 3458). */
+static bool must_kill(void) { return node.is_valkey && node.version < 0x090100; }
+
+/* The server closes whoever holds the user, later. */
+static bool delete_user(span name, fault *why) {
+    if (must_kill()) kill_clients("USER", name);
+    return call("ACL", "DELUSER", name, span_of(NULL, 0), why);
+}
+
 static void forget_user(span name) {
     RedisModuleString *expected = NULL;
     if (RedisModule_DictDelC(node.managed, (void *)(uintptr_t)name.ptr, name.len, &expected) ==
@@ -448,6 +477,16 @@ static made_user *made_find(span user) {
     return RedisModule_DictGetC(node.made, (void *)(uintptr_t)user.ptr, user.len, NULL);
 }
 
+/* Is it what its `pattern` line makes it now? */
+static bool is_as_made(const rule *pattern, span user) {
+    const made_user *m = made_find(user);
+    if (m == NULL) return false;
+    text_buffer b = acl_text(pattern, user, true);
+    bool same = strcmp(m->rules, b.text) == 0;
+    free(b.text);
+    return same;
+}
+
 /* The user as its `pattern` line makes it now. */
 static made_user *make_user(const rule *pattern, span user) {
     made_user *m = made_find(user);
@@ -474,7 +513,7 @@ static void undo_user(const patch *change, span name) {
     const rule *was = patch_removed(change, LINE_WAS, name);
     if (was) {
         apply_user(was, false);
-    } else if (!call("ACL", "DELUSER", name, span_of(NULL, 0), &why)) {
+    } else if (!delete_user(name, &why)) {
         RedisModule_Log(node.ctx, "warning", "user '%.*s' could not be removed: %s", (int)name.len,
                         (const char *)name.ptr, why.text);
     }
@@ -492,7 +531,7 @@ static void unmake_user(span user) {
     RedisModule_DictDelC(node.made, (void *)(uintptr_t)user.ptr, user.len, &m);
     node.idle--;
     if (!enforced() || policy_user(node.policy, LINE_USER, user) == NULL) {
-        call("ACL", "DELUSER", user, span_of(NULL, 0), &why);
+        delete_user(user, &why);
         forget_user(user);
     }
     free(m->rules);
@@ -500,19 +539,18 @@ static void unmake_user(span user) {
 }
 
 /* A slice of them, going on where it stopped. True where there is more. */
-static bool unmake_idle(void) {
+static bool unmake_idle(const slice *now) {
     enum { MOST = 64 };
     static char last[USER_BYTES];
     static size_t last_len;
     RedisModuleString *idle[MOST];
     size_t found = 0, len;
-    slice now = slice_start();
     made_user *m;
     char *name = NULL;
     if (node.idle == 0) return false;
     RedisModuleDictIter *at =
         RedisModule_DictIteratorStartC(node.made, last_len ? ">" : "^", last, last_len);
-    while (found < MOST && slice_goes_on(&now) &&
+    while (found < MOST && slice_goes_on(now) &&
            (name = RedisModule_DictNextC(at, &len, (void **)&m)) != NULL) {
         memcpy(last, name, last_len = len);
         if (m->sessions == 0) idle[found++] = string_of(span_of(name, len));
@@ -545,7 +583,7 @@ static void drop_saved_user(span name, void *none) {
     if (!policy_owns_word(node.policy, name) || is_bootstrap_user(name)) return;
     RedisModule_Log(node.ctx, "notice", "user '%.*s' had been saved and is removed: a pattern line makes it",
                     (int)name.len, (const char *)name.ptr);
-    call("ACL", "DELUSER", name, span_of(NULL, 0), &why);
+    delete_user(name, &why);
 }
 
 /* The thread that appends may turn a sound journal into a damaged one, when the disk fails it. */
@@ -790,19 +828,42 @@ static session *session_find(uint64_t id) {
     return RedisModule_DictGetC(node.sessions, &key, sizeof key, NULL);
 }
 
-static void expiry_key(const session *s, uint64_t out[2]) {
-    out[0] = session_key((uint64_t)s->end);
-    out[1] = session_key(s->id);
+/* Moves a session in a dictionary that is in the order of times, `*time` being where it is; 0: not. */
+static void session_moves(RedisModuleDict *dict, session *s, int64_t *time, int64_t to) {
+    uint64_t key[2] = {session_key((uint64_t)*time), session_key(s->id)};
+    if (*time == to) return;
+    if (*time) RedisModule_DictDelC(dict, key, sizeof key, NULL);
+    *time = to;
+    key[0] = session_key((uint64_t)to);
+    if (to) RedisModule_DictReplaceC(dict, key, sizeof key, s);
+}
+
+static session *session_first(RedisModuleDict *dict) {
+    session *s = NULL;
+    RedisModuleDictIter *at = RedisModule_DictIteratorStartC(dict, "^", NULL, 0);
+    RedisModule_DictNextC(at, NULL, (void **)&s);
+    RedisModule_DictIteratorStop(at);
+    return s;
+}
+
+enum { SCRIPT_MS = 600000 }; /* for so long a command may hold the server, and us: see plan */
+static void act_in(int64_t ms);
+static void watch_commands(void);
+
+/* Milliseconds until `second` of the wall clock begins; 0: it has. */
+static int64_t until_second(int64_t second) {
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    if (second == INT64_MAX) return second;
+    return second > t.tv_sec ? (second - t.tv_sec) * 1000 - t.tv_nsec / 1000000 : 0;
 }
 
 static void session_ends_at(session *s, int64_t end) {
-    uint64_t key[2];
-    if (s->end == end) return;
-    expiry_key(s, key);
-    if (s->end) RedisModule_DictDelC(node.ends, key, sizeof key, NULL);
-    s->end = end;
-    expiry_key(s, key);
-    if (end) RedisModule_DictReplaceC(node.ends, key, sizeof key, s);
+    session_moves(node.ends, s, &s->end, end);
+    if (end == 0 || end >= node.next_end) return;
+    node.next_end = end;
+    if (until_second(end) <= SCRIPT_MS) watch_commands();
+    act_in(until_second(end));
 }
 
 static void session_user(session *s, span user) {
@@ -813,11 +874,10 @@ static void session_user(session *s, span user) {
     if (s->made && s->made->sessions++ == 0) node.idle--;
 }
 
-static void count_refused(int change);
-
 static void session_free(session *s) {
-    if (s->act == ACTION_REFUSE && closes_late()) count_refused(-1);
+    node.closing -= s->closing;
     session_ends_at(s, 0);
+    session_moves(node.due, s, &s->due, 0);
     session_user(s, span_of(NULL, 0));
     uint64_t key = session_key(s->id);
     RedisModule_DictDelC(node.sessions, &key, sizeof key, NULL);
@@ -1003,6 +1063,8 @@ static void count(const decision *d) {
 
 /* ---- Becoming somebody, and being closed ---- */
 
+static void leave_commands(void);
+
 static void on_user_changed(uint64_t id, void *none);
 
 /* The name cannot be an ACL user's, and is what the client is told: ACL LOAD looks users up by name,
@@ -1014,12 +1076,21 @@ static void sit_on_nobody(RedisModuleCtx *ctx, session *s) {
     session_user(s, span_of(NULL, 0));
 }
 
-static bool become(RedisModuleCtx *ctx, session *s, span user) {
+/* The user that is about to log in as its line says: false where it would change under a script that
+ * runs as it. Who is not there yet runs none. */
+static bool ready_user(span user) {
     const rule *pattern = policy_pattern_of(node.policy, user);
     const rule *line = node.settling ? policy_user(node.policy, LINE_USER, user) : NULL;
-    if (pattern && enforced() && !is_bootstrap_user(user) && !leave_out(pattern, user))
-        make_user(pattern, user);
-    if (line && enforced()) apply_user(line, true);
+    if (!enforced() || is_bootstrap_user(user) || (pattern == NULL && line == NULL)) return true;
+    if (line == NULL && is_as_made(pattern, user)) return true;
+    if (script_runs() && server_user(user) != USER_MISSING) return false;
+    if (line) apply_user(line, true);
+    else if (!leave_out(pattern, user)) make_user(pattern, user);
+    return true;
+}
+
+static bool become(RedisModuleCtx *ctx, session *s, span user) {
+    if (!ready_user(user)) return false;
     node.switching = true;
     int result = RedisModule_AuthenticateClientWithACLUser(ctx, (const char *)user.ptr, user.len,
                                                            on_user_changed, NULL, NULL);
@@ -1031,45 +1102,54 @@ static bool become(RedisModuleCtx *ctx, session *s, span user) {
     return result == REDISMODULE_OK;
 }
 
-static void close_later(uint64_t id, long long ms);
+/* It is decided again, or closed where it is over, in so many ms. */
+static void look_at_later(session *s, int64_t ms) {
+    session_moves(node.due, s, &s->due, now_us() + ms * 1000 + 1);
+    watch_commands();
+    act_in(ms);
+}
 
-/* Not within the client's own connect event, see close_at_connect. It is freed later, so closing
- * while walking over the sessions changes nothing under the walk. */
-static void close_now(uint64_t id) {
-    if (id == node.connecting) return; /* from before the module; it is decided in a moment */
-    if (id == node.loader) { /* it waits for the answer to its MODULE LOAD */
-        node.loader = 0;
-        close_later(id, 50);
-        return;
-    }
+/* From now on it runs nothing; closed in so many ms. Touches no client. */
+static void session_over(session *s, int64_t ms) {
+    if (s->closing) return;
+    s->closing = true;
+    node.closing++;
+    session_ends_at(s, 0);
+    look_at_later(s, s->id == node.loader ? 50 : ms); /* that waits for the answer to its MODULE LOAD */
+}
+
+/* Not within a command: it becomes `default`, and what runs would go on with the rights of that. Nor
+ * within its own connect event, nor while walking over the sessions where it frees at once. */
+static void close_client(session *s) {
+    char id[24];
+    uint64_t number = s->id;
+    session_moves(node.due, s, &s->due, 0);
     node.switching = true;
-    RedisModule_DeauthenticateAndCloseClient(node.ctx, id);
+    if (must_kill()) kill_clients("ID", span_of(id, (size_t)snprintf(id, sizeof id, "%llu",
+                                                                    (unsigned long long)number)));
+    else RedisModule_DeauthenticateAndCloseClient(node.ctx, number);
     node.switching = false;
 }
-static void close_by_one_shot(void *id) { close_now((uint64_t)(uintptr_t)id); }
-static void close_by_timer(RedisModuleCtx *ctx, void *id) {
-    (void)ctx;
-    close_by_one_shot(id);
-}
 
-/* Closes from outside the client's own event: a timer, a one-shot, somebody else's command. */
-static void close_later(uint64_t id, long long ms) {
-    session *s = session_find(id);
-    if (s) s->leaving = true;
-    RedisModule_CreateTimer(node.ctx, ms, close_by_timer, as_data(id));
+static void close_refused(void *id) {
+    session *s = session_find((uint64_t)(uintptr_t)id);
+    if (s && s->closing && s->act == ACTION_REFUSE) close_client(s);
 }
 
 /* Redis 8 with io-threads aborts when the client is closed within its own connect event, for it is
  * handed to an IO thread right after (iothread.c, Redis 8.0.6). A timer does not run while an RDB
- * loads, and a one-shot alone lets an answer through with io-threads: whichever runs first. On Valkey
- * a timer would leave room for one read, and closing at once is safe. */
-static void close_at_connect(uint64_t id) {
-    if (!closes_late()) {
-        close_now(id);
+ * loads, and a one-shot alone lets an answer through with io-threads: whichever runs first. The one-shot
+ * may come while a script runs; but not while one of this client's does, which has never run anything.
+ * On Valkey a timer would leave room for one read, and closing at once is safe: nothing has been read. */
+static void close_at_connect(session *s) {
+    if (closes_late()) {
+        RedisModule_EventLoopAddOneShot(close_refused, as_data(s->id));
         return;
     }
-    close_later(id, 0);
-    RedisModule_EventLoopAddOneShot(close_by_one_shot, as_data(id));
+    session_moves(node.due, s, &s->due, 0);
+    node.switching = true;
+    RedisModule_DeauthenticateAndCloseClient(node.ctx, s->id);
+    node.switching = false;
 }
 
 static int64_t end_of(const session *s, const decision *d) {
@@ -1080,37 +1160,27 @@ static int64_t end_of(const session *s, const decision *d) {
 }
 static void set_end(session *s, const decision *d) { session_ends_at(s, end_of(s, d)); }
 
+/* Who is left is decided again when its certificate, or a CA above it, ends; if that is to come. */
+static void set_end_of_left(session *s) {
+    if (s->leaf == NULL) return;
+    int64_t last = s->leaf->not_after;
+    for (size_t i = 0; s->issuers->known && i < s->issuers->count; i++) {
+        if (s->issuers->ca[i].not_after < last) last = s->issuers->ca[i].not_after;
+    }
+    session_ends_at(s, last < INT64_MAX && last >= now_seconds() ? last + 1 : 0);
+}
+
 /* What CERTAUTH.LOG calls a decision, with and without `set enforce shadow`. */
 static const char *const EVENTS[2][ACTION_LOGIN + 1] = {
     {"refused", "left", "choose", "login"},
     {"would-refuse", "would-leave", "would-choose", "would-login"},
 };
 
-/* What a refused client has sent may reach the server before its end does, where IO threads read (see
- * close_at_connect), and RESET needs no right: it is turned into a command that tells nothing. */
-static void muzzle(RedisModuleCommandFilterCtx *filter) {
-    const session *s = session_find(RedisModule_CommandFilterGetClientId(filter));
-    if (s == NULL || s->act != ACTION_REFUSE) return;
-    RedisModule_CommandFilterArgReplace(filter, 0, string_of(LITERAL("certauth.whoami")));
-}
-
-/* The filter costs every command a little, so it is there only while a refused client is. */
-static void count_refused(int change) {
-    node.refusing += change;
-    if (node.refusing && node.muzzle == NULL) {
-        node.muzzle = RedisModule_RegisterCommandFilter(node.ctx, muzzle, 0);
-    } else if (node.refusing == 0 && node.muzzle) {
-        RedisModule_UnregisterCommandFilter(node.ctx, node.muzzle);
-        node.muzzle = NULL;
-    }
-}
-
 static void refuse_client(RedisModuleCtx *ctx, session *s, const peer *p) {
-    if (closes_late()) count_refused(1);
     sit_on_nobody(ctx, s);
-    s->closing = true;
+    session_over(s, 0);
     tls_silence(p);
-    close_at_connect(s->id);
+    close_at_connect(s);
 }
 
 /* Does what was decided for a client that has just connected. */
@@ -1128,6 +1198,7 @@ static void enact(RedisModuleCtx *ctx, session *s, const peer *p, decision d) {
     s->act = d.shadow ? ACTION_LEAVE : d.act;
     s->why = d.why;
     if (s->act == ACTION_LOGIN || s->act == ACTION_CHOOSE) set_end(s, &d);
+    if (s->act == ACTION_LEAVE && !d.shadow && enforced()) set_end_of_left(s);
     if (s->act == ACTION_REFUSE) log_to_acl(ctx, e);
     if (s->act == ACTION_CHOOSE) sit_on_nobody(ctx, s);
     if (s->act == ACTION_REFUSE) refuse_client(ctx, s, p);
@@ -1220,7 +1291,7 @@ static bool has_stream(span line, const stream *kind) {
 
 /* May the user run the command, whatever it is about? Of its keys and channels the server says " to
  * access the '…' key" (acl.c, ACL DRYRUN), and an error where there is no such command. */
-static bool may_run(span user, const char *command) {
+static bool user_may_run(span user, const char *command) {
     RedisModuleCallReply *reply = answer("ACL", "DRYRUN", user, text_span(command));
     size_t len = 0;
     bool told = reply && RedisModule_CallReplyType(reply) == REDISMODULE_REPLY_STRING;
@@ -1264,7 +1335,8 @@ static bool is_allowed(RedisModuleUser *user, span words) {
 }
 
 static bool may_begin(span user, const stream *kind) {
-    return may_run(user, kind->begin[0]) || (kind->begin[1] && may_run(user, kind->begin[1]));
+    return user_may_run(user, kind->begin[0]) ||
+           (kind->begin[1] && user_may_run(user, kind->begin[1]));
 }
 
 /* Could these rules begin it? Where that cannot be told, they could: subscriptions depend on channels,
@@ -1521,11 +1593,10 @@ static bool survives(const regime *r, const session *s, const decision *d) {
     return may_stay(r, s, d) && (end == 0 || end > now_seconds());
 }
 
-/* Closes a live session, for the record. */
+/* Ends a live session, for the record. */
 static void end_session(session *s, const char *event, reason why) {
-    s->closing = true;
     record(s, event, why, s->user ? string_span(s->user) : span_of(NULL, 0));
-    close_now(s->id);
+    session_over(s, 0);
 }
 
 /* ---- Connecting ---- */
@@ -1569,12 +1640,12 @@ static void on_client_change(RedisModuleCtx *ctx, RedisModuleEvent event, uint64
             session_free(ended); /* links that this server made also end here, unknown to us */
         return;
     }
-    node.connecting = client->id;
-    put_in_force();
-    node.connecting = 0;
+    /* The first client after a start has nobody beside it that could run anything. After MODULE LOAD a
+     * script may be behind that in one breath: who comes meanwhile counts as one from before. */
+    if (!script_runs()) put_in_force();
     session *s = session_new(client->id, client->addr,
                              client->flags & REDISMODULE_CLIENTINFO_FLAG_UNIXSOCKET);
-    if (!s->local) connected(ctx, s, client);
+    if (!s->local && node.started) connected(ctx, s, client);
 }
 
 /* ---- AUTH, RESET and choosing ---- */
@@ -1590,11 +1661,6 @@ static bool audit_session(session *s) {
     return true;
 }
 
-static void check_strayed(void *data) {
-    session *s = session_find((uint64_t)(uintptr_t)data);
-    if (s) audit_session(s);
-}
-
 /* Does it still have the user that it was given, or none that matters? Without a decision. */
 static bool is_as_it_was(const session *s) {
     RedisModuleString *name = RedisModule_GetClientUserNameById(node.ctx, s->id);
@@ -1606,40 +1672,48 @@ static bool is_as_it_was(const session *s) {
     return same;
 }
 
+/* It may have AUTH in its queue, or HELLO. */
+static bool in_multi(const session *s) {
+    RedisModuleClientInfo client = {.version = 1};
+    return RedisModule_GetClientInfoById(&client, s->id) == REDISMODULE_OK &&
+           client.flags & REDISMODULE_CLIENTINFO_FLAG_MULTI;
+}
+
 /* Looks at live sessions for a slice, going on where it stopped: each is what it may be, whatever it did
- * that nobody told us of. */
-static bool audit(void) {
-    slice now = slice_start();
+ * that nobody told us of. True where there are more. */
+static bool audit(const slice *now) {
+    static bool queued;
     uint64_t from = session_key(node.audited);
     session *s = NULL;
     bool more;
     RedisModuleDictIter *at =
         RedisModule_DictIteratorStartC(node.sessions, ">", &from, sizeof from);
-    while ((more = RedisModule_DictNextC(at, NULL, (void **)&s) != NULL) && slice_goes_on(&now)) {
+    if (node.audited == 0) queued = false;
+    while ((more = RedisModule_DictNextC(at, NULL, (void **)&s) != NULL) && slice_goes_on(now)) {
         node.audited = s->id;
-        if (!is_as_it_was(s)) now.closings += audit_session(s);
+        queued = queued || (node.auth_queued && in_multi(s));
+        if (!is_as_it_was(s)) audit_session(s);
     }
-    if (!more) node.audited = 0;
     RedisModule_DictIteratorStop(at);
-    return more;
-}
-
-static void audit_all(RedisModuleCtx *ctx, void *none) {
-    node.audit_due = audit();
-    if (node.audit_due) RedisModule_CreateTimer(ctx, 1, audit_all, none);
-}
-
-static void audit_now(void *none) { audit_all(node.ctx, none); }
-
-/* Before 7.2 nobody asks us about AUTH and HELLO, and who has not been logged in by us has no callback
- * either: right behind such a command, all are looked at. */
-static void on_command(RedisModuleCommandFilterCtx *filter) {
-    const RedisModuleString *name = RedisModule_CommandFilterArgGet(filter, 0);
-    if (node.audit_due || name == NULL || !(string_is(name, "AUTH") || string_is(name, "HELLO")))
-        return;
-    node.audit_due = true;
+    if (more) return true;
     node.audited = 0;
-    RedisModule_EventLoopAddOneShot(audit_now, NULL);
+    node.auth_queued = queued || node.audit_again;
+    return false;
+}
+
+/* All sessions, from the first on. */
+static bool audit_all(const slice *now) {
+    if (!node.audit_due || audit(now)) return node.audit_due;
+    node.audit_due = node.audit_again;
+    node.audit_again = false;
+    return node.audit_due;
+}
+
+static void ask_for_audit(void) {
+    if (node.audit_due) node.audit_again = true;
+    else node.audited = 0;
+    node.audit_due = true;
+    act_in(0);
 }
 
 /* Within this callback no client may be touched: the server calls it again for each touch, without
@@ -1650,7 +1724,7 @@ static void on_user_changed(uint64_t id, void *none) {
     if (s == NULL || node.switching) return;
     session_user(s, span_of(NULL, 0));
     s->strayed = true;
-    RedisModule_EventLoopAddOneShot(check_strayed, as_data(id));
+    if (!s->closing) look_at_later(s, 0);
 }
 
 /* Becomes `user`, or the only one there is where it is empty; else says why not. */
@@ -1665,7 +1739,7 @@ static bool choose(RedisModuleCtx *ctx, session *s, span user, fault *why) {
         return fail(why, "this certificate may not be that user (%s)", reason_name(d.why));
     }
     if (!may_switch(s, user, why)) return false;
-    if (!become(ctx, s, user)) return fail(why, "that user is off or gone");
+    if (!become(ctx, s, user)) return fail(why, "that user is off, gone, or about to change");
     s->act = ACTION_LOGIN;
     s->why = d.why;
     node.logins++;
@@ -1729,10 +1803,10 @@ static void close_default_client(span line, void *data) {
     uint64_t id = client_id(line);
     if (id > node.before) node.before = id;
     session *s = session_find(id);
-    if (!span_equal(client_field(line, "user="), LITERAL("default")) || s == NULL) return;
-    s->closing = true;
+    if (!span_equal(client_field(line, "user="), LITERAL("default"))) return;
+    if (s == NULL || s->closing) return;
     if (order && order->sender == id) order->close_sender = true;
-    else close_now(id);
+    else end_session(s, "closed", REASON_USER_OFF);
     if (order) order->closed++;
 }
 
@@ -1751,26 +1825,22 @@ static void apply_default(void) {
     if (line && enforced()) apply_user(line, true);
 }
 
-/* The users of the policy, at a start. Meanwhile no change of it is taken: see may_write. */
-static void settle_at_start(RedisModuleCtx *ctx, void *none) {
+/* The users of the policy, at a start. Meanwhile no change of it is taken: see may_write. True where there
+ * are more. */
+static bool settle_at_start(const slice *now) {
     static size_t at;
-    slice now = slice_start();
-    node.starting = 0;
-    if (at == 0) now.stop += 200000; /* whoever asks first finds most of them there */
     for (; at < policy_rules(node.policy); at++) {
         const rule *r = policy_rule(node.policy, at);
-        if ((rule_type(r) == LINE_USER || at % 256 == 0) && !slice_goes_on(&now)) {
-            node.starting = RedisModule_CreateTimer(ctx, 1, settle_at_start, none);
-            return;
-        }
+        if ((rule_type(r) == LINE_USER || at % 256 == 0) && !slice_goes_on(now)) return true;
         if (rule_type(r) == LINE_USER) apply_user(r, true);
     }
     node.settling = false;
+    return false;
 }
 
 /* At start, once: users are made here and not in OnLoad, which runs before the server's own users are
- * loaded; redis.conf's user of the same name would end it (acl.c, ACLLoadConfiguredUsers). A timer of
- * 0 ms comes here, or the first client. */
+ * loaded; redis.conf's user of the same name would end it (acl.c, ACLLoadConfiguredUsers). The first
+ * look of act comes here, or the first client. */
 static void put_in_force(void) {
     if (node.started) return;
     node.started = true;
@@ -1783,21 +1853,16 @@ static void put_in_force(void) {
     apply_bootstrap_users();
     apply_default();
     if (enforced()) {
+        slice most = {now_us() + 200000, 0}; /* whoever asks first finds most of them there */
         each_worded_user(drop_saved_user, NULL);
-        node.settling = true;
-        settle_at_start(node.ctx, NULL);
-    }
+        node.starting = settle_at_start(&most);
+    } else node.settling = false;
     /* resetpass too: protected mode asks for nopass even of a user that is off (networking.c) */
     if (damaged()) set_user(LITERAL("default"), LITERAL("resetpass off"));
     apply_trust();
     apply_client_auth();
     if ((damaged() || enforced()) && !was_off && default_is_off(&now)) close_default(NULL);
-    if (!node.audit_due) audit_all(node.ctx, NULL);
-}
-
-static void put_in_force_by_timer(RedisModuleCtx *ctx, void *none) {
-    (void)ctx, (void)none;
-    put_in_force();
+    ask_for_audit();
 }
 
 /* ---- Walking over lines, a slice at a time ---- */
@@ -1893,8 +1958,11 @@ static bool remake(write_order *order, const slice *now) {
 
 static void end_order(write_order *order);
 
+/* What sessions have begun without the right to it any more ends before the write is answered: those that
+ * are over are closed before this is asked again, see work. */
 static progress settle_streams(write_order *order, slice *now) {
-    if (end_streams(now)) return STEP_AGAIN;
+    uint64_t closed = order->closed;
+    if (end_streams(now) || order->closed > closed) return STEP_AGAIN;
     end_order(order);
     return STEP_OVER;
 }
@@ -1933,7 +2001,8 @@ static progress commit(write_order *order, slice *now) {
     tell_journal();
     drop_stage();
     policy_commit(node.policy, order->change);
-    order->done = node.settling = node.ever = true;
+    order->done = node.settling = node.sweeping = node.ever = true;
+    watch_commands();
     node.stamp = order->next;
     node.edition++;
     settle_default(&after);
@@ -1946,19 +2015,22 @@ static progress commit(write_order *order, slice *now) {
 
 /* ---- Writing a policy ---- */
 
-/* By timers, for one-shots that make one-shots all run before anything else does (module.c,
- * eventLoopHandleOneShotEvents). */
-static void advance(RedisModuleCtx *ctx, void *data) {
-    write_order *order = data;
-    slice now = slice_start();
-    progress made;
-    order->timer = 0;
-    do made = order->next_step(order, &now);
+/* True where there is more to do. */
+static bool advance(write_order *order, slice *now) {
+    progress made = STEP_OVER;
+    if (order == NULL || !order->here) return false;
+    do made = order->next_step(order, now);
     while (made == STEP_NEXT);
-    if (made == STEP_AGAIN) order->timer = RedisModule_CreateTimer(ctx, 1, advance, order);
+    return made == STEP_AGAIN;
 }
 
-static void advance_at_once(void *order) { advance(node.ctx, order); }
+/* A thread has done its part. Its one-shot may come in the middle of somebody's command, so it does
+ * nothing but ask. */
+static void take_back(void *data) {
+    write_order *order = data;
+    order->here = true;
+    act_in(0);
+}
 
 static bool sync_file(const char *name, int flags) {
     int file = open(name, flags | O_CLOEXEC, 0600);
@@ -2026,7 +2098,8 @@ static int reply_order(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) 
 static void free_order(RedisModuleCtx *ctx, void *data) {
     write_order *order = data;
     come_back(ctx, order);
-    if (order->close_sender) close_later(order->sender, 50); /* when the reply has gone out */
+    session *sender = order->close_sender ? session_find(order->sender) : NULL;
+    if (sender) session_over(sender, 50); /* when the reply has gone out */
     drop_patch(order->change);
     if (order->remade) RedisModule_FreeString(NULL, order->remade);
     if (order->sender_user) RedisModule_FreeString(NULL, order->sender_user);
@@ -2038,9 +2111,22 @@ static void end_order(write_order *order) {
     RedisModule_UnblockClient(order->client, order);
 }
 
-/* Looks at each session again, then answers. */
+static void sweep_session(write_order *order, session *s) {
+    if (s->closing) return;
+    const regime now = regime_now(), *r = &now;
+    decision d = decide(s, r);
+    if (survives(r, s, &d)) {
+        session_ends_at(s, end_under(r, s, &d));
+        if (s->user == NULL && d.act == ACTION_LEAVE && enforced()) set_end_of_left(s);
+        return;
+    }
+    order->closed++;
+    if (s->id == order->sender) order->close_sender = true;
+    else end_session(s, "closed", d.why);
+}
+
+/* Looks at each session again; users change when those that are over have been closed, see work. */
 static progress sweep(write_order *order, slice *now) {
-    const regime r = regime_now();
     uint64_t from = session_key(order->swept);
     session *s = NULL;
     bool more;
@@ -2048,21 +2134,12 @@ static progress sweep(write_order *order, slice *now) {
         RedisModule_DictIteratorStartC(node.sessions, ">", &from, sizeof from);
     while ((more = RedisModule_DictNextC(at, NULL, (void **)&s) != NULL) && slice_goes_on(now)) {
         order->swept = s->id;
-        if (s->closing) continue;
-        decision d = decide(s, &r);
-        if (survives(&r, s, &d)) {
-            session_ends_at(s, end_under(&r, s, &d));
-            continue;
-        }
-        order->closed++;
-        now->closings++;
-        if (s->id == order->sender) order->close_sender = true;
-        else end_session(s, "closed", d.why);
+        sweep_session(order, s);
     }
     RedisModule_DictIteratorStop(at);
-    if (more) return STEP_AGAIN;
-    order->next_step = settle;
-    return STEP_NEXT;
+    node.sweeping = more;
+    if (!more) order->next_step = settle;
+    return STEP_AGAIN;
 }
 
 /* ---- Checking a write ---- */
@@ -2409,11 +2486,12 @@ static void *write_in_thread(void *data) {
         fail(&order->why, "JOURNAL %.200s; the old policy stays in force", why.text);
         order->next_step = refuse_order;
     }
-    RedisModule_EventLoopAddOneShot(advance_at_once, order);
+    RedisModule_EventLoopAddOneShot(take_back, order);
     return NULL;
 }
 
 static void hand_over(write_order *order, void *(*work)(void *)) {
+    order->here = false;
     if (in_thread(work, order)) return;
     fail(&order->why, "JOURNAL no thread could be started; the old policy stays in force");
     end_order(order);
@@ -2433,7 +2511,7 @@ static void *finish_in_thread(void *data) {
     write_order *order = data;
     patch_finish(order->change, order->whole);
     order->next_step = check;
-    RedisModule_EventLoopAddOneShot(advance_at_once, order);
+    RedisModule_EventLoopAddOneShot(take_back, order);
     return NULL;
 }
 
@@ -2476,7 +2554,6 @@ static int write_policy(RedisModuleCtx *ctx, RedisModuleString **argv, int argc,
     options o = {.whole = whole};
     if (argc < 4) return RedisModule_WrongArity(ctx);
     if (!may_administer(ctx, "SETUSER")) return deny(ctx, "SETUSER");
-    put_in_force();
     if (!may_write(ctx, &why) || !read_options(argv, argc, 2, false, &o, &why) ||
         !check_stamp(&o, &why)) {
         return RedisModule_ReplyWithError(ctx, why.text);
@@ -2565,7 +2642,6 @@ static int policy_commit_stage(RedisModuleCtx *ctx, RedisModuleString **argv, in
     long long count;
     if (argc < 6) return RedisModule_WrongArity(ctx);
     if (!may_administer(ctx, "SETUSER")) return deny(ctx, "SETUSER");
-    put_in_force();
     options o = {.whole = string_is(argv[4], "LOAD")};
     if (!o.whole && !string_is(argv[4], "PATCH"))
         return RedisModule_ReplyWithError(ctx, "ERR expected COMMIT <id> <lines> LOAD|PATCH …");
@@ -2809,7 +2885,6 @@ static int explain(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
         snprintf(text, sizeof text, "ERR %s", why.text);
         return RedisModule_ReplyWithError(ctx, text);
     }
-    put_in_force();
     identity_read(certificates[0], &id);
     path_verify(node.policy, certificates[0], certificates + 1, given - 1, &issuers);
     if (!issuers.known)
@@ -2951,7 +3026,6 @@ static int sessions(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     lines = given + wish.force + 1;
     if (wish.force && (lines > argc || !string_is(argv[lines - 1], "LINES")))
         return RedisModule_ReplyWithError(ctx, "ERR FORCE stands before LINES");
-    put_in_force();
     if (!may_take_lines(argc - lines, &why) || !has_journal(&why))
         return RedisModule_ReplyWithError(ctx, why.text);
     wish.change = patch_new(node.policy, FROM_WIRE);
@@ -3031,22 +3105,6 @@ static void info(RedisModuleInfoCtx *ctx, int for_crash_report) {
 
 /* ---- Once a second ---- */
 
-/* True where there are more to close. */
-static bool close_ended(void) {
-    int64_t second = now_seconds();
-    slice now = slice_start();
-    session *s = NULL;
-    RedisModuleDictIter *at = RedisModule_DictIteratorStartC(node.ends, "^", NULL, 0);
-    while (RedisModule_DictNextC(at, NULL, (void **)&s) != NULL && s->end <= second &&
-           slice_goes_on(&now)) {
-        if (s->closing) continue;
-        end_session(s, "ended", REASON_EXPIRED);
-        now.closings++;
-    }
-    RedisModule_DictIteratorStop(at);
-    return now.closings > 0 && !slice_goes_on(&now);
-}
-
 /* A user that is not what its line says: one of the bootstrap file, one of the policy, or `default`
  * where the journal cannot be read. */
 static void repair_user(span name) {
@@ -3121,60 +3179,199 @@ static void repair_configuration(void) {
     if (moved_trust()) apply_trust();
 }
 
-/* What may be more than a slice takes. */
-static void hurry(RedisModuleCtx *ctx, void *none) {
-    bool more = close_ended();
-    more = unmake_idle() || more;
-    slice now = slice_start();
-    if (!node.settling) more = end_streams(&now) || more; /* else the change does, at its end */
-    node.hurrying = more;
-    node.hurried = now_us();
-    if (more) RedisModule_CreateTimer(ctx, 10, hurry, none);
+/* ---- When we act ---- */
+
+/* Nothing of ours that touches another client, a user or the policy happens within somebody's command, and
+ * all of it happens in act. A timer and the server's cron come between commands; connect events, AUTH and
+ * one-shots may come while a script runs, or another module's command that yields (networking.c,
+ * processEventsWhileBlocked, runs file events alone): a client that is closed there becomes `default` in
+ * the middle of what it does. */
+
+static void end_or_leave(session *s) {
+    session_ends_at(s, 0);
+    if (s->user == NULL && s->act == ACTION_LEAVE) {
+        const regime now = regime_now();
+        decision d = decide(s, &now);
+        if (may_stay(&now, s, &d)) set_end_of_left(s);
+        else end_session(s, "ended", d.why);
+    } else end_session(s, "ended", REASON_EXPIRED);
 }
 
-static void look(RedisModuleCtx *ctx) {
-    node.looked = now_us();
-    put_in_force();
+/* True where there are more. */
+static bool end_sessions(const slice *now) {
+    int64_t second = now_seconds();
+    session *s = NULL;
+    if (second < node.next_end) return false;
+    while ((s = session_first(node.ends)) != NULL && s->end <= second) {
+        if (!slice_goes_on(now)) return true;
+        end_or_leave(s);
+    }
+    node.next_end = s ? s->end : INT64_MAX;
+    return false;
+}
+
+static void look_at(session *s) {
+    session_moves(node.due, s, &s->due, 0);
+    audit_session(s);
+}
+
+/* True where there are more. Closing may free at once, and others with it: never under an iterator. */
+static bool act_on_due(slice *now) {
+    session *s;
+    while ((s = session_first(node.due)) != NULL && s->due <= now_us()) {
+        if (!slice_goes_on(now)) return true;
+        now->closings += s->closing;
+        if (s->closing) close_client(s);
+        else look_at(s);
+    }
+    return false;
+}
+
+/* What can wait for a second. */
+static void tick(void) {
+    slice now = slice_start();
+    node.ticked = now_us();
     repair_users();
-    if (!node.hurrying || node.looked > node.hurried + 1000000) hurry(ctx, NULL);
     repair_configuration();
     drop_old_stage();
-    audit();
+    node.unmaking = node.idle > 0;
+    if (!node.audit_due) audit(&now);
 }
 
-static void tick(RedisModuleCtx *ctx, void *none) {
-    look(ctx);
-    RedisModule_CreateTimer(ctx, 1000, tick, none);
+/* Who is to go, goes before anything else is done: a policy's users change behind its sweep. True where
+ * there is more to do. */
+static bool work(slice *now) {
+    if (end_sessions(now) || act_on_due(now)) return true;
+    node.starting = node.starting && settle_at_start(now);
+    bool more = advance(node.order, now);
+    more = audit_all(now) || more;
+    if (!node.settling) more = end_streams(now) || more; /* else the change does, at its end */
+    node.unmaking = node.unmaking && unmake_idle(now);
+    return more || node.starting || node.unmaking;
 }
 
-/* What other timers were to do, which may come when it has been done. */
-static void close_leaving(void) {
-    session *s = NULL;
-    RedisModuleDictIter *at = RedisModule_DictIteratorStartC(node.sessions, "^", NULL, 0);
-    while (RedisModule_DictNextC(at, NULL, (void **)&s) != NULL) {
-        if (s->leaving) close_now(s->id);
-    }
-    RedisModule_DictIteratorStop(at);
+static void plan(bool more) {
+    int64_t now = now_us(), at = more ? now + 1000 : node.ticked + 1000000;
+    const session *next = session_first(node.due);
+    if (next && next->due < at) at = next->due;
+    int64_t ms = at > now ? (at - now + 999) / 1000 : 0;
+    int64_t end = until_second(node.next_end);
+    bool quiet = end > SCRIPT_MS && next == NULL && node.closing == 0 && !node.sweeping;
+    if (quiet) leave_commands();
+    else watch_commands();
+    act_in(end < ms ? end : ms);
 }
 
-/* The next slice at once, and not again when its timer comes: the order may be gone by then. */
-static void next_slice(RedisModuleCtx *ctx) {
-    RedisModuleTimerID late = node.starting ? node.starting : node.order ? node.order->timer : 0;
-    if (late == 0) return;
-    RedisModule_StopTimer(ctx, late, NULL);
-    if (node.starting) settle_at_start(ctx, NULL);
-    else advance(ctx, node.order);
+static void act(void) {
+    slice now = slice_start();
+    node.acting = true;
+    put_in_force();
+    bool more = work(&now);
+    if (now_us() >= node.ticked + 1000000) tick();
+    node.acting = false;
+    plan(more);
+}
+
+static void act_by_timer(RedisModuleCtx *ctx, void *none) {
+    (void)ctx, (void)none;
+    node.timer = 0;
+    act();
+}
+
+static bool loads_aside(void) {
+    return RedisModule_GetContextFlags(node.ctx) & REDISMODULE_CTX_FLAGS_ASYNC_LOADING;
+}
+
+static void act_aside(void *none) {
+    (void)none;
+    node.aside = false;
+    if (loads_aside() && !script_runs()) act();
+}
+
+/* While a replica loads beside its old data set (repl-diskless-load swapdb), clients run commands and no
+ * timer does. */
+static void act_while_loading(void) {
+    if (node.aside || !loads_aside()) return;
+    node.aside = true;
+    RedisModule_EventLoopAddOneShot(act_aside, NULL);
+}
+
+/* Has us act in so many ms; 0: at the end of this turn of the event loop. */
+static void act_in(int64_t ms) {
+    int64_t at = now_us() + ms * 1000;
+    if (node.acting || (node.timer && node.act_at <= at)) return;
+    if (node.timer) RedisModule_StopTimer(node.ctx, node.timer, NULL);
+    node.act_at = at;
+    node.timer = RedisModule_CreateTimer(node.ctx, ms, act_by_timer, NULL);
 }
 
 /* Timers go by the wall clock (module.c, moduleTimerHandler). Where that is set back by an hour, they
  * come an hour late: sessions would outlive their certificates by so much, and a write would hang. */
 static void on_cron(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t sub, void *data) {
-    (void)event, (void)sub, (void)data;
-    if (now_us() <= node.looked + 1500000) return;
-    look(ctx);
-    close_leaving();
-    node.audit_due = false; /* on_command is to ask for another one */
-    next_slice(ctx);
+    (void)ctx, (void)event, (void)sub, (void)data;
+    if (now_us() <= node.act_at + 250000) return;
+    if (node.timer) RedisModule_StopTimer(node.ctx, node.timer, NULL);
+    node.timer = 0;
+    act();
+}
+
+/* ---- Before a command ---- */
+
+/* What is due for a session is decided before it runs another command: we may have been kept from acting,
+ * by a script of its own. Touches no client. */
+static bool may_run(session *s) {
+    if (s->end && s->end <= now_seconds()) end_or_leave(s);
+    if (s->due && !s->closing) look_at(s);
+    if (node.sweeping && s->id > node.order->swept) sweep_session(node.order, s);
+    return !s->closing;
+}
+
+/* There is no such command: the server refuses it, and a transaction that has it. */
+static void refuse_command(RedisModuleCommandFilterCtx *filter, span name) {
+    RedisModule_CommandFilterArgReplace(filter, 0, string_of(name));
+}
+
+/* A session that is over runs nothing any more, RESET and AUTH included, which need no right. */
+static void muzzle(RedisModuleCommandFilterCtx *filter) {
+    session *s = session_find(RedisModule_CommandFilterGetClientId(filter));
+    if (now_us() > node.act_at) act_while_loading();
+    if (s == NULL) return;
+    /* This says itself whether it may, and brings back who has sent RESET in the same breath. */
+    if (!s->closing && string_is(RedisModule_CommandFilterArgGet(filter, 0), "CERTAUTH.LOGIN"))
+        return;
+    if (!may_run(s)) refuse_command(filter, LITERAL("certauth:session-is-over"));
+}
+
+/* The filter costs every command a little, so it is there only while it may be needed. */
+static void watch_commands(void) {
+    if (node.muzzle || RedisModule_CommandFilterGetClientId == NULL) return;
+    node.muzzle = RedisModule_RegisterCommandFilter(node.ctx, muzzle, 0);
+}
+
+static void leave_commands(void) {
+    if (node.muzzle) RedisModule_UnregisterCommandFilter(node.ctx, node.muzzle);
+    node.muzzle = NULL;
+}
+
+/* Somebody had to go while a command held the server. */
+static bool is_late(void) {
+    if (now_us() <= node.act_at + 50000 || script_runs()) return false;
+    act_while_loading();
+    return node.closing || node.sweeping || RedisModule_DictSize(node.due) ||
+           node.next_end <= now_seconds();
+}
+
+/* Before 7.2 nobody asks us about AUTH and HELLO, and who has not been logged in by us has no callback
+ * either: right behind such a command, all are looked at; behind EXEC too, if one may have waited for it.
+ * Nor do we hear whose command it is: when we are late, nobody runs any until we have acted, in this turn of
+ * the event loop. */
+static void on_command(RedisModuleCommandFilterCtx *filter) {
+    const RedisModuleString *name = RedisModule_CommandFilterArgGet(filter, 0);
+    if (name == NULL) return;
+    bool changes = string_is(name, "AUTH") || string_is(name, "HELLO");
+    node.auth_queued = node.auth_queued || changes;
+    if (changes || (node.auth_queued && string_is(name, "EXEC"))) ask_for_audit();
+    if (is_late()) refuse_command(filter, LITERAL("certauth:busy-try-again"));
 }
 
 /* ---- Loading ---- */
@@ -3437,6 +3634,9 @@ static void make_state(RedisModuleCtx *ctx) {
     node.bootstrap = policy_new();
     node.sessions = RedisModule_CreateDict(NULL);
     node.ends = RedisModule_CreateDict(NULL);
+    node.due = RedisModule_CreateDict(NULL);
+    node.next_end = INT64_MAX;
+    node.settling = true; /* until put_in_force */
     node.managed = RedisModule_CreateDict(NULL);
     node.made = RedisModule_CreateDict(NULL);
     node.changed = RedisModule_CreateDict(NULL);
@@ -3449,7 +3649,7 @@ static void make_state(RedisModuleCtx *ctx) {
 
 /* Of a module that is not loaded after all. */
 static void drop_state(void) {
-    RedisModuleDict *dicts[] = {node.sessions, node.ends, node.managed, node.made};
+    RedisModuleDict *dicts[] = {node.sessions, node.ends, node.due, node.managed, node.made};
     if (node.ctx == NULL) return;
     for (size_t i = 0; i < sizeof dicts / sizeof *dicts; i++) RedisModule_FreeDict(NULL, dicts[i]);
     RedisModule_FreeModuleUser(node.nobody);
@@ -3476,10 +3676,9 @@ static bool load(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, fault 
     RedisModule_SubscribeToServerEvent(ctx, event, on_cron);
     RedisModule_RegisterInfoFunc(ctx, info);
     if (RedisModule_RegisterAuthCallback) RedisModule_RegisterAuthCallback(ctx, on_auth);
-    else RedisModule_RegisterCommandFilter(ctx, on_command, 0);
-    RedisModule_CreateTimer(ctx, 0, put_in_force_by_timer, NULL);
-    RedisModule_CreateTimer(ctx, 1000, tick, NULL);
-    node.looked = now_us();
+    else RedisModule_RegisterCommandFilter(ctx, on_command, REDISMODULE_CMDFILTER_NOSELF);
+    node.ticked = now_us();
+    act_in(0);
     return true;
 }
 

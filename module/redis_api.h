@@ -32,8 +32,10 @@ enum { REDISMODULE_REPLY_STRING, REDISMODULE_REPLY_ERROR, REDISMODULE_REPLY_ARRA
 enum {
     REDISMODULE_CTX_FLAGS_LUA = 1 << 0,
     REDISMODULE_CTX_FLAGS_MULTI = 1 << 1,
-    REDISMODULE_CTX_FLAGS_DENY_BLOCKING = 1 << 21
+    REDISMODULE_CTX_FLAGS_DENY_BLOCKING = 1 << 21,
+    REDISMODULE_CTX_FLAGS_ASYNC_LOADING = 1 << 23
 };
+enum { REDISMODULE_CMDFILTER_NOSELF = 1 << 0 };
 
 typedef struct { uint64_t id, dataver; } RedisModuleEvent;
 enum { REDISMODULE_EVENT_CLIENT_CHANGE = 4, REDISMODULE_CLIENT_CHANGE_CONNECTED = 0 };
@@ -43,7 +45,8 @@ enum {
     REDISMODULE_CLIENTINFO_FLAG_PUBSUB = 1 << 1,
     REDISMODULE_CLIENTINFO_FLAG_BLOCKED = 1 << 2,
     REDISMODULE_CLIENTINFO_FLAG_TRACKING = 1 << 3,
-    REDISMODULE_CLIENTINFO_FLAG_UNIXSOCKET = 1 << 4
+    REDISMODULE_CLIENTINFO_FLAG_UNIXSOCKET = 1 << 4,
+    REDISMODULE_CLIENTINFO_FLAG_MULTI = 1 << 5
 };
 typedef struct {
     uint64_t version, flags, id;
@@ -109,6 +112,7 @@ typedef int (*RedisModuleAuthCallback)(RedisModuleCtx *, RedisModuleString *user
     X(6.0, int, AuthenticateClientWithACLUser, (RedisModuleCtx *, const char *, size_t,              \
                                                 RedisModuleUserChangedFunc, void *, uint64_t *))     \
     X(6.0, int, DeauthenticateAndCloseClient, (RedisModuleCtx *, uint64_t))                          \
+    X(6.0, int, GetClientInfoById, (void *info, uint64_t id))                                        \
     X(6.0, RedisModuleString *, GetClientCertificate, (RedisModuleCtx *, uint64_t))                  \
     X(7.0, int, ACLCheckCommandPermissions, (RedisModuleUser *, RedisModuleString **, int))          \
     X(7.2, int, SetCommandACLCategories, (RedisModuleCommand *, const char *))                       \
