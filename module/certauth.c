@@ -3299,6 +3299,7 @@ static void act_while_loading(void) {
 /* Has us act in so many ms; 0: at the end of this turn of the event loop. */
 static void act_in(int64_t ms) {
     int64_t at = now_us() + ms * 1000;
+    if (ms == 0) act_while_loading();
     if (node.acting || (node.timer && node.act_at <= at)) return;
     if (node.timer) RedisModule_StopTimer(node.ctx, node.timer, NULL);
     node.act_at = at;

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -57,28 +56,6 @@ def ends(connection: TlsConnection) -> float:
 
 
 # ---- Time ----------------------------------------------------------------------------------------
-
-
-def test_sessions_end_with_their_time(server_kind: Server, start: Start, pki: Pki) -> None:
-    """At notAfter of the certificate, at that of a CA above it, and after `session=`, a session is
-    closed while it idles; not before, and no other one."""
-    end = datetime.fromtimestamp(int(time.time()) + 3, UTC)
-    short = pki.ca.issue("CN=short", not_after=end)
-    below = pki.ca.authority(not_after=end).issue("CN=below")
-    limited = pki.ca.issue("CN=limited")
-    binds = [f"bind cn {name} alice" for name in ("short", "below")]
-    lines = policy_of(pki, *binds, "bind cn limited alice session=2s")
-    node = make_node(start, server_kind, *lines, io_threads=4)
-    with connected(node, short, below, limited, pki.alice) as (one, two, three, other):
-        since, number = time.time(), client_id(other)
-        assert whoami(one)["not_after"] == int(end.timestamp())
-        assert whoami(three)["user"] == "alice"
-        assert ends(three) >= int(since) + 2
-        for connection in (one, two):
-            # The second that notAfter names still is within the validity.
-            assert ends(connection) > end.timestamp()
-        assert client_id(other) == number
-    gone(node, "sessions", 1)
 
 
 def test_a_choice_and_a_second_login_end_in_time_too(
