@@ -14,6 +14,7 @@ import redis
 
 from control import core, policy
 from tests.nodes import (
+    ALICE,
     JOURNAL,
     Start,
     authority,
@@ -38,8 +39,24 @@ from tests.test_journal import Journal
 
 DEFAULT = "user default on nopass ~* &* +@all"
 OPERATOR = "user operator on >pw -@all +acl|load +acl|whoami"
+DEVICES = "pattern cn dev-{id} device:{id} on ~{id}:* &{id} +@all"
+CARL = "user carl on >pw ~* &* +@all"
 QUOTE = "holds a quote"
 NO_NAME = "not the name of an ACL user"
+
+
+def with_file(
+    start: Start,
+    kind: Server,
+    pki: Pki,
+    acl: Path,
+    *lines: str,
+    more: tuple[str, ...] = (),
+    **how: int,
+) -> RedisServer:
+    """A server whose aclfile has these lines, and the usual policy with `more`."""
+    acl.write_text("".join(f"{line}\n" for line in lines))
+    return enrolled(start, kind, pki, *more, config=[f"aclfile {acl}"], **how)
 
 
 # ---- Names and rules -----------------------------------------------------------------------------
@@ -203,6 +220,34 @@ def test_what_we_make_the_server_hold_survives_its_files(
     assert good == [name for name in names() if reason(name) is None]
 
 
+def test_a_saved_copy_is_what_its_line_says_and_nobody_without_it(
+    server_kind: Server, start: Start, pki: Pki, tmp_path: Path
+) -> None:
+    """What ACL SAVE has written comes back with each start: as the line says by then; and where the
+    line has gone, as a user without a password, which no certificate is and no AUTH becomes."""
+    server = with_file(start, server_kind, pki, tmp_path / "users.acl", DEFAULT, more=(DEVICES,))
+    device = pki.ca.issue("CN=dev-7")
+    assert (who(server, pki.alice), who(server, device)) == ("alice", "device:7")
+    with server.tls(device).connect():
+        assert server.admin().acl_save()
+    less = "user alice on ~a:* +@read +acl|whoami"
+    patch(server.admin(), 1, 2, [f"-{ALICE}", f"+{less}"])
+    server.stop()
+    server.start()
+    assert who(server, pki.alice) == "alice"
+    assert "~a:* " in (rules(server.admin(), "alice") or "")
+    assert rules(server.admin(), "device:7") is None
+    patch(server.admin(), 2, 3, [f"-{less}", f"-{bind(pki.alice, 'alice')}", f"-{DEVICES}"])
+    server.stop()
+    server.start()
+    for name in ("alice", "device:7"):
+        assert not re.search(r"nopass|#", rules(server.admin(), name) or "")
+        for password in ("", "pw"):
+            with server.tls().connect() as stranger, refused("WRONGPASS"):
+                stranger.command("AUTH", name, password)
+    assert {turned_away(server, cert) for cert in (pki.alice, device)} == {"no_binding"}
+
+
 ARGUMENTS = {"blank": "a b", "tab": "a\tb", "quote": "a'b", "double quote": 'a"b', "nothing": ""}
 
 
@@ -313,23 +358,6 @@ def test_enforcement_that_comes_on_leaves_such_names_out(
 
 
 # ---- ACL LOAD ------------------------------------------------------------------------------------
-
-DEVICES = "pattern cn dev-{id} device:{id} on ~{id}:* &{id} +@all"
-CARL = "user carl on >pw ~* &* +@all"
-
-
-def with_file(
-    start: Start,
-    kind: Server,
-    pki: Pki,
-    acl: Path,
-    *lines: str,
-    more: tuple[str, ...] = (),
-    **how: int,
-) -> RedisServer:
-    """A server whose aclfile has these lines, and the usual policy with `more`."""
-    acl.write_text("".join(f"{line}\n" for line in lines))
-    return enrolled(start, kind, pki, *more, config=[f"aclfile {acl}"], **how)
 
 
 def held(server: RedisServer, cert: Cert) -> redis.Redis:
