@@ -3,7 +3,9 @@ users, a start and ACL LOAD read them."""
 
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -12,29 +14,49 @@ import redis
 
 from control import core, policy
 from tests.nodes import (
+    ALICE,
     JOURNAL,
     Start,
     authority,
     bind,
     bootstrap,
     enrolled,
+    is_open,
+    journal,
     keep_configuration,
     load,
     patch,
     refused,
+    rules,
     show,
     turned_away,
     usual,
     who,
 )
 from tests.servers import Server
-from tests.support import MODULE, Cert, Pki, RedisServer, ServerDied
+from tests.support import MODULE, Cert, Pki, RedisServer, ServerDied, wait_until
 from tests.test_journal import Journal
 
 DEFAULT = "user default on nopass ~* &* +@all"
 OPERATOR = "user operator on >pw -@all +acl|load +acl|whoami"
+DEVICES = "pattern cn dev-{id} device:{id} on ~{id}:* &{id} +@all"
+CARL = "user carl on >pw ~* &* +@all"
 QUOTE = "holds a quote"
 NO_NAME = "not the name of an ACL user"
+
+
+def with_file(
+    start: Start,
+    kind: Server,
+    pki: Pki,
+    acl: Path,
+    *lines: str,
+    more: tuple[str, ...] = (),
+    **how: int,
+) -> RedisServer:
+    """A server whose aclfile has these lines, and the usual policy with `more`."""
+    acl.write_text("".join(f"{line}\n" for line in lines))
+    return enrolled(start, kind, pki, *more, config=[f"aclfile {acl}"], **how)
 
 
 # ---- Names and rules -----------------------------------------------------------------------------
@@ -198,6 +220,34 @@ def test_what_we_make_the_server_hold_survives_its_files(
     assert good == [name for name in names() if reason(name) is None]
 
 
+def test_a_saved_copy_is_what_its_line_says_and_nobody_without_it(
+    server_kind: Server, start: Start, pki: Pki, tmp_path: Path
+) -> None:
+    """What ACL SAVE has written comes back with each start: as the line says by then; and where the
+    line has gone, as a user without a password, which no certificate is and no AUTH becomes."""
+    server = with_file(start, server_kind, pki, tmp_path / "users.acl", DEFAULT, more=(DEVICES,))
+    device = pki.ca.issue("CN=dev-7")
+    assert (who(server, pki.alice), who(server, device)) == ("alice", "device:7")
+    with server.tls(device).connect():
+        assert server.admin().acl_save()
+    less = "user alice on ~a:* +@read +acl|whoami"
+    patch(server.admin(), 1, 2, [f"-{ALICE}", f"+{less}"])
+    server.stop()
+    server.start()
+    assert who(server, pki.alice) == "alice"
+    assert "~a:* " in (rules(server.admin(), "alice") or "")
+    assert rules(server.admin(), "device:7") is None
+    patch(server.admin(), 2, 3, [f"-{less}", f"-{bind(pki.alice, 'alice')}", f"-{DEVICES}"])
+    server.stop()
+    server.start()
+    for name in ("alice", "device:7"):
+        assert not re.search(r"nopass|#", rules(server.admin(), name) or "")
+        for password in ("", "pw"):
+            with server.tls().connect() as stranger, refused("WRONGPASS"):
+                stranger.command("AUTH", name, password)
+    assert {turned_away(server, cert) for cert in (pki.alice, device)} == {"no_binding"}
+
+
 ARGUMENTS = {"blank": "a b", "tab": "a\tb", "quote": "a'b", "double quote": 'a"b', "nothing": ""}
 
 
@@ -305,3 +355,240 @@ def test_enforcement_that_comes_on_leaves_such_names_out(
     patch(server.admin(), 3, 4, ["-set enforce off", "+set enforce on"])
     assert sorted(server.admin().acl_users()) == ["alice", "default"]
     assert who(server, pki.alice) == "alice"
+
+
+# ---- ACL LOAD ------------------------------------------------------------------------------------
+
+
+def held(server: RedisServer, cert: Cert) -> redis.Redis:
+    """One connection that is never opened again."""
+    client = server.client(cert, single_connection_client=True)
+    client.ping()
+    return client
+
+
+@pytest.mark.parametrize("io_threads", [1, 4])
+def test_acl_load_takes_no_user_and_no_session_of_ours(
+    server_kind: Server, start: Start, pki: Pki, tmp_path: Path, io_threads: int
+) -> None:
+    """The file lacks our users, or says something else of them: the operator's come, change and go,
+    and ours are what they were, with sessions, a subscription, a transaction that is being sent."""
+    acl = tmp_path / "users.acl"
+    old = (DEFAULT, OPERATOR, CARL, "user dan off")
+    server = with_file(start, server_kind, pki, acl, *old, more=(DEVICES,), io_threads=io_threads)
+    admin = server.admin(username="operator", password="pw")
+    device, alice, listener = (
+        held(server, pki.ca.issue("CN=dev-7")),
+        held(server, pki.alice),
+        (held(server, pki.alice).pubsub()),
+    )
+    listener.subscribe("news")
+    assert listener.get_message(timeout=5)
+    carl = server.client(single_connection_client=True, username="carl", password="pw")
+    assert carl.acl_whoami() == "carl"
+    with server.tls(pki.alice).connect() as begun:
+        assert begun.command("MULTI") == b"OK"
+        assert begun.command("ACL", "WHOAMI") == b"QUEUED"
+        ids = (alice.client_id(), device.client_id())
+        ours = {name: rules(alice, name) for name in ("alice", "device:7")}
+        lost = (
+            "user alice on nopass ~* +get",
+            "user device:7 off",
+            "user device:8 on nopass +@all",
+        )
+        for more in ((), lost):
+            acl.write_text(
+                "\n".join([DEFAULT, OPERATOR, "user dan on ~d:* +@read", "user eve on", *more])
+            )
+            assert admin.execute_command("ACL", "LOAD") == "OK"
+            assert (alice.client_id(), device.client_id()) == ids
+            assert (alice.acl_whoami(), device.acl_whoami()) == ("alice", "device:7")
+            assert {name: rules(alice, name) for name in ours} == ours
+            theirs = sorted(set(alice.acl_users()) - set(ours))
+            assert theirs == ["dan", "default", "eve", "operator"]
+            assert "~d:* " in (rules(alice, "dan") or "")
+            assert who(server, pki.alice) == "alice"
+            alice.publish("news", "hello")
+            assert listener.get_message(timeout=5)["data"] == "hello"
+        assert begun.command("EXEC") == [b"alice"]
+    wait_until(lambda: not is_open(carl), "whoever is not in the file any more is closed")
+
+
+def test_acl_load_in_a_transaction_is_the_same(
+    server_kind: Server, start: Start, pki: Pki, tmp_path: Path
+) -> None:
+    """And in any case of letters; a script cannot send it."""
+    server = with_file(start, server_kind, pki, tmp_path / "users.acl", DEFAULT)
+    alice = held(server, pki.alice)
+    with server.tls(pki.alice).connect() as sender:
+        sender.command("MULTI")
+        sender.command("acl", "Load")
+        sender.command("ACL", "WHOAMI")
+        assert sender.command("EXEC") == [b"OK", b"alice"]
+        with pytest.raises(redis.ResponseError):
+            sender.command("EVAL", "return redis.call('ACL', 'LOAD')", "0")
+    assert alice.acl_whoami() == "alice"
+
+
+def test_no_client_meets_a_server_without_its_users(
+    installed: Server, start: Start, pki: Pki, tmp_path: Path
+) -> None:
+    """Clients that come and go, and one that stays and sends, while the file is loaded again and
+    again: no command of theirs is refused."""
+    more = tuple(f"user u{number} on ~* +@read" for number in range(500))
+    server = with_file(start, installed, pki, tmp_path / "users.acl", DEFAULT, CARL, more=more)
+    done, found = threading.Event(), set()
+
+    def come() -> None:
+        while not done.is_set():
+            found.add(who(server, pki.alice))
+
+    def stay() -> None:
+        with server.tls(pki.alice).connect() as connection:
+            while not done.is_set():
+                found.add(connection.command("ACL", "WHOAMI").decode())
+
+    with ThreadPoolExecutor() as pool:
+        running = [pool.submit(come), pool.submit(stay)]
+        admin = server.admin()
+        wait_until(lambda: found, "clients have come")
+        for _ in range(200):
+            assert admin.acl_load()
+        done.set()
+        for one in running:
+            one.result()
+    assert found == {"alice"}
+
+
+FILES = {
+    "nothing": "",
+    "no default": "user eve on >pw ~* +@all\n",
+    "no newline at the end": f"{DEFAULT}\nuser eve on",
+    "Windows": f"{DEFAULT}\r\nuser eve on ~x +get\r\n",
+    "blank lines": f"\n \n{DEFAULT}\n\t\n  user eve on\n",
+    "selectors": f"{DEFAULT}\nuser eve on (~a +get) (%R~b &c +@read) ~d\n",
+    "passwords": f"{DEFAULT}\nuser eve on >a >b #{'a' * 64} nopass\nuser eva on >it's\n",
+    "odd names": f"{DEFAULT}\nuser o'brien on\nuser a\"b on\nuser on on\nuser #x on\n",
+    "a comment": f"# users\n{DEFAULT}\n",
+    "not a user": f"{DEFAULT}\nusr eve on\n",
+    "USER": f"{DEFAULT}\nUSER eve on\n",
+    "no name": f"{DEFAULT}\nuser\n",
+    "a name with a tab": f"{DEFAULT}\nuser e\tve on\n",
+    "twice": f"{DEFAULT}\nuser eve on\nuser eve off\n",
+    "default twice": f"{DEFAULT}\n{DEFAULT}\n",
+    "no such command": f"{DEFAULT}\nuser eve on +nosuch\n",
+    "no such rule": f"{DEFAULT}\nuser eve on nosuch\n",
+    "a bad hash": f"{DEFAULT}\nuser eve on #abc\n",
+    "default off": "user default off ~* &* +@all\n",  # last: see has_surely_logged_in
+}
+
+
+def test_acl_load_is_the_servers_own_for_all_others(
+    server_kind: Server, start: Start, pki: Pki, tmp_path: Path
+) -> None:
+    """For every kind of file: what a server without the module takes is taken, with the same users
+    after it; and what it refuses changes nothing."""
+    acl, stock_acl = tmp_path / "ours.acl", tmp_path / "stock.acl"
+    before = (DEFAULT, "user dan on >pw ~* +@all", "user gone on")
+    stock_acl.write_text("\n".join(before))
+    servers = (
+        start(server_kind, config=[f"aclfile {stock_acl}"]),
+        with_file(start, server_kind, pki, acl, *before),
+    )
+    stock, server = (one.admin(single_connection_client=True) for one in servers)
+    for what, text in FILES.items():
+        seen = []
+        for admin, file in ((stock, stock_acl), (server, acl)):
+            file.write_text(text)
+            refusal = outcome(partial(admin.execute_command, "ACL", "LOAD"))
+            found = [line for line in users(admin) if line.split()[1] != "alice"]
+            seen.append((refusal is None, found))
+        assert seen[0] == seen[1], what
+
+
+def test_an_error_in_the_file_is_named(
+    server_kind: Server, start: Start, pki: Pki, tmp_path: Path
+) -> None:
+    """With its line, so that it can be mended. A selector that stays open ends the servers
+    themselves (acl.c, ACLLoadFromFile: `acl_args` is NULL)."""
+    acl = tmp_path / "users.acl"
+    server = with_file(start, server_kind, pki, acl, DEFAULT)
+    acl.write_text(f"{DEFAULT}\nuser eve on (~a +get\n")
+    with refused("line 2 of the ACL file: .*Unmatched parenthesis.*Nothing was changed"):
+        server.admin().acl_load()
+    acl.write_text(f"{DEFAULT}\n\nuser eve on +nosuch\n")
+    with refused("line 3 of the ACL file: .*nosuch.*Nothing was changed"):
+        server.admin().acl_load()
+    acl.unlink()
+    with refused("Error loading ACLs, opening file .*No such file"):
+        server.admin().acl_load()
+
+
+def test_who_may_load_the_file_is_the_servers_to_say(
+    server_kind: Server, start: Start, pki: Pki, tmp_path: Path
+) -> None:
+    """Whoever may `acl|load`, and nobody else: with the right alone, and not before a login."""
+    acl = tmp_path / "users.acl"
+    weak = "user weak on >pw ~* +@all -acl|load"
+    allow = ("set password-auth allow",)
+    for default in ("user default off", "user default on >pw ~* +@all"):
+        server = with_file(start, server_kind, pki, acl, DEFAULT, more=allow)
+        acl.write_text("\n".join([default, OPERATOR, weak, CARL]))
+        assert server.admin().acl_load()
+        by = {
+            name: server.admin(username=name, password="pw")
+            for name in ("operator", "weak", "carl")
+        }
+        assert by["carl"].acl_load()
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            by["weak"].acl_load()
+        with server.tls().connect() as stranger:
+            for words in (("ACL", "LOAD"), ("CERTAUTH.ACL", "LOAD"), ("CERTAUTH.ACL_LOAD", "LOAD")):
+                with refused("NOAUTH"):
+                    stranger.command(*words)
+        if default.endswith("off"):
+            assert by["operator"].acl_load()
+            continue
+        assert server.admin(username="default", password="pw").acl_load()
+        if server_kind.release >= (7, 2):
+            assert by["operator"].acl_load()
+            continue
+        with pytest.raises(
+            redis.exceptions.NoPermissionError, match="certauth.acl"
+        ):  # it is not known there whose command it is
+            by["operator"].acl_load()
+
+
+def test_without_an_aclfile_nothing_is_watched(installed: Server, start: Start, pki: Pki) -> None:
+    """ACL LOAD is the server's, which says that there is no file; nor does our command find one."""
+    server = enrolled(start, installed, pki)
+    with refused("This Redis instance is not configured to use an ACL file"):
+        server.admin().acl_load()
+    with refused("there is no aclfile"):
+        server.admin().execute_command("CERTAUTH.ACL", "LOAD")
+
+
+def test_a_file_does_not_undo_what_damage_has_done(
+    installed: Server, start: Start, pki: Pki, tmp_path: Path
+) -> None:
+    """`default` stays off where the policy cannot be read, whatever the file says of it."""
+    server = with_file(start, installed, pki, tmp_path / "users.acl", DEFAULT, CARL)
+    server.stop()
+    journal(server).write_text("no journal")
+    server.start()
+    admin = server.admin(username="carl", password="pw")
+    wait_until(lambda: (rules(admin, "default") or "").startswith("off"), "default is off")
+    assert admin.acl_load()
+    assert (rules(admin, "default") or "").startswith("off")
+
+
+def test_a_policy_that_is_off_takes_nothing_from_the_file(
+    installed: Server, start: Start, pki: Pki, tmp_path: Path
+) -> None:
+    """Its users are the operator's."""
+    acl = tmp_path / "users.acl"
+    server = with_file(start, installed, pki, acl, DEFAULT)
+    load(server.admin(), 2, ["set enforce off", *usual(pki)[1:]])
+    acl.write_text(f"{DEFAULT}\nuser alice on >pw +@read\n")
+    assert server.admin().acl_load()
+    assert "#" in (rules(server.admin(), "alice") or "")

@@ -1,6 +1,5 @@
 """`user` lines are the server's own ACL users: made, changed, adopted, given back and kept."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -374,17 +373,15 @@ def test_no_repair_starves_another(installed: Server, start: Start, pki: Pki) ->
     wait_until(repaired, "the others are repaired")
 
 
-def test_acl_load_of_many_is_repaired_within_a_minute(
-    installed: Server, start: Start, pki: Pki, tmp_path: Path
+def test_many_that_were_removed_by_hand_are_back_within_a_minute(
+    installed: Server, start: Start, pki: Pki
 ) -> None:
-    """All users of a policy are gone at once when a file without them is loaded."""
-    file = tmp_path / "users.acl"
-    file.write_text("user default on nopass ~* &* +@all\n")
-    more = [f"user u{number} on ~* +@read" for number in range(200)]
-    server = enrolled(start, installed, pki, *more, config=[f"aclfile {file}"])
+    """All users of a policy are gone at once."""
+    names = [f"u{number}" for number in range(200)]
+    server = enrolled(start, installed, pki, *(f"user {name} on ~* +@read" for name in names))
     admin = server.admin()
     good = sorted(admin.acl_list())
-    admin.acl_load()
+    admin.acl_deluser(*names, "alice")
     assert admin.acl_users() == ["default"]
     wait_until(lambda: sorted(admin.acl_list()) == good, "all users are back", 60)
 
@@ -400,30 +397,6 @@ def test_default_off_is_kept_off(server_kind: Server, start: Start, pki: Pki) ->
     wait_until(lambda: (rules(alice, "default") or "").startswith("off "), "default is off")
     assert who(server) == ""
     wait_until(lambda: not is_open(meanwhile), "who came in meanwhile is closed")
-
-
-def test_acl_load_does_not_take_users_from_the_policy(
-    server_kind: Server, start: Start, pki: Pki, tmp_path: Path
-) -> None:
-    """A file without alice, with another alice, with `default` on: all is set back."""
-    file, others = tmp_path / "users.acl", "user default on nopass ~* &* +@all\n" + ROOT
-    file.write_text(others)
-    server = enrolled(start, server_kind, pki, "user default adopt off", config=[f"aclfile {file}"])
-
-    good = {name: rules(root(server), name) for name in ("alice", "default")}
-
-    def set_back() -> bool:
-        try:
-            return {name: rules(root(server), name) for name in good} == good
-        except redis.ConnectionError:
-            return False  # before its AUTH it held the `default` that has just gone off
-
-    for alice in ("", "user alice on nopass ~* &* +@all\n", "user alice off\n"):
-        file.write_text(others + alice)
-        root(server).acl_load()
-        wait_until(set_back, "the users are set back")
-        assert who(server, pki.alice) == "alice"
-        assert who(server) == ""
 
 
 def test_users_of_others_are_left_alone(installed: Server, start: Start, pki: Pki) -> None:
