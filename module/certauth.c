@@ -1265,12 +1265,12 @@ typedef struct {
     const char *begin[2];
 } stream;
 static const stream STREAMS[] = {
-    {'O', NULL, {"MONITOR", NULL}},
-    {'S', NULL, {"PSYNC ? -1", "SYNC"}},
-    {'t', NULL, {"CLIENT TRACKING on", NULL}},
-    {0, "sub=", {"SUBSCRIBE x", NULL}},
-    {0, "psub=", {"PSUBSCRIBE x", NULL}},
-    {0, "ssub=", {"SSUBSCRIBE x", NULL}},
+    {'O', NULL, {"monitor", NULL}},
+    {'S', NULL, {"psync ? -1", "sync"}},
+    {'t', NULL, {"client tracking on", NULL}},
+    {0, "sub=", {"subscribe x", NULL}},
+    {0, "psub=", {"psubscribe x", NULL}},
+    {0, "ssub=", {"ssubscribe x", NULL}},
 };
 enum { STREAM_KINDS = sizeof STREAMS / sizeof *STREAMS };
 enum { UNTOLD = 1 << 0 | 1 << 1 }; /* MONITOR and replicas: the module API does not tell of them */
@@ -1342,8 +1342,8 @@ static bool may_begin(span user, const stream *kind) {
 /* Could these rules begin it? Where that cannot be told, they could: subscriptions depend on channels,
  * and the server splits the text at its quotes (sds.c, sdssplitargs). */
 static bool could_begin(span rules, const stream *kind) {
-    bool could = rules.len == 0 || kind->count || memchr(rules.ptr, '"', rules.len) ||
-                 memchr(rules.ptr, '\'', rules.len);
+    static const char quotes[] = {0x22, 0x27, 0}; /* of both kinds */
+    bool could = rules.len == 0 || kind->count || strpbrk((const char *)rules.ptr, quotes);
     text_buffer b = {NULL, 0};
     text_add(&b, LITERAL("reset "));
     text_add(&b, rules);

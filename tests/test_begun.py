@@ -224,7 +224,9 @@ def test_a_user_with_a_password_is_no_way_round(
         for connection, refused in ((alice, asks(server_kind)), (plain, False)):
             number = begin(node, connection, STREAMS["BCAST"])
             connection.send("AUTH", "worker", "secret")
-            hears(connection, b"send RESET first" if refused else b"+OK\r\n")
-            one = shown(node, number)
-            assert one
-            assert (one["user"] == "worker") == (not refused)
+            if refused:
+                hears(connection, b"send RESET first")
+            user = "alice" if refused else "worker"
+            wait_until(
+                lambda n=number, u=user: (shown(node, n) or {})["user"] == u, f"it is {user}"
+            )
