@@ -400,7 +400,9 @@ def _ui(config: Config, app: WSGIApplication, store: Store) -> Server:
     listen, api = Listen(config.host, config.ui_port), store.certificates()[API]
     shown = (api.certificate.encode(), api.key.encode())
     asked = login_authorities(store)
-    front = Server(app, listen, *shown, tls_min=config.tls_min, authorities=asked, limits=UI_LIMITS)
+    front = Server(
+        app, listen, *shown, tls_min=config.tls_min, authorities=asked, limits=UI_LIMITS
+    )
     return _started(front, listen)
 
 
