@@ -394,7 +394,7 @@ def _decision(policy: Any, request: Any, raw: Any) -> Decision:
     decided = lib.policy_decide(policy, ffi.NULL, request)
     out, one = ffi.new("char[]", _ROOM), ffi.new("decision *", decided)
     named = _named(one)
-    length = lib.decision_explain(policy, request, one, lib.policy_rules(policy), out, _ROOM)
+    length = lib.decision_explain(policy, request, one, FOREVER, out, _ROOM)
     return Decision(
         action=_string(lib.action_name(decided.act)),
         reason=_string(lib.reason_name(decided.why)),

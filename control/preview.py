@@ -19,7 +19,7 @@ from control.sync import NodeError, merged
 
 # Asks each node of a database, or one by its address: by address what it answers, or its NodeError.
 Ask = Callable[..., Mapping[str, Any]]
-LINES = 10_000  # a longer change is not sent to nodes to be tried: it would hold them up
+LINES, BYTES = 10_000, 4 << 20  # a longer change is not tried: no call of a node takes it
 CERTIFICATES = 10_000  # that are looked at, those that end first
 SHOWN = 1_000  # sessions of a node, and certificates, that an answer lists
 
@@ -132,8 +132,8 @@ def nodes(
     def question(command: Command) -> dict[str, Any]:
         return {**_sessions(command, found.changes), "users": _users(command, taken)}
 
-    if len(found.changes) > LINES:
-        why = f"more than {LINES} lines change: too many to try them on the nodes"
+    if len(found.changes) > LINES or sum(len(one.encode()) for one in found.changes) > BYTES:
+        why = f"more than {LINES} lines change, or {BYTES} bytes: too many to try them on the nodes"
         return [{**NOTHING, "address": "", "error": why}]
     answers = {**dict.fromkeys(servers, UNASKED), **ask(found.database.uid, question)}
     return [{**NOTHING, "address": address, **_shown(one)} for address, one in answers.items()]

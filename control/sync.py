@@ -44,6 +44,7 @@ LEAVE = 30.0  # seconds that a node is seen outside of its deployment before it 
 THREADS = 16  # nodes spoken to at once; and as many that did not answer the last time
 LONGEST = 30.0  # seconds that one command may take, for a node that answers a byte at a time
 CALL_LINES = 1000  # policy lines in one command: some 2 ms of the node's time
+CALL_BYTES = 1 << 20  # of them
 UNREACHABLE = "UNREACHABLE"
 
 
@@ -231,14 +232,26 @@ class Node:
 
     def _write(self, words: Sequence[str | int], lines: Sequence[str]) -> None:
         """In one call, or staged, so that no call holds the node for long."""
-        if len(lines) <= CALL_LINES:
+        parts = tuple(_parts(lines))
+        if len(parts) == 1:
             self.command("CERTAUTH.POLICY", *words, "LINES", *lines)
             return
         name = secrets.token_hex(16)
-        for start in range(0, len(lines), CALL_LINES):
-            part = lines[start : start + CALL_LINES]
+        for part in parts:
             self.command("CERTAUTH.POLICY", "STAGE", name, "OF", len(lines), "LINES", *part)
         self.command("CERTAUTH.POLICY", "COMMIT", name, len(lines), *words)
+
+
+def _parts(lines: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The lines, as many in each part as one call takes; at least one part."""
+    start = size = 0
+    for at, line in enumerate(lines):
+        length = len(line.encode())
+        if at > start and (at - start == CALL_LINES or size + length > CALL_BYTES):
+            yield lines[start:at]
+            start, size = at, 0
+        size += length
+    yield lines[start:]
 
 
 def _stamp(target: Target, owner: str, epoch: int) -> list[str]:

@@ -68,6 +68,12 @@ typedef struct {
     int closings;
 } slice;
 
+/* Lines that a call brought, to be read when it has returned. Owned. */
+typedef struct {
+    span *lines; /* their bytes are behind them */
+    size_t count, at;
+} given_lines;
+
 /* A change of the policy on its way: checked, being written, coming into force, being swept after. One
  * at a time. */
 typedef struct write_order write_order;
@@ -77,6 +83,7 @@ typedef enum { STEP_AGAIN, STEP_NEXT, STEP_OVER } progress;
 typedef progress step(write_order *, slice *);
 struct write_order {
     RedisModuleBlockedClient *client;
+    given_lines given; /* of the change: none where they were staged */
     patch *change;
     bool whole, force, has_digest;
     char digest[DIGEST_TEXT]; /* that the sender expects */
@@ -102,7 +109,8 @@ typedef struct {
     char id[64];
     patch *change; /* NULL: none */
     bool whole;
-    size_t lines;
+    size_t lines, reading; /* how many came; calls whose lines are still being read */
+    uint64_t serial;       /* another one for each stage */
     int64_t touched; /* seconds since 1970 */
 } stage;
 
@@ -120,6 +128,13 @@ typedef struct {
     char user[128], subject[384], issuer[256], serial[2 * SERIAL_BYTES + 1];
 } log_entry;
 enum { LOG_ENTRIES = 4096 };
+
+/* What goes on in slices beside a write: lines that are staged, a change that is asked about, trust. */
+typedef struct chore {
+    struct chore *next;
+    bool (*go_on)(void *data, const slice *); /* true where there is more to do */
+    void *data;
+} chore;
 
 static struct {
     RedisModuleCtx *ctx; /* detached: for timers and one-shots */
@@ -161,6 +176,7 @@ static struct {
     bool starting; /* for the first time, see settle_at_start */
     bool unmaking; /* users without a session are to go, see unmake_idle */
     stage stage;
+    chore *chores;
     uint64_t edition; /* another one after each change: what a cursor of SHOW is good for */
     uint64_t logins, refused, reasons[REASON_COUNT], api_reads;
     int64_t log_second;
@@ -195,11 +211,21 @@ static bool script_runs(void) {
     return RedisModule_GetContextFlags(node.ctx) & REDISMODULE_CTX_FLAGS_LUA;
 }
 
+static void act_in(int64_t ms);
+
+static void add_chore(bool (*go_on)(void *data, const slice *), void *data) {
+    chore *c = must(malloc(sizeof *c));
+    *c = (chore){node.chores, go_on, data};
+    node.chores = c;
+    act_in(0);
+}
+
 static bool in_thread(void *(*work)(void *), void *data) {
     pthread_t thread;
     pthread_attr_t detached;
     pthread_attr_init(&detached);
     pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
+    pthread_attr_setstacksize(&detached, 4 << 20); /* a line is read on the stack: see line.c */
     bool good = pthread_create(&thread, &detached, work, data) == 0;
     pthread_attr_destroy(&detached);
     return good;
@@ -646,20 +672,25 @@ static const char *withheld(void) {
     return allowed ? NULL : internal_links();
 }
 
+static bool trust_goes_on(const void *now) { return slice_goes_on(now); }
+
 /* Our directory is used where the operator pointed tls-ca-cert-dir at it. The bootstrap file's
  * certificates are the operator's own word; a CA of clients must not open the cluster bus and the links
  * that this node makes unless the policy says so. Nothing goes away while the policy is not enforced,
- * or cannot be read; but all does with the policy. */
-static void apply_trust(void) {
+ * or cannot be read; but all does with the policy. With a slice, it may end before all is done: true where
+ * there is more. */
+static bool apply_trust(const slice *now) {
+    static bool changed; /* since the server was last told to look */
     char value[PATH_MAX], real[PATH_MAX], ours[PATH_MAX];
-    bool changed, only = enforced() || policy_rules(node.policy) == 0;
+    bool only = enforced() || policy_rules(node.policy) == 0;
+    trust_work work = {.only = only && !damaged(), .goes_on = now ? trust_goes_on : NULL, .clock = now};
     fault why;
     config_get("tls-ca-cert-dir", value, sizeof value);
     bool same =
         value[0] && realpath(value, real) && realpath(node.trust, ours) && strcmp(real, ours) == 0;
     if (!same) {
         fail(&node.trust_state, "not managed: tls-ca-cert-dir is '%.80s'", value);
-        return;
+        return false;
     }
     const char *links = withheld();
     fail(&node.trust_state, links ? "not managed: %s is on, and the policy does not say `set "
@@ -667,11 +698,20 @@ static void apply_trust(void) {
                                   : "managed",
          links);
     const policy *lines = links ? NULL : node.policy;
-    if (!trust_write(node.trust, lines, node.bootstrap, only && !damaged(), &changed, &why) ||
-        (changed && !config_set("tls-ca-cert-dir", value, &why))) {
+    bool good = trust_write(node.trust, lines, node.bootstrap, &work, &why);
+    changed = changed || work.changed;
+    if (good && work.more) return true;
+    if (!good || (changed && !config_set("tls-ca-cert-dir", value, &why))) {
         fail(&node.trust_state, "%s", why.text);
         RedisModule_Log(node.ctx, "warning", "managed trust: %s", why.text);
     }
+    changed = false;
+    return false;
+}
+
+static bool apply_more_trust(void *none, const slice *now) {
+    (void)none;
+    return apply_trust(now);
 }
 
 /* Is tls-ca-cert-dir, or what may be in it, another than at the last call? */
@@ -847,7 +887,6 @@ static session *session_first(RedisModuleDict *dict) {
 }
 
 enum { SCRIPT_MS = 600000 }; /* for so long a command may hold the server, and us: see plan */
-static void act_in(int64_t ms);
 static void watch_commands(void);
 
 /* Milliseconds until `second` of the wall clock begins; 0: it has. */
@@ -1859,7 +1898,7 @@ static void put_in_force(void) {
     } else node.settling = false;
     /* resetpass too: protected mode asks for nopass even of a user that is off (networking.c) */
     if (damaged()) set_user(LITERAL("default"), LITERAL("resetpass off"));
-    apply_trust();
+    apply_trust(NULL);
     apply_client_auth();
     if ((damaged() || enforced()) && !was_off && default_is_off(&now)) close_default(NULL);
     ask_for_audit();
@@ -1992,6 +2031,13 @@ static void settle_default(const regime *after) {
     else if (line) undo_user(after->change, LITERAL("default"));
 }
 
+/* Who is decided does not wait for it; who is handed a connection of the server's own does. */
+static progress put_trust(write_order *order, slice *now) {
+    if (apply_trust(now)) return STEP_AGAIN;
+    order->next_step = sweep;
+    return STEP_NEXT;
+}
+
 /* The step that nothing interrupts: after it, nobody is decided by the old lines. */
 static progress commit(write_order *order, slice *now) {
     const regime after = regime_after(order->change);
@@ -2006,10 +2052,9 @@ static progress commit(write_order *order, slice *now) {
     node.stamp = order->next;
     node.edition++;
     settle_default(&after);
-    if (trust || moved_trust()) apply_trust();
     apply_client_auth();
     if (after.ends_default) close_default(order);
-    order->next_step = sweep;
+    order->next_step = trust || moved_trust() ? put_trust : sweep;
     return STEP_NEXT;
 }
 
@@ -2103,6 +2148,7 @@ static void free_order(RedisModuleCtx *ctx, void *data) {
     drop_patch(order->change);
     if (order->remade) RedisModule_FreeString(NULL, order->remade);
     if (order->sender_user) RedisModule_FreeString(NULL, order->sender_user);
+    free(order->given.lines);
     free(order);
 }
 
@@ -2299,13 +2345,37 @@ static bool read_number(RedisModuleString *text, long long *out, fault *why) {
                 (const char *)string_span(text).ptr);
 }
 
-enum { CALL_LINES = 10000 }; /* some 15 ms of the main thread */
+/* What the server takes a few milliseconds to receive. */
+enum { CALL_LINES = 10000, CALL_BYTES = 4 << 20 };
 
-static bool may_take_lines(int count, fault *why) {
-    if (count <= CALL_LINES) return true;
+static size_t bytes_of(RedisModuleString **texts, int count) {
+    size_t bytes = 0;
+    for (int i = 0; i < count; i++) bytes += string_span(texts[i]).len;
+    return bytes;
+}
+
+static bool may_take_lines(RedisModuleString **texts, int count, fault *why) {
+    bool many = count > CALL_LINES;
+    size_t bytes = bytes_of(texts, count);
+    if (!many && bytes <= CALL_BYTES) return true;
     return fail(why,
-                "ERR at most %d lines in one call, not %d: bring them in calls of STAGE, and COMMIT",
-                CALL_LINES, count);
+                "ERR at most %d %s in one call, not %zu: bring them in calls of STAGE, and COMMIT",
+                many ? CALL_LINES : CALL_BYTES, many ? "lines" : "bytes of lines",
+                many ? (size_t)count : bytes);
+}
+
+/* A copy: what the server keeps of a call may be freed by a thread of its own. */
+static given_lines keep_lines(RedisModuleString **texts, int count) {
+    size_t heads = (size_t)count * sizeof(span);
+    given_lines kept = {must(malloc(heads + bytes_of(texts, count) + 1)), (size_t)count, 0};
+    uint8_t *to = (uint8_t *)kept.lines + heads;
+    for (int i = 0; i < count; i++) {
+        span text = string_span(texts[i]);
+        if (text.len) memcpy(to, text.ptr, text.len);
+        kept.lines[i] = span_of(to, text.len);
+        to += text.len;
+    }
+    return kept;
 }
 
 /* From argv[at]: the generations, then the options; then LINES, or the end where they are staged. */
@@ -2331,7 +2401,7 @@ static bool read_options(RedisModuleString **argv, int argc, int at, bool staged
                     o->whole ? "LOAD" : "PATCH <base>", staged ? "" : " LINES line…");
     }
     o->lines = at + 1;
-    return staged || may_take_lines(argc - o->lines, why);
+    return staged || may_take_lines(argv + o->lines, argc - o->lines, why);
 }
 
 /* Who makes a policy makes ACL users, so they must be allowed to: else `+@all -@admin` could. The
@@ -2401,16 +2471,20 @@ static bool check_stamp(const options *o, fault *why) {
     return true;
 }
 
-/* `number`: of the first. */
-static void read_lines(patch *change, bool whole, RedisModuleString **texts, int count,
-                       size_t number) {
-    for (int i = 0; i < count; i++, number++) {
-        span line = string_span(texts[i]);
-        if (whole) patch_add(change, line, number);
-        else if (line.len && line.ptr[0] == '+') patch_add(change, span_skip(line, 1), number);
-        else if (line.len && line.ptr[0] == '-') patch_remove(change, span_skip(line, 1), number);
-        else patch_problem(change, number, "a patch has + or - before each line");
+static void read_line(patch *change, bool whole, span line, size_t number) {
+    if (whole) patch_add(change, line, number);
+    else if (line.len && line.ptr[0] == '+') patch_add(change, span_skip(line, 1), number);
+    else if (line.len && line.ptr[0] == '-') patch_remove(change, span_skip(line, 1), number);
+    else patch_problem(change, number, "a patch has + or - before each line");
+}
+
+/* Until the slice ends; without one, all. True where there are more. `first`: the number of the first. */
+static bool read_lines(patch *change, bool whole, given_lines *given, size_t first, const slice *now) {
+    for (; given->at < given->count; given->at++) {
+        if (now && !slice_goes_on(now)) return true;
+        read_line(change, whole, given->lines[given->at], first + given->at);
     }
+    return false;
 }
 
 /* All problems in one line, as an error reply has to be. */
@@ -2509,6 +2583,7 @@ static progress check(write_order *order, slice *now) {
 
 static void *finish_in_thread(void *data) {
     write_order *order = data;
+    read_lines(order->change, order->whole, &order->given, 1, NULL);
     patch_finish(order->change, order->whole);
     order->next_step = check;
     RedisModule_EventLoopAddOneShot(take_back, order);
@@ -2531,10 +2606,11 @@ static stamp next_stamp(const options *o) {
     return next;
 }
 
-/* Takes `change`. */
-static int start_order(RedisModuleCtx *ctx, patch *change, const options *o) {
+/* Takes `change` and `given`. */
+static int start_order(RedisModuleCtx *ctx, patch *change, given_lines given, const options *o) {
     write_order *order = must(calloc(1, sizeof *order));
     order->change = change;
+    order->given = given;
     order->whole = o->whole;
     order->force = o->force;
     order->has_digest = o->has_digest;
@@ -2558,9 +2634,8 @@ static int write_policy(RedisModuleCtx *ctx, RedisModuleString **argv, int argc,
         !check_stamp(&o, &why)) {
         return RedisModule_ReplyWithError(ctx, why.text);
     }
-    patch *change = patch_new(node.policy, FROM_WIRE);
-    read_lines(change, whole, argv + o.lines, argc - o.lines, 1);
-    return start_order(ctx, change, &o);
+    return start_order(ctx, patch_new(node.policy, FROM_WIRE),
+                       keep_lines(argv + o.lines, argc - o.lines), &o);
 }
 
 static int policy_load(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
@@ -2577,8 +2652,9 @@ static bool is_staged(span id) {
 
 /* One stage at a time, or senders that died would fill the memory: a new id drops what another left. */
 static void begin_stage(span id, span first, size_t expected) {
+    static uint64_t serial;
     drop_stage();
-    node.stage = (stage){.change = patch_new(node.policy, FROM_WIRE)};
+    node.stage = (stage){.change = patch_new(node.policy, FROM_WIRE), .serial = ++serial};
     patch_expect(node.stage.change, expected);
     memcpy(node.stage.id, id.ptr, id.len);
     node.stage.whole = first.len == 0 || (first.ptr[0] != '+' && first.ptr[0] != '-');
@@ -2597,11 +2673,87 @@ static int read_stage(RedisModuleString **argv, int argc, long long *expected, f
                          "to 63 bytes");
     if (at == 5 && !read_number(argv[4], expected, why)) return 0;
     if (*expected > MOST_EXPECTED) *expected = MOST_EXPECTED; /* more makes room as it comes */
-    return may_take_lines(argc - at - 1, why) ? at + 1 : 0;
+    return may_take_lines(argv + at + 1, argc - at - 1, why) ? at + 1 : 0;
 }
 
-/* The answer is how many lines the stage holds now. Bad ones drop it. `OF n` makes room for all of them at
- * once, which would hold a later call. */
+/* Where a client may not wait for its answer: in MULTI and in scripts; and while a dataset is loaded, when
+ * no timer of ours runs. */
+static bool may_wait(RedisModuleCtx *ctx) {
+    int never = REDISMODULE_CTX_FLAGS_MULTI | REDISMODULE_CTX_FLAGS_LUA |
+                REDISMODULE_CTX_FLAGS_DENY_BLOCKING | REDISMODULE_CTX_FLAGS_LOADING;
+    return (RedisModule_GetContextFlags(ctx) & never) == 0;
+}
+
+/* A call of STAGE whose lines take longer than a slice. */
+typedef struct {
+    RedisModuleBlockedClient *client;
+    given_lines given;
+    uint64_t serial; /* of its stage */
+    size_t first;    /* number of its first line */
+} staging;
+
+static bool is_over(const staging *s) {
+    return node.stage.change == NULL || node.stage.serial != s->serial;
+}
+
+/* True where there are more lines to read. */
+static bool stage_some(staging *s, const slice *now) {
+    node.stage.touched = now_seconds();
+    if (read_lines(node.stage.change, node.stage.whole, &s->given, s->first, now)) return true;
+    node.stage.reading--;
+    return false;
+}
+
+/* The answer is how many lines the stage holds now. Bad ones drop it. */
+static int answer_stage(RedisModuleCtx *ctx, const staging *s) {
+    if (is_over(s))
+        return RedisModule_ReplyWithError(ctx, "STAGE another id, a bad line or a change that came into "
+                                               "force has dropped the stage meanwhile");
+    if (patch_problems(node.stage.change)) {
+        reply_problems(ctx, node.stage.change);
+        drop_stage();
+        return REDISMODULE_OK;
+    }
+    return RedisModule_ReplyWithLongLong(ctx, (long long)(s->first + s->given.count - 1));
+}
+
+static int reply_stage(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
+    (void)argv, (void)argc;
+    return answer_stage(ctx, RedisModule_GetBlockedClientPrivateData(ctx));
+}
+
+static void free_staging(RedisModuleCtx *ctx, void *data) {
+    staging *s = data;
+    (void)ctx;
+    free(s->given.lines);
+    free(s);
+}
+
+static bool stage_more(void *data, const slice *now) {
+    staging *s = data;
+    if (!is_over(s) && stage_some(s, now)) return true;
+    RedisModule_UnblockClient(s->client, s);
+    return false;
+}
+
+/* Most calls end with their first slice. */
+static int stage_lines(RedisModuleCtx *ctx, RedisModuleString **texts, int count) {
+    staging *s = must(calloc(1, sizeof *s));
+    const slice now = slice_start();
+    *s = (staging){NULL, keep_lines(texts, count), node.stage.serial, node.stage.lines + 1};
+    node.stage.lines += (size_t)count;
+    node.stage.reading++;
+    if (stage_some(s, &now)) {
+        s->client = RedisModule_BlockClient(ctx, reply_stage, NULL, free_staging, 0);
+        add_chore(stage_more, s);
+        return REDISMODULE_OK;
+    }
+    answer_stage(ctx, s);
+    free_staging(ctx, s);
+    return REDISMODULE_OK;
+}
+
+/* `OF n` makes room for all of them at once, which would hold a later call. */
 static int policy_stage(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     fault why;
     long long expected;
@@ -2609,19 +2761,14 @@ static int policy_stage(RedisModuleCtx *ctx, RedisModuleString **argv, int argc)
     if (!may_administer(ctx, "SETUSER")) return deny(ctx, "SETUSER");
     if (!has_journal(&why)) return RedisModule_ReplyWithError(ctx, why.text);
     int from = read_stage(argv, argc, &expected, &why);
+    if (from && !may_wait(ctx)) {
+        fail(&why, "ERR lines are not staged within MULTI: the reply waits for them to be read");
+        from = 0;
+    }
     if (from == 0) return RedisModule_ReplyWithError(ctx, why.text);
     span id = string_span(argv[2]);
     if (!is_staged(id)) begin_stage(id, string_span(argv[from]), (size_t)expected);
-    read_lines(node.stage.change, node.stage.whole, argv + from, argc - from,
-               node.stage.lines + 1);
-    node.stage.lines += (size_t)(argc - from);
-    node.stage.touched = now_seconds();
-    if (patch_problems(node.stage.change)) {
-        reply_problems(ctx, node.stage.change);
-        drop_stage();
-        return REDISMODULE_OK;
-    }
-    return RedisModule_ReplyWithLongLong(ctx, (long long)node.stage.lines);
+    return stage_lines(ctx, argv + from, argc - from);
 }
 
 /* How many lines there must be is said, for a stage may have been dropped and begun again unnoticed. */
@@ -2629,6 +2776,8 @@ static bool check_stage(span id, long long count, bool whole, fault *why) {
     if (!is_staged(id))
         return fail(why, "STAGE nothing is staged under this id: a change that came into force, another "
                          "id, a bad line or a minute of silence drops a stage");
+    if (node.stage.reading)
+        return fail(why, "STAGE lines of it are still being read: wait for the answers to STAGE");
     if ((size_t)count != node.stage.lines)
         return fail(why, "STAGE %zu lines are staged, not %lld: stage them again, under another id",
                     node.stage.lines, count);
@@ -2652,7 +2801,7 @@ static int policy_commit_stage(RedisModuleCtx *ctx, RedisModuleString **argv, in
     }
     patch *change = node.stage.change;
     node.stage.change = NULL;
-    return start_order(ctx, change, &o);
+    return start_order(ctx, change, (given_lines){NULL, 0, 0}, &o);
 }
 
 static void drop_old_stage(void) {
@@ -2686,30 +2835,11 @@ static void reply_optional(RedisModuleCtx *ctx, const char *name, span value) {
     RedisModule_ReplyWithNull(ctx);
 }
 
-/* `*` any characters, `?` one, `\\` takes the next as it is. In time that does not explode: only the last
- * star is tried again. */
-static bool glob(span pattern, span text) {
-    size_t p = 0, t = 0, star = SIZE_MAX, retry = 0;
-    while (t < text.len) {
-        bool escaped = p + 1 < pattern.len && pattern.ptr[p] == '\\';
-        if (p < pattern.len && pattern.ptr[p] == '*') {
-            star = p++;
-            retry = t;
-        } else if (p < pattern.len && (pattern.ptr[p] == '?' || pattern.ptr[p + escaped] == text.ptr[t])) {
-            p += 1 + escaped;
-            t++;
-        } else if (star != SIZE_MAX) {
-            p = star + 1;
-            t = ++retry;
-        } else return false;
-    }
-    while (p < pattern.len && pattern.ptr[p] == '*') p++;
-    return p == pattern.len;
-}
-
-enum { SHOW_LINES = 1000, SHOW_MOST = 10000 };
+/* SHOW_BYTES: of the lines that a call looks at, a millisecond or two. */
+enum { SHOW_LINES = 1000, SHOW_MOST = 10000, SHOW_BYTES = 1 << 20 };
 typedef struct {
-    span match;
+    bool matches;
+    glob match;
     long long count;
     uint64_t edition, from; /* the cursor: which edition, and how many lines of it were seen */
 } page;
@@ -2730,11 +2860,15 @@ static bool read_cursor(span text, page *p, fault *why) {
 }
 
 static bool read_show(RedisModuleString **argv, int argc, page *p, fault *why) {
-    *p = (page){.count = SHOW_LINES};
+    memset(p, 0, sizeof *p);
+    p->count = SHOW_LINES;
     if (argc % 2) return fail(why, "ERR takes MATCH glob, COUNT n and CURSOR c");
     for (int i = 2; i < argc; i += 2) {
-        if (string_is(argv[i], "MATCH")) p->match = string_span(argv[i + 1]);
-        else if (string_is(argv[i], "CURSOR")) {
+        if (string_is(argv[i], "MATCH")) {
+            p->matches = string_span(argv[i + 1]).len > 0;
+            if (!glob_read(string_span(argv[i + 1]), &p->match))
+                return fail(why, "ERR MATCH takes at most %d characters", GLOB_PLACES);
+        } else if (string_is(argv[i], "CURSOR")) {
             if (!read_cursor(string_span(argv[i + 1]), p, why)) return false;
         } else if (string_is(argv[i], "COUNT")) {
             if (!read_number(argv[i + 1], &p->count, why)) return false;
@@ -2745,19 +2879,20 @@ static bool read_show(RedisModuleString **argv, int argc, page *p, fault *why) {
 }
 
 /* SHOW [MATCH glob] [COUNT n] [CURSOR c]: the cursor that goes on from here, 0 at the end; and of the next
- * n lines those that match. */
+ * n lines, or as many as are a mebibyte, those that match. */
 static int policy_show(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     page p;
     fault why;
     char cursor[64] = "0";
     const rule *shown[SHOW_MOST];
-    size_t found = 0, total = policy_rules(node.policy), at;
+    size_t found = 0, total = policy_rules(node.policy), at, bytes = 0;
     if (!may_administer(ctx, "LIST")) return deny(ctx, "LIST");
     if (!read_show(argv, argc, &p, &why)) return RedisModule_ReplyWithError(ctx, why.text);
-    for (at = p.from; at < total && at < p.from + (uint64_t)p.count; at++) {
+    for (at = p.from; at < total && at < p.from + (uint64_t)p.count && bytes < SHOW_BYTES; at++) {
         const rule *r = policy_rule(node.policy, at);
-        if (rule_type(r) == LINE_WAS || (p.match.len && !glob(p.match, rule_text(r)))) continue;
-        shown[found++] = r;
+        bytes += rule_text(r).len;
+        if (rule_type(r) != LINE_WAS && (!p.matches || glob_matches(&p.match, rule_text(r))))
+            shown[found++] = r;
     }
     if (at < total)
         snprintf(cursor, sizeof cursor, "%llu-%zu", (unsigned long long)node.edition, at);
@@ -2840,7 +2975,7 @@ static int login(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
 }
 
 static void reply_trace(RedisModuleCtx *ctx, const request *r, const decision *d) {
-    enum { MOST = 1000 }; /* lines looked at for the nearest: about a millisecond */
+    enum { MOST = 1 << 15 }; /* bytes of lines looked at for the nearest: a few milliseconds */
     static char text[65536];
     size_t len = decision_explain(node.policy, r, d, MOST, text, sizeof text), lines = 1;
     for (size_t i = 0; i < len; i++) lines += text[i] == '\n';
@@ -2978,30 +3113,117 @@ static void reply_session(RedisModuleCtx *ctx, const session *s, const regime *a
     if (after) reply_future(ctx, s, after);
 }
 
-static void reply_sessions(RedisModuleCtx *ctx, long long cursor, long long most, span user,
-                           const regime *after) {
-    session *list[PAGE], *s = NULL;
-    long long found = 0;
-    uint64_t from = session_key((uint64_t)cursor);
-    RedisModuleDictIter *at =
-        RedisModule_DictIteratorStartC(node.sessions, ">", &from, sizeof from);
-    while (found < most && RedisModule_DictNextC(at, NULL, (void **)&s) != NULL) {
-        if (user.len == 0 || (s->user && span_equal(string_span(s->user), user))) list[found++] = s;
-    }
-    RedisModule_DictIteratorStop(at);
-    RedisModule_ReplyWithMap(ctx, 2);
-    reply_number(ctx, "cursor", found == most ? list[found - 1]->id : 0);
-    reply_text(ctx, "sessions");
-    RedisModule_ReplyWithArray(ctx, (long)found);
-    for (long long i = 0; i < found; i++) reply_session(ctx, list[i], after);
+/* What a page of sessions is of. */
+typedef struct {
+    long long cursor, most;
+    RedisModuleString *user; /* owned; NULL: of all */
+} session_page;
+
+static bool is_on_page(const session *s, const session_page *p) {
+    return p->user == NULL || (s->user && span_equal(string_span(s->user), string_span(p->user)));
 }
 
-/* As the write that its sender would make of it is checked. */
-static bool check_wish(write_order *wish) {
+/* The page ends early where it takes long: each session is decided, and many may be none of the user's. */
+static void reply_sessions(RedisModuleCtx *ctx, const session_page *p, const regime *after) {
+    enum { TICKS = 3000 };
     slice now = slice_start();
-    wish->when = transition_of(wish->change);
-    while (check_lines(wish, &now)) now = slice_start();
-    return patch_problems(wish->change) == 0 && check_change(wish);
+    session *s = NULL;
+    long long found = 0;
+    uint64_t from = session_key((uint64_t)p->cursor), last = 0;
+    bool more;
+    now.stop += TICKS;
+    RedisModuleDictIter *at =
+        RedisModule_DictIteratorStartC(node.sessions, ">", &from, sizeof from);
+    RedisModule_ReplyWithMap(ctx, 2);
+    reply_text(ctx, "sessions");
+    RedisModule_ReplyWithArray(ctx, REDISMODULE_POSTPONED_LEN);
+    while ((more = RedisModule_DictNextC(at, NULL, (void **)&s) != NULL) && found < p->most &&
+           (last == 0 || slice_goes_on(&now))) {
+        last = s->id;
+        if (!is_on_page(s, p)) continue;
+        reply_session(ctx, s, after);
+        found++;
+    }
+    RedisModule_DictIteratorStop(at);
+    RedisModule_ReplySetArrayLength(ctx, (long)found);
+    reply_number(ctx, "cursor", more ? last : 0);
+}
+
+/* A change that is asked about and not made. */
+typedef struct {
+    RedisModuleBlockedClient *client;
+    session_page page;
+    write_order order; /* for the checks; nobody's but this question's */
+    uint64_t edition;  /* of the policy that it is a change of */
+    bool read;
+} question;
+
+/* As the write that its sender would make of it is checked. True where there is more to do. */
+static bool check_wish(void *data, const slice *now) {
+    question *q = data;
+    if (q->edition != node.edition) return false;
+    if (!q->read) {
+        if (read_lines(q->order.change, false, &q->order.given, 1, now)) return true;
+        q->read = true;
+        q->order.when = transition_of(q->order.change);
+        patch_finish(q->order.change, false);
+    }
+    return check_lines(&q->order, now);
+}
+
+static void answer_question(RedisModuleCtx *ctx, question *q) {
+    write_order *wish = &q->order;
+    if (q->edition != node.edition) {
+        RedisModule_ReplyWithError(ctx, "CURSOR the policy has changed since: begin again with 0");
+    } else if (patch_problems(wish->change) || !check_change(wish)) {
+        reply_error(ctx, wish);
+    } else {
+        const regime after = regime_after(wish->change);
+        reply_sessions(ctx, &q->page, &after);
+    }
+}
+
+static int reply_question(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
+    (void)argv, (void)argc;
+    answer_question(ctx, RedisModule_GetBlockedClientPrivateData(ctx));
+    return REDISMODULE_OK;
+}
+
+static void free_question(RedisModuleCtx *ctx, void *data) {
+    question *q = data;
+    (void)ctx;
+    drop_patch(q->order.change);
+    if (q->page.user) RedisModule_FreeString(NULL, q->page.user);
+    free(q->order.given.lines);
+    free(q);
+}
+
+static bool ask_more(void *data, const slice *now) {
+    question *q = data;
+    if (check_wish(q, now)) return true;
+    RedisModule_UnblockClient(q->client, q);
+    return false;
+}
+
+/* Takes the page. */
+static int ask(RedisModuleCtx *ctx, session_page which, bool force, RedisModuleString **texts,
+               int count) {
+    question *q = must(calloc(1, sizeof *q));
+    slice now = slice_start();
+    q->page = which;
+    q->edition = node.edition;
+    q->order.force = force;
+    q->order.sender = RedisModule_GetClientId(ctx);
+    q->order.change = patch_new(node.policy, FROM_WIRE);
+    q->order.given = keep_lines(texts, count);
+    if (check_wish(q, &now)) {
+        q->client = RedisModule_BlockClient(ctx, reply_question, NULL, free_question, 0);
+        add_chore(ask_more, q);
+        return REDISMODULE_OK;
+    }
+    answer_question(ctx, q);
+    free_question(ctx, q);
+    return REDISMODULE_OK;
 }
 
 /* SESSIONS [USER name] [CURSOR id] [COUNT n] [[FORCE] LINES ±line …]: in the order of client ids;
@@ -3009,35 +3231,29 @@ static bool check_wish(write_order *wish) {
  * made. */
 static int sessions(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     fault why;
-    long long cursor, most;
+    session_page which = {0};
     span user = {0};
-    int given = 1, lines;
+    int given = 1;
     while (given < argc && !string_is(argv[given], "LINES") && !string_is(argv[given], "FORCE"))
         given += 2;
     if (!may_administer(ctx, "LIST")) return deny(ctx, "LIST");
-    if (!read_page(argv, given < argc ? given : argc, "CURSOR", &cursor, &most, &user, &why))
+    if (!read_page(argv, given < argc ? given : argc, "CURSOR", &which.cursor, &which.most, &user,
+                   &why))
         return RedisModule_ReplyWithError(ctx, why.text);
-    if (given >= argc) {
-        reply_sessions(ctx, cursor, most, user, NULL);
-        return REDISMODULE_OK;
-    }
-    write_order wish = {.force = string_is(argv[given], "FORCE"),
-                        .sender = RedisModule_GetClientId(ctx)};
-    lines = given + wish.force + 1;
-    if (wish.force && (lines > argc || !string_is(argv[lines - 1], "LINES")))
+    bool asks = given < argc, force = asks && string_is(argv[given], "FORCE");
+    int from = given + force + 1, count = argc - from;
+    if (asks && (count < 0 || !string_is(argv[from - 1], "LINES")))
         return RedisModule_ReplyWithError(ctx, "ERR FORCE stands before LINES");
-    if (!may_take_lines(argc - lines, &why) || !has_journal(&why))
+    if (asks && !may_administer(ctx, "SETUSER")) return deny(ctx, "SETUSER");
+    if (asks && !may_wait(ctx))
+        return RedisModule_ReplyWithError(ctx, "ERR LINES is not for MULTI, scripts or the time while a "
+                                               "dataset is loaded: the reply waits for them to be tried");
+    if (asks && (!may_take_lines(argv + from, count, &why) || !has_journal(&why)))
         return RedisModule_ReplyWithError(ctx, why.text);
-    wish.change = patch_new(node.policy, FROM_WIRE);
-    read_lines(wish.change, false, argv + lines, argc - lines, 1);
-    patch_finish(wish.change, false);
-    if (check_wish(&wish)) {
-        const regime after = regime_after(wish.change);
-        reply_sessions(ctx, cursor, most, user, &after);
-    } else {
-        reply_error(ctx, &wish);
-    }
-    drop_patch(wish.change);
+    if (user.len) which.user = string_of(user);
+    if (asks) return ask(ctx, which, force, argv + from, count);
+    reply_sessions(ctx, &which, NULL);
+    if (which.user) RedisModule_FreeString(NULL, which.user);
     return REDISMODULE_OK;
 }
 
@@ -3365,7 +3581,7 @@ static void repair_configuration(void) {
     bool good = !enforced() || switch_off_native_login(&why);
     if (!good && !told) RedisModule_Log(node.ctx, "warning", "tls-auth-clients-user: %s", why.text);
     told = !good;
-    if (moved_trust()) apply_trust();
+    if (moved_trust()) add_chore(apply_more_trust, NULL);
 }
 
 /* ---- When we act ---- */
@@ -3427,6 +3643,20 @@ static void tick(void) {
     if (!node.audit_due) audit(&now);
 }
 
+/* True where there is more to do. */
+static bool do_chores(const slice *now) {
+    for (chore **at = &node.chores; *at;) {
+        chore *c = *at;
+        if (c->go_on(c->data, now)) {
+            at = &c->next;
+        } else {
+            *at = c->next;
+            free(c);
+        }
+    }
+    return node.chores != NULL;
+}
+
 /* Who is to go, goes before anything else is done: a policy's users change behind its sweep. True where
  * there is more to do. */
 static bool work(slice *now) {
@@ -3435,6 +3665,7 @@ static bool work(slice *now) {
     bool more = advance(node.order, now);
     more = audit_all(now) || more;
     if (!node.settling) more = end_streams(now) || more; /* else the change does, at its end */
+    more = do_chores(now) || more;
     node.unmaking = node.unmaking && unmake_idle(now);
     return more || node.starting || node.unmaking;
 }
@@ -3458,7 +3689,7 @@ static void act(void) {
     bool more = work(&now);
     if (now_us() >= node.ticked + 1000000) tick();
     node.acting = false;
-    plan(more);
+    plan(more || node.chores != NULL);
 }
 
 static void act_by_timer(RedisModuleCtx *ctx, void *none) {

@@ -29,6 +29,8 @@ enum {
     DETAIL_BYTES = 384,        /* what is said of a certificate that can be nobody */
     PATH_LENGTH = 8,           /* CA certificates above a leaf */
     LINE_BYTES = 131072,       /* one policy line */
+    LINE_USERS = 256,          /* users of a `bind` line that comes */
+    LINE_RULES = 500,          /* ACL rules of a line that comes: the server's time for them is squared */
     USER_BYTES = 512,          /* the name of an ACL user */
     MADE_RULE_BYTES = 8192,    /* one ACL rule with the values of its placeholders */
     PATTERN_TWINS = 1000,      /* `pattern` lines that share their word, or their anchor */
@@ -92,6 +94,17 @@ size_t name_print(span name, char *out, size_t room);
 /* Writes a token of a policy line, quoted as in redis.conf where that is needed. Returns its length,
  * 0 where it does not fit. */
 size_t token_print(span value, char *out, size_t room);
+
+/* What SHOW MATCH takes: `*` any characters, `?` one, `\\` the next as it is. All places of the pattern
+ * are tried at once, as bits, so a text takes a step for each of its bytes, whatever the pattern. */
+enum { GLOB_PLACES = 255, GLOB_WORDS = 4 };
+typedef struct {
+    size_t places;
+    uint64_t takes[256][GLOB_WORDS]; /* by byte: the places that go on with it */
+    uint64_t stays[GLOB_WORDS];      /* the places where a star stands */
+} glob;
+bool glob_read(span pattern, glob *); /* false where it has more places */
+bool glob_matches(const glob *, span text);
 
 /* ---- cert.c: X509 → identity --------------------------------------------------------------- */
 
@@ -221,8 +234,10 @@ enum { INTERNAL_TRUST_REFUSE, INTERNAL_TRUST_ALLOW };
 
 typedef struct rule rule; /* a parsed line */
 
-/* Parses one line. NULL with `why`; else to be freed with rule_free. */
+/* Parses one line. NULL with `why`; else to be freed with rule_free. A line that is held, or was, may have
+ * come before there were bounds on its users and rules. */
 rule *rule_parse(span line, fault *why);
+rule *rule_parse_held(span line, fault *why);
 void rule_free(rule *);
 
 line_type rule_type(const rule *);
@@ -349,8 +364,8 @@ span decision_user(const decision *, size_t index);
 decision policy_decide(const policy *, const policy *bootstrap, const request *);
 
 /* Tells the decision to a person: one line a step, '\n' between them, each with the line of the policy
- * behind it; what to change last. Where no line binds the certificate, the nearest of the first `most`
- * lines is told, and by what it failed. Writes at most `room` bytes, not NUL ended, whole lines only;
+ * behind it; what to change last. Where no line binds the certificate, the nearest of those in the first
+ * `most` bytes of lines is told, and by what it failed. Writes at most `room` bytes, not NUL ended, whole lines only;
  * returns how many. */
 size_t decision_explain(const policy *, const request *, const decision *, size_t most, char *out,
                         size_t room);

@@ -244,12 +244,13 @@ static bool is_nearer(const candidate *one, const candidate *best) {
     return span_compare(rule_text(one->line), rule_text(best->line)) < 0;
 }
 
-/* Of the first `most` lines of the policy; a subject with nothing in common is not near. */
+/* Of the lines in the first `most` bytes of the policy; a subject with nothing in common is not near. */
 static void find_nearest(const policy *p, span subject, size_t most, candidate *best) {
     candidate one;
     size_t rules = p ? policy_rules(p) : 0, own = attributes_of(subject);
     best->line = NULL;
-    for (size_t i = 0; i < rules && i < most; i++) {
+    for (size_t i = 0, seen = 0; i < rules && seen < most; i++) {
+        seen += rule_text(policy_rule(p, i)).len;
         if (!read_subject(policy_rule(p, i), &one)) continue;
         span other = span_of(one.subject, one.len);
         size_t only_here = missing_in(other, subject, NULL);

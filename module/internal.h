@@ -119,6 +119,7 @@ static inline const uint8_t *rule_bytes(const rule *r) { return (const uint8_t *
  * pattern lines share. */
 enum field {
     FIELD_USER, FIELD_NET, FIELD_ACL, FIELD_ALIAS,
+    FIELD_FILE, /* `ca`, `anchor`: OpenSSL's hash of the subject, which names files; u32, big-endian */
     FIELD_TEMPLATE, FIELD_MAKES, FIELD_CA /* `pattern`: what it matches, the user, ca= */
 };
 bool rule_field(const rule *, enum field, size_t *at, span *value);
@@ -207,6 +208,7 @@ int view_setting(const view *, setting);
 bool view_binds(const view *, bind_kind); /* may there be `bind` lines of that kind? */
 struct x509_store_st;
 struct x509_store_st *policy_store(const policy *); /* of its `ca` and `anchor` lines; or NULL */
+const rule *policy_authority_rule(const policy *, size_t index);
 /* Exchanges what two policies hold. Cannot fail. */
 void policy_swap(policy *, policy *);
 

@@ -10,6 +10,8 @@
 #include <openssl/x509.h>
 #include <openssl/x509v3.h>
 
+enum { NAMED = 2 * LINE_USERS }; /* never full */
+
 /* A line while it is being read. The buffers are as large as a line may be, so that no part of one
  * can outgrow them unseen: a full writer is a fault. */
 typedef struct {
@@ -19,6 +21,10 @@ typedef struct {
     writer key;  /* hashed at the end, see key_of */
     writer fields;
     fault *why;
+    bool held;     /* see rule_parse_held */
+    size_t counted; /* its users, or ACL rules */
+    bool is_named[NAMED]; /* the users of a `bind` line so far: a table of their keys */
+    uint8_t named[NAMED][KEY_BYTES];
     span token; /* the last one read, in token_bytes */
     span makes; /* `pattern`: its user, in field_bytes */
     uint8_t token_bytes[LINE_BYTES];
@@ -221,6 +227,10 @@ static bool read_authority(line *l) {
             span_of(hash, sizeof hash)); /* one certificate is `ca` or `anchor` */
     alias_authority(alias, key);
     if (l->head.type == LINE_CA) put_field(l, FIELD_ALIAS, span_of(alias, sizeof alias));
+    unsigned long file = X509_subject_name_hash(certificate); /* 32 bits */
+    const uint8_t bytes[] = {(uint8_t)(file >> 24), (uint8_t)(file >> 16), (uint8_t)(file >> 8),
+                             (uint8_t)file};
+    put_field(l, FIELD_FILE, span_of(bytes, sizeof bytes));
     return true;
 }
 
@@ -593,24 +603,33 @@ static bool is_option(span token) {
            span_starts(token, LITERAL("session="));
 }
 
-/* The first user of the fields so far that the token names. */
-static bool is_named(const line *l) {
-    span fields = span_of(l->field_bytes, l->fields.len);
-    while (fields.len) {
-        size_t len = (size_t)fields.ptr[1] << 16 | get_u16(fields.ptr + 2);
-        if (fields.ptr[0] == FIELD_USER && span_equal(span_of(fields.ptr + 4, len), l->token))
-            return true;
-        fields = span_skip(fields, 4 + len);
+/* Whoever writes many makes each reader's time theirs. */
+static bool is_one_more(line *l, size_t most, const char *what) {
+    return ++l->counted <= most || l->held || l->head.type == LINE_WAS ||
+           fail(l->why, "more than %zu %s in one line", most, what);
+}
+
+/* Did this line name the token's user before? Found by its key, for a line may be all names. */
+static bool is_named(line *l) {
+    uint8_t key[KEY_BYTES];
+    lookup_key(l->token, key);
+    size_t at = get_u16(key) % NAMED;
+    for (; l->is_named[at]; at = (at + 1) % NAMED) {
+        if (memcmp(l->named[at], key, KEY_BYTES) == 0) return true;
     }
+    l->is_named[at] = true;
+    memcpy(l->named[at], key, KEY_BYTES);
     return false;
 }
 
 static bool read_users_and_options(line *l, options *o) {
     bool behind = false; /* the users */
+    memset(l->is_named, 0, sizeof l->is_named);
     if (!need(l, "the user")) return false;
     do {
         behind = behind || is_option(l->token);
-        if (!behind && is_named(l)) return bad_token(l, "a user named twice");
+        if (!behind && !is_one_more(l, LINE_USERS, "users")) return false;
+        if (!behind && !l->held && is_named(l)) return bad_token(l, "a user named twice");
         if (!(behind ? read_bind_option(l, o) : read_user_name(l))) return false;
         l->why->text[0] = 0;
     } while (next(l));
@@ -700,6 +719,7 @@ static bool take_acl_rule(line *l, span acl) {
         return bad_token(l, "an ACL rule holds no quote, no backslash, no control or invisible "
                             "character");
     }
+    if (!is_one_more(l, LINE_RULES, "ACL rules")) return false;
     bool makes = l->head.type == LINE_PATTERN, state = makes || l->head.type == LINE_USER;
     if (state && is_password_rule(acl)) {
         return fail(l->why,
@@ -881,8 +901,10 @@ static rule *rule_of(const line *l) {
     return r;
 }
 
-rule *rule_parse(span text, fault *why) {
+static rule *parse(span text, bool held, fault *why) {
     line l; /* not cleared: its buffers are large */
+    l.held = held;
+    l.counted = 0;
     l.rest = text;
     l.head = (rule){0};
     l.text = (writer){l.text_bytes, 0, LINE_BYTES, false};
@@ -898,6 +920,9 @@ rule *rule_parse(span text, fault *why) {
     if (r == NULL) X509_free(l.head.certificate);
     return r;
 }
+
+rule *rule_parse(span text, fault *why) { return parse(text, false, why); }
+rule *rule_parse_held(span text, fault *why) { return parse(text, true, why); }
 
 void rule_free(rule *r) {
     if (r == NULL) return;

@@ -29,8 +29,10 @@ void tls_silence(const peer *);
 /* ---- trust.c: the directory behind tls-ca-cert-dir ---- */
 
 /* Makes `directory` hold the `ca` and `anchor` certificates of both policies (either may be NULL)
- * under their hash names; with `only`, nothing else of its kind. `changed`: a file came or went. */
-bool trust_write(const char *directory, const policy *, const policy *bootstrap, bool only, bool *changed,
-                 fault *why);
+ * under their hash names; with `only`, nothing else of its kind. `changed` is set where a file came or
+ * went. With `goes_on`, it stops as soon as that says so, and `more` tells that it has to be called again:
+ * what was done is not done twice. Main thread only. */
+typedef struct { bool only, changed, more; bool (*goes_on)(const void *); const void *clock; } trust_work;
+bool trust_write(const char *directory, const policy *, const policy *bootstrap, trust_work *, fault *why);
 
 #endif

@@ -194,6 +194,7 @@ int policy_setting(const policy *p, setting s) { return p->settings[s]; }
 size_t policy_rules(const policy *p) { return p->lines.count; }
 const rule *policy_rule(const policy *p, size_t index) { return p->lines.rules[index]; }
 size_t policy_authorities(const policy *p) { return p->authorities.count; }
+const rule *policy_authority_rule(const policy *p, size_t index) { return p->authorities.rules[index]; }
 X509 *policy_authority(const policy *p, size_t index) { return p->authorities.rules[index]->certificate; }
 X509_STORE *policy_store(const policy *p) { return p->store; }
 
@@ -215,12 +216,14 @@ bool policy_owns_word(const policy *p, span user) {
     return word.len && patterns_of_word(&p->patterns, word);
 }
 
+/* Not by X509_STORE_add_cert(3), which looks for a twin first and so sorts all there are for each. */
 static void build_store(policy *p) {
     X509_STORE_free(p->store);
-    p->store = NULL;
+    p->store = p->authorities.count ? must(X509_STORE_new()) : NULL;
     for (size_t i = 0; i < p->authorities.count; i++) {
-        if (p->store == NULL) p->store = must(X509_STORE_new());
-        X509_STORE_add_cert(p->store, p->authorities.rules[i]->certificate);
+        X509_OBJECT *object = must(X509_OBJECT_new());
+        X509_OBJECT_set1_X509(object, p->authorities.rules[i]->certificate);
+        must(sk_X509_OBJECT_push(X509_STORE_get0_objects(p->store), object) > 0 ? object : NULL);
     }
 }
 
@@ -321,9 +324,9 @@ static const char *out_of_place(patch_source source, line_type type) {
 }
 
 /* The parsed line, or NULL with the problem kept. */
-static rule *patch_parse(patch *p, span text, size_t number) {
+static rule *patch_parse(patch *p, span text, size_t number, bool held) {
     fault why;
-    rule *r = rule_parse(text, &why);
+    rule *r = held ? rule_parse_held(text, &why) : rule_parse(text, &why);
     if (r == NULL) {
         patch_problem(p, number, why.text);
         return NULL;
@@ -347,7 +350,7 @@ static bool may_add(patch *p, const rule *r, size_t number) {
 }
 
 void patch_add(patch *p, span text, size_t number) {
-    rule *r = patch_parse(p, text, number);
+    rule *r = patch_parse(p, text, number, p->source == FROM_JOURNAL);
     if (r == NULL) return;
     if (!may_add(p, r, number)) {
         rule_free(r);
@@ -369,7 +372,7 @@ void patch_add(patch *p, span text, size_t number) {
 }
 
 void patch_remove(patch *p, span text, size_t number) {
-    rule *r = patch_parse(p, text, number);
+    rule *r = patch_parse(p, text, number, true);
     if (r == NULL) return;
     rule *held = table_find(&p->base->lines, r->key);
     if (held == NULL || !span_equal(rule_text(held), rule_text(r))) {
@@ -604,10 +607,11 @@ static bool is_policy(const match *m) { return m->bootstrap || m->lines == m->re
 static bool is_gated(const match *m) { return is_policy(m) && !m->peer; }
 
 static bool same_users(const rule *a, const rule *b) {
-    for (size_t i = 0;; i++) {
-        span user = rule_user(a, i), other = rule_user(b, i);
-        if (!span_equal(user, other)) return false;
-        if (user.len == 0) return true;
+    span user, other;
+    for (size_t at = 0, beside = 0;;) {
+        bool more = rule_field(a, FIELD_USER, &at, &user);
+        if (rule_field(b, FIELD_USER, &beside, &other) != more) return false;
+        if (!more || !span_equal(user, other)) return !more;
     }
 }
 
@@ -858,7 +862,7 @@ static reason check_leaf(const match *m) {
 /* One of several is asked about when it is chosen; but none may be one that is not to be given. */
 static reason check_choice(const match *m) {
     span user;
-    for (size_t i = 0; (user = rule_user(m->line, i)).len; i++) {
+    for (size_t at = 0; rule_field(m->line, FIELD_USER, &at, &user);) {
         if (!is_for_policy(m, line_of(m, user), user)) return REASON_USER_MISSING;
     }
     return REASON_MATCHED;

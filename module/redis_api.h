@@ -29,9 +29,11 @@ enum {
     VALKEYMODULE_OPTIONS_HANDLE_ATOMIC_SLOT_MIGRATION = 1 << 5 /* Valkey 9.0 */
 };
 enum { REDISMODULE_REPLY_STRING, REDISMODULE_REPLY_ERROR, REDISMODULE_REPLY_ARRAY = 3 };
+enum { REDISMODULE_POSTPONED_LEN = -1 };
 enum {
     REDISMODULE_CTX_FLAGS_LUA = 1 << 0,
     REDISMODULE_CTX_FLAGS_MULTI = 1 << 1,
+    REDISMODULE_CTX_FLAGS_LOADING = 1 << 13,
     REDISMODULE_CTX_FLAGS_DENY_BLOCKING = 1 << 21,
     REDISMODULE_CTX_FLAGS_ASYNC_LOADING = 1 << 23
 };
@@ -90,6 +92,7 @@ typedef int (*RedisModuleAuthCallback)(RedisModuleCtx *, RedisModuleString *user
     X(4.0, int, ReplyWithError, (RedisModuleCtx *, const char *))                                    \
     X(4.0, int, ReplyWithSimpleString, (RedisModuleCtx *, const char *))                             \
     X(4.0, int, ReplyWithArray, (RedisModuleCtx *, long))                                            \
+    X(4.0, void, ReplySetArrayLength, (RedisModuleCtx *, long))                                      \
     X(7.0, int, ReplyWithMap, (RedisModuleCtx *, long))                                              \
     X(4.0, int, ReplyWithStringBuffer, (RedisModuleCtx *, const char *, size_t))                     \
     X(4.0, int, ReplyWithLongLong, (RedisModuleCtx *, long long))                                    \

@@ -689,3 +689,42 @@ bool name_parse(span text, uint8_t *out, size_t *len, fault *why) {
     ERR_pop_to_mark();
     return good;
 }
+
+/* ---- Globs ---- */
+
+static void set_bit(uint64_t *bits, size_t at) { bits[at / 64] |= (uint64_t)1 << at % 64; }
+
+bool glob_read(span pattern, glob *g) {
+    memset(g, 0, sizeof *g);
+    for (size_t i = 0; i < pattern.len; i++) {
+        bool any = pattern.ptr[i] == '?', escaped = pattern.ptr[i] == '\\' && i + 1 < pattern.len;
+        if (pattern.ptr[i] == '*') {
+            set_bit(g->stays, g->places);
+            continue;
+        }
+        if (g->places == GLOB_PLACES) return false;
+        i += escaped;
+        for (int byte = 0; byte < 256; byte++) {
+            if (any || byte == pattern.ptr[i]) set_bit(g->takes[byte], g->places);
+        }
+        g->places++;
+    }
+    return true;
+}
+
+/* Bit i: the first i places have taken all of the text so far. */
+bool glob_matches(const glob *g, span text) {
+    uint64_t at[GLOB_WORDS] = {1}, left = 1;
+    size_t words = g->places / 64 + 1;
+    for (size_t i = 0; i < text.len && left; i++) {
+        const uint64_t *takes = g->takes[text.ptr[i]];
+        uint64_t carry = left = 0;
+        for (size_t w = 0; w < words; w++) {
+            uint64_t moved = at[w] & takes[w];
+            at[w] = moved << 1 | carry | (at[w] & g->stays[w]);
+            carry = moved >> 63;
+            left |= at[w];
+        }
+    }
+    return at[g->places / 64] >> g->places % 64 & 1;
+}

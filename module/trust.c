@@ -15,40 +15,105 @@
 #include <openssl/err.h>
 #include <openssl/pem.h>
 
+/* A file that was read or written, as it was then: to read 2,000 of them takes longer than the thread that
+ * answers clients may be held. */
+typedef struct {
+    uint32_t hash, number;
+    uint8_t key[KEY_BYTES];
+    struct stat there;
+} seen_file;
+static seen_file *seen;
+static size_t seen_count;
+
 /* Names are <8 hex digits of the subject's hash>.<N>; N counts from 0 without a gap, or those behind
  * the gap are not found. */
 typedef struct {
+    const rule *line;
+    uint32_t hash, number;
+    const seen_file *seen; /* as it still is; NULL: it was not */
+    bool there;            /* it is on the disk, by now */
     char name[32];
-    X509 *certificate;
 } entry;
 typedef struct {
-    entry *entries;
+    entry *entries; /* sorted by hash and number */
     size_t count;
 } listing;
 
-static void list_add(listing *l, X509 *certificate) {
-    unsigned long hash = X509_subject_name_hash(certificate);
-    unsigned next = 0;
-    for (size_t i = 0; i < l->count; i++) {
-        if (X509_cmp(l->entries[i].certificate, certificate) == 0) return;
-        if (X509_subject_name_hash(l->entries[i].certificate) == hash) next++;
-    }
-    snprintf(l->entries[l->count].name, sizeof l->entries->name, "%08lx.%u", hash, next);
-    l->entries[l->count++].certificate = certificate;
+static int compare_entries(const void *a, const void *b) {
+    const entry *one = a, *other = b;
+    if (one->hash != other->hash) return one->hash < other->hash ? -1 : 1;
+    return memcmp(one->line->key, other->line->key, KEY_BYTES);
 }
 
 static void list_policy(listing *l, const policy *p) {
+    span hash;
     for (size_t i = 0; p && i < policy_authorities(p); i++) {
-        X509 *certificate = policy_authority(p, i);
-        if (certificate) list_add(l, certificate);
+        size_t at = 0;
+        const rule *line = policy_authority_rule(p, i);
+        if (!rule_field(line, FIELD_FILE, &at, &hash)) continue;
+        uint32_t value = (uint32_t)get_u16(hash.ptr) << 16 | (uint32_t)get_u16(hash.ptr + 2);
+        l->entries[l->count++] = (entry){.line = line, .hash = value};
     }
 }
 
-static size_t count_certificates(const policy *p) {
+/* One certificate may stand in both policies. */
+static void list_close(listing *l) {
+    size_t kept = 0;
+    qsort(l->entries, l->count, sizeof *l->entries, compare_entries);
+    for (size_t i = 0; i < l->count; i++) {
+        entry *e = &l->entries[i], *last = kept ? &l->entries[kept - 1] : NULL;
+        if (last && compare_entries(last, e) == 0) continue;
+        e->number = last && last->hash == e->hash ? last->number + 1 : 0;
+        snprintf(e->name, sizeof e->name, "%08x.%u", (unsigned)e->hash, (unsigned)e->number);
+        l->entries[kept++] = *e;
+    }
+    l->count = kept;
+}
+
+static size_t count_certificates(const policy *p) { return p ? policy_authorities(p) : 0; }
+
+/* ---- What is there ---- */
+
+static int compare_seen(const void *a, const void *b) {
+    const seen_file *one = a, *other = b;
+    if (one->hash != other->hash) return one->hash < other->hash ? -1 : 1;
+    return (one->number > other->number) - (one->number < other->number);
+}
+
+static bool is_same_file(const struct stat *a, const struct stat *b) {
+    return a->st_ino == b->st_ino && a->st_size == b->st_size && S_ISREG(a->st_mode) &&
+           a->st_ctim.tv_sec == b->st_ctim.tv_sec && a->st_ctim.tv_nsec == b->st_ctim.tv_nsec;
+}
+
+/* `again`: it was looked at a moment ago. */
+static void find_seen(int directory, entry *e, bool again) {
+    seen_file wanted = {.hash = e->hash, .number = e->number};
+    struct stat now;
+    const seen_file *found =
+        seen_count ? bsearch(&wanted, seen, seen_count, sizeof *seen, compare_seen) : NULL;
+    if (found == NULL || memcmp(found->key, e->line->key, KEY_BYTES) != 0) return;
+    e->there = again || (fstatat(directory, e->name, &now, AT_SYMLINK_NOFOLLOW) == 0 &&
+                         is_same_file(&now, &found->there));
+    e->seen = e->there ? found : NULL;
+}
+
+static bool see(int directory, const entry *e, seen_file *out) {
+    if (e->seen) {
+        *out = *e->seen;
+        return true;
+    }
+    *out = (seen_file){.hash = e->hash, .number = e->number};
+    memcpy(out->key, e->line->key, KEY_BYTES);
+    return e->there && fstatat(directory, e->name, &out->there, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+static void remember(int directory, const listing *l) {
+    seen_file *now = malloc((l->count + 1) * sizeof *now);
     size_t count = 0;
-    for (size_t i = 0; p && i < policy_rules(p); i++)
-        count += rule_certificate(policy_rule(p, i)) != NULL;
-    return count;
+    for (size_t i = 0; now && i < l->count; i++) count += see(directory, &l->entries[i], &now[count]);
+    free(seen);
+    seen = now;
+    seen_count = count;
 }
 
 static bool is_ours(const char *name) {
@@ -65,7 +130,7 @@ static bool holds(int directory, const entry *e) {
         return false;
     }
     X509 *there = PEM_read_X509(stream, NULL, NULL, NULL);
-    bool same = there && X509_cmp(there, e->certificate) == 0;
+    bool same = there && X509_cmp(there, rule_certificate(e->line)) == 0;
     X509_free(there);
     fclose(stream);
     return same;
@@ -80,16 +145,21 @@ static bool write_entry(int directory, const entry *e) {
         if (file >= 0) close(file);
         return false;
     }
-    bool good = PEM_write_X509(stream, e->certificate) == 1;
+    bool good = PEM_write_X509(stream, rule_certificate(e->line)) == 1;
     good = fclose(stream) == 0 && good;
     return good && renameat(directory, "new", directory, e->name) == 0;
 }
 
+/* By the hash: the first entry that has it, and from there the number. */
 static bool is_listed(const listing *l, const char *name) {
-    for (size_t i = 0; i < l->count; i++) {
-        if (strcmp(l->entries[i].name, name) == 0) return true;
+    unsigned long hash = strtoul(name, NULL, 16), number = strtoul(name + 9, NULL, 10);
+    size_t low = 0, high = l->count;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (l->entries[middle].hash < hash) low = middle + 1;
+        else high = middle;
     }
-    return false;
+    return number < l->count - low && strcmp(l->entries[low + number].name, name) == 0;
 }
 
 static bool remove_others(int directory, const listing *l, bool *changed) {
@@ -107,32 +177,45 @@ static bool remove_others(int directory, const listing *l, bool *changed) {
     return good;
 }
 
-static bool write_all(const char *where, const listing *l, bool only, bool *changed) {
+static bool put_entry(int directory, entry *e, trust_work *w) {
+    e->there = holds(directory, e);
+    if (e->there) return true;
+    w->changed = true;
+    return e->there = write_entry(directory, e);
+}
+
+/* A file takes a tenth of a millisecond to be read or written; a look at one that was seen a hundredth of
+ * that, so it is taken at all of them before the time is looked at. */
+static bool write_all(const char *where, listing *l, trust_work *w) {
+    static bool unfinished;
     int directory = open(where, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (directory < 0) return false;
     bool good = true;
-    for (size_t i = 0; i < l->count && good; i++) {
-        if (holds(directory, &l->entries[i])) continue;
-        good = write_entry(directory, &l->entries[i]);
-        *changed = true;
+    for (size_t i = 0; i < l->count; i++) find_seen(directory, &l->entries[i], unfinished);
+    for (size_t i = 0; i < l->count && good && !w->more; i++) {
+        if (l->entries[i].there) continue;
+        good = put_entry(directory, &l->entries[i], w);
+        w->more = w->goes_on && !w->goes_on(w->clock);
     }
-    if (only) good = good && remove_others(directory, l, changed);
+    if (w->only && !w->more) good = good && remove_others(directory, l, &w->changed);
+    unfinished = w->more;
     int error = errno;
+    remember(directory, l);
     close(directory);
     errno = error;
     return good;
 }
 
-bool trust_write(const char *where, const policy *p, const policy *bootstrap, bool only,
-                 bool *changed, fault *why) {
-    *changed = false;
+bool trust_write(const char *where, const policy *p, const policy *bootstrap, trust_work *w, fault *why) {
     listing l = {calloc(count_certificates(p) + count_certificates(bootstrap) + 1, sizeof(entry)),
                  0};
+    w->more = false;
     if (l.entries == NULL) return fail(why, "out of memory");
     list_policy(&l, bootstrap);
     list_policy(&l, p);
+    list_close(&l);
     ERR_set_mark();
-    bool good = write_all(where, &l, only, changed);
+    bool good = write_all(where, &l, w);
     ERR_pop_to_mark();
     free(l.entries);
     return good || fail(why, "cannot keep the CA certificates in %s: %s", where, strerror(errno));

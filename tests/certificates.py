@@ -369,7 +369,7 @@ def _users(decided: Any) -> tuple[str, ...]:
 
 
 def explain(
-    lines: Any, request: Any, decided: Any, room: int = 65536, most: int = 1000
+    lines: Any, request: Any, decided: Any, room: int = 65536, most: int = 1 << 20
 ) -> tuple[str, ...]:
     out, one = ffi.new("char[]", room), ffi.new("decision *", decided)
     length = lib.decision_explain(lines, request, one, most, out, room)

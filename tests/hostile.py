@@ -201,7 +201,7 @@ def check_trace(request: Any, decided: Any) -> None:
     for room in (1 << 16, 700):
         out = OUTPUT.at("char *", room)
         told = (
-            bytes(ffi.buffer(out, lib.decision_explain(LINES, request, one, 1000, out, room)))
+            bytes(ffi.buffer(out, lib.decision_explain(LINES, request, one, 1 << 15, out, room)))
             .decode()
             .split("\n")
         )

@@ -194,7 +194,7 @@ def test_the_nearest_binding_and_by_what_it_failed(
     assert nearest == ([f"nearest: {lines[0]}: {told}"] if told else [])
 
 
-def test_only_so_many_lines_are_looked_at_for_the_nearest() -> None:
+def test_only_so_much_is_looked_at_for_the_nearest() -> None:
     """A server's main thread has other things to do."""
     lines = policy([*TRUST, *(f"bind subject CN=u{n},OU=x,O=acme u" for n in range(20))])
     request = ffi.new("request *")
@@ -204,7 +204,7 @@ def test_only_so_many_lines_are_looked_at_for_the_nearest() -> None:
     lib.path_verify(lines, leaf, ffi.NULL, 0, path)
     request.leaf, request.issuers, request.now = identity, path, NOW
     decided = lib.policy_decide(lines, ffi.NULL, request)
-    for most, there in ((0, False), (100, True)):
+    for most, there in ((0, False), (1 << 15, True)):
         trace = raw.explain(lines, request, decided, most=most)
         assert any(line.startswith("nearest: ") for line in trace) == there
 

@@ -77,7 +77,7 @@ static void check_decision(const policy *p, const request *r) {
     LAW((d.act == ACTION_LOGIN || d.act == ACTION_CHOOSE) == (d.why == REASON_MATCHED));
     if (r->leaf->refusal) LAW(d.act == ACTION_REFUSE && d.why == r->leaf->refusal);
     if (d.made_len) LAW(rule_makes(d.line, decision_user(&d, 0)));
-    span told = span_of(trace, decision_explain(p, r, &d, 1000, trace, sizeof trace)), line;
+    span told = span_of(trace, decision_explain(p, r, &d, 1 << 15, trace, sizeof trace)), line;
     LAW(told.len > 0);
     while (next_line(&told, &line)) LAW(text_clean(line));
 }

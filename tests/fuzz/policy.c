@@ -88,7 +88,7 @@ static void check_decision(const policy *p, const policy *q) {
         LAW(d.act == e.act && d.why == e.why && d.shadow == e.shadow && d.session == e.session);
         LAW(span_equal(decision_user(&d, 0), decision_user(&e, 0)));
         LAW((d.act == ACTION_LOGIN || d.act == ACTION_CHOOSE) == (d.why == REASON_MATCHED));
-        LAW(decision_explain(p, &r, &d, 1000, trace, sizeof trace) > 0);
+        LAW(decision_explain(p, &r, &d, 1 << 15, trace, sizeof trace) > 0);
     }
 }
 
