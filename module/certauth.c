@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include <fcntl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 
 #include <arpa/inet.h>
@@ -54,6 +55,7 @@ typedef struct {
     action act;   /* what was done to it when it connected or chose */
     bool strayed; /* it has changed its user since, by AUTH or RESET */
     bool closing; /* it is over: it runs nothing any more, and is closed when we act */
+    int socket;   /* -1: not known */
     int64_t due;  /* when we are to act on it, as now_us has it; 0: not, see look_at_later */
     reason why;
     RedisModuleString *user; /* that we logged it in as; NULL otherwise */
@@ -934,6 +936,7 @@ static session *session_new(uint64_t id, const char *address, bool local) {
     s->since = now_seconds();
     s->local = local;
     s->act = ACTION_LEAVE;
+    s->socket = -1;
     ip_parse(address, &s->address);
     uint64_t key = session_key(id);
     RedisModule_DictReplaceC(node.sessions, &key, sizeof key, s);
@@ -1157,11 +1160,24 @@ static void session_over(session *s, int64_t ms) {
     look_at_later(s, s->id == node.loader ? 50 : ms); /* that waits for the answer to its MODULE LOAD */
 }
 
+/* Redis 8 with io-threads stops a client's thread, and waits until that stands, for each client that is
+ * closed: a thousand take seconds. A socket that is shut down has the thread find out by itself, as if
+ * the peer had gone. It is the client's as long as there is the session. Where that takes more than a
+ * second, it is closed after all. */
+static bool hang_up(session *s) {
+    if (!closes_late() || s->socket < 0) return false;
+    shutdown(s->socket, SHUT_RDWR);
+    s->socket = -1;
+    look_at_later(s, 1000);
+    return true;
+}
+
 /* Not within a command: it becomes `default`, and what runs would go on with the rights of that. Nor
  * within its own connect event, nor while walking over the sessions where it frees at once. */
 static void close_client(session *s) {
     char id[24];
     uint64_t number = s->id;
+    if (hang_up(s)) return;
     session_moves(node.due, s, &s->due, 0);
     node.switching = true;
     if (must_kill()) kill_clients("ID", span_of(id, (size_t)snprintf(id, sizeof id, "%llu",
@@ -1656,10 +1672,11 @@ static user_state ask_at_login(span name, void *under) {
 static void put_in_force(void);
 
 static void connected(RedisModuleCtx *ctx, session *s, const RedisModuleClientInfo *client) {
-    peer found = {{NULL}, 0, NULL};
+    peer found = {{NULL}, 0, NULL, -1};
     bool tls = client->flags & REDISMODULE_CLIENTINFO_FLAG_SSL;
     bool readable = !tls || session_certificate(ctx, s, client->port, &found);
     const regime now = regime_now();
+    s->socket = found.socket;
     request r = request_for(s, &now);
     r.ask = ask_at_login;
     decision d = policy_decide(node.policy, node.bootstrap, &r);

@@ -12,8 +12,9 @@ typedef struct { uint8_t bytes[16]; size_t len; } ip;
 bool ip_parse(const char *text, ip *out);
 
 /* What a handshake left. `chain` is the leaf and, after a full handshake, the verified path above it;
- * empty without a certificate. Borrowed: valid as long as the connection. */
-typedef struct { X509 *chain[PATH_LENGTH + 1]; size_t count; void *ssl; } peer;
+ * empty without a certificate. Borrowed: valid as long as the connection. `socket`: -1 where it is not
+ * known. */
+typedef struct { X509 *chain[PATH_LENGTH + 1]; size_t count; void *ssl; int socket; } peer;
 
 /* Has libcrypto tell of every SSL object made and freed from now on. False where it cannot. */
 bool tls_watch(void);
