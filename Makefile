@@ -81,6 +81,7 @@ test-docker:
 	.venv/bin/python -m tests.engine
 
 test-all: setup-all lint servers
+	.venv/bin/python -m tests.suites
 	.venv/bin/python -m pytest -m 'not docker'
 
 bench: servers

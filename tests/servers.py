@@ -109,22 +109,28 @@ def run(*argv: str) -> str:
     return done.stdout
 
 
-def mirror() -> str:
-    """The Debian mirror in this machine's own apt configuration."""
+def targets() -> list[tuple[str, str]]:
+    """Where this machine's own apt configuration has Debian from, and of which release."""
     if not shutil.which("apt-get"):
         raise Unavailable("no apt-get on this machine")
     wanted = ("Created-By: Packages", "Origin: Debian", "Label: Debian")
-    sites = run("apt-get", "indextargets", "--format", "$(REPO_URI)", *wanted).split()
-    if not sites:
+    listed = run("apt-get", "indextargets", "--format", "$(REPO_URI) $(CODENAME)", *wanted)
+    if not listed:
         raise Unavailable("apt knows no Debian mirror on this machine (or run `apt-get update`)")
-    return sites[0]
+    return [(site, name) for site, name in map(str.split, listed.splitlines())]
+
+
+def mirror() -> str:
+    """The Debian mirror of this machine."""
+    return targets()[0][0]
 
 
 class Apt:
     """An apt of its own, in `work`: it knows the suites, and no package is installed in it, so
-    that it resolves a package down to its libc. The machine's apt is left alone."""
+    that it resolves a package down to its libc. The machine's apt is left alone. With `deb-src` it
+    knows the sources of the suites and of the machine's own release."""
 
-    def __init__(self, work: Path) -> None:
+    def __init__(self, work: Path, kind: str = "deb") -> None:
         self.archives = work / "archives"
         for folder in (work / "lists/partial", self.archives / "partial"):
             folder.mkdir(parents=True)
@@ -132,8 +138,9 @@ class Apt:
         # A machine without Debian's keyring has apt's own keys to check with, or refuses.
         signed = f"[signed-by={KEYRING}] " if KEYRING.exists() else ""
         site = mirror()
+        own = [name for where, name in targets() if where == site and kind == "deb-src"]
         (work / "sources.list").write_text(
-            "".join(f"deb {signed}{site} {suite} main\n" for suite in SUITES)
+            "".join(f"{kind} {signed}{site} {suite} main\n" for suite in {*SUITES, *own})
         )
         settings = {
             "Dir::State::Lists": work / "lists",
