@@ -103,7 +103,8 @@ def test_attack_a_signature_that_is_cut_is_nobody() -> None:
     kind = KINDS["RSA-PSS"]
     ca, leaf = family("RSA-PSS")
     decided = Policy(enforced(ca)).decide(twins.cut(leaf).der)
-    assert (decided.reason, "its holder has cut it" in "".join(decided.trace)) == ("malformed", True)
+    assert decided.reason == "malformed"
+    assert "its holder has cut it" in "".join(decided.trace)
     between = twins.issue(kind, ca, "CN=Between", ca=True)
     below = between.issue("CN=alice")
     for one, expected in ((between, "matched"), (twins.cut(between), "malformed")):
