@@ -115,9 +115,10 @@ def targets() -> list[tuple[str, str]]:
         raise Unavailable("no apt-get on this machine")
     wanted = ("Created-By: Packages", "Origin: Debian", "Label: Debian")
     listed = run("apt-get", "indextargets", "--format", "$(REPO_URI) $(CODENAME)", *wanted)
-    if not listed:
+    found = re.findall(r"^(\S+) (\S+)$", listed, re.MULTILINE)
+    if not found:
         raise Unavailable("apt knows no Debian mirror on this machine (or run `apt-get update`)")
-    return [(site, name) for site, name in map(str.split, listed.splitlines())]
+    return found
 
 
 def mirror() -> str:

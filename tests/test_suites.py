@@ -35,6 +35,7 @@ def test_nothing_fails_with_the_module_that_passes_without(
     suite = Suite(server_kind, Path(tempfile.mkdtemp(dir=scratch())))
     outcome = suite.run(suite.units(), journal)
     print(f"\n{server_kind}: {outcome.passed} checks passed, on {outcome.loaded} servers")
+    print("failed at first:", *sorted(outcome.failed), sep="\n")
     assert outcome.passed > 900
     assert outcome.loaded > 100
     suspects = outcome.failed
