@@ -20,6 +20,11 @@ static const struct {
     [REASON_OFF] = {"", "the policy is not enforced", "add the line: set enforce on"},
     [REASON_NO_CERTIFICATE] = {"", "the connection brought no certificate",
                                "give the client its certificate and key"},
+    [REASON_HANDSHAKE] = {"", "the TLS handshake refuses it",
+                          "issue a certificate that this server's TLS takes"},
+    [REASON_WEAK] = {"", "a key or a signature of its path is too weak",
+                     "issue it, and the CAs above it, with RSA keys of 2048 bits or EC keys and "
+                     "SHA-256"},
     [REASON_MALFORMED] = {"the certificate parses", "the certificate does not parse as it has to",
                           "issue a new certificate"},
     [REASON_TOO_LARGE] = {"", "the certificate is larger than anybody needs",
@@ -116,6 +121,43 @@ static void tell_leaf(writer *w, const identity *leaf) {
     tell_sans(w, leaf);
 }
 
+/* What a new connection goes through before a policy sees it. */
+static void tell_handshake(writer *w, const handshake *tls) {
+    char level[128];
+    switch (tls->state) {
+    case HANDSHAKE_UNSAID: return;
+    case HANDSHAKE_NOT_ASKED:
+        put_string(w, "the TLS handshake was not asked (");
+        put_string(w, tls->text);
+        put_string(w, "): it also wants a root of the path in the server's trust store, and keys and "
+                      "signatures of its security level\n");
+        return;
+    case HANDSHAKE_WITHOUT:
+        put_string(w, "the TLS handshake is without this certificate: ");
+        put_string(w, tls->text);
+        put_byte(w, '\n');
+        return;
+    case HANDSHAKE_ASKED: break;
+    }
+    put(w, level,
+        (size_t)snprintf(level, sizeof level, "the TLS handshake %s it, at security level %d",
+                         tls->refused ? "refuses" : "takes", tls->level));
+    put_string(w, tls->refused ? ": " : "");
+    put_string(w, tls->refused ? tls->text : "");
+    put_byte(w, '\n');
+}
+
+/* What the path has that another verification may see in another way. */
+static void tell_unasked(writer *w, const request *r) {
+    if (r->tls.state != HANDSHAKE_NOT_ASKED || !r->issuers->known) return;
+    if (r->issuers->weak)
+        put_string(w, "path: a key or a signature in it is below security level 2, at which a server "
+                      "refuses it: RSA keys want 2048 bits, signatures SHA-256\n");
+    if (r->issuers->partial)
+        put_string(w, "path: it ends at a `ca` line, and the root above that is not known here: the "
+                      "TLS handshake wants that as well, by an `anchor` line or of the server\n");
+}
+
 static void tell_path(writer *w, const request *r) {
     if (!r->issuers->known) {
         put_string(w,
@@ -127,6 +169,7 @@ static void tell_path(writer *w, const request *r) {
         put_hex(w, span_of(r->issuers->ca[i].key, HASH_BYTES));
         put_byte(w, '\n');
     }
+    tell_unasked(w, r);
 }
 
 /* ---- The lines behind a step ---- */
@@ -346,13 +389,15 @@ size_t decision_explain(const policy *p, const request *r, const decision *d, si
                         char *out, size_t room) {
     writer w = {(uint8_t *)out, 0, room, false};
     view lines = {p, r->pending};
+    bool decided = r->leaf && !r->tls.refused && r->tls.state != HANDSHAKE_WITHOUT;
+    if (r->leaf) tell_handshake(&w, &r->tls);
     if (r->leaf) tell_leaf(&w, r->leaf);
     if (r->leaf && !r->leaf->refusal) tell_path(&w, r);
-    for (int step = REASON_MALFORMED; r->leaf && step < (int)d->why; step++) {
+    for (int step = REASON_MALFORMED; decided && step < (int)d->why; step++) {
         if (STEPS[step].passed[0]) tell_passed(&w, &lines, r, step);
     }
     tell_end(&w, d);
-    if (r->leaf) tell_failed(&w, &lines, r, d);
+    if (decided) tell_failed(&w, &lines, r, d);
     if (d->why == REASON_NO_BINDING) tell_nearest(&w, p, r->leaf, most);
     if (STEPS[d->why].cure[0]) tell_cure(&w, r, d);
     while (w.len && out[w.len - 1] != '\n') w.len--;

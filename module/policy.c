@@ -941,8 +941,21 @@ static decision decide_on(const view *lines, const policy *bootstrap, const requ
     return d;
 }
 
+/* Whom the handshake refuses, no policy sees. */
+static decision refused_by_handshake(const request *r) {
+    const char *end = memchr(r->tls.text, 0, sizeof r->tls.text);
+    span text = span_of(r->tls.text, end ? (size_t)(end - r->tls.text) : 0);
+    return (decision){.act = ACTION_REFUSE, .why = r->tls.refused, .detail = text};
+}
+
 decision policy_decide(const policy *p, const policy *bootstrap, const request *r) {
     view lines = {p, r->pending}, own = {bootstrap, NULL};
+    if (r->leaf && r->tls.refused) return refused_by_handshake(r);
+    if (r->leaf && r->tls.state == HANDSHAKE_WITHOUT) {
+        request plain = *r;
+        plain.leaf = NULL;
+        return policy_decide(p, bootstrap, &plain);
+    }
     if (r->leaf && bootstrap && bootstrap->lines.count) {
         bool bound;
         decision d = judge((match){.lines = &own, .revocations = &lines, .r = r}, &bound);

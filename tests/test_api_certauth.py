@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import hashes
 
 from control.records import Node
 from tests.api import ControlPlane
+from tests.chains import rsa_key, sign
 from tests.support import Cert, Pki, days
 
 EXPLAIN = "POST /v1/certauth/explain"
@@ -58,6 +60,19 @@ def test_explain_says_why_somebody_is_refused(api: ControlPlane, pki: Pki, field
         found = api.ok(EXPLAIN, question(cert, **fields))
         assert (found["action"], found["reason"], found["user"]) == ("refuse", reason, None)
         assert api("GET /v1/users/role", cert=cert).code == reason
+
+
+def test_attack_a_weak_certificate_on_the_rest_api(api: ControlPlane, pki: Pki) -> None:
+    """What every server's handshake refuses is no way in here, and explain says the same."""
+    for weak in (
+        sign(pki.ca, "CN=alice,OU=eng,O=acme", rsa_key(1024)),
+        sign(pki.ca, "CN=alice,OU=eng,O=acme", pki.alice.key, hashes.SHA1()),
+    ):
+        assert api("GET /v1/users/role", cert=weak).code == "weak"
+        assert api.ok(EXPLAIN, question(weak))["reason"] == "weak"
+        trace = api.ok(EXPLAIN, question(weak, bdb_uid=1))["trace"]
+        assert trace[0].startswith("the TLS handshake was not asked")
+        assert any("below security level 2" in line for line in trace)
 
 
 def test_explain_can_ask_for_another_time(api: ControlPlane, pki: Pki) -> None:

@@ -47,6 +47,16 @@ WAYS: dict[str, tuple[list[str], bytes | None, dict[str, Any]]] = {
     "no_policy": (TRUST, certificate(ALICE), {"no_policy": True}),
     "off": ([], certificate(ALICE), {}),
     "no_certificate": (TRUST, None, {}),
+    "handshake": (
+        TRUST,
+        certificate(ALICE),
+        {"tls": {"state": lib.HANDSHAKE_ASKED, "refused": lib.REASON_HANDSHAKE, "text": b"no"}},
+    ),
+    "weak": (
+        TRUST,
+        certificate(ALICE),
+        {"tls": {"state": lib.HANDSHAKE_ASKED, "refused": lib.REASON_WEAK, "text": b"no"}},
+    ),
     "malformed": (TRUST, certificate(name([(O, "acme")], [])), {}),
     "too_large": (TRUST, certificate(person("a" * 5000)), {}),
     "bad_string": (TRUST, certificate(person("a\0b")), {}),
@@ -201,7 +211,7 @@ def test_only_so_many_lines_are_looked_at_for_the_nearest() -> None:
     identity, path = ffi.new("identity *"), ffi.new("path *", {"known": True, "count": 1})
     leaf = raw.x509(certificate(ENG))
     lib.identity_read(leaf, identity)
-    lib.path_verify(lines, leaf, ffi.NULL, 0, path)
+    lib.path_verify(lines, leaf, ffi.NULL, 0, NOW, path)
     request.leaf, request.issuers, request.now = identity, path, NOW
     decided = lib.policy_decide(lines, ffi.NULL, request)
     for most, there in ((0, False), (100, True)):
@@ -219,9 +229,17 @@ def test_every_rdn_is_told_with_its_types() -> None:
 
 
 def test_what_core_tells_is_the_same_trace() -> None:
-    """core.Decision.trace, line by line."""
-    decision = trusting(BIND).decide(certificate(ALICE), now=NOW)
-    assert decision.trace == decide(policy([*TRUST, BIND]), certificate(ALICE)).trace
+    """core.Decision.trace, line by line; but first that no handshake was asked, and what it would
+    want, unless the certificate is for the REST API itself, which has no other handshake."""
+    under, same = trusting(BIND), decide(policy([*TRUST, BIND]), certificate(ALICE)).trace
+    first, *rest = under.decide(certificate(ALICE), now=NOW).trace
+    assert first == (
+        "the TLS handshake was not asked (CERTAUTH.EXPLAIN on a server asks its own): it also "
+        "wants a root of the path in the server's trust store, and keys and signatures of its "
+        "security level"
+    )
+    assert tuple(rest) == same
+    assert under.decide(certificate(ALICE), now=NOW, own=True).trace == same
 
 
 @pytest.mark.parametrize(
