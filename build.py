@@ -25,7 +25,7 @@ from cffi import ffiplatform
 ROOT = Path(__file__).resolve().parent
 CORE = [
     *("hash.c", "text.c", "line.c", "pattern.c", "cert.c", "issuer.c"),
-    *("policy.c", "explain.c", "journal.c"),
+    *("near.c", "policy.c", "explain.c", "journal.c"),
 ]
 MODULE = [*CORE, "tls.c", "handshake.c", "trust.c", "certauth.c"]
 

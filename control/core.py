@@ -316,6 +316,7 @@ class Policy:
         now: int | None = None,
         address: str | None = None,
         own: bool = False,
+        managed: bool = False,
     ) -> Decision:
         """Decides for a PEM (the leaf first, then the intermediates it is presented with) or one
         DER; None is a connection without a certificate. `now` is in seconds since 1970. On a
@@ -323,6 +324,8 @@ class Policy:
 
         `own`: for a client of ours, whom no handshake has verified. So its path has to go up to a
         root, and to be of security level 2, as Debian's servers want it.
+
+        `managed`: the cures are for those who have this control plane, and not for a file of lines.
 
         Raises CoreError where the certificate or the address does not parse.
         """
@@ -340,6 +343,7 @@ class Policy:
         request = ffi.new(
             "request *",
             {"leaf": raw, "issuers": path, "address": from_where, "tls": tls}
+            | {"managed": own or managed}
             | {"now": int(time.time()) if now is None else now},
         )
         return _decision(self._raw, request, raw)
@@ -355,7 +359,8 @@ class Policy:
             "identity *", {"subject": subject, "serial": serial, "client": True, "odd": odd}
         )
         raw.has_cert = raw.has_key = True
-        raw.not_before, raw.not_after = known.not_before, known.not_after or FOREVER
+        raw.not_before = known.not_before or -FOREVER
+        raw.not_after = known.not_after or FOREVER
         ffi.memmove(raw.cert, bytes.fromhex(known.cert), lib.HASH_BYTES)
         ffi.memmove(raw.key, bytes.fromhex(known.key), lib.HASH_BYTES)
         path = ffi.new("path *", {"known": bool(known.ca), "count": 1 if known.ca else 0})
@@ -365,6 +370,7 @@ class Policy:
         from_where, _kept = _span(_address(address))
         request = ffi.new("request *", {"leaf": raw, "issuers": path, "address": from_where})
         request.now = int(time.time()) if now is None else now
+        request.managed = True
         return _decision(self._raw, request, raw)
 
 

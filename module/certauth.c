@@ -2341,6 +2341,7 @@ static int explain(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     s.issuers = &issuers;
     request r = request_for(&s);
     r.tls = tls;
+    r.managed = node.stamp.owner[0] != 0;
     reply_explanation(ctx, &r);
     while (given) certificate_free(certificates[--given]);
     return REDISMODULE_OK;

@@ -120,6 +120,7 @@ typedef struct {
     int64_t not_before, not_after; /* seconds since 1970 */
     bool client;         /* usable by a TLS client: key usage, extended key usage, not a CA */
     bool ca;             /* basic constraints CA:TRUE */
+    bool signs;          /* its key usage, if any, lets it sign a handshake */
     uint8_t lookup[KEY_BYTES]; /* of the DER: see path_after_handshake */
     X509 *leaf;             /* borrowed, for the hashes: they take longer than all the rest */
     bool has_cert, has_key; /* were they made? */
@@ -324,6 +325,7 @@ typedef struct {
     span address;           /* of the client: 4 or 16 bytes; empty: unknown */
     bool no_journal;        /* the policy could not be read: only `bootstrap` counts */
     bool no_policy;         /* there never was one */
+    bool managed;           /* a control plane writes the policy: what is changed by hand comes back */
     const patch *pending;   /* decide as if this had been committed; or NULL */
     /* Asks the server about a user; NULL where there is no server, then `user` lines answer. */
     user_state (*ask)(span user, void *data);

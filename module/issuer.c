@@ -79,6 +79,9 @@ static int forgive(int good, X509_STORE_CTX *context) {
 
 enum { LEVEL = 2 }; /* Debian's and OpenSSL 3.2's own; at 1 RSA keys of 1,024 bits and SHA-1 pass */
 
+/* The end of the year 9999: libcrypto compares with no later time, and no certificate has one. */
+#define LAST_TIME INT64_C(253402300799)
+
 /* With the clock, since libcrypto prefers a CA that is valid to one of its name and key that is not. */
 static bool verify(X509_STORE_CTX *context, const policy *p, X509 *leaf, STACK_OF(X509) * extra,
                    int64_t now, path *out) {
@@ -86,7 +89,7 @@ static bool verify(X509_STORE_CTX *context, const policy *p, X509 *leaf, STACK_O
     if (X509_STORE_CTX_init(context, policy_store(p), leaf, extra) != 1) return false;
     X509_VERIFY_PARAM *param = X509_STORE_CTX_get0_param(context);
     if (out->partial) X509_VERIFY_PARAM_set_flags(param, X509_V_FLAG_PARTIAL_CHAIN);
-    if (now) X509_VERIFY_PARAM_set_time(param, (time_t)now);
+    if (now) X509_VERIFY_PARAM_set_time(param, (time_t)(now < LAST_TIME ? now : LAST_TIME));
     X509_VERIFY_PARAM_set_depth(param, PATH_LENGTH);
     X509_VERIFY_PARAM_set_auth_level(param, LEVEL);
     X509_STORE_CTX_set_purpose(context, X509_PURPOSE_SSL_CLIENT);

@@ -162,6 +162,7 @@ struct policy {
     table authorities; /* those of them with a certificate */
     table aliases; /* how many lines have a FIELD_ALIAS */
     patterns patterns;
+    near_lines near;
     digest sum;
     int settings[SETTINGS];
     size_t binds[BIND_KINDS], scoped[BIND_KINDS], revokes[REVOKE_KINDS], limits; /* how many lines */
@@ -179,6 +180,7 @@ void policy_free(policy *p) {
     table_free(&p->authorities, false);
     table_free(&p->lines, true);
     patterns_free(&p->patterns);
+    near_free(&p->near);
     X509_STORE_free(p->store);
     free(p);
 }
@@ -196,6 +198,8 @@ const rule *policy_rule(const policy *p, size_t index) { return p->lines.rules[i
 size_t policy_authorities(const policy *p) { return p->authorities.count; }
 X509 *policy_authority(const policy *p, size_t index) { return p->authorities.rules[index]->certificate; }
 X509_STORE *policy_store(const policy *p) { return p->store; }
+
+const near_lines *policy_near(const policy *p) { return &p->near; }
 
 const rule *policy_user(const policy *p, line_type type, span name) {
     uint8_t key[KEY_BYTES];
@@ -229,6 +233,7 @@ static void policy_put(policy *p, rule *r) {
     tally_rule(&p->aliases, r, 1);
     if (r->certificate) table_add(&p->authorities, r);
     if (r->type == LINE_PATTERN) patterns_add(&p->patterns, r);
+    near_add(&p->near, r);
     if (r->type == LINE_SET) p->settings[r->kind] = r->value;
     if (r->type == LINE_BIND) p->binds[r->kind]++;
     if (r->type == LINE_BIND && r->scoped) p->scoped[r->kind]++;
@@ -242,6 +247,7 @@ static void policy_take(policy *p, const rule *r) {
     if (r->type == LINE_BIND && r->scoped) p->scoped[r->kind]--;
     if (r->type == LINE_REVOKE) p->revokes[r->kind]--;
     if (r->type == LINE_PATTERN) patterns_remove(&p->patterns, r);
+    near_remove(&p->near, r);
     tally_rule(&p->aliases, r, -1);
     if (r->certificate) table_remove(&p->authorities, r);
     table_remove(&p->lines, r);
@@ -877,7 +883,8 @@ static reason check_odd(const match *m, reason why) {
 }
 
 static span several_of(const match *m) {
-    switch (m->ambiguous ? m->several : BIND_CN) { /* else it is the gate's */
+    if (!m->ambiguous) return LITERAL("it has different CNs, and the gate looks at one");
+    switch (m->several) {
     case BIND_URI: return LITERAL("it has different URIs");
     case BIND_DNS: return LITERAL("it has different DNS names");
     case BIND_EMAIL: return LITERAL("it has different e-mail addresses");
@@ -892,6 +899,10 @@ static span detail_of(const match *m, const decision *d) {
     switch (d->why) {
     case REASON_MALFORMED: case REASON_BAD_STRING: return leaf->detail;
     case REASON_TOO_LARGE: return leaf->refusal ? leaf->detail : LITERAL(TOO_MANY_PATTERNS);
+    case REASON_KEY_USAGE:
+        return leaf->ca       ? LITERAL("its basic constraints say CA:TRUE")
+               : !leaf->signs ? LITERAL("its key usage has not digitalSignature")
+                              : LITERAL("its extended key usage has not clientAuth");
     case REASON_AMBIGUOUS: return several_of(m);
     case REASON_NO_BINDING: return near_miss(m->lines, leaf);
     case REASON_USER_MISSING: return why_missing(m, d);

@@ -1,6 +1,6 @@
-"""Kinds of chains that a client may present, each to be shown to a real server: leaves of every key,
-signature, time, purpose and oddity, under paths that are good, incomplete, out of date, too weak, of
-namesakes and of CAs that only one of policy and server trusts."""
+"""Kinds of chains that a client may present, each to be shown to a real server: leaves of every
+key, signature, time, purpose and oddity, under paths that are good, incomplete, out of date, too
+weak, of namesakes and of CAs that only one of policy and server trusts."""
 
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence

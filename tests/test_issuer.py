@@ -209,33 +209,33 @@ def of_api(under: Policy, leaf: bytes, *above: Cert) -> str:
 def some_weak() -> dict[str, tuple[Policy, bytes, list[Cert]]]:
     """Leaves and CAs that libcrypto verifies and no server at security level 2 takes."""
     long = {"begin": raw.BEGIN, "end": raw.END}
-    small, key = rsa_key(1024), leaf_key()
+    small, key, alice = rsa_key(1024), leaf_key(), "CN=alice,O=acme"
     weak_root = sign(None, "CN=Weak root", small, ca=True, **long)
     weak_ca = sign(ca(), "CN=Weak CA", small, ca=True, **long)
     old_root = sign(None, "CN=Old root", rsa_key(2048), ca=True, **long)
     leaves = {
-        "a key of RSA-1024": (ca(), sign(ca(), "CN=alice,O=acme", small, **long), []),
-        "a signature with SHA-1": (ca(), sign(ca(), "CN=alice,O=acme", key, hashes.SHA1(), **long), []),
+        "a key of RSA-1024": (ca(), sign(ca(), alice, small, **long), []),
+        "a signature with SHA-1": (ca(), sign(ca(), alice, key, hashes.SHA1(), **long), []),
         "a signature with MD5": (
-            old_root, sign(old_root, "CN=alice,O=acme", key, hashes.MD5(), **long), [],
+            old_root, sign(old_root, alice, key, hashes.MD5(), **long), [],
         ),
-        "a root of RSA-1024": (weak_root, sign(weak_root, "CN=alice,O=acme", key, **long), []),
-        "a CA of RSA-1024": (ca(), sign(weak_ca, "CN=alice,O=acme", key, **long), [weak_ca]),
+        "a root of RSA-1024": (weak_root, sign(weak_root, alice, key, **long), []),
+        "a CA of RSA-1024": (ca(), sign(weak_ca, alice, key, **long), [weak_ca]),
     }  # fmt: skip
     return {
-        name: (trusting(BIND, trust=[top]), leaf.der, above)
-        for name, (top, leaf, above) in leaves.items()
+        kind: (trusting(BIND, trust=[top]), leaf.der, above)
+        for kind, (top, leaf, above) in leaves.items()
     }
 
 
 def test_attack_a_weak_key_or_signature() -> None:
     """The REST API takes any certificate in its handshake, so the decision has to ask what every
     server's handshake asks; of a database, explain says what such a server would say."""
-    for name, (under, leaf, above) in some_weak().items():
-        assert of_api(under, leaf, *above) == "weak", name
+    for kind, (under, leaf, above) in some_weak().items():
+        assert of_api(under, leaf, *above) == "weak", kind
         told = under.decide(pem(leaf, *(one.der for one in above)), now=NOW)
-        assert told.reason == "matched", name
-        assert any("below security level 2" in line for line in told.trace), name
+        assert told.reason == "matched", kind
+        assert any("below security level 2" in line for line in told.trace), kind
     assert of_api(trusting(BIND), certificate(ALICE)) == "matched"
     stranger = sign(None, "CN=alice,O=acme", rsa_key(1024), begin=raw.BEGIN, end=raw.END)
     assert of_api(trusting(BIND), stranger.der) == "untrusted_issuer"

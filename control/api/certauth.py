@@ -73,7 +73,7 @@ def decide(sent: ExplainBody) -> core.Decision:
     pem = sent.certificate.encode()
     if sent.bdb_uid is None:
         return guard().decide(pem, sent.time, sent.address)
-    return database_policy(sent.bdb_uid).decide(pem, sent.time, sent.address)
+    return database_policy(sent.bdb_uid).decide(pem, sent.time, sent.address, managed=True)
 
 
 def client_certificate(sent: KnownBody) -> ClientCertificate:
