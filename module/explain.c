@@ -399,9 +399,15 @@ typedef struct {
     const policy *p;
     span subject;
     uint64_t whole; /* its near_subject */
-    size_t left;    /* how many lines may still be looked at */
+    size_t own;     /* its attributes */
+    size_t left;    /* how many lines may still be looked at, large subjects counting as several */
     candidate *best;
 } nearest;
+
+static void spend(nearest *n, size_t attributes) {
+    size_t cost = 1 + n->own * attributes / 64;
+    n->left -= cost < n->left ? cost : n->left;
+}
 
 /* The lines that are near one value of the leaf. */
 static void find_by_value(nearest *n, bind_kind kind, span value) {
@@ -409,7 +415,8 @@ static void find_by_value(nearest *n, bind_kind kind, span value) {
     const near_lines *lines = policy_near(n->p);
     const rule *line;
     candidate one;
-    for (uint32_t at = 0; hash && n->left && (line = near_next(lines, hash, &at)); n->left--) {
+    for (uint32_t at = 0; hash && n->left && (line = near_next(lines, hash, &at));) {
+        one.len = 0;
         one.line = line;
         one.rank = 0;
         one.distance = 0;
@@ -418,6 +425,7 @@ static void find_by_value(nearest *n, bind_kind kind, span value) {
             if (!measure_subject(line, n->subject, &one)) continue;
             one.rank = near_subject(span_of(one.subject, one.len)) == n->whole ? 0 : 1;
         }
+        spend(n, attributes_of(span_of(one.subject, one.len)));
         take_candidate(&one, n->best);
     }
 }
@@ -439,12 +447,15 @@ static void find_by_values(nearest *n, const identity *leaf) {
 /* Another subject that has something in common, of the first lines of the policy. */
 static void find_by_subject(nearest *n) {
     candidate one;
-    size_t rules = policy_rules(n->p), own = attributes_of(n->subject);
-    for (size_t i = 0; i < rules && i < n->left; i++) {
+    size_t rules = policy_rules(n->p);
+    for (size_t i = 0; i < rules && n->left; i++) {
         one.line = policy_rule(n->p, i);
         one.rank = 2;
-        if (!measure_subject(one.line, n->subject, &one)) continue;
-        if (missing_in(span_of(one.subject, one.len), n->subject, NULL) < own)
+        one.len = 0;
+        bool is_subject = measure_subject(one.line, n->subject, &one);
+        span other = span_of(one.subject, one.len);
+        spend(n, attributes_of(other));
+        if (is_subject && missing_in(other, n->subject, NULL) < n->own)
             take_candidate(&one, n->best);
     }
 }
@@ -465,7 +476,8 @@ static void tell_subjects(writer *w, const candidate *best, span subject) {
 
 static void tell_nearest(writer *w, const policy *p, const identity *leaf, size_t most) {
     candidate best;
-    nearest n = {p, leaf->subject, near_subject(leaf->subject), p ? most : 0, &best};
+    nearest n = {p, leaf->subject, near_subject(leaf->subject), attributes_of(leaf->subject),
+                 p ? most : 0, &best};
     best.line = NULL;
     if (n.left) find_by_values(&n, leaf);
     if (n.left && best.line == NULL) find_by_subject(&n);

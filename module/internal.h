@@ -199,7 +199,8 @@ uint64_t near_hash(bind_kind, span value);
 /* One for all subjects that are the same but for case, blanks and the order of their attributes. */
 uint64_t near_subject(span name);
 
-/* The `bind` lines of a policy by that, 64 of each at the most; all zero is empty. */
+/* The `bind` lines of a policy by that, 64 of each at the most, and others do not follow where one of them
+ * goes; all zero is empty. */
 typedef struct { const rule *line; uint32_t next; } near_entry;
 typedef struct { near_entry *entries; uint32_t *heads; size_t count, room; } near_lines;
 void near_add(near_lines *, const rule *);
