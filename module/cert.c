@@ -245,7 +245,8 @@ static reason read_name(const name_reader *r, const X509_NAME *name, span *out) 
     int count = X509_NAME_entry_count(name);
     if (count > NAME_ATTRIBUTES)
         return refuse_name(r, REASON_TOO_LARGE, "has more than 64 attributes");
-    if (empty) return refuse(r->id, REASON_MALFORMED, "%s has an empty RDN, number %zu", r->field, empty);
+    if (empty)
+        return refuse(r->id, REASON_MALFORMED, "%s has an empty RDN, number %zu", r->field, empty);
     for (int from = 0, to; from < count; from = to) {
         to = rdn_end(name, from);
         reason bad = put_rdn(r, name, from, to, start);
@@ -504,7 +505,7 @@ typedef struct {
     bind_taker take;
     void *data;
     span first[BIND_KINDS]; /* of the values of each kind */
-    bool several[BIND_KINDS]; /* are there others than the first? Those that are odd count as others */
+    bool several[BIND_KINDS]; /* are there others than the first? */
     bool done;
 } giver;
 
