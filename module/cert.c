@@ -300,8 +300,8 @@ static bool put_san(identity *id, writer *w, const GENERAL_NAME *name, size_t nu
     span raw;
     bind_kind kind = san_kind(name, &tag, &raw);
     if (kind == BIND_KINDS) return true;
-    size_t clean = raw.len;
-    if (kind != BIND_IP) clean = put_asn1_text(&value, tag, raw);
+    size_t clean = raw.ptr ? raw.len : NO_TEXT; /* no bytes: a type that no UPN may have */
+    if (kind != BIND_IP && raw.ptr) clean = put_asn1_text(&value, tag, raw);
     else if (raw.len == 4 || raw.len == 16) put_span(&value, raw);
     if (value.full) return false;
     if (clean != raw.len || value.len == 0) {

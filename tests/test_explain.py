@@ -372,6 +372,11 @@ FAULTS: dict[str, tuple[bytes, str]] = {
         "bad_string: a name in it is not clean text: subject alternative name 1, ip, has 5 bytes, "
         "not 4 or 16",
     ),
+    "a UPN of another type": (
+        certificate(ALICE, sans(upn("a@n", raw.T61))),
+        "bad_string: a name in it is not clean text: subject alternative name 1, upn, is a "
+        "T61STRING, and no text",
+    ),
     "an empty RDN": (
         certificate(name([(O, "acme")], [], [(CN, "x")])),
         "malformed: the certificate does not parse as it has to: the subject has an empty RDN, "
