@@ -145,7 +145,12 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="For scripts.")
 
 def clean(text: str) -> str:
     """Without what would steer a terminal."""
-    return "".join(one if one.isprintable() or one == "\n" else "?" for one in text)
+    return "".join(one if one.isprintable() or one == "\n" else escaped(one) for one in text)
+
+
+def escaped(text: str) -> str:
+    """Its bytes in hex, as RFC 4514 has them."""
+    return "".join(f"\\{byte:02X}" for byte in text.encode("utf-8", "surrogateescape"))
 
 
 def cell(value: Any) -> Text:

@@ -17,6 +17,7 @@ from control.records import ClientCertificate
 _ROOM = 65536
 _CERTIFICATES = 16
 FOREVER = 2**62  # seconds since 1970
+_UNASKED = b"CERTAUTH.EXPLAIN on a server asks its own"
 _ODD_VALUE = re.compile(r"(?:^|(?<!\\)[,+])[A-Za-z0-9.]+=(?=[,+]|$)")
 
 
@@ -330,22 +331,39 @@ class Policy:
         return frozenset(_text(lib.rule_user(rule, 0)) for rule in users)
 
     def decide(
-        self, chain: bytes | None, now: int | None = None, address: str | None = None
+        self,
+        chain: bytes | None,
+        now: int | None = None,
+        address: str | None = None,
+        own: bool = False,
+        managed: bool = False,
     ) -> Decision:
         """Decides for a PEM (the leaf first, then the intermediates it is presented with) or one
-        DER; None is a connection without a certificate. `now` is in seconds since 1970.
+        DER; None is a connection without a certificate. `now` is in seconds since 1970. On a
+        server a TLS handshake looks at the certificate first: the trace says that it was not asked.
+
+        `own`: for a client of ours, whom no handshake has verified. So its path has to go up to a
+        root, and to be of security level 2, as Debian's servers want it.
+
+        `managed`: the cures are for those who have this control plane, and not for a file of lines.
 
         Raises CoreError where the certificate or the address does not parse.
         """
+        tls: dict[str, Any] = {} if own else {"state": lib.HANDSHAKE_NOT_ASKED, "text": _UNASKED}
         raw, path = ffi.NULL, ffi.new("path *")
         if chain is not None:
             certificates = _Certificates(chain)
             raw, leaf = _read(certificates), certificates.array[0]
-            lib.path_verify(self._raw, leaf, certificates.array + 1, certificates.count - 1, path)
+            extra, count = certificates.array + 1, certificates.count - 1
+            lib.path_verify(self._raw, leaf, extra, count, 0 if now is None else now, path)
+            path.known = path.known and not (own and path.partial)
+            if own and path.known and path.weak:
+                tls = {"refused": lib.REASON_WEAK, "text": b"it is below security level 2"}
         from_where, _alive = _span(_address(address))
         request = ffi.new(
             "request *",
-            {"leaf": raw, "issuers": path, "address": from_where}
+            {"leaf": raw, "issuers": path, "address": from_where, "tls": tls}
+            | {"managed": own or managed}
             | {"now": int(time.time()) if now is None else now},
         )
         return _decision(self._raw, request, raw)
@@ -361,7 +379,8 @@ class Policy:
             "identity *", {"subject": subject, "serial": serial, "client": True, "odd": odd}
         )
         raw.hashed = True
-        raw.not_before, raw.not_after = known.not_before, known.not_after or FOREVER
+        raw.not_before = known.not_before or -FOREVER
+        raw.not_after = known.not_after or FOREVER
         for name in (raw.cert, raw.tbs):  # what was signed is not known
             ffi.memmove(name, bytes.fromhex(known.cert), lib.HASH_BYTES)
         ffi.memmove(raw.key, bytes.fromhex(known.key), lib.HASH_BYTES)
@@ -372,6 +391,7 @@ class Policy:
         from_where, _kept = _span(_address(address))
         request = ffi.new("request *", {"leaf": raw, "issuers": path, "address": from_where})
         request.now = int(time.time()) if now is None else now
+        request.managed = True
         return _decision(self._raw, request, raw)
 
 

@@ -152,7 +152,7 @@ class Guard:
         """Who a certificate is for the REST API; the user of the decision is a uid. `pem` is the
         leaf and what is presented above it. Raises core.CoreError."""
         subject = core.identity(pem).subject
-        return self._policy(subject, self._revoked(pem)).decide(pem, now, address)
+        return self._policy(subject, self._revoked(pem)).decide(pem, now, address, own=True)
 
     def _revoked(self, pem: bytes) -> tuple[str, ...]:
         """The `revoke` lines that are about a certificate or the CAs above it."""

@@ -327,7 +327,8 @@ static reason read_name(const name_reader *r, const X509_NAME *name, span *out) 
     int count = X509_NAME_entry_count(name);
     if (count > NAME_ATTRIBUTES)
         return refuse_name(r, REASON_TOO_LARGE, "has more than 64 attributes");
-    if (empty) return refuse(r->id, REASON_MALFORMED, "%s has an empty RDN, number %zu", r->field, empty);
+    if (empty)
+        return refuse(r->id, REASON_MALFORMED, "%s has an empty RDN, number %zu", r->field, empty);
     for (int from = 0, to; from < count; from = to) {
         to = rdn_end(name, from);
         reason bad = put_rdn(r, name, from, to, start);
@@ -381,8 +382,8 @@ static bool put_san(identity *id, writer *w, const GENERAL_NAME *name, size_t nu
     span raw;
     bind_kind kind = san_kind(name, &tag, &raw);
     if (kind == BIND_KINDS) return true;
-    size_t clean = raw.len;
-    if (kind != BIND_IP) clean = put_asn1_text(&value, tag, raw);
+    size_t clean = raw.ptr ? raw.len : NO_TEXT; /* no bytes: a type that no UPN may have */
+    if (kind != BIND_IP && raw.ptr) clean = put_asn1_text(&value, tag, raw);
     else if (raw.len == 4 || raw.len == 16) put_span(&value, raw);
     if (value.full) return false;
     if (clean != raw.len || value.len == 0) {
@@ -486,6 +487,7 @@ static reason read_usage(identity *id, X509 *leaf) {
     uint32_t flags = X509_get_extension_flags(leaf);
     id->ca = (flags & EXFLAG_CA) != 0;
     id->client = client == 1 && !id->ca;
+    id->signs = X509_get_key_usage(leaf) & (X509v3_KU_DIGITAL_SIGNATURE | X509v3_KU_KEY_AGREEMENT);
     if (flags & EXFLAG_INVALID) return refuse_extension(id, leaf, EXFLAG_INVALID);
     if (flags & EXFLAG_CRITICAL) return refuse_extension(id, leaf, EXFLAG_CRITICAL);
     return REASON_UNDECIDED;
@@ -591,7 +593,7 @@ typedef struct {
     bind_taker take;
     void *data;
     span first[BIND_KINDS]; /* of the values of each kind */
-    bool several[BIND_KINDS]; /* are there others than the first? Those that are odd count as others */
+    bool several[BIND_KINDS]; /* are there others than the first? */
     bool done;
 } giver;
 

@@ -3019,6 +3019,23 @@ static void reply_explanation(RedisModuleCtx *ctx, const request *r) {
     reply_trace(ctx, r, &d);
 }
 
+/* Leaf first. The path is the handshake's, or ours where it was not asked or refuses. */
+static handshake ask_handshake(X509 *const *certificates, size_t given, path *issuers) {
+    char asks[16];
+    handshake tls = handshake_ask(certificates[0], certificates + 1, given - 1, issuers);
+    config_get("tls-auth-clients", asks, sizeof asks);
+    if (strcmp(asks, "no") == 0)
+        tls = (handshake){HANDSHAKE_WITHOUT, REASON_UNDECIDED, 0,
+                          "this server asks for none (tls-auth-clients no)"};
+    if (tls.state == HANDSHAKE_WITHOUT && strcmp(asks, "yes") == 0)
+        tls.refused = REASON_NO_CERTIFICATE;
+    if (tls.state == HANDSHAKE_ASKED && !tls.refused) return tls;
+    path_verify(node.policy, certificates[0], certificates + 1, given - 1, 0, issuers);
+    if (!issuers->known)
+        path_verify(node.bootstrap, certificates[0], certificates + 1, given - 1, 0, issuers);
+    return tls;
+}
+
 static int explain(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     enum { MOST = PATH_LENGTH + 2 };
     static identity id;
@@ -3038,13 +3055,13 @@ static int explain(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
         return RedisModule_ReplyWithError(ctx, text);
     }
     identity_read(certificates[0], &id);
-    path_verify(node.policy, certificates[0], certificates + 1, given - 1, &issuers);
-    if (!issuers.known)
-        path_verify(node.bootstrap, certificates[0], certificates + 1, given - 1, &issuers);
+    handshake tls = ask_handshake(certificates, given, &issuers);
     s.leaf = &id;
     s.issuers = &issuers;
     const regime now = regime_now();
     request r = request_for(&s, &now);
+    r.tls = tls;
+    r.managed = node.stamp.owner[0] != 0;
     reply_explanation(ctx, &r);
     while (given) certificate_free(certificates[--given]);
     return REDISMODULE_OK;
@@ -4105,6 +4122,7 @@ static bool load(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, fault 
     if (!make_commands(ctx)) return fail(why, "the commands CERTAUTH.* could not be made");
     if (!read_arguments(argv, argc, why)) return false;
     if (!node.api_certificates && !tls_watch()) node.api_certificates = true;
+    if (!node.api_certificates) handshake_watch(); /* else explain says that it was not asked */
     /* There is no data of ours in the keyspace, so nothing to do when it is swapped or moved. */
     int handled = REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD;
     if (node.is_valkey) handled |= VALKEYMODULE_OPTIONS_HANDLE_ATOMIC_SLOT_MIGRATION;

@@ -46,6 +46,8 @@ typedef enum {
     REASON_NO_POLICY,        /* this node never had a policy */
     REASON_OFF,              /* set enforce off */
     REASON_NO_CERTIFICATE,
+    REASON_HANDSHAKE,        /* the TLS handshake refuses it, for a reason that is none of these */
+    REASON_WEAK,             /* a key or signature of its path is below the security level */
     REASON_MALFORMED,        /* DER, extensions or times that do not parse, or say two things */
     REASON_TOO_LARGE,        /* over one of the bounds above */
     REASON_BAD_STRING,       /* NUL, control or invisible character, invalid encoding in a name */
@@ -131,6 +133,7 @@ typedef struct {
     int64_t not_before, not_after; /* seconds since 1970 */
     bool client;         /* usable by a TLS client: key usage, extended key usage, not a CA */
     bool ca;             /* basic constraints CA:TRUE */
+    bool signs;          /* its key usage, if any, lets it sign a handshake */
     uint8_t lookup[KEY_BYTES]; /* of the DER: see path_after_handshake */
     X509 *leaf;             /* borrowed, for the hashes: they take longer than all the rest */
     bool hashed;            /* were they made? */
@@ -188,9 +191,10 @@ typedef struct {
 } authority;
 
 /* The CA certificates above a leaf, its issuer first. `known` is false where nobody vouches for
- * it. */
+ * it. `partial`: it ends at a `ca` line below a root that is not known, `weak`: a key or signature in it
+ * is below security level 2 (SSL_CTX_set_security_level(3)). Both by path_verify only. */
 typedef struct {
-    bool known;
+    bool known, partial, weak;
     seal leaf; /* of the leaf */
     size_t count;
     authority ca[PATH_LENGTH];
@@ -203,8 +207,15 @@ void path_free(path *);
 typedef struct policy policy;
 
 /* By libcrypto's own verification under the policy's `ca` and `anchor` certificates; `extra` are
- * the intermediates presented with the leaf. Times are left to policy_decide. */
-void path_verify(const policy *, X509 *leaf, X509 *const *extra, size_t count, path *out);
+ * the intermediates presented with the leaf. Of two CAs with one name and key, that counts which is
+ * valid at `now` (seconds since 1970; 0: this moment); what else times say is left to policy_decide. */
+void path_verify(const policy *, X509 *leaf, X509 *const *extra, size_t count, int64_t now, path *out);
+
+/* What a chain says that somebody has verified, leaf first; not known with fewer than two or too many. */
+void path_of_chain(X509 *const *chain, size_t count, path *out);
+
+/* The reason that libcrypto's error X509_V_ERR_… at this depth of a chain (0: the leaf) is called by. */
+reason reason_of_error(int error, int depth);
 
 /* After a TLS handshake: `chain` is what it verified (leaf first, as libcrypto gives it), or the leaf
  * alone where that cannot be told, as on resumed sessions. What was seen is remembered for those, and
@@ -329,13 +340,27 @@ void policy_commit(policy *base, patch *);
 
 typedef enum { USER_UNKNOWN, USER_MISSING, USER_OFF, USER_ON } user_state;
 
+/* Explanations only: what a new connection's handshake says. Unsaid where one has been made; WITHOUT: the
+ * certificate is not shown in it, so that the client is one without. */
+typedef enum {
+    HANDSHAKE_UNSAID, HANDSHAKE_NOT_ASKED, HANDSHAKE_WITHOUT, HANDSHAKE_ASKED
+} handshake_state;
+typedef struct {
+    handshake_state state;
+    reason refused; /* why it refuses the client; REASON_UNDECIDED: it does not */
+    int level;      /* ASKED: its security level */
+    char text[160]; /* NUL ended: why it refuses, was not asked, or sees no certificate */
+} handshake;
+
 typedef struct {
     identity *leaf;         /* NULL: the connection has no certificate */
+    handshake tls;
     const path *issuers;    /* with a leaf */
     int64_t now;            /* seconds since 1970 */
     span address;           /* of the client: 4 or 16 bytes; empty: unknown */
     bool no_journal;        /* the policy could not be read: only `bootstrap` counts */
     bool no_policy;         /* there never was one */
+    bool managed;           /* a control plane writes the policy: what is changed by hand comes back */
     const patch *pending;   /* decide as if this had been committed; or NULL */
     /* Asks the server about a user; NULL where there is no server, then `user` lines answer. */
     user_state (*ask)(span user, void *data);

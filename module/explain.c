@@ -20,6 +20,11 @@ static const struct {
     [REASON_OFF] = {"", "the policy is not enforced", "add the line: set enforce on"},
     [REASON_NO_CERTIFICATE] = {"", "the connection brought no certificate",
                                "give the client its certificate and key"},
+    [REASON_HANDSHAKE] = {"", "the TLS handshake refuses it",
+                          "issue a certificate that this server's TLS takes"},
+    [REASON_WEAK] = {"", "a key or a signature of its path is too weak",
+                     "issue it, and the CAs above it, with RSA keys of 2048 bits or EC keys and "
+                     "SHA-256"},
     [REASON_MALFORMED] = {"the certificate parses", "the certificate does not parse as it has to",
                           "issue a new certificate"},
     [REASON_TOO_LARGE] = {"", "the certificate is larger than anybody needs",
@@ -58,11 +63,78 @@ static const struct {
     [REASON_MATCHED] = {"", "it is that user", ""},
 };
 
-static void put_name(writer *w, span name) {
+/* For the cases in which a control plane writes the policy. */
+static const char *const MANAGED[REASON_COUNT] = {
+    [REASON_NO_POLICY] = "register this server: redis-certauth db create",
+    [REASON_OFF] = "redis-certauth db update <database> --tls-mode enabled",
+    [REASON_AMBIGUOUS] =
+        "redis-certauth user update <user> --subject with its whole subject, or issue one with a "
+        "single name",
+    [REASON_UNTRUSTED_ISSUER] =
+        "redis-certauth ca set <file with all CAs>, or authentication_ssl_client_certs of the database",
+    [REASON_GATE] = "redis-certauth db update <database> --validation disabled, or add it to "
+                    "authorized_subjects of the database",
+    [REASON_NO_BINDING] = "give it a subject, and a user that subject: redis-certauth user update",
+    [REASON_CONFLICT] = "let one user have what this certificate is named by",
+    [REASON_USER_MISSING] = "give a role of the user an ACL here: redis-certauth db update <database> "
+                            "--grant <role>=<acl>",
+    [REASON_USER_OFF] = "see what the user's roles have here: redis-certauth user show <user>",
+};
+
+/* RFC 4514 text with what the eye cannot tell in hex, so that it can be pasted. */
+static size_t visible_name(span name, char *out, size_t room) {
     char text[2 * NAME_BYTES];
-    size_t len = name_print(name, text, sizeof text);
+    writer w = {(uint8_t *)out, 0, room, false};
+    put_visible(&w, span_of(text, name_print(name, text, sizeof text)), "\\");
+    return w.full ? 0 : w.len;
+}
+
+static void put_name(writer *w, span name) {
+    char text[4 * NAME_BYTES];
+    size_t len = visible_name(name, text, sizeof text);
     put_string(w, name.len ? "" : "(empty)");
     put(w, text, len);
+}
+
+/* A word of a policy line that can be pasted. */
+static void put_visible_token(writer *w, span token) {
+    if (text_visible(token)) {
+        put_token(w, token);
+        return;
+    }
+    put_byte(w, '"');
+    for (size_t i = 0; i < token.len; i++) {
+        size_t run = i;
+        while (run < token.len && token.ptr[run] != '"' && token.ptr[run] != '\\') run++;
+        put_visible(w, span_of(token.ptr + i, run - i), "\\x");
+        if (run < token.len) put_byte(w, '\\');
+        if (run < token.len) put_byte(w, token.ptr[run]);
+        i = run;
+    }
+    put_byte(w, '"');
+}
+
+static void put_line(writer *w, span text) {
+    uint8_t token[LINE_BYTES];
+    size_t len;
+    if (text_visible(text) || text.len > sizeof token) {
+        put_span(w, text);
+        return;
+    }
+    for (bool first = true; token_read(&text, token, &len) == TOKEN_READ; first = false) {
+        if (!first) put_byte(w, ' ');
+        put_visible_token(w, span_of(token, len));
+    }
+}
+
+/* A word of a shell's command. */
+static void put_shell_word(writer *w, span text) {
+    put_byte(w, '\'');
+    for (size_t i = 0; i < text.len; i++) {
+        if (text.ptr[i] == '\'') put_string(w, "'\\'");
+        put_byte(w, text.ptr[i]);
+    }
+    put_byte(w, '\'');
 }
 
 /* "2026-11-24T21:54:13Z". */
@@ -95,25 +167,71 @@ static void tell_sans(writer *w, const identity *leaf) {
         put_string(w, bind_kind_name(kind));
         put_byte(w, ' ');
         if (kind == BIND_IP) put_address(w, value);
-        else put_span(w, value);
+        else put_visible(w, value, "\\x");
         put_byte(w, '\n');
     }
+}
+
+/* Of a certificate in the event log, not all is known; years are written with four digits. */
+static bool is_known_time(int64_t seconds) {
+    return seconds > -((int64_t)1 << 40) && seconds < (int64_t)1 << 40;
 }
 
 static void tell_leaf(writer *w, const identity *leaf) {
     put_string(w, "subject ");
     put_name(w, leaf->subject);
-    put_string(w, ", issued by ");
-    put_name(w, leaf->issuer);
+    if (leaf->issuer.len) put_string(w, ", issued by ");
+    if (leaf->issuer.len) put_name(w, leaf->issuer);
     put_string(w, ", serial ");
     put_hex(w, leaf->serial);
-    put_string(w, ", valid ");
-    put_time(w, leaf->not_before);
-    put_string(w, " to ");
-    put_time(w, leaf->not_after);
+    if (is_known_time(leaf->not_before)) {
+        put_string(w, ", valid ");
+        put_time(w, leaf->not_before);
+    }
+    if (is_known_time(leaf->not_after)) {
+        put_string(w, is_known_time(leaf->not_before) ? " to " : ", valid to ");
+        put_time(w, leaf->not_after);
+    }
     put_byte(w, '\n');
     if (!leaf->refusal) tell_rdns(w, leaf->subject);
     tell_sans(w, leaf);
+}
+
+/* What a new connection goes through before a policy sees it. */
+static void tell_handshake(writer *w, const handshake *tls) {
+    char level[128];
+    switch (tls->state) {
+    case HANDSHAKE_UNSAID: return;
+    case HANDSHAKE_NOT_ASKED:
+        put_string(w, "the TLS handshake was not asked (");
+        put_string(w, tls->text);
+        put_string(w, "): it also wants a root of the path in the server's trust store, and keys and "
+                      "signatures of its security level\n");
+        return;
+    case HANDSHAKE_WITHOUT:
+        put_string(w, "the TLS handshake is without this certificate: ");
+        put_string(w, tls->text);
+        put_byte(w, '\n');
+        return;
+    case HANDSHAKE_ASKED: break;
+    }
+    put(w, level,
+        (size_t)snprintf(level, sizeof level, "the TLS handshake %s it, at security level %d",
+                         tls->refused ? "refuses" : "takes", tls->level));
+    put_string(w, tls->refused ? ": " : "");
+    put_string(w, tls->refused ? tls->text : "");
+    put_byte(w, '\n');
+}
+
+/* What the path has that another verification may see in another way. */
+static void tell_unasked(writer *w, const request *r) {
+    if (r->tls.state != HANDSHAKE_NOT_ASKED || !r->issuers->known) return;
+    if (r->issuers->weak)
+        put_string(w, "path: a key or a signature in it is below security level 2, at which a server "
+                      "refuses it: RSA keys want 2048 bits, signatures SHA-256\n");
+    if (r->issuers->partial)
+        put_string(w, "path: it ends at a `ca` line, and the root above that is not known here: the "
+                      "TLS handshake wants that as well, by an `anchor` line or of the server\n");
 }
 
 static void tell_path(writer *w, const request *r) {
@@ -127,6 +245,7 @@ static void tell_path(writer *w, const request *r) {
         put_hex(w, span_of(r->issuers->ca[i].key, HASH_BYTES));
         put_byte(w, '\n');
     }
+    tell_unasked(w, r);
 }
 
 /* ---- The lines behind a step ---- */
@@ -134,7 +253,7 @@ static void tell_path(writer *w, const request *r) {
 static void tell_line(writer *w, const rule *line) {
     if (line == NULL) return;
     put_string(w, "by the line: ");
-    put_span(w, rule_text(line));
+    put_line(w, rule_text(line));
     put_byte(w, '\n');
 }
 
@@ -184,10 +303,12 @@ static void tell_failed(writer *w, const view *lines, const request *r, const de
 
 /* ---- The nearest binding ---- */
 
-/* A `bind subject` line, and how far its subject is from the leaf's. */
+/* A `bind` line, and how far its value is from the leaf's. */
 typedef struct {
     const rule *line;
+    int rank;        /* 0: the same but for spelling; 1: of the same CN; 2: another subject */
     size_t distance; /* attributes that only one of the two has */
+    span other;      /* rank 0 of another kind than a subject: what the leaf has */
     size_t len;
     uint8_t subject[NAME_BYTES];
 } candidate;
@@ -239,61 +360,179 @@ static bool read_subject(const rule *line, candidate *out) {
 }
 
 static bool is_nearer(const candidate *one, const candidate *best) {
-    if (best->line == NULL || one->distance != best->distance)
-        return best->line == NULL || one->distance < best->distance;
+    if (best->line == NULL) return true;
+    if (one->rank != best->rank) return one->rank < best->rank;
+    if (one->distance != best->distance) return one->distance < best->distance;
     return span_compare(rule_text(one->line), rule_text(best->line)) < 0;
 }
 
-/* Of the lines in the first `most` bytes of the policy; a subject with nothing in common is not near. */
-static void find_nearest(const policy *p, span subject, size_t most, candidate *best) {
+static bool measure_subject(const rule *line, span subject, candidate *out) {
+    if (!read_subject(line, out)) return false;
+    span other = span_of(out->subject, out->len);
+    out->distance = missing_in(other, subject, NULL) + missing_in(subject, other, NULL);
+    out->other = span_of(NULL, 0);
+    return true;
+}
+
+static void take_candidate(const candidate *one, candidate *best) {
+    if (is_nearer(one, best)) *best = *one;
+}
+
+/* A leaf whose nearest line is looked for. */
+typedef struct {
+    const policy *p;
+    span subject;
+    uint64_t whole; /* its near_subject */
+    size_t own;     /* its attributes */
+    size_t left;    /* how many lines may still be looked at, large subjects counting as several */
+    candidate *best;
+} nearest;
+
+static void spend(nearest *n, size_t attributes) {
+    size_t cost = 1 + n->own * attributes / 64;
+    n->left -= cost < n->left ? cost : n->left;
+}
+
+/* The lines that are near one value of the leaf. */
+static void find_by_value(nearest *n, bind_kind kind, span value) {
+    uint64_t hash = near_hash(kind, value);
+    const near_lines *lines = policy_near(n->p);
+    const rule *line;
     candidate one;
-    size_t rules = p ? policy_rules(p) : 0, own = attributes_of(subject);
-    best->line = NULL;
-    for (size_t i = 0, seen = 0; i < rules && seen < most; i++) {
-        seen += rule_text(policy_rule(p, i)).len;
-        if (!read_subject(policy_rule(p, i), &one)) continue;
-        span other = span_of(one.subject, one.len);
-        size_t only_here = missing_in(other, subject, NULL);
-        if (only_here == own) continue;
-        one.distance = only_here + missing_in(subject, other, NULL);
-        if (is_nearer(&one, best)) *best = one;
+    for (uint32_t at = 0; hash && n->left && (line = near_next(lines, hash, &at));) {
+        one.len = 0;
+        one.line = line;
+        one.rank = 0;
+        one.distance = 0;
+        one.other = value;
+        if (line->kind == BIND_SUBJECT) {
+            if (!measure_subject(line, n->subject, &one)) continue;
+            one.rank = near_subject(span_of(one.subject, one.len)) == n->whole ? 0 : 1;
+        }
+        spend(n, attributes_of(span_of(one.subject, one.len)));
+        take_candidate(&one, n->best);
     }
+}
+
+/* By all that the leaf could be bound by, over the whole policy. */
+static void find_by_values(nearest *n, const identity *leaf) {
+    bind_kind kind;
+    span value;
+    attribute a;
+    if (name_common_names(leaf->subject, &value) == 0)
+        find_by_value(n, BIND_SUBJECT, leaf->subject);
+    for (size_t at = 0; name_next(leaf->subject, &at, &a);) {
+        if (a.value.len && span_equal(a.oid, OID_CN)) find_by_value(n, BIND_CN, a.value);
+    }
+    for (size_t at = 0; identity_next_san(leaf, &at, &kind, &value);)
+        find_by_value(n, kind, value);
+}
+
+/* Another subject that has something in common, of the first lines of the policy. */
+static void find_by_subject(nearest *n) {
+    candidate one;
+    size_t rules = policy_rules(n->p);
+    for (size_t i = 0; i < rules && n->left; i++) {
+        one.line = policy_rule(n->p, i);
+        one.rank = 2;
+        one.len = 0;
+        bool is_subject = measure_subject(one.line, n->subject, &one);
+        span other = span_of(one.subject, one.len);
+        spend(n, attributes_of(other));
+        if (is_subject && missing_in(other, n->subject, NULL) < n->own)
+            take_candidate(&one, n->best);
+    }
+}
+
+static void tell_subjects(writer *w, const candidate *best, span subject) {
+    span other = span_of(best->subject, best->len);
+    if (best->distance == 0) {
+        put_string(w, span_equal(other, subject)
+                          ? ": it asks for another CA"
+                          : ": it has the same attributes in another order");
+        return;
+    }
+    put_string(w, ": the certificate has ");
+    if (missing_in(other, subject, w) == 0) put_string(w, "nothing else");
+    put_string(w, ", the line has ");
+    if (missing_in(subject, other, w) == 0) put_string(w, "nothing else");
 }
 
 static void tell_nearest(writer *w, const policy *p, const identity *leaf, size_t most) {
     candidate best;
-    find_nearest(p, leaf->subject, most, &best);
+    nearest n = {p, leaf->subject, near_subject(leaf->subject), attributes_of(leaf->subject),
+                 p ? most : 0, &best};
+    best.line = NULL;
+    if (n.left) find_by_values(&n, leaf);
+    if (n.left && best.line == NULL) find_by_subject(&n);
     if (best.line == NULL) return;
-    span other = span_of(best.subject, best.len);
     put_string(w, "nearest: ");
-    put_span(w, rule_text(best.line));
-    if (best.distance == 0) {
-        put_string(w, span_equal(other, leaf->subject)
-                          ? ": it asks for another CA"
-                          : ": it has the same attributes in another order");
+    put_line(w, rule_text(best.line));
+    if (best.other.len == 0) {
+        tell_subjects(w, &best, leaf->subject);
     } else {
         put_string(w, ": the certificate has ");
-        if (missing_in(other, leaf->subject, w) == 0) put_string(w, "nothing else");
-        put_string(w, ", the line has ");
-        if (missing_in(leaf->subject, other, w) == 0) put_string(w, "nothing else");
+        put_visible_token(w, best.other);
     }
     put_byte(w, '\n');
 }
 
 /* ---- The end ---- */
 
-static void tell_cure(writer *w, const request *r, const decision *d) {
-    char text[2 * NAME_BYTES];
-    bool unbound = d->why == REASON_NO_BINDING;
-    size_t len = unbound ? name_print(r->leaf->subject, text, sizeof text) : 0;
-    put_string(w, "to change it: ");
-    if (len) {
-        put_string(w, "add the line: bind subject ");
-        put_token(w, span_of(text, len));
-        put_string(w, " <user>");
-    } else {
-        put_string(w, STEPS[d->why].cure);
+/* A cure by what is known of this certificate; NULL: the reason's own. */
+static const char *own_cure(const view *lines, const request *r, const decision *d) {
+    const identity *leaf = r->leaf;
+    uint8_t key[KEY_BYTES];
+    span cn;
+    switch (d->why) {
+    case REASON_KEY_USAGE:
+        return leaf->ca || leaf->signs ? NULL
+                                       : "issue one with digitalSignature in its key usage";
+    case REASON_AMBIGUOUS:
+        return name_common_names(leaf->subject, &cn) > 1 &&
+                       view_setting(lines, SET_GATE) == GATE_SAN_CN
+                   ? "the gate looks at the CN, so issue one with a single CN, or take the gate away"
+                   : NULL;
+    case REASON_GATE:
+        return view_setting(lines, SET_GATE) == GATE_FULL_SUBJECT &&
+                       !key_allow(key, leaf->subject)
+                   ? "no `allow` line can say this subject, which has other attributes than one CN, "
+                     "OUs and one of O, L, ST and C: take the gate away"
+                   : NULL;
+    case REASON_UNTRUSTED_ISSUER:
+        return r->tls.refused && r->issuers->known
+                   ? "the policy trusts its CA, and the server does not: let its tls-ca-cert-file or "
+                     "tls-ca-cert-dir hold the root of the path"
+                   : NULL;
+    default: return NULL;
     }
+}
+
+/* The line, or the command, that binds the subject. False where there is none. */
+static bool tell_binding(writer *w, const request *r) {
+    char text[4 * NAME_BYTES];
+    span subject = span_of(text, visible_name(r->leaf->subject, text, sizeof text));
+    if (subject.len == 0) return false;
+    put_string(w, r->managed ? "redis-certauth user update <user> --subject "
+                             : "add the line: bind subject ");
+    if (r->managed) put_shell_word(w, subject);
+    else put_token(w, subject);
+    put_string(w, r->managed ? ", where a role of that user has an ACL here" : " <user>");
+    return true;
+}
+
+static void tell_cure(writer *w, const view *lines, const request *r, const decision *d) {
+    const char *cure = r->leaf ? own_cure(lines, r, d) : NULL;
+    put_string(w, "to change it: ");
+    if (d->why == REASON_NO_BINDING && tell_binding(w, r)) {
+        put_byte(w, '\n');
+        return;
+    }
+    if (d->why == REASON_UNTRUSTED_ISSUER && r->leaf && !r->issuers->known)
+        put_string(w, "where an intermediate CA issued it, the client has to send that with its "
+                      "certificate; else ");
+    if (cure == NULL && r->managed) cure = MANAGED[d->why];
+    put_string(w, cure ? cure : STEPS[d->why].cure);
     put_byte(w, '\n');
 }
 
@@ -314,7 +553,7 @@ static void tell_end(writer *w, const decision *d) {
     put_byte(w, '\n');
     if (d->line) {
         put_string(w, "decided by the line: ");
-        put_span(w, rule_text(d->line));
+        put_line(w, rule_text(d->line));
         put_byte(w, '\n');
         tell_made(w, d);
     }
@@ -331,15 +570,17 @@ size_t decision_explain(const policy *p, const request *r, const decision *d, si
                         char *out, size_t room) {
     writer w = {(uint8_t *)out, 0, room, false};
     view lines = {p, r->pending};
+    bool decided = r->leaf && !r->tls.refused && r->tls.state != HANDSHAKE_WITHOUT;
+    if (r->leaf) tell_handshake(&w, &r->tls);
     if (r->leaf) tell_leaf(&w, r->leaf);
     if (r->leaf && !r->leaf->refusal) tell_path(&w, r);
-    for (int step = REASON_MALFORMED; r->leaf && step < (int)d->why; step++) {
+    for (int step = REASON_MALFORMED; decided && step < (int)d->why; step++) {
         if (STEPS[step].passed[0]) tell_passed(&w, &lines, r, step);
     }
     tell_end(&w, d);
-    if (r->leaf) tell_failed(&w, &lines, r, d);
+    if (decided) tell_failed(&w, &lines, r, d);
     if (d->why == REASON_NO_BINDING) tell_nearest(&w, p, r->leaf, most);
-    if (STEPS[d->why].cure[0]) tell_cure(&w, r, d);
+    if (STEPS[d->why].cure[0]) tell_cure(&w, &lines, r, d);
     while (w.len && out[w.len - 1] != '\n') w.len--;
     return w.len ? w.len - 1 : 0;
 }

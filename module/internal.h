@@ -61,6 +61,11 @@ static inline size_t get_u16(const uint8_t *p) { return (size_t)p[0] << 8 | p[1]
  * they make two names look like one. */
 bool text_clean(span);
 
+/* Appends clean text, with `escape` and two hex digits for each byte of what cannot be told from something
+ * else when it is seen: blanks that are no space, and combining marks, of which NFD is made. */
+void put_visible(writer *, span text, const char *escape);
+bool text_visible(span);
+
 /* Appends an ASN.1 string of universal `tag` as UTF-8: UTF8, Numeric, Printable, IA5, Visible, T61
  * (its ASCII half only: what the other half means depends on who reads), BMP, Universal. Returns how
  * many bytes of `content` are clean text of that type: all of them, or those before the first that is
@@ -107,6 +112,7 @@ struct rule {
     uint32_t text_len, fields_len;
     uint32_t session;   /* `bind … session=`, seconds */
     uint32_t number;    /* of the line in the write that brings it */
+    uint64_t near;      /* `bind`: see near_hash */
     uint8_t type, kind; /* kind: bind_kind, setting or revoke_kind */
     uint8_t value;      /* of a setting */
     bool adopt, on;     /* `user` */
@@ -186,6 +192,23 @@ typedef struct {
 pattern_search pattern_search_of(const patterns *, bind_kind, span value);
 const rule *pattern_search_next(pattern_search *); /* NULL at the end */
 
+/* ---- Near lines ---- */
+
+/* One for all values that a person may take for each other: of a kind, the same but for case and blanks;
+ * of subjects, those with such a CN. 0: the kind has none. */
+uint64_t near_hash(bind_kind, span value);
+/* One for all subjects that are the same but for case, blanks and the order of their attributes. */
+uint64_t near_subject(span name);
+
+/* The `bind` lines of a policy by that, 64 of each at the most, and others do not follow where one of them
+ * goes; all zero is empty. */
+typedef struct { const rule *line; uint32_t next; } near_entry;
+typedef struct { near_entry *entries; uint32_t *heads; size_t count, room; } near_lines;
+void near_add(near_lines *, const rule *);
+void near_remove(near_lines *, const rule *);
+const rule *near_next(const near_lines *, uint64_t hash, uint32_t *at); /* `at` starts at 0 */
+void near_free(near_lines *);
+
 /* ---- Policy ---- */
 
 /* What is in force, seen through a change that is not made yet. */
@@ -206,6 +229,7 @@ const rule *view_find(const view *, const uint8_t key[KEY_BYTES]);
 bool view_alias(const view *, const uint8_t alias[KEY_BYTES]); /* has any rule that alias? */
 int view_setting(const view *, setting);
 bool view_binds(const view *, bind_kind); /* may there be `bind` lines of that kind? */
+const near_lines *policy_near(const policy *);
 struct x509_store_st;
 struct x509_store_st *policy_store(const policy *); /* of its `ca` and `anchor` lines; or NULL */
 const rule *policy_authority_rule(const policy *, size_t index);

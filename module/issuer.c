@@ -42,34 +42,78 @@ static void path_from_chain(X509 *const *chain, size_t count, authority_reader *
     out->known = true;
 }
 
-/* The CAs must be for TLS clients, as the handshake asks; the leaf's key usage has a reason of its own. */
-static int forgive_leaf(int good, X509_STORE_CTX *context) {
-    return good || (X509_STORE_CTX_get_error_depth(context) == 0 &&
-                    X509_STORE_CTX_get_error(context) == X509_V_ERR_INVALID_PURPOSE);
+void path_of_chain(X509 *const *chain, size_t count, path *out) {
+    out->partial = out->weak = false;
+    path_from_chain(chain, count, read_authority, out);
 }
 
-/* Times are the decision's business: it names them, and knows a clock for `explain`. */
+reason reason_of_error(int error, int depth) {
+    switch (error) {
+    case X509_V_ERR_CERT_NOT_YET_VALID: return depth ? REASON_CA_EXPIRED : REASON_NOT_YET_VALID;
+    case X509_V_ERR_CERT_HAS_EXPIRED: return depth ? REASON_CA_EXPIRED : REASON_EXPIRED;
+    case X509_V_ERR_EE_KEY_TOO_SMALL:
+    case X509_V_ERR_CA_KEY_TOO_SMALL:
+    case X509_V_ERR_CA_MD_TOO_WEAK: return REASON_WEAK;
+    case X509_V_ERR_INVALID_PURPOSE: return depth ? REASON_UNTRUSTED_ISSUER : REASON_KEY_USAGE;
+    case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT:
+    case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY:
+    case X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE:
+    case X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT:
+    case X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN:
+    case X509_V_ERR_CERT_SIGNATURE_FAILURE:
+    case X509_V_ERR_INVALID_CA:
+    case X509_V_ERR_CERT_UNTRUSTED: return REASON_UNTRUSTED_ISSUER;
+    case X509_V_ERR_UNHANDLED_CRITICAL_EXTENSION:
+    case X509_V_ERR_ERROR_IN_CERT_NOT_BEFORE_FIELD:
+    case X509_V_ERR_ERROR_IN_CERT_NOT_AFTER_FIELD:
+        return depth ? REASON_UNTRUSTED_ISSUER : REASON_MALFORMED;
+    default: return REASON_HANDSHAKE;
+    }
+}
+
+/* What the decision has names of its own for does not end the verification: times, and the leaf's key
+ * usage. The CAs must be for TLS clients, as the handshake asks. */
+static int forgive(int good, X509_STORE_CTX *context) {
+    path *out = X509_STORE_CTX_get_app_data(context);
+    reason why = reason_of_error(X509_STORE_CTX_get_error(context),
+                                 X509_STORE_CTX_get_error_depth(context));
+    if (good) return good;
+    out->weak = out->weak || why == REASON_WEAK;
+    return why == REASON_WEAK || why == REASON_CA_EXPIRED || why == REASON_EXPIRED ||
+           why == REASON_NOT_YET_VALID || why == REASON_KEY_USAGE;
+}
+
+enum { LEVEL = 2 }; /* Debian's and OpenSSL 3.2's own; at 1 RSA keys of 1,024 bits and SHA-1 pass */
+
+/* The end of the year 9999: libcrypto compares with no later time, and no certificate has one. */
+#define LAST_TIME INT64_C(253402300799)
+
+/* With the clock, since libcrypto prefers a CA that is valid to one of its name and key that is not. */
 static bool verify(X509_STORE_CTX *context, const policy *p, X509 *leaf, STACK_OF(X509) * extra,
-                   unsigned long flags) {
+                   int64_t now, path *out) {
     X509_STORE_CTX_cleanup(context);
     if (X509_STORE_CTX_init(context, policy_store(p), leaf, extra) != 1) return false;
     X509_VERIFY_PARAM *param = X509_STORE_CTX_get0_param(context);
-    X509_VERIFY_PARAM_set_flags(param, X509_V_FLAG_NO_CHECK_TIME | flags);
+    if (out->partial) X509_VERIFY_PARAM_set_flags(param, X509_V_FLAG_PARTIAL_CHAIN);
+    if (now) X509_VERIFY_PARAM_set_time(param, (time_t)(now < LAST_TIME ? now : LAST_TIME));
     X509_VERIFY_PARAM_set_depth(param, PATH_LENGTH);
+    X509_VERIFY_PARAM_set_auth_level(param, LEVEL);
     X509_STORE_CTX_set_purpose(context, X509_PURPOSE_SSL_CLIENT);
-    X509_STORE_CTX_set_verify_cb(context, forgive_leaf);
+    X509_STORE_CTX_set_app_data(context, out);
+    X509_STORE_CTX_set_verify_cb(context, forgive);
+    out->weak = false;
     return X509_verify_cert(context) == 1;
 }
 
 /* Up to a root where there is one, as the handshake goes: else what a root says (revoked, constraints)
  * would pass unseen. Up to a `ca` line only where the root is not known here. */
 static bool verify_path(X509_STORE_CTX *context, const policy *p, X509 *leaf,
-                        STACK_OF(X509) *extra) {
-    if (verify(context, p, leaf, extra, 0)) return true;
+                        STACK_OF(X509) * extra, int64_t now, path *out) {
+    if (verify(context, p, leaf, extra, now, out)) return true;
     int error = X509_STORE_CTX_get_error(context);
-    bool no_root = error == X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT ||
+    out->partial = error == X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT ||
                    error == X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY;
-    return no_root && verify(context, p, leaf, extra, X509_V_FLAG_PARTIAL_CHAIN);
+    return out->partial && verify(context, p, leaf, extra, now, out);
 }
 
 static void take_chain(const STACK_OF(X509) * chain, path *out) {
@@ -155,7 +199,8 @@ static void remember(identity *id, const path *issuers) {
 
 /* ---- Paths ---- */
 
-void path_verify(const policy *p, X509 *leaf, X509 *const *extra, size_t count, path *out) {
+void path_verify(const policy *p, X509 *leaf, X509 *const *extra, size_t count, int64_t now,
+                 path *out) {
     path_unknown(out);
     if (policy_store(p) == NULL) return;
     ERR_set_mark();
@@ -164,7 +209,7 @@ void path_verify(const policy *p, X509 *leaf, X509 *const *extra, size_t count, 
     for (size_t i = 0; i < count && untrusted; i++) {
         if (extra[i]) sk_X509_push(untrusted, extra[i]);
     }
-    if (context && untrusted && verify_path(context, p, leaf, untrusted)) {
+    if (context && untrusted && verify_path(context, p, leaf, untrusted, now, out)) {
         take_chain(X509_STORE_CTX_get0_chain(context), out);
     }
     sk_X509_free(untrusted);
@@ -175,8 +220,9 @@ void path_verify(const policy *p, X509 *leaf, X509 *const *extra, size_t count, 
 void path_after_handshake(const policy *p, identity *leaf, X509 *const *chain, size_t count,
                           path *out) {
     const place *known = recall(leaf);
+    out->partial = out->weak = false;
     if (count != 1) path_from_chain(chain, count, known_authority, out);
     else if (known) path_copy(out, &known->issuers);
-    else path_verify(p, chain[0], seen, AUTHORITIES, out);
+    else path_verify(p, chain[0], seen, AUTHORITIES, 0, out);
     if (count != 1 && out->known) remember(leaf, out);
 }

@@ -653,6 +653,7 @@ static bool read_bind(line *l) {
         return false;
     say_bind_options(l, &o);
     l->head.scoped = o.ca.len > 0;
+    l->head.near = near_hash((bind_kind)kind, span_of(value, len));
     line_key(l, kind, span_of(value, len), span_of(o.ca_bytes, o.ca.len));
     return true;
 }

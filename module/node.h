@@ -10,6 +10,7 @@
 /* An IP address as 4 or 16 bytes; an IPv4 address mapped into IPv6 counts as IPv4. */
 typedef struct { uint8_t bytes[16]; size_t len; } ip;
 bool ip_parse(const char *text, ip *out);
+struct ssl_st; /* libssl's SSL */
 
 /* What a handshake left. `chain` is the leaf and, after a full handshake, the verified path above it;
  * empty without a certificate. Borrowed: valid as long as the connection. `socket`: -1 where it is not
@@ -26,6 +27,18 @@ bool tls_claim(const ip *address, uint16_t port, peer *out);
 /* From now on nothing that this peer has sent is read, in whichever thread: SSL_read(3) returns 0
  * before it looks at a byte. Does nothing where the SSL object is not known. */
 void tls_silence(const peer *);
+
+/* ---- handshake.c: what a new connection's handshake would say ---- */
+
+/* Has libcrypto tell of every SSL_CTX made and freed from now on. On the main thread, once. */
+bool handshake_watch(void);
+/* A client's SSL object: its context is the server's. On the main thread. */
+void handshake_seen(struct ssl_st *);
+
+/* Verifies what a client would present as the server's own context does now: its trust store, security
+ * level, purpose and clock. Returns the answer; `issuers` is the path that it verified, untouched where it
+ * was not asked or refuses. On the main thread, and not from within a handshake. */
+handshake handshake_ask(X509 *leaf, X509 *const *extra, size_t count, path *issuers);
 
 /* ---- trust.c: the directory behind tls-ca-cert-dir ---- */
 

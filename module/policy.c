@@ -162,6 +162,7 @@ struct policy {
     table authorities; /* those of them with a certificate */
     table aliases; /* how many lines have a FIELD_ALIAS */
     patterns patterns;
+    near_lines near;
     digest sum;
     int settings[SETTINGS];
     size_t binds[BIND_KINDS], scoped[BIND_KINDS], revokes[REVOKE_KINDS], limits; /* how many lines */
@@ -179,6 +180,7 @@ void policy_free(policy *p) {
     table_free(&p->authorities, false);
     table_free(&p->lines, true);
     patterns_free(&p->patterns);
+    near_free(&p->near);
     X509_STORE_free(p->store);
     free(p);
 }
@@ -197,6 +199,8 @@ size_t policy_authorities(const policy *p) { return p->authorities.count; }
 const rule *policy_authority_rule(const policy *p, size_t index) { return p->authorities.rules[index]; }
 X509 *policy_authority(const policy *p, size_t index) { return p->authorities.rules[index]->certificate; }
 X509_STORE *policy_store(const policy *p) { return p->store; }
+
+const near_lines *policy_near(const policy *p) { return &p->near; }
 
 const rule *policy_user(const policy *p, line_type type, span name) {
     uint8_t key[KEY_BYTES];
@@ -232,6 +236,7 @@ static void policy_put(policy *p, rule *r) {
     tally_rule(&p->aliases, r, 1);
     if (r->certificate) table_add(&p->authorities, r);
     if (r->type == LINE_PATTERN) patterns_add(&p->patterns, r);
+    near_add(&p->near, r);
     if (r->type == LINE_SET) p->settings[r->kind] = r->value;
     if (r->type == LINE_BIND) p->binds[r->kind]++;
     if (r->type == LINE_BIND && r->scoped) p->scoped[r->kind]++;
@@ -245,6 +250,7 @@ static void policy_take(policy *p, const rule *r) {
     if (r->type == LINE_BIND && r->scoped) p->scoped[r->kind]--;
     if (r->type == LINE_REVOKE) p->revokes[r->kind]--;
     if (r->type == LINE_PATTERN) patterns_remove(&p->patterns, r);
+    near_remove(&p->near, r);
     tally_rule(&p->aliases, r, -1);
     if (r->certificate) table_remove(&p->authorities, r);
     table_remove(&p->lines, r);
@@ -918,7 +924,8 @@ static reason check_odd(const match *m, reason why) {
 }
 
 static span several_of(const match *m) {
-    switch (m->ambiguous ? m->several : BIND_CN) { /* else it is the gate's */
+    if (!m->ambiguous) return LITERAL("it has different CNs, and the gate looks at one");
+    switch (m->several) {
     case BIND_URI: return LITERAL("it has different URIs");
     case BIND_DNS: return LITERAL("it has different DNS names");
     case BIND_EMAIL: return LITERAL("it has different e-mail addresses");
@@ -937,6 +944,10 @@ static span detail_of(const match *m, const decision *d) {
     case REASON_MALFORMED: return leaf->refusal ? leaf->detail : LITERAL(CUT_SIGNATURE);
     case REASON_BAD_STRING: return leaf->detail;
     case REASON_TOO_LARGE: return leaf->refusal ? leaf->detail : LITERAL(TOO_MANY_PATTERNS);
+    case REASON_KEY_USAGE:
+        return leaf->ca       ? LITERAL("its basic constraints say CA:TRUE")
+               : !leaf->signs ? LITERAL("its key usage has not digitalSignature")
+                              : LITERAL("its extended key usage has not clientAuth");
     case REASON_AMBIGUOUS: return several_of(m);
     case REASON_NO_BINDING: return near_miss(m->lines, leaf);
     case REASON_USER_MISSING: return why_missing(m, d);
@@ -986,8 +997,21 @@ static decision decide_on(const view *lines, const policy *bootstrap, const requ
     return d;
 }
 
+/* Whom the handshake refuses, no policy sees. */
+static decision refused_by_handshake(const request *r) {
+    const char *end = memchr(r->tls.text, 0, sizeof r->tls.text);
+    span text = span_of(r->tls.text, end ? (size_t)(end - r->tls.text) : 0);
+    return (decision){.act = ACTION_REFUSE, .why = r->tls.refused, .detail = text};
+}
+
 decision policy_decide(const policy *p, const policy *bootstrap, const request *r) {
     view lines = {p, r->pending}, own = {bootstrap, NULL};
+    if (r->leaf && r->tls.refused) return refused_by_handshake(r);
+    if (r->leaf && r->tls.state == HANDSHAKE_WITHOUT) {
+        request plain = *r;
+        plain.leaf = NULL;
+        return policy_decide(p, bootstrap, &plain);
+    }
     if (r->leaf && bootstrap && bootstrap->lines.count) {
         bool bound;
         decision d = judge((match){.lines = &own, .revocations = &lines, .r = r}, &bound);

@@ -16,6 +16,8 @@ const char *reason_name(reason why) {
     case REASON_NO_POLICY: return "no_policy";
     case REASON_OFF: return "off";
     case REASON_NO_CERTIFICATE: return "no_certificate";
+    case REASON_HANDSHAKE: return "handshake";
+    case REASON_WEAK: return "weak";
     case REASON_MALFORMED: return "malformed";
     case REASON_TOO_LARGE: return "too_large";
     case REASON_BAD_STRING: return "bad_string";
@@ -179,6 +181,47 @@ static size_t clean_length(span s) {
 }
 
 bool text_clean(span s) { return clean_length(s) == s.len; }
+
+static bool is_elusive(uint32_t c) {
+    static const struct {
+        uint32_t first, last;
+    } ranges[] = {
+        {0xa0, 0xa0},     {0x300, 0x36f},   {0x1680, 0x1680}, {0x1ab0, 0x1aff}, {0x1dc0, 0x1dff},
+        {0x2000, 0x200a}, {0x202f, 0x202f}, {0x205f, 0x205f}, {0x20d0, 0x20ff}, {0x2800, 0x2800},
+        {0x3000, 0x3000}, {0xfe20, 0xfe2f},
+    };
+    for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++) {
+        if (c >= ranges[i].first && c <= ranges[i].last) return true;
+    }
+    return false;
+}
+
+/* The length of the first character of clean text. */
+static size_t character(span text, bool *elusive) {
+    uint32_t c = 0;
+    size_t len = utf8_read(text, &c);
+    *elusive = is_elusive(c);
+    return len ? len : 1;
+}
+
+bool text_visible(span text) {
+    bool elusive = false;
+    while (text.len && !elusive) text = span_skip(text, character(text, &elusive));
+    return !elusive;
+}
+
+void put_visible(writer *w, span text, const char *escape) {
+    while (text.len) {
+        bool elusive;
+        size_t len = character(text, &elusive);
+        if (!elusive) put(w, text.ptr, len);
+        for (size_t i = 0; elusive && i < len; i++) {
+            put_string(w, escape);
+            put_hex(w, span_of(text.ptr + i, 1));
+        }
+        text = span_skip(text, len);
+    }
+}
 
 static void put_utf8(writer *w, uint32_t c) {
     if (c < 0x80) {

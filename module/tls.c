@@ -129,6 +129,7 @@ static SSL *take_only(const ip *address, uint16_t port) {
 bool tls_claim(const ip *address, uint16_t port, peer *out) {
     SSL *ssl = take_only(address, port);
     if (ssl == NULL) return false;
+    handshake_seen(ssl);
     out->count = 0;
     out->ssl = ssl;
     out->socket = SSL_get_fd(ssl);

@@ -318,16 +318,18 @@ def decide(
     ask: Callable[[str], int] | None = None,
     no_journal: bool = False,
     no_policy: bool = False,
+    tls: dict[str, Any] | None = None,
 ) -> Verdict:
     """The decision under a raw policy. `chain`: the CAs that the handshake verified above the leaf,
-    its issuer first; None where there was none, so that the core verifies by itself."""
+    its issuer first; None where there was none, so that the core verifies by itself. `tls`: what
+    explain was told of a handshake."""
     raw, path, certificates = ffi.NULL, ffi.new("path *"), []
     if leaf is not None:
         certificates = [x509(leaf)]
         raw = ffi.new("identity *")
         lib.identity_read(certificates[0], raw)
         if chain is None:
-            lib.path_verify(lines, certificates[0], ffi.NULL, 0, path)
+            lib.path_verify(lines, certificates[0], ffi.NULL, 0, now, path)
         else:
             above = [one if isinstance(one, bytes) else one.der for one in chain or [ca()]]
             certificates += [x509(one) for one in above]
@@ -344,7 +346,7 @@ def decide(
     request = ffi.new(
         "request *",
         {"leaf": raw, "issuers": path, "now": now, "address": span(address), "ask": callback}
-        | {"pending": pending, "no_journal": no_journal, "no_policy": no_policy},
+        | {"pending": pending, "no_journal": no_journal, "no_policy": no_policy, "tls": tls or {}},
     )
     decided = lib.policy_decide(lines, bootstrap, request)
     return Verdict(

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import hashes
 
 from control.records import Node
+from control.sync import NodeError
 from tests.api import ControlPlane
+from tests.chains import rsa_key, sign
 from tests.support import Cert, Pki, days
 
 EXPLAIN = "POST /v1/certauth/explain"
@@ -58,6 +61,60 @@ def test_explain_says_why_somebody_is_refused(api: ControlPlane, pki: Pki, field
         found = api.ok(EXPLAIN, question(cert, **fields))
         assert (found["action"], found["reason"], found["user"]) == ("refuse", reason, None)
         assert api("GET /v1/users/role", cert=cert).code == reason
+
+
+def test_attack_a_weak_certificate_on_the_rest_api(api: ControlPlane, pki: Pki) -> None:
+    """What every server's handshake refuses is no way in here, and explain says the same."""
+    for weak in (
+        sign(pki.ca, "CN=alice,OU=eng,O=acme", rsa_key(1024)),
+        sign(pki.ca, "CN=alice,OU=eng,O=acme", pki.alice.key, hashes.SHA1()),
+    ):
+        assert api("GET /v1/users/role", cert=weak).code == "weak"
+        assert api.ok(EXPLAIN, question(weak))["reason"] == "weak"
+        trace = api.ok(EXPLAIN, question(weak, bdb_uid=1))["trace"]
+        assert trace[0].startswith("the TLS handshake was not asked")
+        assert any("below security level 2" in line for line in trace)
+
+
+def test_explain_asks_the_servers_of_a_database(api: ControlPlane, pki: Pki) -> None:
+    """What each says of its handshake comes first, and what all refuse is refused; one that cannot
+    be reached, or is of an older version, says nothing."""
+    good = {"decision": "login", "reason": "matched", "trace": ["the TLS handshake takes it", "x"]}
+    bad = {
+        "decision": "refuse",
+        "reason": "expired",
+        "trace": ["the TLS handshake refuses it", "y", "to change it: z"],
+    }
+    old = {"decision": "login", "reason": "matched", "trace": ["subject CN=alice"]}
+    unasked = "the TLS handshake was not asked (CERTAUTH.EXPLAIN on a server asks its own)"
+    asked: list[tuple[Any, ...]] = []
+
+    def explained(**said: Any) -> Any:
+        def ask(uid: int, question: Any) -> Any:
+            question(lambda *words: asked.append((uid, *words)))
+            return said
+
+        api.app.extensions["ask"] = ask
+        return api.ok(EXPLAIN, question(pki.alice, bdb_uid=1, address="10.0.0.1"))
+
+    found = explained(a=good, b=bad, c=NodeError("UNREACHABLE", "away"), d=old)
+    assert (found["action"], found["reason"], found["user"]) == ("login", "matched", "alice")
+    assert found["trace"][:3] == [
+        "on a, the TLS handshake takes it", "on b, the TLS handshake refuses it",
+        "subject CN=alice,OU=eng,O=acme, issued by " + found["certificate"]["issuer"]
+        + found["trace"][2].partition(found["certificate"]["issuer"])[2],
+    ]  # fmt: skip
+    found = explained(b=bad, c=NodeError("UNREACHABLE", "away"), e=bad)
+    assert (found["action"], found["reason"], found["user"]) == ("refuse", "expired", None)
+    assert found["trace"] == [
+        "on b, the TLS handshake refuses it", "on e, the TLS handshake refuses it", "y",
+        "to change it: z",
+    ]  # fmt: skip
+    for said in ({}, {"c": NodeError("UNREACHABLE", "away")}, {"d": old}):
+        found = explained(**said)
+        assert found["action"] == "login"
+        assert found["trace"][0].startswith(unasked)
+    assert asked[0] == (1, "CERTAUTH.EXPLAIN", pki.alice.presented.decode(), "10.0.0.1")
 
 
 def test_explain_can_ask_for_another_time(api: ControlPlane, pki: Pki) -> None:

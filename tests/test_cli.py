@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from control.cli import main
+from control.commands import clean
 from control.service import Config
 from tests.api import ADMIN
 from tests.control import Https, enrolled_node, initialised
@@ -89,6 +90,20 @@ def test_what_cannot_be_explained_is_said(
     assert found.output.startswith("Error: ")
     assert "decision" not in found.output
     assert message in found.output
+
+
+def test_attack_a_text_that_steers_the_terminal() -> None:
+    """What cannot be printed is shown as bytes in hex, not as something else that looks like it."""
+    assert clean("a\xa0b\x1b[2J\u202e\n") == "a\\C2\\A0b\\1B[2J\\E2\\80\\AE\n"
+    assert clean("jos\u00e9 \\ x") == "jos\u00e9 \\ x"
+
+
+def test_an_explanation_without_a_server_says_so_first(tmp_path: Path, pki: Pki) -> None:
+    """Whoever reads no further than one line knows that no handshake was asked."""
+    (tmp_path / "policy").write_text(f"set enforce on\n{authority(pki.ca)}\n")
+    found = run("explain", pki.alice.files[0], "--policy", tmp_path / "policy")
+    assert found.output.startswith("the TLS handshake was not asked (")
+    assert "to change it: add the line: bind subject CN=alice,OU=eng,O=acme <user>" in found.output
 
 
 def test_lines_are_counted_as_an_editor_counts_them(tmp_path: Path, pki: Pki) -> None:

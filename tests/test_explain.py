@@ -1,5 +1,7 @@
 """What explain says is what was decided, and a stranger's certificate cannot write in it."""
 
+import random
+import shlex
 from dataclasses import replace
 from typing import Any
 
@@ -47,6 +49,16 @@ WAYS: dict[str, tuple[list[str], bytes | None, dict[str, Any]]] = {
     "no_policy": (TRUST, certificate(ALICE), {"no_policy": True}),
     "off": ([], certificate(ALICE), {}),
     "no_certificate": (TRUST, None, {}),
+    "handshake": (
+        TRUST,
+        certificate(ALICE),
+        {"tls": {"state": lib.HANDSHAKE_ASKED, "refused": lib.REASON_HANDSHAKE, "text": b"no"}},
+    ),
+    "weak": (
+        TRUST,
+        certificate(ALICE),
+        {"tls": {"state": lib.HANDSHAKE_ASKED, "refused": lib.REASON_WEAK, "text": b"no"}},
+    ),
     "malformed": (TRUST, certificate(name([(O, "acme")], [])), {}),
     "too_large": (TRUST, certificate(person("a" * 5000)), {}),
     "bad_string": (TRUST, certificate(person("a\0b")), {}),
@@ -201,7 +213,7 @@ def test_only_so_much_is_looked_at_for_the_nearest() -> None:
     identity, path = ffi.new("identity *"), ffi.new("path *", {"known": True, "count": 1})
     leaf = raw.x509(certificate(ENG))
     lib.identity_read(leaf, identity)
-    lib.path_verify(lines, leaf, ffi.NULL, 0, path)
+    lib.path_verify(lines, leaf, ffi.NULL, 0, NOW, path)
     request.leaf, request.issuers, request.now = identity, path, NOW
     decided = lib.policy_decide(lines, ffi.NULL, request)
     for most, there in ((0, False), (1 << 15, True)):
@@ -219,9 +231,17 @@ def test_every_rdn_is_told_with_its_types() -> None:
 
 
 def test_what_core_tells_is_the_same_trace() -> None:
-    """core.Decision.trace, line by line."""
-    decision = trusting(BIND).decide(certificate(ALICE), now=NOW)
-    assert decision.trace == decide(policy([*TRUST, BIND]), certificate(ALICE)).trace
+    """core.Decision.trace, line by line; but first that no handshake was asked, and what it would
+    want, unless the certificate is for the REST API itself, which has no other handshake."""
+    under, same = trusting(BIND), decide(policy([*TRUST, BIND]), certificate(ALICE)).trace
+    first, *rest = under.decide(certificate(ALICE), now=NOW).trace
+    assert first == (
+        "the TLS handshake was not asked (CERTAUTH.EXPLAIN on a server asks its own): it also "
+        "wants a root of the path in the server's trust store, and keys and signatures of its "
+        "security level"
+    )
+    assert tuple(rest) == same
+    assert under.decide(certificate(ALICE), now=NOW, own=True).trace == same
 
 
 @pytest.mark.parametrize(
@@ -351,6 +371,11 @@ FAULTS: dict[str, tuple[bytes, str]] = {
         certificate(ALICE, sans(ip(b"12345"))),
         "bad_string: a name in it is not clean text: subject alternative name 1, ip, has 5 bytes, "
         "not 4 or 16",
+    ),
+    "a UPN of another type": (
+        certificate(ALICE, sans(upn("a@n", raw.T61))),
+        "bad_string: a name in it is not clean text: subject alternative name 1, upn, is a "
+        "T61STRING, and no text",
     ),
     "an empty RDN": (
         certificate(name([(O, "acme")], [], [(CN, "x")])),
@@ -512,6 +537,225 @@ def test_no_line_can_say_what_is_odd() -> None:
         except ValueError:
             continue
         assert found.reason == "bad_string", line
+
+
+# ---- Cures ---------------------------------------------------------------------------------------
+
+USAGES = {
+    "keyEncipherment alone": (
+        [raw.constraints(False), raw.key_usage(b"\5\x20"), purposes(raw.CLIENT_AUTH)],
+        "its key usage has not digitalSignature",
+        "issue one with digitalSignature in its key usage",
+    ),
+    "serverAuth alone": (
+        [raw.constraints(False), purposes(raw.SERVER_AUTH)],
+        "its extended key usage has not clientAuth",
+        "issue one with the extended key usage clientAuth and without CA:TRUE",
+    ),
+    "a CA's": (
+        [raw.constraints(True), purposes(raw.CLIENT_AUTH)],
+        "its basic constraints say CA:TRUE",
+        "issue one with the extended key usage clientAuth and without CA:TRUE",
+    ),
+}
+
+
+@pytest.mark.parametrize("which", USAGES)
+def test_what_a_certificate_lacks_is_named(which: str) -> None:
+    """AD CS has templates for encryption, whose keys sign nothing."""
+    extensions, why, cure = USAGES[which]
+    found = decide(policy([*TRUST, BIND]), certificate(ALICE, extensions=extensions))
+    assert (found.reason, found.detail) == ("key_usage", why)
+    assert found.trace[-1] == f"to change it: {cure}"
+
+
+def test_a_missing_intermediate_is_for_the_client_to_send() -> None:
+    """Nobody knows whether it is one; both cures are told."""
+    middle = intermediate(ca())
+    leaf = certificate(ALICE, by=middle)
+    told = trusting(BIND).decide(leaf, now=NOW).trace[-1]
+    assert told == (
+        "to change it: where an intermediate CA issued it, the client has to send that with its "
+        "certificate; else add a `ca` line for the CA that issued it"
+    )
+    known = decide(policy(["set enforce on", BIND]), certificate(ALICE)).trace[-1]
+    assert known == "to change it: add a `ca` line for the CA that issued it"
+
+
+def test_a_subject_that_no_gate_can_say() -> None:
+    """Names of Active Directory have two CNs and DCs: the cure is not an `allow` line."""
+    leaf = certificate(
+        name([(raw.DC, "example")], [(raw.DC, "acme")], [(CN, "Users")], [(CN, "Alice Miller")])
+    )
+    bind = f"bind subject {core.quote(core.identity(leaf).subject)} alice"
+    gates = {
+        "full_subject": "no `allow` line can say this subject, which has other attributes than "
+        "one CN, OUs and one of O, L, ST and C: take the gate away",
+        "san_cn": "the gate looks at the CN, so issue one with a single CN, or take the gate away",
+    }
+    for gate, cure in gates.items():
+        trace = decide(policy([*TRUST, bind, f"set gate {gate}"]), leaf).trace
+        assert trace[-1] == f"to change it: {cure}"
+    assert decide(policy([*TRUST, bind]), leaf).action == "login"
+
+
+LOOKS = ["Jean\xa0Dupont", "Mu\u0308ller", "a\u2003b", "x\u2800y", "\u3000z", "caf\u0301"]
+
+
+@pytest.mark.parametrize("common_name", LOOKS)
+def test_what_is_offered_for_pasting_can_be_pasted(common_name: str) -> None:
+    """A no-break space, NFD and the like are shown as bytes in hex, and the line that is advised
+    binds the certificate; so does the subject of the command."""
+    leaf = certificate(person(common_name))
+    trace = decide(policy([*TRUST, "bind subject CN=Jean?Dupont,O=acme x"]), leaf).trace
+    assert all(line.isprintable() for line in trace)
+    line = trace[-1].removeprefix("to change it: add the line: ").replace("<user>", "alice")
+    assert line.isascii()
+    assert decide(policy([*TRUST, line]), leaf).action == "login"
+    again = decide(policy([*TRUST, line]), leaf).trace[-1]
+    assert again.isascii()
+    told = trusting().decide(leaf, now=NOW, managed=True).trace[-1]
+    command = told.removeprefix("to change it: ").removesuffix(
+        ", where a role of that user has an ACL here"
+    )
+    *words, subject = shlex.split(command.replace("<user>", "alice"))
+    assert words == ["redis-certauth", "user", "update", "alice", "--subject"]
+    assert core.parse_name(subject) == core.identity(leaf).subject
+
+
+def test_lines_are_shown_so_that_they_can_be_pasted() -> None:
+    """Those that decide, revoke or are near as well, values of every kind."""
+    for value in ('a"b\\c\xa0d', "e\u0301"):
+        leaf = certificate(person("x"), sans(upn(value)))
+        line = f"bind upn {core.quote(value)} alice"
+        decided = decide(policy([*TRUST, line]), leaf).trace[-1]
+        assert decided.startswith("decided by the line: bind upn ")
+        assert decided.isascii()
+        pasted = decided.removeprefix("decided by the line: ")
+        assert core.canonical(pasted) == core.canonical(line)
+
+
+def test_with_a_control_plane_the_cure_is_a_command() -> None:
+    """A line that is added by hand is taken back within a second."""
+    cases: list[tuple[list[str], bytes, str]] = [
+        ([], certificate(ALICE), "redis-certauth db update <database> --tls-mode enabled"),
+        (TRUST, certificate(name([(CN, "o'neil")])),
+         "redis-certauth user update <user> --subject 'CN=o'\\''neil', where a role of that user "
+         "has an ACL here"),
+        (["set enforce on"], certificate(ALICE),
+         "where an intermediate CA issued it, the client has to send that with its certificate; "
+         "else redis-certauth ca set <file with all CAs>, or authentication_ssl_client_certs of "
+         "the database"),
+        ([*TRUST, "set gate san_cn"], certificate(ALICE),
+         "redis-certauth db update <database> --validation disabled, or add it to "
+         "authorized_subjects of the database"),
+    ]  # fmt: skip
+    for lines, leaf, cure in cases:
+        under = core.Policy(lines)
+        assert under.decide(leaf, now=NOW, managed=True).trace[-1] == f"to change it: {cure}"
+        assert "redis-certauth" not in under.decide(leaf, now=NOW).trace[-1]
+
+
+def test_of_a_certificate_in_the_event_log_only_what_is_known_is_told() -> None:
+    """Neither an issuer that is empty nor a year that nobody wrote."""
+    found = core.identity(certificate(ALICE))
+    known = ClientCertificate(
+        cert=found.cert, key=found.key, ca=ca().key_id, issuer="", serial="01",
+        subject=found.subject, user="", not_before=0, not_after=0, first=0,
+    )  # fmt: skip
+    for not_after, told in ((0, ""), (NOW, ", valid to 2027-01-15T08:00:00Z")):
+        one = replace(known, not_after=not_after)
+        trace = trusting(BIND).decide_known(one, now=NOW).trace
+        assert trace[0] == f"subject CN=alice,O=acme, serial 01{told}"
+
+
+# ---- The nearest ---------------------------------------------------------------------------------
+
+NEAR: dict[str, tuple[bytes, list[str], str]] = {
+    "DNS in capitals": (
+        certificate(person("x"), sans(dns("HOST1.acme.com"))),
+        ["bind dns host1.acme.com web"],
+        "bind dns host1.acme.com web: the certificate has HOST1.acme.com",
+    ),
+    "a URI": (
+        certificate(person("x"), sans(uri("spiffe://ACME.com/x"))),
+        ["bind uri spiffe://acme.com/x app"],
+        "bind uri spiffe://acme.com/x app: the certificate has spiffe://ACME.com/x",
+    ),
+    "an e-mail address": (
+        certificate(person("x"), sans(raw.email("Alice@ACME.com"))),
+        ["bind email alice@acme.com alice"],
+        "bind email alice@acme.com alice: the certificate has Alice@ACME.com",
+    ),
+    "a UPN": (
+        certificate(person("x"), sans(upn("alice@CORP.acme"))),
+        ["bind upn alice@corp.acme alice"],
+        "bind upn alice@corp.acme alice: the certificate has alice@CORP.acme",
+    ),
+    "a CN": (
+        certificate(person("X  y")),
+        ["bind cn x\xa0y alice".replace("x\xa0y", '"x y"')],
+        'bind cn "x y" alice: the certificate has "X  y"',
+    ),
+    "the same CN, before one attribute less that differs": (
+        certificate(name([(O, "acme")], [(OU, "ops")], [(CN, "bob")])),
+        ["bind subject CN=ann,OU=ops,O=acme ann", "bind subject CN=bob,OU=x,O=other bob"],
+        "bind subject CN=bob,OU=x,O=other bob: the certificate has O=acme, OU=ops, the line has "
+        "O=other, OU=x",
+    ),
+    "case and order, before another OU": (
+        certificate(name([(O, "Acme")], [(OU, "eng")], [(CN, "bob")])),
+        ["bind subject CN=bob,OU=ops,O=Acme one", "bind subject O=ACME,OU=eng,CN=Bob two"],
+        "bind subject O=ACME,OU=eng,CN=Bob two: the certificate has O=Acme, CN=bob, the line has "
+        "CN=Bob, O=ACME",
+    ),
+    "no CN": (
+        certificate(name([(O, "Acme")], [(OU, "eng")])),
+        ["bind subject O=acme,OU=eng app"],
+        "bind subject O=acme,OU=eng app: the certificate has O=Acme, the line has O=acme",
+    ),
+    "NFD": (
+        certificate(person("Mu\u0308ller")),
+        ["bind subject CN=M\u00fcller,O=acme m"],
+        "bind subject CN=M\u00fcller,O=acme m: the certificate has CN=Mu\\cc\\88ller, the line "
+        "has CN=M\u00fcller",
+    ),
+}
+
+
+@pytest.mark.parametrize("which", NEAR)
+def test_the_nearest_line_is_the_one_that_was_meant(which: str) -> None:
+    """Of every kind: the same but for case, blanks and order first, then the same CN, then others;
+    also where it is the last of 20,000 lines."""
+    leaf, lines, told = NEAR[which]
+    crowd = [f"bind subject CN=u{n},OU=ops,O=acme u" for n in range(20_000 if "CN" in which else 9)]
+    for order in ([*lines, *crowd], [*crowd, *lines]):
+        found = decide(policy([*TRUST, *order]), leaf)
+        assert found.reason == "no_binding"
+        assert f"nearest: {told}" in found.trace
+
+
+@pytest.mark.parametrize("hosts", [100, 10])
+def test_the_index_of_the_nearest_follows_the_policy(hosts: int) -> None:
+    """Lines come and go, in place and by a new table. Of more than 64 alike the index keeps a
+    part, and never one that has gone."""
+    rng, held = random.Random(1), policy(TRUST)
+    lines = [f"bind dns H{n % hosts}.n u{n} ca={n:064x}" for n in range(4000)]
+    there = set[str]()
+    for _ in range(40):
+        come = set(rng.sample(lines, rng.choice([1, 5, 3000]))) - there
+        gone = {line for line in there if rng.random() < 0.5}
+        changes = [*(f"-{line}" for line in gone), *(f"+{line}" for line in come)]
+        lib.policy_commit(held, change := raw.patch(held, changes))
+        lib.patch_free(change)
+        there = (there - gone) | come
+        for host in range(0, hosts, 7):
+            same = {line for line in there if line.startswith(f"bind dns H{host}.n ")}
+            trace = decide(held, certificate(person("x"), sans(dns(f"h{host}.n")))).trace
+            near = [line for line in trace if line.startswith("nearest: ")]
+            assert len(near) == bool(same) or (hosts == 10 and not near)
+            told = {line.removeprefix("nearest: ").split(": ")[0] for line in near}
+            assert told <= same
 
 
 # ---- Attacks -------------------------------------------------------------------------------------

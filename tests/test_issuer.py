@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 from cryptography import x509 as pyca
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
@@ -34,6 +35,7 @@ from tests.certificates import (
     trusting,
     x509,
 )
+from tests.chains import rsa_key, sign
 from tests.support import Cert, der, root
 
 ALICE = person("alice")
@@ -195,6 +197,77 @@ def test_the_longest_path(count: int) -> None:
     wanted = "matched" if len(chain) <= lib.PATH_LENGTH else "untrusted_issuer"
     assert reason(trusting(BIND), leaf, *chain[:-1]) == wanted
     assert handshake([authority_line(ca()), BIND], leaf, *chain) == wanted
+
+
+# ---- What the REST API asks of its own clients ---------------------------------------------------
+
+
+def of_api(under: Policy, leaf: bytes, *above: Cert) -> str:
+    return under.decide(pem(leaf, *(one.der for one in above)), now=NOW, own=True).reason
+
+
+def some_weak() -> dict[str, tuple[Policy, bytes, list[Cert]]]:
+    """Leaves and CAs that libcrypto verifies and no server at security level 2 takes."""
+    long = {"begin": raw.BEGIN, "end": raw.END}
+    small, key, alice = rsa_key(1024), leaf_key(), "CN=alice,O=acme"
+    weak_root = sign(None, "CN=Weak root", small, ca=True, **long)
+    weak_ca = sign(ca(), "CN=Weak CA", small, ca=True, **long)
+    old_root = sign(None, "CN=Old root", rsa_key(2048), ca=True, **long)
+    leaves = {
+        "a key of RSA-1024": (ca(), sign(ca(), alice, small, **long), []),
+        "a signature with SHA-1": (ca(), sign(ca(), alice, key, hashes.SHA1(), **long), []),
+        "a signature with MD5": (
+            old_root, sign(old_root, alice, key, hashes.MD5(), **long), [],
+        ),
+        "a root of RSA-1024": (weak_root, sign(weak_root, alice, key, **long), []),
+        "a CA of RSA-1024": (ca(), sign(weak_ca, alice, key, **long), [weak_ca]),
+    }  # fmt: skip
+    return {
+        kind: (trusting(BIND, trust=[top]), leaf.der, above)
+        for kind, (top, leaf, above) in leaves.items()
+    }
+
+
+def test_attack_a_weak_key_or_signature() -> None:
+    """The REST API takes any certificate in its handshake, so the decision has to ask what every
+    server's handshake asks; of a database, explain says what such a server would say."""
+    for kind, (under, leaf, above) in some_weak().items():
+        assert of_api(under, leaf, *above) == "weak", kind
+        told = under.decide(pem(leaf, *(one.der for one in above)), now=NOW)
+        assert told.reason == "matched", kind
+        assert any("below security level 2" in line for line in told.trace), kind
+    assert of_api(trusting(BIND), certificate(ALICE)) == "matched"
+    stranger = sign(None, "CN=alice,O=acme", rsa_key(1024), begin=raw.BEGIN, end=raw.END)
+    assert of_api(trusting(BIND), stranger.der) == "untrusted_issuer"
+
+
+def test_a_root_that_is_not_known_is_no_way_into_the_api() -> None:
+    """The path that ends at a `ca` line is a help for explain, which says so."""
+    middle = intermediate(long_root("CN=Top"))
+    leaf, under = certificate(ALICE, by=middle), trusting(BIND, trust=[middle])
+    told = under.decide(pem(leaf, middle.der), now=NOW)
+    assert told.reason == "matched"
+    assert any("the root above that is not known here" in line for line in told.trace)
+    assert of_api(under, leaf, middle) == "untrusted_issuer"
+
+
+def test_the_twin_of_an_expired_ca_counts() -> None:
+    """A CA that was renewed with its key is often sent beside its old certificate, in any order;
+    libcrypto prefers the one that is valid (AddTrust, 2020), now or at the time that is asked."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    turn = datetime(2026, 1, 1, tzinfo=UTC)
+    old = intermediate(ca(), "CN=Twin", key=key, not_after=turn)
+    new = intermediate(ca(), "CN=Twin", key=key, not_before=turn)
+    leaf, under, begin = certificate(ALICE, by=new), trusting(BIND), int(turn.timestamp())
+    for chain in ([old, new], [new, old]):
+        shown = pem(leaf, *(one.der for one in chain))
+        for now in (begin - 9, begin + 9, NOW):
+            assert under.decide(shown, now=now).reason == "matched"
+    assert reason(under, leaf, old) == "ca_expired"
+    roots = [root("CN=Top", key=key, not_before=a, not_after=b)
+             for a, b in ((raw.BEGIN, turn), (turn, raw.END))]  # fmt: skip
+    for trust in (roots, roots[::-1]):
+        assert reason(trusting(BIND, trust=trust), certificate(ALICE, by=roots[1])) == "matched"
 
 
 # ---- Two CAs -------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from tests.api import ADMIN
 from tests.control import enrolled_node, initialised
 from tests.nodes import is_open
 from tests.servers import Server
-from tests.support import Cert, Pki, RedisServer, scratch, wait_until
+from tests.support import Cert, Pki, RedisServer, days, scratch, wait_until
 from tests.test_docs import blocks, section
 
 Said = Callable[[str], str]
@@ -175,3 +175,13 @@ def test_the_incident_at_three_in_the_morning(
     assert refused(server, renewed)
     run(cure)
     wait_until(lambda: not refused(server, renewed), "it is in")
+
+    ended = pki.ca.issue("CN=app,OU=ops,O=acme", not_before=days(-9), not_after=days(-1))
+    assert refused(server, ended)
+    Path("app.crt").write_bytes(ended.pem)
+    told = run(why, code=1)
+    first = "the TLS handshake refuses it, at security level 2: certificate has expired, at depth 0"
+    assert told.startswith(f"on 127.0.0.1:{server.port}, {first}\n")
+    assert told.endswith("to change it: renew the certificate\ndecision: refuse\n")
+    assert f"`{first}`" in paper
+    assert "`to change it: renew the certificate`" in paper

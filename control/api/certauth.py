@@ -12,6 +12,7 @@ from control.errors import Refusal, invalid, refused
 from control.models import ExplainBody, KnownBody, PreviewBody
 from control.records import ClientCertificate, Database, Node, Target, User
 from control.store import Store
+from control.sync import NodeError
 from control.waiting import servers
 from control.web import answer, guard, in_field, needs, rehearsed, store
 
@@ -25,7 +26,36 @@ def explain(sent: ExplainBody) -> Response:
     """Who a certificate is, and why: for the REST API, or on a database. Of one that is only known
     from the event log, on a database."""
     decided = in_field("certificate", lambda: decide(sent))
-    return answer(core.told(decided, names(decided, sent)))
+    told = core.told(decided, names(decided, sent))
+    asks = sent.bdb_uid is not None and sent.certificate and sent.time is None
+    return answer(with_handshakes(told, sent) if asks else told)
+
+
+def with_handshakes(told: dict[str, Any], sent: ExplainBody) -> dict[str, Any]:
+    """An explanation with what each server says that its TLS handshake does, before the steps; and
+    refused where the handshakes of all that say so refuse."""
+    words = [sent.certificate, *([sent.address] if sent.address else [])]
+    ask = current_app.extensions["ask"]
+    said = ask(sent.bdb_uid, lambda command: command("CERTAUTH.EXPLAIN", *words))
+    known = {
+        address: one
+        for address, one in said.items()
+        if not isinstance(one, NodeError) and one["trace"][0].startswith("the TLS handshake ")
+    }
+    if not known:
+        return told
+    first = [f"on {address}, {one['trace'][0]}" for address, one in known.items()]
+    refused = [one for one in known.values() if is_refused_by_handshake(one)]
+    if len(refused) < len(known):
+        return {**told, "trace": [*first, *told["trace"][1:]]}
+    one = refused[0]
+    nobody = {"action": "refuse", "reason": one["reason"], "user": None, "users": [], "line": None}
+    return {**told, **nobody, "trace": [*first, *one["trace"][1:]]}
+
+
+def is_refused_by_handshake(said: dict[str, Any]) -> bool:
+    passed = ("the TLS handshake takes it", "the TLS handshake was not asked")
+    return said["decision"] == "refuse" and not said["trace"][0].startswith(passed)
 
 
 @blueprint.post("/v1/certauth/preview")
@@ -73,7 +103,7 @@ def decide(sent: ExplainBody) -> core.Decision:
     pem = sent.certificate.encode()
     if sent.bdb_uid is None:
         return guard().decide(pem, sent.time, sent.address)
-    return database_policy(sent.bdb_uid).decide(pem, sent.time, sent.address)
+    return database_policy(sent.bdb_uid).decide(pem, sent.time, sent.address, managed=True)
 
 
 def client_certificate(sent: KnownBody) -> ClientCertificate:
