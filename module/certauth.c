@@ -2992,7 +2992,7 @@ static int login(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
 }
 
 static void reply_trace(RedisModuleCtx *ctx, const request *r, const decision *d) {
-    enum { MOST = 1 << 15 }; /* bytes of lines looked at for the nearest: a few milliseconds */
+    enum { MOST = 1000 }; /* lines looked at for the nearest: about a millisecond */
     static char text[65536];
     size_t len = decision_explain(node.policy, r, d, MOST, text, sizeof text), lines = 1;
     for (size_t i = 0; i < len; i++) lines += text[i] == '\n';

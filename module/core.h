@@ -389,8 +389,8 @@ span decision_user(const decision *, size_t index);
 decision policy_decide(const policy *, const policy *bootstrap, const request *);
 
 /* Tells the decision to a person: one line a step, '\n' between them, each with the line of the policy
- * behind it; what to change last. Where no line binds the certificate, the nearest of those in the first
- * `most` bytes of lines is told, and by what it failed. Writes at most `room` bytes, not NUL ended, whole lines only;
+ * behind it; what to change last. Where no line binds the certificate, the nearest is told, and by what
+ * it failed: `most` lines are looked at, those that an index finds first. Writes at most `room` bytes, not NUL ended, whole lines only;
  * returns how many. */
 size_t decision_explain(const policy *, const request *, const decision *, size_t most, char *out,
                         size_t room);

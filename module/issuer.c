@@ -26,9 +26,8 @@ typedef bool authority_reader(X509 *certificate, X509 *issuer, authority *out);
 
 static void path_unknown(path *out) { memset(out, 0, offsetof(path, ca)); }
 
-/* Out of a chain that somebody has verified, leaf first. */
+/* Out of a chain that somebody has verified, leaf first, into a path that is unknown. */
 static void path_from_chain(X509 *const *chain, size_t count, authority_reader *read, path *out) {
-    path_unknown(out);
     if (count < 2 || count > PATH_LENGTH + 1)
         return; /* a leaf that vouches for itself has no issuer */
     ERR_set_mark();
@@ -43,7 +42,7 @@ static void path_from_chain(X509 *const *chain, size_t count, authority_reader *
 }
 
 void path_of_chain(X509 *const *chain, size_t count, path *out) {
-    out->partial = out->weak = false;
+    path_unknown(out);
     path_from_chain(chain, count, read_authority, out);
 }
 
@@ -220,7 +219,7 @@ void path_verify(const policy *p, X509 *leaf, X509 *const *extra, size_t count, 
 void path_after_handshake(const policy *p, identity *leaf, X509 *const *chain, size_t count,
                           path *out) {
     const place *known = recall(leaf);
-    out->partial = out->weak = false;
+    path_unknown(out);
     if (count != 1) path_from_chain(chain, count, known_authority, out);
     else if (known) path_copy(out, &known->issuers);
     else path_verify(p, chain[0], seen, AUTHORITIES, 0, out);
