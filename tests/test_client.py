@@ -237,7 +237,7 @@ def test_a_certificate_logs_in_and_is_explained(
 
 def test_tables_steer_no_terminal() -> None:
     """Neither escape sequences nor rich's markup in what the API says."""
-    assert cell("\x1b[2J[red]x").plain == "?[2J[red]x"
+    assert cell("\x1b[2J[red]x").plain == "\\1B[2J[red]x"
 
 
 def test_a_dry_run_says_what_it_would_do_and_does_not(run: Run, pki: Pki) -> None:
