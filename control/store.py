@@ -2206,9 +2206,9 @@ def _target(connection: sa.Connection, bdb_uid: int) -> Target:
     return Target(row.generation, row.digest)
 
 
-def _peers(nodes: Iterable[Node]) -> set[tuple[str, ...]]:
+def _peers(nodes: Iterable[Node]) -> set[tuple[str | bool, ...]]:
     """What the `bind` lines of a database's nodes are made from."""
-    return {(one.key, one.role, one.software, one.origin) for one in nodes if one.key}
+    return {(one.key, one.is_peer, one.role, one.software, one.origin) for one in nodes if one.key}
 
 
 def _nodes(connection: sa.Connection, bdb_uid: int) -> tuple[Node, ...]:

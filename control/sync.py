@@ -45,6 +45,7 @@ THREADS = 16  # nodes spoken to at once; and as many that did not answer the las
 LONGEST = 30.0  # seconds that one command may take, for a node that answers a byte at a time
 CALL_LINES = 1000  # policy lines in one command: some 2 ms of the node's time
 UNREACHABLE = "UNREACHABLE"
+MODULE = "MODULE"  # the code of a server without the module
 
 
 # ---- One node ------------------------------------------------------------------------------------
@@ -156,6 +157,8 @@ class Node:
             code, _, rest = str(error).partition(" ")
             known = code.isupper() and code != "ERR"
             raise NodeError(code if known else "ERR", rest if known else str(error)) from error
+        except redis.AuthenticationError as error:
+            raise NodeError("NOAUTH", STRANGE) from error
         # ValueError: a name that is none, such as a..b, or a reply that is not UTF-8.
         except (redis.RedisError, ValueError) as error:
             raise NodeError(UNREACHABLE, str(error)) from error
@@ -163,7 +166,13 @@ class Node:
             del self._calls[threading.get_ident()]
 
     def status(self) -> Status:
-        found = topology.mapping(self.command("CERTAUTH.POLICY", "STATUS"))
+        """Raises NodeError, MODULE from a server that runs without certauth."""
+        try:
+            found = topology.mapping(self.command("CERTAUTH.POLICY", "STATUS"))
+        except NodeError as error:
+            if error.text.startswith("unknown command"):
+                raise NodeError(MODULE, WITHOUT) from error
+            raise
         return Status(**{name: found[name] for name in Status.__dataclass_fields__})
 
     def sight(self, wide: bool, master: str = "") -> Sight:
@@ -171,21 +180,22 @@ class Node:
         of `master`."""
         seen = topology.sight(topology.fields(self.command("INFO", *topology.SECTIONS)))
         if seen.role == "sentinel":
-            return replace(seen, names=self._watched(master))
+            return self._watched(seen, master)
         if seen.in_cluster and wide:
             others = topology.shards(self.command("CLUSTER", "SHARDS"))
             return replace(seen, names=seen.names | others)
         return seen
 
-    def _watched(self, master: str) -> frozenset[str]:
+    def _watched(self, seen: Sight, master: str) -> Sight:
         masters = self.command("SENTINEL", "MASTERS")
         try:
             name = topology.watched(masters, master)
         except ValueError as error:
             raise NodeError("SENTINEL", str(error)) from error
         one = [found for found in masters if topology.mapping(found)["name"] == name]
-        others = (self.command("SENTINEL", what, name) for what in ("REPLICAS", "SENTINELS"))
-        return topology.listed(one, *others)
+        others = [self.command("SENTINEL", what, name) for what in ("REPLICAS", "SENTINELS")]
+        (its,) = topology.listed(one) or ("",)
+        return replace(seen, names=topology.listed(one, *others), master=its)
 
     def key(self) -> str:
         """SHA-256 of the key of the certificate that it shows, in hex."""
@@ -239,6 +249,19 @@ class Node:
             part = lines[start : start + CALL_LINES]
             self.command("CERTAUTH.POLICY", "STAGE", name, "OF", len(lines), "LINES", *part)
         self.command("CERTAUTH.POLICY", "COMMIT", name, len(lines), *words)
+
+
+WITHOUT = (
+    "this server runs without certauth: it serves the data that it replicates to anybody whom its "
+    "own ACLs admit; load the module, or take it out of the topology"
+)
+SHARED = (
+    "its key is also that of {}, for whose sake the others let it in: give it a key of its own"
+)
+STRANGE = (
+    "this server does not know the control plane: it runs without certauth, or without the control "
+    "plane's bootstrap file"
+)
 
 
 def _stamp(target: Target, owner: str, epoch: int) -> list[str]:
@@ -345,6 +368,8 @@ class _Care:
     seen: Seen
     sight: Sight | None = None  # the last, also of one that does not answer any more
     bound: bool = False  # its key stands in the policy
+    ready: bool = False  # its module answers, and its policy is ours or nobody's
+    known: bool = False  # it has held our policy once, and is missed where it goes
     twin: bool = False  # a second name of a server that is known by another one
     detached: bool = False
     sighted: float = -math.inf  # when that was
@@ -360,14 +385,15 @@ class _Care:
         return self.seen.error.startswith(UNREACHABLE)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Look:
-    """What came of a look at a node; `sight` is None where it did not answer."""
+    """What comes of a look at a node; `sight` is None where it did not answer, or was not asked."""
 
     care: _Care
     seen: Seen
-    sight: Sight | None
+    sight: Sight | None = None
     detached: bool = False
+    ready: bool = False
 
 
 class Worker:
@@ -540,7 +566,9 @@ class Worker:
         """The nodes that were known before this control plane started."""
         self._cares.setdefault(database.uid, {})
         for seen in self._store.nodes(database.uid):
-            self._add(database, seen).bound = bool(seen.key)
+            care = self._add(database, seen)
+            care.bound = seen.is_peer
+            care.known = seen.is_peer or seen.error.startswith(MODULE)
 
     def _care_for(self, database: Database, anew: bool) -> None:
         """The database itself has changed: each of its nodes is looked at at once, and until then
@@ -648,6 +676,10 @@ class Worker:
         if look.sight:
             care.sight, care.sighted = look.sight, time.monotonic()
         care.detached = look.detached
+        if look.ready and not care.ready:  # the others may have waited for it
+            self._poke(care.database.uid)
+        care.ready = look.ready or (care.ready and care.away)
+        care.known = care.known or care.seen.is_peer
         care.failures = care.failures + 1 if care.seen.error else 0
         return before != (care.seen, care.sight, care.detached) or care.since < math.inf
 
@@ -658,9 +690,9 @@ class Worker:
             database, epoch = self._databases[uid][0], self.lease.epoch
             seen = [care.seen for care in cares.values() if not care.twin]
             self._store.report(uid, seen, epoch, database)
-            news = [care for care in cares.values() if care.seen.key and not care.bound]
+            news = [care for care in cares.values() if care.seen.is_peer != care.bound]
             for care in news:
-                care.bound = True
+                care.bound = care.seen.is_peer
             if news:
                 self._poke(uid)
             if database.deleting and all(one.detached for one in cares.values()):
@@ -672,7 +704,7 @@ class Worker:
     def _place(self, database: Database) -> None:
         """Cares for whomever the nodes of a database name, and no longer for who has left it."""
         cares = self._cares[database.uid]
-        sights = {one: care.sight for one, care in cares.items()}
+        sights = {one: _word(care) for one, care in cares.items()}
         seeds = {one for one, care in cares.items() if care.seen.origin == "endpoint"}
         inside = topology.members(seeds, sights)
         for address in inside - cares.keys():
@@ -688,6 +720,8 @@ class Worker:
             elif care.seen.origin == "leaving":
                 if care.detached:
                     self._drop(care)
+            elif not care.known:
+                self._drop(care)
             elif told:
                 self._outside(care)
             else:
@@ -722,26 +756,23 @@ class Worker:
         """Brings a node to its policy; once a second it also sees whom the node names, and reads
         its log: whoever waits for a change does not wait for that."""
         fresh = not seen.error and time.monotonic() < care.sighted + INTERVAL / 2
-        known, sight, detached = care.sight if fresh else None, None, False
+        known, look = care.sight if fresh else None, _Look(care, seen)
         try:
             if known is None:
-                known = sight = self._sight(care, database)
-                seen = replace(
-                    seen, role=sight.role, software=sight.software, module=sight.module,
-                    key=care.node.key(),
-                )  # fmt: skip
-            seen, detached = self._reconcile(care, database, seen, known)
+                known = look.sight = self._sight(care, database)
+                look.seen = replace(seen, role=known.role, software=known.software)
+            self._reconcile(look, database, known)
         except NodeError as error:
             text = "" if error.code == "BUSY" else str(error)  # somebody is writing: again soon
-            seen = _failed(seen, text)
+            look.seen = _failed(look.seen, text)
         except Replaced:
             pass  # it is for somebody else to say what it holds
         except Exception:
             log.exception("%s of '%s'", seen.address, database.name)
-            seen = _failed(seen, "the control plane failed; its log says why")
-        self._found.put(_Look(care, seen, sight, detached))
+            look.seen = _failed(look.seen, "the control plane failed; its log says why")
+        self._found.put(look)
         self._wake.set()
-        if sight and sight.role != "sentinel" and not care.twin:
+        if look.sight and look.sight.role != "sentinel" and not care.twin:
             self._collector.collect(database, seen.address, care.node.command)
         self._found.put(care)
         self._wake.set()
@@ -757,43 +788,103 @@ class Worker:
         seen = care.node.sight(wide, database.sentinel_master)
         return seen.reached_by(dict(database.node_addresses))
 
-    def _reconcile(
-        self, care: _Care, database: Database, seen: Seen, sight: Sight
-    ) -> tuple[Seen, bool]:
-        """What the node then holds, and whether it holds nothing of ours any more."""
-        uid, node = database.uid, care.node
+    def _reconcile(self, look: _Look, database: Database, sight: Sight) -> None:
+        """What the node then holds, and whether it holds nothing of ours any more. Its key lets it
+        in to the others once it holds our policy, or waits for nothing but them."""
+        uid, care, node = database.uid, look.care, look.care.node
         owner = f"{self._store.cluster().identifier}/{uid}"
         target = self._store.target(uid)
         if care.twin or sight.role == "sentinel":
-            return _holding(seen, target, True), True
-        if database.deleting or seen.origin == "leaving":
-            status = detach(node, target, owner, self.lease)
-            return _holding(seen, status, status.owner != owner), status.owner != owner
-        before = node.status()
-        self._check_peers(database, before, sight, seen.address)
+            first = self._first(care, sight)
+            module, look.ready = (first.seen.module, first.ready) if first else ("", False)
+            look.seen = replace(_holding(look.seen, target, True), module=module, key=node.key())
+            look.detached = True
+            return
+        if database.deleting or look.seen.origin == "leaving":
+            self._give_back(look, target, owner)
+            return
+        before = self._status(look)
+        enrolled = replace(look.seen, module=sight.module, key=node.key())
+        look.ready = before.journal == "ok" and before.owner in ("", owner)
+        if before.generation and before.owner == owner:
+            look.seen = enrolled
+        waits_for = self._unbound(database, before, sight.names - {look.seen.address})
+        if waits_for:
+            known = dict(self._cares[uid])
+            if look.ready and all(one in known and known[one].ready for one in waits_for):
+                look.seen = enrolled
+            why = ", ".join(f"{one} ({_why(known.get(one))})" for one in waits_for)
+            raise NodeError("PEERS", f"{why}: {UNBOUND}")
         status, drift = reconcile(self._store, uid, owner, node, self.lease, before)
         if drift:
             self._note(care, "node_drift", **drift)
         target = self._store.target(uid)
         in_step = (status.generation, status.digest) == (target.generation, target.digest)
         error = "" if status.trust.startswith(("managed", "not managed")) else status.trust
-        seen = replace(_holding(seen, status, in_step), detail=status.trust)
-        return _failed(seen, f"TRUST {error}", in_step) if error else seen, False
+        seen = replace(_holding(enrolled, status, in_step), detail=status.trust)
+        look.seen = _failed(seen, f"TRUST {error}", in_step) if error else seen
 
-    def _check_peers(self, database: Database, status: Status, sight: Sight, address: str) -> None:
-        """Where enforcement would cut off a peer of this node, it does not begin."""
+    def _first(self, care: _Care, sight: Sight) -> _Care | None:
+        """The server behind a second name of it."""
+        cares = list(self._cares[care.database.uid].values())
+        same = (one for one in cares if one.sight and one.sight.run == sight.run)
+        return next((one for one in same if care.twin and not one.twin), None)
+
+    def _status(self, look: _Look) -> Status:
+        """One without the module is told once as an event, and what it shows lets nobody in."""
+        care, before = look.care, look.seen.error
+        try:
+            return care.node.status()
+        except NodeError as error:
+            if error.code != MODULE:
+                raise
+            if not before.startswith(MODULE):
+                self._note(care, "node_without_module")
+            key, nothing = care.node.key(), Target(0, "")
+            look.seen = replace(_holding(look.seen, nothing, False), module="", key=key)
+            cares = list(self._cares[care.database.uid].values())
+            same = [one.seen.address for one in cares if one.seen.is_peer and one.seen.key == key]
+            if not same:
+                raise
+            raise NodeError(MODULE, f"{WITHOUT}; {SHARED.format(', '.join(same))}") from error
+
+    def _give_back(self, look: _Look, target: Target, owner: str) -> None:
+        """One without the module has nothing of ours."""
+        held: Status | Target = Target(0, "")
+        look.detached = True
+        try:
+            held = detach(look.care.node, target, owner, self.lease)
+            look.detached = held.owner != owner
+        except NodeError as error:
+            if error.code != MODULE:
+                look.detached = False
+                raise
+        look.seen = _holding(look.seen, held, look.detached)
+
+    def _unbound(self, database: Database, status: Status, names: Iterable[str]) -> list[str]:
+        """The peers of a node that enforcement would cut off there, where it has yet to begin."""
         asked = database.refuses and not database.allow_unbound_peers
         if not asked or status.enforce == "on":
-            return
+            return []
         known = self._cares[database.uid]
-        others = sight.names - {address}
-        unbound = [one for one in sorted(others) if one not in known or not known[one].bound]
-        if unbound:
-            raise NodeError("PEERS", f"{', '.join(unbound)}: {UNBOUND}")
+        return [one for one in sorted(names) if one not in known or not known[one].bound]
+
+
+def _word(care: _Care) -> Sight | None:
+    """What a node said, as far as it counts. Whom a stranger without the module names is nobody."""
+    sight = care.sight
+    if sight is None or sight.module or sight.role == "sentinel" or care.known:
+        return sight
+    return replace(sight, names=frozenset())
+
+
+def _why(care: _Care | None) -> str:
+    """What stands in the way of a node that is not bound."""
+    return (care.seen.error or "not in step yet") if care else "not reached yet"
 
 
 UNBOUND = (
-    "a peer of this node that would be cut off, for it was not reached and its key is unknown; "
+    "a peer of this node that would be cut off, for it was not seen to hold the policy; "
     "node_addresses says how it is reached, allow_unbound_peers enforces without it"
 )
 

@@ -24,6 +24,7 @@ class Sight:
     software: str  # "redis 8.6.3"
     module: str = ""  # the version of certauth, as the server counts; "" on Sentinels
     names: frozenset[str] = frozenset()
+    master: str = ""  # the one that a Sentinel tells clients of
 
     @property
     def in_cluster(self) -> bool:
@@ -31,7 +32,8 @@ class Sight:
 
     def reached_by(self, addresses: Mapping[str, str]) -> "Sight":
         """With the names by which we reach those whom it named."""
-        return replace(self, names=frozenset(addresses.get(name, name) for name in self.names))
+        names = frozenset(addresses.get(name, name) for name in self.names)
+        return replace(self, names=names, master=addresses.get(self.master, self.master))
 
 
 # ---- What servers answer -------------------------------------------------------------------------
