@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +30,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from control import core, topology
-from control.audit import Collector, Command
+from control.audit import Collector, Command, Ours
 from control.lease import TRY, Lease
 from control.records import Change, Database, EventDetail, Target
 from control.records import Node as Seen
@@ -42,6 +43,8 @@ INTERVAL = 1.0  # seconds between two looks at a node that answers
 PATIENCE = 10.0  # at most, between two tries at one that does not
 LEAVE = 30.0  # seconds that a node is seen outside of its deployment before it has left
 THREADS = 16  # nodes spoken to at once; and as many that did not answer the last time
+FRESH = 60.0  # seconds between two connections to a node that come as a client's do
+CUT = 15.0  # seconds that a replica's link is down before its status says so
 LONGEST = 30.0  # seconds that one command may take, for a node that answers a byte at a time
 CALL_LINES = 1000  # policy lines in one command: some 2 ms of the node's time
 UNREACHABLE = "UNREACHABLE"
@@ -112,9 +115,11 @@ class _NamedConnection(redis.SSLConnection):
 
 
 class Node:
-    """One connection to a node, opened at the first call. Calls raise NodeError."""
+    """One connection to a node, opened at the first call, and another one in its place each minute.
+    Calls raise NodeError. `shut` is why the last new one failed, where the kept one goes on."""
 
     def __init__(self, access: Access, identity: Identity, timeout: float = 5) -> None:
+        self._access, self._identity, self._timeout = access, identity, timeout
         pool = redis.ConnectionPool(
             connection_class=_NamedConnection,
             server_name=access.server_name or access.host,
@@ -135,13 +140,37 @@ class Node:
         self._client.response_callbacks.clear()  # replies as the node sends them
         self._pool = pool
         self._calls: dict[int, float] = {}  # those under way: thread → when it began
+        self.shut = ""
+        self._came = time.monotonic()
+        self._next: Node | None = None  # while it is opened
 
     def close(self) -> None:
         self._client.close()
 
+    def come_again(self) -> None:
+        """Connects as a client would that comes now, where that is due. What was opened long ago
+        says nothing of ports, addresses, certificates and trust that have changed since."""
+        now = time.monotonic()
+        if not self.shut and now < self._came + FRESH:
+            return
+        new = self._next = Node(self._access, self._identity, self._timeout)
+        try:
+            new.command("INFO", "server")
+        except NodeError as error:
+            self.shut = error.text
+            new.close()
+            return
+        finally:
+            self._next = None
+        old, self._client, self._pool = self._pool, new._client, new._pool
+        self._came, self.shut = now, ""
+        old.disconnect(inuse_connections=False)  # another thread may ask something
+
     def cut_overdue(self, now: float) -> None:
         """Ends the connections where a command takes longer than any does: the timeout of a socket
         begins anew with each byte. For another thread than the one that waits."""
+        if new := self._next:
+            new.cut_overdue(now)
         if any(now > began + LONGEST for began in list(self._calls.values())):
             for connection in list(self._pool._in_use_connections):
                 with suppress(OSError, TypeError):  # None: not connected
@@ -199,12 +228,20 @@ class Node:
 
     def key(self) -> str:
         """SHA-256 of the key of the certificate that it shows, in hex."""
-        connection: Any = self._pool.get_connection()
+        return core.identity(self._socket(lambda one: one.getpeercert(binary_form=True))).key
+
+    def own_address(self) -> str:
+        """The IP address from which we come, unless something on the way changes it."""
+        found = ip_address(self._socket(lambda one: one.getsockname())[0].partition("%")[0])
+        return str(getattr(found, "ipv4_mapped", None) or found)
+
+    def _socket(self, question: Callable[[Any], Any]) -> Any:
+        pool = self._pool
+        connection: Any = pool.get_connection()
         try:
-            shown = connection._sock.getpeercert(binary_form=True)
+            return question(connection._sock)
         finally:
-            self._pool.release(connection)
-        return core.identity(shown).key
+            pool.release(connection)
 
     def show(self) -> tuple[str, ...]:
         """The lines in force, canonical, sorted. Read again from the start where the policy changes
@@ -369,6 +406,7 @@ class _Care:
     sight: Sight | None = None  # the last, also of one that does not answer any more
     bound: bool = False  # its key stands in the policy
     ready: bool = False  # its module answers, and its policy is ours or nobody's
+    cut: float = math.inf  # since when it is a replica whose link is down
     known: bool = False  # it has held our policy once, and is missed where it goes
     twin: bool = False  # a second name of a server that is known by another one
     detached: bool = False
@@ -417,6 +455,7 @@ class Worker:
     ) -> None:
         self._store, self._identity, self._authorities = store, identity, authorities
         self._collector = collector or Collector(store)
+        self._key = core.identity(identity.certificate.read_bytes()).key
         self.lease = Lease(store)
         self._cares: dict[int, dict[str, _Care]] = {}  # by database and address
         self._databases: dict[int, tuple[Database, Target]] = {}
@@ -675,12 +714,14 @@ class Worker:
         care.seen = replace(look.seen, origin=care.seen.origin)
         if look.sight:
             care.sight, care.sighted = look.sight, time.monotonic()
+            care.cut = min(care.cut, care.sighted) if look.sight.is_cut else math.inf
         care.detached = look.detached
         if look.ready and not care.ready:  # the others may have waited for it
             self._poke(care.database.uid)
         care.ready = look.ready or (care.ready and care.away)
         care.known = care.known or care.seen.is_peer
-        care.failures = care.failures + 1 if care.seen.error else 0
+        wrong = care.seen.error and not care.seen.in_step
+        care.failures = care.failures + 1 if wrong else 0
         return before != (care.seen, care.sight, care.detached) or care.since < math.inf
 
     def _report(self) -> None:
@@ -762,7 +803,11 @@ class Worker:
                 known = look.sight = self._sight(care, database)
                 look.seen = replace(seen, role=known.role, software=known.software)
             self._reconcile(look, database, known)
+            if not look.seen.error:
+                look.seen = _failed(look.seen, self._doubt(care, known), look.seen.in_step)
         except NodeError as error:
+            if error.code == UNREACHABLE:
+                care.node.shut = ""  # the next one is new anyway
             text = "" if error.code == "BUSY" else str(error)  # somebody is writing: again soon
             look.seen = _failed(look.seen, text)
         except Replaced:
@@ -772,10 +817,28 @@ class Worker:
             look.seen = _failed(look.seen, "the control plane failed; its log says why")
         self._found.put(look)
         self._wake.set()
-        if look.sight and look.sight.role != "sentinel" and not care.twin:
-            self._collector.collect(database, seen.address, care.node.command)
+        if look.sight:
+            if look.sight.role != "sentinel" and not care.twin:
+                self._read_log(care, database)
+            care.node.come_again()
         self._found.put(care)
         self._wake.set()
+
+    def _read_log(self, care: _Care, database: Database) -> None:
+        ours = None
+        with suppress(redis.RedisError, OSError):  # it has gone
+            ours = Ours(care.node.own_address(), self._key)
+        self._collector.collect(database, care.seen.address, care.node.command, ours)
+
+    def _doubt(self, care: _Care, sight: Sight) -> str:
+        """What is wrong with a node that holds its policy."""
+        if care.node.shut:
+            return f"HANDSHAKE {SHUT}: {care.node.shut}"
+        if time.monotonic() < care.cut + CUT:
+            return ""
+        master = self._cares[care.database.uid].get(sight.master)
+        missed = master is None or master.away
+        return "" if missed else f"LINK its link to {sight.master} is down: {REFUSED}"
 
     def _sight(self, care: _Care, database: Database) -> Sight:
         """A cluster is told of by those of its nodes that the database names, or by any if those do
@@ -820,9 +883,9 @@ class Worker:
             self._note(care, "node_drift", **drift)
         target = self._store.target(uid)
         in_step = (status.generation, status.digest) == (target.generation, target.digest)
-        error = "" if status.trust.startswith(("managed", "not managed")) else status.trust
-        seen = replace(_holding(enrolled, status, in_step), detail=status.trust)
-        look.seen = _failed(seen, f"TRUST {error}", in_step) if error else seen
+        detail, error = _trust(look.seen.detail, status.trust)
+        seen = replace(_holding(enrolled, status, in_step), detail=detail)
+        look.seen = _failed(seen, error, in_step)
 
     def _first(self, care: _Care, sight: Sight) -> _Care | None:
         """The server behind a second name of it."""
@@ -870,6 +933,22 @@ class Worker:
         return [one for one in sorted(names) if one not in known or not known[one].bound]
 
 
+LOST = "no longer managed"
+ELSEWHERE = "not managed: tls-ca-cert-dir"  # of the module: it is not the journal's
+
+
+def _trust(before: str, now: str) -> tuple[str, str]:
+    """From what a module said of the trust that it manages: what is shown of it, and what is wrong.
+    Trust that is kept by hand is nothing wrong; trust that was managed, and is not since, is."""
+    if not now.startswith(("managed", "not managed")):
+        return now, f"TRUST {now}"
+    if not now.startswith(ELSEWHERE) or not before.startswith(("managed", LOST)):
+        return now, ""
+    what = "clients may be refused in the handshake: set it to the journal's ca directory again"
+    detail = LOST + now.removeprefix("not managed")
+    return detail, f"TRUST {detail}: {what}"
+
+
 def _word(care: _Care) -> Sight | None:
     """What a node said, as far as it counts. Whom a stranger without the module names is nobody."""
     sight = care.sight
@@ -883,6 +962,13 @@ def _why(care: _Care | None) -> str:
     return (care.seen.error or "not in step yet") if care else "not reached yet"
 
 
+SHUT = (
+    "a new connection fails, as a client's does, and changes arrive over the one that is open"
+)
+REFUSED = (
+    "the master refuses it where the key that it shows there is not known (redis-certauth node "
+    "enrol --db, or node_keys); the logs of both say more"
+)
 UNBOUND = (
     "a peer of this node that would be cut off, for it was not seen to hold the policy; "
     "node_addresses says how it is reached, allow_unbound_peers enforces without it"

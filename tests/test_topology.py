@@ -53,7 +53,7 @@ def test_a_replica_names_its_master() -> None:
     """And Valkey is told from the Redis that it says it is."""
     said = "redis_version:7.2.4\nvalkey_version:9.1.2\nrole:slave\nmaster_host:db\nmaster_port:6379"
     assert topology.sight(topology.fields(said)) == Sight(
-        "replica", "", "valkey 9.1.2", "", frozenset({"db:6379"})
+        "replica", "", "valkey 9.1.2", "", frozenset({"db:6379"}), "db:6379"
     )
     assert topology.release("valkey 9.1.2") == ("valkey", 9)
 
