@@ -29,7 +29,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from control import core, topology
+from control import ca, core, topology
 from control.audit import Collector, Command, Ours
 from control.lease import TRY, Lease
 from control.records import Change, Database, EventDetail, Target
@@ -42,12 +42,16 @@ log = logging.getLogger(__name__)
 INTERVAL = 1.0  # seconds between two looks at a node that answers
 PATIENCE = 10.0  # at most, between two tries at one that does not
 LEAVE = 30.0  # seconds that a node is seen outside of its deployment before it has left
+STRANGERS = 1000  # nodes of a database that have never held its policy and are looked at
 THREADS = 16  # nodes spoken to at once; and as many that did not answer the last time
+STRANGE_THREADS = 4  # that is, strangers spoken to at once
 FRESH = 60.0  # seconds between two connections to a node that come as a client's do
 CUT = 15.0  # seconds that a replica's link is down before its status says so
 LONGEST = 30.0  # seconds that one command may take, for a node that answers a byte at a time
 CALL_LINES = 1000  # policy lines in one command: some 2 ms of the node's time
+CONTROL = "certauth-control"  # our user on a node, and on a Sentinel
 UNREACHABLE = "UNREACHABLE"
+SLOW = "SLOW"  # the code of one that takes long to write a policy down
 MODULE = "MODULE"  # the code of a server without the module
 
 
@@ -70,6 +74,10 @@ class Identity:
 
     certificate: Path
     key: Path
+
+    def password(self) -> str:
+        """Of our user on Sentinels, which know no certificates."""
+        return ca.secret_of(self.key.read_text(), CONTROL)
 
 
 @dataclass(frozen=True)
@@ -120,6 +128,19 @@ class Node:
 
     def __init__(self, access: Access, identity: Identity, timeout: float = 5) -> None:
         self._access, self._identity, self._timeout = access, identity, timeout
+        self._calls: dict[int, float] = {}  # those under way: thread → when it began
+        self._sentinel = False
+        self.shut = ""
+        # Whom a Sentinel takes for an administrator who has not logged in; None: not tried yet.
+        self.admits: str | None = None
+        self._came = time.monotonic()
+        self._next: Node | None = None  # while it is opened
+        self._connect(named=False)
+
+    def _connect(self, named: bool) -> None:
+        """`named`: it is a Sentinel that asks for a password."""
+        access, identity, timeout = self._access, self._identity, self._timeout
+        self._named = named
         pool = redis.ConnectionPool(
             connection_class=_NamedConnection,
             server_name=access.server_name or access.host,
@@ -133,16 +154,14 @@ class Node:
             socket_timeout=timeout,
             socket_connect_timeout=timeout,
             decode_responses=True,
+            username=CONTROL if named else None,
+            password=identity.password() if named else None,
             # A retry of its own would hide a refusal, and count it several times on the node.
             retry=Retry(NoBackoff(), 0),
         )
         self._client: Any = redis.Redis.from_pool(pool)
         self._client.response_callbacks.clear()  # replies as the node sends them
         self._pool = pool
-        self._calls: dict[int, float] = {}  # those under way: thread → when it began
-        self.shut = ""
-        self._came = time.monotonic()
-        self._next: Node | None = None  # while it is opened
 
     def close(self) -> None:
         self._client.close()
@@ -151,11 +170,14 @@ class Node:
         """Connects as a client would that comes now, where that is due. What was opened long ago
         says nothing of ports, addresses, certificates and trust that have changed since."""
         now = time.monotonic()
-        if not self.shut and now < self._came + FRESH:
+        tried = self.admits is not None or not self._sentinel
+        if tried and not self.shut and now < self._came + FRESH:
             return
         new = self._next = Node(self._access, self._identity, self._timeout)
         try:
-            new.command("INFO", "server")
+            if self._sentinel:
+                self.admits = new.admitted()
+            new.info("server")
         except NodeError as error:
             self.shut = error.text
             new.close()
@@ -163,6 +185,7 @@ class Node:
         finally:
             self._next = None
         old, self._client, self._pool = self._pool, new._client, new._pool
+        self._named = new._named
         self._came, self.shut = now, ""
         old.disconnect(inuse_connections=False)  # another thread may ask something
 
@@ -204,11 +227,36 @@ class Node:
             raise
         return Status(**{name: found[name] for name in Status.__dataclass_fields__})
 
+    def info(self, *sections: str) -> str:
+        """INFO, on a Sentinel that asks for a password as the user that it has for us."""
+        for last in (False, True):
+            try:
+                return str(self.command("INFO", *sections))
+            except NodeError as error:
+                if last or error.code != "NOAUTH":
+                    raise
+            self._client.close()
+            self._connect(not self._named)
+        raise AssertionError
+
+    def admitted(self) -> str:
+        """Whom a Sentinel takes us for before we log in, where that one may administrate it: then
+        so may all whose certificate its handshake trusts. "" where not."""
+        try:
+            user = str(self.command("ACL", "WHOAMI"))
+            tried = self.command("ACL", "DRYRUN", user, "SENTINEL", "REMOVE", "x")
+        except NodeError as error:
+            if error.code == UNREACHABLE:
+                raise
+            return ""
+        return user if tried == "OK" else ""
+
     def sight(self, wide: bool, master: str = "") -> Sight:
         """What it says of itself and of others; `wide`: of the whole cluster too. A Sentinel tells
         of `master`."""
-        seen = topology.sight(topology.fields(self.command("INFO", *topology.SECTIONS)))
-        if seen.role == "sentinel":
+        seen = topology.sight(topology.fields(self.info(*topology.SECTIONS)))
+        self._sentinel = seen.role == "sentinel"
+        if self._sentinel:
             return self._watched(seen, master)
         if seen.in_cluster and wide:
             others = topology.shards(self.command("CLUSTER", "SHARDS"))
@@ -277,7 +325,25 @@ class Node:
         self._write(["PATCH", base, target.generation, *stamp], list(changes))
 
     def _write(self, words: Sequence[str | int], lines: Sequence[str]) -> None:
-        """In one call, or staged, so that no call holds the node for long."""
+        """In one call, or staged, so that no call holds the node for long. Raises NodeError, SLOW
+        from a node that answers others meanwhile: it waits for its disk."""
+        try:
+            self._send(words, lines)
+        except NodeError as error:
+            if isinstance(error.__cause__, redis.TimeoutError) and self._answers():
+                raise NodeError(SLOW, WRITING) from error
+            raise
+
+    def _answers(self) -> bool:
+        other = Node(self._access, self._identity, self._timeout)
+        try:
+            return bool(other.info("server"))
+        except NodeError:
+            return False
+        finally:
+            other.close()
+
+    def _send(self, words: Sequence[str | int], lines: Sequence[str]) -> None:
         if len(lines) <= CALL_LINES:
             self.command("CERTAUTH.POLICY", *words, "LINES", *lines)
             return
@@ -288,6 +354,9 @@ class Node:
         self.command("CERTAUTH.POLICY", "COMMIT", name, len(lines), *words)
 
 
+WRITING = (
+    "this server answers, but has not confirmed the change yet: it waits for its journal's disk"
+)
 WITHOUT = (
     "this server runs without certauth: it serves the data that it replicates to anybody whom its "
     "own ACLs admit; load the module, or take it out of the topology"
@@ -297,7 +366,7 @@ SHARED = (
 )
 STRANGE = (
     "this server does not know the control plane: it runs without certauth, or without the control "
-    "plane's bootstrap file"
+    "plane's bootstrap file; or it is a Sentinel that redis-certauth sentinel enrol has to see"
 )
 
 
@@ -351,7 +420,7 @@ def reconcile(
     if status.journal != "ok":
         raise NodeError("NOJOURNAL", status.journal)
     if status.generation and status.owner not in ("", owner):
-        raise NodeError("OWNED", f"this node's policy belongs to '{status.owner}'")
+        raise NodeError("OWNED", f"this node's policy belongs to {_owner(store, status.owner)}")
     target = store.target(bdb_uid)
     changes = store.changes(bdb_uid, status.generation, status.digest)
     if changes is not None:  # they may lead further than the target that was read before them
@@ -367,6 +436,16 @@ def reconcile(
     drift = difference(node.show(), lines) if status.generation and status.owner else {}
     node.load(target, lines, owner, _epoch(lease, status), todo.force)
     return node.status(), drift
+
+
+def _owner(store: Store, owner: str) -> str:
+    """For a person: our own databases by name."""
+    cluster, _, uid = owner.rpartition("/")
+    if cluster != store.cluster().identifier or not uid.isdecimal():
+        return f"'{owner}'"
+    names = [one.name for one in store.all(Database) if one.uid == int(uid)]
+    whose = f"bdb {uid} ('{names[0]}')" if names else f"bdb {uid}, which is no more,"
+    return f"{whose} of this control plane: a server has one policy, take it out of one of them"
 
 
 LEAP = 1 << 32  # no backup is so many epochs behind
@@ -469,6 +548,7 @@ class Worker:
         self._stopping = threading.Event()
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="sync")
         self._slow = ThreadPoolExecutor(THREADS, thread_name_prefix="sync-slow")
+        self._strange = ThreadPoolExecutor(STRANGE_THREADS, thread_name_prefix="sync-strange")
         self._thread = threading.Thread(target=self._run, name="sync", daemon=True)
 
     def start(self) -> None:
@@ -481,7 +561,7 @@ class Worker:
         self._stopping.set()
         self._wake.set()
         self._thread.join()
-        for pool in (self._pool, self._slow):
+        for pool in (self._pool, self._slow, self._strange):
             pool.shutdown(cancel_futures=True)
         for care in self._all():
             care.node.close()
@@ -677,8 +757,14 @@ class Worker:
             due, _, care = heapq.heappop(self._schedule)
             if due == care.due and not care.busy:
                 care.busy, care.again = True, False
-                pool = self._slow if care.away or care.sight is None else self._pool
-                pool.submit(self._look, care, care.database, care.seen)
+                self._pool_of(care).submit(self._look, care, care.database, care.seen)
+
+    def _pool_of(self, care: _Care) -> ThreadPoolExecutor:
+        """Whoever can name servers can name a thousand that do not answer: they have few threads of
+        their own."""
+        if care.seen.origin == "found" and not care.known:
+            return self._strange
+        return self._slow if care.away or care.sight is None else self._pool
 
     def _finish(self) -> set[int]:
         """Takes over what looks have found, and says when the next ones are. A node that fails is
@@ -745,13 +831,14 @@ class Worker:
     def _place(self, database: Database) -> None:
         """Cares for whomever the nodes of a database name, and no longer for who has left it."""
         cares = self._cares[database.uid]
-        sights = {one: _word(care) for one, care in cares.items()}
+        sights = {one: self._word(care) for one, care in cares.items()}
         seeds = {one for one, care in cares.items() if care.seen.origin == "endpoint"}
         inside = topology.members(seeds, sights)
-        for address in inside - cares.keys():
+        strangers = sum(not care.known for care in cares.values())
+        for address in itertools.islice(inside - cares.keys(), max(0, STRANGERS - strangers)):
             self._add(database, replace(_unknown(database, address), origin="found"))
         twins = topology.twins(seeds, sights)
-        told = not any(cares[one].away or cares[one].sight is None for one in seeds)
+        told = all(self._tells(cares[one]) for one in seeds)
         for care in list(cares.values()):
             care.twin = care.seen.address in twins
             if care.seen.address in inside:
@@ -808,7 +895,9 @@ class Worker:
         except NodeError as error:
             if error.code == UNREACHABLE:
                 care.node.shut = ""  # the next one is new anyway
-            text = "" if error.code == "BUSY" else str(error)  # somebody is writing: again soon
+            text = str(error)
+            if error.code == "BUSY":  # somebody is writing: again soon
+                text = seen.error if seen.error.startswith(SLOW) else ""
             look.seen = _failed(look.seen, text)
         except Replaced:
             pass  # it is for somebody else to say what it holds
@@ -834,6 +923,10 @@ class Worker:
         """What is wrong with a node that holds its policy."""
         if care.node.shut:
             return f"HANDSHAKE {SHUT}: {care.node.shut}"
+        if sight.role == "sentinel":
+            if not self._follows(care, sight):
+                return f"SENTINEL {FORGED.format(sight.master)}"
+            return f"OPEN {OPEN.format(care.node.admits)}" if care.node.admits else ""
         if time.monotonic() < care.cut + CUT:
             return ""
         master = self._cares[care.database.uid].get(sight.master)
@@ -886,6 +979,41 @@ class Worker:
         detail, error = _trust(look.seen.detail, status.trust)
         seen = replace(_holding(enrolled, status, in_step), detail=detail)
         look.seen = _failed(seen, error, in_step)
+
+    def _follows(self, care: _Care, sight: Sight) -> bool:
+        """Whether what a Sentinel says counts: where the master that it names is an endpoint, or a
+        server that was seen to hold our policy, also by another name; or where no such server is
+        known yet, and the one that it names is no other database's."""
+        ours = {one.seen.address: one for one in list(self._cares[care.database.uid].values())}
+        named = ours.get(sight.master)
+        if named and (named.seen.origin == "endpoint" or named.seen.is_peer):
+            return True
+        if any(one.known and one.seen.role != "sentinel" for one in ours.values()):
+            return False
+        others = [one for uid, cares in list(self._cares.items()) if uid != care.database.uid
+                  for one in list(cares.values())]  # fmt: skip
+        return not any(one.seen.address == sight.master and one.known for one in others)
+
+    def _word(self, care: _Care) -> Sight | None:
+        """What a node said, as far as it counts. Whom a stranger without the module names is
+        nobody; of a Sentinel that is not followed, only the master is looked at."""
+        sight = care.sight
+        if sight is None or not self._is_believed(care, sight):
+            only = {sight.master} if sight and sight.role == "sentinel" else ()
+            return sight and replace(sight, names=frozenset(only))
+        return sight
+
+    def _is_believed(self, care: _Care, sight: Sight) -> bool:
+        if sight.role == "sentinel":
+            return self._follows(care, sight)
+        return bool(sight.module) or care.known
+
+    def _tells(self, care: _Care) -> bool:
+        """Whether it would name those who belong to it now."""
+        sight = care.sight
+        if care.away or sight is None:
+            return False
+        return sight.role != "sentinel" or self._follows(care, sight)
 
     def _first(self, care: _Care, sight: Sight) -> _Care | None:
         """The server behind a second name of it."""
@@ -949,14 +1077,6 @@ def _trust(before: str, now: str) -> tuple[str, str]:
     return detail, f"TRUST {detail}: {what}"
 
 
-def _word(care: _Care) -> Sight | None:
-    """What a node said, as far as it counts. Whom a stranger without the module names is nobody."""
-    sight = care.sight
-    if sight is None or sight.module or sight.role == "sentinel" or care.known:
-        return sight
-    return replace(sight, names=frozenset())
-
-
 def _why(care: _Care | None) -> str:
     """What stands in the way of a node that is not bound."""
     return (care.seen.error or "not in step yet") if care else "not reached yet"
@@ -968,6 +1088,14 @@ SHUT = (
 REFUSED = (
     "the master refuses it where the key that it shows there is not known (redis-certauth node "
     "enrol --db, or node_keys); the logs of both say more"
+)
+FORGED = (
+    "this Sentinel tells clients that {} is the master, which is none of the database's servers: "
+    "it is not followed; see to the Sentinel, or name that server as an endpoint"
+)
+OPEN = (
+    "this Sentinel lets anybody whose certificate it trusts administrate it as '{}', and so send "
+    "clients to another master: redis-certauth sentinel enrol"
 )
 UNBOUND = (
     "a peer of this node that would be cut off, for it was not seen to hold the policy; "
