@@ -906,18 +906,22 @@ class Worker:
             look.seen = _failed(look.seen, "the control plane failed; its log says why")
         self._found.put(look)
         self._wake.set()
-        if look.sight:
-            if look.sight.role != "sentinel" and not care.twin:
-                self._read_log(care, database)
-            care.node.come_again()
+        try:
+            if look.sight:
+                self._afterwards(care, database, look.sight)
+        except Exception:
+            log.exception("%s of '%s'", seen.address, database.name)
         self._found.put(care)
         self._wake.set()
 
-    def _read_log(self, care: _Care, database: Database) -> None:
-        ours = None
-        with suppress(redis.RedisError, OSError):  # it has gone
-            ours = Ours(care.node.own_address(), self._key)
-        self._collector.collect(database, care.seen.address, care.node.command, ours)
+    def _afterwards(self, care: _Care, database: Database, sight: Sight) -> None:
+        """What no change has to wait for."""
+        if sight.role != "sentinel" and not care.twin:
+            ours = None
+            with suppress(redis.RedisError, OSError):  # it has gone
+                ours = Ours(care.node.own_address(), self._key)
+            self._collector.collect(database, care.seen.address, care.node.command, ours)
+        care.node.come_again()
 
     def _doubt(self, care: _Care, sight: Sight) -> str:
         """What is wrong with a node that holds its policy."""
@@ -925,7 +929,7 @@ class Worker:
             return f"HANDSHAKE {SHUT}: {care.node.shut}"
         if sight.role == "sentinel":
             if not self._follows(care, sight):
-                return f"SENTINEL {FORGED.format(sight.master)}"
+                return f"SENTINEL {FORGED.format(sight.master or 'nobody')}"
             return f"OPEN {OPEN.format(care.node.admits)}" if care.node.admits else ""
         if time.monotonic() < care.cut + CUT:
             return ""
@@ -999,7 +1003,7 @@ class Worker:
         nobody; of a Sentinel that is not followed, only the master is looked at."""
         sight = care.sight
         if sight is None or not self._is_believed(care, sight):
-            only = {sight.master} if sight and sight.role == "sentinel" else ()
+            only = {sight.master} - {""} if sight and sight.role == "sentinel" else ()
             return sight and replace(sight, names=frozenset(only))
         return sight
 

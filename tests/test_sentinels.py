@@ -171,11 +171,14 @@ def test_an_enrolled_sentinel_is_for_reading(
         assert "nothing to do" in one.enrol(plane)
 
 
-def test_an_open_sentinel_is_said(plane: Plane, make_node: MakeNode, pki: Pki) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_open_sentinel_is_said(
+    kind: Server, plane: Plane, make_node: MakeNode, pki: Pki
+) -> None:
     """Whoever its handshake trusts administrates it, revoked or not: the status says so until it is
     enrolled, which needs it stopped."""
-    master = make_node(KIND, *TLS_LINKS)
-    one = Watcher(KIND, pki, sentinel_cert(pki), master, 1, plane, plain=True)
+    master = make_node(kind, *TLS_LINKS)
+    one = Watcher(kind, pki, sentinel_cert(pki), master, 1, plane, plain=True)
     with one:
         plane.register(
             master, endpoints=ends(one.port, master.port), allow_trust_on_internal_links=True
