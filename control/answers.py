@@ -282,6 +282,7 @@ class ServerAnswer(BaseModel):
     last_error_time: int
     software: str
     module: str
+    trust: str
 
 
 class ServersAnswer(Answer):

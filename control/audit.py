@@ -41,6 +41,19 @@ FINE = frozenset({"login", "choose", "left", "would-login", "would-choose", "wou
 RESTARTED = "the server was started again; what happened after its last entry here is not known"
 OVERWRITTEN = "more happened than the server keeps until it is read"
 
+@dataclass(frozen=True)
+class Ours:
+    """Whose logins are no events: the control plane comes once a minute. From another address, its
+    key is somebody else's."""
+
+    address: str
+    key: str
+
+    def is_in(self, entry: Mapping[str, Any]) -> bool:
+        whose = entry["address"], entry["key"]
+        return entry["event"] == "login" and whose == (self.address, self.key)
+
+
 Command = Callable[..., Any]  # a node's reply to words, maps as dicts
 Key = tuple[int, str]  # a database's uid and a node's address
 
@@ -57,12 +70,14 @@ class Collector:
     figures: dict[Key, dict[str, int]] = field(default_factory=dict)
     _problems: dict[Key, str] = field(default_factory=dict)
 
-    def collect(self, database: Database, address: str, command: Command) -> None:
+    def collect(
+        self, database: Database, address: str, command: Command, ours: Ours | None = None
+    ) -> None:
         """Reads what a node has to tell. Never raises: its caller keeps nodes in step, which
         matters more."""
         key, problem = (database.uid, address), ""
         try:
-            self._entries(database, address, command)
+            self._entries(database, address, command, ours)
             self.figures[key] = _numbers(command("INFO", "server", "certauth"))
         except Exception as error:  # of the node, or of the store
             problem = str(error) or type(error).__name__
@@ -71,11 +86,13 @@ class Collector:
             log.warning("%s of '%s': its log is not read: %s", address, database.name, problem)
         self._problems[key] = problem
 
-    def _entries(self, database: Database, address: str, command: Command) -> None:
+    def _entries(
+        self, database: Database, address: str, command: Command, ours: Ours | None
+    ) -> None:
         before = self.store.position(database.uid, address)
         for _ in range(PAGES):
             reply = command("CERTAUTH.LOG", "SINCE", before.seq, "COUNT", PAGE)
-            after, found = _page(database, address, before, reply)
+            after, found = _page(database, address, before, reply, ours)
             if after == before or not self.store.collected(
                 database.uid, address, before, after, found
             ):
@@ -86,7 +103,11 @@ class Collector:
 
 
 def _page(
-    database: Database, address: str, before: Position, reply: Mapping[str, Any]
+    database: Database,
+    address: str,
+    before: Position,
+    reply: Mapping[str, Any],
+    ours: Ours | None = None,
 ) -> tuple[Position, list[Event]]:
     """How far a reply of CERTAUTH.LOG leads, and its entries as events, the oldest first."""
     where: dict[str, EventDetail] = {
@@ -97,7 +118,8 @@ def _page(
     entries = reply["entries"]
     lost = [_gap(where, reply["lost"], OVERWRITTEN)] if reply["lost"] else []
     last = entries[-1]["seq"] if entries else before.seq
-    return Position(reply["boot"], last), [*lost, *(_event(where, entry) for entry in entries)]
+    told = [_event(where, one) for one in entries if not (ours and ours.is_in(one))]
+    return Position(reply["boot"], last), [*lost, *told]
 
 
 def _gap(where: dict[str, EventDetail], lost: int, why: str) -> Event:

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.types import (
     CertificateIssuerPublicKeyTypes,
     CertificatePublicKeyTypes,
 )
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from OpenSSL import crypto
 
@@ -372,6 +373,17 @@ def _length(content: bytes) -> bytes:
 
 
 # ---- Files ----
+
+
+def secret_of(key_pem: str, purpose: str) -> str:
+    """A password that follows from a private key and from nothing else: whoever has the key has it,
+    and no file holds it. Hex."""
+    key = _signer(key_pem).private_bytes(
+        serialization.Encoding.DER,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    return HKDF(hashes.SHA256(), 32, None, purpose.encode()).derive(key).hex()
 
 
 def write_private(path: Path, text: str) -> None:

@@ -228,5 +228,23 @@ def enrol(address: tuple[str, int], home: Path, **options: Any) -> None:
         click.echo(service.enrol(service.load_config(home), enrolment))
 
 
+@main.group()
+def sentinel() -> None:
+    """Sentinels, which tell clients and the control plane where the master is."""
+
+
+@sentinel.command("enrol")
+@click.argument("address", metavar="HOST:PORT", callback=host_and_port)
+@click.option("--home", required=True, help="The control plane's folder.",
+              type=click.Path(path_type=Path))  # fmt: skip
+@click.option("--config", "conf", help="The Sentinel's configuration, to write into.",
+              type=click.Path(exists=True, dir_okay=False, path_type=Path))  # fmt: skip
+def enrol_sentinel(address: tuple[str, int], home: Path, conf: Path | None) -> None:
+    """Say what lets nobody but administrators change what the Sentinel at HOST:PORT does, or write
+    it into its configuration. The Sentinel must not run meanwhile."""
+    with reported():
+        click.echo(service.enrol_sentinel(service.load_config(home), *address, conf))
+
+
 for command in COMMANDS:
     main.add_command(command)

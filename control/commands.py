@@ -826,7 +826,9 @@ def crl_delete(ask: Client, uid: int, yes: bool) -> None:
 
 # ---- status --------------------------------------------------------------------------------------
 
-SERVERS = ("bdb_name", "address", "in_step", "generation", "lag", "software", "module", "error")
+SERVERS = (
+    "bdb_name", "address", "in_step", "generation", "lag", "software", "module", "trust", "error",
+)  # fmt: skip
 LOOK = 0.2  # seconds between two questions while waiting
 
 

@@ -5,8 +5,9 @@ import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 MODULE = "certauth.so"
@@ -87,6 +88,71 @@ def edited(text: str, files: Files, keep_default: bool = False) -> str:
     return "\n".join([*lines, *wanted]) + "\n"
 
 
+# ---- Sentinels -----------------------------------------------------------------------------------
+
+CONTROL, WATCHER, APPLICATION = "certauth-control", "certauth-sentinel", "certauth-application"
+SENTINEL_RULES = {
+    # What the control plane asks (control/sync.py).
+    CONTROL: "+ping +info +acl|whoami +sentinel|masters +sentinel|replicas +sentinel|sentinels",
+    # What Sentinels send each other.
+    WATCHER: "&__sentinel__:hello +ping +publish +client|setname +sentinel|is-master-down-by-addr",
+    # What client libraries need to find a master, and to hear of another one.
+    APPLICATION: "&* +ping +info +role +command +client|setname +client|getname +client|id "
+    "+subscribe +psubscribe +unsubscribe +punsubscribe +sentinel|get-master-addr-by-name "
+    "+sentinel|master +sentinel|masters +sentinel|replicas +sentinel|slaves +sentinel|sentinels "
+    "+sentinel|myid",
+}
+
+
+def sentinel_users(passwords: Mapping[str, str], text: str = "") -> str:
+    """An aclfile of a Sentinel. `passwords` by user; who has none needs none: what applications may
+    read is for all whose certificate the handshake trusts. Other users of `text`, a file that is
+    there, stay."""
+    ours = ["user default off resetpass"]
+    for name, rules in SENTINEL_RULES.items():
+        password = passwords.get(name)
+        secret = f"#{sha256(password.encode()).hexdigest()}" if password else "nopass"
+        ours.append(f"user {name} on {secret} resetchannels -@all {rules}")
+    lines = text.splitlines()
+    others = [lines[number] for number, words in directives(text) if not _is_ours(words)]
+    return "\n".join([*ours, *others]) + "\n"
+
+
+def _is_ours(words: Sequence[str]) -> bool:
+    return len(words) > 1 and words[0] == "user" and words[1] in ("default", *SENTINEL_RULES)
+
+
+def sentinel_edited(text: str, aclfile: Path, password: str) -> tuple[str, str]:
+    """sentinel.conf with our lines; and its users, which belong into the aclfile then: a Sentinel
+    takes them from one place alone, and itself writes `user default on` into this one."""
+    wanted = [
+        ["aclfile", str(aclfile)],
+        ["sentinel", "sentinel-user", WATCHER],
+        ["sentinel", "sentinel-pass", password],
+    ]
+    kept, users = [], []
+    found = dict(directives(text))
+    for number, line in enumerate(text.splitlines()):
+        words = found.get(number, [])
+        if words[:1] == ["user"]:
+            users.append(line)
+        elif words in wanted:
+            wanted.remove(words)
+            kept.append(line)
+        elif not any(words[:-1] == one[:-1] for one in wanted if words):
+            kept.append(line)
+    return "\n".join([*kept, *map(" ".join, wanted)]) + "\n", "\n".join(users)
+
+
+def write(path: Path, content: str, owner: os.stat_result) -> bool:
+    """A file that only its owner can read, unless it is there with another mode. Whether anything
+    changed. Raises OSError."""
+    if path.exists() and path.read_text() == content:
+        return False
+    replace(path, content, owner, 0o600)
+    return True
+
+
 def prepare(conf: Path, files: Files, text: str, bootstrap: str) -> bool:
     """Writes redis.conf, the bootstrap file and the directory for CAs, each at once or not at all;
     new files belong to the owner of redis.conf. Whether anything changed. Raises OSError."""
@@ -104,7 +170,7 @@ def prepare(conf: Path, files: Files, text: str, bootstrap: str) -> bool:
     return changed
 
 
-def replace(path: Path, content: str, owner: os.stat_result) -> None:
+def replace(path: Path, content: str, owner: os.stat_result, mode: int = 0o644) -> None:
     """Puts a file in the place of another one, with the mode and owner that it had."""
     path = path.resolve()
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -117,7 +183,7 @@ def replace(path: Path, content: str, owner: os.stat_result) -> None:
             shutil.copymode(path, name)
             owner = path.stat()
         else:
-            os.chmod(name, 0o644)
+            os.chmod(name, mode)
         os.chown(name, owner.st_uid, owner.st_gid)
         os.replace(name, path)
     except BaseException:

@@ -104,13 +104,20 @@ def _sync(store: Store, seen: list[tuple[Database, Node]]) -> Iterator[Metric]:
         "certauth_node_lag_generations",
         "How many changes of the policy the node has yet to take over.", labels=NODE,
     )  # fmt: skip
+    wrong = GaugeMetricFamily(
+        "certauth_node_error", "1 while something is wrong with the node, by the word that its "
+        "status begins with.", labels=[*NODE, "code"],
+    )  # fmt: skip
     targets = store.targets()
     for database, node in seen:
         names, target = [database.name, node.address], targets[database.uid].generation
         up.add_metric(names, not node.error)
         in_step.add_metric(names, node.in_step and node.generation == target)
         behind.add_metric(names, max(0, target - node.generation))
-    yield from (up, in_step, behind)
+        if node.error:
+            code = node.error.split()[0]
+            wrong.add_metric([*names, code if code.isupper() else "OTHER"], 1)
+    yield from (up, in_step, behind, wrong)
 
 
 def _nodes(seen: list[tuple[Database, Node]], figures: Figures) -> Iterator[Metric]:

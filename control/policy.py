@@ -83,13 +83,15 @@ class Peers:
 
 
 def peers_of(nodes: Iterable[Node], keys: Iterable[str] = ()) -> Peers:
-    """`keys` are of further servers, which are not known yet. Servers that have nothing to do with
-    each other are no peers."""
-    reached = [node for node in nodes if node.key and node.role and node.origin != "leaving"]
+    """`keys` are of further servers, which are not known yet; one that was seen on a server without
+    the module lets nobody in. Servers that have nothing to do with each other are no peers."""
+    nodes = list(nodes)
+    reached = [node for node in nodes if node.is_peer and node.role and node.origin != "leaving"]
     servers = [node for node in reached if node.role != "sentinel"]
     in_cluster = any(node.role.startswith("cluster") for node in servers)
     kind: Peer = "cluster" if in_cluster else "replica"
-    kinds: dict[str, set[Peer]] = {key: {kind} for key in keys}
+    stock = {node.key for node in nodes if not node.is_peer}
+    kinds: dict[str, set[Peer]] = {key: {kind} for key in keys if key not in stock}
     related = in_cluster or kinds or any(node.role == "replica" for node in servers)
     for node in servers if related else ():
         kinds.setdefault(node.key, set()).add(kind)

@@ -187,11 +187,17 @@ class Node:
     server_name: str = ""  # that its certificate must show; "": its host
     role: NodeRole = ""  # "": it has not answered yet
     software: str = ""  # "redis 8.6.3"
-    module: str = ""  # version of certauth
+    module: str = ""  # version of certauth, once it has held our policy
     key: str = ""  # SHA-256 of its key, in hex: who it is for its peers
     digest: str = ""  # of the policy that it holds
     last_error: str = ""  # the last `error` that there was
     last_error_time: int = 0  # since when it was there, in seconds since 1970
+
+    @property
+    def is_peer(self) -> bool:
+        """Whether its key lets it in to the others: a Sentinel, or a server that was seen to hold
+        our policy. `key` without `module` is what a server shows that runs without certauth."""
+        return bool(self.key and (self.module or self.role == "sentinel"))
 
 
 @dataclass(frozen=True)

@@ -322,6 +322,60 @@ def _shown(config: Config, node: Enrolment, authorities: str) -> bytes:
         ) from error
 
 
+def enrol_sentinel(config: Config, host: str, port: int, conf: Path | None) -> str:
+    """Writes what makes a Sentinel one of ours into its configuration, or says it. What was done,
+    for a person. Raises ServiceError."""
+    try:
+        return _enrol_sentinel(config, host, port, conf)
+    except enrolling.EnrolError as error:
+        raise ServiceError(f"{conf or 'sentinel.conf'}: {error}") from error
+    except OSError as error:
+        raise ServiceError(f"{error.filename or conf}: {error.strerror}") from error
+
+
+def _enrol_sentinel(config: Config, host: str, port: int, conf: Path | None) -> str:
+    key = config.identity.key.read_text()
+    with_password = (enrolling.CONTROL, enrolling.WATCHER)
+    passwords = {name: ca.secret_of(key, name) for name in with_password}
+    text = conf.read_text() if conf else ""
+    there = enrolling.setting(text, "tls-port")
+    if conf and there != str(port):
+        said = f"tls-port {there}" if there else "no tls-port"
+        raise enrolling.EnrolError(f"it has {said}, not {port}: is it this Sentinel's?")
+    folder = conf.absolute().parent if conf else Path("/etc/redis")
+    aclfile = folder / (enrolling.setting(text, "aclfile") or "certauth-sentinel.acl")
+    after, moved = enrolling.sentinel_edited(text, aclfile, passwords[enrolling.WATCHER])
+    before = aclfile.read_text() if conf and aclfile.exists() else moved
+    users = enrolling.sentinel_users(passwords, before)
+    trust = TRUSTS.format(ca=config.home / "ca.crt")
+    if conf is None:
+        return "\n".join([f"# {aclfile}", users, "# sentinel.conf", after, trust])
+    owner = conf.stat()
+    pending = after != text or not aclfile.exists() or aclfile.read_text() != users
+    if pending and _listens(host, port):
+        raise ServiceError(f"{host}:{port}: stop the Sentinel first: it writes its file itself")
+    changed = [enrolling.write(aclfile, users, owner), enrolling.write(conf, after, owner)]
+    done = [f"{conf}: {'start the Sentinel' if any(changed) else 'nothing to do'}"]
+    trusted = enrolling.setting(text, "tls-ca-cert-file")
+    known = (folder / trusted).read_text() if trusted else ""
+    ours = (config.home / "ca.crt").read_text().strip()
+    return "\n".join(done if ours in known else [*done, trust])
+
+
+TRUSTS = (
+    "Its tls-ca-cert-file has to hold {ca}, the CAs of the servers and of the other Sentinels, and "
+    "those of applications."
+)
+
+
+def _listens(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), 2).close()
+    except OSError:
+        return False
+    return True
+
+
 # ---- serve ---------------------------------------------------------------------------------------
 
 

@@ -13,13 +13,14 @@ Logins that fail are counted, and written to the event log, without it: stranger
 everybody read everything again.
 """
 
+import ipaddress
 import logging
 import os
 import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -2116,19 +2117,33 @@ def _check_reference(connection: sa.Connection, field: str, kind: Kind, uid: int
 
 
 def _check_endpoints(connection: sa.Connection, database: Database) -> None:
-    """A server has one policy, so two databases cannot share one."""
-    mine = _addresses(database)
+    """A server has one policy, so two databases cannot share one, however they spell it."""
+    mine = _spelled(_addresses(database))
     for other in _records(connection, Database):
         if other.uid == database.uid:
             continue
         found = {node.address for node in _nodes(connection, other.uid) if node.origin == "found"}
-        for address in sorted(mine & (_addresses(other) | found)):
+        for address in sorted(mine & _spelled(_addresses(other) | found)):
             text = f"{address} belongs to bdb {other.uid} ('{other.name}')"
             raise conflict("port_unavailable", f"{text}: a server has one policy")
 
 
 def _addresses(database: Database) -> set[str]:
     return {f"{host}:{end.port}" for end in database.endpoints for host in end.hosts}
+
+
+def _spelled(addresses: Iterable[str]) -> set[str]:
+    """Each in one spelling: `::1` is also 0:0:0:0:0:0:0:1, ::ffff:10.0.0.5 is 10.0.0.5, and names
+    are the same in any case."""
+    found = set()
+    for address in addresses:
+        host, _, port = address.rpartition(":")
+        with suppress(ValueError):
+            ip = ipaddress.ip_address(host)
+            host = str(getattr(ip, "ipv4_mapped", None) or ip)
+        host = host.lower().removesuffix(".")
+        found.add(f"{'127.0.0.1' if host == 'localhost' else host}:{port}")
+    return found
 
 
 def _asks_for_certificates(record: AnyRecord | None) -> bool:
@@ -2224,9 +2239,9 @@ def _target(connection: sa.Connection, bdb_uid: int) -> Target:
     return Target(row.generation, row.digest)
 
 
-def _peers(nodes: Iterable[Node]) -> set[tuple[str, ...]]:
+def _peers(nodes: Iterable[Node]) -> set[tuple[str | bool, ...]]:
     """What the `bind` lines of a database's nodes are made from."""
-    return {(one.key, one.role, one.software, one.origin) for one in nodes if one.key}
+    return {(one.key, one.is_peer, one.role, one.software, one.origin) for one in nodes if one.key}
 
 
 def _nodes(connection: sa.Connection, bdb_uid: int) -> tuple[Node, ...]:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,8 +29,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from control import core, topology
-from control.audit import Collector, Command
+from control import ca, core, topology
+from control.audit import Collector, Command, Ours
 from control.lease import TRY, Lease
 from control.records import Change, Database, EventDetail, Target
 from control.records import Node as Seen
@@ -41,11 +42,18 @@ log = logging.getLogger(__name__)
 INTERVAL = 1.0  # seconds between two looks at a node that answers
 PATIENCE = 10.0  # at most, between two tries at one that does not
 LEAVE = 30.0  # seconds that a node is seen outside of its deployment before it has left
+STRANGERS = 1000  # nodes of a database that have never held its policy and are looked at
 THREADS = 16  # nodes spoken to at once; and as many that did not answer the last time
+STRANGE_THREADS = 4  # that is, strangers spoken to at once
+FRESH = 60.0  # seconds between two connections to a node that come as a client's do
+CUT = 15.0  # seconds that a replica's link is down before its status says so
 LONGEST = 30.0  # seconds that one command may take, for a node that answers a byte at a time
 CALL_LINES = 1000  # policy lines in one command: some 2 ms of the node's time
 CALL_BYTES = 1 << 20  # of them
+CONTROL = "certauth-control"  # our user on a node, and on a Sentinel
 UNREACHABLE = "UNREACHABLE"
+SLOW = "SLOW"  # the code of one that takes long to write a policy down
+MODULE = "MODULE"  # the code of a server without the module
 
 
 # ---- One node ------------------------------------------------------------------------------------
@@ -67,6 +75,10 @@ class Identity:
 
     certificate: Path
     key: Path
+
+    def password(self) -> str:
+        """Of our user on Sentinels, which know no certificates."""
+        return ca.secret_of(self.key.read_text(), CONTROL)
 
 
 @dataclass(frozen=True)
@@ -112,9 +124,24 @@ class _NamedConnection(redis.SSLConnection):
 
 
 class Node:
-    """One connection to a node, opened at the first call. Calls raise NodeError."""
+    """One connection to a node, opened at the first call, and another one in its place each minute.
+    Calls raise NodeError. `shut` is why the last new one failed, where the kept one goes on."""
 
     def __init__(self, access: Access, identity: Identity, timeout: float = 5) -> None:
+        self._access, self._identity, self._timeout = access, identity, timeout
+        self._calls: dict[int, float] = {}  # those under way: thread → when it began
+        self._sentinel = False
+        self.shut = ""
+        # Whom a Sentinel takes for an administrator who has not logged in; None: not tried yet.
+        self.admits: str | None = None
+        self._came = time.monotonic()
+        self._next: Node | None = None  # while it is opened
+        self._connect(named=False)
+
+    def _connect(self, named: bool) -> None:
+        """`named`: it is a Sentinel that asks for a password."""
+        access, identity, timeout = self._access, self._identity, self._timeout
+        self._named = named
         pool = redis.ConnectionPool(
             connection_class=_NamedConnection,
             server_name=access.server_name or access.host,
@@ -128,20 +155,46 @@ class Node:
             socket_timeout=timeout,
             socket_connect_timeout=timeout,
             decode_responses=True,
+            username=CONTROL if named else None,
+            password=identity.password() if named else None,
             # A retry of its own would hide a refusal, and count it several times on the node.
             retry=Retry(NoBackoff(), 0),
         )
         self._client: Any = redis.Redis.from_pool(pool)
         self._client.response_callbacks.clear()  # replies as the node sends them
         self._pool = pool
-        self._calls: dict[int, float] = {}  # those under way: thread → when it began
 
     def close(self) -> None:
         self._client.close()
 
+    def come_again(self) -> None:
+        """Connects as a client would that comes now, where that is due. What was opened long ago
+        says nothing of ports, addresses, certificates and trust that have changed since."""
+        now = time.monotonic()
+        tried = self.admits is not None or not self._sentinel
+        if tried and not self.shut and now < self._came + FRESH:
+            return
+        new = self._next = Node(self._access, self._identity, self._timeout)
+        try:
+            if self._sentinel:
+                self.admits = new.admitted()
+            new.info("server")
+        except NodeError as error:
+            self.shut = error.text
+            new.close()
+            return
+        finally:
+            self._next = None
+        old, self._client, self._pool = self._pool, new._client, new._pool
+        self._named = new._named
+        self._came, self.shut = now, ""
+        old.disconnect(inuse_connections=False)  # another thread may ask something
+
     def cut_overdue(self, now: float) -> None:
         """Ends the connections where a command takes longer than any does: the timeout of a socket
         begins anew with each byte. For another thread than the one that waits."""
+        if new := self._next:
+            new.cut_overdue(now)
         if any(now > began + LONGEST for began in list(self._calls.values())):
             for connection in list(self._pool._in_use_connections):
                 with suppress(OSError, TypeError):  # None: not connected
@@ -157,6 +210,8 @@ class Node:
             code, _, rest = str(error).partition(" ")
             known = code.isupper() and code != "ERR"
             raise NodeError(code if known else "ERR", rest if known else str(error)) from error
+        except redis.AuthenticationError as error:
+            raise NodeError("NOAUTH", STRANGE) from error
         # ValueError: a name that is none, such as a..b, or a reply that is not UTF-8.
         except (redis.RedisError, ValueError) as error:
             raise NodeError(UNREACHABLE, str(error)) from error
@@ -164,38 +219,78 @@ class Node:
             del self._calls[threading.get_ident()]
 
     def status(self) -> Status:
-        found = topology.mapping(self.command("CERTAUTH.POLICY", "STATUS"))
+        """Raises NodeError, MODULE from a server that runs without certauth."""
+        try:
+            found = topology.mapping(self.command("CERTAUTH.POLICY", "STATUS"))
+        except NodeError as error:
+            if error.text.startswith("unknown command"):
+                raise NodeError(MODULE, WITHOUT) from error
+            raise
         return Status(**{name: found[name] for name in Status.__dataclass_fields__})
+
+    def info(self, *sections: str) -> str:
+        """INFO, on a Sentinel that asks for a password as the user that it has for us."""
+        for last in (False, True):
+            try:
+                return str(self.command("INFO", *sections))
+            except NodeError as error:
+                if last or error.code != "NOAUTH":
+                    raise
+            self._client.close()
+            self._connect(not self._named)
+        raise AssertionError
+
+    def admitted(self) -> str:
+        """Whom a Sentinel takes us for before we log in, where that one may administrate it: then
+        so may all whose certificate its handshake trusts. "" where not."""
+        try:
+            user = str(self.command("ACL", "WHOAMI"))
+            tried = self.command("ACL", "DRYRUN", user, "SENTINEL", "REMOVE", "x")
+        except NodeError as error:
+            if error.code == UNREACHABLE:
+                raise
+            return ""
+        return user if tried == "OK" else ""
 
     def sight(self, wide: bool, master: str = "") -> Sight:
         """What it says of itself and of others; `wide`: of the whole cluster too. A Sentinel tells
         of `master`."""
-        seen = topology.sight(topology.fields(self.command("INFO", *topology.SECTIONS)))
-        if seen.role == "sentinel":
-            return replace(seen, names=self._watched(master))
+        seen = topology.sight(topology.fields(self.info(*topology.SECTIONS)))
+        self._sentinel = seen.role == "sentinel"
+        if self._sentinel:
+            return self._watched(seen, master)
         if seen.in_cluster and wide:
             others = topology.shards(self.command("CLUSTER", "SHARDS"))
             return replace(seen, names=seen.names | others)
         return seen
 
-    def _watched(self, master: str) -> frozenset[str]:
+    def _watched(self, seen: Sight, master: str) -> Sight:
         masters = self.command("SENTINEL", "MASTERS")
         try:
             name = topology.watched(masters, master)
         except ValueError as error:
             raise NodeError("SENTINEL", str(error)) from error
         one = [found for found in masters if topology.mapping(found)["name"] == name]
-        others = (self.command("SENTINEL", what, name) for what in ("REPLICAS", "SENTINELS"))
-        return topology.listed(one, *others)
+        others = [self.command("SENTINEL", what, name) for what in ("REPLICAS", "SENTINELS")]
+        (its,) = topology.listed(one) or ("",)
+        return replace(seen, names=topology.listed(one, *others), master=its)
 
     def key(self) -> str:
         """SHA-256 of the key of the certificate that it shows, in hex."""
-        connection: Any = self._pool.get_connection()
+        return core.identity(self._socket(lambda one: one.getpeercert(binary_form=True))).key
+
+    def own_address(self) -> str:
+        """The IP address from which we come, unless something on the way changes it."""
+        found = ip_address(self._socket(lambda one: one.getsockname())[0].partition("%")[0])
+        return str(getattr(found, "ipv4_mapped", None) or found)
+
+    def _socket(self, question: Callable[[Any], Any]) -> Any:
+        pool = self._pool
+        connection: Any = pool.get_connection()
         try:
-            shown = connection._sock.getpeercert(binary_form=True)
+            return question(connection._sock)
         finally:
-            self._pool.release(connection)
-        return core.identity(shown).key
+            pool.release(connection)
 
     def show(self) -> tuple[str, ...]:
         """The lines in force, canonical, sorted. Read again from the start where the policy changes
@@ -231,7 +326,25 @@ class Node:
         self._write(["PATCH", base, target.generation, *stamp], list(changes))
 
     def _write(self, words: Sequence[str | int], lines: Sequence[str]) -> None:
-        """In one call, or staged, so that no call holds the node for long."""
+        """In one call, or staged, so that no call holds the node for long. Raises NodeError, SLOW
+        from a node that answers others meanwhile: it waits for its disk."""
+        try:
+            self._send(words, lines)
+        except NodeError as error:
+            if isinstance(error.__cause__, redis.TimeoutError) and self._answers():
+                raise NodeError(SLOW, WRITING) from error
+            raise
+
+    def _answers(self) -> bool:
+        other = Node(self._access, self._identity, self._timeout)
+        try:
+            return bool(other.info("server"))
+        except NodeError:
+            return False
+        finally:
+            other.close()
+
+    def _send(self, words: Sequence[str | int], lines: Sequence[str]) -> None:
         parts = tuple(_parts(lines))
         if len(parts) == 1:
             self.command("CERTAUTH.POLICY", *words, "LINES", *lines)
@@ -252,6 +365,22 @@ def _parts(lines: Sequence[str]) -> Iterator[Sequence[str]]:
             start, size = at, 0
         size += length
     yield lines[start:]
+
+
+WRITING = (
+    "this server answers, but has not confirmed the change yet: it waits for its journal's disk"
+)
+WITHOUT = (
+    "this server runs without certauth: it serves the data that it replicates to anybody whom its "
+    "own ACLs admit; load the module, or take it out of the topology"
+)
+SHARED = (
+    "its key is also that of {}, for whose sake the others let it in: give it a key of its own"
+)
+STRANGE = (
+    "this server does not know the control plane: it runs without certauth, or without the control "
+    "plane's bootstrap file; or it is a Sentinel that redis-certauth sentinel enrol has to see"
+)
 
 
 def _stamp(target: Target, owner: str, epoch: int) -> list[str]:
@@ -304,7 +433,7 @@ def reconcile(
     if status.journal != "ok":
         raise NodeError("NOJOURNAL", status.journal)
     if status.generation and status.owner not in ("", owner):
-        raise NodeError("OWNED", f"this node's policy belongs to '{status.owner}'")
+        raise NodeError("OWNED", f"this node's policy belongs to {_owner(store, status.owner)}")
     target = store.target(bdb_uid)
     changes = store.changes(bdb_uid, status.generation, status.digest)
     if changes is not None:  # they may lead further than the target that was read before them
@@ -320,6 +449,16 @@ def reconcile(
     drift = difference(node.show(), lines) if status.generation and status.owner else {}
     node.load(target, lines, owner, _epoch(lease, status), todo.force)
     return node.status(), drift
+
+
+def _owner(store: Store, owner: str) -> str:
+    """For a person: our own databases by name."""
+    cluster, _, uid = owner.rpartition("/")
+    if cluster != store.cluster().identifier or not uid.isdecimal():
+        return f"'{owner}'"
+    names = [one.name for one in store.all(Database) if one.uid == int(uid)]
+    whose = f"bdb {uid} ('{names[0]}')" if names else f"bdb {uid}, which is no more,"
+    return f"{whose} of this control plane: a server has one policy, take it out of one of them"
 
 
 LEAP = 1 << 32  # no backup is so many epochs behind
@@ -358,6 +497,9 @@ class _Care:
     seen: Seen
     sight: Sight | None = None  # the last, also of one that does not answer any more
     bound: bool = False  # its key stands in the policy
+    ready: bool = False  # its module answers, and its policy is ours or nobody's
+    cut: float = math.inf  # since when it is a replica whose link is down
+    known: bool = False  # it has held our policy once, and is missed where it goes
     twin: bool = False  # a second name of a server that is known by another one
     detached: bool = False
     sighted: float = -math.inf  # when that was
@@ -373,14 +515,15 @@ class _Care:
         return self.seen.error.startswith(UNREACHABLE)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Look:
-    """What came of a look at a node; `sight` is None where it did not answer."""
+    """What comes of a look at a node; `sight` is None where it did not answer, or was not asked."""
 
     care: _Care
     seen: Seen
-    sight: Sight | None
+    sight: Sight | None = None
     detached: bool = False
+    ready: bool = False
 
 
 class Worker:
@@ -404,6 +547,7 @@ class Worker:
     ) -> None:
         self._store, self._identity, self._authorities = store, identity, authorities
         self._collector = collector or Collector(store)
+        self._key = core.identity(identity.certificate.read_bytes()).key
         self.lease = Lease(store)
         self._cares: dict[int, dict[str, _Care]] = {}  # by database and address
         self._databases: dict[int, tuple[Database, Target]] = {}
@@ -417,6 +561,7 @@ class Worker:
         self._stopping = threading.Event()
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="sync")
         self._slow = ThreadPoolExecutor(THREADS, thread_name_prefix="sync-slow")
+        self._strange = ThreadPoolExecutor(STRANGE_THREADS, thread_name_prefix="sync-strange")
         self._thread = threading.Thread(target=self._run, name="sync", daemon=True)
 
     def start(self) -> None:
@@ -429,7 +574,7 @@ class Worker:
         self._stopping.set()
         self._wake.set()
         self._thread.join()
-        for pool in (self._pool, self._slow):
+        for pool in (self._pool, self._slow, self._strange):
             pool.shutdown(cancel_futures=True)
         for care in self._all():
             care.node.close()
@@ -553,7 +698,9 @@ class Worker:
         """The nodes that were known before this control plane started."""
         self._cares.setdefault(database.uid, {})
         for seen in self._store.nodes(database.uid):
-            self._add(database, seen).bound = bool(seen.key)
+            care = self._add(database, seen)
+            care.bound = seen.is_peer
+            care.known = seen.is_peer or seen.error.startswith(MODULE)
 
     def _care_for(self, database: Database, anew: bool) -> None:
         """The database itself has changed: each of its nodes is looked at at once, and until then
@@ -623,8 +770,14 @@ class Worker:
             due, _, care = heapq.heappop(self._schedule)
             if due == care.due and not care.busy:
                 care.busy, care.again = True, False
-                pool = self._slow if care.away or care.sight is None else self._pool
-                pool.submit(self._look, care, care.database, care.seen)
+                self._pool_of(care).submit(self._look, care, care.database, care.seen)
+
+    def _pool_of(self, care: _Care) -> ThreadPoolExecutor:
+        """Whoever can name servers can name a thousand that do not answer: they have few threads of
+        their own."""
+        if care.seen.origin == "found" and not care.known:
+            return self._strange
+        return self._slow if care.away or care.sight is None else self._pool
 
     def _finish(self) -> set[int]:
         """Takes over what looks have found, and says when the next ones are. A node that fails is
@@ -660,8 +813,14 @@ class Worker:
         care.seen = replace(look.seen, origin=care.seen.origin)
         if look.sight:
             care.sight, care.sighted = look.sight, time.monotonic()
+            care.cut = min(care.cut, care.sighted) if look.sight.is_cut else math.inf
         care.detached = look.detached
-        care.failures = care.failures + 1 if care.seen.error else 0
+        if look.ready and not care.ready:  # the others may have waited for it
+            self._poke(care.database.uid)
+        care.ready = look.ready or (care.ready and care.away)
+        care.known = care.known or care.seen.is_peer
+        wrong = care.seen.error and not care.seen.in_step
+        care.failures = care.failures + 1 if wrong else 0
         return before != (care.seen, care.sight, care.detached) or care.since < math.inf
 
     def _report(self) -> None:
@@ -671,9 +830,9 @@ class Worker:
             database, epoch = self._databases[uid][0], self.lease.epoch
             seen = [care.seen for care in cares.values() if not care.twin]
             self._store.report(uid, seen, epoch, database)
-            news = [care for care in cares.values() if care.seen.key and not care.bound]
+            news = [care for care in cares.values() if care.seen.is_peer != care.bound]
             for care in news:
-                care.bound = True
+                care.bound = care.seen.is_peer
             if news:
                 self._poke(uid)
             if database.deleting and all(one.detached for one in cares.values()):
@@ -685,13 +844,14 @@ class Worker:
     def _place(self, database: Database) -> None:
         """Cares for whomever the nodes of a database name, and no longer for who has left it."""
         cares = self._cares[database.uid]
-        sights = {one: care.sight for one, care in cares.items()}
+        sights = {one: self._word(care) for one, care in cares.items()}
         seeds = {one for one, care in cares.items() if care.seen.origin == "endpoint"}
         inside = topology.members(seeds, sights)
-        for address in inside - cares.keys():
+        strangers = sum(not care.known for care in cares.values())
+        for address in itertools.islice(inside - cares.keys(), max(0, STRANGERS - strangers)):
             self._add(database, replace(_unknown(database, address), origin="found"))
         twins = topology.twins(seeds, sights)
-        told = not any(cares[one].away or cares[one].sight is None for one in seeds)
+        told = all(self._tells(cares[one]) for one in seeds)
         for care in list(cares.values()):
             care.twin = care.seen.address in twins
             if care.seen.address in inside:
@@ -701,6 +861,8 @@ class Worker:
             elif care.seen.origin == "leaving":
                 if care.detached:
                     self._drop(care)
+            elif not care.known:
+                self._drop(care)
             elif told:
                 self._outside(care)
             else:
@@ -735,29 +897,58 @@ class Worker:
         """Brings a node to its policy; once a second it also sees whom the node names, and reads
         its log: whoever waits for a change does not wait for that."""
         fresh = not seen.error and time.monotonic() < care.sighted + INTERVAL / 2
-        known, sight, detached = care.sight if fresh else None, None, False
+        known, look = care.sight if fresh else None, _Look(care, seen)
         try:
             if known is None:
-                known = sight = self._sight(care, database)
-                seen = replace(
-                    seen, role=sight.role, software=sight.software, module=sight.module,
-                    key=care.node.key(),
-                )  # fmt: skip
-            seen, detached = self._reconcile(care, database, seen, known)
+                known = look.sight = self._sight(care, database)
+                look.seen = replace(seen, role=known.role, software=known.software)
+            self._reconcile(look, database, known)
+            if not look.seen.error:
+                look.seen = _failed(look.seen, self._doubt(care, known), look.seen.in_step)
         except NodeError as error:
-            text = "" if error.code == "BUSY" else str(error)  # somebody is writing: again soon
-            seen = _failed(seen, text)
+            if error.code == UNREACHABLE:
+                care.node.shut = ""  # the next one is new anyway
+            text = str(error)
+            if error.code == "BUSY":  # somebody is writing: again soon
+                text = seen.error if seen.error.startswith(SLOW) else ""
+            look.seen = _failed(look.seen, text)
         except Replaced:
             pass  # it is for somebody else to say what it holds
         except Exception:
             log.exception("%s of '%s'", seen.address, database.name)
-            seen = _failed(seen, "the control plane failed; its log says why")
-        self._found.put(_Look(care, seen, sight, detached))
+            look.seen = _failed(look.seen, "the control plane failed; its log says why")
+        self._found.put(look)
         self._wake.set()
-        if sight and sight.role != "sentinel" and not care.twin:
-            self._collector.collect(database, seen.address, care.node.command)
+        try:
+            if look.sight:
+                self._afterwards(care, database, look.sight)
+        except Exception:
+            log.exception("%s of '%s'", seen.address, database.name)
         self._found.put(care)
         self._wake.set()
+
+    def _afterwards(self, care: _Care, database: Database, sight: Sight) -> None:
+        """What no change has to wait for."""
+        if sight.role != "sentinel" and not care.twin:
+            ours = None
+            with suppress(redis.RedisError, OSError):  # it has gone
+                ours = Ours(care.node.own_address(), self._key)
+            self._collector.collect(database, care.seen.address, care.node.command, ours)
+        care.node.come_again()
+
+    def _doubt(self, care: _Care, sight: Sight) -> str:
+        """What is wrong with a node that holds its policy."""
+        if care.node.shut:
+            return f"HANDSHAKE {SHUT}: {care.node.shut}"
+        if sight.role == "sentinel":
+            if not self._follows(care, sight):
+                return f"SENTINEL {FORGED.format(sight.master or 'nobody')}"
+            return f"OPEN {OPEN.format(care.node.admits)}" if care.node.admits else ""
+        if time.monotonic() < care.cut + CUT:
+            return ""
+        master = self._cares[care.database.uid].get(sight.master)
+        missed = master is None or master.away
+        return "" if missed else f"LINK its link to {sight.master} is down: {REFUSED}"
 
     def _sight(self, care: _Care, database: Database) -> Sight:
         """A cluster is told of by those of its nodes that the database names, or by any if those do
@@ -770,43 +961,161 @@ class Worker:
         seen = care.node.sight(wide, database.sentinel_master)
         return seen.reached_by(dict(database.node_addresses))
 
-    def _reconcile(
-        self, care: _Care, database: Database, seen: Seen, sight: Sight
-    ) -> tuple[Seen, bool]:
-        """What the node then holds, and whether it holds nothing of ours any more."""
-        uid, node = database.uid, care.node
+    def _reconcile(self, look: _Look, database: Database, sight: Sight) -> None:
+        """What the node then holds, and whether it holds nothing of ours any more. Its key lets it
+        in to the others once it holds our policy, or waits for nothing but them."""
+        uid, care, node = database.uid, look.care, look.care.node
         owner = f"{self._store.cluster().identifier}/{uid}"
         target = self._store.target(uid)
         if care.twin or sight.role == "sentinel":
-            return _holding(seen, target, True), True
-        if database.deleting or seen.origin == "leaving":
-            status = detach(node, target, owner, self.lease)
-            return _holding(seen, status, status.owner != owner), status.owner != owner
-        before = node.status()
-        self._check_peers(database, before, sight, seen.address)
+            first = self._first(care, sight)
+            module, look.ready = (first.seen.module, first.ready) if first else ("", False)
+            look.seen = replace(_holding(look.seen, target, True), module=module, key=node.key())
+            look.detached = True
+            return
+        if database.deleting or look.seen.origin == "leaving":
+            self._give_back(look, target, owner)
+            return
+        before = self._status(look)
+        enrolled = replace(look.seen, module=sight.module, key=node.key())
+        look.ready = before.journal == "ok" and before.owner in ("", owner)
+        if before.generation and before.owner == owner:
+            look.seen = enrolled
+        waits_for = self._unbound(database, before, sight.names - {look.seen.address})
+        if waits_for:
+            known = dict(self._cares[uid])
+            if look.ready and all(one in known and known[one].ready for one in waits_for):
+                look.seen = enrolled
+            why = ", ".join(f"{one} ({_why(known.get(one))})" for one in waits_for)
+            raise NodeError("PEERS", f"{why}: {UNBOUND}")
         status, drift = reconcile(self._store, uid, owner, node, self.lease, before)
         if drift:
             self._note(care, "node_drift", **drift)
         target = self._store.target(uid)
         in_step = (status.generation, status.digest) == (target.generation, target.digest)
-        error = "" if status.trust.startswith(("managed", "not managed")) else status.trust
-        seen = replace(_holding(seen, status, in_step), detail=status.trust)
-        return _failed(seen, f"TRUST {error}", in_step) if error else seen, False
+        detail, error = _trust(look.seen.detail, status.trust)
+        seen = replace(_holding(enrolled, status, in_step), detail=detail)
+        look.seen = _failed(seen, error, in_step)
 
-    def _check_peers(self, database: Database, status: Status, sight: Sight, address: str) -> None:
-        """Where enforcement would cut off a peer of this node, it does not begin."""
+    def _follows(self, care: _Care, sight: Sight) -> bool:
+        """Whether what a Sentinel says counts: where the master that it names is an endpoint, or a
+        server that was seen to hold our policy, also by another name; or where no such server is
+        known yet, and the one that it names is no other database's."""
+        ours = {one.seen.address: one for one in list(self._cares[care.database.uid].values())}
+        named = ours.get(sight.master)
+        if named and (named.seen.origin == "endpoint" or named.seen.is_peer):
+            return True
+        if any(one.known and one.seen.role != "sentinel" for one in ours.values()):
+            return False
+        others = [one for uid, cares in list(self._cares.items()) if uid != care.database.uid
+                  for one in list(cares.values())]  # fmt: skip
+        return not any(one.seen.address == sight.master and one.known for one in others)
+
+    def _word(self, care: _Care) -> Sight | None:
+        """What a node said, as far as it counts. Whom a stranger without the module names is
+        nobody; of a Sentinel that is not followed, only the master is looked at."""
+        sight = care.sight
+        if sight is None or not self._is_believed(care, sight):
+            only = {sight.master} - {""} if sight and sight.role == "sentinel" else ()
+            return sight and replace(sight, names=frozenset(only))
+        return sight
+
+    def _is_believed(self, care: _Care, sight: Sight) -> bool:
+        if sight.role == "sentinel":
+            return self._follows(care, sight)
+        return bool(sight.module) or care.known
+
+    def _tells(self, care: _Care) -> bool:
+        """Whether it would name those who belong to it now."""
+        sight = care.sight
+        if care.away or sight is None:
+            return False
+        return sight.role != "sentinel" or self._follows(care, sight)
+
+    def _first(self, care: _Care, sight: Sight) -> _Care | None:
+        """The server behind a second name of it."""
+        cares = list(self._cares[care.database.uid].values())
+        same = (one for one in cares if one.sight and one.sight.run == sight.run)
+        return next((one for one in same if care.twin and not one.twin), None)
+
+    def _status(self, look: _Look) -> Status:
+        """One without the module is told once as an event, and what it shows lets nobody in."""
+        care, before = look.care, look.seen.error
+        try:
+            return care.node.status()
+        except NodeError as error:
+            if error.code != MODULE:
+                raise
+            if not before.startswith(MODULE):
+                self._note(care, "node_without_module")
+            key, nothing = care.node.key(), Target(0, "")
+            look.seen = replace(_holding(look.seen, nothing, False), module="", key=key)
+            cares = list(self._cares[care.database.uid].values())
+            same = [one.seen.address for one in cares if one.seen.is_peer and one.seen.key == key]
+            if not same:
+                raise
+            raise NodeError(MODULE, f"{WITHOUT}; {SHARED.format(', '.join(same))}") from error
+
+    def _give_back(self, look: _Look, target: Target, owner: str) -> None:
+        """One without the module has nothing of ours."""
+        held: Status | Target = Target(0, "")
+        look.detached = True
+        try:
+            held = detach(look.care.node, target, owner, self.lease)
+            look.detached = held.owner != owner
+        except NodeError as error:
+            if error.code != MODULE:
+                look.detached = False
+                raise
+        look.seen = _holding(look.seen, held, look.detached)
+
+    def _unbound(self, database: Database, status: Status, names: Iterable[str]) -> list[str]:
+        """The peers of a node that enforcement would cut off there, where it has yet to begin."""
         asked = database.refuses and not database.allow_unbound_peers
         if not asked or status.enforce == "on":
-            return
+            return []
         known = self._cares[database.uid]
-        others = sight.names - {address}
-        unbound = [one for one in sorted(others) if one not in known or not known[one].bound]
-        if unbound:
-            raise NodeError("PEERS", f"{', '.join(unbound)}: {UNBOUND}")
+        return [one for one in sorted(names) if one not in known or not known[one].bound]
 
 
+LOST = "no longer managed"
+ELSEWHERE = "not managed: tls-ca-cert-dir"  # of the module: it is not the journal's
+
+
+def _trust(before: str, now: str) -> tuple[str, str]:
+    """From what a module said of the trust that it manages: what is shown of it, and what is wrong.
+    Trust that is kept by hand is nothing wrong; trust that was managed, and is not since, is."""
+    if not now.startswith(("managed", "not managed")):
+        return now, f"TRUST {now}"
+    if not now.startswith(ELSEWHERE) or not before.startswith(("managed", LOST)):
+        return now, ""
+    what = "clients may be refused in the handshake: set it to the journal's ca directory again"
+    detail = LOST + now.removeprefix("not managed")
+    return detail, f"TRUST {detail}: {what}"
+
+
+def _why(care: _Care | None) -> str:
+    """What stands in the way of a node that is not bound."""
+    return (care.seen.error or "not in step yet") if care else "not reached yet"
+
+
+SHUT = (
+    "a new connection fails, as a client's does, and changes arrive over the one that is open"
+)
+REFUSED = (
+    "the master refuses it where the key that it shows there is not known (redis-certauth node "
+    "enrol --db, or node_keys); the logs of both say more"
+)
+FORGED = (
+    "this Sentinel tells clients that {} is the master, which is none of the database's servers: "
+    "it is not followed; see to the Sentinel, or name that server as an endpoint"
+)
+OPEN = (
+    "this Sentinel lets anybody whose certificate it trusts administrate it as '{}', and so send "
+    "clients to another master: redis-certauth sentinel enrol"
+)
 UNBOUND = (
-    "a peer of this node that would be cut off, for it was not reached and its key is unknown; "
+    "a peer of this node that would be cut off, for it was not seen to hold the policy; "
     "node_addresses says how it is reached, allow_unbound_peers enforces without it"
 )
 

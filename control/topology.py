@@ -24,6 +24,8 @@ class Sight:
     software: str  # "redis 8.6.3"
     module: str = ""  # the version of certauth, as the server counts; "" on Sentinels
     names: frozenset[str] = frozenset()
+    master: str = ""  # a replica's, or the one that a Sentinel tells clients of
+    is_cut: bool = False  # a replica's link is down, and nothing is being done about it
 
     @property
     def in_cluster(self) -> bool:
@@ -31,7 +33,8 @@ class Sight:
 
     def reached_by(self, addresses: Mapping[str, str]) -> "Sight":
         """With the names by which we reach those whom it named."""
-        return replace(self, names=frozenset(addresses.get(name, name) for name in self.names))
+        names = frozenset(addresses.get(name, name) for name in self.names)
+        return replace(self, names=names, master=addresses.get(self.master, self.master))
 
 
 # ---- What servers answer -------------------------------------------------------------------------
@@ -58,7 +61,10 @@ def sight(info: Mapping[str, str]) -> Sight:
     else:
         role = "replica" if info.get("role") == "slave" else "master"
     run, module = info.get("run_id", ""), info.get("module", "")
-    return Sight(role, run, software(info), module, frozenset(peers(info)))
+    (master,) = tuple(master_of(info)) or ("",)
+    down = info.get("master_link_status") == "down"
+    is_cut = down and info.get("master_sync_in_progress", "0") == "0"
+    return Sight(role, run, software(info), module, frozenset(peers(info)), master, is_cut)
 
 
 def software(info: Mapping[str, str]) -> str:
@@ -76,12 +82,16 @@ def release(software: str) -> tuple[str, int]:
 
 def peers(info: Mapping[str, str]) -> Iterable[str]:
     """The master of a replica, and the replicas of a master, of INFO replication."""
-    if info.get("role") == "slave":
-        yield from address(info.get("master_host", ""), info.get("master_port", ""))
+    yield from master_of(info)
     for name, value in info.items():
         if name.startswith("slave") and name[5:].isdecimal():
             said = words(value)
             yield from address(said.get("ip", ""), said.get("port", ""))
+
+
+def master_of(info: Mapping[str, str]) -> Iterable[str]:
+    if info.get("role") == "slave":
+        yield from address(info.get("master_host", ""), info.get("master_port", ""))
 
 
 def words(text: str) -> dict[str, str]:

@@ -56,7 +56,8 @@ def _behind(store: Store, uid: int, generation: int) -> Iterator[str]:
     for node in servers(store, database):
         if node.origin in ("leaving", "gone"):
             continue  # it is given back, in its own time
-        if node.error:
+        holds = node.in_step and not node.error.startswith("TRUST")
+        if node.error and not holds:
             yield f"{node.address}: {node.error}"
         elif node.generation < generation and not database.deleting:
             yield f"{node.address}: generation {node.generation}, and not yet {generation}"

@@ -718,7 +718,7 @@ static bool apply_more_trust(void *none, const slice *now) {
 
 /* Is tls-ca-cert-dir, or what may be in it, another than at the last call? */
 static bool moved_trust(void) {
-    static char last[PATH_MAX];
+    static char last[PATH_MAX] = "?"; /* what no setting is: the first call says yes */
     static const char *last_links;
     char value[PATH_MAX];
     const char *links = withheld();

@@ -141,6 +141,7 @@ class Sentinel:
             "sentinel failover-timeout master 20000\n"
         )
         self.process: subprocess.Popen[bytes] | None = None
+        self.login: list[str] = []  # options of redis-cli
 
     def __enter__(self) -> Self:
         conf = str(self.directory / "conf")
@@ -165,7 +166,7 @@ class Sentinel:
         crt, key = self.cert.files
         command = [
             "redis-cli", "--tls", "--cacert", str(self.directory / "ca"), "--cert", crt,
-            "--key", key, "-p", str(self.port), "sentinel", *words,
+            "--key", key, "-p", str(self.port), *self.login, "sentinel", *words,
         ]  # fmt: skip
         return subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.split(
             "\n"
@@ -184,7 +185,8 @@ class Sentinel:
 
 
 def sentinel_cert(pki: Pki) -> Cert:
-    return pki.server_ca.issue("CN=sentinel", san=["ip:127.0.0.1"], eku=(CLIENT, SERVER))
+    names = ("ip:127.0.0.1", "dns:localhost")
+    return pki.server_ca.issue("CN=sentinel", san=names, eku=(CLIENT, SERVER))
 
 
 def node_cert(pki: Pki, name: str = "node") -> Cert:

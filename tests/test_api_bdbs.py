@@ -189,6 +189,19 @@ def test_a_server_belongs_to_one_database(api: ControlPlane) -> None:
     assert "'one'" in answer.text
 
 
+@pytest.mark.parametrize(
+    ("one", "same"),
+    [("::1", "0:0:0:0:0:0:0:1"), ("10.0.0.5", "::ffff:10.0.0.5"), ("db.example", "DB.example."),
+     ("127.0.0.1", "localhost")],
+)  # fmt: skip
+def test_another_spelling_is_no_other_server(api: ControlPlane, one: str, same: str) -> None:
+    """409 as for the same one; another port is another server."""
+    api.database("one", endpoints=[{"addr": [one], "port": 6380}])
+    answer = api("POST /v1/bdbs", {"name": "two", "endpoints": [{"addr": [same], "port": 6380}]})
+    assert (answer.status, answer.code) == (409, "port_unavailable")
+    api.ok("POST /v1/bdbs", {"name": "two", "endpoints": [{"addr": [same], "port": 6381}]})
+
+
 def test_roles_permissions_are_replaced_as_a_whole(api: ControlPlane) -> None:
     """And their users come and go with them."""
     api.certificate_user("alice", "CN=alice", role="none")

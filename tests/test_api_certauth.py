@@ -180,6 +180,7 @@ def test_each_server_tells_how_far_it_is(api: ControlPlane) -> None:
                 "last_error_time": 7,
                 "software": "redis 8.6.3",
                 "module": "1",
+                "trust": "",
             }
         ],
     }

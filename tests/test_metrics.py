@@ -137,6 +137,7 @@ def selectors(node: Any) -> Iterator[promql.VectorSelector]:
 
 KNOWN = {
     "certauth_node_refused_total": {"bdb", "node", "reason"},
+    "certauth_node_error": {"bdb", "node", "code"},
     "certauth_client_certificate_next_end_seconds": set(),
 }
 

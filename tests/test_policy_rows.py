@@ -241,7 +241,8 @@ KEYS = [f"{number:064x}" for number in range(4)]
 
 
 def server(key: str, role: NodeRole, software: str = "redis 8.6.3", **fields: Any) -> Node:
-    return Node(1, f"10.0.0.9:{key[-1:]}", 1, True, role=role, software=software, key=key, **fields)
+    more = {"role": role, "software": software, "key": key, "module": "1", **fields}
+    return Node(1, f"10.0.0.9:{key[-1:]}", 1, True, **more)
 
 
 def peer_lines(nodes: list[Node], **fields: Any) -> set[str]:

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from control import core
 from control.lease import Lease
 from control.records import Change, Target
-from control.sync import NodeError, Plan, Status, detach, merged, plan, reconcile
+from control.sync import Access, Node, NodeError, Plan, Status, detach, merged, plan, reconcile
 from tests.control import SOON, Plane, authority_of, enrolled_node, frozen, operator
+from tests.faults import Disk
 from tests.nodes import load, patch, reasons, rules, show, status, turned_away, who
 from tests.servers import Server
 from tests.support import CLIENT, SERVER, Pki, RedisServer, root, wait_until
@@ -210,6 +211,22 @@ def test_a_node_of_another_control_plane_is_left_alone(
     assert "'somebody else/1'" in said
     assert show(operator(server)) == lines
     assert status(operator(server))["generation"] == 7
+
+
+def test_a_node_of_another_database_here_is_said_by_name(
+    plane: Plane, make_node: MakeNode
+) -> None:
+    """Two names of one server, of which nobody can tell that they are: it belongs to the first, and
+    the second says to which database of this very control plane."""
+    server = make_node()
+    plane.register(server)
+    plane.in_step()
+    twice = [{"addr": ["127.0.0.2"], "port": server.port}]
+    operator(server).config_set("bind", "127.0.0.1 127.0.0.2")
+    plane.register(server, name="carts", endpoints=twice, tls_server_name="127.0.0.1")
+    said = plane.says("OWNED", uid=2)
+    assert "belongs to bdb 1 ('orders') of this control plane" in said
+    assert plane.status() == "active"
 
 
 def test_an_acl_that_a_node_does_not_know_changes_nothing(
@@ -507,6 +524,30 @@ def test_a_name_that_is_none_is_unreachable(
     said = plane.says("UNREACHABLE")
     assert "label" in said
     assert "Traceback" not in caplog.text
+
+
+def test_a_slow_disk_is_not_a_node_that_is_away(
+    disk: Disk, plane: Plane, make_node: MakeNode
+) -> None:
+    """A node that does not confirm a change within the timeout, but answers others meanwhile, is
+    said to wait for its disk; the change comes through."""
+    server = make_node()
+    plane.register(server)
+    plane.in_step()
+    plane.worker.stop()
+    target, lines = plane.store.policy(1)
+    owner = status(operator(server))["owner"]
+    authorities = server.pki.server_ca.pem.decode()
+    node = Node(Access("127.0.0.1", server.port, authorities), plane.config.identity, timeout=1)
+    disk.hold()
+    after = Target(target.generation + 1, target.digest)
+    with pytest.raises(NodeError, match="^SLOW this server answers"):
+        node.load(after, lines, owner, 9)
+    disk.release()
+    wait_until(lambda: status(operator(server))["generation"] == after.generation, "it is there")
+    with frozen(server), pytest.raises(NodeError, match="^UNREACHABLE"):
+        node.load(after, lines, owner, 9)
+    node.close()
 
 
 def test_detaching_takes_only_what_is_ours(plane: Plane, make_node: MakeNode) -> None:

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 import redis
+from click.testing import CliRunner
 
 from control import sync, topology
+from control.cli import main
 from control.records import NodeRole
 from control.topology import Sight
 from tests.control import Plane, enrolled_node, frozen, operator
@@ -53,7 +55,7 @@ def test_a_replica_names_its_master() -> None:
     """And Valkey is told from the Redis that it says it is."""
     said = "redis_version:7.2.4\nvalkey_version:9.1.2\nrole:slave\nmaster_host:db\nmaster_port:6379"
     assert topology.sight(topology.fields(said)) == Sight(
-        "replica", "", "valkey 9.1.2", "", frozenset({"db:6379"})
+        "replica", "", "valkey 9.1.2", "", frozenset({"db:6379"}), "db:6379"
     )
     assert topology.release("valkey 9.1.2") == ("valkey", 9)
 
@@ -506,14 +508,25 @@ def names_on(node: RedisServer) -> set[str]:
 
 
 class Watcher(Sentinel):
-    """One that lets the control plane ask."""
+    """One that is enrolled, unless it is `plain`: it lets the control plane ask."""
 
     def __init__(
-        self, kind: Server, pki: Pki, cert: Cert, master: RedisServer, quorum: int, plane: Plane
-    ) -> None:
+        self, kind: Server, pki: Pki, cert: Cert, master: RedisServer, quorum: int, plane: Plane,
+        plain: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__(kind, pki, cert, StandIn(master), quorum)  # type: ignore[arg-type]
         with open(self.directory / "ca", "ab") as trusted:
-            trusted.write((plane.config.home / "ca.crt").read_bytes())
+            trusted.write((plane.config.home / "ca.crt").read_bytes() + pki.ca.pem)
+        if not plain:
+            self.enrol(plane)
+
+    def enrol(self, plane: Plane) -> str:
+        """By the command; it must not run."""
+        self.login = ["--user", "certauth-application", "--pass", "any", "--no-auth-warning"]
+        words = ["sentinel", "enrol", f"127.0.0.1:{self.port}", "--home", str(plane.config.home)]
+        done = CliRunner().invoke(main, [*words, "--config", str(self.directory / "conf")])
+        assert done.exit_code == 0, done.output
+        return str(done.output)
 
 
 class StandIn:

@@ -143,12 +143,13 @@ def check_enforceable(database: Database, nodes: Sequence[Node]) -> None:
     owned = [f"{node.address}: {node.error}" for node in nodes if node.error.startswith("OWNED")]
     if owned:
         raise conflict("node_owned", f"{'; '.join(owned)}: take it out of that database first")
-    unbound = [node.address for node in nodes if node.origin == "found" and not node.key]
+    found = [node for node in nodes if node.origin == "found" and not node.is_peer]
+    unbound = [f"{node.address} ({node.error or 'not in step yet'})" for node in found]
     if unbound and not database.allow_unbound_peers:
         raise conflict(
             "peer_unbound",
-            f"{', '.join(unbound)}: named by the servers as one of them, and never reached: its "
-            "key is unknown and enforcement would cut it off: see that it can be reached "
+            f"{', '.join(unbound)}: named by the servers as one of them, and never seen to hold "
+            "the policy: enforcement would cut it off: enrol it, see that it can be reached "
             "(node_addresses), or send allow_unbound_peers",
         )
 

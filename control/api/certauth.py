@@ -154,4 +154,5 @@ def rendered_node(node: Node, database: Database, target: Target) -> dict[str, A
         "last_error_time": node.last_error_time,
         "software": node.software,
         "module": node.module,
+        "trust": node.detail,
     }

@@ -26,6 +26,7 @@ RANGES = {
 ALARMS = {
     "node_drift": "A server held a policy that was not ours, and was set right",
     "node_lost": "A server left without being detached",
+    "node_without_module": "A server without certauth was among the nodes",
     "client_log_gap": "Entries of a server's log are missing",
     "user_locked": "A user was locked by wrong passwords",
     "ca_removed_in_use": "A CA was removed while it was in use",
