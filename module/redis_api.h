@@ -37,7 +37,7 @@ enum {
 
 typedef struct { uint64_t id, dataver; } RedisModuleEvent;
 enum { REDISMODULE_EVENT_CLIENT_CHANGE = 4, REDISMODULE_CLIENT_CHANGE_CONNECTED = 0 };
-enum { REDISMODULE_EVENT_CRON_LOOP = 8 };
+enum { REDISMODULE_EVENT_CRON_LOOP = 8, REDISMODULE_EVENT_CONFIG = 16 };
 enum { REDISMODULE_CLIENTINFO_FLAG_SSL = 1 << 0, REDISMODULE_CLIENTINFO_FLAG_UNIXSOCKET = 1 << 4 };
 typedef struct {
     uint64_t version, flags, id;
