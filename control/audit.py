@@ -37,7 +37,9 @@ PAGES = 6  # of one node in a row: more than it keeps
 INTERVAL = 1.0  # seconds between two looks at the event log
 SIZE = 64 << 20  # bytes of a file, which then is renamed to .1, that one to .2, …
 KEPT = 10  # files, besides the one that is written to
-FINE = frozenset({"login", "choose", "left", "would-login", "would-choose", "would-leave"})
+FINE = frozenset(
+    {"login", "choose", "left", "would-login", "would-choose", "would-leave", "peer-joined"}
+)
 RESTARTED = "the server was started again; what happened after its last entry here is not known"
 OVERWRITTEN = "more happened than the server keeps until it is read"
 
@@ -151,7 +153,8 @@ def _event(where: dict[str, EventDetail], entry: Mapping[str, Any]) -> Event:
     }
     del told["event"]
     severity: Severity = "INFO" if kind in FINE else "WARNING"
-    name = f"client_{kind.replace('-', '_')}"
+    whose = "" if kind.startswith("peer") else "client_"
+    name = f"{whose}{kind.replace('-', '_')}"
     return Event(entry["time_us"] // 1_000_000, name, severity, {**where, **told})
 
 

@@ -287,22 +287,27 @@ def _control(config: Config) -> ca.Issued:
 
 
 def _bind_node(config: Config, store: Store, node: Enrolment, text: str) -> str:
-    """Lets a server in as a peer of the nodes of a database, before it has ever been one."""
+    """Lets a server in as a peer of the nodes of a database, before it has ever been one: by the
+    key that it shows where it connects, and by the one that it shows where others connect."""
     found = [one for one in store.all(Database) if one.name == node.database]
     if not found:
         raise ServiceError(f"there is no database '{node.database}'")
-    file = enrolling.setting(text, "tls-client-cert-file", "tls-cert-file")
     authorities = found[0].tls_server_ca or (config.home / "ca.crt").read_text()
-    shown = Path(file).read_bytes() if file else _shown(config, node, authorities)
-    try:
-        key = core.identity(shown).key
-    except core.CoreError as error:
-        raise ServiceError(f"{file or node.host}: no certificate: {error}") from error
-    if key not in found[0].node_keys:
+    named = (enrolling.setting(text, f"tls-{kind}-file") for kind in ("client-cert", "cert"))
+    shown = {file: Path(file).read_bytes() for file in named if file}
+    keys = []
+    for place, found_there in (shown or {node.host: _shown(config, node, authorities)}).items():
+        try:
+            keys.append(core.identity(found_there).key)
+        except core.CoreError as error:
+            raise ServiceError(f"{place}: no certificate: {error}") from error
+    if not set(keys) <= set(found[0].node_keys):
         store.update(
-            Database, found[0].uid, lambda one: replace(one, node_keys=(*one.node_keys, key))
-        )
-    return f"Its key {key} may be a peer of the nodes of '{node.database}'."
+            Database, found[0].uid,
+            lambda one: replace(one, node_keys=tuple(dict.fromkeys((*one.node_keys, *keys)))),
+        )  # fmt: skip
+    told = " and ".join(dict.fromkeys(keys))
+    return f"Its key {told} may be a peer of the nodes of '{node.database}'."
 
 
 def _shown(config: Config, node: Enrolment, authorities: str) -> bytes:

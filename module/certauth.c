@@ -124,6 +124,8 @@ typedef struct {
     const char *event;
     reason why;
     ip address;
+    uint16_t port;    /* of a node's link, as are both: of the other end */
+    const char *door; /* NULL: a client's */
     bool certified, vouched; /* it has a certificate; and its CA is known */
     uint8_t cert[HASH_BYTES], key[HASH_BYTES], ca[HASH_BYTES];
     int64_t not_after;
@@ -157,6 +159,9 @@ static struct {
     bool ever;                 /* there was a policy, now or once */
     fault damage;              /* why only the bootstrap file counts; empty: it does not */
     fault trust_state;         /* of tls-ca-cert-dir, for a person */
+    bool watches;              /* the doors that are not the clients', see doors.c */
+    bool blind;                /* a client has come, and we were not asked */
+    bool trusts;               /* they are open to the policy's CAs, unless guarded */
     RedisModuleUser *nobody;   /* permissionless; refused clients sit on it until they are closed */
     RedisModuleUser *scratch;  /* for trying ACL rules */
     RedisModuleCommandFilter *muzzle; /* while there may be a client that is to run nothing */
@@ -668,37 +673,104 @@ static const char *internal_links(void) {
     return NULL;
 }
 
-/* Why the policy's certificates stay out of the trust store; NULL: they do not. */
+/* ---- The doors that are not the clients' ---- */
+
+/* A server with an OpenSSL of its own asks nobody. */
+static bool can_guard(void) { return node.watches && (!node.blind || doors_asked()); }
+
+/* As the server has them where the policy is not enforced. Unless the policy's CAs have come into the
+ * trust store already: those are of clients. */
+static doors_mode doors_wanted(void) {
+    bool shadow = policy_setting(node.policy, SET_ENFORCE) == ENFORCE_SHADOW;
+    if (!can_guard()) return DOORS_OPEN;
+    if (enforced() || damaged() || node.trusts) return DOORS_GUARDED;
+    return shadow ? DOORS_WATCHED : DOORS_OPEN;
+}
+
+/* Makes a change of the policy; NULL: something else that counts at the doors has changed. */
+static void commit_to_doors(patch *change) {
+    doors_lock();
+    if (change) policy_commit(node.policy, change);
+    doors_unlock(node.policy, node.bootstrap, doors_wanted());
+    doors_sweep();
+}
+
+static void follow_doors(void) {
+    if (doors_now() != doors_wanted()) commit_to_doors(NULL);
+}
+
+static void learn_doors(void) {
+    static const char *const files[] = {"tls-cert-file", "tls-client-cert-file"};
+    char value[PATH_MAX];
+    if (config_get("tls-port", value, sizeof value)) doors_client_port((uint16_t)atoi(value));
+    doors_cluster(config_get("cluster-enabled", value, sizeof value) && strcmp(value, "yes") == 0);
+    for (int i = 0; i < 2; i++) {
+        if (config_get(files[i], value, sizeof value) && value[0]) doors_own(i, value);
+    }
+}
+
+/* Within CONFIG SET: nobody has come to a new port yet. */
+static void on_config_change(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t sub,
+                             void *data) {
+    (void)ctx, (void)event, (void)sub, (void)data;
+    learn_doors();
+}
+
+/* The setting by which this server has doors that nobody guards, which keeps the policy's certificates
+ * out of the trust store; NULL: they may go there. */
 static const char *withheld(void) {
     bool allowed = policy_setting(node.policy, SET_INTERNAL_TRUST) == INTERNAL_TRUST_ALLOW;
-    return allowed ? NULL : internal_links();
+    bool guarded = can_guard() && (enforced() || node.trusts);
+    return allowed || guarded ? NULL : internal_links();
+}
+
+/* Our directory is used where the operator pointed tls-ca-cert-dir at it, which is `value` then. */
+static bool uses_directory(char value[PATH_MAX]) {
+    char real[PATH_MAX], ours[PATH_MAX];
+    config_get("tls-ca-cert-dir", value, PATH_MAX);
+    return value[0] && realpath(value, real) && realpath(node.trust, ours) &&
+           strcmp(real, ours) == 0;
+}
+
+/* Files outlive enforcement, and restarts. */
+static void learn_trust(void) {
+    char value[PATH_MAX];
+    bool allowed = policy_setting(node.policy, SET_INTERNAL_TRUST) == INTERNAL_TRUST_ALLOW;
+    node.trusts = !allowed && internal_links() && uses_directory(value) &&
+                  trust_holds(node.trust, node.policy, node.bootstrap);
+    follow_doors();
+}
+
+static void say_trust(const char *links) {
+    const char *why = can_guard() ? "the policy is not enforced"
+                                  : "who comes by it cannot be told here";
+    fail(&node.trust_state,
+         links ? "not managed: %s is on, and %s; `set internal-trust allow` would open it to "
+                 "clients"
+               : "managed",
+         links, why);
 }
 
 static bool trust_goes_on(const void *now) { return slice_goes_on(now); }
 
-/* Our directory is used where the operator pointed tls-ca-cert-dir at it. The bootstrap file's
- * certificates are the operator's own word; a CA of clients must not open the cluster bus and the links
- * that this node makes unless the policy says so. Nothing goes away while the policy is not enforced,
- * or cannot be read; but all does with the policy. With a slice, it may end before all is done: true where
- * there is more. */
+/* The bootstrap file's certificates are the operator's own word; a CA of clients must not open the
+ * cluster bus and the links that this node makes. Nothing goes away while the policy is not enforced,
+ * or cannot be read; but all does with the policy. With a slice, it may end before all is done: true
+ * where there is more. */
 static bool apply_trust(const slice *now) {
     static bool changed; /* since the server was last told to look */
-    char value[PATH_MAX], real[PATH_MAX], ours[PATH_MAX];
+    char value[PATH_MAX];
     bool only = enforced() || policy_rules(node.policy) == 0;
-    trust_work work = {.only = only && !damaged(), .goes_on = now ? trust_goes_on : NULL, .clock = now};
+    trust_work work = {
+        .only = only && !damaged(), .goes_on = now ? trust_goes_on : NULL, .clock = now};
     fault why;
-    config_get("tls-ca-cert-dir", value, sizeof value);
-    bool same =
-        value[0] && realpath(value, real) && realpath(node.trust, ours) && strcmp(real, ours) == 0;
-    if (!same) {
+    if (!uses_directory(value)) {
         fail(&node.trust_state, "not managed: tls-ca-cert-dir is '%.80s'", value);
+        learn_trust();
         return false;
     }
     const char *links = withheld();
-    fail(&node.trust_state, links ? "not managed: %s is on, and the policy does not say `set "
-                                    "internal-trust allow`"
-                                  : "managed",
-         links);
+    say_trust(links);
     const policy *lines = links ? NULL : node.policy;
     bool good = trust_write(node.trust, lines, node.bootstrap, &work, &why);
     changed = changed || work.changed;
@@ -708,6 +780,7 @@ static bool apply_trust(const slice *now) {
         RedisModule_Log(node.ctx, "warning", "managed trust: %s", why.text);
     }
     changed = false;
+    learn_trust();
     return false;
 }
 
@@ -980,6 +1053,7 @@ static bool session_certificate(RedisModuleCtx *ctx, session *s, uint16_t port, 
     X509 *owned[2] = {NULL, NULL};
     bool readable = true;
     if (node.api_certificates || !tls_claim(&s->address, port, found)) {
+        node.blind = node.blind || !doors_asked();
         if (s->address.len == 0) return false; /* gone already: not worth the leak */
         found->count = peer_by_api(ctx, s, owned, &readable);
         found->chain[0] = owned[0];
@@ -1101,6 +1175,47 @@ static void count(const decision *d) {
     if (d->act != ACTION_REFUSE) return;
     node.refused++;
     node.reasons[d->why]++;
+}
+
+/* ---- What happens at the other doors ---- */
+
+static void log_door(const log_entry *e) {
+    char address[INET6_ADDRSTRLEN], key[2 * HASH_BYTES + 1] = "-";
+    writer hex = {(uint8_t *)key, 0, sizeof key - 1, false};
+    address_text(&e->address, address);
+    if (e->certified) put_hex(&hex, span_of(e->key, HASH_BYTES));
+    RedisModule_Log(node.ctx, "notice", "%s at the %s, %s:%u: %s (subject %s, key %s)", e->event,
+                    e->door, address, e->port, reason_name(e->why),
+                    e->subject[0] ? e->subject : "-", key);
+}
+
+/* What CERTAUTH.LOG calls a door_event. */
+static const char *const DOOR_EVENTS[] = {"peer-refused", "peer-would-refuse", "peer-joined"};
+
+static void record_door(const door_note *n) {
+    static const char *const doors[] = {"clients' port", "bus", "link"};
+    static identity id;
+    path issuers = {.count = 1};
+    session s = {.address = n->address, .leaf = n->leaf ? &id : NULL, .issuers = &issuers};
+    if (n->leaf) {
+        identity_read(n->leaf, &id);
+        identity_cert(&id);
+        identity_key(&id);
+    }
+    issuers.known = n->issuer && certificate_key(n->issuer, issuers.ca[0].key);
+    log_entry *e = record(&s, DOOR_EVENTS[n->event], n->why, span_of(NULL, 0));
+    e->door = doors[n->at];
+    e->port = n->port;
+    log_door(e);
+}
+
+static void tell_doors(void) {
+    door_note n;
+    while (doors_next(&n)) {
+        record_door(&n);
+        certificate_free(n.leaf);
+        certificate_free(n.issuer);
+    }
 }
 
 /* ---- Becoming somebody, and being closed ---- */
@@ -1915,6 +2030,7 @@ static void put_in_force(void) {
     } else node.settling = false;
     /* resetpass too: protected mode asks for nopass even of a user that is off (networking.c) */
     if (damaged()) set_user(LITERAL("default"), LITERAL("resetpass off"));
+    commit_to_doors(NULL);
     apply_trust(NULL);
     apply_client_auth();
     if ((damaged() || enforced()) && !was_off && default_is_off(&now)) close_default(NULL);
@@ -2063,7 +2179,7 @@ static progress commit(write_order *order, slice *now) {
     (void)now;
     tell_journal();
     drop_stage();
-    policy_commit(node.policy, order->change);
+    commit_to_doors(order->change);
     order->done = node.settling = node.sweeping = node.ever = true;
     watch_commands();
     node.stamp = order->next;
@@ -3294,7 +3410,7 @@ static int sessions(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
 static void reply_entry(RedisModuleCtx *ctx, const log_entry *e) {
     char address[INET6_ADDRSTRLEN];
     address_text(&e->address, address);
-    RedisModule_ReplyWithMap(ctx, 14);
+    RedisModule_ReplyWithMap(ctx, 16);
     reply_number(ctx, "seq", e->seq);
     reply_number(ctx, "time_us", (uint64_t)e->time);
     reply_named(ctx, "event", e->event);
@@ -3309,6 +3425,10 @@ static void reply_entry(RedisModuleCtx *ctx, const log_entry *e) {
     reply_hash(ctx, "key", e->certified, e->key);
     reply_hash(ctx, "ca", e->vouched, e->ca);
     reply_number(ctx, "not_after", (uint64_t)e->not_after);
+    reply_optional(ctx, "door", e->door ? text_span(e->door) : span_of(NULL, 0));
+    reply_text(ctx, "port");
+    if (e->door) RedisModule_ReplyWithLongLong(ctx, e->port);
+    else RedisModule_ReplyWithNull(ctx);
 }
 
 /* LOG [SINCE seq] [COUNT n]: entries after `seq`, oldest first. `lost`: how many of those asked for the
@@ -3319,6 +3439,7 @@ static int show_log(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     if (!may_administer(ctx, "LIST")) return deny(ctx, "LIST");
     if (!read_page(argv, argc, "SINCE", &since, &most, NULL, &why))
         return RedisModule_ReplyWithError(ctx, why.text);
+    tell_doors();
     uint64_t oldest = node.seq > LOG_ENTRIES ? node.seq - LOG_ENTRIES : 0, from = (uint64_t)since;
     uint64_t lost = from < oldest ? oldest - from : 0, first = from + lost;
     uint64_t found = first < node.seq ? node.seq - first : 0;
@@ -3525,6 +3646,7 @@ static void watch_acl_load(RedisModuleCtx *ctx) {
 /* ---- INFO ---- */
 
 static void info(RedisModuleInfoCtx *ctx, int for_crash_report) {
+    static const char *const doors[] = {"open", "watched", "guarded"};
     (void)for_crash_report;
     char text[DIGEST_TEXT], field[64];
     digest sum = policy_digest(node.policy);
@@ -3540,6 +3662,8 @@ static void info(RedisModuleInfoCtx *ctx, int for_crash_report) {
     RedisModule_InfoAddFieldCString(ctx, "digest", text);
     RedisModule_InfoAddFieldULongLong(ctx, "sessions", RedisModule_DictSize(node.sessions));
     RedisModule_InfoAddFieldULongLong(ctx, "api_certificates", node.api_reads);
+    RedisModule_InfoAddFieldCString(ctx, "doors", doors[doors_now()]);
+    RedisModule_InfoAddFieldULongLong(ctx, "peers_refused", doors_refused());
 }
 
 /* ---- Once a second ---- */
@@ -3616,6 +3740,7 @@ static void repair_configuration(void) {
     if (!good && !told) RedisModule_Log(node.ctx, "warning", "tls-auth-clients-user: %s", why.text);
     told = !good;
     if (moved_trust()) add_chore(apply_more_trust, NULL);
+    follow_doors();
 }
 
 /* ---- When we act ---- */
@@ -3672,6 +3797,7 @@ static void tick(void) {
     node.ticked = now_us();
     repair_users();
     repair_configuration();
+    tell_doors();
     drop_old_stage();
     node.unmaking = node.idle > 0;
     if (!node.audit_due) audit(&now);
@@ -4123,6 +4249,10 @@ static bool load(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, fault 
     if (!read_arguments(argv, argc, why)) return false;
     if (!node.api_certificates && !tls_watch()) node.api_certificates = true;
     if (!node.api_certificates) handshake_watch(); /* else explain says that it was not asked */
+    node.watches = !node.api_certificates && doors_can_guard();
+    learn_doors();
+    learn_trust();
+    commit_to_doors(NULL);
     /* There is no data of ours in the keyspace, so nothing to do when it is swapped or moved. */
     int handled = REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD;
     if (node.is_valkey) handled |= VALKEYMODULE_OPTIONS_HANDLE_ATOMIC_SLOT_MIGRATION;
@@ -4132,6 +4262,8 @@ static bool load(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, fault 
     RedisModule_SubscribeToServerEvent(ctx, event, on_client_change);
     event.id = REDISMODULE_EVENT_CRON_LOOP;
     RedisModule_SubscribeToServerEvent(ctx, event, on_cron);
+    event.id = REDISMODULE_EVENT_CONFIG;
+    RedisModule_SubscribeToServerEvent(ctx, event, on_config_change);
     RedisModule_RegisterInfoFunc(ctx, info);
     if (RedisModule_RegisterAuthCallback) RedisModule_RegisterAuthCallback(ctx, on_auth);
     else RedisModule_RegisterCommandFilter(ctx, on_command, REDISMODULE_CMDFILTER_NOSELF);

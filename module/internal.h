@@ -240,6 +240,13 @@ void policy_swap(policy *, policy *);
 typedef bool (*bind_taker)(bind_kind, span value, bool repeated, void *data);
 void identity_bindings(identity *, bind_taker take, void *data);
 
+/* Is the other end of a link between servers a node that is known: one that a peer's line of the policy
+ * binds, any key of the bootstrap file, or one of the node's two `own` keys? `chain`: as the handshake has
+ * verified it, leaf first. REASON_MATCHED, or why not: what is revoked is nobody. No user is asked about,
+ * and enforcement is the caller's business. In any thread, while nobody commits. */
+reason policy_node(const policy *, const policy *bootstrap, X509 *const *chain, size_t count,
+                   uint8_t (*own)[HASH_BYTES], span address);
+
 /* The key of a leaf's issuer; zeros, which are nobody's, where its path is not known. */
 const uint8_t *issuer_key(const path *);
 

@@ -1,5 +1,5 @@
 /* What the module has beside the core: the server's TLS connections, and its trust store. No part of
- * Redis's API is known in tls.c and trust.c either. */
+ * Redis's API is known in tls.c, doors.c and trust.c either. */
 #ifndef CERTAUTH_NODE_H
 #define CERTAUTH_NODE_H
 
@@ -11,6 +11,8 @@
 typedef struct { uint8_t bytes[16]; size_t len; } ip;
 bool ip_parse(const char *text, ip *out);
 struct ssl_st; /* libssl's SSL */
+struct sockaddr_storage;
+bool ip_of_socket(const struct sockaddr_storage *, ip *, uint16_t *port);
 
 /* What a handshake left. `chain` is the leaf and, after a full handshake, the verified path above it;
  * empty without a certificate. Borrowed: valid as long as the connection. `socket`: -1 where it is not
@@ -27,6 +29,55 @@ bool tls_claim(const ip *address, uint16_t port, peer *out);
 /* From now on nothing that this peer has sent is read, in whichever thread: SSL_read(3) returns 0
  * before it looks at a byte. Does nothing where the SSL object is not known. */
 void tls_silence(const peer *);
+
+/* Calls `take` for each SSL object whose handshake has ended and that is not a client's. */
+void tls_each(void (*take)(struct ssl_st *));
+
+/* ---- doors.c: the links that are not clients' ---- */
+
+/* The clients' door; the cluster bus, as others come to it; and whatever this server connects to: the
+ * bus of others, its master, a target of MIGRATE. */
+typedef enum { DOOR_CLIENT, DOOR_BUS, DOOR_LINK } door;
+
+/* As the server alone would have it; only looking; only nodes that are known. */
+typedef enum { DOORS_OPEN, DOORS_WATCHED, DOORS_GUARDED } doors_mode;
+
+/* To be called for each SSL object that is made. */
+void doors_watch(struct ssl_st *);
+/* Does libcrypto ask us about handshakes? Makes an SSL object to see. */
+bool doors_can_guard(void);
+bool doors_asked(void); /* It has, of one of the server's. */
+
+/* Around each change of a policy, and of the mode: both policies are looked into by handshakes, in other
+ * threads too. Borrowed until the next call. */
+void doors_lock(void);
+void doors_unlock(const policy *, const policy *bootstrap, doors_mode);
+
+/* What tells the doors apart: does this server have a cluster bus, and at which ports are clients? A port
+ * that was the clients' once stays theirs. */
+void doors_cluster(bool);
+void doors_client_port(uint16_t);
+/* The PEM file of the certificate that this server shows where it accepts, or where it `connects`: its own
+ * key counts as known. Later ones are seen in handshakes. */
+void doors_own(bool connects, const char *file);
+
+/* Cuts the links whose other end is not, or no longer, a known node. On the main thread. */
+void doors_sweep(void);
+
+doors_mode doors_now(void);
+uint64_t doors_refused(void); /* how many since the start */
+
+/* What happened at a door. The certificates are the caller's to free; NULL: none, or not known. */
+typedef enum { DOOR_REFUSED, DOOR_WOULD_REFUSE, DOOR_JOINED } door_event;
+typedef struct {
+    door at;
+    door_event event;
+    reason why;
+    ip address; /* of the other end */
+    uint16_t port;
+    X509 *leaf, *issuer;
+} door_note;
+bool doors_next(door_note *); /* False where there is none. */
 
 /* ---- handshake.c: what a new connection's handshake would say ---- */
 
@@ -48,5 +99,8 @@ handshake handshake_ask(X509 *leaf, X509 *const *extra, size_t count, path *issu
  * what was done is not done twice. Main thread only. */
 typedef struct { bool only, changed, more; bool (*goes_on)(const void *); const void *clock; } trust_work;
 bool trust_write(const char *directory, const policy *, const policy *bootstrap, trust_work *, fault *why);
+
+/* Does it hold certificates of the policy that the bootstrap file has not as well? */
+bool trust_holds(const char *directory, const policy *, const policy *bootstrap);
 
 #endif

@@ -45,21 +45,28 @@ bool ip_parse(const char *text, ip *out) {
     return len > 0;
 }
 
+bool ip_of_socket(const struct sockaddr_storage *name, ip *address, uint16_t *port) {
+    address->len = 0;
+    *port = 0;
+    if (name->ss_family == AF_INET) {
+        const struct sockaddr_in *v4 = (const struct sockaddr_in *)(const void *)name;
+        ip_from(address, (const uint8_t *)&v4->sin_addr, 4);
+        *port = ntohs(v4->sin_port);
+    } else if (name->ss_family == AF_INET6) {
+        const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)(const void *)name;
+        ip_from(address, (const uint8_t *)&v6->sin6_addr, 16);
+        *port = ntohs(v6->sin6_port);
+    }
+    return address->len > 0;
+}
+
 static void resolve(watched *w) {
     struct sockaddr_storage name;
     socklen_t len = sizeof name;
     w->resolved = true;
     w->address.len = 0;
     if (getpeername(SSL_get_fd(w->ssl), (struct sockaddr *)&name, &len) != 0) return;
-    if (name.ss_family == AF_INET) {
-        const struct sockaddr_in *v4 = (const struct sockaddr_in *)(const void *)&name;
-        ip_from(&w->address, (const uint8_t *)&v4->sin_addr, 4);
-        w->port = ntohs(v4->sin_port);
-    } else if (name.ss_family == AF_INET6) {
-        const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)(const void *)&name;
-        ip_from(&w->address, (const uint8_t *)&v6->sin6_addr, 16);
-        w->port = ntohs(v6->sin6_port);
-    }
+    ip_of_socket(&name, &w->address, &w->port);
 }
 
 /* ---- Watching ---- */
@@ -71,6 +78,7 @@ static void unlink_watched(watched *w) {
 
 static void on_new(void *ssl, void *none, CRYPTO_EX_DATA *data, int index, long argl, void *argp) {
     (void)none, (void)argl, (void)argp;
+    doors_watch(ssl);
     watched *w = calloc(1, sizeof *w);
     if (w == NULL) return; /* this client's certificate comes from the server then */
     w->ssl = ssl;
@@ -141,6 +149,14 @@ bool tls_claim(const ip *address, uint16_t port, peer *out) {
     if (count > PATH_LENGTH + 1) return true; /* as good as none: no path, no trusted issuer */
     for (int i = 1; i < count; i++) out->chain[out->count++] = sk_X509_value(verified, i);
     return true;
+}
+
+void tls_each(void (*take)(SSL *)) {
+    pthread_mutex_lock(&lock);
+    for (watched *w = ring.behind; w != &ring; w = w->behind) {
+        if (SSL_is_init_finished(w->ssl)) take(w->ssl);
+    }
+    pthread_mutex_unlock(&lock);
 }
 
 void tls_silence(const peer *p) {

@@ -220,3 +220,22 @@ bool trust_write(const char *where, const policy *p, const policy *bootstrap, tr
     free(l.entries);
     return good || fail(why, "cannot keep the CA certificates in %s: %s", where, strerror(errno));
 }
+
+bool trust_holds(const char *where, const policy *p, const policy *bootstrap) {
+    size_t known = 0, most = policy_authorities(p) + policy_authorities(bootstrap);
+    listing l = {calloc(most + 1, sizeof(entry)), 0};
+    int directory = open(where, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    bool found = l.entries == NULL; /* who knows */
+    if (l.entries) {
+        list_policy(&l, bootstrap);
+        known = l.count;
+        list_policy(&l, p);
+    }
+    ERR_set_mark();
+    for (size_t i = known; directory >= 0 && i < l.count && !found; i++)
+        found = holds(directory, &l.entries[i]);
+    ERR_pop_to_mark();
+    if (directory >= 0) close(directory);
+    free(l.entries);
+    return found;
+}

@@ -282,55 +282,112 @@ def bus_takes(server: RedisServer, port: int, cert: Cert) -> bool:
     return True
 
 
-def test_a_ca_of_clients_does_not_open_the_cluster_bus(
-    server_kind: Server, start: Start, pki: Pki, other: Cert
-) -> None:
-    """On a real bus port: the policy's CAs are kept out of a cluster node's trust store unless the
-    policy says otherwise, and go again with that word; who the node trusted at its start, and the
-    bootstrap file's CA, never do."""
-    port, control = free_port(), root("CN=Control CA")
-    carol, inside = other.issue("CN=carol"), pki.server_ca.issue("CN=node")
-    folder = Path(tempfile.mkdtemp(dir=scratch()))
+def bus_node(
+    start: Start, kind: Server, module: tuple[str, ...] = JOURNAL
+) -> tuple[RedisServer, int]:
+    """A cluster node alone, with managed trust, and the port of its bus."""
+    port = free_port()
     config = ["cluster-enabled yes", "tls-cluster yes", f"cluster-port {port}"]
-    module = bootstrap(folder, authority(control))
-    server = managed(start, server_kind, config=config, module=module)
-    admin, line = server.admin(), authority(other)
+    server = managed(start, kind, config=config, module=module)
+    admin = server.admin()
     # While it is down, Redis 7.0 tells who waits for the journal so, instead of the answer.
     admin.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
     wait_until(lambda: "cluster_state:ok" in str(admin.execute_command("CLUSTER", "INFO")), "it is")
+    return server, port
+
+
+def test_a_ca_of_clients_does_not_open_the_cluster_bus(
+    server_kind: Server, start: Start, pki: Pki, other: Cert
+) -> None:
+    """On a real bus port: the policy's CAs come into a cluster node's trust store while the policy
+    is enforced, for clients alone. The bus stays theirs who are known as nodes, also when
+    enforcement has ended, and behind a restart, for the files are there."""
+    control = root("CN=Control CA")
+    carol, inside = other.issue("CN=carol"), pki.server_ca.issue("CN=node")
+    folder = Path(tempfile.mkdtemp(dir=scratch()))
+    known = bind(inside, "node")
+    server, port = bus_node(
+        start, server_kind, bootstrap(folder, authority(control), known, "user node on")
+    )
+    admin, line = server.admin(), authority(other)
+
+    def clients_only() -> bool:
+        return (
+            shakes_hands(server, carol)
+            and not bus_takes(server, port, carol)
+            and not bus_takes(server, port, control.issue("CN=control"))
+            and bus_takes(server, port, inside)
+            and bus_takes(server, port, pki.server)
+        )
+
     load(admin, 1, [*usual(pki), line])
-    why = "cluster-enabled is on, and the policy does not say `set internal-trust allow`"
-    assert status(admin)["trust"] == f"not managed: {why}"
-    assert list(kept(server).values()) == [control.der]
-    assert not bus_takes(server, port, carol)
+    assert status(admin)["trust"] == "managed"
+    assert clients_only()
+    patch(admin, 1, 2, ["-set enforce on"])
+    assert status(admin)["trust"] == "managed"
+    assert clients_only()
+    server.stop()
+    server.config.append(f"tls-ca-cert-dir {directory(server)}")
+    server.start()
+    admin = server.admin()
+    assert clients_only()
+    wait_until(lambda: "cluster_state:ok" in str(admin.execute_command("CLUSTER", "INFO")), "it is")
+    patch(admin, 2, 3, ["+set enforce on", f"-{line}"])
     assert not shakes_hands(server, carol)
+    assert not bus_takes(server, port, carol)
     assert bus_takes(server, port, inside)
-    assert shakes_hands(server, control.issue("CN=control"))
+
+
+@pytest.mark.parametrize("enforce", ["off", "shadow"])
+def test_a_policy_that_is_not_enforced_opens_no_bus(
+    installed: Server, start: Start, pki: Pki, other: Cert, enforce: str
+) -> None:
+    """Then nobody guards it: the policy's CAs come into a cluster node's trust store only where it
+    says so, for the bus as well, and go from both with that word."""
+    server, port = bus_node(start, installed)
+    admin, carol = server.admin(), other.issue("CN=carol")
+    load(admin, 1, [f"set enforce {enforce}", *usual(pki)[1:], authority(other)])
+    assert status(admin)["trust"].startswith(
+        "not managed: cluster-enabled is on, and the policy is"
+    )
+    assert not bus_takes(server, port, carol)
     patch(admin, 1, 2, [f"+{ALLOWED}"])
     assert status(admin)["trust"] == "managed"
     assert bus_takes(server, port, carol)
+    patch(admin, 2, 3, [f"-set enforce {enforce}", "+set enforce on"])
     assert shakes_hands(server, carol)
-    patch(admin, 2, 3, [f"-{ALLOWED}"])
     assert not bus_takes(server, port, carol)
-    assert bus_takes(server, port, inside)
-    patch(admin, 3, 4, [f"+{ALLOWED}", f"-{line}"])
-    assert not bus_takes(server, port, carol)
-    assert bus_takes(server, port, inside)
+    patch(admin, 3, 4, [f"-{ALLOWED}", f"-{authority(other)}"])
+    assert not shakes_hands(server, carol)
 
 
-def test_a_server_that_becomes_a_replica_over_tls_trusts_less(
+def test_where_the_bus_cannot_be_guarded_trust_is_not_managed(
     installed: Server, start: Start, pki: Pki, other: Cert
 ) -> None:
-    """`tls-replication` may be switched on in a running server: what is in the trust store then
-    goes within a second or so."""
-    server = managed(start, installed)
+    """Where only the server can tell who comes: STATUS says so."""
+    server, port = bus_node(start, installed, (*JOURNAL, "certificates", "api"))
     load(server.admin(), 1, [*usual(pki), authority(other)])
+    said = status(server.admin())["trust"]
+    assert said.startswith("not managed: cluster-enabled is on, and who comes by it cannot be told")
+    assert not bus_takes(server, port, other.issue("CN=carol"))
+
+
+def test_a_server_that_becomes_a_replica_over_tls_goes_on(
+    installed: Server, start: Start, pki: Pki, other: Cert
+) -> None:
+    """`tls-replication` may be switched on in a running server: what is in the trust store stays,
+    for its link to a master is guarded, enforced or not."""
+    server = managed(start, installed)
+    lines = ["set enforce off", *usual(pki)[1:], authority(other)]
+    load(server.admin(), 1, lines)
     assert len(kept(server)) == 2
+    assert server.admin().info("certauth")["certauth_doors"] == "open"
     server.admin().config_set("tls-replication", "yes")
-    wait_until(lambda: not any(directory(server).iterdir()), "the policy's CAs are gone")
-    assert status(server.admin())["trust"].startswith("not managed: tls-replication is on")
-    patch(server.admin(), 1, 2, [f"+{ALLOWED}"])
+    wait_until(
+        lambda: server.admin().info("certauth")["certauth_doors"] == "guarded", "it is guarded"
+    )
     assert len(kept(server)) == 2
+    assert status(server.admin())["trust"] == "managed"
 
 
 # ---- tls-auth-clients ----------------------------------------------------------------------------
