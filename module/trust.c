@@ -222,18 +222,19 @@ bool trust_write(const char *where, const policy *p, const policy *bootstrap, tr
 }
 
 bool trust_holds(const char *where, const policy *p, const policy *bootstrap) {
-    size_t known = 0, most = policy_authorities(p) + policy_authorities(bootstrap);
-    listing l = {calloc(most + 1, sizeof(entry)), 0};
+    const view own = {bootstrap, NULL};
+    listing l = {calloc(policy_authorities(p) + policy_authorities(bootstrap) + 1, sizeof(entry)),
+                 0};
     int directory = open(where, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     bool found = l.entries == NULL; /* who knows */
     if (l.entries) {
         list_policy(&l, bootstrap);
-        known = l.count;
         list_policy(&l, p);
+        list_close(&l);
     }
     ERR_set_mark();
-    for (size_t i = known; directory >= 0 && i < l.count && !found; i++)
-        found = holds(directory, &l.entries[i]);
+    for (size_t i = 0; directory >= 0 && i < l.count && !found; i++)
+        found = !view_find(&own, l.entries[i].line->key) && holds(directory, &l.entries[i]);
     ERR_pop_to_mark();
     if (directory >= 0) close(directory);
     free(l.entries);
