@@ -388,8 +388,9 @@ typedef struct {
     candidate *best;
 } nearest;
 
-static void spend(nearest *n, size_t attributes) {
-    size_t cost = 1 + n->own * attributes / 64;
+/* `subject`: of the line that was looked at; empty for others. */
+static void spend(nearest *n, span subject) {
+    size_t cost = 1 + n->own * attributes_of(subject) / 64 + subject.len / 256;
     n->left -= cost < n->left ? cost : n->left;
 }
 
@@ -409,7 +410,7 @@ static void find_by_value(nearest *n, bind_kind kind, span value) {
             if (!measure_subject(line, n->subject, &one)) continue;
             one.rank = near_subject(span_of(one.subject, one.len)) == n->whole ? 0 : 1;
         }
-        spend(n, attributes_of(span_of(one.subject, one.len)));
+        spend(n, span_of(one.subject, one.len));
         take_candidate(&one, n->best);
     }
 }
@@ -438,7 +439,7 @@ static void find_by_subject(nearest *n) {
         one.len = 0;
         bool is_subject = measure_subject(one.line, n->subject, &one);
         span other = span_of(one.subject, one.len);
-        spend(n, attributes_of(other));
+        spend(n, other);
         if (is_subject && missing_in(other, n->subject, NULL) < n->own)
             take_candidate(&one, n->best);
     }

@@ -70,7 +70,7 @@ def test_a_refused_login_leads_to_its_explanation(
     page = browser.get("/ui/explain/?" + link.replace("&amp;", "&"))
     assert "A client showed CN=bob,OU=eng,O=acme from 127.0.0.1." in page.text
     assert "is refused : no_binding" in page.text
-    assert "bind subject CN=bob,OU=eng,O=acme" in page.text
+    assert "redis-certauth user update <user> --subject 'CN=bob,OU=eng,O=acme'" in page.text
     plane.user(pki.bob, "bob")
     page = browser.get("/ui/explain/?" + link.replace("&amp;", "&"))
     assert "logs in as bob : matched" in page.text
