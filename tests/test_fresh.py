@@ -9,17 +9,10 @@ import pytest
 from control import sync
 from tests.control import Plane, authority_of, enrolled_node, operator
 from tests.nodes import status, who
-from tests.servers import Server, servers
+from tests.servers import Server
 from tests.support import CLIENT, SERVER, Pki, RedisServer, free_port, wait_until
-from tests.test_strangers import address, key_of, link, said_of
-from tests.test_topology import TLS_LINKS, MakeNode, events, finds, own_key, replica_of
-
-KIND = servers()[-1]
-# What is asked of servers here, all have; the last one is quick enough for every day.
-KINDS = [
-    pytest.param(kind, id=str(kind), marks=[] if kind is KIND else [pytest.mark.slow])
-    for kind in servers()
-]
+from tests.test_strangers import KINDS, address, key_of, link, said_of
+from tests.test_topology import KIND, TLS_LINKS, MakeNode, events, finds, own_key, replica_of
 
 
 @pytest.fixture
@@ -60,6 +53,7 @@ def test_a_port_that_clients_do_not_find_is_said(
         plane.in_step(deadline=20)
 
 
+@pytest.mark.slow
 def test_a_bind_that_clients_do_not_find_is_said(plane: Plane, make_node: MakeNode) -> None:
     """As a port."""
     node = make_node(KIND)

@@ -19,9 +19,9 @@ from tests.nodes import status, who
 from tests.peers import sentinel_cert
 from tests.servers import Server
 from tests.support import ROOT, Cert, Pki, RedisServer, wait_until
-from tests.test_fresh import KIND, KINDS
-from tests.test_strangers import address
+from tests.test_strangers import KINDS, address
 from tests.test_topology import (
+    KIND,
     NEWEST,
     TLS_LINKS,
     MakeNode,
@@ -198,7 +198,11 @@ def test_an_open_sentinel_is_said(
         followed(plane, master, watchers=(one,))
 
 
-@pytest.mark.parametrize("named", ["nobody", "a stock server", "another database's"])
+@pytest.mark.parametrize(
+    "named",
+    [pytest.param("nobody", marks=pytest.mark.slow), "a stock server",
+     pytest.param("another database's", marks=pytest.mark.slow)],
+)  # fmt: skip
 def test_a_forged_master_is_not_followed(
     plane: Plane, start: Any, make_node: MakeNode, pki: Pki, named: str
 ) -> None:

@@ -32,6 +32,11 @@ from tests.test_topology import (
 )
 from tests.test_topology import TLS_LINKS as LINKS
 
+# What is asked of servers here, all do alike; one is enough for every day.
+KINDS = [
+    pytest.param(kind, id=str(kind), marks=[] if kind == KIND else [pytest.mark.slow])
+    for kind in servers()
+]
 SAYS = "MODULE this server runs without certauth"
 
 
@@ -113,16 +118,17 @@ def test_a_key_of_two_servers_is_the_enrolled_one_s() -> None:
 # ---- Real servers --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_server_without_the_module_gets_no_data(
-    server_kind: Server, plane: Plane, make_node: MakeNode, make_stock: MakeNode, pki: Pki
+    kind: Server, plane: Plane, make_node: MakeNode, make_stock: MakeNode, pki: Pki
 ) -> None:
     """An administrator registers one that replicates from an enforced primary. The primary refuses
     it, everything says why, and the others are served; taken out, it is forgotten."""
-    master = make_node(server_kind, *LINKS)
+    master = make_node(kind, *LINKS)
     plane.register(master, allow_trust_on_internal_links=True)
     finds(plane, master)
     operator(master).set("secret", "v")
-    stock = make_stock(server_kind, *replica_of(master))
+    stock = make_stock(kind, *replica_of(master))
     ends = [{"addr": ["127.0.0.1"], "port": one.port} for one in (master, stock)]
     plane.ok("PUT /v1/bdbs/1", {"endpoints": ends, "node_keys": [key_of(stock)]})
     assert plane.says(SAYS).startswith(f"{address(stock)}: ")
