@@ -3934,12 +3934,24 @@ static void leave_commands(void) {
     node.muzzle = NULL;
 }
 
-/* Somebody had to go while a command held the server. */
+/* Somebody had to go while a command held the server. Not on a replica: what is refused may be what its
+ * master sends, and it would go on without that. */
 static bool is_late(void) {
-    if (now_us() <= node.act_at + 50000 || script_runs()) return false;
+    if (now_us() <= node.act_at + 50000 || script_runs() ||
+        RedisModule_GetContextFlags(node.ctx) & REDISMODULE_CTX_FLAGS_SLAVE)
+        return false;
     act_while_loading();
     return node.closing || node.sweeping || RedisModule_DictSize(node.due) ||
            node.next_end <= now_seconds();
+}
+
+/* Of a client that may be good: its transaction must be over behind EXEC and DISCARD, and a replica that
+ * is answered anything is cut off (networking.c, _addReplyToBufferOrList). */
+static void refuse_for_now(RedisModuleCommandFilterCtx *filter, const RedisModuleString *name) {
+    const span word = LITERAL("certauth:busy-try-again");
+    if (string_is(name, "DISCARD") || string_is(name, "REPLCONF")) return;
+    if (string_is(name, "EXEC")) RedisModule_CommandFilterArgInsert(filter, 1, string_of(word));
+    else refuse_command(filter, word);
 }
 
 /* Before 7.2 nobody asks us about AUTH and HELLO, and who has not been logged in by us has no callback
@@ -3952,7 +3964,7 @@ static void on_command(RedisModuleCommandFilterCtx *filter) {
     bool changes = string_is(name, "AUTH") || string_is(name, "HELLO");
     node.auth_queued = node.auth_queued || changes;
     if (changes || (node.auth_queued && string_is(name, "EXEC"))) ask_for_audit();
-    if (is_late()) refuse_command(filter, LITERAL("certauth:busy-try-again"));
+    if (is_late()) refuse_for_now(filter, name);
 }
 
 /* ---- Loading ---- */

@@ -33,6 +33,7 @@ enum { REDISMODULE_POSTPONED_LEN = -1 };
 enum {
     REDISMODULE_CTX_FLAGS_LUA = 1 << 0,
     REDISMODULE_CTX_FLAGS_MULTI = 1 << 1,
+    REDISMODULE_CTX_FLAGS_SLAVE = 1 << 3,
     REDISMODULE_CTX_FLAGS_LOADING = 1 << 13,
     REDISMODULE_CTX_FLAGS_DENY_BLOCKING = 1 << 21,
     REDISMODULE_CTX_FLAGS_ASYNC_LOADING = 1 << 23
@@ -146,6 +147,7 @@ typedef int (*RedisModuleAuthCallback)(RedisModuleCtx *, RedisModuleString *user
     X(5.0, RedisModuleCommandFilter *, RegisterCommandFilter, (RedisModuleCtx *,                     \
                                                  void (*)(RedisModuleCommandFilterCtx *), int))      \
     X(5.0, int, UnregisterCommandFilter, (RedisModuleCtx *, RedisModuleCommandFilter *))             \
+    X(5.0, int, CommandFilterArgInsert, (RedisModuleCommandFilterCtx *, int, RedisModuleString *))   \
     X(5.0, int, CommandFilterArgReplace, (RedisModuleCommandFilterCtx *, int, RedisModuleString *))  \
     X(7.2, unsigned long long, CommandFilterGetClientId, (RedisModuleCommandFilterCtx *))            \
     X(5.0, const RedisModuleString *, CommandFilterArgGet, (RedisModuleCommandFilterCtx *, int))     \

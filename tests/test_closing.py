@@ -4,6 +4,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +15,9 @@ import pytest
 import redis
 
 from tests.certificates import authority_line
+from tests.control import frozen
 from tests.faults import Disk
+from tests.peers import linked
 from tests.policies import (
     BIND_ALICE,
     CLOSED,
@@ -447,6 +450,71 @@ def test_what_is_sent_behind_a_script_that_outlives_its_session_never_runs(
             bob.socket.sendall(words("EVAL", wait, "0") + late + transaction)
             assert closed_soon(bob)
     assert node.admin.get("alice:late") is None
+
+
+@contextmanager
+def behind_a_command(node: Node) -> Iterator[None]:
+    """What is sent meanwhile lies there when the server comes to it: right behind a command that
+    has held it while a session ended, and before the module may act."""
+    wait_until(lambda: time.time() % 1 < 0.5, "the session will be there at first")
+    with node.connect(node.server.pki.bob) as bob, suppress(*CLOSED):
+        assert bob.command("PING") == b"PONG"
+        with ThreadPoolExecutor() as pool, frozen(node.server):
+            pool.submit(node.call, "DEBUG", "SLEEP", "1.3")
+            time.sleep(0.1)  # nothing tells that it is there before the others
+            yield
+
+
+def late_policy(pki: Pki) -> list[str]:
+    return policy_of(pki, f"bind key {pki.bob.key_id} alice session=1s")
+
+
+def test_what_a_master_sends_is_never_refused(installed: Server, start: Start, pki: Pki) -> None:
+    """Behind a command that held a replica while a session ended there: else it would go on without
+    what was refused."""
+    master = start(installed, plain=True, config=["repl-diskless-sync-delay 0"])
+    link = f"replicaof 127.0.0.1 {master.plain_port}"
+    replica = make_node(start, installed, *late_policy(pki), config=[link])
+    linked(replica)
+    writer = master.admin()
+    writer.ping()
+    with behind_a_command(replica):
+        for n in range(100):
+            writer.incr("n")
+            writer.set(f"key {n}", n)
+    wait_until(lambda: replica.admin.dbsize() == writer.dbsize() == 101, "all keys are there")
+    assert replica.admin.get("n") == "100"
+
+
+def test_a_replica_is_not_cut_off_behind_a_command(
+    installed: Server, start: Start, pki: Pki
+) -> None:
+    """It acknowledges once a second; and is cut by its master where that is answered."""
+    config = ["repl-diskless-sync-delay 0"]
+    master = make_node(start, installed, *late_policy(pki), config=config, plain=True)
+    link = f"replicaof 127.0.0.1 {master.server.plain_port}"
+    linked(Node(start(installed, config=[link, f"user {OPERATOR} on >{OPERATOR} ~* &* +@all"])))
+    before = [one["id"] for one in master.admin.client_list(_type="replica")]
+    with behind_a_command(master):
+        time.sleep(1.2)  # for an acknowledgement
+    assert [one["id"] for one in master.admin.client_list(_type="replica")] == before
+
+
+def test_a_transaction_is_over_behind_a_command(installed: Server, start: Start, pki: Pki) -> None:
+    """EXEC and DISCARD of a client that stays do what they do, or say that they have not: no
+    command behind them is queued for ever."""
+    node = make_node(start, installed, *late_policy(pki))
+    with node.connect(pki.alice) as one, node.connect(pki.alice) as other:
+        for connection in (one, other):
+            assert connection.command("MULTI") == b"OK"
+            assert connection.command("INCR", "n") == b"QUEUED"
+        with behind_a_command(node):
+            one.send("EXEC")
+            other.send("DISCARD")
+        with suppress(redis.ResponseError):
+            assert one.read() == [1]
+        assert other.read() == b"OK"
+        assert one.command("PING") == other.command("PING") == b"PONG"
 
 
 # ---- On time -------------------------------------------------------------------------------------
