@@ -143,6 +143,7 @@ typedef struct chore {
 static struct {
     RedisModuleCtx *ctx; /* detached: for timers and one-shots */
     bool is_valkey, started, api_certificates;
+    bool stops_threads; /* Redis 8 with io-threads does, for each client that the main thread touches */
     int version;
     uint64_t before;  /* clients up to this id were made while `default` was on */
     uint64_t loader;  /* the client that runs MODULE LOAD */
@@ -1280,7 +1281,7 @@ static void session_over(session *s, int64_t ms) {
  * the peer had gone. It is the client's as long as there is the session. Where that takes more than a
  * second, it is closed after all. */
 static bool hang_up(session *s) {
-    if (!closes_late() || s->socket < 0) return false;
+    if (!node.stops_threads || s->socket < 0) return false;
     shutdown(s->socket, SHUT_RDWR);
     s->socket = -1;
     look_at_later(s, 1000);
@@ -1445,14 +1446,6 @@ static const stream STREAMS[] = {
 enum { STREAM_KINDS = sizeof STREAMS / sizeof *STREAMS };
 enum { UNTOLD = 1 << 0 | 1 << 1 }; /* MONITOR and replicas: the module API does not tell of them */
 
-/* Redis 8 stops an IO thread for each client that CLIENT LIST ID tells of, unless the client is the main
- * thread's, as all are that have begun something; for CLIENT LIST it stops all threads once. */
-static bool lists_at_once(void) {
-    char value[16];
-    return closes_late() && config_get("io-threads", value, sizeof value) &&
-           strcmp(value, "1") != 0;
-}
-
 static bool has_stream(span line, const stream *kind) {
     if (kind->flag) return has_flag(line, kind->flag);
     span count = client_field(line, kind->count);
@@ -1530,7 +1523,9 @@ static void judge_rights(rights *r, span user) {
     RedisModuleString *rules = user_rules(user);
     span before = string_span(r->before), after = rules ? string_span(rules) : span_of("", 0);
     r->judged = true;
-    r->listed = lists_at_once();
+    /* CLIENT LIST ID stops the thread of each client, unless it is the main one, as it is of all that
+     * have begun something; CLIENT LIST stops all of them once. */
+    r->listed = node.stops_threads;
     r->keys = !keeps_keys(before, after);
     r->commands = !keeps_commands(before, after);
     for (unsigned i = 0; i < STREAM_KINDS; i++) {
@@ -3935,11 +3930,12 @@ static void leave_commands(void) {
 }
 
 /* Somebody had to go while a command held the server. Not on a replica: what is refused may be what its
- * master sends, and it would go on without that. */
+ * master sends, and it would go on without that. Nor while a data set is loaded, for nobody reads or
+ * writes meanwhile. */
 static bool is_late(void) {
-    if (now_us() <= node.act_at + 50000 || script_runs() ||
-        RedisModule_GetContextFlags(node.ctx) & REDISMODULE_CTX_FLAGS_SLAVE)
-        return false;
+    const int never = REDISMODULE_CTX_FLAGS_SLAVE | REDISMODULE_CTX_FLAGS_LOADING;
+    if (now_us() <= node.act_at + 50000 || script_runs()) return false;
+    if (RedisModule_GetContextFlags(node.ctx) & never && !loads_aside()) return false;
     act_while_loading();
     return node.closing || node.sweeping || RedisModule_DictSize(node.due) ||
            node.next_end <= now_seconds();
@@ -4254,6 +4250,17 @@ static void drop_state(void) {
     RedisModule_FreeThreadSafeContext(node.ctx);
 }
 
+/* What depends on how the server was started. */
+static void learn_server(void) {
+    char threads[16];
+    node.stops_threads = closes_late() && config_get("io-threads", threads, sizeof threads) &&
+                         strcmp(threads, "1") != 0; /* cannot be changed at runtime */
+    node.watches = !node.api_certificates && doors_can_guard();
+    learn_doors();
+    learn_trust();
+    commit_to_doors(NULL);
+}
+
 static bool load(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, fault *why) {
     if (!check_server(why)) return false;
     make_state(ctx);
@@ -4261,10 +4268,7 @@ static bool load(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, fault 
     if (!read_arguments(argv, argc, why)) return false;
     if (!node.api_certificates && !tls_watch()) node.api_certificates = true;
     if (!node.api_certificates) handshake_watch(); /* else explain says that it was not asked */
-    node.watches = !node.api_certificates && doors_can_guard();
-    learn_doors();
-    learn_trust();
-    commit_to_doors(NULL);
+    learn_server();
     /* There is no data of ours in the keyspace, so nothing to do when it is swapped or moved. */
     int handled = REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD;
     if (node.is_valkey) handled |= VALKEYMODULE_OPTIONS_HANDLE_ATOMIC_SLOT_MIGRATION;

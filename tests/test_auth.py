@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -439,25 +438,6 @@ def test_users_changed_by_hand_are_set_back(server_kind: Server, start: Start, p
         wait_until(partial(is_back, node, name, before[name]), f"{name} is set back", 4)
         assert f"user '{name}' had been changed by hand" in node.server.log
     assert node.outcome(pki.bob) == Outcome("login", "matched", "gone")
-
-
-def test_acl_load_drops_no_user_for_long(
-    server_kind: Server, start: Start, pki: Pki, tmp_path: Path
-) -> None:
-    """ACL LOAD forgets all users that are not in its file: fifty of the policy's are soon back, and
-    their logins with them."""
-    (tmp_path / "acl").write_text("user default on nopass ~* &* +@all\n")
-    module, config = ["journal", "certauth"], [f"aclfile {tmp_path / 'acl'}"]
-    server = start(server_kind, module=module, config=config)
-    lines = policy_of(pki, *(f"user u{n} on ~x:* +@read" for n in range(50)))
-    admin: Any = server.admin()
-    admin.execute_command("CERTAUTH.POLICY", "LOAD", 1, "LINES", *lines)
-    before = admin.acl_list()
-    admin.acl_load()
-    assert len(admin.acl_list()) == 1
-    wait_until(lambda: admin.acl_list() == before, "all users are back", 5)
-    with server.tls(pki.alice).connect() as connection:
-        assert user(connection) == "alice"
 
 
 def test_a_user_of_the_operators_is_left_alone(installed: Server, start: Start, pki: Pki) -> None:

@@ -317,12 +317,19 @@ def test_what_has_expired_is_refused_on_a_resumed_session(
     server_kind: Server, start: Start, pki: Pki, held: ExitStack
 ) -> None:
     """Stock servers log it in, on TLS 1.3 without end: each resumption brings the next ticket. A CA
-    of the path that is not there to see ends the leaf's logins too."""
+    of the path that is not there to see ends the leaf's logins too. Redis 8 with IO threads hangs
+    up on a session that is over (shutdown), and libssl drops what the server kept of it: there a
+    session by id is not resumed, and the full handshake refuses."""
     node = make_node(start, server_kind, *policy_of(pki), io_threads=4)
+    hangs_up = server_kind.name == "redis" and server_kind.release >= (8,)
     end = datetime.fromtimestamp(int(time.time()) + 3, UTC)
     short, below = pki.ca.issue(not_after=end), pki.ca.authority(not_after=end).issue()
     resumed = [(short, how, refuse("expired")) for how in RESUMPTIONS]
     resumed += [(below, how, refuse("ca_expired")) for how in RESUMPTIONS]
+    expected = [
+        (cert, how, HANDSHAKE if hangs_up and how == "1.2 id" else why)
+        for cert, how, why in resumed
+    ]
     peers = [resumable(node, cert, how) for cert, how, _ in resumed]
     sessions = [session_of(held, peer) for peer in peers]
     chains = [session_of(held, *one) for one in zip(peers, sessions, strict=True)]
@@ -332,7 +339,7 @@ def test_what_has_expired_is_refused_on_a_resumed_session(
             (cert, how, node.outcome(peer=peer, session=one, held=held))
             for (cert, how, _), peer, one in zip(resumed, peers, session, strict=True)
         ]
-        assert found == resumed
+        assert found == expected
 
 
 def changes(pki: Pki, cert: Cert) -> dict[str, tuple[list[str], Outcome]]:
