@@ -3929,16 +3929,18 @@ static void leave_commands(void) {
     node.muzzle = NULL;
 }
 
-/* Somebody had to go while a command held the server. Not on a replica: what is refused may be what its
- * master sends, and it would go on without that. Nor while a data set is loaded, for nobody reads or
- * writes meanwhile. */
+/* Has somebody had to go while a command held the server? Who was only to be looked at is, or a client
+ * that sends RESET all the time would have everybody refused. Not on a replica: what is refused may be
+ * what its master sends, and it would go on without that. Nor while a data set is loaded, for nobody
+ * reads or writes meanwhile. */
 static bool is_late(void) {
     const int never = REDISMODULE_CTX_FLAGS_SLAVE | REDISMODULE_CTX_FLAGS_LOADING;
     if (now_us() <= node.act_at + 50000 || script_runs()) return false;
     if (RedisModule_GetContextFlags(node.ctx) & never && !loads_aside()) return false;
     act_while_loading();
-    return node.closing || node.sweeping || RedisModule_DictSize(node.due) ||
-           node.next_end <= now_seconds();
+    if (node.closing || node.sweeping || node.next_end <= now_seconds()) return true;
+    for (session *s; (s = session_first(node.due)) != NULL && !s->closing;) look_at(s);
+    return node.closing > 0;
 }
 
 /* Of a client that may be good: its transaction must be over behind EXEC and DISCARD, and a replica that

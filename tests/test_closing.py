@@ -455,13 +455,20 @@ def test_what_is_sent_behind_a_script_that_outlives_its_session_never_runs(
 @contextmanager
 def behind_a_command(node: Node) -> Iterator[None]:
     """What is sent meanwhile lies there when the server comes to it: right behind a command that
-    has held it while a session ended, and before the module may act."""
+    has held it, and before the module may act."""
+    with ThreadPoolExecutor() as pool, frozen(node.server):
+        pool.submit(node.call, "DEBUG", "SLEEP", "1.3")
+        time.sleep(0.1)  # nothing tells that it is there before the others
+        yield
+
+
+@contextmanager
+def behind_an_end(node: Node) -> Iterator[None]:
+    """The same, and a session has ended meanwhile."""
     wait_until(lambda: time.time() % 1 < 0.5, "the session will be there at first")
     with node.connect(node.server.pki.bob) as bob, suppress(*CLOSED):
         assert bob.command("PING") == b"PONG"
-        with ThreadPoolExecutor() as pool, frozen(node.server):
-            pool.submit(node.call, "DEBUG", "SLEEP", "1.3")
-            time.sleep(0.1)  # nothing tells that it is there before the others
+        with behind_a_command(node):
             yield
 
 
@@ -478,7 +485,7 @@ def test_what_a_master_sends_is_never_refused(installed: Server, start: Start, p
     linked(replica)
     writer = master.admin()
     writer.ping()
-    with behind_a_command(replica):
+    with behind_an_end(replica):
         for n in range(100):
             writer.incr("n")
             writer.set(f"key {n}", n)
@@ -495,7 +502,7 @@ def test_a_replica_is_not_cut_off_behind_a_command(
     link = f"replicaof 127.0.0.1 {master.server.plain_port}"
     linked(Node(start(installed, config=[link, f"user {OPERATOR} on >{OPERATOR} ~* &* +@all"])))
     before = [one["id"] for one in master.admin.client_list(_type="replica")]
-    with behind_a_command(master):
+    with behind_an_end(master):
         time.sleep(1.2)  # for an acknowledgement
     assert [one["id"] for one in master.admin.client_list(_type="replica")] == before
 
@@ -508,13 +515,26 @@ def test_a_transaction_is_over_behind_a_command(installed: Server, start: Start,
         for connection in (one, other):
             assert connection.command("MULTI") == b"OK"
             assert connection.command("INCR", "n") == b"QUEUED"
-        with behind_a_command(node):
+        with behind_an_end(node):
             one.send("EXEC")
             other.send("DISCARD")
         with suppress(redis.ResponseError):
             assert one.read() == [1]
         assert other.read() == b"OK"
         assert one.command("PING") == other.command("PING") == b"PONG"
+
+
+def test_nobody_is_refused_for_who_has_sent_reset(
+    installed: Server, start: Start, pki: Pki
+) -> None:
+    """Only who has to go is a reason: else a client that sends RESET all the time would keep a busy
+    server from answering anybody."""
+    node = make_node(start, installed, *policy_of(pki))
+    with node.connect(pki.alice) as alice:
+        assert alice.command("PING") == b"PONG"
+        with behind_a_command(node):
+            alice.socket.sendall(words("RESET") + words("PING"))
+        assert (alice.read(), alice.read()) == (b"RESET", b"PONG")
 
 
 # ---- On time -------------------------------------------------------------------------------------

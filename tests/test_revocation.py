@@ -51,6 +51,8 @@ def peer(node: RedisServer, cert: Cert, how: str) -> TlsPeer:
 def closed(connection: TlsConnection) -> bool:
     try:
         connection.command("PING")
+    except redis.ResponseError:
+        return False  # its session is over, and it is closed in a moment
     except OSError:
         return True
     return False
