@@ -129,7 +129,10 @@ def _event(where: dict[str, EventDetail], entry: Mapping[str, Any]) -> Event:
     }
     del told["event"]
     severity: Severity = "INFO" if kind in FINE else "WARNING"
-    name = f"client_{kind.replace('-', '_')}"
+    whose = "client" if entry["client"] else "node"
+    if whose == "node":  # what it found when it looked again at what it depends on
+        del told["client"], told["reason"]
+    name = f"{whose}_{kind.replace('-', '_')}"
     return Event(entry["time_us"] // 1_000_000, name, severity, {**where, **told})
 
 
