@@ -129,7 +129,7 @@ typedef struct {
     bool certified, vouched; /* it has a certificate; and its CA is known */
     uint8_t cert[HASH_BYTES], key[HASH_BYTES], ca[HASH_BYTES];
     int64_t not_after;
-    char user[128], subject[384], issuer[256], serial[2 * SERIAL_BYTES + 1];
+    char user[128], subject[384], issuer[256], serial[2 * SERIAL_BYTES + 1]; /* subject: see tell */
 } log_entry;
 enum { LOG_ENTRIES = 4096 };
 
@@ -139,6 +139,15 @@ typedef struct chore {
     bool (*go_on)(void *data, const slice *); /* true where there is more to do */
     void *data;
 } chore;
+
+/* A look at what a restart needs of the disk. One at a time, and none while a change is being written. */
+typedef struct {
+    bool under_way; /* in its thread, or not yet answered for */
+    bool done;      /* the thread has gone */
+    bool ever;      /* a copy: is there to be a marker? */
+    fault wrong;    /* empty: nothing */
+    int64_t next;   /* not before, as now_us has it */
+} look;
 
 static struct {
     RedisModuleCtx *ctx; /* detached: for timers and one-shots */
@@ -153,16 +162,19 @@ static struct {
     uint64_t audited;            /* the last session looked at by audit */
     bool audit_due, audit_again; /* all sessions are to be looked at, and then once more */
     bool auth_queued;            /* an AUTH may wait for its EXEC, see on_command */
-    char directory[PATH_MAX], trust[PATH_MAX + 8], marker[PATH_MAX + 16];
+    char directory[PATH_MAX], trust[PATH_MAX + 8];
+    char markers[2][PATH_MAX + 16]; /* beside the directory, and beside the path to it that was given */
     policy *policy, *bootstrap;
     journal *journal;
     stamp stamp;               /* of the policy in force */
     bool ever;                 /* there was a policy, now or once */
     fault damage;              /* why only the bootstrap file counts; empty: it does not */
+    fault lost;                /* what is wrong with a journal that was sound; empty: nothing */
     fault trust_state;         /* of tls-ca-cert-dir, for a person */
     bool watches;              /* the doors that are not the clients', see doors.c */
     bool blind;                /* a client has come, and we were not asked */
     bool trusts;               /* they are open to the policy's CAs, unless guarded */
+    bool looks_at_trust;       /* no change is behind what apply_trust finds */
     RedisModuleUser *nobody;   /* permissionless; refused clients sit on it until they are closed */
     RedisModuleUser *scratch;  /* for trying ACL rules */
     RedisModuleCommandFilter *muzzle; /* while there may be a client that is to run nothing */
@@ -184,6 +196,7 @@ static struct {
     bool starting; /* for the first time, see settle_at_start */
     bool unmaking; /* users without a session are to go, see unmake_idle */
     stage stage;
+    look look;
     chore *chores;
     uint64_t edition; /* another one after each change: what a cursor of SHOW is good for */
     uint64_t logins, refused, reasons[REASON_COUNT], api_reads;
@@ -620,10 +633,11 @@ static void drop_saved_user(span name, void *none) {
     delete_user(name, &why);
 }
 
-/* The thread that appends may turn a sound journal into a damaged one, when the disk fails it. */
+static void tell(const char *event, const char *text);
+
 static const char *journal_state(void) {
-    const char *damage = node.journal && node.order == NULL ? journal_damage(node.journal) : NULL;
-    return damage ? damage : damaged() ? node.damage.text : "ok";
+    const char *damage = node.journal && damaged() ? journal_damage(node.journal) : NULL;
+    return damage ? damage : damaged() ? node.damage.text : node.lost.text[0] ? node.lost.text : "ok";
 }
 
 /* ---- Configuration of the server ---- */
@@ -776,10 +790,10 @@ static bool apply_trust(const slice *now) {
     bool good = trust_write(node.trust, lines, node.bootstrap, &work, &why);
     changed = changed || work.changed;
     if (good && work.more) return true;
-    if (!good || (changed && !config_set("tls-ca-cert-dir", value, &why))) {
+    if (!good || (changed && !config_set("tls-ca-cert-dir", value, &why)))
         fail(&node.trust_state, "%s", why.text);
-        RedisModule_Log(node.ctx, "warning", "managed trust: %s", why.text);
-    }
+    else if (changed && node.looks_at_trust)
+        tell("trust", "managed trust: files had been changed by hand, and are the policy's again");
     changed = false;
     learn_trust();
     return false;
@@ -788,6 +802,14 @@ static bool apply_trust(const slice *now) {
 static bool apply_more_trust(void *none, const slice *now) {
     (void)none;
     return apply_trust(now);
+}
+
+static bool look_at_trust(void *none, const slice *now) {
+    (void)none;
+    node.looks_at_trust = true;
+    bool more = apply_trust(now);
+    node.looks_at_trust = false;
+    return more;
 }
 
 /* Is tls-ca-cert-dir, or what may be in it, another than at the last call? */
@@ -803,9 +825,18 @@ static bool moved_trust(void) {
     return true;
 }
 
-/* What the operator had set comes back when the policy asks for nothing any more, unless somebody has
- * set another value since. */
+/* Of what somebody set by hand, if it is not what the policy says. */
+static void tell_client_auth(const char *was, const char *is) {
+    fault text;
+    fail(&text, "tls-auth-clients had been set to '%s' by hand: set back to '%s', as the policy says",
+         was, is);
+    tell("setting", text.text);
+}
+
+/* Set when a change asks for it, and set back when somebody else has set it. What the operator had set
+ * comes back when the policy asks for nothing any more. */
 static void apply_client_auth(void) {
+    static bool told;
     static const char *const values[] = {NULL, "yes", "optional"};
     static char before[16];
     static const char *ours; /* what we have set; NULL: nothing */
@@ -816,10 +847,15 @@ static void apply_client_auth(void) {
     if ((value == NULL && ours == NULL) || !config_get("tls-auth-clients", now, sizeof now)) return;
     const char *wanted = value ? value : strcmp(now, ours) == 0 ? before : now;
     if (value && ours == NULL) memcpy(before, now, sizeof before);
-    if (strcmp(now, wanted) != 0 && !config_set("tls-auth-clients", wanted, &why)) {
-        RedisModule_Log(node.ctx, "warning", "tls-auth-clients could not be set: %s", why.text);
+    bool same = strcmp(now, wanted) == 0;
+    if (!same && !config_set("tls-auth-clients", wanted, &why)) {
+        if (!told)
+            RedisModule_Log(node.ctx, "warning", "tls-auth-clients could not be set: %s", why.text);
+        told = true;
         return;
     }
+    if (!same && value && ours == value) tell_client_auth(now, wanted);
+    told = false;
     ours = value;
 }
 
@@ -1139,6 +1175,14 @@ static log_entry *record(const session *s, const char *event, reason why, span u
     e->vouched = s->leaf && s->issuers->known && s->issuers->count > 0;
     if (e->vouched) memcpy(e->ca, s->issuers->ca[0].key, HASH_BYTES);
     return e;
+}
+
+/* What happens to the node and not to a client, for CERTAUTH.LOG and the server's. */
+static void tell(const char *event, const char *text) {
+    static const session none;
+    log_entry *e = record(&none, event, REASON_UNDECIDED, span_of(NULL, 0));
+    put_cut(e->subject, sizeof e->subject, text_span(text));
+    RedisModule_Log(node.ctx, "warning", "%s", text);
 }
 
 /* At most ten lines a second: a stranger must not fill the disk. The ring has them all. */
@@ -2076,7 +2120,14 @@ static bool walk(write_order *order, const visit *rows, size_t count, const slic
 
 static void tell_journal(void) {
     const char *notice = journal_notice(node.journal);
-    if (notice) RedisModule_Log(node.ctx, "warning", "%s", notice);
+    if (notice) tell("journal", notice);
+}
+
+/* A change that could not be written, each reason once; empty: one was. */
+static void tell_unwritten(const char *text) {
+    static fault last;
+    if (text[0] && strcmp(last.text, text) != 0) tell("journal", text);
+    fail(&last, "%s", text);
 }
 
 /* Lines that came with the change were never applied. */
@@ -2173,6 +2224,7 @@ static progress commit(write_order *order, slice *now) {
     bool trust = switched || patch_changes_trust(order->change);
     (void)now;
     tell_journal();
+    tell_unwritten("");
     drop_stage();
     commit_to_doors(order->change);
     order->done = node.settling = node.sweeping = node.ever = true;
@@ -2214,16 +2266,22 @@ static bool sync_file(const char *name, int flags) {
     return good;
 }
 
-/* The marker stands beside the journal's directory, so that it outlives that: a volume not mounted. */
-static bool make_marker(fault *why) {
-    char parent[PATH_MAX];
-    memcpy(parent, node.directory, sizeof parent);
-    *strrchr(parent, '/') = 0;
-    if (sync_file(node.marker, O_WRONLY | O_CREAT | O_NOFOLLOW) &&
-        sync_file(parent[0] ? parent : "/", O_RDONLY))
-        return true;
-    return fail(why, "cannot write %.120s: %s (it tells a lost journal from a first install)",
-                node.marker, strerror(errno));
+static bool make_marker(const char *name) {
+    char parent[sizeof node.markers[0]];
+    if (access(name, F_OK) == 0) return true;
+    snprintf(parent, sizeof parent, "%.*s", (int)(strrchr(name, '/') - name), name);
+    return sync_file(name, O_WRONLY | O_CREAT | O_NOFOLLOW) &&
+           sync_file(parent[0] ? parent : "/", O_RDONLY);
+}
+
+/* They stand beside the journal's directory, so that they outlive that: a volume not mounted. Where a
+ * symbolic link leads to it, beside both; and one of the two may be where we are not to write. */
+static bool make_markers(fault *why) {
+    bool there = make_marker(node.markers[0]);
+    int error = errno;
+    there = make_marker(node.markers[1]) || there;
+    return there || fail(why, "cannot write %.120s: %s (it tells a lost journal from a first install)",
+                         node.markers[0], strerror(error));
 }
 
 static void reply_error(RedisModuleCtx *ctx, write_order *order);
@@ -2673,6 +2731,8 @@ static bool check_login_of_server(write_order *order) {
 static progress refuse_order(write_order *order, slice *now) {
     (void)now;
     tell_journal();
+    tell_unwritten(order->why.text);
+    node.look.next = 0;
     end_order(order);
     return STEP_OVER;
 }
@@ -2680,7 +2740,7 @@ static progress refuse_order(write_order *order, slice *now) {
 static void *write_in_thread(void *data) {
     write_order *order = data;
     fault why;
-    if (make_marker(&why) &&
+    if (make_markers(&why) &&
         journal_append(node.journal, node.policy, order->change, &order->next, &why)) {
         patch_prepare(order->change);
         order->next_step = commit;
@@ -2699,14 +2759,24 @@ static void hand_over(write_order *order, void *(*work)(void *)) {
     end_order(order);
 }
 
+/* A look at the journal may write it again, from the policy in force. */
+static progress write_down(write_order *order, slice *now) {
+    (void)now;
+    if (node.look.under_way) return STEP_AGAIN;
+    hand_over(order, write_in_thread);
+    return STEP_OVER;
+}
+
 /* Also after problems with the lines: all are named at once. */
 static progress check(write_order *order, slice *now) {
     order->when = transition_of(order->change);
     if (check_lines(order, now)) return STEP_AGAIN;
-    if (patch_problems(order->change) || !check_change(order) || !check_login_of_server(order))
+    if (patch_problems(order->change) || !check_change(order) || !check_login_of_server(order)) {
         end_order(order);
-    else hand_over(order, write_in_thread);
-    return STEP_OVER;
+        return STEP_OVER;
+    }
+    order->next_step = write_down;
+    return STEP_NEXT;
 }
 
 static void *finish_in_thread(void *data) {
@@ -3405,7 +3475,7 @@ static int sessions(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
 static void reply_entry(RedisModuleCtx *ctx, const log_entry *e) {
     char address[INET6_ADDRSTRLEN];
     address_text(&e->address, address);
-    RedisModule_ReplyWithMap(ctx, 16);
+    RedisModule_ReplyWithMap(ctx, 17);
     reply_number(ctx, "seq", e->seq);
     reply_number(ctx, "time_us", (uint64_t)e->time);
     reply_named(ctx, "event", e->event);
@@ -3413,7 +3483,8 @@ static void reply_entry(RedisModuleCtx *ctx, const log_entry *e) {
     reply_number(ctx, "client", e->client);
     reply_named(ctx, "address", address);
     reply_named(ctx, "user", e->user);
-    reply_named(ctx, "subject", e->subject);
+    reply_named(ctx, "subject", e->client ? e->subject : "");
+    reply_named(ctx, "description", e->client ? "" : e->subject);
     reply_named(ctx, "issuer", e->issuer);
     reply_named(ctx, "serial", e->serial);
     reply_hash(ctx, "cert", e->certified, e->cert);
@@ -3734,8 +3805,81 @@ static void repair_configuration(void) {
     bool good = !enforced() || switch_off_native_login(&why);
     if (!good && !told) RedisModule_Log(node.ctx, "warning", "tls-auth-clients-user: %s", why.text);
     told = !good;
+    apply_client_auth();
     if (moved_trust()) add_chore(apply_more_trust, NULL);
     follow_doors();
+}
+
+/* ---- Guards are looked at again ----
+ *
+ * What was made or found good at the start may be gone by the next one, and what was set may be set to
+ * something else by hand: a look finds it while there is time. */
+
+/* What opens or closes a door of the server, and is not ours to set. */
+static void watch_settings(void) {
+    static const char *const names[] = {"port", "tls-port", "bind", "tls-ca-cert-file"};
+    static char last[sizeof names / sizeof *names][512];
+    static bool known;
+    char now[512];
+    fault text;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (!config_get(names[i], now, sizeof now) || strcmp(now, last[i]) == 0) continue;
+        fail(&text, "%s was '%.80s' and is '%.80s' now", names[i], last[i], now);
+        memcpy(last[i], now, sizeof now);
+        if (known) tell("setting", text.text);
+    }
+    known = true;
+}
+
+static void watch_trust(void) {
+    static fault last = {"managed"};
+    static bool known;
+    fault text;
+    bool expected = !known && strncmp(node.trust_state.text, "not managed", 11) == 0;
+    known = true;
+    if (strcmp(node.trust_state.text, last.text) == 0) return;
+    last = node.trust_state;
+    fail(&text, "managed trust: %.240s", last.text);
+    if (!expected) tell("trust", text.text);
+}
+
+static void look_is_over(void *none) {
+    (void)none;
+    node.look.done = true;
+    act_in(0);
+}
+
+/* Not by the main thread: a disk may take its time. */
+static void *look_in_thread(void *none) {
+    look *l = &node.look;
+    fault why;
+    (void)none;
+    l->wrong.text[0] = 0;
+    bool good = journal_look(node.journal, node.policy, &l->wrong);
+    mkdir(node.trust, 0755); /* where it is gone */
+    if (good && l->ever && !make_markers(&why)) l->wrong = why;
+    RedisModule_EventLoopAddOneShot(look_is_over, NULL);
+    return NULL;
+}
+
+static void start_look(void) {
+    look *l = &node.look;
+    if (l->under_way || node.order || damaged() || now_us() < l->next) return;
+    l->ever = node.ever;
+    l->under_way = in_thread(look_in_thread, NULL);
+}
+
+static void end_look(void) {
+    enum { SECONDS = 5 };
+    look *l = &node.look;
+    if (!l->done) return;
+    l->done = l->under_way = false;
+    l->next = now_us() + (l->wrong.text[0] ? 1 : SECONDS) * 1000000;
+    tell_journal();
+    if (strcmp(l->wrong.text, node.lost.text) != 0)
+        tell("journal", l->wrong.text[0] ? l->wrong.text : "the journal is as it should be again");
+    node.lost = l->wrong;
+    add_chore(look_at_trust, NULL);
 }
 
 /* ---- When we act ---- */
@@ -3793,6 +3937,9 @@ static void tick(void) {
     repair_users();
     repair_configuration();
     tell_doors();
+    watch_settings();
+    watch_trust();
+    start_look();
     drop_old_stage();
     node.unmaking = node.idle > 0;
     if (!node.audit_due) audit(&now);
@@ -3816,6 +3963,7 @@ static bool do_chores(const slice *now) {
  * there is more to do. */
 static bool work(slice *now) {
     if (end_sessions(now) || act_on_due(now)) return true;
+    end_look();
     node.starting = node.starting && settle_at_start(now);
     bool more = advance(node.order, now);
     more = audit_all(now) || more;
@@ -3967,6 +4115,24 @@ static void on_command(RedisModuleCommandFilterCtx *filter) {
 
 /* ---- Loading ---- */
 
+/* Beside the path as it was given, which a symbolic link may have taken since. */
+static bool name_marker(const char *given) {
+    char here[PATH_MAX] = "";
+    size_t len = strlen(given), room = sizeof node.markers[1];
+    while (len > 1 && given[len - 1] == '/') len--;
+    if (given[0] != '/' && getcwd(here, sizeof here) == NULL) return false;
+    return (size_t)snprintf(node.markers[1], room, "%s%s%.*s.enrolled", here, here[0] ? "/" : "",
+                            (int)len, given) < room;
+}
+
+/* Of the markers that are there, the first; or NULL. */
+static const char *found_marker(void) {
+    for (size_t i = 0; i < 2; i++) {
+        if (access(node.markers[i], F_OK) == 0) return node.markers[i];
+    }
+    return NULL;
+}
+
 static bool set_directory(span path_text, fault *why) {
     char given[PATH_MAX];
     if (path_text.len == 0 || path_text.len >= sizeof given)
@@ -3979,7 +4145,8 @@ static bool set_directory(span path_text, fault *why) {
     if (realpath(given, node.directory) == NULL)
         return fail(why, "%.160s: %s", given, strerror(errno));
     snprintf(node.trust, sizeof node.trust, "%s/ca", node.directory);
-    snprintf(node.marker, sizeof node.marker, "%s.enrolled", node.directory);
+    snprintf(node.markers[0], sizeof node.markers[0], "%s.enrolled", node.directory);
+    if (!name_marker(given)) return fail(why, "the path of the journal is too long");
     if (mkdir(node.trust, 0755) == 0 || errno == EEXIST) return true;
     return fail(why, "cannot make the directory %.160s: %s", node.trust, strerror(errno));
 }
@@ -4000,12 +4167,15 @@ static void open_journal(span path_text) {
     if (damage) fail(&node.damage, "%s", damage);
     if (notice) RedisModule_Log(node.ctx, "warning", "%s", notice);
     node.ever = !journal_empty(node.journal);
-    if (damage == NULL && !node.ever && access(node.marker, F_OK) == 0) {
+    const char *marker = damage || node.ever ? NULL : found_marker();
+    if (marker) {
         fail(&node.damage,
              "%.120s/policy is gone or empty, but %.80s says that it was there: bring it back, "
              "or remove that file",
-             node.directory, node.marker);
+             node.directory, marker);
     }
+    if (node.ever && damage == NULL && !make_markers(&why))
+        RedisModule_Log(node.ctx, "warning", "%s", why.text);
 }
 
 /* Only when our own commands are known: the file gives them to somebody. */
@@ -4214,12 +4384,15 @@ static bool make_commands(RedisModuleCtx *ctx) {
 
 static void make_boot_id(void) {
     uint8_t random[16] = {0};
-    RAND_bytes(random, sizeof random);
+    must(RAND_bytes(random, sizeof random) == 1 ? random : NULL);
     writer w = {(uint8_t *)node.boot, 0, sizeof node.boot - 1, false};
     put_hex(&w, span_of(random, sizeof random));
 }
 
+static void log_end(const char *text) { RedisModule_Log(node.ctx, "warning", "%s", text); }
+
 static void make_state(RedisModuleCtx *ctx) {
+    must_tell = log_end;
     make_boot_id();
     node.edition = (uint64_t)now_us(); /* no other start of the server has the same */
     node.ctx = RedisModule_GetDetachedThreadSafeContext(ctx);
@@ -4286,6 +4459,7 @@ static bool load(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, fault 
     if (RedisModule_RegisterAuthCallback) RedisModule_RegisterAuthCallback(ctx, on_auth);
     else RedisModule_RegisterCommandFilter(ctx, on_command, REDISMODULE_CMDFILTER_NOSELF);
     watch_acl_load(ctx);
+    watch_settings();
     node.ticked = now_us();
     act_in(0);
     return true;

@@ -412,6 +412,12 @@ const char *journal_damage(const journal *); /* NULL: sound */
 const char *journal_notice(const journal *); /* for the log, e.g. a torn tail dropped; or NULL */
 bool journal_empty(const journal *);         /* no record yet: a first install */
 
+/* Is the journal still on the disk, and could it be written to and opened again? What was lost is
+ * written again from `in_force`, the policy that the journal holds, and journal_notice says so; a
+ * stranger's file in its way becomes `policy.found`. False with what is wrong. Called as journal_append
+ * is, of which it is a part. */
+bool journal_look(journal *, const policy *in_force, fault *why);
+
 /* Puts the change on disk and returns when it is there (fsync). One call at a time, off the main
  * thread: it reads `base`, which nobody may commit to meanwhile. Rewrites the file once that is
  * shorter. False with the system's reason in `why`; the journal then holds what it held. */

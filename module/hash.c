@@ -36,17 +36,18 @@ static EVP_MD_CTX *own_context(void) {
     EVP_MD_CTX *context = pthread_getspecific(contexts);
     if (context) return context;
     context = must(EVP_MD_CTX_new());
-    EVP_DigestInit_ex(context, md_sha256(), NULL);
-    pthread_setspecific(contexts, context);
+    must(EVP_DigestInit_ex(context, md_sha256(), NULL) == 1 ? context : NULL);
+    must(pthread_setspecific(contexts, context) == 0 ? context : NULL);
     return context;
 }
 
+/* A hash that could not be made would be one and the same for every certificate: the process ends. */
 void sha256_of(const span *parts, size_t count, uint8_t out[HASH_BYTES]) {
     EVP_MD_CTX *context = own_context();
-    memset(out, 0, HASH_BYTES);
-    EVP_DigestInit_ex(context, NULL, NULL); /* the same digest again */
-    for (size_t i = 0; i < count; i++) EVP_DigestUpdate(context, parts[i].ptr, parts[i].len);
-    EVP_DigestFinal_ex(context, out, NULL);
+    bool good = EVP_DigestInit_ex(context, NULL, NULL) == 1; /* the same digest again */
+    for (size_t i = 0; good && i < count; i++)
+        good = EVP_DigestUpdate(context, parts[i].ptr, parts[i].len) == 1;
+    must(good && EVP_DigestFinal_ex(context, out, NULL) == 1 ? context : NULL);
 }
 
 void sha256(span bytes, uint8_t out[HASH_BYTES]) { sha256_of(&bytes, 1, out); }

@@ -37,6 +37,8 @@ bool span_equal_nocase(span a, span b); /* ASCII */
 bool fail(fault *why, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 void *must(void *allocated); /* ends the process where it is NULL, as the server does */
+/* Has the reason, before the process ends: stderr is nowhere where the server is a daemon. May be NULL. */
+extern void (*must_tell)(const char *text);
 
 /* ---- Bytes to write to ---- */
 

@@ -23,6 +23,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <openssl/evp.h>
@@ -51,6 +52,7 @@ struct journal {
     tail tail;
     stamp last;
     uint64_t rewrite_at; /* lines in the file, after a rewrite that failed */
+    bool replayed;       /* the policy that was on the disk is the one in memory */
     char path[PATH_MAX]; /* of the file, absolute: CONFIG SET dir moves the server */
     char damage[REPORT_BYTES], notice[REPORT_BYTES]; /* empty: none */
     uint8_t piece[PIECE_BYTES];
@@ -233,16 +235,12 @@ static bool still_there(const journal *j, fault *why) {
     if (lstat(j->path, &named) != 0) return fail_system(why, "find", j->path);
     if (fstat(j->tail.file, &open) != 0) return fail_system(why, "read", j->path);
     if (named.st_dev != open.st_dev || named.st_ino != open.st_ino) {
-        return fail(why,
-                    "%s is another file than the one this server opened: put that one back, or "
-                    "restart the server",
-                    j->path);
+        return fail(why, "%s is another file than the one this server opened", j->path);
     }
     if ((uint64_t)open.st_size == j->tail.length) return true;
     return fail(why,
                 "%s has %" PRIu64 " bytes, not the %" PRIu64
-                " that this server left there: something "
-                "else wrote to it; restore it and restart the server",
+                " that this server left there: something else wrote to it",
                 j->path, (uint64_t)open.st_size, j->tail.length);
 }
 
@@ -251,15 +249,21 @@ static bool rewrite_due(const journal *j, const policy *base) {
            j->tail.lines >= j->rewrite_at;
 }
 
-/* Writes the policy as one record to a file of its own and gives that the journal's name. NULL, or
- * what could not be done, with the reason in errno. */
-static const char *rewrite_try(journal *j, const policy *base, tail *fresh) {
+/* Keeps what stands under the journal's name and is not ours. */
+static bool set_aside(const journal *j) {
+    return renameat(j->directory, "policy", j->directory, "policy.found") == 0 || errno == ENOENT;
+}
+
+/* Writes the policy as one record, or nothing where there is none, to a file of its own and gives that
+ * the journal's name. NULL, or what could not be done, with the reason in errno. */
+static const char *rewrite_try(journal *j, const policy *base, bool stranger, tail *fresh) {
     unlinkat(j->directory, "policy.new", 0);
     const int flags = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
     fresh->file = openat(j->directory, "policy.new", flags, 0600);
-    if (fresh->file < 0) return "create the shorter copy of";
-    if (!record_write(fresh, j->piece, (content){base, NULL}, &j->last))
-        return "write the shorter copy of";
+    if (fresh->file < 0) return "create a new copy of";
+    if (j->tail.records && !record_write(fresh, j->piece, (content){base, NULL}, &j->last))
+        return "write a new copy of";
+    if (stranger && !set_aside(j)) return "set aside";
     if (renameat(j->directory, "policy.new", j->directory, "policy") != 0) return "replace";
     return NULL;
 }
@@ -273,40 +277,153 @@ static void rewrite_give_up(journal *j, int file, const char *what) {
     j->rewrite_at = j->tail.lines + SLACK_LINES; /* or each patch would fill a full disk again */
 }
 
+static void rewrite_take(journal *j, tail fresh) {
+    close(j->tail.file);
+    j->tail = fresh;
+    j->rewrite_at = 0;
+    j->damage[0] = 0;
+    if (synced(j->directory)) return;
+    /* The name may still mean the old file after a power cut: what is appended would be lost. */
+    tell(j->damage, "cannot bring the directory of %s to the disk: %s", j->path, strerror(errno));
+}
+
 /* Both files hold the same policy, so that neither a crash nor a failure loses anything: the change
  * being made is appended afterwards to whichever is in force. */
 static void rewrite(journal *j, const policy *base) {
     tail fresh = {.file = -1};
-    const char *what = rewrite_try(j, base, &fresh);
-    if (what) {
-        rewrite_give_up(j, fresh.file, what);
-        return;
-    }
-    close(j->tail.file);
-    j->tail = fresh;
-    j->rewrite_at = 0;
-    if (synced(j->directory)) return;
-    /* The name may still mean the old file after a power cut: what is appended would be lost. */
-    tell(j->damage,
-         "cannot bring the directory of %s to the disk: %s; restart the server once the disk "
-         "works",
-         j->path, strerror(errno));
+    const char *what = rewrite_try(j, base, false, &fresh);
+    if (what) rewrite_give_up(j, fresh.file, what);
+    else rewrite_take(j, fresh);
 }
 
 /* Takes back what a failed write left after the tail. */
 static void take_back(journal *j) {
     if (cut_to(j->tail.file, j->tail.length)) return;
-    tell(j->damage,
-         "cannot take back a part of a record at byte %" PRIu64 " of %s: %s; restart the "
-         "server once the disk works",
+    tell(j->damage, "cannot take back a part of a record at byte %" PRIu64 " of %s: %s",
          j->tail.length, j->path, strerror(errno));
 }
+
+/* ---- Looking again ---- */
+
+/* A record lock of fcntl, which belongs to this process alone. flock's and F_OFD_SETLK's belong to
+ * the open file, which the children inherit that save the data set: a server killed while one still
+ * writes could not start again before that one ends. The child never touches the journal. -1 where it
+ * is not had. */
+static int lock_take(const journal *j, int directory, fault *why) {
+    int lock = openat(directory, "lock", O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (lock < 0) return fail_system(why, "open the lock beside", j->path), -1;
+    struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    if (fcntl(lock, F_SETLK, &whole) == 0) return lock;
+    if (errno != EACCES && errno != EAGAIN) {
+        fail_system(why, "lock the directory of", j->path);
+    } else {
+        if (fcntl(lock, F_GETLK, &whole) != 0 || whole.l_type == F_UNLCK) whole.l_pid = 0;
+        fail(why,
+             "another server (process %ld) holds %s: stop it, or give each server a journal "
+             "directory of its own",
+             (long)whole.l_pid, j->path);
+    }
+    close(lock);
+    return -1;
+}
+
+/* Is the file that we hold the lock of still the one that another server would look at? */
+static bool locked(const journal *j, int directory) {
+    struct stat named, held_one;
+    return fstatat(directory, "lock", &named, AT_SYMLINK_NOFOLLOW) == 0 &&
+           fstat(j->lock, &held_one) == 0 && named.st_dev == held_one.st_dev &&
+           named.st_ino == held_one.st_ino;
+}
+
+/* A second descriptor of the file that is locked must not be opened: see `held`. */
+static bool lock_again(journal *j, int directory, fault *why) {
+    if (locked(j, directory)) return true;
+    int lock = lock_take(j, directory, why);
+    if (lock < 0) return false;
+    close(j->lock);
+    j->lock = lock;
+    return true;
+}
+
+/* The directory that has the path now; a new one where none has. */
+static bool directory_again(journal *j, fault *why) {
+    char name[PATH_MAX];
+    snprintf(name, sizeof name, "%.*s", (int)(strrchr(j->path, '/') - j->path), j->path);
+    bool made = mkdir(name, 0700) == 0;
+    if (!made && errno != EEXIST) return fail_system(why, "make the directory", name);
+    int directory = open(name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (directory < 0) return fail_system(why, "open the directory", name);
+    int above = made ? openat(directory, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+    if (above >= 0) synced(above);
+    if (above >= 0) close(above);
+    if (!lock_again(j, directory, why)) {
+        close(directory);
+        return false;
+    }
+    close(j->directory);
+    j->directory = directory;
+    return true;
+}
+
+/* The journal as it should be, with the policy in force. What stands there instead is kept as
+ * policy.found: it may be somebody's back-up, and is never taken for the policy while the server runs,
+ * for it may hold a revoked identity. Where there was no policy, it may be one for the next start. */
+static bool file_again(journal *j, const policy *in_force, fault *why) {
+    tail fresh = {.file = -1};
+    struct stat there;
+    bool stranger = fstatat(j->directory, "policy", &there, AT_SYMLINK_NOFOLLOW) == 0 &&
+                    !(S_ISREG(there.st_mode) && there.st_size == 0);
+    if (stranger && j->tail.records == 0)
+        return fail(why, "it came after the server had started: restart that to have it read");
+    const char *what = rewrite_try(j, in_force, stranger, &fresh);
+    if (what) {
+        fail_system(why, what, j->path);
+        if (fresh.file >= 0) close(fresh.file);
+        unlinkat(j->directory, "policy.new", 0);
+        return false;
+    }
+    rewrite_take(j, fresh);
+    return !j->damage[0] || fail(why, "%s", j->damage);
+}
+
+/* What was lost is written again from memory: what is appended to a file that has no name, or to bytes
+ * that are not ours, would be gone at the next start. */
+static bool restore(journal *j, const policy *in_force, fault *why) {
+    fault lost = {""}, hurdle;
+    if (!j->replayed) return fail(why, "the journal takes no change: %s", j->damage);
+    if (j->damage[0]) fail(&lost, "%s", j->damage);
+    if (!lost.text[0] && still_there(j, &lost) && locked(j, j->directory)) return true;
+    if (!lost.text[0]) fail(&lost, "the lock beside %s is gone", j->path);
+    if (!directory_again(j, &hurdle) || !file_again(j, in_force, &hurdle))
+        return fail(why, "%.170s; and %.120s", lost.text, hurdle.text);
+    tell(j->notice, "%s: the policy in force has been written there again", lost.text);
+    return true;
+}
+
+/* Could a change be appended, and the file be opened at the next start? */
+static bool may_grow(const journal *j, fault *why) {
+    struct statvfs disk;
+    if (faccessat(j->directory, ".", W_OK | X_OK, 0) != 0)
+        return fail_system(why, "write to the directory of", j->path);
+    if (faccessat(j->directory, "policy", R_OK | W_OK, 0) != 0)
+        return fail_system(why, "open", j->path);
+    if (fstatvfs(j->directory, &disk) != 0 || disk.f_blocks == 0 || disk.f_bavail > 0) return true;
+    return (geteuid() == 0 && disk.f_bfree > 0) ||
+           fail(why, "cannot write to %s: its disk is full", j->path);
+}
+
+bool journal_look(journal *j, const policy *in_force, fault *why) {
+    j->notice[0] = '\0';
+    return restore(j, in_force, why) && may_grow(j, why);
+}
+
+/* ---- Appending a change ---- */
 
 bool journal_append(journal *j, const policy *base, const patch *change, const stamp *s,
                     fault *why) {
     j->notice[0] = '\0';
-    if (!j->damage[0] && !still_there(j, why)) return false;
-    if (!j->damage[0] && rewrite_due(j, base)) rewrite(j, base);
+    if (!restore(j, base, why)) return false;
+    if (rewrite_due(j, base)) rewrite(j, base);
     if (j->damage[0]) return fail(why, "the journal takes no change: %s", j->damage);
     if (!record_write(&j->tail, j->piece, (content){base, change}, s)) {
         fail_system(why, "write the change to", j->path);
@@ -581,23 +698,6 @@ static bool load(journal *j, policy *into, fault *why) {
 
 /* ---- Opening ---- */
 
-/* A record lock of fcntl, which belongs to this process alone. flock's and F_OFD_SETLK's belong to
- * the open file, which the children inherit that save the data set: a server killed while one still
- * writes could not start again before that one ends. The child never touches the journal. */
-static bool lock_take(journal *j, fault *why) {
-    j->lock = openat(j->directory, "lock", O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (j->lock < 0) return fail_system(why, "open the lock beside", j->path);
-    struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-    if (fcntl(j->lock, F_SETLK, &whole) == 0) return true;
-    if (errno != EACCES && errno != EAGAIN)
-        return fail_system(why, "lock the directory of", j->path);
-    if (fcntl(j->lock, F_GETLK, &whole) != 0 || whole.l_type == F_UNLCK) whole.l_pid = 0;
-    return fail(why,
-                "another server (process %ld) holds %s: stop it, or give each server a journal "
-                "directory of its own",
-                (long)whole.l_pid, j->path);
-}
-
 static bool directory_open(journal *j, const char *directory, fault *why) {
     if (realpath(directory, j->path) == NULL)
         return fail_system(why, "find the directory", directory);
@@ -627,11 +727,12 @@ journal *journal_open(const char *directory, policy *into, stamp *last, fault *w
     if (j == NULL) return fail(why, "no memory for the journal"), NULL;
     held = true;
     j->directory = j->lock = j->tail.file = -1;
-    if (!directory_open(j, directory, why) || !lock_take(j, why) || !file_open(j, why) ||
-        !load(j, into, why)) {
+    if (!directory_open(j, directory, why) || (j->lock = lock_take(j, j->directory, why)) < 0 ||
+        !file_open(j, why) || !load(j, into, why)) {
         journal_close(j);
         return NULL;
     }
+    j->replayed = !j->damage[0];
     *last = j->last;
     return j;
 }

@@ -7,9 +7,12 @@
 #include <openssl/x509.h>
 
 /* As in the server: without memory there is nothing better to do than to stop (zmalloc.c). */
+void (*must_tell)(const char *text);
 void *must(void *p) {
+    static const char text[] = "certauth: out of memory, or a hash could not be made";
     if (p == NULL) {
-        fputs("certauth: out of memory\n", stderr);
+        fprintf(stderr, "%s\n", text);
+        if (must_tell) must_tell(text);
         abort();
     }
     return p;

@@ -258,6 +258,23 @@ def test_after_a_restore_the_file_begins_again(api: ControlPlane, tmp_path: Path
 MakeNode = Callable[..., RedisServer]
 
 
+def test_what_a_node_finds_broken_is_in_the_event_log(
+    start: Any, installed: Server, plane: Plane, pki: Pki
+) -> None:
+    """Its journal was removed: nobody has changed anything, and the event says what was done."""
+    server = enrolled_node(start, installed, plane.config.home, pki)
+    plane.register(server)
+    plane.in_step()
+    next(server.directory.rglob("policy")).unlink()
+    found = wait_until(
+        lambda: [one for one in told(plane) if one["type"] == "node_journal"], "it is told", 20
+    )
+    assert found[0]["severity"] == "WARNING"
+    assert "has been written there again" in found[0]["description"]
+    assert "client" not in found[0]
+    assert "reason" not in found[0]
+
+
 def test_what_happens_on_a_node_is_in_the_event_log(
     start: Any, installed: Server, plane: Plane, pki: Pki
 ) -> None:

@@ -279,7 +279,8 @@ def test_every_event_is_documented() -> None:
     """What CERTAUTH.LOG calls what happened."""
     events = set(strings(table(GLUE, "EVENTS[2][ACTION_LOGIN + 1]")))
     events |= set(strings(table(GLUE, "DOOR_EVENTS[]")))
-    events |= set(re.findall(r'\bend_session\(s, "(\w+)"', source(GLUE)))
+    told = r'\b(?:end_session\(s, |record\(s, |tell\()"(\w+)"'
+    events |= set(re.findall(told, source(GLUE)))
     assert set(first_column(section("docs/module.md", "`CERTAUTH.LOG`"))) == events
 
 

@@ -9,7 +9,7 @@ import shutil
 import signal
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,12 @@ class Journal:
             lib.patch_free(change)
             raise Refused(ffi.string(why.text).decode())
         lib.policy_commit(self.policy, change)
+
+    def look(self) -> None:
+        """Looks whether it is still on the disk, and writes again what was lost."""
+        why = ffi.new("fault *")
+        if not lib.journal_look(self.handle, self.policy, why):
+            raise Refused(ffi.string(why.text).decode())
 
     @property
     def lines(self) -> set[str]:
@@ -533,8 +539,9 @@ def test_a_full_disk_at_the_very_first_record_leaves_a_first_install(tmp_path: P
         assert journal.lines == {ALICE}
 
 
-def test_a_write_that_cannot_be_taken_back_ends_the_journal_until_a_restart(tmp_path: Path) -> None:
-    """Where even the truncation fails nobody knows what the file holds, so nothing follows."""
+def test_a_write_that_cannot_be_taken_back_is_not_followed_by_another(tmp_path: Path) -> None:
+    """Where even the truncation fails nobody knows what the file holds: what follows goes to
+    another file, behind the policy that is in force."""
     file = tmp_path / "policy"
     with Journal(tmp_path) as journal:
         journal.append(ALICE)
@@ -548,58 +555,162 @@ def test_a_write_that_cannot_be_taken_back_ends_the_journal_until_a_restart(tmp_
         with pytest.raises(Refused, match=r"cannot write the change to .*: Bad file descriptor"):
             journal.append(BOB)
         assert "cannot take back a part of a record" in journal.damage
-        with pytest.raises(Refused, match="the journal takes no change: cannot take back"):
-            journal.append(BOB)
+        journal.append(USER)
+        assert not journal.damage
     with Journal(tmp_path) as journal:
-        assert journal.lines == {ALICE}
-        journal.append(BOB)
+        assert journal.lines == {ALICE, USER}
 
 
-def test_a_directory_that_vanished_refuses_the_change(tmp_path: Path) -> None:
-    """What is written to a file without a name would be acknowledged and gone at the next start."""
-    directory, away = tmp_path / "journal", tmp_path / "away"
+def remove_file(directory: Path) -> None:
+    (directory / "policy").unlink()
+
+
+def remove_all(directory: Path) -> None:
+    shutil.rmtree(directory)
+
+
+def rename_away(directory: Path) -> None:
+    directory.rename(directory.with_name("away"))
+
+
+def replace_directory(directory: Path) -> None:
+    rename_away(directory)
+    shutil.copytree(directory.with_name("away"), directory)
+
+
+def truncate(directory: Path) -> None:
+    (directory / "policy").write_bytes(b"")
+
+
+def cut(directory: Path) -> None:
+    (directory / "policy").write_bytes((directory / "policy").read_bytes()[:-1])
+
+
+def lengthen(directory: Path) -> None:
+    with (directory / "policy").open("ab") as file:
+        file.write(b"+bind cn eve admin\n")
+
+
+def leave_a_link(directory: Path) -> None:
+    (directory / "policy").rename(directory.with_name("elsewhere"))
+    (directory / "policy").symlink_to(directory.with_name("elsewhere"))
+
+
+def leave_a_directory(directory: Path) -> None:
+    (directory / "policy").unlink()
+    (directory / "policy" / "x").mkdir(parents=True)
+
+
+LOSSES = (
+    remove_file, remove_all, rename_away, replace_directory, truncate, cut, lengthen, leave_a_link,
+    leave_a_directory,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ["look", "append"])
+@pytest.mark.parametrize("lose", LOSSES, ids=lambda lose: lose.__name__)
+def test_a_journal_that_is_lost_is_written_again(tmp_path: Path, lose: Any, how: str) -> None:
+    """From memory, whole: at a look, and with the change that meets the loss. What stood there
+    instead is kept, and believed by nobody."""
+    directory = tmp_path / "journal"
     directory.mkdir()
     with Journal(directory) as journal:
-        journal.append(ALICE)
-        directory.rename(away)
-        with pytest.raises(
-            Refused, match=r"cannot find .*/journal/policy: No such file or directory"
-        ):
-            journal.append(BOB)
-        assert journal.lines == {ALICE}
-        away.rename(directory)
-        journal.append(BOB)
+        journal.append(ALICE, generation=5)
+        journal.append(USER, generation=6)
+        lose(directory)
+        stranger = (directory / "policy").is_dir() or lose in (cut, lengthen, leave_a_link)
+        journal.look() if how == "look" else journal.append(BOB, generation=7)
+        assert "has been written there again" in journal.notice
+        assert os.path.lexists(directory / "policy.found") == (
+            stranger or lose is replace_directory
+        )
+        assert os.path.samestat(os.stat(directory / "lock"), os.fstat(lock_of(directory)))
+        journal.look()
+        assert not journal.notice
+        if how == "look":
+            journal.append(BOB, generation=7)
+        expected = journal.lines
     with Journal(directory) as journal:
-        assert journal.lines == {ALICE, BOB}
+        assert journal.lines == expected == {ALICE, USER, BOB}
+        assert journal.last == (7, 2, "prod/3")
 
 
-def test_a_directory_that_was_replaced_refuses_the_change(tmp_path: Path) -> None:
-    """A restored backup or a new mount is not the journal that this server has open."""
+def lock_of(directory: Path) -> int:
+    """The descriptor by which this process holds the lock. (To open the file and close it again
+    would release it.)"""
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{name}") == str(directory / "lock"):
+                return int(name)
+    raise AssertionError("no lock is held")
+
+
+def hold_journal(directory: Path, talk: Connection) -> None:
+    with Journal(directory):
+        talk.send("held")
+        talk.recv()
+
+
+def test_a_journal_whose_directory_another_server_has_taken_is_left_alone(tmp_path: Path) -> None:
+    """What was lost is not written over a journal that somebody else keeps by now."""
     directory = tmp_path / "journal"
     directory.mkdir()
     with Journal(directory) as journal:
         journal.append(ALICE)
-        directory.rename(tmp_path / "away")
-        shutil.copytree(tmp_path / "away", directory)
-        with pytest.raises(
-            Refused, match="/journal/policy is another file than the one this server"
-        ):
-            journal.append(BOB)
+        rename_away(directory)
+        directory.mkdir()
+        ready, child = CONTEXT.Pipe()
+        other = CONTEXT.Process(target=hold_journal, args=(directory, child))
+        other.start()
+        assert ready.recv() == "held"
+        for call in (journal.look, lambda: journal.append(BOB)):
+            with pytest.raises(Refused, match=f"another server .process {other.pid}. holds"):
+                call()
+        ready.send("go")
+        other.join()
+        assert not (directory / "policy").read_bytes()
+        journal.look()
+    with Journal(directory) as journal:
+        assert journal.lines == {ALICE}
 
 
-def test_a_file_that_somebody_else_wrote_to_refuses_the_change(tmp_path: Path) -> None:
-    """An editor's or a script's bytes are not overwritten, and no record follows them."""
-    file = tmp_path / "policy"
-    with Journal(tmp_path) as journal:
+def test_before_the_first_policy_a_file_that_came_is_not_replaced(tmp_path: Path) -> None:
+    """It may be a back-up that somebody means to start from; nothing of ours is lost."""
+    directory, backup = tmp_path / "journal", tmp_path / "backup"
+    directory.mkdir()
+    backup.mkdir()
+    with Journal(backup) as journal:
         journal.append(ALICE)
-        sound = file.read_bytes()
-        for content in (sound + b"+bind cn eve admin\n", sound[:-1], b""):
-            file.write_bytes(content)
-            with pytest.raises(Refused, match="something else wrote to it"):
-                journal.append(BOB)
-            assert file.read_bytes() == content
-        file.write_bytes(sound)
-        journal.append(BOB)
+    with Journal(directory) as journal:
+        remove_file(directory)
+        journal.look()
+        assert journal.empty
+        shutil.copy(backup / "policy", directory)
+        with pytest.raises(Refused, match="it came after the server had started"):
+            journal.look()
+    with Journal(directory) as journal:
+        assert journal.lines == {ALICE}
+
+
+def test_a_journal_that_could_not_be_written_to_is_told_before_a_change_comes(
+    tmp_path: Path,
+) -> None:
+    """A directory whose parent is gone, a name that something else has."""
+    directory = tmp_path / "above" / "journal"
+    directory.mkdir(parents=True)
+    with Journal(directory) as journal:
+        journal.append(ALICE)
+        shutil.rmtree(tmp_path / "above")
+        with pytest.raises(Refused, match="cannot find .*; and cannot make the directory"):
+            journal.look()
+        directory.parent.mkdir()
+        directory.write_text("a file")
+        with pytest.raises(Refused, match="cannot find .*; and cannot open the directory"):
+            journal.look()
+        directory.unlink()
+        journal.look()
+    with Journal(directory) as journal:
+        assert journal.lines == {ALICE}
 
 
 def test_a_relative_path_stays_where_it_was(
@@ -691,7 +802,7 @@ def test_a_rewrite_that_fails_does_not_refuse_the_change(tmp_path: Path) -> None
             if journal.notice:
                 notices.append(journal.notice)
     assert len(notices) == 3
-    assert "the journal stays as long as it is: cannot create the shorter copy of" in notices[0]
+    assert "the journal stays as long as it is: cannot create a new copy of" in notices[0]
     assert "File exists" in notices[0]
     with Journal(tmp_path) as journal:
         assert journal.damage == ""

@@ -540,6 +540,7 @@ def test_only_an_administrator_writes(installed: Server, start: Start, pki: Pki)
 
 # ---- A disk that is slow, full or gone -----------------------------------------------------------
 
+
 def in_flight(server: RedisServer, disk: Disk, line: str) -> Any:
     """A raw connection whose PATCH of generation 2 is in its fsync, not answered yet."""
     disk.hold()
@@ -631,26 +632,48 @@ def test_a_disk_that_fails_changes_nothing(
     assert who(server, pki.bob) == who(server, pki.alice) == "alice"
 
 
-def test_a_journal_that_vanished_takes_nothing(server_kind: Server, start: Start, pki: Pki) -> None:
-    """What is written to a file without a name would be gone at the next start."""
-    server = enrolled(start, server_kind, pki)
+def vanish(server: RedisServer) -> None:
     shutil.rmtree(server.directory / "journal")
-    for _ in range(2):
-        with nothing_changes(server, pki), refused("JOURNAL .*No such file or directory"):
-            patch(server.admin(), 1, 2, ["+bind cn x alice"])
 
 
-def test_a_journal_that_somebody_else_wrote_to_takes_nothing(
-    installed: Server, start: Start, pki: Pki
+def lengthen(server: RedisServer) -> None:
+    """Somebody else wrote to it: a record behind that could not be read again."""
+    with journal(server).open("ab") as file:
+        file.write(b"x")
+
+
+@pytest.mark.parametrize("lose", [vanish, lengthen], ids=lambda lose: lose.__name__)
+def test_a_change_that_meets_a_lost_journal_is_kept_with_all_before_it(
+    server_kind: Server, start: Start, pki: Pki, lose: Callable[[RedisServer], None]
 ) -> None:
-    """A record behind bytes that this server did not write could not be read again."""
-    server = enrolled(start, installed, pki)
-    good = journal(server).read_bytes()
-    journal(server).write_bytes(good + b"x")
-    with refused("JOURNAL .*something else wrote to it"):
+    """A revocation does not wait for somebody to repair the disk: the journal is written again from
+    memory, and the change behind it."""
+    server = enrolled(start, server_kind, pki, bind(pki.bob, "alice"))
+    lose(server)
+    patch(server.admin(), 1, 2, [f"-{bind(pki.bob, 'alice')}"])
+    server.kill()
+    server.start()
+    assert status(server.admin())["generation"] == 2
+    assert who(server, pki.alice) == "alice"
+    assert turned_away(server, pki.bob) == "no_binding"
+
+
+def test_a_hash_that_cannot_be_made_is_no_hash(
+    disk: Disk, server_kind: Server, start: Start, pki: Pki
+) -> None:
+    """Without memory, or without the algorithm, all certificates would have one and the same: the
+    server ends as it does without memory, its log says why, and what was acknowledged is there."""
+    server = enrolled(start, server_kind, pki)
+    (disk.folder / "digest").touch()
+    with pytest.raises((redis.ConnectionError, OSError)):
         patch(server.admin(), 1, 2, ["+bind cn x alice"])
-    journal(server).write_bytes(good)
-    patch(server.admin(), 1, 2, ["+bind cn x alice"])
+    wait_until(lambda: not server.running, "the server has ended")
+    assert "<certauth> certauth: out of memory, or a hash could not be made" in server.log
+    (disk.folder / "digest").unlink()
+    server.kill()
+    server.start()
+    assert status(server.admin())["generation"] == 1
+    assert who(server, pki.alice) == "alice"
 
 
 def test_the_journal_is_private(installed: Server, start: Start, pki: Pki) -> None:

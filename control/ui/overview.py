@@ -25,6 +25,8 @@ RANGES = {
 # Events of the last day that somebody should look at.
 ALARMS = {
     "node_drift": "A server held a policy that was not ours, and was set right",
+    "node_journal": "A server lost its journal, or cannot write to it",
+    "node_trust": "Files of a server's trust were changed by hand, or it is managed no more",
     "node_lost": "A server left without being detached",
     "node_without_module": "A server without certauth was among the nodes",
     "client_log_gap": "Entries of a server's log are missing",
