@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import redis
 
 from control import ca, core, crl, issuing, revocation, service
 from control.store import of_user
