@@ -97,6 +97,7 @@ struct write_order {
     bool remakes;                   /* it brings `pattern` lines */
     bool patterns;                  /* it brings words of `pattern` lines, or some begin to count */
     bool done;                      /* it is in force */
+    uint64_t brings, frees, left;   /* bytes of memory, about; `left` before it */
     fault why;                      /* the answer where it is refused */
     uint64_t closed;                /* sessions ended by it */
     uint64_t swept;                 /* id of the last session looked at */
@@ -200,6 +201,10 @@ static struct {
     chore *chores;
     uint64_t edition; /* another one after each change: what a cursor of SHOW is good for */
     uint64_t logins, refused, reasons[REASON_COUNT], api_reads;
+    uint64_t memory;  /* that the policy in force takes, about; bytes */
+    uint64_t no_room; /* clients that were turned away, see lacks_room */
+    size_t room;      /* maxclients, of the last second; 0: not known */
+    bool full;
     int64_t log_second;
     unsigned logged;
     char boot[33];              /* of this start of the server: seq counts from 1 in each */
@@ -1825,6 +1830,94 @@ static user_state ask_at_login(span name, void *under) {
 
 static void put_in_force(void);
 
+/* ---- Room for those who administrate ----
+ *
+ * Who holds all connections cannot be revoked where the control plane is not let in. So the last few of
+ * `maxclients` are for unix sockets, peers, and whoever the bootstrap file binds. */
+
+/* One in a hundred, at least eight; but not more than a quarter. */
+static size_t reserve(void) {
+    size_t part = node.room / 100 > 8 ? node.room / 100 : 8;
+    return part < node.room / 4 ? part : node.room / 4;
+}
+
+/* What the server counts (networking.c, acceptCommonHandler), as we know it: clients, handshakes, and links
+ * of the cluster bus. */
+static size_t taken(void) { return RedisModule_DictSize(node.sessions) + tls_unclaimed(); }
+
+static bool is_full(void) { return enforced() && node.room && taken() > node.room - reserve(); }
+
+static bool lacks_room(const decision *d) { return d->act != ACTION_REFUSE && !is_peer(d) && is_full(); }
+
+static void refuse_for_room(RedisModuleCtx *ctx, session *s, const peer *p, const decision *d) {
+    bool named = d->act == ACTION_LOGIN || d->act == ACTION_CHOOSE;
+    record(s, "full", d->why, named ? decision_user(d, 0) : span_of(NULL, 0));
+    node.no_room++;
+    s->act = ACTION_REFUSE;
+    s->why = d->why;
+    refuse_client(ctx, s, p);
+}
+
+/* Is it nobody, and has been for seconds? It came without a certificate, has not logged in, and `default`,
+ * which it is, is off. */
+static bool is_idle_stranger(const session *s) {
+    enum { SECONDS = 5 };
+    if (s->local || s->leaf || s->closing || s->act != ACTION_LEAVE) return false;
+    if (now_seconds() < s->since + SECONDS) return false;
+    RedisModuleString *name = RedisModule_GetClientUserNameById(node.ctx, s->id);
+    bool nobody = name && span_equal(string_span(name), LITERAL("default"));
+    if (name) RedisModule_FreeString(node.ctx, name);
+    return nobody;
+}
+
+/* The oldest first, for a slice. True where there are more. */
+static bool end_strangers(const slice *now) {
+    static uint64_t seen;
+    enum { MOST = 32 };
+    uint64_t from = session_key(seen);
+    size_t found = 0;
+    session *s = NULL;
+    bool more = true;
+    const regime r = regime_now();
+    if (!is_full() || !default_is_off(&r)) return false;
+    RedisModuleDictIter *at =
+        RedisModule_DictIteratorStartC(node.sessions, ">", &from, sizeof from);
+    while (found < MOST && slice_goes_on(now) &&
+           (more = RedisModule_DictNextC(at, NULL, (void **)&s) != NULL)) {
+        seen = s->id;
+        if (!is_idle_stranger(s)) continue;
+        end_session(s, "full", s->why);
+        found++;
+    }
+    RedisModule_DictIteratorStop(at);
+    if (!more) seen = 0;
+    return more;
+}
+
+static bool make_room(void *none, const slice *now) {
+    (void)none;
+    return end_strangers(now);
+}
+
+/* Once a second. A handshake takes a fraction of one; it has five, and one where there is no room. */
+static void look_at_room(void) {
+    enum { LOOKS = 5 };
+    static int64_t told;
+    char text[24];
+    fault why;
+    node.room = config_get("maxclients", text, sizeof text) ? strtoul(text, NULL, 10) : 0;
+    bool was = node.full;
+    node.full = is_full();
+    tls_end_unfinished(node.full ? 1 : LOOKS);
+    if (node.full) add_chore(make_room, NULL);
+    if (!node.full || was || now_seconds() < told + 60) return;
+    told = now_seconds();
+    fail(&why,
+         "%zu of %zu connections (maxclients) are taken: the last %zu are for unix sockets, peers and "
+         "users of the bootstrap file", taken(), node.room, reserve());
+    tell("full", why.text);
+}
+
 static void connected(RedisModuleCtx *ctx, session *s, const RedisModuleClientInfo *client) {
     peer found = {{NULL}, 0, NULL, -1};
     bool tls = client->flags & REDISMODULE_CLIENTINFO_FLAG_SSL;
@@ -1837,7 +1930,8 @@ static void connected(RedisModuleCtx *ctx, session *s, const RedisModuleClientIn
     if (!readable && (enforced() || damaged()))
         d = (decision){.act = ACTION_REFUSE, .why = REASON_MALFORMED};
     if (!may_be_left(&now, s, &d)) d = (decision){.act = ACTION_REFUSE, .why = REASON_USER_OFF};
-    enact(ctx, s, &found, d);
+    if (lacks_room(&d)) refuse_for_room(ctx, s, &found, &d);
+    else enact(ctx, s, &found, d);
 }
 
 static void on_client_change(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t sub,
@@ -2217,6 +2311,8 @@ static progress put_trust(write_order *order, slice *now) {
     return STEP_NEXT;
 }
 
+static uint64_t memory_after(const write_order *order);
+
 /* The step that nothing interrupts: after it, nobody is decided by the old lines. */
 static progress commit(write_order *order, slice *now) {
     const regime after = regime_after(order->change);
@@ -2227,6 +2323,7 @@ static progress commit(write_order *order, slice *now) {
     tell_unwritten("");
     drop_stage();
     commit_to_doors(order->change);
+    node.memory = memory_after(order);
     order->done = node.settling = node.sweeping = node.ever = true;
     watch_commands();
     node.stamp = order->next;
@@ -2728,6 +2825,55 @@ static bool check_login_of_server(write_order *order) {
            switch_off_native_login(&order->why);
 }
 
+enum { WEIGHS_LITTLE = 4 << 20 };
+
+/* Bytes, about: of a line, and of the user that the server has by it (measured: 530-600 and its rules). */
+static uint64_t line_memory(const rule *line) {
+    uint64_t text = rule_text(line).len;
+    return 200 + 2 * text + (rule_type(line) == LINE_USER ? 700 + text : 0);
+}
+
+/* What the policy takes when the change has been made. Notes of users that are adopted come later, and
+ * are not weighed. */
+static uint64_t memory_after(const write_order *order) {
+    uint64_t sum = node.memory + order->brings;
+    return sum > order->frees ? sum - order->frees : 0;
+}
+
+/* What the change brings, and what goes with it. */
+static void weigh(write_order *order) {
+    for (int added = 0; added < 2; added++) {
+        for (size_t i = 0; i < patch_count(order->change, added); i++) {
+            const rule *line = patch_rule(order->change, added, i, NULL);
+            uint64_t *sum = added ? &order->brings : &order->frees;
+            *sum += line_memory(line);
+        }
+    }
+    order->left = order->brings > order->frees + WEIGHS_LITTLE ? memory_left() : UINT64_MAX;
+}
+
+/* A policy that is on the disk and cannot be applied would end each start. The lines themselves have been
+ * read by now; but the next start reads them again, beside the file. What takes away, or brings little,
+ * is never refused: nor is it where memory is short anyway. */
+static bool check_memory(write_order *order) {
+    enum { MEBIBYTE = 1 << 20 };
+    char text[32];
+    uint64_t after = memory_after(order);
+    if (order->brings <= order->frees + WEIGHS_LITTLE) return true;
+    uint64_t most = config_get("maxmemory", text, sizeof text) ? strtoull(text, NULL, 10) : 0;
+    if (order->brings - order->frees > order->left)
+        return fail(&order->why,
+                    "MEMORY the change takes about %llu MB more, and this node has %llu MB left: give it "
+                    "more (RLIMIT_AS, its control group, the machine), or fewer lines",
+                    (unsigned long long)(order->brings - order->frees) / MEBIBYTE + 1,
+                    (unsigned long long)order->left / MEBIBYTE);
+    return most == 0 || after <= most / 4 ||
+           fail(&order->why,
+                "MEMORY the policy would take about %llu MB, which is more than a quarter of maxmemory "
+                "(%llu MB): its users would displace the data. Raise maxmemory, or give it fewer lines",
+                (unsigned long long)after / MEBIBYTE + 1, (unsigned long long)most / MEBIBYTE);
+}
+
 static progress refuse_order(write_order *order, slice *now) {
     (void)now;
     tell_journal();
@@ -2771,7 +2917,8 @@ static progress write_down(write_order *order, slice *now) {
 static progress check(write_order *order, slice *now) {
     order->when = transition_of(order->change);
     if (check_lines(order, now)) return STEP_AGAIN;
-    if (patch_problems(order->change) || !check_change(order) || !check_login_of_server(order)) {
+    if (patch_problems(order->change) || !check_change(order) || !check_memory(order) ||
+        !check_login_of_server(order)) {
         end_order(order);
         return STEP_OVER;
     }
@@ -2783,6 +2930,7 @@ static void *finish_in_thread(void *data) {
     write_order *order = data;
     read_lines(order->change, order->whole, &order->given, 1, NULL);
     patch_finish(order->change, order->whole);
+    weigh(order);
     order->next_step = check;
     RedisModule_EventLoopAddOneShot(take_back, order);
     return NULL;
@@ -3727,6 +3875,8 @@ static void info(RedisModuleInfoCtx *ctx, int for_crash_report) {
     RedisModule_InfoAddFieldULongLong(ctx, "generation", node.stamp.generation);
     RedisModule_InfoAddFieldCString(ctx, "digest", text);
     RedisModule_InfoAddFieldULongLong(ctx, "sessions", RedisModule_DictSize(node.sessions));
+    RedisModule_InfoAddFieldULongLong(ctx, "memory", node.memory);
+    RedisModule_InfoAddFieldULongLong(ctx, "no_room", node.no_room);
     RedisModule_InfoAddFieldULongLong(ctx, "api_certificates", node.api_reads);
     RedisModule_InfoAddFieldCString(ctx, "doors", doors[doors_now()]);
     RedisModule_InfoAddFieldULongLong(ctx, "peers_refused", doors_refused());
@@ -3939,6 +4089,7 @@ static void tick(void) {
     tell_doors();
     watch_settings();
     watch_trust();
+    look_at_room();
     start_look();
     drop_old_stage();
     node.unmaking = node.idle > 0;
@@ -4167,6 +4318,8 @@ static void open_journal(span path_text) {
     if (damage) fail(&node.damage, "%s", damage);
     if (notice) RedisModule_Log(node.ctx, "warning", "%s", notice);
     node.ever = !journal_empty(node.journal);
+    for (size_t i = 0; i < policy_rules(node.policy); i++)
+        node.memory += line_memory(policy_rule(node.policy, i));
     const char *marker = damage || node.ever ? NULL : found_marker();
     if (marker) {
         fail(&node.damage,
@@ -4460,6 +4613,7 @@ static bool load(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, fault 
     else RedisModule_RegisterCommandFilter(ctx, on_command, REDISMODULE_CMDFILTER_NOSELF);
     watch_acl_load(ctx);
     watch_settings();
+    look_at_room();
     node.ticked = now_us();
     act_in(0);
     return true;

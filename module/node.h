@@ -26,6 +26,14 @@ bool tls_watch(void);
  * where not exactly one SSL object can be the one: the caller must then ask the server. */
 bool tls_claim(const ip *address, uint16_t port, peer *out);
 
+/* How many SSL objects are nobody's: handshakes under way, links of the cluster bus. */
+size_t tls_unclaimed(void);
+
+/* Ends each handshake of a client, or of the cluster bus, that is not finished though it has been seen by
+ * more than so many calls. It is not for the clock to say how old one is: where the main thread was held,
+ * none could go on. Main thread only. */
+void tls_end_unfinished(unsigned looks);
+
 /* From now on nothing that this peer has sent is read, in whichever thread: SSL_read(3) returns 0
  * before it looks at a byte. Does nothing where the SSL object is not known. */
 void tls_silence(const peer *);
@@ -102,5 +110,11 @@ bool trust_write(const char *directory, const policy *, const policy *bootstrap,
 
 /* Does it hold certificates of the policy that the bootstrap file has not as well? */
 bool trust_holds(const char *directory, const policy *, const policy *bootstrap);
+
+/* ---- memory.c ---- */
+
+/* Bytes that this process could still take: of its RLIMIT_AS, of its control groups (version 2), of the
+ * machine's MemAvailable. UINT64_MAX where nothing limits it. Reads files of /proc and /sys: for a thread. */
+uint64_t memory_left(void);
 
 #endif

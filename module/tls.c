@@ -19,11 +19,13 @@ typedef struct watched {
     struct watched *before, *behind;
     SSL *ssl;
     bool resolved; /* `address` and `port` were looked up */
+    unsigned looks; /* of tls_end_unfinished */
     ip address;
     uint16_t port;
 } watched;
 
-static watched ring = {&ring, &ring, NULL, false, {{0}, 0}, 0};
+static watched ring = {&ring, &ring, NULL, false, 0, {{0}, 0}, 0};
+static size_t unclaimed;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int ex_index = -1;
 
@@ -74,6 +76,7 @@ static void resolve(watched *w) {
 static void unlink_watched(watched *w) {
     w->before->behind = w->behind;
     w->behind->before = w->before;
+    unclaimed--;
 }
 
 static void on_new(void *ssl, void *none, CRYPTO_EX_DATA *data, int index, long argl, void *argp) {
@@ -87,6 +90,7 @@ static void on_new(void *ssl, void *none, CRYPTO_EX_DATA *data, int index, long 
     w->before = ring.before;
     w->behind = &ring;
     w->before->behind = ring.before = w;
+    unclaimed++;
     pthread_mutex_unlock(&lock);
 }
 
@@ -155,6 +159,24 @@ void tls_each(void (*take)(SSL *)) {
     pthread_mutex_lock(&lock);
     for (watched *w = ring.behind; w != &ring; w = w->behind) {
         if (SSL_is_init_finished(w->ssl)) take(w->ssl);
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+size_t tls_unclaimed(void) {
+    pthread_mutex_lock(&lock);
+    size_t count = unclaimed;
+    pthread_mutex_unlock(&lock);
+    return count;
+}
+
+/* Nothing but the socket is touched: an IO thread may be in the handshake. The socket is there as long as
+ * the SSL object, which is freed first, and on this thread (see is_candidate). */
+void tls_end_unfinished(unsigned looks) {
+    pthread_mutex_lock(&lock);
+    for (watched *w = ring.behind; w != &ring; w = w->behind) {
+        if (!SSL_is_server(w->ssl) || SSL_is_init_finished(w->ssl)) continue;
+        if (++w->looks > looks) shutdown(SSL_get_fd(w->ssl), SHUT_RDWR);
     }
     pthread_mutex_unlock(&lock);
 }

@@ -265,9 +265,12 @@ def test_what_a_node_finds_broken_is_in_the_event_log(
     server = enrolled_node(start, installed, plane.config.home, pki)
     plane.register(server)
     plane.in_step()
-    next(server.directory.rglob("policy")).unlink()
+    assert server.module is not None
+    Path(server.module[1], "policy").unlink()
     found = wait_until(
-        lambda: [one for one in told(plane) if one["type"] == "node_journal"], "it is told", 20
+        lambda: [one for one in plane.ok("GET /v1/logs") if one["type"] == "node_journal"],
+        "it is told",
+        20,
     )
     assert found[0]["severity"] == "WARNING"
     assert "has been written there again" in found[0]["description"]
