@@ -141,7 +141,7 @@ typedef struct chore {
     void *data;
 } chore;
 
-/* A look at what a restart needs of the disk. One at a time, and none while a change is being written. */
+/* A look at what a restart needs of the disk. One at a time, and none while a change is written. */
 typedef struct {
     bool under_way; /* in its thread, or not yet answered for */
     bool done;      /* the thread has gone */
@@ -164,7 +164,7 @@ static struct {
     bool audit_due, audit_again; /* all sessions are to be looked at, and then once more */
     bool auth_queued;            /* an AUTH may wait for its EXEC, see on_command */
     char directory[PATH_MAX], trust[PATH_MAX + 8];
-    char markers[2][PATH_MAX + 16]; /* beside the directory, and beside the path to it that was given */
+    char markers[2][PATH_MAX + 16]; /* beside the directory, and beside the path that was given */
     policy *policy, *bootstrap;
     journal *journal;
     stamp stamp;               /* of the policy in force */
@@ -642,7 +642,8 @@ static void tell(const char *event, const char *text);
 
 static const char *journal_state(void) {
     const char *damage = node.journal && damaged() ? journal_damage(node.journal) : NULL;
-    return damage ? damage : damaged() ? node.damage.text : node.lost.text[0] ? node.lost.text : "ok";
+    if (damaged()) return damage ? damage : node.damage.text;
+    return node.lost.text[0] ? node.lost.text : "ok";
 }
 
 /* ---- Configuration of the server ---- */
@@ -833,13 +834,14 @@ static bool moved_trust(void) {
 /* Of what somebody set by hand, if it is not what the policy says. */
 static void tell_client_auth(const char *was, const char *is) {
     fault text;
-    fail(&text, "tls-auth-clients had been set to '%s' by hand: set back to '%s', as the policy says",
-         was, is);
+    fail(&text,
+         "tls-auth-clients had been set to '%s' by hand: set back to '%s', as the policy says", was,
+         is);
     tell("setting", text.text);
 }
 
-/* Set when a change asks for it, and set back when somebody else has set it. What the operator had set
- * comes back when the policy asks for nothing any more. */
+/* Set when a change asks for it, and set back when somebody else has set it. What the operator had
+ * set comes back when the policy asks for nothing any more. */
 static void apply_client_auth(void) {
     static bool told;
     static const char *const values[] = {NULL, "yes", "optional"};
@@ -1832,8 +1834,8 @@ static void put_in_force(void);
 
 /* ---- Room for those who administrate ----
  *
- * Who holds all connections cannot be revoked where the control plane is not let in. So the last few of
- * `maxclients` are for unix sockets, peers, and whoever the bootstrap file binds. */
+ * Who holds all connections cannot be revoked where the control plane is not let in. So the last few
+ * of `maxclients` are for unix sockets, peers, and whoever the bootstrap file binds. */
 
 /* One in a hundred, at least eight; but not more than a quarter. */
 static size_t reserve(void) {
@@ -1841,13 +1843,15 @@ static size_t reserve(void) {
     return part < node.room / 4 ? part : node.room / 4;
 }
 
-/* What the server counts (networking.c, acceptCommonHandler), as we know it: clients, handshakes, and links
- * of the cluster bus. */
+/* What the server counts (networking.c, acceptCommonHandler), as we know it: clients, handshakes, and
+ * links of the cluster bus. */
 static size_t taken(void) { return RedisModule_DictSize(node.sessions) + tls_unclaimed(); }
 
 static bool is_full(void) { return enforced() && node.room && taken() > node.room - reserve(); }
 
-static bool lacks_room(const decision *d) { return d->act != ACTION_REFUSE && !is_peer(d) && is_full(); }
+static bool lacks_room(const decision *d) {
+    return is_full() && d->act != ACTION_REFUSE && !is_peer(d);
+}
 
 static void refuse_for_room(RedisModuleCtx *ctx, session *s, const peer *p, const decision *d) {
     bool named = d->act == ACTION_LOGIN || d->act == ACTION_CHOOSE;
@@ -1858,8 +1862,8 @@ static void refuse_for_room(RedisModuleCtx *ctx, session *s, const peer *p, cons
     refuse_client(ctx, s, p);
 }
 
-/* Is it nobody, and has been for seconds? It came without a certificate, has not logged in, and `default`,
- * which it is, is off. */
+/* Is it nobody, and has been for seconds? It came without a certificate, has not logged in, and
+ * `default`, which it is, is off. */
 static bool is_idle_stranger(const session *s) {
     enum { SECONDS = 5 };
     if (s->local || s->leaf || s->closing || s->act != ACTION_LEAVE) return false;
@@ -1899,7 +1903,7 @@ static bool make_room(void *none, const slice *now) {
     return end_strangers(now);
 }
 
-/* Once a second. A handshake takes a fraction of one; it has five, and one where there is no room. */
+/* Once a second. A handshake takes a fraction of one; it has five, or one where there is no room. */
 static void look_at_room(void) {
     enum { LOOKS = 5 };
     static int64_t told;
@@ -1913,8 +1917,9 @@ static void look_at_room(void) {
     if (!node.full || was || now_seconds() < told + 60) return;
     told = now_seconds();
     fail(&why,
-         "%zu of %zu connections (maxclients) are taken: the last %zu are for unix sockets, peers and "
-         "users of the bootstrap file", taken(), node.room, reserve());
+         "%zu of %zu connections (maxclients) are taken: the last %zu are for unix sockets, peers "
+         "and users of the bootstrap file",
+         taken(), node.room, reserve());
     tell("full", why.text);
 }
 
@@ -2863,14 +2868,15 @@ static bool check_memory(write_order *order) {
     uint64_t most = config_get("maxmemory", text, sizeof text) ? strtoull(text, NULL, 10) : 0;
     if (order->brings - order->frees > order->left)
         return fail(&order->why,
-                    "MEMORY the change takes about %llu MB more, and this node has %llu MB left: give it "
-                    "more (RLIMIT_AS, its control group, the machine), or fewer lines",
+                    "MEMORY the change takes about %llu MB more, and this node has %llu MB left: "
+                    "give it more (RLIMIT_AS, its control group, the machine), or fewer lines",
                     (unsigned long long)(order->brings - order->frees) / MEBIBYTE + 1,
                     (unsigned long long)order->left / MEBIBYTE);
     return most == 0 || after <= most / 4 ||
            fail(&order->why,
-                "MEMORY the policy would take about %llu MB, which is more than a quarter of maxmemory "
-                "(%llu MB): its users would displace the data. Raise maxmemory, or give it fewer lines",
+                "MEMORY the policy would take about %llu MB, which is more than a quarter of "
+                "maxmemory (%llu MB): its users would displace the data. Raise maxmemory, or give it "
+                "fewer lines",
                 (unsigned long long)after / MEBIBYTE + 1, (unsigned long long)most / MEBIBYTE);
 }
 

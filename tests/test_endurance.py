@@ -151,7 +151,7 @@ def test_ten_thousand_sessions_are_decided_again(
     """A revoked certificate ends its 5,000 sessions and none of the 5,000 others, all before the
     write is answered; meanwhile the server goes on answering (how fast is printed)."""
     lines = policy_of(pki, f"bind key {pki.bob.key_id} bob", USER_BOB)
-    node = make_node(start, server_kind, *lines, io_threads=io_threads, config=["maxclients 10100"])
+    node = make_node(start, server_kind, *lines, io_threads=io_threads, config=["maxclients 10300"])
     with many_files(11_000), ExitStack() as stack:
         before = resident(node.server.pid)
         alice = connections(stack, node, pki.alice, 5_000)
