@@ -1353,9 +1353,10 @@ static void close_client(session *s) {
     node.switching = false;
 }
 
+/* Not where act has been first: a second time would be the slow way, see hang_up. */
 static void close_refused(void *id) {
     session *s = session_find((uint64_t)(uintptr_t)id);
-    if (s && s->closing && s->act == ACTION_REFUSE) close_client(s);
+    if (s && s->closing && s->act == ACTION_REFUSE && s->due <= now_us()) close_client(s);
 }
 
 /* Redis 8 with io-threads aborts when the client is closed within its own connect event, for it is
@@ -4574,7 +4575,8 @@ static void make_state(RedisModuleCtx *ctx) {
 
 /* Of a module that is not loaded after all. */
 static void drop_state(void) {
-    RedisModuleDict *dicts[] = {node.sessions, node.ends, node.due, node.managed, node.made};
+    RedisModuleDict *dicts[] = {node.sessions, node.ends,  node.due,
+                                node.managed,  node.made, node.changed};
     if (node.ctx == NULL) return;
     for (size_t i = 0; i < sizeof dicts / sizeof *dicts; i++) RedisModule_FreeDict(NULL, dicts[i]);
     RedisModule_FreeModuleUser(node.nobody);
