@@ -52,9 +52,15 @@ def plain_curl() -> Iterator[None]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "server_kind" in metafunc.fixturenames:
-        kinds = [pytest.param(kind, id=str(kind), marks=pytest.mark.servers) for kind in servers()]
-        metafunc.parametrize("server_kind", kinds, scope="session")
+    if "server_kind" not in metafunc.fixturenames:
+        return
+    kinds = servers()
+    few = metafunc.definition.get_closest_marker("few_servers") is not None
+    marks = {kind: [pytest.mark.servers] for kind in kinds}
+    for kind in kinds[1:-1] if few else ():
+        marks[kind].append(pytest.mark.slow)
+    params = [pytest.param(kind, id=str(kind), marks=marks[kind]) for kind in kinds]
+    metafunc.parametrize("server_kind", params, scope="session")
 
 
 def pytest_report_header() -> str:

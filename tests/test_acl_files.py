@@ -37,6 +37,8 @@ from tests.servers import Server
 from tests.support import MODULE, Cert, Pki, RedisServer, ServerDied, wait_until
 from tests.test_journal import Journal
 
+pytestmark = pytest.mark.few_servers
+
 DEFAULT = "user default on nopass ~* &* +@all"
 OPERATOR = "user operator on >pw -@all +acl|load +acl|whoami"
 DEVICES = "pattern cn dev-{id} device:{id} on ~{id}:* &{id} +@all"

@@ -11,6 +11,8 @@ from tests.servers import Server
 from tests.support import Pki, TlsConnection, wait_until
 from tests.test_auth import asks
 
+pytestmark = pytest.mark.few_servers
+
 ALL = "user alice on ~* &* +@all"
 AT_ONCE = ["repl-diskless-sync-delay 0"]
 ONE, TWO = "user one on ~* &* +@all", "user two on ~* &* +@all"

@@ -28,6 +28,8 @@ from tests.nodes import (
 from tests.servers import Server
 from tests.support import Pki, RedisServer, free_port, root, wait_until
 
+pytestmark = pytest.mark.few_servers
+
 DEFAULT_OFF = "user default adopt off"
 
 

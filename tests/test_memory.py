@@ -11,6 +11,8 @@ from tests.nodes import Start, enrolled, journal, load, patch, refused, status, 
 from tests.servers import Server
 from tests.support import Pki, RedisServer, wait_until
 
+pytestmark = pytest.mark.few_servers
+
 MEBIBYTE = 1 << 20
 USERS = 50_000
 

@@ -25,6 +25,8 @@ from tests.nodes import (
 from tests.servers import Server
 from tests.support import Cert, Pki, RedisServer, TlsConnection, root, wait_until
 
+pytestmark = pytest.mark.few_servers
+
 MOST, KEPT = 40, 8  # maxclients, and how many of them are kept: one in a hundred, at least eight
 FULL = "connections (maxclients) are taken"
 
