@@ -153,11 +153,12 @@ def _event(where: dict[str, EventDetail], entry: Mapping[str, Any]) -> Event:
     }
     del told["event"]
     severity: Severity = "INFO" if kind in FINE else "WARNING"
-    whose = "client_" if entry["client"] else "node_"
+    whose = "client_" if entry["client"] or kind == "handshake" else "node_"
     if kind.startswith("peer"):  # at a door of the nodes
         whose = ""
     elif whose == "node_":  # what it found when it looked again at what it depends on
         del told["client"], told["reason"]
+        told["description"] = told.pop("detail", "")
     name = f"{whose}{kind.replace('-', '_')}"
     return Event(entry["time_us"] // 1_000_000, name, severity, {**where, **told})
 

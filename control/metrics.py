@@ -19,7 +19,8 @@ from control.store import Store
 
 Figures = Mapping[Key, Mapping[str, int]]
 PEM = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
-REASON = "refused_"  # a number of INFO for each reason
+# Numbers of INFO for each reason, and by what clients were refused.
+REASONS = {"refused_": "policy", "handshakes_refused_": "handshake"}
 
 # What this process counts itself.
 REGISTRY = CollectorRegistry()
@@ -123,8 +124,14 @@ def _sync(store: Store, seen: list[tuple[Database, Node]]) -> Iterator[Metric]:
 def _nodes(seen: list[tuple[Database, Node]], figures: Figures) -> Iterator[Metric]:
     logins = CounterMetricFamily("certauth_node_logins", "Logins by certificate.", labels=NODE)
     refused = CounterMetricFamily(
-        "certauth_node_refused", "Refused clients, by reason.", labels=[*NODE, "reason"]
-    )
+        "certauth_node_refused", "Refused clients, by reason, and by policy or handshake.",
+        labels=[*NODE, "reason", "by"],
+    )  # fmt: skip
+    broken = CounterMetricFamily(
+        "certauth_node_handshakes_broken",
+        "TLS handshakes that ended before a certificate was shown: scanners, health checks.",
+        labels=NODE,
+    )  # fmt: skip
     sessions = GaugeMetricFamily("certauth_node_sessions", "Connected clients.", labels=NODE)
     slow = CounterMetricFamily(
         "certauth_node_api_certificates",
@@ -133,10 +140,12 @@ def _nodes(seen: list[tuple[Database, Node]], figures: Figures) -> Iterator[Metr
     for database, node in seen:
         names, found = [database.name, node.address], figures.get((database.uid, node.address), {})
         for metric, number in ((logins, "logins"), (sessions, "sessions"),
-                               (slow, "api_certificates")):  # fmt: skip
+                               (slow, "api_certificates"),
+                               (broken, "handshakes_broken")):  # fmt: skip
             if number in found:
                 metric.add_metric(names, found[number])
         for number, value in found.items():
-            if number.startswith(REASON):
-                refused.add_metric([*names, number.removeprefix(REASON)], value)
-    yield from (logins, refused, sessions, slow)
+            for prefix, by in REASONS.items():
+                if number.startswith(prefix):
+                    refused.add_metric([*names, number.removeprefix(prefix), by], value)
+    yield from (logins, refused, sessions, slow, broken)

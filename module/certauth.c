@@ -125,12 +125,12 @@ typedef struct {
     const char *event;
     reason why;
     ip address;
-    uint16_t port;    /* of a node's link, as are both: of the other end */
-    const char *door; /* NULL: a client's */
+    uint16_t port;    /* of the other end, of a node's link and of a handshake; 0: not known */
+    const char *door; /* of a node's link; NULL: a client's */
     bool certified, vouched; /* it has a certificate; and its CA is known */
     uint8_t cert[HASH_BYTES], key[HASH_BYTES], ca[HASH_BYTES];
     int64_t not_after;
-    char user[128], subject[384], issuer[256], serial[2 * SERIAL_BYTES + 1]; /* subject: see tell */
+    char user[128], subject[384], issuer[256], serial[2 * SERIAL_BYTES + 1], detail[320];
 } log_entry;
 enum { LOG_ENTRIES = 4096 };
 
@@ -1175,6 +1175,7 @@ static log_entry *record(const session *s, const char *event, reason why, span u
     writer serial = {(uint8_t *)e->serial, 0, sizeof e->serial, false};
     put_hex(&serial, id->serial);
     put_byte(&serial, 0);
+    e->detail[0] = 0;
     e->certified = s->leaf != NULL;
     e->not_after = id->not_after;
     memcpy(e->cert, id->cert, HASH_BYTES);
@@ -1188,12 +1189,12 @@ static log_entry *record(const session *s, const char *event, reason why, span u
 static void tell(const char *event, const char *text) {
     static const session none;
     log_entry *e = record(&none, event, REASON_UNDECIDED, span_of(NULL, 0));
-    put_cut(e->subject, sizeof e->subject, text_span(text));
+    put_cut(e->detail, sizeof e->detail, text_span(text));
     RedisModule_Log(node.ctx, "warning", "%s", text);
 }
 
 /* At most ten lines a second: a stranger must not fill the disk. The ring has them all. */
-static void log_refusal(RedisModuleCtx *ctx, const log_entry *e, bool shadow) {
+static bool may_log(RedisModuleCtx *ctx) {
     int64_t second = now_seconds();
     if (second != node.log_second) {
         if (node.logged > 10)
@@ -1201,7 +1202,11 @@ static void log_refusal(RedisModuleCtx *ctx, const log_entry *e, bool shadow) {
         node.log_second = second;
         node.logged = 0;
     }
-    if (node.logged++ >= 10) return;
+    return node.logged++ < 10;
+}
+
+static void log_refusal(RedisModuleCtx *ctx, const log_entry *e, bool shadow) {
+    if (!may_log(ctx)) return;
     char address[INET6_ADDRSTRLEN];
     address_text(&e->address, address);
     RedisModule_Log(ctx, "notice", "client %llu from %s %srefused: %s (subject %s)",
@@ -1229,7 +1234,17 @@ static void count(const decision *d) {
     node.reasons[d->why]++;
 }
 
-/* ---- What happens at the other doors ---- */
+/* ---- What happens in handshakes ---- */
+
+static void log_handshake(const log_entry *e) {
+    char address[INET6_ADDRSTRLEN];
+    if (!may_log(node.ctx)) return;
+    address_text(&e->address, address);
+    RedisModule_Log(node.ctx, "notice",
+                    "the TLS handshake of a client, %s:%u, has failed: %s (%s; subject %s, serial %s)",
+                    address, e->port, reason_name(e->why), e->detail,
+                    e->subject[0] ? e->subject : "-", e->serial[0] ? e->serial : "-");
+}
 
 static void log_door(const log_entry *e) {
     char address[INET6_ADDRSTRLEN], key[2 * HASH_BYTES + 1] = "-";
@@ -1242,7 +1257,8 @@ static void log_door(const log_entry *e) {
 }
 
 /* What CERTAUTH.LOG calls a door_event. */
-static const char *const DOOR_EVENTS[] = {"peer-refused", "peer-would-refuse", "peer-joined"};
+static const char *const DOOR_EVENTS[] = {"peer-refused", "peer-would-refuse", "peer-joined",
+                                          "handshake"};
 
 static void record_door(const door_note *n) {
     static const char *const doors[] = {"clients' port", "bus", "link"};
@@ -1256,9 +1272,12 @@ static void record_door(const door_note *n) {
     }
     issuers.known = n->issuer && certificate_key(n->issuer, issuers.ca[0].key);
     log_entry *e = record(&s, DOOR_EVENTS[n->event], n->why, span_of(NULL, 0));
-    e->door = doors[n->at];
+    bool client = n->event == DOOR_HANDSHAKE;
+    e->door = client ? NULL : doors[n->at];
     e->port = n->port;
-    log_door(e);
+    memcpy(e->detail, n->detail, sizeof e->detail);
+    if (client) log_handshake(e);
+    else log_door(e);
 }
 
 static void tell_doors(void) {
@@ -3638,8 +3657,7 @@ static void reply_entry(RedisModuleCtx *ctx, const log_entry *e) {
     reply_number(ctx, "client", e->client);
     reply_named(ctx, "address", address);
     reply_named(ctx, "user", e->user);
-    reply_named(ctx, "subject", e->client ? e->subject : "");
-    reply_named(ctx, "description", e->client ? "" : e->subject);
+    reply_named(ctx, "subject", e->subject);
     reply_named(ctx, "issuer", e->issuer);
     reply_named(ctx, "serial", e->serial);
     reply_hash(ctx, "cert", e->certified, e->cert);
@@ -3648,8 +3666,9 @@ static void reply_entry(RedisModuleCtx *ctx, const log_entry *e) {
     reply_number(ctx, "not_after", (uint64_t)e->not_after);
     reply_optional(ctx, "door", e->door ? text_span(e->door) : span_of(NULL, 0));
     reply_text(ctx, "port");
-    if (e->door) RedisModule_ReplyWithLongLong(ctx, e->port);
+    if (e->port) RedisModule_ReplyWithLongLong(ctx, e->port);
     else RedisModule_ReplyWithNull(ctx);
+    reply_optional(ctx, "detail", text_span(e->detail));
 }
 
 /* LOG [SINCE seq] [COUNT n]: entries after `seq`, oldest first. `lost`: how many of those asked for the
@@ -3866,6 +3885,20 @@ static void watch_acl_load(RedisModuleCtx *ctx) {
 
 /* ---- INFO ---- */
 
+/* Those that a handshake can fail for. */
+static void info_handshakes(RedisModuleInfoCtx *ctx) {
+    static const reason whys[] = {
+        REASON_NO_CERTIFICATE, REASON_HANDSHAKE, REASON_WEAK, REASON_MALFORMED, REASON_KEY_USAGE,
+        REASON_UNTRUSTED_ISSUER, REASON_CA_EXPIRED, REASON_NOT_YET_VALID, REASON_EXPIRED,
+    };
+    char field[64];
+    for (size_t i = 0; i < sizeof whys / sizeof *whys; i++) {
+        snprintf(field, sizeof field, "handshakes_refused_%s", reason_name(whys[i]));
+        RedisModule_InfoAddFieldULongLong(ctx, field, doors_failed(whys[i]));
+    }
+    RedisModule_InfoAddFieldULongLong(ctx, "handshakes_broken", doors_failed(REASON_UNDECIDED));
+}
+
 static void info(RedisModuleInfoCtx *ctx, int for_crash_report) {
     static const char *const doors[] = {"open", "watched", "guarded"};
     (void)for_crash_report;
@@ -3887,6 +3920,7 @@ static void info(RedisModuleInfoCtx *ctx, int for_crash_report) {
     RedisModule_InfoAddFieldULongLong(ctx, "api_certificates", node.api_reads);
     RedisModule_InfoAddFieldCString(ctx, "doors", doors[doors_now()]);
     RedisModule_InfoAddFieldULongLong(ctx, "peers_refused", doors_refused());
+    info_handshakes(ctx);
 }
 
 /* ---- Once a second ---- */

@@ -1,7 +1,7 @@
-/* The doors of a server that are not for clients: the cluster bus, the link to its master,
- * whatever it connects to by itself. They share one trust store with the clients' door, so the
- * handshake alone lets in whoever has a certificate of any CA in there. Here the key at the other
- * end has to be a node's.
+/* The doors of a server. Clients have one, where the server decides and we learn why it refuses. The
+ * others are the cluster bus, the link to its master, whatever it connects to by itself. They share one
+ * trust store with the clients' door, so the handshake alone lets in whoever has a certificate of any CA
+ * in there. Here the key at the other end has to be a node's.
  *
  * libcrypto's info callback tells of each handshake that begins, before a byte of it was read; a
  * verify callback then decides, behind libcrypto's own verification. Both may run in IO threads
@@ -97,7 +97,7 @@ static door door_of(const SSL *ssl) {
 
 /* A stranger who comes a thousand times a second is told of once a minute, and counted each time.
  * In sets, so that two that share a place do not make each other news again. */
-enum { NOTES = 32, SETS = 128, WAYS = 8, SECONDS = 60 };
+enum { NOTES = 64, SETS = 128, WAYS = 8, SECONDS = 60, STRANGERS = 32 };
 static pthread_mutex_t notes_lock = PTHREAD_MUTEX_INITIALIZER;
 static door_note notes[NOTES];
 static size_t first_note, note_count;
@@ -125,15 +125,23 @@ static bool was_told(const uint8_t what[KEY_BYTES], int64_t until) {
     return false;
 }
 
-/* By its key where libcrypto has verified the certificate, else by its address: a stranger makes
- * as many keys as he likes. Once and for all where a node is known. */
+/* What tells one certificate from another. A stranger makes as many keys as he likes: those that
+ * libcrypto has not verified are one, or few at the clients' door, since clients share addresses. */
+static void kind_of_key(const door_note *n, bool verified, uint8_t out[KEY_BYTES]) {
+    const ASN1_BIT_STRING *key = n->leaf ? X509_get0_pubkey_bitstr(n->leaf) : NULL;
+    if (key == NULL || (!verified && n->at != DOOR_CLIENT)) return;
+    lookup_key(span_of(ASN1_STRING_get0_data(key), (size_t)ASN1_STRING_length(key)), out);
+    if (verified) return;
+    out[0] %= STRANGERS;
+    memset(out + 1, 0, KEY_BYTES - 1);
+}
+
+/* Once and for all where a node is known. */
 static bool is_news(const door_note *n, bool verified) {
     struct { uint8_t event, at, why, address[16], key[KEY_BYTES]; } it = {
         .event = (uint8_t)n->event, .at = (uint8_t)n->at, .why = (uint8_t)n->why};
     uint8_t what[KEY_BYTES];
-    const ASN1_BIT_STRING *key = verified ? X509_get0_pubkey_bitstr(n->leaf) : NULL;
-    if (key)
-        lookup_key(span_of(ASN1_STRING_get0_data(key), (size_t)ASN1_STRING_length(key)), it.key);
+    kind_of_key(n, verified, it.key);
     if (n->event != DOOR_JOINED) memcpy(it.address, n->address.bytes, n->address.len);
     lookup_key(span_of(&it, sizeof it), what);
     return !was_told(what, n->event == DOOR_JOINED ? INT64_MAX : now_seconds() + SECONDS);
@@ -144,12 +152,13 @@ static X509 *keep(X509 *certificate) {
 }
 
 /* Of the leaf, where there is one, and of the path that libcrypto has verified, or NULL. Both
- * certificates are kept until the note is read. */
+ * certificates are kept until the note is read. Clients leave room for nodes. */
 static void note(door_note n, X509 *leaf, const STACK_OF(X509) * chain) {
+    size_t room = n.event == DOOR_HANDSHAKE ? NOTES / 2 : NOTES;
     if (n.event == DOOR_REFUSED) refused++;
     n.leaf = leaf;
     pthread_mutex_lock(&notes_lock);
-    if (note_count < NOTES && is_news(&n, leaf && chain)) {
+    if (note_count < room && is_news(&n, leaf && chain)) {
         n.leaf = keep(leaf);
         n.issuer = keep(sk_X509_num(chain) > 1 ? sk_X509_value(chain, 1) : NULL);
         notes[(first_note + note_count++) % NOTES] = n;
@@ -177,21 +186,6 @@ static door_note note_of(const SSL *ssl, door at, door_event event) {
     return n;
 }
 
-/* What libcrypto's verification has to say, in our words. At depth 0 is the leaf. */
-static reason reason_of(int error, int depth) {
-    switch (error) {
-    case X509_V_ERR_CERT_HAS_EXPIRED: return depth ? REASON_CA_EXPIRED : REASON_EXPIRED;
-    case X509_V_ERR_CERT_NOT_YET_VALID: return depth ? REASON_CA_EXPIRED : REASON_NOT_YET_VALID;
-    case X509_V_ERR_INVALID_PURPOSE: return REASON_KEY_USAGE;
-    case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT:
-    case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY:
-    case X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE:
-    case X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT:
-    case X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN: return REASON_UNTRUSTED_ISSUER;
-    default: return REASON_MALFORMED;
-    }
-}
-
 static reason judge(const STACK_OF(X509) * verified, const ip *address) {
     X509 *chain[PATH_LENGTH + 2];
     size_t count = 0;
@@ -214,7 +208,7 @@ static int verify_node(int good, X509_STORE_CTX *context) {
     bool lets = good && how == DOORS_WATCHED;
     door_note n = note_of(ssl, door_of(ssl), lets ? DOOR_WOULD_REFUSE : DOOR_REFUSED);
     n.why = good ? judge(chain, &n.address)
-                 : reason_of(X509_STORE_CTX_get_error(context), depth);
+                 : reason_of_error(X509_STORE_CTX_get_error(context), depth);
     if (n.why == REASON_MATCHED) return 1;
     note(n, X509_STORE_CTX_get0_cert(context), good ? chain : NULL);
     if (lets || !good) return good;
@@ -239,13 +233,89 @@ static void resume_nothing(SSL *ssl) {
     SSL_set_session_id_context(ssl, (const unsigned char *)&context, sizeof context);
 }
 
+/* ---- Clients whose handshake fails ---- */
+
+/* The server decides about them, and tells its log little; here it is only learned why. */
+static _Atomic uint64_t failed[REASON_COUNT];
+uint64_t doors_failed(reason why) { return failed[why]; }
+
+static void client_failed(const SSL *ssl, reason why, X509 *leaf, const STACK_OF(X509) * verified,
+                          const char *detail) {
+    door_note n = note_of(ssl, DOOR_CLIENT, DOOR_HANDSHAKE);
+    failed[why]++;
+    n.why = why;
+    snprintf(n.detail, sizeof n.detail, "%s", detail);
+    if (why != REASON_UNDECIDED) note(n, leaf, verified);
+}
+
+/* SSL_set_verify(3) takes no callback away. */
+static int see_no_more(int good, X509_STORE_CTX *context) { return (void)context, good; }
+static void seen(SSL *ssl) { SSL_set_verify(ssl, SSL_get_verify_mode(ssl), see_no_more); }
+
+/* The first fault ends the handshake. Where it is the leaf's time, libcrypto has verified all signatures
+ * (internal_verify, crypto/x509/x509_vfy.c, OpenSSL 3.0). */
+static int see_client(int good, X509_STORE_CTX *context) {
+    if (good) return good;
+    SSL *ssl = X509_STORE_CTX_get_ex_data(context, SSL_get_ex_data_X509_STORE_CTX_idx());
+    int error = X509_STORE_CTX_get_error(context), depth = X509_STORE_CTX_get_error_depth(context);
+    reason why = reason_of_error(error, depth);
+    bool verified = why == REASON_EXPIRED || why == REASON_NOT_YET_VALID;
+    char detail[DOOR_DETAIL];
+    snprintf(detail, sizeof detail, "%s, at depth %d", X509_verify_cert_error_string(error), depth);
+    seen(ssl);
+    client_failed(ssl, why, X509_STORE_CTX_get0_cert(context),
+                  verified ? X509_STORE_CTX_get0_chain(context) : NULL, detail);
+    return good;
+}
+
+/* An alert by which a client refuses the certificate of this server (RFC 8446 6.2). */
+static bool refuses_ours(int code) {
+    int alert = code - SSL_AD_REASON_OFFSET;
+    return (alert >= SSL_AD_BAD_CERTIFICATE && alert <= SSL_AD_CERTIFICATE_UNKNOWN) ||
+           alert == SSL_AD_UNKNOWN_CA;
+}
+
+/* Of what is no fault of a certificate's path. Undecided: nobody who has shown or refused one. The flags
+ * that libcrypto puts above 18 bits of a code differ between its versions. */
+static reason reason_of_failure(const SSL *ssl, unsigned long error) {
+    int code = ERR_GET_REASON(error) & 0x3ffff;
+    bool shows = SSL_get_state(ssl) == TLS_ST_SR_CERT || SSL_get0_peer_certificate(ssl);
+    if (ERR_GET_LIB(error) != ERR_LIB_SSL || code == SSL_R_UNEXPECTED_EOF_WHILE_READING)
+        return REASON_UNDECIDED;
+    if (code == SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE) return REASON_NO_CERTIFICATE;
+    if (code == ERR_LIB_ASN1) return REASON_MALFORMED;
+    return shows || refuses_ours(code) ? REASON_HANDSHAKE : REASON_UNDECIDED;
+}
+
+/* At the end of each SSL_accept(3): has it failed? What libssl has to say is in this thread's queue. */
+static void look_at_end(SSL *ssl, int value) {
+    if (value > 0 || SSL_get_verify_callback(ssl) != see_client) return;
+    int how = SSL_get_error(ssl, value);
+    if (how == SSL_ERROR_WANT_READ || how == SSL_ERROR_WANT_WRITE) return;
+    unsigned long error = ERR_peek_last_error();
+    const char *text = ERR_reason_error_string(error);
+    char detail[DOOR_DETAIL];
+    snprintf(detail, sizeof detail, "%s%s",
+             refuses_ours(ERR_GET_REASON(error)) ? "the client refuses this server's certificate: " : "",
+             text ? text : "unknown error");
+    seen(ssl);
+    client_failed(ssl, reason_of_failure(ssl, error), SSL_get0_peer_certificate(ssl), NULL, detail);
+}
+
+/* ---- The events of libssl ---- */
+
 static atomic_bool asked;
 bool doors_asked(void) { return asked; }
 
 static void begin(SSL *ssl) {
     asked = true;
     own_is(!SSL_is_server(ssl), SSL_get_certificate(ssl));
-    if (mode == DOORS_OPEN || door_of(ssl) == DOOR_CLIENT) return;
+    if (door_of(ssl) == DOOR_CLIENT) {
+        if (SSL_get_verify_callback(ssl) == NULL)
+            SSL_set_verify(ssl, SSL_get_verify_mode(ssl), see_client);
+        return;
+    }
+    if (mode == DOORS_OPEN) return;
     int asks = mode == DOORS_GUARDED ? SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT
                                      : SSL_get_verify_mode(ssl);
     SSL_set_verify(ssl, asks, verify_node);
@@ -255,6 +325,7 @@ static void begin(SSL *ssl) {
 /* Only now the peer has shown that the certificate is its own. Where none was verified (an
  * anonymous cipher), nobody comes in. SSL_get0_verified_chain(3) has none of a resumed session. */
 static void finish(SSL *ssl) {
+    if (SSL_get_verify_callback(ssl) == see_client) seen(ssl);
     if (mode != DOORS_GUARDED || SSL_get_verify_callback(ssl) != verify_node) return;
     X509 *leaf = SSL_get0_peer_certificate(ssl);
     const STACK_OF(X509) *chain = SSL_get0_verified_chain(ssl);
@@ -266,9 +337,9 @@ static void finish(SSL *ssl) {
 }
 
 static void on_info(const SSL *ssl, int where, int value) {
-    (void)value;
     if (where & SSL_CB_HANDSHAKE_START) begin((SSL *)(uintptr_t)ssl);
     if (where & SSL_CB_HANDSHAKE_DONE) finish((SSL *)(uintptr_t)ssl);
+    if (where == SSL_CB_ACCEPT_EXIT) look_at_end((SSL *)(uintptr_t)ssl, value);
 }
 
 void doors_watch(SSL *ssl) { SSL_set_info_callback(ssl, on_info); }

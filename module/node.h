@@ -41,7 +41,7 @@ void tls_silence(const peer *);
 /* Calls `take` for each SSL object whose handshake has ended and that is not a client's. */
 void tls_each(void (*take)(struct ssl_st *));
 
-/* ---- doors.c: the links that are not clients' ---- */
+/* ---- doors.c: who comes in, before it is a client ---- */
 
 /* The clients' door; the cluster bus, as others come to it; and whatever this server connects to: the
  * bus of others, its master, a target of MIGRATE. */
@@ -74,9 +74,13 @@ void doors_sweep(void);
 
 doors_mode doors_now(void);
 uint64_t doors_refused(void); /* how many since the start */
+/* How many handshakes of clients have failed for this reason since the start; REASON_UNDECIDED: those that
+ * ended before a certificate was shown or refused, as scanners' do. */
+uint64_t doors_failed(reason);
 
 /* What happened at a door. The certificates are the caller's to free; NULL: none, or not known. */
-typedef enum { DOOR_REFUSED, DOOR_WOULD_REFUSE, DOOR_JOINED } door_event;
+typedef enum { DOOR_REFUSED, DOOR_WOULD_REFUSE, DOOR_JOINED, DOOR_HANDSHAKE } door_event;
+enum { DOOR_DETAIL = 128 };
 typedef struct {
     door at;
     door_event event;
@@ -84,6 +88,7 @@ typedef struct {
     ip address; /* of the other end */
     uint16_t port;
     X509 *leaf, *issuer;
+    char detail[DOOR_DETAIL]; /* of a handshake: what libcrypto says */
 } door_note;
 bool doors_next(door_note *); /* False where there is none. */
 

@@ -296,7 +296,8 @@ def test_every_error_is_documented() -> None:
 def test_every_field_of_info_is_documented() -> None:
     """INFO certauth, a field for each reason included."""
     added = re.findall(r'InfoAddField\w+\(ctx, "(\w+)"', source(GLUE))
-    fields = {f"certauth_{name}" for name in added} | {"certauth_refused_<reason>"}
+    fields = {f"certauth_{name}" for name in added}
+    fields |= {"certauth_refused_<reason>", "certauth_handshakes_refused_<reason>"}
     assert set(first_column(section("docs/module.md", "INFO"))) == fields
 
 

@@ -37,7 +37,7 @@ def told(server: RedisServer, event: str) -> list[str]:
     """What CERTAUTH.LOG says of the node itself."""
     reply = mapping(server.admin().execute_command("CERTAUTH.LOG"))
     entries = [mapping(entry) for entry in reply["entries"]]
-    return [one["description"] for one in entries if one["event"] == event and not one["client"]]
+    return [one["detail"] for one in entries if one["event"] == event and not one["client"]]
 
 
 def wait_told(server: RedisServer, event: str, text: str) -> None:

@@ -16,7 +16,7 @@ from tests.api import ADMIN, ControlPlane
 from tests.control import Plane, enrolled_node, operator
 from tests.nodes import turned_away, who
 from tests.servers import Server
-from tests.support import ROOT, Pki, wait_until
+from tests.support import ROOT, Pki, days, wait_until
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -50,7 +50,8 @@ def test_a_node_counts_logins_and_refusals_by_reason(
     assert turned_away(server, pki.bob, operator(server)) == "no_binding"
 
     def refused(reason: str) -> float | None:
-        return value(scraped(plane), "certauth_node_refused_total", **where, reason=reason)
+        labels = {**where, "reason": reason, "by": "policy"}
+        return value(scraped(plane), "certauth_node_refused_total", **labels)
 
     wait_until(lambda: refused("no_binding") == 1, "the refusal is counted")
     assert refused("expired") == 0
@@ -65,6 +66,42 @@ def test_a_node_counts_logins_and_refusals_by_reason(
     wait_until(lambda: value(scraped(plane), "certauth_node_up", **where) == 0, "it is down")
     plane.user(pki.bob, "bob")
     assert (value(scraped(plane), "certauth_node_lag_generations", **where) or 0) > 0
+
+
+def test_a_refusal_in_the_handshake_is_told_and_counted(
+    start: Any, installed: Server, plane: Plane, pki: Pki
+) -> None:
+    """An expired certificate on a new connection: in the event log once, in the numbers each time,
+    and among the refusals over time."""
+    server = enrolled_node(start, installed, plane.config.home, pki)
+    plane.register(server)
+    plane.in_step()
+    where = {"bdb": "orders", "node": f"127.0.0.1:{server.port}"}
+    ended = pki.ca.issue("CN=late", not_before=days(-9), not_after=days(-1))
+    for _ in range(3):
+        assert who(server, ended) is None
+
+    def refused(by: str) -> float | None:
+        labels = {**where, "reason": "expired", "by": by}
+        return value(scraped(plane), "certauth_node_refused_total", **labels)
+
+    wait_until(lambda: refused("handshake") == 3, "the refusals are counted")
+    assert refused("policy") == 0
+    assert value(scraped(plane), "certauth_node_handshakes_broken_total", **where) is not None
+    wait_until(lambda: plane.ok("GET /v1/logs?type=client_handshake"), "it is told")
+    (event,) = plane.ok("GET /v1/logs?type=client_handshake")
+    assert (event["severity"], event["reason"], event["subject"]) == (
+        "WARNING",
+        "expired",
+        "CN=late",
+    )
+    assert (event["serial"], event["ca"], event["node"]) == (
+        ended.serial, pki.ca.key_id, where["node"],
+    )  # fmt: skip
+    assert event["detail"] == "certificate has expired, at depth 0"
+    assert "door" not in event
+    told = plane.ok("GET /v1/certauth/history?step=3600")
+    assert [one["count"] for one in told if one["reason"] == "expired"] == [1]
 
 
 def test_every_certificate_has_its_end(api: ControlPlane, pki: Pki) -> None:
@@ -136,7 +173,7 @@ def selectors(node: Any) -> Iterator[promql.VectorSelector]:
 
 
 KNOWN = {
-    "certauth_node_refused_total": {"bdb", "node", "reason"},
+    "certauth_node_refused_total": {"bdb", "node", "reason", "by"},
     "certauth_node_error": {"bdb", "node", "code"},
     "certauth_client_certificate_next_end_seconds": set(),
 }

@@ -178,6 +178,9 @@ def test_the_incident_at_three_in_the_morning(
 
     ended = pki.ca.issue("CN=app,OU=ops,O=acme", not_before=days(-9), not_after=days(-1))
     assert refused(server, ended)
+    told = eventually(who, "client_handshake", "reason=expired", "subject=CN=app,OU=ops,O=acme")
+    assert "detail=certificate has expired, at depth 0" in told
+    assert f"serial={ended.serial}" in told
     Path("app.crt").write_bytes(ended.pem)
     told = run(why, code=1)
     first = "the TLS handshake refuses it, at security level 2: certificate has expired, at depth 0"

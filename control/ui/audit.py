@@ -14,7 +14,7 @@ PAGE = 50
 # What is asked for most: beginnings of types, and what they are called.
 KINDS = (
     ("", "everything"),
-    ("client_refused,login_failed", "refused logins"),
+    ("client_refused,client_handshake,login_failed", "refused logins"),
     ("client_login,client_choose,login", "logins"),
     ("client_", "all of clients of databases"),
     ("user_,role_,redis_acl_,profile_", "changes of users, roles and ACLs"),
