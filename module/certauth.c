@@ -1275,7 +1275,7 @@ static void record_door(const door_note *n) {
     bool client = n->event == DOOR_HANDSHAKE;
     e->door = client ? NULL : doors[n->at];
     e->port = n->port;
-    memcpy(e->detail, n->detail, sizeof e->detail);
+    memcpy(e->detail, n->detail, sizeof n->detail);
     if (client) log_handshake(e);
     else log_door(e);
 }
