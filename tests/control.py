@@ -203,11 +203,12 @@ def enrolled_node(start: Start, kind: Server, home: Path, pki: Pki, **options: A
     folder = tempfile.mkdtemp(dir=scratch())
     Path(folder, "ca").mkdir()
     more = [f"user {OPERATOR} on >{OPERATOR} ~* &* +@all", *options.pop("config", [])]
+    module = options.pop("module", ())
     return start(
         kind,
         pki=pki,
         trust=[],
-        module=("journal", folder, "bootstrap", str(home / "bootstrap")),
+        module=("journal", folder, "bootstrap", str(home / "bootstrap"), *module),
         config=[f"tls-ca-cert-dir {folder}/ca", *more],
         **options,
     )

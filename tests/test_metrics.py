@@ -27,9 +27,14 @@ def scraped(api: ControlPlane) -> Samples:
     answer = api.client.get("/metrics", headers={"Authorization": f"Basic {token}"})
     assert answer.status_code == 200
     assert answer.mimetype == "text/plain"
+    return parsed(answer.text)
+
+
+def parsed(text: str) -> Samples:
+    """What /metrics answers, by name and labels."""
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(answer.text)
+        for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
 

@@ -1,0 +1,256 @@
+"""docs/alerts.yml: each rule fires in its outage, brought about on real processes, and falls silent
+after the cure."""
+
+import base64
+import ssl
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from control import sync
+from tests.alerts import Prometheus, seconds
+from tests.api import ADMIN
+from tests.control import Plane, Serving, authority_of, enrolled_node, frozen, initialised
+from tests.nodes import who
+from tests.peers import sentinel_cert
+from tests.servers import Server
+from tests.support import Pki, RedisServer, days, root, wait_until
+from tests.test_metrics import Samples, parsed, rules, scraped
+from tests.test_sentinels import ends
+from tests.test_topology import Watcher
+
+Minute = Callable[[], Any]  # what goes wrong between two looks
+
+
+@dataclass
+class World:
+    """A control plane and a node in step with it."""
+
+    plane: Plane
+    start: Any
+    kind: Server
+    pki: Pki
+
+    def node(self, **options: Any) -> RedisServer:
+        made = enrolled_node(self.start, self.kind, self.plane.config.home, self.pki, **options)
+        self.plane.register(made)
+        self.plane.in_step()
+        return made
+
+    def counted(self, name: str, **labels: str) -> float:
+        return sum(
+            value for (found, have), value in scraped(self.plane).items()
+            if found == name and labels.items() <= dict(have).items()
+        )  # fmt: skip
+
+    def counting(self, cause: Minute, count: int, name: str, **labels: str) -> Minute:
+        """Causes it so often, and waits until it is counted."""
+
+        def once() -> None:
+            before = self.counted(name, **labels)
+            for _ in range(count):
+                cause()
+            enough = before + count
+            wait_until(lambda: self.counted(name, **labels) >= enough, f"{name} is {enough}")
+
+        return once
+
+
+def nothing() -> None:
+    pass
+
+
+# Each brings its outage about, yields what happens while it lasts, and then cures it.
+
+
+def node_down(world: World) -> Iterator[Minute]:
+    node = world.node()
+    node.stop()
+    wait_until(lambda: world.counted("certauth_node_up") == 0, "it is down")
+    yield nothing
+    node.start()
+    world.plane.in_step()
+
+
+def node_behind(world: World) -> Iterator[Minute]:
+    with frozen(world.node()):
+        world.plane.user(world.pki.bob, "bob")
+        yield nothing
+    world.plane.in_step()
+
+
+def refusals(world: World) -> Iterator[Minute]:
+    node = world.node()
+    refused = "certauth_node_refused_total"
+    yield world.counting(lambda: who(node, world.pki.bob), 40, refused, reason="no_binding")
+
+
+def expired(world: World) -> Iterator[Minute]:
+    node = world.node()
+    cert = world.pki.ca.issue("CN=late", not_before=days(-9), not_after=days(-1))
+    yield world.counting(
+        lambda: who(node, cert), 1, "certauth_node_refused_total", reason="expired"
+    )
+
+
+def client_expiring(world: World) -> Iterator[Minute]:
+    node = world.node()
+    subject = world.pki.alice.certificate.subject.rfc4514_string()
+
+    def login(begin: float, end: float) -> None:
+        cert = world.pki.ca.issue(subject, not_before=days(begin), not_after=days(end))
+        assert who(node, cert) == "alice"
+
+    login(-30, 1)
+    state = {"state": "expiring"}
+    name = "certauth_client_certificates"
+    wait_until(lambda: world.counted(name, **state) == 1, "it is known")
+    yield nothing
+
+    def followed() -> bool:
+        """By one that was first used later, in seconds."""
+        login(-1, 60)
+        return world.counted(name, **state) == 0
+
+    wait_until(followed, "its successor is known")
+
+
+def certificate_expiring(world: World) -> Iterator[Minute]:
+    world.plane.trust(world.pki.ca, root("CN=Soon", not_before=days(-30), not_after=days(20)))
+    yield nothing
+    world.plane.trust(world.pki.ca)
+
+
+def guessing(world: World) -> Iterator[Minute]:
+    auth = ("nobody", "wrong")
+    refused = "certauth_api_refused_total"
+    cause = lambda: world.plane("GET /v1/cluster", auth=auth)  # noqa: E731
+    yield world.counting(cause, 45, refused, reason="invalid_credentials")
+
+
+def leak(world: World) -> Iterator[Minute]:
+    node = world.node(module=("certificates", "api"))
+    slow = "certauth_node_api_certificates_total"
+    yield world.counting(lambda: who(node, world.pki.alice), 1, slow)
+
+
+def without_module(world: World) -> Iterator[Minute]:
+    stock = world.start(
+        world.kind,
+        pki=world.pki,
+        trust=[world.pki.ca, authority_of(world.plane.config)],
+        module=None,
+    )
+    uid = world.plane.register(stock)
+    wait_until(lambda: world.counted("certauth_node_error", code="MODULE") == 1, "it is seen")
+    yield nothing
+    world.plane.ok(f"DELETE /v1/bdbs/{uid}")
+    wait_until(lambda: world.counted("certauth_node_error", code="MODULE") == 0, "it has gone")
+
+
+def sentinel_open(world: World) -> Iterator[Minute]:
+    config = ["tls-replication yes"]
+    master = enrolled_node(
+        world.start, world.kind, world.plane.config.home, world.pki, config=config
+    )
+    one = Watcher(
+        world.kind, world.pki, sentinel_cert(world.pki), master, 1, world.plane, plain=True
+    )
+    with one:
+        world.plane.register(
+            master, endpoints=ends(one.port, master.port), allow_trust_on_internal_links=True
+        )
+        world.plane.says("OPEN this Sentinel")
+        yield nothing
+    one.enrol(world.plane)
+    with one:
+        wait_until(lambda: world.counted("certauth_node_error", code="OPEN") == 0, "it is shut", 30)
+
+
+OUTAGES: dict[str, Callable[[World], Iterator[Minute]]] = {
+    "CertauthNodeDown": node_down,
+    "CertauthNodeWithoutModule": without_module,
+    "CertauthSentinelOpen": sentinel_open,
+    "CertauthNodeBehind": node_behind,
+    "CertauthRefusals": refusals,
+    "CertauthClientCertificatesExpired": expired,
+    "CertauthClientCertificatesExpiring": client_expiring,
+    "CertauthCertificateExpiring": certificate_expiring,
+    "CertauthApiGuessing": guessing,
+    "CertauthLeak": leak,
+}
+QUICK = {"CertauthNodeDown", "CertauthRefusals", "CertauthClientCertificatesExpired"}
+
+
+def some_slow() -> Iterator[Any]:
+    for rule in rules():
+        name = rule["alert"]
+        if name != "CertauthDown":
+            yield pytest.param(rule, id=name, marks=[] if name in QUICK else pytest.mark.slow)
+
+
+def test_each_rule_has_its_outage() -> None:
+    """A rule that nobody has seen fire may be one that cannot."""
+    assert {*OUTAGES, "CertauthDown"} == {rule["alert"] for rule in rules()}
+
+
+@pytest.mark.parametrize("rule", [*some_slow()])
+def test_a_rule_fires_in_its_outage_and_no_longer(
+    start: Any, installed: Server, plane: Plane, pki: Pki, rule: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Silent before, silent until the outage has lasted, firing then, silent when it is over. Only
+    the clock is the test's own."""
+    monkeypatch.setattr(sync, "FRESH", 1.0)  # the control plane comes again each second
+    prometheus, world = Prometheus(rule), World(plane, start, installed, pki)
+    outage = OUTAGES[rule["alert"]](world)
+    lasts, now = seconds(rule["for"]), time.time()
+    prometheus.take(now - 3600, scraped(plane))
+    assert not prometheus.fires
+    minute = next(outage)
+    prometheus.take(now, scraped(plane))
+    assert not prometheus.fires
+    for part in range(1, 7):  # a rate needs two samples
+        minute()
+        prometheus.take(now + part * lasts / 4, scraped(plane))
+    assert prometheus.fires, prometheus.pending
+    assert next(outage, None) is None
+    for later in (300, 600, 900):
+        prometheus.take(now + 2 * lasts + later, scraped(plane))
+    assert not prometheus.fires
+
+
+@pytest.mark.slow
+def test_a_control_plane_that_is_down_is_missed(tmp_path: Path) -> None:
+    """A process that ended is not scraped; when it is back, the rule is silent."""
+    (rule,) = (one for one in rules() if one["alert"] == "CertauthDown")
+    prometheus, serving = Prometheus(rule), Serving(initialised(tmp_path / "control"))
+    try:
+        prometheus.take(0, samples(serving))
+        serving.kill()
+        for now in (60, 300, 420):
+            prometheus.take(now, samples(serving))
+            assert prometheus.fires == (now - 60 >= 300)
+        serving.start()
+        prometheus.take(480, samples(serving))
+        assert not prometheus.fires
+    finally:
+        serving.kill()
+
+
+def samples(serving: Serving) -> Samples:
+    """Nothing, where nobody answers."""
+    token = base64.b64encode(":".join(ADMIN).encode()).decode()
+    context = ssl.create_default_context(cafile=str(serving.config.home / "ca.crt"))
+    url = f"https://{serving.config.host}:{serving.config.port}/metrics"
+    request = urllib.request.Request(url, headers={"Authorization": f"Basic {token}"})
+    try:
+        with urllib.request.urlopen(request, context=context, timeout=20) as answer:
+            return parsed(answer.read().decode())
+    except OSError:
+        return {}
