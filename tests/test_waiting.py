@@ -96,7 +96,7 @@ def test_a_removal_is_waited_for(api: ControlPlane) -> None:
     api.database("other", 6390)
     api.store.report(2, [Node(2, "127.0.0.1:6390", 1, True)])
     other.start()
-    waiting.wait_for_sync(api.store, {1: 2}, 10)
+    waiting.wait_for_sync(api.store, {1: range(2, 3)}, 10)
     assert api("GET /v1/bdbs/1").status == 404
     other.join()
 
