@@ -10,6 +10,7 @@ from control.records import Database, Node
 from control.store import Store
 
 LONGEST = 60.0  # seconds that a request may wait
+IN_FORCE = "Certauth-In-Force"  # the header that says on how many of how many servers a change is
 POLL = 0.05  # seconds between two looks, where the database does not tell of other processes
 # Requests that wait at a time: each has a thread, and the others have to be answered too.
 _PLACES = threading.BoundedSemaphore(12)

@@ -633,6 +633,7 @@ def test_a_change_tells_which_policies_it_moved(made: Store) -> None:
     """Those of the databases whose lines it changed, through all generations of one request, and
     the database itself; none when it is a rehearsal, and none after the request."""
     granted(made)
+    made.leave()
     made.enter()
     made.create(user(0, "c"), dry_run=True)
     made.create(Role(0, "idle", "none"))
