@@ -243,7 +243,9 @@ def test_a_user_that_the_server_has_by_itself_is_bound_to_nobody(
     assert rules(admin, "bob") != "off"
     carol = pki.ca.issue("CN=carol")
     plane.user(carol, "carol")
-    wait_until(lambda: who(server, carol) == "carol", "others come in", SOON)
+    # Until then she is left as `default`, and such a session is cut.
+    wait_until(lambda: rules(admin, "carol") is not None, "others come in", SOON)
+    assert who(server, carol) == "carol"
     assert turned_away(server, pki.bob, admin) == "user_missing"
 
 
