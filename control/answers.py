@@ -71,7 +71,18 @@ class CertificatesAnswer(Answer):
     mtls_trusted_ca_cert: str = ""
 
 
+class OffBody(BaseModel):
+    """A server that refuses the user's rules."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    bdb_uid: int
+    address: str
+    why: str
+
+
 class UserAnswer(Answer):
+    """`off_on`: the servers on which the user is off, since they refuse its rules."""
+
     uid: int
     name: str
     email: str
@@ -82,6 +93,7 @@ class UserAnswer(Answer):
     status: Literal["active", "locked", "password_expired"]
     password_issue_date: str = ""
     last_login: int = 0
+    off_on: list[OffBody] = []
 
 
 class UserRoleAnswer(Answer):
@@ -111,7 +123,8 @@ class RedisAclAnswer(Answer):
 
 
 class BdbAnswer(Answer):
-    """With ?fields=, only those."""
+    """With ?fields=, only those. `refused` is what servers do not take of the policy: a user who is
+    off there, or a line; `why` as the server says it."""
 
     uid: int
     name: str
@@ -136,6 +149,7 @@ class BdbAnswer(Answer):
     adopt_users: bool
     generation: int
     nodes: list[dict[str, Any]]
+    refused: list[dict[str, str]]
     not_synced: list[dict[str, Any]]
 
 

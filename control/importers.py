@@ -269,8 +269,8 @@ def _trusted(out: Import, certificates: Mapping[str, str]) -> None:
 
 
 SHOWN_ONLY = {
-    "uid", "action_uid", "ignored", "generation", "nodes", "not_synced", "status", "created_time",
-    "last_login", "password_issue_date", "role", "role_uids", "name",
+    "uid", "action_uid", "ignored", "generation", "nodes", "not_synced", "refused", "status",
+    "created_time", "last_login", "off_on", "password_issue_date", "role", "role_uids", "name",
 }  # fmt: skip
 
 

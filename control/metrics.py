@@ -112,7 +112,7 @@ def _sync(store: Store, seen: list[tuple[Database, Node]]) -> Iterator[Metric]:
     targets = store.targets()
     for database, node in seen:
         names, target = [database.name, node.address], targets[database.uid].generation
-        up.add_metric(names, not node.error)
+        up.add_metric(names, node.in_step or not node.error)
         in_step.add_metric(names, node.in_step and node.generation == target)
         behind.add_metric(names, max(0, target - node.generation))
         if node.error:

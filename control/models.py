@@ -181,7 +181,7 @@ class UserBody(Body):
 
     IGNORED = _words("""
         uid account_id action_uid alert_bdb_backup bdbs_email_alerts cluster_email_alerts
-        email_alerts last_login password_issue_date status
+        email_alerts last_login off_on password_issue_date status
     """)
 
 
@@ -295,7 +295,7 @@ class BdbBody(Body):
 
     MISSING = {"name": "missing_db_name"}
     IGNORED = _words("""
-        uid account_id action_uid generation nodes not_synced status ignored acl
+        uid account_id action_uid generation nodes not_synced refused status ignored acl
         aof_policy authentication_admin_pass authentication_redis_pass
         authentication_sasl_pass authentication_sasl_uname authentication_ssl_crdt_certs
         auto_upgrade avoid_nodes background_op backup backup_failure_reason backup_history

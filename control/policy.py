@@ -25,9 +25,9 @@ from typing import Literal
 from control import core
 from control.ca import Trust
 from control.records import ClientCertificate, Cluster, Database, Node, Subject, User
+from control.taking import RESERVED
 from control.topology import release
 
-RESERVED = "certauth"  # users of the module, of bootstrap files and of the topologies
 RULE = re.compile(
     r"[+-]@?[\w.|-]+|~\S+|%(?:R|W|RW|WR)~\S+|&\S+|"
     r"allkeys|resetkeys|allchannels|resetchannels|allcommands|nocommands|clearselectors",

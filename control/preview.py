@@ -12,10 +12,10 @@ from typing import Any
 
 from control import core
 from control.audit import Command
-from control.policy import RESERVED
 from control.records import ClientCertificate, Database, Target
 from control.store import Store
 from control.sync import NodeError, merged
+from control.taking import RESERVED
 
 # Asks each node of a database, or one by its address: by address what it answers, or its NodeError.
 Ask = Callable[..., Mapping[str, Any]]

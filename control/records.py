@@ -173,6 +173,16 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Refused:
+    """A policy line that a server does not take."""
+
+    line: str
+    instead: str  # the line that the server holds in its place; "": none
+    why: str  # as the server says it; "": it goes with another line
+    user: str  # whom it is about; "": nobody
+
+
+@dataclass(frozen=True)
 class Node:
     """What the sync worker last saw of one server."""
 
@@ -192,6 +202,7 @@ class Node:
     digest: str = ""  # of the policy that it holds
     last_error: str = ""  # the last `error` that there was
     last_error_time: int = 0  # since when it was there, in seconds since 1970
+    refused: tuple["Refused", ...] = ()  # what it does not take of the policy that it holds
 
     @property
     def is_peer(self) -> bool:

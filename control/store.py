@@ -33,7 +33,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from pydantic import TypeAdapter
 
-from control import ca, policy
+from control import ca, policy, taking
 from control.crl import Crl
 from control.errors import conflict, forbidden, invalid, missing, refused
 from control.records import (
@@ -61,6 +61,7 @@ from control.records import (
     Profile,
     Reason,
     RedisAcl,
+    Refused,
     Revocation,
     RevocationList,
     Role,
@@ -324,6 +325,7 @@ nodes = _table(
     _text("digest"),
     _text("last_error"),
     _number("last_error_time"),
+    _json("refused", tuple[Refused, ...]),
     sa.PrimaryKeyConstraint("bdb_uid", "address"),
 )
 # One row: which process speaks to the servers, until when, in milliseconds since 1970 by the
@@ -419,11 +421,11 @@ class Replaced(Exception):
 
 class _Here(threading.local):
     """What a thread is doing: the revision that its request reads at, for whom it works, and which
-    policies its last change moved, to which generations."""
+    policies its changes moved, through which generations."""
 
     revision: int | None = None
     actor: Mapping[str, EventDetail] = MappingProxyType({})
-    moved: Mapping[int, int] = MappingProxyType({})
+    moved: dict[int, range] = {}  # noqa: RUF012 (never changed in place)
     reader: Any = None
 
 
@@ -500,11 +502,11 @@ class Store:
     def leave(self) -> None:
         """The request is done."""
         self._here.revision, self._here.actor = None, {}
-        self._here.moved = MappingProxyType({})
+        self._here.moved = {}
 
-    def moved(self) -> Mapping[int, int]:
-        """The databases whose servers are to follow the last change of this thread's request, and
-        the generation of the policy that they are to reach."""
+    def moved(self) -> Mapping[int, range]:
+        """The databases whose servers are to follow what this thread's request has changed, and the
+        generations of the policy that it has made; the last one is what they are to reach."""
         return self._here.moved
 
     # ---- Reading ----
@@ -1218,10 +1220,25 @@ class Store:
         reached = len(found) == target.generation - generation
         return tuple(found) if reached else None
 
+    def added(self, bdb_uid: int, generations: range) -> frozenset[str]:
+        """The lines that these generations of a policy have added to it."""
+        log = policy_log.c
+        which = log.generation.between(generations.start, generations.stop - 1)
+        where = (log.bdb_uid == bdb_uid) & which
+        with self._engine.connect() as connection:
+            found = connection.scalars(sa.select(log.added).where(where))
+            return frozenset(line for lines in found for line in lines)
+
     def nodes(self, bdb_uid: int) -> tuple[Node, ...]:
         """What is known of the servers of a database, by address."""
         with self._engine.connect() as connection:
             return _nodes(connection, bdb_uid)
+
+    def refusing(self) -> tuple[Node, ...]:
+        """The servers that do not take all of their policy."""
+        query = sa.select(nodes).where(nodes.c.refused != ()).order_by(nodes.c.address)
+        with self._engine.connect() as connection:
+            return tuple(Node(**row._mapping) for row in connection.execute(query))
 
     def report(
         self, bdb_uid: int, found: Sequence[Node], epoch: int = 0, of: Database | None = None
@@ -1400,13 +1417,16 @@ class Store:
         with self._transaction() as connection:
             revision = _count_up(connection)
             _tell_others(connection, self._sender)
-            moved: dict[int, int] = {}
+            moved: dict[int, range] = {}
             connection.info["moved"] = moved
             yield connection
             if dry_run:
                 connection.rollback()
-        self._here.moved = {} if dry_run else moved
         if not dry_run:
+            begun = self._here.moved
+            self._here.moved = begun | {
+                uid: range(begun.get(uid, made).start, made.stop) for uid, made in moved.items()
+            }
             before, known = self._memory
             if kept is not None and before == revision - 1:
                 found = list(known.items())
@@ -1431,7 +1451,8 @@ class Store:
         if isinstance(record, Database):
             name = "delete_bdb" if record.deleting else f"{what.removesuffix('d')}_bdb"
             generation = _target(connection, record.uid).generation
-            connection.info["moved"][record.uid] = generation
+            nothing = range(generation + 1, generation + 1)
+            connection.info["moved"].setdefault(record.uid, nothing)
             values = {"uid": secrets.token_hex(16), "bdb_uid": record.uid, "name": name}
             values |= {"generation": generation, "created": int(time.time())}
             last = connection.execute(_insertion(actions), values).inserted_primary_key
@@ -2271,13 +2292,17 @@ def _refresh_user(connection: sa.Connection, uid: int) -> None:
 def _move(
     connection: sa.Connection, uid: int, before: "Lines", after: set[tuple[int, str]]
 ) -> None:
-    """From some lines of a database to others, as its next generation where they differ."""
+    """From some lines of a database to others, as its next generation where they differ; as two
+    where that both takes and gives, so that a server can hold the one before the other."""
     added = sorted(after - before.keys())
     removed = sorted(before.keys() - after)
     if added or removed:
         ids = [{"gone": before[line]} for line in removed]
         _replace_lines(connection, uid, added, ids)
-        _log(connection, uid, [line for _, line in added], [line for _, line in removed])
+        changes = [f"-{line}" for _, line in removed] + [f"+{line}" for _, line in added]
+        is_first = _target(connection, uid).generation == 0
+        for part in [changes] if is_first else taking.parts(changes):
+            _log(connection, uid, part)
 
 
 Lines = dict[tuple[int, str], int]  # (owner, line) → id
@@ -2407,14 +2432,19 @@ def _replace_lines(
         connection.execute(_insertion(policy_lines), rows)
 
 
-def _log(connection: sa.Connection, uid: int, added: Sequence[str], removed: Sequence[str]) -> None:
-    """Counts up the generation of a database's policy and writes down what changed."""
+def _log(connection: sa.Connection, uid: int, changes: Iterable[str]) -> None:
+    """Counts up the generation of a database's policy and writes down what changed, if anything."""
+    added = tuple(sorted(line[1:] for line in changes if line[0] == "+"))
+    removed = tuple(sorted(line[1:] for line in changes if line[0] == "-"))
+    if not added and not removed:
+        return
     before = _target(connection, uid)
     after = Target(before.generation + 1, policy.digest_of(before.digest, added, removed))
-    connection.info["moved"][uid] = after.generation
+    made = connection.info["moved"].get(uid, range(after.generation, after.generation))
+    connection.info["moved"][uid] = range(made.start, after.generation + 1)
     connection.execute(AIM, {"bdb": uid, "after": after.generation, "now": after.digest})
     change = {"bdb_uid": uid, "generation": after.generation, "digest": after.digest}
-    change |= {"added": tuple(added), "removed": tuple(removed)}
+    change |= {"added": added, "removed": removed}
     connection.execute(_insertion(policy_log), change)
     if after.generation > LOG:
         old = policy_log.c.generation <= after.generation - LOG

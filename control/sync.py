@@ -1,9 +1,9 @@
 """Keeps the nodes in step with the store: one Redis or Valkey server each, spoken to over mutual
 TLS. Only this file knows `redis`.
 
-`plan` is pure: from what a node holds and what it should hold to the one write that gets it there.
-`reconcile` does it; `Worker` does it for every node, at each change and once a second, and for
-those that they name as belonging to them (control/topology.py).
+`reconcile` brings one node to its policy: what takes rights away goes first (control/taking.py),
+what the node refuses is left out (control/refusals.py). `Worker` does it for every node, at each
+change and once a second, and for those that they name as belonging to them (control/topology.py).
 """
 
 import heapq
@@ -20,20 +20,21 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from control import ca, core, topology
+from control import ca, core, refusals, taking, topology
 from control.audit import Collector, Command, Ours
 from control.lease import TRY, Lease
-from control.records import Change, Database, EventDetail, Target
+from control.records import Change, Database, EventDetail, Refused, Target
 from control.records import Node as Seen
+from control.refusals import Signs
 from control.store import Replaced, Store
 from control.topology import Sight
 
@@ -387,26 +388,7 @@ def _stamp(target: Target, owner: str, epoch: int) -> list[str]:
     return ["OWNER", owner, "EPOCH", str(epoch), "DIGEST", target.digest]
 
 
-# ---- The plan ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The write that brings a node to the target. `force`: the node is ahead of us, as after a
-    restore of the control plane from a backup."""
-
-    write: Literal["nothing", "patch", "load"]
-    changes: tuple[str, ...] = ()
-    force: bool = False
-
-
-def plan(status: Status, target: Target, changes: Sequence[Change] | None) -> Plan:
-    """`changes` lead from what the node says it holds to the target; None where that is unknown."""
-    if (status.generation, status.digest) == (target.generation, target.digest):
-        return Plan("nothing")
-    if changes is None or status.generation == 0:
-        return Plan("load", force=status.generation >= target.generation)
-    return Plan("patch", merged(changes))
+# ---- Bringing one node to its policy -------------------------------------------------------------
 
 
 def merged(changes: Sequence[Change]) -> tuple[str, ...]:
@@ -423,32 +405,172 @@ def merged(changes: Sequence[Change]) -> tuple[str, ...]:
 Drift = dict[str, EventDetail]
 
 
+@dataclass
+class Held:
+    """What we know that a node holds, as long as it says this generation and digest: how that
+    differs from this generation of the policy, and what of it the node refuses."""
+
+    generation: int = 0
+    digest: str = ""
+    differs: Signs = field(default_factory=dict)
+    refused: tuple[Refused, ...] = ()
+    tried: float = -math.inf  # when it was last asked whether it refuses that still
+
+    def is_of(self, status: Status | Target) -> bool:
+        return (status.generation, status.digest) == (self.generation, self.digest)
+
+    def has(self, target: Target) -> bool:
+        """Whether it is that policy, but for what the node refuses."""
+        return self.is_of(_but(target, refusals.deviation(self.refused)))
+
+    def now(self, at: Target, differs: Signs, refused: tuple[Refused, ...]) -> None:
+        self.generation, self.digest = at.generation, at.digest
+        self.differs, self.refused = differs, refused
+
+
+def held_by(seen: Seen) -> Held:
+    """What was written down of a node."""
+    differs = refusals.deviation(seen.refused)
+    return Held(seen.generation, seen.digest, differs, seen.refused)
+
+
+def _but(target: Target, differs: Signs) -> Target:
+    return Target(target.generation, refusals.digest(target.digest, differs))
+
+
 def reconcile(
-    store: Store, bdb_uid: int, owner: str, node: Node, lease: Lease, status: Status | None = None
+    store: Store,
+    bdb_uid: int,
+    owner: str,
+    node: Node,
+    lease: Lease,
+    status: Status | None = None,
+    held: Held | None = None,
 ) -> tuple[Status, Drift]:
-    """Brings one node, of which `status` was just read, to the target of its database. Returns what
-    it then holds; and what differed, where it held something that this policy never was. Raises
-    Replaced where it is for another process to do."""
-    status = status or node.status()
+    """Brings one node, of which `status` was just read, to the target of its database: first what
+    takes rights away, then the rest, without what the node refuses. Returns what it then holds, and
+    `held` says more of that; and what differed, where it held something that this policy never was.
+    Raises NodeError; Replaced where it is for another process to do."""
+    status, held = status or node.status(), held or Held()
     if status.journal != "ok":
         raise NodeError("NOJOURNAL", status.journal)
     if status.generation and status.owner not in ("", owner):
         raise NodeError("OWNED", f"this node's policy belongs to {_owner(store, status.owner)}")
-    target = store.target(bdb_uid)
-    changes = store.changes(bdb_uid, status.generation, status.digest)
-    if changes is not None:  # they may lead further than the target that was read before them
-        last = changes[-1] if changes else status
-        target = Target(last.generation, last.digest)
-    todo = plan(status, target, changes)
-    if todo.write == "nothing":
+    if not held.is_of(status):
+        held.now(Target(status.generation, status.digest), {}, ())
+    logged = refusals.digest(status.digest, refusals.minus(held.differs))
+    changes = store.changes(bdb_uid, status.generation, logged)
+    write = _Write(store, bdb_uid, owner, node, lease, status, held)
+    drift: Drift = {}
+    if changes is None or status.generation == 0:
+        drift = write.whole()
+    elif changes:
+        write.change(changes)
+    elif held.refused and time.monotonic() > held.tried + FRESH:
+        held.tried = time.monotonic()
+        write.try_again()
+    else:
         return status, {}
-    if todo.write == "patch":
-        node.patch(status.generation, target, todo.changes, owner, _epoch(lease, status))
-        return node.status(), {}
-    target, lines = store.policy(bdb_uid)
-    drift = difference(node.show(), lines) if status.generation and status.owner else {}
-    node.load(target, lines, owner, _epoch(lease, status), todo.force)
     return node.status(), drift
+
+
+class _Write:
+    """One node on its way to its policy. `held` follows each step, so that the next look goes on
+    from there where one fails."""
+
+    def __init__(
+        self, store: Store, bdb_uid: int, owner: str, node: Node, lease: Lease, status: Status,
+        held: Held,
+    ) -> None:  # fmt: skip
+        self._store, self._uid, self._owner, self._node = store, bdb_uid, owner, node
+        self._status, self._held = status, held
+        self._epoch = _epoch(lease, status)
+
+    def whole(self) -> Drift:
+        """For a node of which it is not known how it differs. By force where it is not behind us,
+        as after a restore of the control plane from a backup."""
+        target, lines = self._store.policy(self._uid)
+        theirs = self._status.generation and self._status.owner
+        drift = difference(self._node.show(), lines) if theirs else {}
+        self._load(target, lines)
+        return drift
+
+    def _load(self, target: Target, lines: Sequence[str]) -> None:
+        refused: tuple[Refused, ...] = ()
+        force = self._status.generation >= target.generation
+        while True:
+            differs = refusals.deviation(refused)
+            sent = tuple(refusals.plus(dict.fromkeys(lines, 1), differs))
+            to = _but(target, differs)
+            try:
+                self._node.load(to, sent, self._owner, self._epoch, force)
+            except NodeError as error:
+                refused = _blamed(error, sent, refused, lines)
+            else:
+                self._held.now(to, differs, refused)
+                return
+
+    def change(self, changes: Sequence[Change]) -> None:
+        """From where the node is to the end of these changes."""
+        held = self._held
+        led = refusals.signs(merged(changes))
+        refused = refusals.still(held.refused, led)
+        refused = refusals.unbound(refused, [line for line, sign in led.items() if sign > 0])
+        while True:
+            last, differs = changes[-1], refusals.deviation(refused)
+            led = refusals.signs(merged(changes))
+            wish = refusals.plus(led, differs, refusals.minus(held.differs))
+            first, rest = taking.parts(refusals.changes(wish))
+            apart = first and rest and len(changes) > 1
+            sent = first if apart else (*first, *rest)
+            try:
+                if apart:
+                    self._take(first, changes[:-1], refused)
+                    changes = changes[-1:]
+                    continue
+                to = _but(Target(last.generation, last.digest), differs)
+                self._patch(sent, to)
+            except NodeError as error:
+                refused = _blamed(error, sent, refused, self._store.policy(self._uid)[1])
+            else:
+                held.now(to, differs, refused)
+                return
+
+    def _take(
+        self, first: Sequence[str], before: Sequence[Change], refused: tuple[Refused, ...]
+    ) -> None:
+        """What takes, under the generation that comes last but one: what the node then holds is no
+        generation of the policy."""
+        held, took = self._held, refusals.signs(first)
+        led = refusals.signs(merged(before))
+        to = Target(before[-1].generation, refusals.digest(held.digest, took))
+        self._patch(first, to)
+        held.now(to, refusals.plus(held.differs, took, refusals.minus(led)), refused)
+
+    def _patch(self, changes: Sequence[str], to: Target) -> None:
+        self._node.patch(self._held.generation, to, changes, self._owner, self._epoch)
+
+    def try_again(self) -> None:
+        """What the node refused may be good there by now: another version, another module, a user
+        that is gone. Nothing is written as long as it is not."""
+        back = refusals.changes(refusals.minus(refusals.deviation(self._held.refused)))
+        try:
+            self._node.command("CERTAUTH.SESSIONS", "COUNT", 1, "LINES", *back)
+        except NodeError as error:
+            if error.code == UNREACHABLE:
+                raise
+            return
+        self._load(*self._store.policy(self._uid))
+
+
+def _blamed(
+    error: NodeError, sent: Sequence[str], refused: tuple[Refused, ...], policy: Sequence[str]
+) -> tuple[Refused, ...]:
+    """What is left out from now on. Raises the error where it is about nothing of that."""
+    found = refusals.blamed(error.text, sent, refused, policy) if error.code == "LINES" else None
+    if found is None:
+        raise error
+    return found
 
 
 def _owner(store: Store, owner: str) -> str:
@@ -500,6 +622,7 @@ class _Care:
     ready: bool = False  # its module answers, and its policy is ours or nobody's
     cut: float = math.inf  # since when it is a replica whose link is down
     known: bool = False  # it has held our policy once, and is missed where it goes
+    held: Held = field(default_factory=Held)  # for the thread that looks at it
     twin: bool = False  # a second name of a server that is known by another one
     detached: bool = False
     sighted: float = -math.inf  # when that was
@@ -725,12 +848,13 @@ class Worker:
     def _add(self, database: Database, seen: Seen) -> _Care:
         """Cares for a node as it is reached now; it is looked at at once."""
         access = self._access(database, seen)
-        care = self._cares[database.uid].get(seen.address)
+        care = before = self._cares[database.uid].get(seen.address)
         if care and care.access != access:
             self._drop(care)
             care = None
         if care is None:
-            care = _Care(database, access, Node(access, self._identity), seen)
+            held = before.held if before else held_by(seen)
+            care = _Care(database, access, Node(access, self._identity), seen, held=held)
             self._cares[database.uid][seen.address] = care
         care.database, care.seen, care.sighted = database, seen, -math.inf
         self._set_due(care, 0.0)
@@ -904,7 +1028,8 @@ class Worker:
                 look.seen = replace(seen, role=known.role, software=known.software)
             self._reconcile(look, database, known)
             if not look.seen.error:
-                look.seen = _failed(look.seen, self._doubt(care, known), look.seen.in_step)
+                doubt = self._doubt(care, known) or refusals.said(look.seen.refused)
+                look.seen = _failed(look.seen, doubt, look.seen.in_step)
         except NodeError as error:
             if error.code == UNREACHABLE:
                 care.node.shut = ""  # the next one is new anyway
@@ -988,13 +1113,15 @@ class Worker:
                 look.seen = enrolled
             why = ", ".join(f"{one} ({_why(known.get(one))})" for one in waits_for)
             raise NodeError("PEERS", f"{why}: {UNBOUND}")
-        status, drift = reconcile(self._store, uid, owner, node, self.lease, before)
+        held = care.held
+        status, drift = reconcile(self._store, uid, owner, node, self.lease, before, held)
         if drift:
             self._note(care, "node_drift", **drift)
         target = self._store.target(uid)
-        in_step = (status.generation, status.digest) == (target.generation, target.digest)
+        in_step = held.is_of(status) and held.has(target)
         detail, error = _trust(look.seen.detail, status.trust)
-        seen = replace(_holding(enrolled, status, in_step), detail=detail)
+        seen = _holding(enrolled, status, in_step)
+        seen = replace(seen, detail=detail, refused=held.refused)
         look.seen = _failed(seen, error, in_step)
 
     def _follows(self, care: _Care, sight: Sight) -> bool:
@@ -1126,7 +1253,7 @@ def _unknown(database: Database, address: str) -> Seen:
 
 def _holding(seen: Seen, held: Status | Target, in_step: bool) -> Seen:
     seen = replace(seen, generation=held.generation, digest=held.digest, in_step=in_step)
-    return replace(seen, error="", detail="")
+    return replace(seen, error="", detail="", refused=())
 
 
 def _failed(seen: Seen, text: str, in_step: bool = False) -> Seen:

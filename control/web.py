@@ -22,7 +22,7 @@ from control.errors import conflict, forbidden, invalid
 from control.guard import Caller, Guard, denied
 from control.records import User
 from control.store import Record, Store
-from control.waiting import LONGEST, wait_for_sync
+from control.waiting import IN_FORCE, LONGEST, in_force, wait_for_sync
 
 Handler = TypeVar("Handler", bound=Callable[..., Response])
 Model = TypeVar("Model", bound=models.Body)
@@ -61,7 +61,8 @@ def needs(permission: str, **declared: Any) -> Callable[[Handler], Handler]:
     def declare(handler: Handler) -> Handler:
         @functools.wraps(handler)
         def parsed(**arguments: Any) -> Response:
-            g.patience = _patience() if "wait_for_sync" in rule.query else 0.0
+            g.waits = "wait_for_sync" in rule.query
+            g.patience = _patience() if g.waits else 0.0
             return (
                 handler(sent=body(rule.takes), **arguments) if rule.takes else handler(**arguments)
             )
@@ -123,12 +124,18 @@ def login(expired: bool = False) -> Caller:
 def _show_state(response: Response) -> Response:
     if "caller" in g:
         response.headers["cluster-state-id"] = str(store().revision())
+    if moved := current_store().moved():
+        response.headers[IN_FORCE] = "{}/{}".format(*in_force(current_store(), moved))
     return response
 
 
 def store() -> Store:
     """In a rehearsal, the one that forgets: see `rehearsed`."""
-    return cast(Store, g.get("stage") or current_app.extensions["store"])
+    return cast(Store, g.get("stage") or current_store())
+
+
+def current_store() -> Store:
+    return cast(Store, current_app.extensions["store"])
 
 
 def rehearsing() -> bool:
@@ -214,14 +221,15 @@ def _patience() -> float:
 def synced(record: Parsed) -> Parsed:
     """The record that this request has changed, when the servers hold the change, or when the
     request does not want to wait any longer: `answer` then says what is missing."""
-    if "wait_for_sync" in request.args:
+    if "wait_for_sync" in request.args and g.waits and "pending" not in g:
         g.pending = wait_for_sync(store(), store().moved(), g.patience)
     return record
 
 
 def answer(content: Any, record: object = None) -> Response:
-    """The JSON answer; fields of the request that were ignored are listed in it. With the record
-    that it shows, it has an ETag."""
+    """The JSON answer, when the request does not want to wait any longer; fields of the request
+    that were ignored are listed in it. With the record that it shows, it has an ETag."""
+    synced(None)
     if isinstance(content, dict):
         notes = {name: g.get(name) for name in ("ignored", "pending")}
         content = content | {name: found for name, found in notes.items() if found}

@@ -44,6 +44,7 @@ def test_a_database_as_the_issue_writes_it(api: ControlPlane, pki: Pki) -> None:
         "adopt_users": False,
         "generation": 1,
         "nodes": [],
+        "refused": [],
         "not_synced": [],
     }
     assert api.ok("GET /v1/bdbs/1") == made

@@ -471,7 +471,7 @@ def test_lines_that_the_code_writes_otherwise_are_a_new_generation(
     assert made.target(1) == before
     monkeypatch.setattr("control.policy.database_lines", lambda *_: {"set enforce shadow"})
     Store(url).close()
-    assert made.target(1).generation == before.generation + 1
+    assert made.target(1).generation == before.generation + 2  # what takes, and what gives
     assert replayed(made) == set(made.policy(1)[1])
 
 
@@ -630,18 +630,20 @@ def test_an_epoch_is_raised_above_what_a_server_has_seen(made: Store) -> None:
 
 
 def test_a_change_tells_which_policies_it_moved(made: Store) -> None:
-    """Those of the databases whose lines it changed, and the database itself; none when it is a
-    rehearsal, and none after the request."""
+    """Those of the databases whose lines it changed, through all generations of one request, and
+    the database itself; none when it is a rehearsal, and none after the request."""
     granted(made)
+    made.leave()
     made.enter()
-    made.create(user(0, "b"))
-    assert made.moved() == {1: made.target(1).generation}
     made.create(user(0, "c"), dry_run=True)
-    assert made.moved() == {}
     made.create(Role(0, "idle", "none"))
     assert made.moved() == {}
     made.update(Database, 1, lambda found: replace(found, name="renamed"))
-    assert made.moved() == {1: made.target(1).generation}
+    last = made.target(1).generation
+    assert made.moved() == {1: range(last + 1, last + 1)}
+    made.create(user(0, "b"))
+    made.update(Database, 1, lambda found: replace(found, default_user=True))
+    assert made.moved() == {1: range(last + 1, made.target(1).generation + 1)}
     made.leave()
     assert made.moved() == {}
 

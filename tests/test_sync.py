@@ -1,4 +1,5 @@
-"""From the store to the nodes: the plan, and the worker that carries it out on real servers."""
+"""From the store to the nodes: the change that is sent, and the worker that sends it, on real
+servers."""
 
 import itertools
 import shutil
@@ -8,53 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
 from control import core
 from control.lease import Lease
 from control.records import Change, Target
-from control.sync import Access, Node, NodeError, Plan, Status, detach, merged, plan, reconcile
+from control.sync import Access, Node, NodeError, detach, merged, reconcile
 from tests.control import SOON, Plane, authority_of, enrolled_node, frozen, operator
 from tests.faults import Disk
 from tests.nodes import load, patch, reasons, rules, show, status, turned_away, who
 from tests.servers import Server
 from tests.support import CLIENT, SERVER, Pki, RedisServer, root, wait_until
 
-# ---- The plan ------------------------------------------------------------------------------------
+# ---- The change ----------------------------------------------------------------------------------
 
 
 def change(generation: int, added: Iterable[str] = (), removed: Iterable[str] = ()) -> Change:
     return Change(generation, f"digest {generation}", tuple(added), tuple(removed))
-
-
-def holds(generation: int, digest: str = "") -> Status:
-    text = digest or f"digest {generation}"
-    return Status(generation, text, 1, "us/1", 0, "on", "ok", "managed")
-
-
-ONE, TWO = change(4, ["a"]), change(5, ["b"], ["a"])
-
-
-@pytest.mark.parametrize(
-    ("node", "changes", "expected"),
-    [
-        pytest.param(holds(5), (), Plan("nothing"), id="in step"),
-        pytest.param(holds(4), (TWO,), Plan("patch", ("-a", "+b")), id="one behind"),
-        pytest.param(holds(3), (ONE, TWO), Plan("patch", ("+b",)), id="two behind"),
-        pytest.param(holds(3), None, Plan("load"), id="behind, unknown how"),
-        pytest.param(holds(0), (ONE, TWO), Plan("load"), id="never had a policy"),
-        pytest.param(holds(5, "else"), None, Plan("load", force=True), id="other lines"),
-        pytest.param(holds(9), None, Plan("load", force=True), id="ahead"),
-    ],
-)
-def test_the_plan_is_the_one_write_that_leads_to_the_target(
-    node: Status, changes: tuple[Change, ...] | None, expected: Plan
-) -> None:
-    """A known difference is a patch, an unknown one the whole policy, by force where the node's
-    generation is not below the target's."""
-    assert plan(node, Target(5, "digest 5"), changes) == expected
 
 
 LINES = st.frozensets(st.sampled_from([f"line {letter}" for letter in "abcdefg"]))
@@ -227,29 +199,6 @@ def test_a_node_of_another_database_here_is_said_by_name(
     said = plane.says("OWNED", uid=2)
     assert "belongs to bdb 1 ('orders') of this control plane" in said
     assert plane.status() == "active"
-
-
-def test_an_acl_that_a_node_does_not_know_changes_nothing(
-    plane: Plane, make_node: MakeNode, pki: Pki
-) -> None:
-    """The database names the node, the line and the rule; the old policy stays in force, and the
-    next good change takes force."""
-    server = make_node()
-    plane.register(server)
-    plane.in_step()
-    before = show(operator(server))
-    acl = plane.ok("POST /v1/redis_acls", {"name": "new", "acl": "+nosuchcommand ~*"})["uid"]
-    given = [{"role_uid": 1, "redis_acl_uid": acl}]
-    plane.ok("PUT /v1/bdbs/1", {"roles_permissions": given})
-    said = plane.says("LINES")
-    assert said.startswith(f"127.0.0.1:{server.port}: ")
-    assert "nosuchcommand" in said
-    assert sorted(show(operator(server))) == sorted(before)
-    assert who(server, pki.alice) == "alice"
-    plane.ok(f"PUT /v1/redis_acls/{acl}", {"acl": "+ping ~*"})
-    plane.in_step()
-    with pytest.raises(redis.exceptions.NoPermissionError):
-        server.client(pki.alice).get("x")
 
 
 def test_a_wiped_node_gets_the_whole_policy(plane: Plane, make_node: MakeNode, pki: Pki) -> None:

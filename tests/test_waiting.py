@@ -6,13 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.hashes import SHA256
 
 from control import waiting
-from control.records import Database, Node
+from control.records import Database, Node, Refused
 from control.reference import declared
+from control.waiting import IN_FORCE
 from tests.api import ControlPlane
+from tests.support import Pki
 
 WAIT = "wait_for_sync=10"
+CHANGING = ("users", "roles", "redis_acls", "bdbs", "revocation", "certificates")
 
 
 @pytest.fixture
@@ -96,7 +100,7 @@ def test_a_removal_is_waited_for(api: ControlPlane) -> None:
     api.database("other", 6390)
     api.store.report(2, [Node(2, "127.0.0.1:6390", 1, True)])
     other.start()
-    waiting.wait_for_sync(api.store, {1: 2}, 10)
+    waiting.wait_for_sync(api.store, {1: range(2, 3)}, 10)
     assert api("GET /v1/bdbs/1").status == 404
     other.join()
 
@@ -123,8 +127,51 @@ def test_only_so_many_wait(api: ControlPlane, monkeypatch: pytest.MonkeyPatch) -
     assert api(f"PUT /v1/users/2?{WAIT}", {"email": "a@acme.org"}).status == 200
 
 
+def test_each_change_says_on_how_many_servers_it_is_in_force(api: ControlPlane, pki: Pki) -> None:
+    """Revocations and CAs too, whose answers have no room for it; and 202 where somebody waits for
+    what is not. What concerns no server says nothing, nor does what is only asked."""
+    api.store.report(1, [Node(1, f"127.0.0.1:{port}", 1, True) for port in (6380, 6381)])
+    revoked = {"cert": pki.alice.certificate.fingerprint(SHA256()).hex()}
+    trusted = {"name": "mtls_trusted_ca", "certificate": pki.ca.pem.decode()}
+    for call, body in (
+        ("POST /v1/certauth/revocations", revoked),
+        ("PUT /v1/cluster/update_cert", trusted),
+        ("POST /v1/users", certified("alice")),
+        ("DELETE /v1/users/2", None),
+        ("DELETE /v1/certauth/revocations/1", None),
+    ):
+        last = api.store.target(1).generation
+        api.store.report(1, [Node(1, f"127.0.0.1:{port}", last, True) for port in (6380, 6381)])
+        answer = api(f"{call}?wait_for_sync=0.05", body)
+        assert (answer.status, answer.headers[IN_FORCE]) == (202, "0/2"), call
+    last = api.store.target(1).generation
+    away = Node(1, "127.0.0.1:6381", last - 1, False, "UNREACHABLE")
+    api.store.report(1, [Node(1, "127.0.0.1:6380", last, True), away])
+    assert api("PUT /v1/bdbs/1", {"name": "new"}).headers[IN_FORCE] == "1/2"
+    for call, body in (("POST /v1/users?dry_run", certified("bob")), ("GET /v1/users", None)):
+        assert IN_FORCE not in api(call, body).headers
+
+
+def test_a_user_whom_a_server_refuses_is_not_in_force(api: ControlPlane) -> None:
+    """The server holds the generation; the user's change is pending there, and nobody else's."""
+    made = api("POST /v1/users", certified("alice"))
+    assert made.headers[IN_FORCE] == "0/1"
+    (line,) = (one for one in api.lines() if one.startswith("user alice"))
+    off = Refused(line, "user alice off", "Unknown command", "alice")
+    generation = api.store.target(1).generation
+    node = Node(1, "127.0.0.1:6380", generation, True, "REFUSED user alice", refused=(off,))
+    api.store.report(1, [node])
+    api.ok("PUT /v1/bdbs/1?wait_for_sync=5", {"name": "renamed"})
+    moved = {1: range(generation, generation + 1)}
+    why = "127.0.0.1:6380: REFUSED user alice is off here: Unknown command"
+    assert waiting.wait_for_sync(api.store, moved, 0) == [why]
+    assert waiting.in_force(api.store, moved) == (0, 1)
+    assert api.ok("GET /v1/users/2")["off_on"][0]["why"] == "Unknown command"
+
+
 def test_every_changing_route_takes_it(api: ControlPlane) -> None:
-    """Of users, roles, ACLs and databases; and none that changes nothing."""
+    """Of users, roles, ACLs and databases, revocations, lists and CAs; and none that changes
+    nothing."""
     taking = {
         f"{method} {route.rule}"
         for route, rule, _ in declared(api.app)
@@ -135,10 +182,11 @@ def test_every_changing_route_takes_it(api: ControlPlane) -> None:
         f"{method} {route.rule}"
         for route, _, _ in declared(api.app)
         for method in {"POST", "PUT", "DELETE"} & (route.methods or set())
-        if route.endpoint.split(".")[0] in ("users", "roles", "redis_acls", "bdbs")
+        if route.endpoint.split(".")[0] in CHANGING
     }
     assert changing - taking == {
         "POST /v1/redis_acls/validate",
+        "POST /v1/cluster/certificates/rotate",  # the API's own
         "DELETE /v1/bdbs/<int(max=2147483647):uid>/nodes/<address>",
         *(f"{method} /v1/bdbs/<int(max=2147483647):uid>/passwords" for method in
           ("PUT", "POST", "DELETE")),

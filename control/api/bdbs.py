@@ -236,6 +236,10 @@ def render(
         "adopt_users": database.adopt_users,
         "generation": target.generation,
         "nodes": [rendered_node(node, target) for node in nodes],
+        "refused": [
+            {"address": node.address, "user": one.user, "line": one.line, "why": one.why}
+            for node in nodes for one in node.refused if one.why
+        ],
         "not_synced": list(not_synced),
     }
 

@@ -11,7 +11,7 @@ from control.api import rotation
 from control.errors import forbidden, invalid, missing
 from control.models import CertificateBody, CertificatesBody, RotateBody
 from control.records import API, TRUSTED_CA, Certificate
-from control.web import answer, dry_run, needs, store
+from control.web import CHANGING, SYNC, answer, dry_run, needs, store
 
 blueprint = Blueprint("certificates", __name__)
 NAMES = (TRUSTED_CA, API)
@@ -25,7 +25,7 @@ def read() -> Response:
 
 
 @blueprint.put("/v1/cluster/certificates")
-@needs("update_cluster", takes=CertificatesBody, query=("dry_run", "force"))
+@needs("update_cluster", takes=CertificatesBody, query=(*CHANGING, "force"))
 def update_all(sent: CertificatesBody) -> Response:
     entries = sent.certificates
     if len({entry.name for entry in entries}) < len(entries):
@@ -34,7 +34,7 @@ def update_all(sent: CertificatesBody) -> Response:
 
 
 @blueprint.put("/v1/cluster/update_cert")
-@needs("update_cluster", takes=CertificateBody, query=("dry_run", "force"))
+@needs("update_cluster", takes=CertificateBody, query=(*CHANGING, "force"))
 def update_one(sent: CertificateBody) -> Response:
     return put([checked(sent)])
 
@@ -63,7 +63,7 @@ def rotate(sent: RotateBody) -> Response:
 
 
 @blueprint.delete("/v1/cluster/certificates/<name>")
-@needs("update_cluster", query=("force",))
+@needs("update_cluster", query=(*SYNC, "force"))
 def delete(name: str) -> Response:
     if name == API:
         raise forbidden(

@@ -1,6 +1,7 @@
 """/v1/users: people and programs, by password (for this API only) or by certificate."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -40,7 +41,8 @@ OWN = {"name", "password"}  # what a user may change about itself
 @needs("view_all_users_info", answers=list[UserAnswer], query=LISTING)
 def read_all() -> Response:
     managements = {role.uid: role.management for role in store().all(Role)}
-    return answer([render(user, managements) for user in found(User)])
+    off = off_on()
+    return answer([render(user, managements, off) for user in found(User)])
 
 
 @blueprint.get("/v1/users/<int(max=2147483647):uid>")
@@ -177,11 +179,14 @@ def shown(user: User) -> Response:
 
 
 def rendered(user: User) -> dict[str, Any]:
-    return render(user, {role.uid: role.management for role in store().roles_of(user)})
+    managements = {role.uid: role.management for role in store().roles_of(user)}
+    return render(user, managements, off_on())
 
 
-def render(user: User, managements: dict[int, Management]) -> dict[str, Any]:
-    """`managements` by role uid, of at least the user's own roles."""
+def render(
+    user: User, managements: dict[int, Management], off: Mapping[str, list[dict[str, Any]]]
+) -> dict[str, Any]:
+    """`managements` by role uid, of at least the user's own roles. `off`: see `off_on`."""
     held = [managements[uid] for uid in user.role_uids if uid in managements]
     told = {
         "uid": user.uid,
@@ -197,4 +202,17 @@ def render(user: User, managements: dict[int, Management]) -> dict[str, Any]:
         told["password_issue_date"] = rendered_time(user.passwords[-1].issued)
     if user.last_login:
         told["last_login"] = user.last_login
+    if where := off.get(core.quote(user.name)):
+        told["off_on"] = where
     return told
+
+
+def off_on() -> dict[str, list[dict[str, Any]]]:
+    """Where users are off, since a server refuses their rules; by name as policy lines spell it."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for node in store().refusing():
+        for one in node.refused:
+            if one.why:
+                where = {"bdb_uid": node.bdb_uid, "address": node.address, "why": one.why}
+                found.setdefault(one.user, []).append(where)
+    return found

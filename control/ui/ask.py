@@ -13,15 +13,18 @@ from flask import Flask, current_app, g, request, session
 
 from control.errors import Refusal
 from control.guard import Caller
+from control.waiting import IN_FORCE
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a call brought: the JSON, its ETag, and who the API took for its caller."""
+    """What a call brought: the JSON, its ETag, who the API took for its caller, and of a change on
+    how many of how many servers it is in force: "2/3"."""
 
     content: Any
     etag: str
     caller: Caller | None
+    in_force: str = ""
 
 
 def ask(call: str, body: Any = None, **query: object) -> Any:
@@ -55,7 +58,8 @@ def answer(
     content: Any = response.get_json(silent=True)
     if response.status_code >= 400:
         raise Refusal(response.status_code, content["error_code"], content["description"])
-    return Answer(content, response.get_etag()[0] or "", caller)
+    in_force = response.headers.get(IN_FORCE, "")
+    return Answer(content, response.get_etag()[0] or "", caller, in_force)
 
 
 def credentials() -> dict[str, str]:

@@ -16,7 +16,7 @@ from typing import Any
 from flask import flash, redirect, render_template, request
 
 from control.errors import Refusal, conflict
-from control.ui.ask import answer, ask
+from control.ui.ask import Answer, answer, ask
 
 WAIT = 2  # seconds for the servers, before the page says that they are still to follow
 Item = dict[str, Any]  # as the API takes and shows it
@@ -56,9 +56,21 @@ def run(change: Change, carried: Mapping[str, str], then: Callable[[Any], str]) 
         made = make(change)
     except Refusal as error:
         return asked(change, carried, found, digest, error)
-    pending = made.get("pending") if isinstance(made, dict) else None
-    flash(f"{change.done} Still to follow: {'; '.join(pending)}" if pending else change.done)
-    return redirect(then(made), HTTPStatus.SEE_OTHER)
+    if behind := not_in_force(made):
+        flash(f"{change.done} But {behind}", "behind")
+    else:
+        flash(change.done)
+    return redirect(then(made.content), HTTPStatus.SEE_OTHER)
+
+
+def not_in_force(made: Answer) -> str:
+    """How far a change is, where servers do not hold it after a while; "" where all do."""
+    done, _, all_ = made.in_force.partition("/")
+    if done == all_:
+        return ""
+    pending = made.content.get("pending", ()) if isinstance(made.content, dict) else ()
+    more = f": {'; '.join(pending)}" if pending else ": see the overview"
+    return f"it is in force on {done} of {all_} servers only{more}"
 
 
 def check_state(change: Change) -> None:
@@ -106,7 +118,7 @@ def asked(
     return page, error.status if error else HTTPStatus.OK
 
 
-def make(change: Change) -> Any:
+def make(change: Change) -> Answer:
     body = change.body
     if change.password and body is not None:
         body = body | {"password": request.form.get("password", "")}
@@ -115,7 +127,7 @@ def make(change: Change) -> Any:
         query["force"] = ""
     headers = {"If-Match": f'"{change.etag}"'} if change.etag else {}
     call = f"{change.method} {change.path}"
-    return answer(call, body, query=query, headers=headers).content
+    return answer(call, body, query=query, headers=headers)
 
 
 def problems(error: Refusal, labels: Mapping[str, str]) -> list[tuple[str, str, str]]:
