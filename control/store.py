@@ -419,12 +419,14 @@ class Replaced(Exception):
 
 class _Here(threading.local):
     """What a thread is doing: the revision that its request reads at, for whom it works, and which
-    policies its last change moved, to which generations."""
+    policies its last change moved, to which generations; and whether what it writes is to be
+    forgotten."""
 
     revision: int | None = None
     actor: Mapping[str, EventDetail] = MappingProxyType({})
     moved: Mapping[int, int] = MappingProxyType({})
     reader: Any = None
+    forgets: bool = False
 
 
 class Store:
@@ -672,10 +674,10 @@ class Store:
                 _insert(connection, record)
             self._note(connection, "cluster_created", cluster_name=cluster.name)
 
-    def create(self, record: Record, dry_run: bool = False) -> Record:
+    def create(self, record: Record) -> Record:
         """Adds a record; its uid is chosen where it is 0. Raises Refusal."""
         names = (record.name, record.email) if isinstance(record, User) else None
-        with self._write(dry_run, names) as connection:
+        with self._write(names) as connection:
             made: Record = replace(record, uid=_take_uid(connection, record))
             _check(connection, made, None)
             _insert(connection, made)
@@ -683,15 +685,9 @@ class Store:
             self._told(connection, made, "created")
         return made
 
-    def update(
-        self,
-        kind: type[Record],
-        uid: int,
-        change: Callable[[Record], Record],
-        dry_run: bool = False,
-    ) -> Record:
+    def update(self, kind: type[Record], uid: int, change: Callable[[Record], Record]) -> Record:
         """Puts what `change` makes of a record in its place. Raises Refusal."""
-        with self._write(dry_run) as connection:
+        with self._write() as connection:
             before = _find(connection, kind, uid)
             changed = change(before)
             _check(connection, changed, before)
@@ -731,9 +727,9 @@ class Store:
             _check_administrators(connection)
             self._told(connection, record, "deleted")
 
-    def configure(self, change: Callable[[Cluster], Cluster], dry_run: bool = False) -> Cluster:
+    def configure(self, change: Callable[[Cluster], Cluster]) -> Cluster:
         """Puts what `change` makes of the cluster's settings in their place. Raises Refusal."""
-        with self._write(dry_run) as connection:
+        with self._write() as connection:
             before = _cluster(connection)
             changed = change(before)
             if changed.mtls_certificate_authentication > before.mtls_certificate_authentication:
@@ -743,9 +739,9 @@ class Store:
             self._note(connection, "cluster_updated", fields=_differences(before, changed))
         return changed
 
-    def put_certificates(self, put: Iterable[Certificate], dry_run: bool = False) -> None:
+    def put_certificates(self, put: Iterable[Certificate]) -> None:
         """Installs certificates of the cluster, all or none."""
-        with self._write(dry_run) as connection:
+        with self._write() as connection:
             for certificate in put:
                 _delete_certificate(connection, certificate.name)
                 values = _values(certificates, certificate)
@@ -834,11 +830,11 @@ class Store:
             return {int(source): int(count) for source, count in connection.execute(query)}
 
     def put_crl(
-        self, crl: Crl, change: Callable[[RevocationList], RevocationList], dry_run: bool = False
+        self, crl: Crl, change: Callable[[RevocationList], RevocationList]
     ) -> RevocationList:
         """Puts a list into the place of the one that its CA has sent before, with the settings that
         `change` gives it. Raises Refusal 409 where that one is newer."""
-        with self._write(dry_run) as connection:
+        with self._write() as connection:
             same = (crls.c.ca == crl.keys[0]) & (crls.c.scope == crl.scope)
             row = connection.execute(sa.select(crls).where(same)).first()
             before = RevocationList(**row._mapping) if row else None
@@ -1366,10 +1362,22 @@ class Store:
             connection.rollback()
 
     @contextmanager
+    def dry_run(self) -> Iterator[None]:
+        """Whatever this thread writes meanwhile is checked as always, and forgotten; nothing waits
+        for it longer than for any change. What it reads is how things stay."""
+        self._here.forgets = True
+        try:
+            yield
+        finally:
+            self._here.forgets = False
+
+    @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
         # SQLite's writers wait for each other by sleeping, up to a tenth of a second at a time.
         with self._writing, self._writer.connect() as connection, connection.begin():
             yield connection
+            if self._here.forgets:
+                connection.rollback()
 
     @contextmanager
     def _logging(self) -> Iterator[sa.Connection]:
@@ -1391,30 +1399,26 @@ class Store:
                 yield connection
 
     @contextmanager
-    def _write(
-        self, dry_run: bool = False, kept: Sequence[str] | None = None, but: int = 0
-    ) -> Iterator[sa.Connection]:
-        """A change of rows. `dry_run` does all of it, then nothing. With `kept`, it makes a user
-        with these names, or changes the one with the uid `but` in what is for itself: all else goes
-        on being remembered."""
+    def _write(self, kept: Sequence[str] | None = None, but: int = 0) -> Iterator[sa.Connection]:
+        """A change of rows. With `kept`, it makes a user with these names, or changes the one with
+        the uid `but` in what is for itself: all else goes on being remembered."""
         with self._transaction() as connection:
             revision = _count_up(connection)
             _tell_others(connection, self._sender)
             moved: dict[int, int] = {}
             connection.info["moved"] = moved
             yield connection
-            if dry_run:
-                connection.rollback()
-        self._here.moved = {} if dry_run else moved
-        if not dry_run:
-            before, known = self._memory
-            if kept is not None and before == revision - 1:
-                found = list(known.items())
-                left = {key: value for key, value in found if _outlives(key, value, kept, but)}
-                self._memory = (revision, left)
-            self._changed(revision)
+        self._here.moved = {} if self._here.forgets else moved
+        before, known = self._memory
+        if kept is not None and before == revision - 1 and not self._here.forgets:
+            found = list(known.items())
+            left = {key: value for key, value in found if _outlives(key, value, kept, but)}
+            self._memory = (revision, left)
+        self._changed(revision)
 
     def _changed(self, revision: int) -> None:
+        if self._here.forgets:
+            return
         self._heard(revision, time.monotonic())
         if self._here.revision is not None:
             self._here.revision = revision

@@ -16,9 +16,8 @@ from control.records import Database, Endpoint, Node, RolePermission, Target
 from control.web import (
     CHANGING,
     LISTING,
-    SYNC,
     answer,
-    dry_run,
+    flag,
     found,
     needs,
     store,
@@ -56,9 +55,10 @@ def create_v2(sent: BdbV2Body) -> Response:
 
 def created(sent: NewBdbBody) -> Response:
     database = replace(Database(sent.uid, sent.name), **prepared(sent))
-    made = synced(store().create(database, dry_run()))
-    # A rehearsal leaves nothing behind that could be asked about.
-    return answer(render(made, Target(0, ""), "", (), ()) if dry_run() else shown(made), made)
+    made = synced(store().create(database))
+    # A dry run leaves nothing behind that could be asked about.
+    unmade = flag("dry_run")
+    return answer(render(made, Target(0, ""), "", (), ()) if unmade else shown(made), made)
 
 
 @blueprint.put("/v1/bdbs/<int(max=2147483647):uid>")
@@ -73,9 +73,8 @@ def update(uid: int, sent: BdbBody) -> Response:
         return changed
 
     users = cut_off(uid, changes)
-    changed = synced(store().update(Database, uid, change, dry_run()))
-    if not dry_run():
-        rotation.note(users)
+    changed = synced(store().update(Database, uid, change))
+    rotation.note(users)
     return answer(shown(changed), changed)
 
 
@@ -89,7 +88,7 @@ def cut_off(uid: int, changes: dict[str, Any]) -> list[str]:
 
 
 @blueprint.delete("/v1/bdbs/<int(max=2147483647):uid>")
-@needs("delete_bdb", answers=Started, query=SYNC)
+@needs("delete_bdb", answers=Started, query=CHANGING)
 def delete(uid: int) -> Response:
     """The first time, the nodes are detached and the database then goes; a second time while one of
     them cannot be reached, it goes at once."""
@@ -98,11 +97,12 @@ def delete(uid: int) -> Response:
     else:
         store().delete(Database, uid, unchanged)
     action = synced(store().actions(uid, 1))
-    return answer({"action_uid": action[0].uid} if action else {})
+    # That of a dry run is forgotten, and the last one is of another change.
+    return answer({"action_uid": action[0].uid} if action and not flag("dry_run") else {})
 
 
 @blueprint.delete("/v1/bdbs/<int(max=2147483647):uid>/nodes/<address>")
-@needs("update_bdb")
+@needs("update_bdb", query=("dry_run",))
 def forget_node(uid: int, address: str) -> Response:
     """A server that was found and has gone for good. One that is there is found again."""
     store().forget_node(uid, address)

@@ -11,7 +11,7 @@ from control.api import rotation
 from control.errors import forbidden, invalid, missing
 from control.models import CertificateBody, CertificatesBody, RotateBody
 from control.records import API, TRUSTED_CA, Certificate
-from control.web import answer, dry_run, needs, store
+from control.web import answer, needs, store
 
 blueprint = Blueprint("certificates", __name__)
 NAMES = (TRUSTED_CA, API)
@@ -43,14 +43,13 @@ def put(certificates: list[Certificate]) -> Response:
     """Installs them, unless a CA would go that is still in use."""
     trusts = [ca.read_trust(one.certificate) for one in certificates if one.name == TRUSTED_CA]
     users = rotation.check_cluster(trusts[0]) if trusts else []
-    store().put_certificates(certificates, dry_run())
-    if not dry_run():
-        rotation.note(users)
+    store().put_certificates(certificates)
+    rotation.note(users)
     return answer({})
 
 
 @blueprint.post("/v1/cluster/certificates/rotate")
-@needs("update_cluster", takes=RotateBody)
+@needs("update_cluster", takes=RotateBody, query=("dry_run",))
 def rotate(sent: RotateBody) -> Response:
     """A new certificate and key for this server, from the control plane's own CA."""
     if sent.name != API:
@@ -63,7 +62,7 @@ def rotate(sent: RotateBody) -> Response:
 
 
 @blueprint.delete("/v1/cluster/certificates/<name>")
-@needs("update_cluster", query=("force",))
+@needs("update_cluster", query=("dry_run", "force"))
 def delete(name: str) -> Response:
     if name == API:
         raise forbidden(

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from flask import Blueprint, Response, current_app, request
+from flask import Blueprint, Response, current_app
 
 from control import ca, core, crl, rotation
 from control.answers import AuthoritiesAnswer
@@ -17,7 +17,7 @@ from control.records import ClientCertificate, Database, Session, rendered_time
 from control.rotation import Use
 from control.store import good_at
 from control.sync import NodeError
-from control.web import answer, needs, rehearsing, store
+from control.web import answer, flag, needs, rehearsing, store
 
 blueprint = Blueprint("rotation", __name__)
 KNOWN = 1_000_000  # certificates
@@ -110,7 +110,7 @@ def check(before: Trust, after: Trust, places: Collection[int]) -> list[str]:
     if rehearsing() or rotation.admitted(before) <= rotation.admitted(after):
         return []  # a preview says more
     found = rotation.cut(uses(live()[0]), before, after, places)
-    if found and "force" not in request.args:
+    if found and not flag("force"):
         raise conflict(
             "ca_in_use",
             f"a CA would go that is still in use, by {rotation.told(found)}: GET /v1/certauth/ca "
