@@ -33,7 +33,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from pydantic import TypeAdapter
 
-from control import ca, policy
+from control import ca, policy, trust
 from control.crl import Crl
 from control.errors import conflict, forbidden, invalid, missing, refused
 from control.records import (
@@ -42,6 +42,7 @@ from control.records import (
     FIRST_ACLS,
     TRUSTED_CA,
     Action,
+    CaUses,
     Certificate,
     CertificateFigures,
     Change,
@@ -182,7 +183,11 @@ cluster_table = _table(
 )
 counters = _table("counters", sa.Column("name", sa.Text, primary_key=True), _number("last"))
 certificates = _table(
-    "certificates", sa.Column("name", sa.Text, primary_key=True), _text("certificate"), _text("key")
+    "certificates",
+    sa.Column("name", sa.Text, primary_key=True),
+    _text("certificate"),
+    _text("key"),
+    _json("uses", CaUses),
 )
 roles = _table("roles", _uid(), _text("name"), _text("management"), sa.UniqueConstraint("name"))
 redis_acls = _table("redis_acls", _uid(), _text("name"), _text("acl"), sa.UniqueConstraint("name"))
@@ -217,6 +222,7 @@ bdbs = _table(
     _text("client_cert_subject_validation_type"),
     _json("authorized_subjects", tuple[Subject, ...]),
     _json("authentication_ssl_client_certs", tuple[str, ...]),
+    _json("client_ca_uses", CaUses),
     _flag("default_user"),
     _text("tls_server_ca"),
     _text("tls_server_name"),
@@ -739,10 +745,15 @@ class Store:
             self._note(connection, "cluster_updated", fields=_differences(before, changed))
         return changed
 
-    def put_certificates(self, put: Iterable[Certificate]) -> None:
-        """Installs certificates of the cluster, all or none."""
+    def put_certificates(
+        self,
+        put: Iterable[Certificate],
+        settle: Callable[[Certificate], Certificate] = lambda one: one,
+    ) -> None:
+        """Installs certificates of the cluster, all or none. `settle` completes each, while nobody
+        else changes anything, and may raise Refusal."""
         with self._write() as connection:
-            for certificate in put:
+            for certificate in map(settle, put):
                 _delete_certificate(connection, certificate.name)
                 values = _values(certificates, certificate)
                 connection.execute(sa.insert(certificates).values(**values))
@@ -1692,7 +1703,7 @@ def _certificates(connection: sa.Connection) -> dict[str, Certificate]:
 
 def _cluster_trust(connection: sa.Connection) -> ca.Trust:
     found = _certificates(connection).get(TRUSTED_CA)
-    return ca.read_trust(found.certificate) if found else ca.Trust()
+    return trust.stored(found.certificate, found.uses) if found else ca.Trust()
 
 
 def _records(
@@ -2160,7 +2171,7 @@ def _asks_for_certificates(record: AnyRecord | None) -> bool:
 
 
 def _check_some_ca(connection: sa.Connection, database: Database) -> None:
-    if not _database_trust(connection, database).cas:
+    if _database_trust(connection, database) == ca.Trust():
         raise refused(
             "missing_certificate",
             "enforce_client_authentication is enabled, but no CA is there that clients could come "
@@ -2256,7 +2267,7 @@ def _nodes(connection: sa.Connection, bdb_uid: int) -> tuple[Node, ...]:
 
 def _database_trust(connection: sa.Connection, database: Database) -> ca.Trust:
     own = "".join(database.authentication_ssl_client_certs)
-    return ca.read_trust(own) if own else _cluster_trust(connection)
+    return trust.stored(own, database.client_ca_uses) if own else _cluster_trust(connection)
 
 
 def _refresh_user(connection: sa.Connection, uid: int) -> None:
@@ -2296,7 +2307,8 @@ def _follow_revocations(
     touched = None if touched is None or len(touched) > FEW else touched
     for uid in uids if touched is None or touched else ():
         database = _find(connection, Database, uid)
-        trusted = policy.key_ids(_database_trust(connection, database))
+        trusts = _database_trust(connection, database)
+        trusted = policy.key_ids(trusts)
         sources = [one.uid for one in lists if not trusted.isdisjoint(one.path)]
         sources = [] if database.deleting else [ADMINISTRATORS, *sources]
         if touched is None:
@@ -2304,7 +2316,9 @@ def _follow_revocations(
         else:
             have = connection.execute(SOME_REVOKE_LINES, {"bdb": uid, "touched": touched})
         before = {(REVOKING, row.line): row.id for row in have}
-        wanted = (row.line for source in sources for row in _sourced(connection, source, touched))
+        wanted = {row.line for source in sources for row in _sourced(connection, source, touched)}
+        removed = () if database.deleting else policy.removed_lines(trusts)
+        wanted.update(line for line in removed if touched is None or line in touched)
         _move(connection, uid, before, {(REVOKING, line) for line in wanted})
 
 
@@ -2366,9 +2380,9 @@ def _lines(connection: sa.Connection, uid: int, own: bool) -> set[tuple[int, str
     found = _find(connection, Database, uid)
     if found.deleting:
         return set()
-    trust = _database_trust(connection, found)
+    trusts = _database_trust(connection, found)
     known = _nodes(connection, uid)
-    lines = {(0, line) for line in policy.database_lines(found, trust, known)}
+    lines = {(0, line) for line in policy.database_lines(found, trusts, known)}
     for granted in () if own else _grants(connection, uid):
         lines |= _user_lines(*granted)
     return lines

@@ -81,7 +81,11 @@ class Plane(ControlPlane):
 
 
 def trusted(plane: Plane) -> Any:
-    return {"name": "mtls_trusted_ca", "certificate": plane.pki.server_ca.pem.decode()}
+    return {
+        "name": "mtls_trusted_ca",
+        "certificate": plane.pki.server_ca.pem.decode(),
+        "trust_grows": True,
+    }
 
 
 def newer_list(plane: Plane) -> Any:

@@ -110,6 +110,8 @@ def make(change: Change) -> Any:
     body = change.body
     if change.password and body is not None:
         body = body | {"password": request.form.get("password", "")}
+    if "trust_grows" in request.form and body is not None:
+        body = body | {"trust_grows": True}
     call = f"{change.method} {change.path}"
     wanted = {"wait_for_sync": WAIT, "force": "force" in request.form}
     query = {name: value for name, value in wanted.items() if name in takes(call)}
