@@ -375,8 +375,15 @@ class AuthorityAnswer(BaseModel):
     who: list[DependantAnswer]
 
 
+class RemovedAuthorityAnswer(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    ca: str
+    refused: list[int]
+
+
 class AuthoritiesAnswer(Answer):
     cas: list[AuthorityAnswer]
+    removed: list[RemovedAuthorityAnswer]
     silent: list[str]
 
 

@@ -393,14 +393,17 @@ def carry_out(ask: Asks, step: Step) -> None:
 def _trust(ask: Asks, pem: str) -> None:
     path = SECTIONS[CA].path
     if pem:
-        ask("PUT", path, {"certificates": [{"name": "mtls_trusted_ca", "certificate": pem}]})
+        entry = {"name": "mtls_trusted_ca", "certificate": pem, "trust_grows": True}
+        ask("PUT", path, {"certificates": [entry]})
     else:
         ask("DELETE", f"{path}/mtls_trusted_ca")
 
 
 def _sent(ask: Asks, fields: Fields) -> Fields:
-    """The fields of a request: uids instead of names."""
+    """The fields of a request: uids instead of names. What the file says to trust is agreed to."""
     sent = dict(fields)
+    if "authentication_ssl_client_certs" in sent:
+        sent["trust_grows"] = True
     if "roles" in sent:
         sent["role_uids"] = [_uid(ask, "roles", name) for name in sent.pop("roles")]
     if "roles_permissions" in sent:

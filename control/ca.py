@@ -104,10 +104,12 @@ class Leaf:
 @dataclass(frozen=True)
 class Trust:
     """What an upload admits, as DER: leaves that come from `cas` may become users; `anchors` are
-    the certificates above those, which the TLS handshake needs to verify them."""
+    the certificates above those, which the TLS handshake needs to verify them. CAs whose key id is
+    in `removed` are refused, whoever has issued them."""
 
     cas: tuple[bytes, ...] = ()
     anchors: tuple[bytes, ...] = ()
+    removed: tuple[str, ...] = ()
 
 
 # ---- Making certificates ----
@@ -549,9 +551,10 @@ def check_trust(pem: str) -> tuple[str, ...]:
 
 
 def read_trust(pem: str) -> Trust:
-    """What PEM that has passed `check_trust` admits, whatever the date is now: a certificate that
-    has issued no other of the upload is a `ca`, those above it are anchors. So a root alone admits
-    all that it issued, and an intermediate with its root admits only what the intermediate did."""
+    """What PEM that has passed `check_trust` admits where nobody has said what its certificates are
+    for, whatever the date is now: one that has issued no other of them is a `ca`, those above it
+    are anchors. So a root alone admits all that it issued, and an intermediate with its root admits
+    only what the intermediate did."""
     certificates = _parse(pem) if pem else []
     issuers = {
         issuer
@@ -563,6 +566,21 @@ def read_trust(pem: str) -> Trust:
         tuple(_der(certificate) for certificate in certificates if certificate not in issuers),
         tuple(_der(certificate) for certificate in certificates if certificate in issuers),
     )
+
+
+def issued_by(ders: Sequence[bytes], issuers: Sequence[bytes]) -> list[bytes]:
+    """Those of some CA certificates that one of `issuers` has issued, or another of them that one
+    of `issuers` stands above."""
+    left = [x509.load_der_x509_certificate(der) for der in ders]
+    todo = [x509.load_der_x509_certificate(der) for der in issuers]
+    found: list[bytes] = []
+    while todo:
+        above = todo.pop()
+        below = [one for one in left if _signed(one, above)]
+        left = [one for one in left if one not in below]
+        found += map(_der, below)
+        todo += below
+    return found
 
 
 def together(first: str, second: str) -> str:

@@ -498,15 +498,25 @@ def ca_list(ask: Client, as_json: bool) -> None:
         echo(found, as_json)
         return
     for one in found["cas"]:
+        one["use"] = "clients" if one["admits"] else "only above others"
         one["who"] = [f"{user['user']}{' (no other CA)' * user['only']}" for user in one["who"]]
     echo(
-        found["cas"], as_json, ("subject", "not_after", "users", "certificates", "sessions", "who")
+        found["cas"],
+        as_json,
+        ("subject", "use", "not_after", "users", "certificates", "sessions", "who"),
     )
+    for gone in found["removed"]:
+        click.echo(clean(f"taken away, and refused wherever it is brought along: {gone['ca']}"))
     for node in found["silent"]:
         click.echo(clean(f"{node} did not answer: its sessions are not counted"), err=True)
 
 
 FORCE = click.option("--force", is_flag=True, help="Whoever is cut off by it.")
+
+
+TRUST_GROWS = click.option(
+    "--trust-grows", is_flag=True, help="Also where clients could come from more CAs than now."
+)
 
 
 def forced(path: str, force: bool) -> str:
@@ -516,11 +526,17 @@ def forced(path: str, force: bool) -> str:
 @ca_group.command("set")
 @click.argument("file", type=FILE)
 @FORCE
+@TRUST_GROWS
 @DRY_RUN
 @connected
-def ca_set(ask: Client, file: Path, force: bool, dry_run: bool) -> None:
-    """Put those of FILE (PEM) in their place."""
-    entry = {"name": "mtls_trusted_ca", "certificate": file.read_text()}
+def ca_set(ask: Client, file: Path, force: bool, trust_grows: bool, dry_run: bool) -> None:
+    """Put those of FILE (PEM) in their place. One that is there already stays what it is, a CA that
+    clients come from or only above others."""
+    entry = {
+        "name": "mtls_trusted_ca",
+        "certificate": file.read_text(),
+        "trust_grows": trust_grows,
+    }
     change(
         ask, dry_run, "PUT", forced(CERTIFICATES, force and not dry_run), {"certificates": [entry]}
     )

@@ -42,6 +42,7 @@ TOLD = 10  # problems that a refusal names
 Uid = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Pem = Annotated[str, StringConstraints(max_length=1 << 20)]
 Host = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:-]{1,253}$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Value = Annotated[str, StringConstraints(max_length=256)]
 Filled = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 UserName = Annotated[
@@ -159,6 +160,8 @@ class CertificateBody(Body):
     name: Filled
     certificate: Pem
     key: Pem = ""
+    client_cas: Many[Sha256] = []
+    trust_grows: bool = False
 
 
 class CertificatesBody(Body):
@@ -248,7 +251,6 @@ class NewRedisAclBody(RedisAclBody):
 ServerName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.-]{0,253}$")]
 Port = r"(6553[0-5]|655[0-2]\d|65[0-4]\d\d|6[0-4]\d{3}|[1-5]\d{4}|[1-9]\d{0,3})"
 Address = Annotated[str, StringConstraints(pattern=rf"^[A-Za-z0-9._:-]{{1,253}}:{Port}$")]
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 class EndpointBody(Body):
@@ -281,6 +283,8 @@ class BdbBody(Body):
     client_cert_subject_validation_type: Validation = "disabled"
     authorized_subjects: Many[SubjectBody] = []
     authentication_ssl_client_certs: Many[ClientCertificateBody] = []
+    client_cas: Many[Sha256] = []
+    trust_grows: bool = False
     roles_permissions: Many[RolePermissionBody] = []
     default_user: bool = False
     tls_server_ca: Pem = ""

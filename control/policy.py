@@ -204,6 +204,7 @@ def rest_lines(cluster: Cluster, trust: Trust, users: Iterable[User]) -> frozens
         f"set gate {cluster.mtls_client_cert_subject_validation_type}",
         *_gate(cluster.mtls_authorized_subjects),
         *trust_lines(trust),
+        *removed_lines(trust),
     ]
     for user in users:
         lines.append(f"bind subject {core.quote(user.certificate_subject_line)} {user.uid}")
@@ -276,6 +277,11 @@ def trust_lines(trust: Trust) -> list[str]:
         for word, ders in (("ca", trust.cas), ("anchor", trust.anchors))
         for der in ders
     ]
+
+
+def removed_lines(trust: Trust) -> list[str]:
+    """The lines that refuse the CAs that were taken away, whoever stands above them."""
+    return [f"revoke key {key}" for key in trust.removed]
 
 
 def _canonical(lines: Iterable[str]) -> frozenset[str]:

@@ -61,12 +61,23 @@ class Cluster:
 
 
 @dataclass(frozen=True)
+class CaUses:
+    """What the CA certificates of a place are for, by their key ids: `anchors` are only above
+    others, all others are what clients come from; `removed` were taken away from under one that
+    stayed. See control/trust.py."""
+
+    anchors: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Certificate:
     """A certificate of the cluster, by its name in the REST API."""
 
     name: str
     certificate: str  # PEM, one or several
     key: str = ""  # PEM; never leaves the control plane
+    uses: CaUses = CaUses()  # of `mtls_trusted_ca`
 
 
 @dataclass(frozen=True)
@@ -134,6 +145,7 @@ class Database:
     client_cert_subject_validation_type: Validation = "disabled"
     authorized_subjects: tuple[Subject, ...] = ()
     authentication_ssl_client_certs: tuple[str, ...] = ()  # PEM
+    client_ca_uses: CaUses = CaUses()  # of those
     roles_permissions: tuple[RolePermission, ...] = ()
     default_user: bool = False
     tls_server_ca: str = ""  # PEM; "": the control plane's own CA

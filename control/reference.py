@@ -20,11 +20,14 @@ from control.web import PUBLIC, Rule
 COMPONENTS = "#/components/schemas/{model}"
 TEXT = {"type": "string"}
 NUMBER = {"type": "integer", "minimum": 0}
+FLAG: dict[str, Any] = {"schema": {"type": "boolean"}, "allowEmptyValue": True}
 QUERY: dict[str, dict[str, Any]] = {
-    "dry_run": {"description": "Present: check only, change nothing.", "schema": TEXT},
+    "dry_run": {"description": "Check only, change nothing.", **FLAG},
     "fields": {"description": "Names of fields, with commas: answer only those.", "schema": TEXT},
-    "extended": {"description": "Accepted: answers are always extended.", "schema": TEXT},
-    "force": {"description": "Present: do it, whoever is cut off.", "schema": TEXT},
+    "extended": {"description": "Accepted: answers are always extended.", **FLAG},
+    "force": {"description": "Do it, whoever is cut off.", **FLAG},
+    "interval": {"description": "Accepted: the figures are those of now.", "schema": TEXT},
+    "issues_only": {"description": "Leave out what is well.", **FLAG},
     "object": {"description": "The name of an object.", "schema": TEXT},
     "stime": {"description": "ISO 8601: not before.", "schema": TEXT},
     "etime": {"description": "ISO 8601: not after.", "schema": TEXT},
@@ -37,10 +40,7 @@ QUERY: dict[str, dict[str, Any]] = {
     "user": {"description": "Only those of this user, by name.", "schema": TEXT},
     "ca": {"description": "Only those of the CA with this key id.", "schema": TEXT},
     "expires_before": {"description": "ISO 8601: only those that end by then.", "schema": TEXT},
-    "expiring": {
-        "description": "Present: only those that end soon and have no successor.",
-        "schema": TEXT,
-    },
+    "expiring": {"description": "Only those that end soon and have no successor.", **FLAG},
     "wait_for_sync": {
         "schema": {"type": "number", "minimum": 0, "maximum": LONGEST},
         "description": "Seconds to wait for the servers. 202: some are pending.",

@@ -5,9 +5,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from control import trust
 from control.audit import Command
 from control.ca import Trust
-from control.policy import key_ids
 from control.records import ClientCertificate, Session
 
 Paths = Mapping[str, frozenset[str]]  # key id of a CA → its own, and those of the CAs above it
@@ -80,26 +80,22 @@ def uses(
 def cut(found: Sequence[Use], before: Trust, after: Trust, places: Collection[int]) -> list[Use]:
     """What would get in no more at some places when their trust changes; not the certificates that
     have a successor which still would."""
-    had, left = admitted(before), admitted(after)
     staying: dict[str, list[Use]] = {}
     for one in found:
-        if not one.path.isdisjoint(left):
+        if trust.admits(after, one.path):
             staying.setdefault(one.user, []).append(one)
     gone = [
         one
         for one in found
-        if one.place in places and not one.path.isdisjoint(had) and one.path.isdisjoint(left)
+        if one.place in places
+        and trust.admits(before, one.path)
+        and not trust.admits(after, one.path)
     ]
     return [
         one
         for one in gone
         if one.live or not any(other.succeeds(one) for other in staying.get(one.user, ()))
     ]
-
-
-def admitted(trust: Trust) -> frozenset[str]:
-    """The key ids of the CAs whose leaves may be users."""
-    return key_ids(Trust(trust.cas))
 
 
 @dataclass(frozen=True)

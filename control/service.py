@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 from wsgiref.types import WSGIApplication
 
-from control import ca, core, issuing
+from control import ca, core, issuing, trust
 from control import enrol as enrolling
 from control.app import create_app, init_cluster
 from control.audit import Collector, Follower
@@ -610,7 +610,8 @@ def trust_too(store: Store, pem: str) -> None:
     """Adds CA certificates to `mtls_trusted_ca`. Raises Refusal."""
     found = store.certificates().get(TRUSTED_CA)
     trusted = ca.together(found.certificate if found else "", pem)
-    store.put_certificates([Certificate(TRUSTED_CA, trusted)])
+    uses = trust.settled(store.trust(), trusted)
+    store.put_certificates([Certificate(TRUSTED_CA, trusted, uses=uses)])
 
 
 # ---- The way back, and backups ---------------------------------------------------------------

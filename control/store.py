@@ -33,7 +33,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from pydantic import TypeAdapter
 
-from control import ca, policy, taking
+from control import ca, policy, taking, trust
 from control.crl import Crl
 from control.errors import conflict, forbidden, invalid, missing, refused
 from control.records import (
@@ -42,6 +42,7 @@ from control.records import (
     FIRST_ACLS,
     TRUSTED_CA,
     Action,
+    CaUses,
     Certificate,
     CertificateFigures,
     Change,
@@ -183,7 +184,11 @@ cluster_table = _table(
 )
 counters = _table("counters", sa.Column("name", sa.Text, primary_key=True), _number("last"))
 certificates = _table(
-    "certificates", sa.Column("name", sa.Text, primary_key=True), _text("certificate"), _text("key")
+    "certificates",
+    sa.Column("name", sa.Text, primary_key=True),
+    _text("certificate"),
+    _text("key"),
+    _json("uses", CaUses),
 )
 roles = _table("roles", _uid(), _text("name"), _text("management"), sa.UniqueConstraint("name"))
 redis_acls = _table("redis_acls", _uid(), _text("name"), _text("acl"), sa.UniqueConstraint("name"))
@@ -218,6 +223,7 @@ bdbs = _table(
     _text("client_cert_subject_validation_type"),
     _json("authorized_subjects", tuple[Subject, ...]),
     _json("authentication_ssl_client_certs", tuple[str, ...]),
+    _json("client_ca_uses", CaUses),
     _flag("default_user"),
     _text("tls_server_ca"),
     _text("tls_server_name"),
@@ -421,12 +427,14 @@ class Replaced(Exception):
 
 class _Here(threading.local):
     """What a thread is doing: the revision that its request reads at, for whom it works, and which
-    policies its changes moved, through which generations."""
+    policies its changes moved, through which generations; and whether what it writes is to be
+    forgotten."""
 
     revision: int | None = None
     actor: Mapping[str, EventDetail] = MappingProxyType({})
     moved: dict[int, range] = {}  # noqa: RUF012 (never changed in place)
     reader: Any = None
+    forgets: bool = False
 
 
 class Store:
@@ -674,10 +682,10 @@ class Store:
                 _insert(connection, record)
             self._note(connection, "cluster_created", cluster_name=cluster.name)
 
-    def create(self, record: Record, dry_run: bool = False) -> Record:
+    def create(self, record: Record) -> Record:
         """Adds a record; its uid is chosen where it is 0. Raises Refusal."""
         names = (record.name, record.email) if isinstance(record, User) else None
-        with self._write(dry_run, names) as connection:
+        with self._write(names) as connection:
             made: Record = replace(record, uid=_take_uid(connection, record))
             _check(connection, made, None)
             _insert(connection, made)
@@ -685,15 +693,9 @@ class Store:
             self._told(connection, made, "created")
         return made
 
-    def update(
-        self,
-        kind: type[Record],
-        uid: int,
-        change: Callable[[Record], Record],
-        dry_run: bool = False,
-    ) -> Record:
+    def update(self, kind: type[Record], uid: int, change: Callable[[Record], Record]) -> Record:
         """Puts what `change` makes of a record in its place. Raises Refusal."""
-        with self._write(dry_run) as connection:
+        with self._write() as connection:
             before = _find(connection, kind, uid)
             changed = change(before)
             _check(connection, changed, before)
@@ -733,9 +735,9 @@ class Store:
             _check_administrators(connection)
             self._told(connection, record, "deleted")
 
-    def configure(self, change: Callable[[Cluster], Cluster], dry_run: bool = False) -> Cluster:
+    def configure(self, change: Callable[[Cluster], Cluster]) -> Cluster:
         """Puts what `change` makes of the cluster's settings in their place. Raises Refusal."""
-        with self._write(dry_run) as connection:
+        with self._write() as connection:
             before = _cluster(connection)
             changed = change(before)
             if changed.mtls_certificate_authentication > before.mtls_certificate_authentication:
@@ -745,10 +747,15 @@ class Store:
             self._note(connection, "cluster_updated", fields=_differences(before, changed))
         return changed
 
-    def put_certificates(self, put: Iterable[Certificate], dry_run: bool = False) -> None:
-        """Installs certificates of the cluster, all or none."""
-        with self._write(dry_run) as connection:
-            for certificate in put:
+    def put_certificates(
+        self,
+        put: Iterable[Certificate],
+        settle: Callable[[Certificate], Certificate] = lambda one: one,
+    ) -> None:
+        """Installs certificates of the cluster, all or none. `settle` completes each, while nobody
+        else changes anything, and may raise Refusal."""
+        with self._write() as connection:
+            for certificate in map(settle, put):
                 _delete_certificate(connection, certificate.name)
                 values = _values(certificates, certificate)
                 connection.execute(sa.insert(certificates).values(**values))
@@ -836,11 +843,11 @@ class Store:
             return {int(source): int(count) for source, count in connection.execute(query)}
 
     def put_crl(
-        self, crl: Crl, change: Callable[[RevocationList], RevocationList], dry_run: bool = False
+        self, crl: Crl, change: Callable[[RevocationList], RevocationList]
     ) -> RevocationList:
         """Puts a list into the place of the one that its CA has sent before, with the settings that
         `change` gives it. Raises Refusal 409 where that one is newer."""
-        with self._write(dry_run) as connection:
+        with self._write() as connection:
             same = (crls.c.ca == crl.keys[0]) & (crls.c.scope == crl.scope)
             row = connection.execute(sa.select(crls).where(same)).first()
             before = RevocationList(**row._mapping) if row else None
@@ -1383,10 +1390,22 @@ class Store:
             connection.rollback()
 
     @contextmanager
+    def dry_run(self) -> Iterator[None]:
+        """Whatever this thread writes meanwhile is checked as always, and forgotten; nothing waits
+        for it longer than for any change. What it reads is how things stay."""
+        self._here.forgets = True
+        try:
+            yield
+        finally:
+            self._here.forgets = False
+
+    @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
         # SQLite's writers wait for each other by sleeping, up to a tenth of a second at a time.
         with self._writing, self._writer.connect() as connection, connection.begin():
             yield connection
+            if self._here.forgets:
+                connection.rollback()
 
     @contextmanager
     def _logging(self) -> Iterator[sa.Connection]:
@@ -1408,33 +1427,31 @@ class Store:
                 yield connection
 
     @contextmanager
-    def _write(
-        self, dry_run: bool = False, kept: Sequence[str] | None = None, but: int = 0
-    ) -> Iterator[sa.Connection]:
-        """A change of rows. `dry_run` does all of it, then nothing. With `kept`, it makes a user
-        with these names, or changes the one with the uid `but` in what is for itself: all else goes
-        on being remembered."""
+    def _write(self, kept: Sequence[str] | None = None, but: int = 0) -> Iterator[sa.Connection]:
+        """A change of rows. With `kept`, it makes a user with these names, or changes the one with
+        the uid `but` in what is for itself: all else goes on being remembered."""
         with self._transaction() as connection:
             revision = _count_up(connection)
             _tell_others(connection, self._sender)
             moved: dict[int, range] = {}
             connection.info["moved"] = moved
             yield connection
-            if dry_run:
-                connection.rollback()
-        if not dry_run:
-            begun = self._here.moved
-            self._here.moved = begun | {
-                uid: range(begun.get(uid, made).start, made.stop) for uid, made in moved.items()
-            }
-            before, known = self._memory
-            if kept is not None and before == revision - 1:
-                found = list(known.items())
-                left = {key: value for key, value in found if _outlives(key, value, kept, but)}
-                self._memory = (revision, left)
-            self._changed(revision)
+        if self._here.forgets:
+            return
+        begun = self._here.moved
+        self._here.moved = begun | {
+            uid: range(begun.get(uid, made).start, made.stop) for uid, made in moved.items()
+        }
+        before, known = self._memory
+        if kept is not None and before == revision - 1:
+            found = list(known.items())
+            left = {key: value for key, value in found if _outlives(key, value, kept, but)}
+            self._memory = (revision, left)
+        self._changed(revision)
 
     def _changed(self, revision: int) -> None:
+        if self._here.forgets:
+            return
         self._heard(revision, time.monotonic())
         if self._here.revision is not None:
             self._here.revision = revision
@@ -1709,7 +1726,7 @@ def _certificates(connection: sa.Connection) -> dict[str, Certificate]:
 
 def _cluster_trust(connection: sa.Connection) -> ca.Trust:
     found = _certificates(connection).get(TRUSTED_CA)
-    return ca.read_trust(found.certificate) if found else ca.Trust()
+    return trust.stored(found.certificate, found.uses) if found else ca.Trust()
 
 
 def _records(
@@ -2177,7 +2194,7 @@ def _asks_for_certificates(record: AnyRecord | None) -> bool:
 
 
 def _check_some_ca(connection: sa.Connection, database: Database) -> None:
-    if not _database_trust(connection, database).cas:
+    if _database_trust(connection, database) == ca.Trust():
         raise refused(
             "missing_certificate",
             "enforce_client_authentication is enabled, but no CA is there that clients could come "
@@ -2273,7 +2290,7 @@ def _nodes(connection: sa.Connection, bdb_uid: int) -> tuple[Node, ...]:
 
 def _database_trust(connection: sa.Connection, database: Database) -> ca.Trust:
     own = "".join(database.authentication_ssl_client_certs)
-    return ca.read_trust(own) if own else _cluster_trust(connection)
+    return trust.stored(own, database.client_ca_uses) if own else _cluster_trust(connection)
 
 
 def _refresh_user(connection: sa.Connection, uid: int) -> None:
@@ -2317,7 +2334,8 @@ def _follow_revocations(
     touched = None if touched is None or len(touched) > FEW else touched
     for uid in uids if touched is None or touched else ():
         database = _find(connection, Database, uid)
-        trusted = policy.key_ids(_database_trust(connection, database))
+        trusts = _database_trust(connection, database)
+        trusted = policy.key_ids(trusts)
         sources = [one.uid for one in lists if not trusted.isdisjoint(one.path)]
         sources = [] if database.deleting else [ADMINISTRATORS, *sources]
         if touched is None:
@@ -2325,7 +2343,9 @@ def _follow_revocations(
         else:
             have = connection.execute(SOME_REVOKE_LINES, {"bdb": uid, "touched": touched})
         before = {(REVOKING, row.line): row.id for row in have}
-        wanted = (row.line for source in sources for row in _sourced(connection, source, touched))
+        wanted = {row.line for source in sources for row in _sourced(connection, source, touched)}
+        removed = () if database.deleting else policy.removed_lines(trusts)
+        wanted.update(line for line in removed if touched is None or line in touched)
         _move(connection, uid, before, {(REVOKING, line) for line in wanted})
 
 
@@ -2387,9 +2407,9 @@ def _lines(connection: sa.Connection, uid: int, own: bool) -> set[tuple[int, str
     found = _find(connection, Database, uid)
     if found.deleting:
         return set()
-    trust = _database_trust(connection, found)
+    trusts = _database_trust(connection, found)
     known = _nodes(connection, uid)
-    lines = {(0, line) for line in policy.database_lines(found, trust, known)}
+    lines = {(0, line) for line in policy.database_lines(found, trusts, known)}
     for granted in () if own else _grants(connection, uid):
         lines |= _user_lines(*granted)
     return lines

@@ -3,6 +3,11 @@
 A handler is authorised before it runs and gets its body parsed (`needs`), calls one function and
 renders (`answer`). What `needs` declares is also what control/reference.py describes.
 
+No parameter of a query is ignored: one that the handler does not declare is a 400, since a dry run
+that is misspelt would be the change itself. A dry run is the handler at work, and the store forgets
+what it writes (`Store.dry_run`): a handler has to look at `flag("dry_run")` only where it does
+something else than write rows.
+
 Two editors: what is read has an ETag, and a change that sends it as If-Match is a 409 where
 somebody else was faster (`unchanged`)."""
 
@@ -10,6 +15,7 @@ import functools
 import hashlib
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
@@ -41,8 +47,9 @@ class Rule:
     query: tuple[str, ...] = ()
 
 
-SYNC = ("wait_for_sync",)  # what may be asked of a change
-CHANGING = ("dry_run", *SYNC)
+CHANGING = ("dry_run", "wait_for_sync")  # what may be asked of a change
+FLAGS = frozenset({"dry_run", "expiring", "extended", "force", "issues_only"})
+SAID = {"": True, "true": True, "1": True, "false": False, "0": False}
 LISTING = ("search", "limit", "offset")
 MANY = 10_000  # records of an answer that was asked for some of them
 PUBLIC = "nobody's"  # the permission of what needs no login
@@ -61,11 +68,13 @@ def needs(permission: str, **declared: Any) -> Callable[[Handler], Handler]:
     def declare(handler: Handler) -> Handler:
         @functools.wraps(handler)
         def parsed(**arguments: Any) -> Response:
+            _check_query(rule)
             g.waits = "wait_for_sync" in rule.query
             g.patience = _patience() if g.waits else 0.0
-            return (
-                handler(sent=body(rule.takes), **arguments) if rule.takes else handler(**arguments)
-            )
+            with store().dry_run() if flag("dry_run") else nullcontext():
+                if rule.takes:
+                    return handler(sent=body(rule.takes), **arguments)
+                return handler(**arguments)
 
         parsed.__dict__["rule"] = rule
         return cast(Handler, parsed)
@@ -189,9 +198,27 @@ def body(model: type[Model]) -> Model:
     return found
 
 
-def dry_run() -> bool:
-    """Whether the request is only to be checked: presence counts, as on Redis Enterprise."""
-    return "dry_run" in request.args
+def _check_query(rule: Rule) -> None:
+    """Raises Refusal 400 where the query holds what the handler does not take."""
+    for name, said in request.args.lists():
+        if name not in rule.query:
+            takes = ", ".join(rule.query) or "none"
+            call = f"{request.method} {request.path}"
+            text = f"{name[:80]}: {call} does not take this parameter. What it takes: {takes}"
+            raise invalid("unknown_param", text)
+        if len(said) > 1:
+            raise invalid("invalid_param", f"{name}: it is there {len(said)} times")
+    for name in FLAGS.intersection(rule.query):
+        flag(name)
+
+
+def flag(name: str) -> bool:
+    """Whether the query asks for this. Presence is enough, as on Redis Enterprise; `true` and
+    `false` mean what they say, for clients that send them. Raises Refusal 400."""
+    text = request.args.get(name, "false")
+    if text.lower() not in SAID:
+        raise invalid("invalid_param", f"{name}: give true or false, not '{text[:80]}'")
+    return SAID[text.lower()]
 
 
 def number(name: str, default: int) -> int:
@@ -221,7 +248,8 @@ def _patience() -> float:
 def synced(record: Parsed) -> Parsed:
     """The record that this request has changed, when the servers hold the change, or when the
     request does not want to wait any longer: `answer` then says what is missing."""
-    if "wait_for_sync" in request.args and g.waits and "pending" not in g:
+    waits = "wait_for_sync" in request.args and g.waits and "pending" not in g
+    if waits and not flag("dry_run"):
         g.pending = wait_for_sync(store(), store().moved(), g.patience)
     return record
 

@@ -126,7 +126,7 @@ class ControlPlane:
         """Makes these the CAs of clients, whoever is cut off, and switches login by certificate
         on."""
         pem = "".join(ca.pem.decode() for ca in cas)
-        entry = {"name": "mtls_trusted_ca", "certificate": pem}
+        entry = {"name": "mtls_trusted_ca", "certificate": pem, "trust_grows": True}
         self.ok("PUT /v1/cluster/update_cert?force", entry)
         self.ok("PUT /v1/cluster", {"mtls_certificate_authentication": login})
 

@@ -26,7 +26,7 @@ def server(pki: Pki) -> dict[str, str]:
 def test_both_spellings_install_a_ca(api: ControlPlane, pki: Pki) -> None:
     """The seed's update_cert, and the batch that replaced it."""
     for request, ca in ((PUT, pki.ca), (BATCH, pki.server_ca)):
-        body: Any = trusted(ca.pem.decode())
+        body: Any = {**trusted(ca.pem.decode()), "trust_grows": request is BATCH}
         assert api.ok(request, body if request is PUT else {"certificates": [body]}) == {}
         found = api.ok("GET /v1/cluster/certificates")
         assert found == {"mtls_trusted_ca_cert": ca.pem.decode()}

@@ -258,9 +258,9 @@ def test_a_database_that_comes_to_trust_a_ca_gets_its_list(
     own = [{"client_cert": other.pem.decode()}]
     api.ok("PUT /v1/bdbs/1", {"authentication_ssl_client_certs": own})
     assert revoke_lines(api) == set()
-    api.ok("PUT /v1/bdbs/1", {"authentication_ssl_client_certs": []})
+    api.ok("PUT /v1/bdbs/1", {"authentication_ssl_client_certs": [], "trust_grows": True})
     assert revoke_lines(api) == {line_of(pki.alice)}
-    entry = {"name": "mtls_trusted_ca", "certificate": other.pem.decode()}
+    entry = {"name": "mtls_trusted_ca", "certificate": other.pem.decode(), "trust_grows": True}
     api.ok("PUT /v1/cluster/update_cert?force", entry)
     assert revoke_lines(api) == set()
 

@@ -393,7 +393,7 @@ def test_every_field_of_a_body_is_documented(routes: Declared) -> None:
 
 def test_every_parameter_of_a_query_is_documented(routes: Declared) -> None:
     """`dry_run` and `wait_for_sync` once for all, the others with their calls."""
-    assert "`?dry_run` on `POST` and `PUT`" in page("docs/rest.md")
+    assert "`?dry_run` on every call that changes something" in page("docs/rest.md")
     assert "`?wait_for_sync=5` on changes of users" in page("docs/rest.md")
     for call, (rule, _) in routes.items():
         told = {word for word in names_in(item(calls()[call], "Query")) if word.isidentifier()}

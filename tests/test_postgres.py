@@ -183,7 +183,10 @@ def test_backups_go_from_either_database_to_the_other(
         enforce_client_authentication="disabled",
         roles_permissions=[{"role_uid": 5, "redis_acl_uid": 1}],
     )
-    before, ops = rows(made.store), made.store.create(Role(0, "ops", "none"), dry_run=True).uid
+    before = rows(made.store)
+    with made.store.dry_run():
+        ops = made.store.create(Role(0, "ops", "none")).uid
+    assert rows(made.store) == before
     service.backup(config, tmp_path / "one")
     lite = Config(tmp_path / "lite")
     service.restore(lite, tmp_path / "one")

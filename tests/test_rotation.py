@@ -103,8 +103,10 @@ def test_a_certificate_with_a_successor_holds_up_nothing(pki: Pki) -> None:
 # ---- The REST API ----
 
 
-def pem(*cas: Cert) -> dict[str, str]:
-    return {"name": "mtls_trusted_ca", "certificate": "".join(ca.pem.decode() for ca in cas)}
+def pem(*cas: Cert, **more: Any) -> dict[str, Any]:
+    """More trust is meant, unless said otherwise."""
+    text = "".join(ca.pem.decode() for ca in cas)
+    return {"name": "mtls_trusted_ca", "certificate": text, "trust_grows": True, **more}
 
 
 def seen(cert: Cert, user: str, bdb_uid: int = 0) -> ClientCertificate:
@@ -174,7 +176,7 @@ def test_a_database_loses_its_own_ca_only_by_force(api: ControlPlane, pki: Pki) 
     api.trust(pki.ca)
     api.database(authentication_ssl_client_certs=[{"client_cert": own.pem.decode()}])
     api.store.record_certificate_seen(seen(own.issue(ALICE), "alice", 1))
-    change = {"authentication_ssl_client_certs": []}
+    change = {"authentication_ssl_client_certs": [], "trust_grows": True}
     answer = api("PUT /v1/bdbs/1", change)
     assert (answer.status, answer.code) == (409, "ca_in_use")
     assert "alice" in answer.text
@@ -244,6 +246,40 @@ def test_live_sessions_keep_their_ca(
         plane.in_step()
         assert moved.command("ACL", "WHOAMI") == b"alice"
         assert who(nodes[0], pki.alice) is None
+
+
+def test_a_ca_that_is_taken_away_lets_nobody_in_again(
+    server_kind: Server, start: Start, plane: Rotating, pki: Pki
+) -> None:
+    """The attack: an intermediate was stolen, and an administrator removes it; its root stays in
+    the list. Any client that holds a leaf of it brings it along in the handshake. Neither that leaf
+    nor those of any other CA of that root come in."""
+    stolen, sister = pki.ca.authority("CN=Stolen"), pki.ca.authority("CN=Sister")
+    leaf, other, straight = stolen.issue(ALICE), sister.issue(ALICE), pki.alice
+    node = enrolled_node(start, server_kind, plane.config.home, pki)
+    plane.register(node)
+    plane.user(pki.alice, "alice")
+    plane.ok("DELETE /v1/cluster/certificates/mtls_trusted_ca")
+    plane.ok(f"PUT {UPDATE}", pem(stolen, pki.ca, trust_grows=False))
+    plane.in_step()
+    assert who(node, leaf) == "alice"
+    assert who(node, other) is who(node, straight) is None
+    plane.ok(f"PUT {UPDATE}?force", pem(pki.ca, trust_grows=False))
+    plane.in_step()
+    assert [who(node, one) for one in (leaf, other, straight)] == [None] * 3
+    # Also under a root that clients come from, since somebody has said so.
+    wide = pem(pki.ca, client_cas=[pki.ca.key_id])
+    assert plane(f"PUT {UPDATE}", wide | {"trust_grows": False}).code == "trust_grows"
+    plane.ok(f"PUT {UPDATE}", wide)
+    plane.in_step()
+    assert [who(node, one) for one in (leaf, other, straight)] == [None, "alice", "alice"]
+    assert "revoke key " + stolen.key_id in plane.lines()
+    # Until it is said to be trusted again.
+    again = pem(stolen, pki.ca)
+    assert "taken away before" in plane(f"PUT {UPDATE}", again | {"trust_grows": False}).text
+    plane.ok(f"PUT {UPDATE}", again)
+    plane.in_step()
+    assert [who(node, one) for one in (leaf, other, straight)] == ["alice"] * 3
 
 
 def test_a_node_that_does_not_answer_is_named(

@@ -35,6 +35,8 @@ ENTRY = {
     "C": "US",
 }
 
+MORE = ', "trust_grows": true'  # of ours: a later list that adds a CA
+
 
 def person(common_name: str, unit: str = "Engineering") -> Name:
     """A subject like John's."""
@@ -132,10 +134,10 @@ class Page:
 
     # -- the four steps
 
-    def trust(self, *cas: Cert, force: str = "") -> None:
-        """Step 1, new lines as backslash and n."""
+    def trust(self, *cas: Cert, force: str = "", more: str = "") -> None:
+        """Step 1, new lines as backslash and n; `more` fields for later lists."""
         pem = "".join(ca.pem.decode() for ca in cas).replace("\n", "\\n")
-        body = '{ "name": "mtls_trusted_ca", "certificate": "' + pem + '" }'
+        body = '{ "name": "mtls_trusted_ca", "certificate": "' + pem + f'"{more} }}'
         self.ok(f"PUT /v1/cluster/update_cert{force}", body)
 
     def switch_on(self, **settings: Any) -> Any:
@@ -320,7 +322,7 @@ def test_another_ca_holds_for_the_next_request_and_the_next_handshake(
     with Https(page.config, cast.john) as kept, Https(page.config, cast.wrong_ca) as waiting:
         assert kept("GET /v1/users/role").status == 200
         assert waiting("GET /v1/users/role").code == "untrusted_issuer"
-        page.trust(cast.other_ca, force="?force")
+        page.trust(cast.other_ca, force="?force", more=MORE)
         assert kept("GET /v1/users/role").code == "untrusted_issuer"
         assert waiting("GET /v1/users/role").json == {"role": "admin"}
     wait_until(lambda: page.redis(cast.wrong_ca) == "john", "the new CA's John comes in", SOON)
@@ -339,7 +341,7 @@ def test_bob_is_brought_in_by_hand_and_put_out_again(page: Page, cast: Cast) -> 
     bob = bobs_ca.issue("CN=bob,OU=Sales,O=Acme")
     assert page.rest(bob) == "untrusted_issuer"
     assert page.redis(bob) == "handshake: certificate verify failed"
-    page.trust(cast.ca, bobs_ca)
+    page.trust(cast.ca, bobs_ca, more=MORE)
     uid = page.user("bob", "CN=bob, OU=Sales, O=Acme")
     assert page.rest(bob) == "admin"
     wait_until(lambda: page.redis(bob) == "bob", "bob is in", SOON)

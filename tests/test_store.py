@@ -236,12 +236,14 @@ def test_two_databases_cannot_share_a_server(made: Store) -> None:
 def test_a_dry_run_does_everything_and_nothing(made: Store) -> None:
     """It raises what the real run would, returns what that would, and changes nothing."""
     granted(made, "alice")
-    before = (made.revision(), made.target(1))
-    bob = made.create(user(0, "bob"), dry_run=True)
-    made.update(User, 2, lambda found: replace(found, name="x"), dry_run=True)
-    with pytest.raises(Refusal):
-        made.create(user(0, "alice"), dry_run=True)
-    assert (made.revision(), made.target(1)) == before
+    before = (made.revision(), made.target(1), made.dump())
+    with made.dry_run():
+        bob = made.create(user(0, "bob"))
+        made.update(User, 2, lambda found: replace(found, name="x"))
+        made.note("session_ended", bdb_uid=1)
+        with pytest.raises(Refusal):
+            made.create(user(0, "alice"))
+    assert (made.revision(), made.target(1), made.dump()) == before
     assert bob.uid == made.create(user(0, "bob")).uid
 
 
@@ -635,7 +637,9 @@ def test_a_change_tells_which_policies_it_moved(made: Store) -> None:
     granted(made)
     made.leave()
     made.enter()
-    made.create(user(0, "c"), dry_run=True)
+    with made.dry_run():
+        made.create(user(0, "c"))
+    assert made.moved() == {}
     made.create(Role(0, "idle", "none"))
     assert made.moved() == {}
     made.update(Database, 1, lambda found: replace(found, name="renamed"))
@@ -656,7 +660,8 @@ def test_listeners_hear_of_each_commit_and_of_nothing_else(made: Store) -> None:
     heard: list[int] = []
     made.listen(lambda: heard.append(len(made.all(User))))
     made.create(user(0, "a"))
-    made.create(user(0, "b"), dry_run=True)
+    with made.dry_run():
+        made.create(user(0, "b"))
     with pytest.raises(Refusal):
         made.create(user(0, "a"))
     assert heard == [2]

@@ -207,6 +207,9 @@ def test_a_ca_comes_and_goes(api: ControlPlane, admin: Browser, pki: Pki, orders
     assert page.title == "Trust these CAs too?"
     assert "Policy lines: 1 come, 0 go." in page.text
     page = admin.send(page, "/ui/cas/add")
+    assert page.status == 409
+    assert "clients could come from more CAs than now: CN=New CA" in page.text
+    page = admin.send(page, "/ui/cas/add", trust_grows="on")
     assert "More CAs are trusted." in page.text
     assert "CN=New CA" in page.text
     assert "CN=Root CA,O=acme" in page.text
@@ -215,6 +218,23 @@ def test_a_ca_comes_and_goes(api: ControlPlane, admin: Browser, pki: Pki, orders
     page = admin.send(page, f"/ui/cas/{new.key_id}/remove")
     assert "is trusted no more." in page.text
     assert "CN=New CA" not in page.text.split("is trusted no more.")[1]
+
+
+def test_an_intermediate_goes_and_its_root_stays_what_it_was(
+    api: ControlPlane, admin: Browser, pki: Pki
+) -> None:
+    """Only above others: the button takes one CA away, and gives nobody anything."""
+    stolen = pki.ca.authority("CN=Stolen")
+    api.trust(stolen, pki.ca)
+    api.database()
+    address = f"/ui/cas/{stolen.key_id}/remove"
+    page = admin.send(admin.get("/ui/cas/"), address)
+    assert "Policy lines: 1 come, 1 go." in page.text
+    page = admin.send(page, address)
+    assert "is trusted no more." in page.text
+    assert f"refused wherever it is brought along: {stolen.key_id}" in page.text
+    (left,) = api.ok("GET /v1/certauth/ca")["cas"]
+    assert (left["ca"], left["admits"], left["anchors"]) == (pki.ca.key_id, [], [0, 1])
 
 
 def test_a_ca_that_is_needed_goes_by_force_only(

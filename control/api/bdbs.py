@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from control import ca
+from control import ca, trust
 from control.answers import BdbAnswer, Started
 from control.api import rotation
 from control.api.cluster import rendered_subjects, subjects
@@ -16,9 +16,8 @@ from control.records import Database, Endpoint, Node, RolePermission, Target
 from control.web import (
     CHANGING,
     LISTING,
-    SYNC,
     answer,
-    dry_run,
+    flag,
     found,
     needs,
     store,
@@ -55,10 +54,12 @@ def create_v2(sent: BdbV2Body) -> Response:
 
 
 def created(sent: NewBdbBody) -> Response:
-    database = replace(Database(sent.uid, sent.name), **prepared(sent))
-    made = synced(store().create(database, dry_run()))
-    # A rehearsal leaves nothing behind that could be asked about.
-    return answer(render(made, Target(0, ""), "", (), ()) if dry_run() else shown(made), made)
+    empty = Database(sent.uid, sent.name)
+    database = trusting(empty, replace(empty, **prepared(sent)), sent)
+    made = synced(store().create(database))
+    # A dry run leaves nothing behind that could be asked about.
+    unmade = flag("dry_run")
+    return answer(render(made, Target(0, ""), "", (), ()) if unmade else shown(made), made)
 
 
 @blueprint.put("/v1/bdbs/<int(max=2147483647):uid>")
@@ -67,29 +68,42 @@ def update(uid: int, sent: BdbBody) -> Response:
     changes = prepared(sent)
 
     def change(database: Database) -> Database:
-        changed = replace(unchanged(database), **changes)
+        changed = trusting(unchanged(database), replace(database, **changes), sent)
         if changed.refuses and not database.refuses:
             check_enforceable(changed, store().nodes(uid))
         return changed
 
-    users = cut_off(uid, changes)
-    changed = synced(store().update(Database, uid, change, dry_run()))
-    if not dry_run():
-        rotation.note(users)
+    users = cut_off(uid, changes, sent)
+    changed = synced(store().update(Database, uid, change))
+    rotation.note(users)
     return answer(shown(changed), changed)
 
 
-def cut_off(uid: int, changes: dict[str, Any]) -> list[str]:
+def cut_off(uid: int, changes: dict[str, Any], sent: BdbBody) -> list[str]:
     """See rotation.check."""
-    if "authentication_ssl_client_certs" not in changes:
-        return []
     now = store().get(Database, uid)
-    after = rotation.trust_of(replace(now, **changes))
-    return rotation.check(rotation.trust_of(now), after, {uid})
+    after = trusting(now, replace(now, **changes), sent)
+    return rotation.check(rotation.trust_of(now), rotation.trust_of(after), {uid})
+
+
+def trusting(before: Database, after: Database, sent: BdbBody) -> Database:
+    """With what each of its CAs is for, as the request and what is stored say. Raises
+    CertificateError, Refusal 409 where more would be trusted than was agreed to: by a database
+    whose CAs are the cluster's, what it brings first is its own to say."""
+    if not {"authentication_ssl_client_certs", "client_cas"} & sent.sent().keys():
+        return after
+    clients = sent.client_cas if "client_cas" in sent.sent() else None
+    stored = "".join(before.authentication_ssl_client_certs)
+    own = "".join(after.authentication_ssl_client_certs)
+    known = trust.stored(stored, before.client_ca_uses)
+    after = replace(after, client_ca_uses=trust.settled(known, own, clients))
+    if stored:
+        rotation.check_growth(known, rotation.trust_of(after), sent.trust_grows)
+    return after
 
 
 @blueprint.delete("/v1/bdbs/<int(max=2147483647):uid>")
-@needs("delete_bdb", answers=Started, query=SYNC)
+@needs("delete_bdb", answers=Started, query=CHANGING)
 def delete(uid: int) -> Response:
     """The first time, the nodes are detached and the database then goes; a second time while one of
     them cannot be reached, it goes at once."""
@@ -98,11 +112,12 @@ def delete(uid: int) -> Response:
     else:
         store().delete(Database, uid, unchanged)
     action = synced(store().actions(uid, 1))
-    return answer({"action_uid": action[0].uid} if action else {})
+    # That of a dry run is forgotten, and the last one is of another change.
+    return answer({"action_uid": action[0].uid} if action and not flag("dry_run") else {})
 
 
 @blueprint.delete("/v1/bdbs/<int(max=2147483647):uid>/nodes/<address>")
-@needs("update_bdb")
+@needs("update_bdb", query=("dry_run",))
 def forget_node(uid: int, address: str) -> Response:
     """A server that was found and has gone for good. One that is there is found again."""
     store().forget_node(uid, address)
@@ -119,7 +134,8 @@ def passwords(uid: int, sent: BdbPasswordBody) -> Response:
 
 def prepared(sent: BdbBody) -> dict[str, Any]:
     """The fields of a request as changes of a record. Raises Refusal, CertificateError."""
-    changes = {name: value for name, value in sent.sent().items() if name != "uid"}
+    ours = ("uid", "client_cas", "trust_grows")  # no fields of a record
+    changes = {name: value for name, value in sent.sent().items() if name not in ours}
     if "endpoints" in changes:
         changes["endpoints"] = endpoints(sent)
     if "authorized_subjects" in changes:

@@ -3,15 +3,17 @@
 Two certificates have a use here: `mtls_trusted_ca`, which clients are judged by, and `api`, which
 this server shows. Private keys never leave."""
 
+from dataclasses import replace
+
 from flask import Blueprint, Response, current_app
 
-from control import ca
+from control import ca, trust
 from control.answers import CertificatesAnswer
 from control.api import rotation
 from control.errors import forbidden, invalid, missing
 from control.models import CertificateBody, CertificatesBody, RotateBody
 from control.records import API, TRUSTED_CA, Certificate
-from control.web import CHANGING, SYNC, answer, dry_run, needs, store
+from control.web import CHANGING, answer, needs, store
 
 blueprint = Blueprint("certificates", __name__)
 NAMES = (TRUSTED_CA, API)
@@ -30,27 +32,49 @@ def update_all(sent: CertificatesBody) -> Response:
     entries = sent.certificates
     if len({entry.name for entry in entries}) < len(entries):
         raise invalid("duplicated_certs", "certificates: a name is there twice")
-    return put([checked(entry) for entry in entries])
+    return put(entries)
 
 
 @blueprint.put("/v1/cluster/update_cert")
 @needs("update_cluster", takes=CertificateBody, query=(*CHANGING, "force"))
 def update_one(sent: CertificateBody) -> Response:
-    return put([checked(sent)])
+    return put([sent])
 
 
-def put(certificates: list[Certificate]) -> Response:
-    """Installs them, unless a CA would go that is still in use."""
-    trusts = [ca.read_trust(one.certificate) for one in certificates if one.name == TRUSTED_CA]
-    users = rotation.check_cluster(trusts[0]) if trusts else []
-    store().put_certificates(certificates, dry_run())
-    if not dry_run():
-        rotation.note(users)
+def put(entries: list[CertificateBody]) -> Response:
+    """Installs them, unless a CA would go that is still in use, or more would be trusted than was
+    agreed to."""
+    certificates = [checked(entry) for entry in entries]
+    sent = {entry.name: entry for entry in entries}
+
+    def settle(one: Certificate) -> Certificate:
+        return trusting(one, sent[one.name]) if one.name == TRUSTED_CA else one
+
+    after = [trust_of(settle(one)) for one in certificates if one.name == TRUSTED_CA]
+    users = rotation.check_cluster(after[0]) if after else []
+    store().put_certificates(certificates, settle)
+    rotation.note(users)
     return answer({})
 
 
+def trusting(certificate: Certificate, sent: CertificateBody) -> Certificate:
+    """With what each of its CAs is for, as the request and what is stored say. Raises
+    CertificateError, Refusal 409."""
+    before = trust_of(store().certificates().get(TRUSTED_CA))
+    clients = sent.client_cas if "client_cas" in sent.sent() else None
+    uses = trust.settled(before, certificate.certificate, clients)
+    made = replace(certificate, uses=uses)
+    if before != ca.Trust():
+        rotation.check_growth(before, trust_of(made), sent.trust_grows)
+    return made
+
+
+def trust_of(found: Certificate | None) -> ca.Trust:
+    return trust.stored(found.certificate, found.uses) if found else ca.Trust()
+
+
 @blueprint.post("/v1/cluster/certificates/rotate")
-@needs("update_cluster", takes=RotateBody)
+@needs("update_cluster", takes=RotateBody, query=("dry_run",))
 def rotate(sent: RotateBody) -> Response:
     """A new certificate and key for this server, from the control plane's own CA."""
     if sent.name != API:
@@ -63,7 +87,7 @@ def rotate(sent: RotateBody) -> Response:
 
 
 @blueprint.delete("/v1/cluster/certificates/<name>")
-@needs("update_cluster", query=(*SYNC, "force"))
+@needs("update_cluster", query=(*CHANGING, "force"))
 def delete(name: str) -> Response:
     if name == API:
         raise forbidden(

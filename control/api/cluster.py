@@ -9,7 +9,7 @@ from control import policy
 from control.answers import ClusterAnswer, PolicyAnswer
 from control.models import ClusterBody, PolicyBody
 from control.records import Cluster, Subject, rendered_time
-from control.web import answer, dry_run, in_field, needs, store, unchanged
+from control.web import answer, in_field, needs, store, unchanged
 
 blueprint = Blueprint("cluster", __name__)
 
@@ -46,7 +46,7 @@ def update_policy(sent: PolicyBody) -> Response:
 
 
 def configured(changes: dict[str, Any]) -> Cluster:
-    return store().configure(lambda cluster: replace(unchanged(cluster), **changes), dry_run())
+    return store().configure(lambda cluster: replace(unchanged(cluster), **changes))
 
 
 def subjects(field: str, entries: list[Any]) -> tuple[Subject, ...]:

@@ -20,7 +20,7 @@ from control.store import ends_by, ends_soon, from_ca, of_user
 from control.web import (
     answer,
     caller,
-    dry_run,
+    flag,
     guard,
     in_field,
     needs,
@@ -36,17 +36,17 @@ blueprint = Blueprint("issuing", __name__)
 
 
 @blueprint.post("/v1/certauth/certificates")
-@needs("any", takes=IssueBody, answers=ClientCertificateAnswer)
+@needs("any", takes=IssueBody, answers=ClientCertificateAnswer, query=("dry_run",))
 def issue(sent: IssueBody) -> Response:
     """For the caller's own user; who may change users may ask for another one. Without `profile`,
-    the one of the certificate that the caller logs in with."""
+    the one of the certificate that the caller logs in with. A dry run hands no certificate out."""
     user = whose(sent.user)
     authority = current_app.extensions["authority"]()
     login = certificate_of_login()
     profile = sent.profile or (login.profile if login else "") or "default"
     policies = current_app.extensions["policies"]
     made = issuing.issue(policies, guard().decide, authority, user, profile, sent.csr, login)
-    return answer({**render(made), "certificate": made.pem})
+    return answer({**render(made), "certificate": "" if flag("dry_run") else made.pem})
 
 
 def whose(name: str) -> User:
@@ -85,7 +85,7 @@ def read_all() -> Response:
         where.append(from_ca(request.args["ca"]))
     if "expires_before" in request.args:
         where.append(ends_by(moment("expires_before", END)))
-    if "expiring" in request.args:
+    if flag("expiring"):
         where.append(ends_soon(int(time.time())))
     found = store().client_certificates(
         *where, limit=number("limit", LIMIT), offset=number("offset", 0)
@@ -126,7 +126,7 @@ def read_profile(uid: int) -> Response:
 @needs("update_cluster", takes=NewProfileBody, answers=ProfileAnswer, query=("dry_run",))
 def create_profile(sent: NewProfileBody) -> Response:
     made = changed(Profile(sent.uid, sent.name), sent)
-    return shown(store().create(made, dry_run()))
+    return shown(store().create(made))
 
 
 @blueprint.put("/v1/certauth/profiles/<int(max=2147483647):uid>")
@@ -137,11 +137,11 @@ def update_profile(uid: int, sent: ProfileBody) -> Response:
     def change(profile: Profile) -> Profile:
         return changed(unchanged(profile), sent)
 
-    return shown(store().update(Profile, uid, change, dry_run()))
+    return shown(store().update(Profile, uid, change))
 
 
 @blueprint.delete("/v1/certauth/profiles/<int(max=2147483647):uid>")
-@needs("update_cluster")
+@needs("update_cluster", query=("dry_run",))
 def delete_profile(uid: int) -> Response:
     store().delete(Profile, uid, unchanged)
     return answer({})

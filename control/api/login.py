@@ -50,7 +50,7 @@ def refresh(sent: RefreshBody) -> Response:
 
 
 @blueprint.put("/v1/users/password")
-@needs("any", expired=True, takes=NewPasswordBody)
+@needs("any", expired=True, takes=NewPasswordBody, query=("dry_run",))
 def replace_password(sent: NewPasswordBody) -> Response:
     """In the place of all that the user had. Without `username`, the caller's own."""
     user = whose(sent.username)
@@ -59,7 +59,7 @@ def replace_password(sent: NewPasswordBody) -> Response:
 
 
 @blueprint.post("/v1/users/password")
-@needs("any", takes=NewPasswordBody)
+@needs("any", takes=NewPasswordBody, query=("dry_run",))
 def add_password(sent: NewPasswordBody) -> Response:
     """One more, so that clients can move from one to the other."""
     user = whose(sent.username)
@@ -74,7 +74,7 @@ def add_password(sent: NewPasswordBody) -> Response:
 
 
 @blueprint.delete("/v1/users/password")
-@needs("any", takes=OldPasswordBody)
+@needs("any", takes=OldPasswordBody, query=("dry_run",))
 def delete_password(sent: OldPasswordBody) -> Response:
     """`old_password` stops counting."""
     user = whose(sent.username)

@@ -13,9 +13,7 @@ from control.records import FULL_ACCESS, RedisAcl
 from control.web import (
     CHANGING,
     LISTING,
-    SYNC,
     answer,
-    dry_run,
     found,
     in_field,
     needs,
@@ -42,19 +40,20 @@ def read(uid: int) -> Response:
 @blueprint.post("/v1/redis_acls")
 @needs("create_redis_acl", takes=NewRedisAclBody, answers=RedisAclAnswer, query=CHANGING)
 def create(sent: NewRedisAclBody) -> Response:
-    return created(sent, dry_run())
+    return created(sent)
 
 
 @blueprint.post("/v1/redis_acls/validate")
 @needs("create_redis_acl", takes=NewRedisAclBody, answers=RedisAclAnswer)
 def validate(sent: NewRedisAclBody) -> Response:
     """The older spelling of POST /v1/redis_acls?dry_run."""
-    return created(sent, dry_run=True)
+    with store().dry_run():
+        return created(sent)
 
 
-def created(sent: NewRedisAclBody, dry_run: bool) -> Response:
+def created(sent: NewRedisAclBody) -> Response:
     in_field("acl", lambda: policy.check_acl(sent.acl))
-    return shown(synced(store().create(RedisAcl(sent.uid, sent.name, sent.acl), dry_run)))
+    return shown(synced(store().create(RedisAcl(sent.uid, sent.name, sent.acl))))
 
 
 @blueprint.put("/v1/redis_acls/<int(max=2147483647):uid>")
@@ -68,11 +67,11 @@ def update(uid: int, sent: RedisAclBody) -> Response:
     def change(acl: RedisAcl) -> RedisAcl:
         return replace(unchanged(acl), **changes)
 
-    return shown(synced(store().update(RedisAcl, uid, change, dry_run())))
+    return shown(synced(store().update(RedisAcl, uid, change)))
 
 
 @blueprint.delete("/v1/redis_acls/<int(max=2147483647):uid>")
-@needs("delete_redis_acl", query=SYNC)
+@needs("delete_redis_acl", query=CHANGING)
 def delete(uid: int) -> Response:
     check_custom(uid)
     store().delete(RedisAcl, uid, unchanged)

@@ -14,7 +14,7 @@ from control.errors import Refusal, invalid, missing
 from control.models import CrlBody, NewCrlBody, RevokeBody
 from control.records import Revocation, RevocationList, User, rendered_time
 from control.store import good_at, of_user
-from control.web import PUBLIC, SYNC, answer, in_field, needs, number, store, unchanged
+from control.web import CHANGING, PUBLIC, answer, in_field, needs, number, store, unchanged
 
 blueprint = Blueprint("revocation", __name__)
 PAGE = 1000
@@ -30,9 +30,7 @@ def read_all() -> Response:
 
 
 @blueprint.post("/v1/certauth/revocations")
-@needs(
-    "revoke_certificates", takes=RevokeBody, answers=list[RevocationAnswer], query=SYNC
-)
+@needs("revoke_certificates", takes=RevokeBody, answers=list[RevocationAnswer], query=CHANGING)
 def revoke(sent: RevokeBody) -> Response:
     """Revokes a certificate, all that are known of a user, or a key: on every database, and here.
     Sessions end within about a second."""
@@ -44,7 +42,7 @@ def revoke(sent: RevokeBody) -> Response:
 
 
 @blueprint.delete("/v1/certauth/revocations/<int(max=2147483647):uid>")
-@needs("revoke_certificates", query=SYNC)
+@needs("revoke_certificates", query=CHANGING)
 def restore(uid: int) -> Response:
     """Takes a revocation back."""
     store().restore_revoked(uid)
@@ -121,7 +119,7 @@ def read_crl(uid: int) -> Response:
 
 
 @blueprint.post("/v1/certauth/crls")
-@needs("update_cluster", takes=NewCrlBody, answers=CrlAnswer, query=SYNC)
+@needs("update_cluster", takes=NewCrlBody, answers=CrlAnswer, query=CHANGING)
 def import_crl(sent: NewCrlBody) -> Response:
     """Takes a CA's list, sent or fetched, in the place of the one before it."""
     settings = {name: value for name, value in sent.sent().items() if name in SETTINGS}
@@ -137,7 +135,7 @@ def import_crl(sent: NewCrlBody) -> Response:
 
 
 @blueprint.put("/v1/certauth/crls/<int(max=2147483647):uid>")
-@needs("update_cluster", takes=CrlBody, answers=CrlAnswer, query=SYNC)
+@needs("update_cluster", takes=CrlBody, answers=CrlAnswer, query=CHANGING)
 def update_crl(uid: int, sent: CrlBody) -> Response:
     """Where a list is fetched from, how often, and what happens when it is overdue."""
     if sent.url:
@@ -146,7 +144,7 @@ def update_crl(uid: int, sent: CrlBody) -> Response:
 
 
 @blueprint.delete("/v1/certauth/crls/<int(max=2147483647):uid>")
-@needs("update_cluster", query=SYNC)
+@needs("update_cluster", query=CHANGING)
 def delete_crl(uid: int) -> Response:
     """Forgets a list: what only it has revoked is revoked no more."""
     store().delete_crl(uid)

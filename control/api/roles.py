@@ -12,10 +12,8 @@ from control.records import BUILTIN_ROLES, Role
 from control.web import (
     CHANGING,
     LISTING,
-    SYNC,
     answer,
     caller,
-    dry_run,
     found,
     needs,
     store,
@@ -45,7 +43,7 @@ def create(sent: NewRoleBody) -> Response:
     check_resources(sent)
     role = Role(sent.uid, sent.name, sent.management)
     check_administrator(role)
-    return shown(synced(store().create(role, dry_run())))
+    return shown(synced(store().create(role)))
 
 
 @blueprint.put("/v1/roles/<int(max=2147483647):uid>")
@@ -60,11 +58,11 @@ def update(uid: int, sent: RoleBody) -> Response:
         check_administrator(role, changed)
         return changed
 
-    return shown(synced(store().update(Role, uid, change, dry_run())))
+    return shown(synced(store().update(Role, uid, change)))
 
 
 @blueprint.delete("/v1/roles/<int(max=2147483647):uid>")
-@needs("delete_role", query=SYNC)
+@needs("delete_role", query=CHANGING)
 def delete(uid: int) -> Response:
     check_custom(uid)
     store().delete(Role, uid, lambda role: check_administrator(unchanged(role)))

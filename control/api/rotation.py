@@ -6,9 +6,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from flask import Blueprint, Response, current_app, request
+from flask import Blueprint, Response, current_app
 
-from control import ca, core, crl, rotation
+from control import ca, core, crl, rotation, trust
 from control.answers import AuthoritiesAnswer
 from control.ca import Trust
 from control.errors import conflict
@@ -17,12 +17,15 @@ from control.records import ClientCertificate, Database, Session, rendered_time
 from control.rotation import Use
 from control.store import good_at
 from control.sync import NodeError
-from control.web import answer, needs, rehearsing, store
+from control.web import answer, flag, needs, rehearsing, store
 
 blueprint = Blueprint("rotation", __name__)
 KNOWN = 1_000_000  # certificates
 PART = 1000  # of them, looked up at once
 SHOWN = 100  # dependants of a CA that are named
+ANCHORS_STAY = (
+    ". A CA that is only above others stays that: client_cas makes it one that clients come from"
+)
 CLUSTER = 0  # the place where the REST API's own clients are
 
 
@@ -35,8 +38,16 @@ def read() -> Response:
     places = {CLUSTER: store().trust()} | {
         one.uid: trust_of(one) for one in store().all(Database) if not one.deleting
     }
+    removed = sorted({key for place in places.values() for key in place.removed})
     return answer(
-        {"cas": [render(der, places, found) for der in store().authorities()], "silent": silent}
+        {
+            "cas": [render(der, places, found) for der in store().authorities()],
+            "removed": [
+                {"ca": key, "refused": [uid for uid, one in places.items() if key in one.removed]}
+                for key in removed
+            ],
+            "silent": silent,
+        }
     )
 
 
@@ -47,8 +58,8 @@ def render(der: bytes, places: dict[int, Trust], found: Sequence[Use]) -> dict[s
         "ca": identity.key,
         "subject": identity.subject,
         "not_after": rendered_time(identity.not_after),
-        "admits": [uid for uid, trust in places.items() if der in trust.cas],
-        "anchors": [uid for uid, trust in places.items() if der in trust.anchors],
+        "admits": [uid for uid, place in places.items() if der in place.cas],
+        "anchors": [uid for uid, place in places.items() if der in place.anchors],
         "users": len(who),
         "certificates": sum(one.certificates for one in who),
         "sessions": sum(one.sessions for one in who),
@@ -58,7 +69,7 @@ def render(der: bytes, places: dict[int, Trust], found: Sequence[Use]) -> dict[s
 
 def trust_of(database: Database) -> Trust:
     own = "".join(database.authentication_ssl_client_certs)
-    return ca.read_trust(own) if own else store().trust()
+    return trust.stored(own, database.client_ca_uses) if own else store().trust()
 
 
 def live() -> tuple[list[Session], list[str]]:
@@ -93,7 +104,20 @@ def not_revoked(certificates: Sequence[ClientCertificate]) -> list[ClientCertifi
     return found
 
 
-# ---- Before a CA goes ----
+# ---- Before more is trusted, or a CA goes ----
+
+
+def check_growth(before: Trust, after: Trust, agreed: bool) -> None:
+    """Raises Refusal 409 where clients could come from more CAs than now, unless that was agreed
+    to; not in a rehearsal, which shows the lines."""
+    more = trust.grown(before, after)
+    if more and not agreed and not rehearsing():
+        raise conflict(
+            "trust_grows",
+            f"clients could come from more CAs than now: {'; '.join(more)}: from each, and from "
+            "every CA below it. Where that is meant, send trust_grows: true (redis-certauth: "
+            "--trust-grows); client_cas says which of the CAs clients come from",
+        )
 
 
 def check_cluster(after: Trust) -> list[str]:
@@ -107,14 +131,15 @@ def check_cluster(after: Trust) -> list[str]:
 
 def check(before: Trust, after: Trust, places: Collection[int]) -> list[str]:
     """The same for any place."""
-    if rehearsing() or rotation.admitted(before) <= rotation.admitted(after):
+    if rehearsing() or not trust.lessens(before, after):
         return []  # a preview says more
     found = rotation.cut(uses(live()[0]), before, after, places)
-    if found and "force" not in request.args:
+    stays = ANCHORS_STAY if after.anchors else ""
+    if found and not flag("force"):
         raise conflict(
             "ca_in_use",
             f"a CA would go that is still in use, by {rotation.told(found)}: GET /v1/certauth/ca "
-            "has more. Give them certificates of another CA first; ?force cuts them off",
+            f"has more. Give them certificates of another CA first; ?force cuts them off{stays}",
         )
     return sorted({one.user for one in found})
 

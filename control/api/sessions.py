@@ -10,7 +10,7 @@ from control.errors import missing, refused
 from control.models import EndSessionBody
 from control.records import Database
 from control.sync import NodeError
-from control.web import answer, needs, number, store
+from control.web import answer, flag, needs, number, store
 
 blueprint = Blueprint("sessions", __name__)
 PAGE = 1000  # sessions of a server in an answer
@@ -49,16 +49,16 @@ def render(one: dict[str, Any], where: dict[str, Any]) -> dict[str, Any]:
 
 
 @blueprint.delete("/v1/certauth/sessions")
-@needs("update_bdb", takes=EndSessionBody)
+@needs("update_bdb", takes=EndSessionBody, query=("dry_run",))
 def end(sent: EndSessionBody) -> Response:
     """Closes the connection of a client. It may come again: revoke its certificate against that."""
-    database = store().get(Database, sent.bdb_uid)
+    database, only_looks = store().get(Database, sent.bdb_uid), flag("dry_run")
 
     def close(command: Command) -> bool:
         # Numbers of clients begin anew with each start of a server: is it still that one?
         told = command("CERTAUTH.SESSIONS", "CURSOR", sent.id - 1, "COUNT", 1)["sessions"]
         same = [one for one in told if one["id"] == sent.id and (one["cert"] or "") == sent.cert]
-        return bool(same) and bool(command("CLIENT", "KILL", "ID", sent.id))
+        return bool(same) and (only_looks or bool(command("CLIENT", "KILL", "ID", sent.id)))
 
     asked = current_app.extensions["ask"](database.uid, close, sent.node)
     told = asked.get(sent.node, False)

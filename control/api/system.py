@@ -26,7 +26,7 @@ from control.api.bdbs import node_status, status
 from control.errors import conflict, missing, refused
 from control.models import BootstrapBody
 from control.records import Database, RedisAcl, Role, User, rendered_time
-from control.web import PUBLIC, Rule, answer, authorise, needs, store
+from control.web import PUBLIC, Rule, answer, authorise, flag, needs, store
 
 blueprint = Blueprint("system", __name__)
 NODE = 1
@@ -95,8 +95,9 @@ def check() -> Response:
 
 
 @blueprint.get("/v1/cluster/stats")
-@needs("view_cluster_stats", answers=StatsAnswer)
+@needs("view_cluster_stats", answers=StatsAnswer, query=("interval", "stime", "etime"))
 def stats() -> Response:
+    """As they are now, whatever span of time the query names."""
     databases = store().all(Database)
     servers = [
         node_status(node, store().target(one.uid))
@@ -117,12 +118,15 @@ def stats() -> Response:
 
 
 @blueprint.get("/v4/cluster/health")
-@needs("view_cluster_info", answers=HealthAnswer)
+@needs("view_cluster_info", answers=HealthAnswer, query=("issues_only",))
 def health() -> Response:
+    """With `issues_only`, without the databases that are active and the certificates in date."""
+    everything = not flag("issues_only")
     certificate_alerts, database_alerts = certificate_faults(), database_faults()
     infos = [
         {"uid": one.uid, "name": one.name, "status": database_status(one)}
         for one in store().all(Database)
+        if everything or database_status(one) != "active"
     ]
     worst = "error" if certificate_alerts else "warning" if database_alerts else "ok"
     return answer(
@@ -130,7 +134,7 @@ def health() -> Response:
             "fqdn": store().cluster().name,
             "status": worst,
             "license": None,
-            "certificates": certificates(),
+            "certificates": [one for one in certificates() if everything or one["expired"]],
             "nodes": [{"uid": NODE, "status": "active"}],
             "active_alerts": certificate_alerts + database_alerts,
             "database_infos": infos,

@@ -16,10 +16,8 @@ from control.records import BUILTIN_ROLES, Management, Password, Role, User, ren
 from control.web import (
     CHANGING,
     LISTING,
-    SYNC,
     answer,
     caller,
-    dry_run,
     found,
     in_field,
     needs,
@@ -67,7 +65,7 @@ def create(sent: NewUserBody) -> Response:
     if not user.name:
         raise invalid("missing_field", "name: this field is missing")
     check_administrator(*store().roles_of(user))
-    return shown(synced(store().create(user, dry_run())))
+    return shown(synced(store().create(user)))
 
 
 @blueprint.put("/v1/users/<int(max=2147483647):uid>")
@@ -83,11 +81,11 @@ def update(uid: int, sent: UserBody) -> Response:
             check_administrator(*store().roles_of(user), *store().roles_of(changed))
         return changed
 
-    return shown(synced(store().update(User, uid, change, dry_run())))
+    return shown(synced(store().update(User, uid, change)))
 
 
 @blueprint.delete("/v1/users/<int(max=2147483647):uid>")
-@needs("delete_user", query=SYNC)
+@needs("delete_user", query=CHANGING)
 def delete(uid: int) -> Response:
     store().delete(User, uid, lambda user: check_administrator(*store().roles_of(unchanged(user))))
     return answer(synced({}))

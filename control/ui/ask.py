@@ -62,6 +62,15 @@ def answer(
     return Answer(content, response.get_etag()[0] or "", caller, in_force)
 
 
+def takes(call: str) -> tuple[str, ...]:
+    """The parameters that the query of `call` may have."""
+    method, path = call.split(" ", 1)
+    api = cast(Flask, current_app.extensions["api"])
+    endpoint, _ = api.url_map.bind("").match(path, method)
+    declared: tuple[str, ...] = api.view_functions[endpoint].__dict__["rule"].query
+    return declared
+
+
 def credentials() -> dict[str, str]:
     """The headers that say who asks; none for a certificate, which is the connection's."""
     token = session.get("token")

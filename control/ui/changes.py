@@ -16,7 +16,7 @@ from typing import Any
 from flask import flash, redirect, render_template, request
 
 from control.errors import Refusal, conflict
-from control.ui.ask import Answer, answer, ask
+from control.ui.ask import Answer, answer, ask, takes
 
 WAIT = 2  # seconds for the servers, before the page says that they are still to follow
 Item = dict[str, Any]  # as the API takes and shows it
@@ -122,11 +122,12 @@ def make(change: Change) -> Answer:
     body = change.body
     if change.password and body is not None:
         body = body | {"password": request.form.get("password", "")}
-    query: dict[str, object] = {"wait_for_sync": WAIT}
-    if "force" in request.form:
-        query["force"] = ""
-    headers = {"If-Match": f'"{change.etag}"'} if change.etag else {}
+    if "trust_grows" in request.form and body is not None:
+        body = body | {"trust_grows": True}
     call = f"{change.method} {change.path}"
+    wanted = {"wait_for_sync": WAIT, "force": "force" in request.form}
+    query = {name: value for name, value in wanted.items() if name in takes(call)}
+    headers = {"If-Match": f'"{change.etag}"'} if change.etag else {}
     return answer(call, body, query=query, headers=headers)
 
 
