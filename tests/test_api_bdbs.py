@@ -264,7 +264,7 @@ def test_a_database_sent_back_as_it_was_read_is_taken(api: ControlPlane, pki: Pk
     made = api.database(authentication_ssl_client_certs=certs, authorized_subjects=subjects)
     again = api.ok("PUT /v1/bdbs/1", made)
     assert again.pop("ignored") == [
-        "action_uid", "generation", "nodes", "not_synced", "status", "uid",
+        "action_uid", "generation", "nodes", "not_synced", "refused", "status", "uid",
     ]  # fmt: skip
     assert again.pop("action_uid") != made.pop("action_uid")
     assert again == made

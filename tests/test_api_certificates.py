@@ -132,11 +132,11 @@ def test_the_ca_can_be_deleted_and_the_servers_certificate_cannot(
     assert api("DELETE /v1/cluster/certificates/x").status == 404
 
 
-def test_a_new_ca_is_in_the_next_generation_of_each_policy(api: ControlPlane, pki: Pki) -> None:
-    """The old line goes as the new one comes."""
+def test_a_new_ca_is_in_the_next_generations_of_each_policy(api: ControlPlane, pki: Pki) -> None:
+    """The old line goes in a generation of its own, and the new one comes in the next."""
     api.trust(pki.ca)
     api.database()
     before = api.lines()
     api.trust(pki.server_ca)
     assert len(api.lines() - before) == len(before - api.lines()) == 1
-    assert api.ok("GET /v1/bdbs/1")["generation"] == 2
+    assert api.ok("GET /v1/bdbs/1")["generation"] == 3
