@@ -25,7 +25,7 @@ QUERY: dict[str, dict[str, Any]] = {
     "dry_run": {"description": "Check only, change nothing.", **FLAG},
     "fields": {"description": "Names of fields, with commas: answer only those.", "schema": TEXT},
     "extended": {"description": "Accepted: answers are always extended.", **FLAG},
-    "force": {"description": "Do it, whoever is cut off.", **FLAG},
+    "force": {"description": "Do it, even if clients are cut off.", **FLAG},
     "interval": {"description": "Accepted: the figures are those of now.", "schema": TEXT},
     "issues_only": {"description": "Leave out what is well.", **FLAG},
     "object": {"description": "The name of an object.", "schema": TEXT},
