@@ -572,14 +572,16 @@ def test_a_connection_that_is_cut_in_the_middle_of_a_patch(
 ) -> None:
     """Within the handshake, at the first byte of a write, its middle, its last byte, in its answer,
     or anywhere, by FIN, by RST or by silence, in one call or staged in several: the node holds the
-    policy from before or from after, and the next try brings it up to date."""
+    policy from before, from after, or that without what goes, and the next try brings it up to
+    date."""
     server = enrolled_node(start, installed, plane.config.home, pki)
     admin = operator(server)
     with Proxy(server.port) as proxy:
         plane.register(server, endpoints=[{"addr": ["127.0.0.1"], "port": proxy.port}])
         plane.in_step()
         proxy.measure()
-        policies = dict([replaced(plane, lines, 0)])
+        aim, held = replaced(plane, lines, 0)
+        policies = {aim: held}
         plane.in_step()
         sizes = dict(proxy.passed)
         for number, at in enumerate(CUTS * rounds, 1):
@@ -589,8 +591,9 @@ def test_a_connection_that_is_cut_in_the_middle_of_a_patch(
             if at == "the handshake":
                 proxy.drop()
             proxy.measure(cut)
+            before = held
             aim, held = replaced(plane, lines, number)
-            policies[aim] = held
+            policies.update({aim: held, aim - 1: before & held})  # what goes, goes first
 
             def there(aim: int = aim) -> bool:
                 now = status(admin)
