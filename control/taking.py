@@ -79,8 +79,8 @@ def _about(line: str) -> tuple[str, ...]:
         return word, *_tokens(line, 3)[1:]
     if word == "allow" or line.startswith("set gate "):
         return ("gate",)
-    if word == "set":
-        return word, line.split(" ", 2)[1]
+    if word == "set":  # all of them: enforcement that comes with `unmatched leave` cuts nobody off
+        return ("set",)
     if word in ("ca", "anchor"):
         return "ca", _key(line)
     return word, line
@@ -113,7 +113,7 @@ def _takes(word: str, added: Lines, removed: Lines) -> bool:
     if word == "revoke":
         return bool(added)
     if word == "set":
-        return not LOOSE.intersection(added) if added else bool(LOOSE.intersection(removed))
+        return bool(set(added) - LOOSE or LOOSE.intersection(removed))
     if word == "gate":  # no server has a reason to refuse these
         return bool(removed) and "set gate disabled" not in added
     if word == "user" and added and removed:
