@@ -182,14 +182,17 @@ class Live:
     connection: TlsConnection
 
 
-def foretell(ask: Callable[..., Any], changes: list[str]) -> dict[int, dict[str, Any]] | str:
-    """What would become of each session, by its id; or why the change would be refused. A page may
-    end early."""
+Foretold = dict[int, dict[str, Any]]
+
+
+def foretell(ask: Callable[..., Any], changes: list[str]) -> Foretold | str | None:
+    """What would become of each session, by its id; or why the change would be refused; or None,
+    where who asks has been closed meanwhile. A page may end early."""
     told: dict[int, dict[str, Any]] = {}
     cursor = "0"
     while True:
         reply = ask("CERTAUTH.SESSIONS", "CURSOR", cursor, "LINES", *changes)
-        if isinstance(reply, str):
+        if reply is None or isinstance(reply, str):
             return reply
         page = pairs(reply)
         told |= {one["id"]: one for one in map(pairs, page["sessions"])}
@@ -280,6 +283,8 @@ class Stage:
         foretold = foretell(ask, story.changes)
         if isinstance(foretold, str) and foretold.startswith(NOT_ASKED):
             return  # this client may not ask, whatever the change is
+        if foretold is None:
+            return  # 7.0 has ended it for an AUTH of before
         words = ("PATCH", str(node.generation), str(node.generation + 1), "LINES", *story.changes)
         done = ask("CERTAUTH.POLICY", *words)
         if isinstance(done, str):
