@@ -295,6 +295,8 @@ class Stage:
             assert not self.undisturbed(said), foretold
             return
         told = foretold
+        # On 7.0 an AUTH of before may have ended some of them meanwhile.
+        lives = {n: one for n, one in lives.items() if one.id in told}
         mine = {one.id for one in lives.values()}
         ending = {id for id in mine if not told[id]["stays"]}
         gone = set[int]()
