@@ -153,6 +153,7 @@ typedef struct {
 static struct {
     RedisModuleCtx *ctx; /* detached: for timers and one-shots */
     bool is_valkey, started, api_certificates;
+    bool io_threads;    /* more than one at the start */
     bool stops_threads; /* Redis 8 with io-threads does, for each client that the main thread touches */
     int version;
     uint64_t before;  /* clients up to this id were made while `default` was on */
@@ -424,8 +425,11 @@ static void kill_clients(const char *field, span value) {
 
 /* Valkey before 9.1 has no word for "later" that its IO threads respect: one that reads for a client
  * which is to be freed later goes on as if it had read, and the server crashes (networking.c,
- * readToQueryBuf; Valkey PR 3458). */
-static bool must_kill(void) { return node.is_valkey && node.version < 0x090100; }
+ * readToQueryBuf; Valkey PR 3458). From 9.0 on io-threads may be set at runtime. */
+static bool must_kill(void) {
+    return node.is_valkey && node.version < 0x090100 &&
+           (node.version >= 0x090000 || node.io_threads);
+}
 
 /* The server closes whoever holds the user, later. */
 static bool delete_user(span name, fault *why) {
@@ -1347,11 +1351,11 @@ static void session_over(session *s, int64_t ms) {
 }
 
 /* Redis 8 with io-threads stops a client's thread, and waits until that stands, for each client that is
- * closed: a thousand take seconds. A socket that is shut down has the thread find out by itself, as if
- * the peer had gone. It is the client's as long as there is the session. Where that takes more than a
- * second, it is closed after all. */
+ * closed, and CLIENT KILL looks through all clients: thousands take seconds. A socket that is shut down
+ * has the server find out by itself, as if the peer had gone. It is the client's as long as there is the
+ * session. Where that takes more than a second, it is closed after all. */
 static bool hang_up(session *s) {
-    if (!node.stops_threads || s->socket < 0) return false;
+    if (!(node.stops_threads || must_kill()) || s->socket < 0) return false;
     shutdown(s->socket, SHUT_RDWR);
     s->socket = -1;
     look_at_later(s, 1000);
@@ -4623,8 +4627,8 @@ static void drop_state(void) {
 /* What depends on how the server was started. */
 static void learn_server(void) {
     char threads[16];
-    node.stops_threads = closes_late() && config_get("io-threads", threads, sizeof threads) &&
-                         strcmp(threads, "1") != 0; /* cannot be changed at runtime */
+    node.io_threads = config_get("io-threads", threads, sizeof threads) && strcmp(threads, "1") != 0;
+    node.stops_threads = closes_late() && node.io_threads; /* which cannot be changed at runtime */
     node.watches = !node.api_certificates && doors_can_guard();
     learn_doors();
     learn_trust();
