@@ -317,9 +317,9 @@ def test_what_has_expired_is_refused_on_a_resumed_session(
     server_kind: Server, start: Start, pki: Pki, held: ExitStack
 ) -> None:
     """Stock servers log it in, on TLS 1.3 without end: each resumption brings the next ticket. A CA
-    of the path that is not there to see ends the leaf's logins too. Redis 8 and Valkey before
-    9.1 with IO threads hang up on a session that is over (shutdown), and libssl drops what the server kept of it: there a
-    session by id is not resumed, and the full handshake refuses."""
+    of the path that is not there to see ends the leaf's logins too. Redis 8 and Valkey before 9.1
+    with IO threads hang up on a session that is over (shutdown), and libssl drops what the server
+    kept of it: there a session by id is not resumed, and the full handshake refuses."""
     node = make_node(start, server_kind, *policy_of(pki), io_threads=4)
     redis_8 = server_kind.name == "redis" and server_kind.release >= (8,)
     hangs_up = redis_8 or (server_kind.name == "valkey" and server_kind.release < (9, 1))
