@@ -105,7 +105,7 @@ class Leaf:
 class Trust:
     """What an upload admits, as DER: leaves that come from `cas` may become users; `anchors` are
     the certificates above those, which the TLS handshake needs to verify them. CAs whose key id is
-    in `removed` are refused, whoever has issued them."""
+    in `removed` are refused, no matter who issued them."""
 
     cas: tuple[bytes, ...] = ()
     anchors: tuple[bytes, ...] = ()
@@ -378,7 +378,7 @@ def _length(content: bytes) -> bytes:
 
 
 def secret_of(key_pem: str, purpose: str) -> str:
-    """A password that follows from a private key and from nothing else: whoever has the key has it,
+    """A password that follows from a private key and from nothing else: the key is enough for it,
     and no file holds it. Hex."""
     key = _signer(key_pem).private_bytes(
         serialization.Encoding.DER,

@@ -280,7 +280,7 @@ def trust_lines(trust: Trust) -> list[str]:
 
 
 def removed_lines(trust: Trust) -> list[str]:
-    """The lines that refuse the CAs that were taken away, whoever stands above them."""
+    """The lines that refuse the CAs that were taken away, no matter what is above them."""
     return [f"revoke key {key}" for key in trust.removed]
 
 

@@ -897,8 +897,8 @@ class Worker:
                 self._pool_of(care).submit(self._look, care, care.database, care.seen)
 
     def _pool_of(self, care: _Care) -> ThreadPoolExecutor:
-        """Whoever can name servers can name a thousand that do not answer: they have few threads of
-        their own."""
+        """A node can name a thousand servers that do not answer: those have few threads of their
+        own."""
         if care.seen.origin == "found" and not care.known:
             return self._strange
         return self._slow if care.away or care.sight is None else self._pool

@@ -13,7 +13,7 @@ from difflib import SequenceMatcher
 from control import core
 
 RESERVED = "certauth"  # users of the module, of bootstrap files and of the topologies
-NOBODY = f"{RESERVED}-nobody"  # a user that no server has: whoever is bound to it is refused
+NOBODY = f"{RESERVED}-nobody"  # a user that no server has: a certificate bound to it is refused
 # Settings by which more is let in than without them, or than by their other value.
 LOOSE = frozenset(
     {
