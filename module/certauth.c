@@ -1871,10 +1871,13 @@ static size_t reserve(void) {
  * links of the cluster bus. */
 static size_t taken(void) { return RedisModule_DictSize(node.sessions) + tls_unclaimed(); }
 
-static bool is_full(void) { return enforced() && node.room && taken() > node.room - reserve(); }
+/* Would that many more take from the reserve? A client about which we decide is among those taken. */
+static bool is_full_for(size_t more) {
+    return enforced() && node.room && taken() + more > node.room - reserve();
+}
 
 static bool lacks_room(const decision *d) {
-    return is_full() && d->act != ACTION_REFUSE && !is_peer(d);
+    return is_full_for(0) && d->act != ACTION_REFUSE && !is_peer(d);
 }
 
 static void refuse_for_room(RedisModuleCtx *ctx, session *s, const peer *p, const decision *d) {
@@ -1907,7 +1910,7 @@ static bool end_strangers(const slice *now) {
     session *s = NULL;
     bool more = true;
     const regime r = regime_now();
-    if (!is_full() || !default_is_off(&r)) return false;
+    if (!is_full_for(1) || !default_is_off(&r)) return false;
     RedisModuleDictIter *at =
         RedisModule_DictIteratorStartC(node.sessions, ">", &from, sizeof from);
     while (found < MOST && slice_goes_on(now) &&
@@ -1935,7 +1938,7 @@ static void look_at_room(void) {
     fault why;
     node.room = config_get("maxclients", text, sizeof text) ? strtoul(text, NULL, 10) : 0;
     bool was = node.full;
-    node.full = is_full();
+    node.full = is_full_for(1); /* clients that come now are refused, and gone before we look */
     tls_end_unfinished(node.full ? 1 : LOOKS);
     if (node.full) add_chore(make_room, NULL);
     if (!node.full || was || now_seconds() < told + 60) return;
