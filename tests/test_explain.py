@@ -164,6 +164,7 @@ def test_the_trace_of_a_login_in_full() -> None:
         ([f"revoke serial {ca().key_id} 01"], f"revoke serial {ca().key_id} 01"),
         ([f"revoke key {ca().key_id}"], f"revoke key {ca().key_id}"),
     ],
+    ids=["allow", "revoke serial", "revoke key"],
 )
 def test_each_step_names_the_line_behind_it(more: list[str], line: str) -> None:
     """The entry of the gate that let it pass; the revocation, of itself or of a CA above it."""
