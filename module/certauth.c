@@ -652,8 +652,35 @@ static const char *journal_state(void) {
 
 /* ---- Configuration of the server ---- */
 
-static bool config_get(const char *name, char *out, size_t room) {
-    out[0] = 0;
+/* A setting as the server last told it. CONFIG GET is a command: each of ours is counted in commandstats,
+ * and is in SLOWLOG where an operator logs all. */
+typedef struct known_setting {
+    struct known_setting *next;
+    const char *name; /* a literal */
+    char *value;      /* owned; NULL: this server has no such setting */
+} known_setting;
+
+static known_setting *settings_known;
+
+static void forget_settings(void) {
+    while (settings_known) {
+        known_setting *s = settings_known;
+        settings_known = s->next;
+        free(s->value);
+        free(s);
+    }
+}
+
+/* CONFIG SET tells us (on_config_change); another module's RM_ConfigSet tells nobody (Redis 8.6, module.c). */
+static void forget_old_settings(void) {
+    enum { SECONDS = 60 };
+    static int64_t since;
+    if (now_us() < since + SECONDS * INT64_C(1000000)) return;
+    since = now_us();
+    forget_settings();
+}
+
+static char *ask_setting(const char *name) {
     RedisModuleCallReply *reply = RedisModule_Call(node.ctx, "CONFIG", "cc", "GET", name);
     RedisModuleCallReply *value =
         reply && RedisModule_CallReplyType(reply) == REDISMODULE_REPLY_ARRAY &&
@@ -662,10 +689,29 @@ static bool config_get(const char *name, char *out, size_t room) {
             : NULL;
     size_t len = 0;
     const char *text = value ? RedisModule_CallReplyStringPtr(value, &len) : NULL;
-    bool good = text && len < room;
-    if (good) memcpy(out, text, len);
-    if (good) out[len] = 0;
+    char *copy = text ? must(calloc(1, len + 1)) : NULL;
+    if (copy) memcpy(copy, text, len);
     if (reply) RedisModule_FreeCallReply(reply);
+    return copy;
+}
+
+/* Text; NULL: this server has no such setting. `name` is a literal. */
+static const char *setting_now(const char *name) {
+    known_setting *s = settings_known;
+    while (s && strcmp(s->name, name) != 0) s = s->next;
+    if (s) return s->value;
+    s = must(calloc(1, sizeof *s));
+    *s = (known_setting){settings_known, name, ask_setting(name)};
+    settings_known = s;
+    return s->value;
+}
+
+static bool config_get(const char *name, char *out, size_t room) {
+    const char *value = setting_now(name);
+    size_t len = value ? strlen(value) : 0;
+    bool good = value && len < room;
+    if (good) memcpy(out, value, len);
+    out[good ? len : 0] = 0;
     return good;
 }
 
@@ -738,6 +784,7 @@ static void learn_doors(void) {
 static void on_config_change(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t sub,
                              void *data) {
     (void)ctx, (void)event, (void)sub, (void)data;
+    forget_settings();
     learn_doors();
 }
 
@@ -4132,6 +4179,7 @@ static bool act_on_due(slice *now) {
 static void tick(void) {
     slice now = slice_start();
     node.ticked = now_us();
+    forget_old_settings();
     repair_users();
     repair_configuration();
     tell_doors();
