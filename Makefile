@@ -7,6 +7,9 @@ QUICKSTART = $(if $(HOME_DIR),--home '$(HOME_DIR)') $(if $(REDIS_PORT),--redis-p
 	$(if $(API_PORT),--api-port '$(API_PORT)') $(if $(UI_PORT),--ui-port '$(UI_PORT)') \
 	$(if $(SERVER),--server '$(SERVER)')
 
+# As many at a time as there are cores; a process that is done early takes tests from the others.
+PYTEST = .venv/bin/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+
 BENCH = $(if $(ONLY),--only '$(ONLY)') $(if $(SCALE),--scale '$(SCALE)') $(if $(SERVER),--server '$(SERVER)')
 
 .PHONY: help setup setup-all build run dist deb lock lint test bench servers test-servers test-docker test-all test-sanitize fuzz clean
@@ -68,13 +71,13 @@ lint: setup
 	.venv/bin/mypy
 
 test: lint
-	.venv/bin/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 servers: setup
 	.venv/bin/python -m tests.servers
 
 test-servers: servers
-	.venv/bin/python -m pytest -m servers
+	$(PYTEST) -m servers
 
 test-docker:
 	@PYTHON='$(PYTHON)' .ci/setup docker
@@ -82,7 +85,7 @@ test-docker:
 
 test-all: setup-all lint servers
 	.venv/bin/python -m tests.suites
-	.venv/bin/python -m pytest -m 'not docker'
+	$(PYTEST) -m 'not docker'
 
 bench: servers
 	@PYTHON='$(PYTHON)' .ci/setup bench
