@@ -658,26 +658,15 @@ typedef struct known_setting {
     struct known_setting *next;
     const char *name; /* a literal */
     char *value;      /* owned; NULL: this server has no such setting */
+    int64_t asked;    /* microseconds; 0: it may have changed since */
 } known_setting;
 
 static known_setting *settings_known;
 
-static void forget_settings(void) {
-    while (settings_known) {
-        known_setting *s = settings_known;
-        settings_known = s->next;
-        free(s->value);
-        free(s);
-    }
-}
-
-/* CONFIG SET tells us (on_config_change); another module's RM_ConfigSet tells nobody (Redis 8.6, module.c). */
-static void forget_old_settings(void) {
-    enum { SECONDS = 60 };
-    static int64_t since;
-    if (now_us() < since + SECONDS * INT64_C(1000000)) return;
-    since = now_us();
-    forget_settings();
+static known_setting *find_setting(const char *name) {
+    known_setting *s = settings_known;
+    while (s && strcmp(s->name, name) != 0) s = s->next;
+    return s;
 }
 
 static char *ask_setting(const char *name) {
@@ -695,14 +684,22 @@ static char *ask_setting(const char *name) {
     return copy;
 }
 
-/* Text; NULL: this server has no such setting. `name` is a literal. */
+/* Text, until the next call; NULL: this server has no such setting. `name` is a literal. CONFIG SET tells
+ * us of changes (on_config_change); another module's RM_ConfigSet tells nobody (Redis 8.6, module.c). */
 static const char *setting_now(const char *name) {
-    known_setting *s = settings_known;
-    while (s && strcmp(s->name, name) != 0) s = s->next;
-    if (s) return s->value;
-    s = must(calloc(1, sizeof *s));
-    *s = (known_setting){settings_known, name, ask_setting(name)};
-    settings_known = s;
+    enum { SECONDS = 60 };
+    known_setting *s = find_setting(name);
+    if (s == NULL) {
+        s = must(calloc(1, sizeof *s));
+        s->name = name;
+        s->next = settings_known;
+        settings_known = s;
+    }
+    if (s->asked == 0 || now_us() >= s->asked + SECONDS * INT64_C(1000000)) {
+        free(s->value);
+        s->value = ask_setting(name);
+        s->asked = now_us();
+    }
     return s->value;
 }
 
@@ -783,8 +780,12 @@ static void learn_doors(void) {
 /* Within CONFIG SET: nobody has come to a new port yet. */
 static void on_config_change(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t sub,
                              void *data) {
-    (void)ctx, (void)event, (void)sub, (void)data;
-    forget_settings();
+    const RedisModuleConfigChange *changed = data;
+    (void)ctx, (void)event, (void)sub;
+    for (size_t i = 0; i < changed->num_changes; i++) {
+        known_setting *s = find_setting(changed->config_names[i]);
+        if (s) s->asked = 0;
+    }
     learn_doors();
 }
 
@@ -4179,7 +4180,6 @@ static bool act_on_due(slice *now) {
 static void tick(void) {
     slice now = slice_start();
     node.ticked = now_us();
-    forget_old_settings();
     repair_users();
     repair_configuration();
     tell_doors();

@@ -56,6 +56,11 @@ typedef struct {
     char addr[46];
     uint16_t port, db;
 } RedisModuleClientInfo;
+typedef struct {
+    uint64_t version;
+    uint32_t num_changes;
+    const char **config_names;
+} RedisModuleConfigChange;
 
 typedef int (*RedisModuleCmdFunc)(RedisModuleCtx *, RedisModuleString **argv, int argc);
 typedef void (*RedisModuleEventCallback)(RedisModuleCtx *, RedisModuleEvent, uint64_t subevent, void *);
