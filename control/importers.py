@@ -154,7 +154,7 @@ def _is_name(out: Import, where: str, name: str, subject: str) -> bool:
 def _acl(out: Import, where: str, rules: list[str]) -> str | None:
     """The ACL of a user, in our words; None, and a note, where there is none."""
     kept: list[str] = []
-    passwords = sum(rule[0] in ">#" for rule in rules)
+    passwords = sum(rule[0] in ">#" and rule != f"#{policy.MARK}" for rule in rules)
     if passwords:
         out.note(where, f"its {passwords} passwords are left out: it logs in by certificate alone")
     if "nopass" in rules:

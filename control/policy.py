@@ -28,6 +28,10 @@ from control.records import ClientCertificate, Cluster, Database, Node, Subject,
 from control.taking import RESERVED
 from control.topology import release
 
+# What a server shows of each user that a line makes, as if it were the hash of a password: see MARK
+# in module/certauth.c.
+MARK = b"redis-certauth: not a password!!".hex()
+
 RULE = re.compile(
     r"[+-]@?[\w.|-]+|~\S+|%(?:R|W|RW|WR)~\S+|&\S+|"
     r"allkeys|resetkeys|allchannels|resetchannels|allcommands|nocommands|clearselectors",

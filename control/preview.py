@@ -12,6 +12,7 @@ from typing import Any
 
 from control import core
 from control.audit import Command
+from control.policy import MARK
 from control.records import ClientCertificate, Database, Target
 from control.store import Store
 from control.sync import NodeError, merged
@@ -172,7 +173,8 @@ def _users(command: Command, taken: frozenset[str]) -> list[dict[str, Any]]:
     rules = (one.split() for one in command("ACL", "LIST")) if taken else ()
     found = []
     for _, name, *flags in rules:
-        passwords, free = sum(flag[0] == "#" for flag in flags), "nopass" in flags
+        hashes = [flag for flag in flags if flag[0] == "#" and flag != f"#{MARK}"]
+        passwords, free = len(hashes), "nopass" in flags
         if name in taken and (passwords or free):
             found.append({"name": name, "passwords": passwords, "nopass": free})
     return found

@@ -187,6 +187,7 @@ static struct {
     RedisModuleDict *due;      /* due, client id → session */
     RedisModuleDict *managed;  /* user → its ACL rules as the server tells them after we set them */
     RedisModuleDict *made;     /* user → made_user */
+    RedisModuleDict *spent;    /* users whose `was` line goes with the next change, see give_back_again */
     RedisModuleDict *changed;  /* user → rights, see end_streams */
     uint64_t streams_seen;     /* the last session looked at by end_streams */
     bool list_due;             /* it is to look at CLIENT LIST at its end */
@@ -363,6 +364,32 @@ static void add_limits(text_buffer *b) {
     }
 }
 
+/* What each user that a line makes has beside its rules: as if it were the hash of a password, which it is
+ * of none (it is text: "redis-certauth: not a password!!"). The server's own files keep it (ACL SAVE, CONFIG
+ * REWRITE), so that a copy which outlives its line is known from a user that the operator made. */
+#define MARK "72656469732d63657274617574683a206e6f7420612070617373776f72642121"
+
+/* Not `default`, which no start may remove. */
+static span mark_of(const rule *line, span user) {
+    bool marked = rule_type(line) != LINE_WAS && !span_equal(user, LITERAL("default"));
+    return marked ? LITERAL(" #" MARK) : LITERAL("");
+}
+
+/* Takes the mark from the server's user: true where it had one. Telling its rules takes far longer. */
+static bool take_mark(span name) {
+    RedisModuleUser *user = user_handle(name);
+    bool had = user && RedisModule_SetModuleUserACLString(NULL, user, "!" MARK, NULL) == REDISMODULE_OK;
+    if (user) RedisModule_FreeModuleUser(user);
+    return had;
+}
+
+static bool is_marked(span name) {
+    RedisModuleString *rules = user_rules(name);
+    bool marked = rules && has_word(string_span(rules), LITERAL("#" MARK));
+    if (rules) RedisModule_FreeString(NULL, rules);
+    return marked;
+}
+
 /* The ACL rules of `user` by its own line, or by the `pattern` line that makes it. */
 static bool next_acl_rule(const rule *line, span user, size_t *at, span *token) {
     static uint8_t bytes[MADE_RULE_BYTES];
@@ -386,6 +413,7 @@ static text_buffer acl_text(const rule *line, span user, bool limited) {
         selector = selector && !closes;
     }
     if (limited) add_limits(&b);
+    text_add(&b, mark_of(line, user));
     return b;
 }
 
@@ -496,7 +524,8 @@ static bool set_user(span name, span rules) {
     if (!good) {
         RedisModule_Log(node.ctx, "warning", "user '%.*s' could not be set and is switched off: %s",
                         (int)name.len, (const char *)name.ptr, why.text);
-        call("ACL", "SETUSER", name, LITERAL("reset"), &again);
+        bool marked = !span_equal(name, LITERAL("default"));
+        call("ACL", "SETUSER", name, marked ? LITERAL("reset #" MARK) : LITERAL("reset"), &again);
     }
     if (tells_slowly()) expect_rules(name, string_of(span_of("", 0)));
     else know_user(name);
@@ -562,11 +591,11 @@ static made_user *make_user(const rule *pattern, span user) {
     return m;
 }
 
-/* A user whose line goes: what it was before us, or nothing. */
-static void undo_user(const patch *change, span name) {
+/* A user whose line has gone: what it was before us, or nothing. */
+static void undo_user(span name) {
     fault why;
     if (is_bootstrap_user(name)) return;
-    const rule *was = patch_removed(change, LINE_WAS, name);
+    const rule *was = policy_user(node.policy, LINE_WAS, name);
     if (was) {
         apply_user(was, false);
     } else if (!delete_user(name, &why)) {
@@ -632,14 +661,52 @@ static void each_user(void (*take)(span name, void *data), void *data) {
     if (reply) RedisModule_FreeCallReply(reply);
 }
 
-/* One that was made before a restart, and has been saved meanwhile (CONFIG REWRITE, ACL SAVE). */
+/* A file is saved whole, so one copy tells of all. An adopted user may be there as the operator made it. */
+static void look_for_old_copies(span name) {
+    static bool looked;
+    if (looked || policy_user(node.policy, LINE_WAS, name) || span_equal(name, LITERAL("default"))) return;
+    looked = true;
+    if (is_marked(name)) return;
+    RedisModule_Log(node.ctx, "warning",
+                    "the server's own files have user '%.*s', which has a user line, as an earlier certauth "
+                    "or the operator made it: it would stay when the line goes. Send ACL SAVE or CONFIG "
+                    "REWRITE once",
+                    (int)name.len, (const char *)name.ptr);
+}
+
+/* A copy of what was made before a restart, and has been saved (CONFIG REWRITE, ACL SAVE): no line makes it
+ * now, or a `pattern` line does when its client comes. */
 static void drop_saved_user(span name, void *none) {
     fault why;
     (void)none;
-    if (!policy_owns_word(node.policy, name) || is_bootstrap_user(name)) return;
-    RedisModule_Log(node.ctx, "notice", "user '%.*s' had been saved and is removed: a pattern line makes it",
+    if (is_bootstrap_user(name)) return;
+    if (enforced() && policy_user(node.policy, LINE_USER, name)) {
+        look_for_old_copies(name);
+        return;
+    }
+    if (!take_mark(name) && !(enforced() && policy_owns_word(node.policy, name))) return;
+    RedisModule_Log(node.ctx, "notice",
+                    "user '%.*s' had been saved and is removed: a line had made it, or a pattern line makes it",
                     (int)name.len, (const char *)name.ptr);
     delete_user(name, &why);
+}
+
+/* An adopted user without its line was given back, and perhaps is in the server's files as the line had it:
+ * its note stays until a start finds that it is not. */
+static void give_back_again(const rule *was) {
+    span name = rule_user(was, 0);
+    if (enforced() && policy_user(node.policy, LINE_USER, name)) return;
+    if (take_mark(name)) apply_user(was, false);
+    else RedisModule_DictSetC(node.spent, (void *)(uintptr_t)name.ptr, name.len, NULL);
+}
+
+/* The users that the server has read from its files are the operator's, or have a line. */
+static void clean_saved_users(void) {
+    for (size_t i = 0; i < policy_rules(node.policy); i++) {
+        const rule *r = policy_rule(node.policy, i);
+        if (rule_type(r) == LINE_WAS) give_back_again(r);
+    }
+    each_user(drop_saved_user, NULL);
 }
 
 static void tell(const char *event, const char *text);
@@ -962,7 +1029,7 @@ static bool gives_up(const regime *r, span name, const rule **was) {
     const rule *line = regime_user(r, name);
     bool had = patch_removed(r->change, LINE_USER, name) ||
                (line && !patch_has(r->change, true, line));
-    *was = patch_removed(r->change, LINE_WAS, name);
+    *was = patch_user(r->change, LINE_WAS, name);
     return had && !(r->enforced && line);
 }
 
@@ -2234,11 +2301,11 @@ static void put_in_force(void) {
     }
     const regime now = regime_now();
     bool was_off = default_is_off(&now);
+    clean_saved_users();
     apply_bootstrap_users();
     apply_default();
     if (enforced()) {
         slice most = {now_us() + 200000, 0}; /* whoever asks first finds most of them there */
-        each_user(drop_saved_user, NULL);
         node.starting = settle_at_start(&most);
     } else node.settling = false;
     /* resetpass too: protected mode asks for nopass even of a user that is off (networking.c) */
@@ -2253,7 +2320,7 @@ static void put_in_force(void) {
 /* ---- Walking over lines, a slice at a time ---- */
 
 typedef enum { ADDED, REMOVED, HELD } walked; /* by the change; by the policy in force */
-enum { OF_USER = 1 << LINE_USER, OF_PATTERN = 1 << LINE_PATTERN, OF_WAS = 1 << LINE_WAS };
+enum { OF_USER = 1 << LINE_USER, OF_PATTERN = 1 << LINE_PATTERN };
 
 /* Whom a change meets: what is done with which lines, where enforcement changes in which way. */
 typedef struct {
@@ -2307,13 +2374,13 @@ static void tell_unwritten(const char *text) {
 /* Lines that came with the change were never applied. */
 static void undo_held(write_order *order, const rule *line, size_t number) {
     (void)number;
-    if (!patch_has(order->change, true, line)) undo_user(order->change, rule_user(line, 0));
+    if (!patch_has(order->change, true, line)) undo_user(rule_user(line, 0));
 }
 
 static void undo_removed(write_order *order, const rule *line, size_t number) {
-    (void)number;
+    (void)order, (void)number;
     if (enforced() && policy_user(node.policy, LINE_USER, rule_user(line, 0))) return;
-    undo_user(order->change, rule_user(line, 0));
+    undo_user(rule_user(line, 0));
 }
 
 static void apply_line(write_order *order, const rule *line, size_t number) {
@@ -2381,7 +2448,7 @@ static void drop_stage(void) {
 static void settle_default(const regime *after) {
     const rule *line = default_line(after);
     if (line && rule_type(line) == LINE_USER) apply_default();
-    else if (line) undo_user(after->change, LITERAL("default"));
+    else if (line) undo_user(LITERAL("default"));
 }
 
 /* Who is decided does not wait for it; who is handed a connection of the server's own does. */
@@ -2602,10 +2669,14 @@ static bool try_acl(const rule *line, span user, bool limited, fault *why) {
     return good;
 }
 
-/* Whose the user is that a line is about: nobody's yet, or the operator's who gives it up. */
+/* Whose the user is that a line is about: nobody's yet, or the operator's who gives it up. A note of what
+ * it was before an earlier line is over. */
 static bool check_owner(patch *change, const rule *line, span name, fault *why) {
-    bool ours = (enforced() && policy_user(node.policy, LINE_USER, name)) || made_find(name);
-    RedisModuleString *rules = ours || patch_user(change, LINE_WAS, name) ? NULL : user_rules(name);
+    if ((enforced() && policy_user(node.policy, LINE_USER, name)) || made_find(name)) return true;
+    const rule *was = policy_user(node.policy, LINE_WAS, name);
+    if (was) patch_remove(change, rule_text(was), 0);
+    RedisModule_DictDelC(node.spent, (void *)(uintptr_t)name.ptr, name.len, NULL);
+    RedisModuleString *rules = user_rules(name);
     if (rules == NULL) return true;
     bool good = rule_adopts(line)
                     ? note_user(change, name, string_span(rules), why)
@@ -2662,25 +2733,23 @@ static void check_server_user(span name, void *data) {
     patch_problem(order->change, 0, why.text);
 }
 
-/* Notes of users that will be given back go. */
-static void forget_note(write_order *order, const rule *line, size_t number) {
-    patch_remove(order->change, rule_text(line), number);
-}
-
-static void forget_note_of_removed(write_order *order, const rule *line, size_t number) {
-    span name = rule_user(line, 0);
-    (void)number;
-    if (patch_user(order->change, LINE_USER, name)) return;
-    const rule *was = policy_user(node.policy, LINE_WAS, name);
-    if (was) patch_remove(order->change, rule_text(was), 0);
+/* Notes that no file of the server gives a reason to keep. */
+static void forget_spent_notes(patch *change) {
+    char *name;
+    size_t len;
+    RedisModuleDictIter *at = RedisModule_DictIteratorStartC(node.spent, "^", NULL, 0);
+    while ((name = RedisModule_DictNextC(at, &len, NULL)) != NULL) {
+        const rule *was = policy_user(node.policy, LINE_WAS, span_of(name, len));
+        bool lined = patch_user(change, LINE_USER, span_of(name, len));
+        if (was && !lined) patch_remove(change, rule_text(was), 0);
+    }
+    RedisModule_DictIteratorStop(at);
 }
 
 /* What only the server knows to be wrong with a change, and what goes with it. */
 static const visit CHECKS[] = {
     {OFF_ON | ON_ON, ADDED, OF_USER | OF_PATTERN, check_added},
     {OFF_ON, HELD, OF_USER | OF_PATTERN, check_kept},
-    {ON_OFF, HELD, OF_WAS, forget_note},
-    {ON_ON, REMOVED, OF_USER, forget_note_of_removed},
 };
 
 /* Somebody who came by certificate must not saw off the branch. Who has no user by it may lose what
@@ -2880,6 +2949,7 @@ static void reply_error(RedisModuleCtx *ctx, write_order *order) {
 static bool check_lines(write_order *order, const slice *now) {
     if (walk(order, CHECKS, sizeof CHECKS / sizeof *CHECKS, now)) return true;
     if (order->patterns) each_user(check_server_user, order);
+    forget_spent_notes(order->change);
     return false;
 }
 
@@ -2907,10 +2977,11 @@ static bool check_login_of_server(write_order *order) {
 
 enum { WEIGHS_LITTLE = 4 << 20 };
 
-/* Bytes, about: of a line, and of the user that the server has by it (measured: 530-600 and its rules). */
+/* Bytes, about: of a line, and of the user that the server has by it (measured: 530-600 and its rules, and
+ * some 110 of its mark). */
 static uint64_t line_memory(const rule *line) {
     uint64_t text = rule_text(line).len;
-    return 200 + 2 * text + (rule_type(line) == LINE_USER ? 700 + text : 0);
+    return 200 + 2 * text + (rule_type(line) == LINE_USER ? 800 + text : 0);
 }
 
 /* What the policy takes when the change has been made. Notes of users that are adopted come later, and
@@ -3828,6 +3899,14 @@ static bool set_acl_user(acl_file *f, span name, span line, span more) {
     return good;
 }
 
+/* A copy of a user of ours says nothing of the operator's users, one of the same name included. */
+static bool is_copy(span line) {
+    for (span one; (one = next_acl_word(&line)).len;) {
+        if (span_equal(one, LITERAL("#" MARK))) return true;
+    }
+    return false;
+}
+
 /* Is it a line that the server could load? Its rules are tried on a user of ours; see try_acl. */
 static bool try_acl_line(acl_file *f, span word, span name, span line) {
     void *key = (void *)(uintptr_t)name.ptr;
@@ -3836,12 +3915,13 @@ static bool try_acl_line(acl_file *f, span word, span name, span line) {
         return fail(&f->why, "should start with user keyword followed by the username");
     if (RedisModule_DictSetC(f->names, key, name.len, NULL) != REDISMODULE_OK)
         return fail(&f->why, "Duplicate user '%.*s' found", shown, (const char *)name.ptr);
-    return is_ours(name) || set_acl_user(f, text_span(TRIAL), line, LITERAL(" resetchannels"));
+    return is_ours(name) || is_copy(line) ||
+           set_acl_user(f, text_span(TRIAL), line, LITERAL(" resetchannels"));
 }
 
 static bool take_acl_line(acl_file *f, span word, span name, span line) {
     (void)word;
-    return is_ours(name) || set_acl_user(f, name, line, LITERAL(""));
+    return is_ours(name) || is_copy(line) || set_acl_user(f, name, line, LITERAL(""));
 }
 
 /* False at the first line that `take` does not take; that is told with its number. */
@@ -4654,6 +4734,7 @@ static void make_state(RedisModuleCtx *ctx) {
     node.settling = true; /* until put_in_force */
     node.managed = RedisModule_CreateDict(NULL);
     node.made = RedisModule_CreateDict(NULL);
+    node.spent = RedisModule_CreateDict(NULL);
     node.changed = RedisModule_CreateDict(NULL);
     /* White space keeps these names out of the server's own users (ACL LOAD looks up by name); a tab,
      * because clients split the fields of CLIENT LIST and ACL LOG at blanks. */

@@ -6,8 +6,10 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -175,17 +177,17 @@ def users(admin: redis.Redis) -> list[str]:
     return sorted(line.replace(" sanitize-payload", "") for line in admin.acl_list())
 
 
-def without_module(server: RedisServer) -> list[str]:
-    """The users that a server has that reads the same files, and is not ours."""
+@contextmanager
+def without_module(server: RedisServer) -> Iterator[None]:
+    """A server that reads the same files, and is not ours."""
     text = server.conf.read_text()
     server.lines = lambda: [  # type: ignore[method-assign]
         line for line in text.splitlines() if not line.startswith("loadmodule")
     ]
     server.start()
-    found = users(server.admin())
+    yield
     server.stop()
     server.lines = text.splitlines  # type: ignore[method-assign]
-    return found
 
 
 @pytest.mark.parametrize("file", ["redis.conf", "aclfile"])
@@ -215,7 +217,8 @@ def test_what_we_make_the_server_hold_survives_its_files(
     assert write()
     keep_configuration(server)
     server.stop()
-    assert without_module(server) == made
+    with without_module(server):
+        assert users(server.admin()) == made
     server.start()
     logins(server, groups)
     assert users(server.admin()) == made
@@ -225,8 +228,8 @@ def test_what_we_make_the_server_hold_survives_its_files(
 def test_a_saved_copy_is_what_its_line_says_and_nobody_without_it(
     server_kind: Server, start: Start, pki: Pki, tmp_path: Path
 ) -> None:
-    """What ACL SAVE has written comes back with each start: as the line says by then; and where the
-    line has gone, as a user without a password, which no certificate is and no AUTH becomes."""
+    """What ACL SAVE has written comes back with each start: as the line says by then; and not at
+    all where the line has gone."""
     server = with_file(start, server_kind, pki, tmp_path / "users.acl", DEFAULT, more=(DEVICES,))
     device = pki.ca.issue("CN=dev-7")
     assert (who(server, pki.alice), who(server, device)) == ("alice", "device:7")
@@ -243,7 +246,7 @@ def test_a_saved_copy_is_what_its_line_says_and_nobody_without_it(
     server.stop()
     server.start()
     for name in ("alice", "device:7"):
-        assert not re.search(r"nopass|#", rules(server.admin(), name) or "")
+        assert rules(server.admin(), name) is None
         for password in ("", "pw"):
             with server.tls().connect() as stranger, refused("WRONGPASS"):
                 stranger.command("AUTH", name, password)
@@ -357,6 +360,256 @@ def test_enforcement_that_comes_on_leaves_such_names_out(
     patch(server.admin(), 3, 4, ["-set enforce off", "+set enforce on"])
     assert sorted(server.admin().acl_users()) == ["alice", "default"]
     assert who(server, pki.alice) == "alice"
+
+
+# ---- Copies that outlive their line --------------------------------------------------------------
+
+FILES_OF_USERS = pytest.mark.parametrize("file", ["redis.conf", "aclfile"])
+NOT_A_PASSWORD = f"#{policy.MARK}"
+
+
+def with_either(
+    start: Start, kind: Server, acl: Path, file: str, *lines: str, **how: Any
+) -> RedisServer:
+    """A server without a policy, whose users are kept in redis.conf or in an aclfile."""
+    kept = (DEFAULT, OPERATOR, *lines)
+    if file == "aclfile":
+        acl.write_text("".join(f"{line}\n" for line in kept))
+    config = [f"aclfile {acl}"] if file == "aclfile" else kept
+    return start(kind, module=how.pop("module", JOURNAL), config=list(config), **how)
+
+
+def save(server: RedisServer, file: str) -> None:
+    """What the server has in memory is in its file, and the next start reads that."""
+    admin = server.admin()
+    assert admin.acl_save() if file == "aclfile" else admin.config_rewrite()
+    keep_configuration(server)
+
+
+def again(server: RedisServer) -> None:
+    server.kill()
+    server.start()
+
+
+def rights(server: RedisServer, user: str) -> str | None:
+    """Without a word that means what its absence means."""
+    return (rules(server.admin(), user) or "").replace("sanitize-payload ", "") or None
+
+
+def there(server: RedisServer) -> list[str]:
+    return sorted(server.admin().acl_users())
+
+
+@FILES_OF_USERS
+def test_a_saved_copy_does_not_outlive_its_line(
+    server_kind: Server, start: Start, pki: Pki, tmp_path: Path, file: str
+) -> None:
+    """Its line is removed, a `bind` line that names it is left, the server dies before it saves
+    anything: nobody is that user, at this start nor at later ones. The operator's users stay."""
+    server = with_either(start, server_kind, tmp_path / "users.acl", file)
+    load(server.admin(), 1, usual(pki))
+    assert who(server, pki.alice) == "alice"
+    save(server, file)
+    patch(server.admin(), 1, 2, [f"-{ALICE}"])
+    assert turned_away(server, pki.alice) == "user_missing"
+    for _ in range(2):
+        again(server)
+        assert turned_away(server, pki.alice) == "user_missing"
+        assert there(server) == ["default", "operator"]
+        assert server.admin(username="operator", password="pw").acl_whoami() == "operator"
+    assert "user 'alice' had been saved and is removed" in server.log
+    save(server, file)
+    patch(server.admin(), 2, 3, [f"+{ALICE}"])
+    assert who(server, pki.alice) == "alice"
+
+
+@FILES_OF_USERS
+def test_nor_one_whose_line_goes_after_a_restart(
+    server_kind: Server, start: Start, pki: Pki, tmp_path: Path, file: str
+) -> None:
+    """A control plane whose word comes late: the copy is read, its line holds and then goes."""
+    server = with_either(start, server_kind, tmp_path / "users.acl", file)
+    load(server.admin(), 1, [*usual(pki), "user bob on", "user carol on"])
+    save(server, file)
+    again(server)
+    assert who(server, pki.alice) == "alice"
+    load(server.admin(), 2, [*usual(pki)[:3], "user bob on"])
+    again(server)
+    assert turned_away(server, pki.alice) == "user_missing"
+    assert there(server) == ["bob", "default", "operator"]
+
+
+@FILES_OF_USERS
+def test_nor_one_of_a_policy_that_was_lost_or_is_off(
+    server_kind: Server, start: Start, pki: Pki, tmp_path: Path, file: str
+) -> None:
+    """No note on the disk tells of it then: not where enforcement is off, nor where the journal and
+    its marker were moved away and another policy comes."""
+    server = with_either(start, server_kind, tmp_path / "users.acl", file)
+    load(server.admin(), 1, usual(pki))
+    save(server, file)
+    patch(server.admin(), 1, 2, ["-set enforce on", "+set enforce off"])
+    again(server)
+    assert there(server) == ["default", "operator"]
+    server.kill()
+    shutil.rmtree(server.directory / "journal")
+    (server.directory / "journal.enrolled").unlink()
+    (server.directory / "journal").mkdir()
+    server.start()
+    load(server.admin(), 1, usual(pki)[:3])
+    assert turned_away(server, pki.alice) == "user_missing"
+    assert there(server) == ["default", "operator"]
+
+
+@FILES_OF_USERS
+def test_nor_one_of_the_bootstrap_file(
+    server_kind: Server, start: Start, pki: Pki, tmp_path: Path, file: str
+) -> None:
+    """Its lines change while the server is down."""
+    lines = (authority(pki.ca), bind(pki.bob, "bob"))
+    module = bootstrap(tmp_path, *lines, "user bob on +@all")
+    server = with_either(start, server_kind, tmp_path / "users.acl", file, module=module)
+    load(server.admin(), 1, ["set enforce on", *lines])
+    assert who(server, pki.bob) == "bob"
+    save(server, file)
+    server.stop()
+    bootstrap(tmp_path, *lines)
+    server.start()
+    assert turned_away(server, pki.bob) == "user_missing"
+    assert there(server) == ["default", "operator"]
+
+
+@FILES_OF_USERS
+def test_a_user_that_the_operator_makes_is_never_taken_for_a_copy(
+    server_kind: Server, start: Start, pki: Pki, tmp_path: Path, file: str
+) -> None:
+    """Of the same name, without a password, with the same rules: made and saved when the line has
+    gone, it is the operator's, and a certificate that is bound to it is let in."""
+    server = with_either(start, server_kind, tmp_path / "users.acl", file)
+    load(server.admin(), 1, usual(pki))
+    save(server, file)
+    patch(server.admin(), 1, 2, [f"-{ALICE}"])
+    server.admin().execute_command("ACL", "SETUSER", "alice", "on", "~*", "&*", "+@all")
+    save(server, file)
+    for _ in range(2):
+        again(server)
+        assert who(server, pki.alice) == "alice"
+    with refused("LINES 1 bad.*write `adopt`"):
+        patch(server.admin(), 2, 3, [f"+{ALICE}"])
+
+
+@FILES_OF_USERS
+def test_an_adopted_user_that_was_saved_is_the_operators_again(
+    server_kind: Server, start: Start, pki: Pki, tmp_path: Path, file: str
+) -> None:
+    """The file has it as its line said; what it was before is kept until a start finds the file to
+    have that. Then the note goes, with the next change."""
+    server = with_either(start, server_kind, tmp_path / "users.acl", file, CARL)
+    was = rights(server, "carl")
+    adopted = "user carl adopt on +ping"
+    load(server.admin(), 1, [*usual(pki)[:2], bind(pki.alice, "carl"), adopted])
+    assert who(server, pki.alice) is None  # +ping is no ACL WHOAMI
+    save(server, file)
+    patch(server.admin(), 1, 2, [f"-{adopted}"])
+    for _ in range(2):
+        assert rights(server, "carl") == was
+        assert who(server, pki.alice) == "carl"
+        again(server)
+    assert rights(server, "carl") == was
+    assert server.admin(username="carl", password="pw").acl_whoami() == "carl"
+    patch(server.admin(), 2, 3, ["+user bob on"])
+    assert "\n-was carl " not in journal(server).read_text()
+    save(server, file)
+    again(server)
+    patch(server.admin(), 3, 4, ["-user bob on"])
+    assert "\n-was carl " in journal(server).read_text()
+    assert rights(server, "carl") == was
+    with refused("LINES 1 bad.*write `adopt`"):
+        patch(server.admin(), 4, 5, ["+user carl on"])
+
+
+def test_a_note_of_an_adopted_user_is_of_its_last_adoption(
+    installed: Server, start: Start, pki: Pki, tmp_path: Path
+) -> None:
+    """One that is left over brings nothing back: not what the operator has removed or changed."""
+    server = with_either(start, installed, tmp_path / "users.acl", "aclfile", CARL)
+    adopted = "user carl adopt on +ping"
+    load(server.admin(), 1, usual(pki))
+    admin = server.admin()
+    for generation in (1, 3):
+        patch(admin, generation, generation + 1, [f"+{adopted}"])
+        patch(admin, generation + 1, generation + 2, [f"-{adopted}"])
+        with refused("LINES 1 bad.*write `adopt`"):
+            patch(admin, generation + 2, generation + 3, ["+user carl on"])
+        admin.execute_command("ACL", "SETUSER", "carl", ">other")
+    other = rights(server, "carl")
+    patch(admin, 5, 6, [f"+{adopted}"])
+    patch(admin, 6, 7, [f"-{adopted}"])
+    assert rights(server, "carl") == other
+    admin.acl_deluser("carl")
+    patch(admin, 7, 8, ["+user carl on"])
+    save(server, "aclfile")
+    patch(admin, 8, 9, ["-user carl on"])
+    assert rights(server, "carl") is None
+    again(server)
+    assert rights(server, "carl") is None
+
+
+def test_acl_load_brings_no_copy_back(
+    server_kind: Server, start: Start, pki: Pki, tmp_path: Path
+) -> None:
+    """And takes nothing away by one: a user of the operator that has its name stays."""
+    acl = tmp_path / "users.acl"
+    server = with_either(start, server_kind, acl, "aclfile", CARL)
+    was = rights(server, "carl")
+    load(server.admin(), 1, [*usual(pki), "user carl adopt on +ping"])
+    save(server, "aclfile")
+    assert acl.read_text().count(NOT_A_PASSWORD) == 2
+    patch(server.admin(), 1, 2, [f"-{ALICE}", "-user carl adopt on +ping"])
+    assert server.admin().acl_load()
+    assert turned_away(server, pki.alice) == "user_missing"
+    assert there(server) == ["carl", "default", "operator"]
+    assert rights(server, "carl") == was
+
+
+@FILES_OF_USERS
+def test_copies_from_before_there_was_a_mark_are_told(
+    installed: Server, start: Start, pki: Pki, tmp_path: Path, file: str
+) -> None:
+    """They cannot be told from users that the operator made, so they stay when the line goes. One
+    save mends it; who adopted a user and never saved is not bothered."""
+    server = with_either(start, installed, tmp_path / "users.acl", file, CARL)
+    load(server.admin(), 1, [*usual(pki), "user carl adopt on +ping"])
+    again(server)
+    who(server, pki.alice)
+    assert "as an earlier certauth or the operator made it" not in server.log
+    save(server, file)
+    place = tmp_path / "users.acl" if file == "aclfile" else server.conf
+    place.write_text(place.read_text().replace(f" {NOT_A_PASSWORD}", ""))
+    keep_configuration(server)
+    again(server)
+    assert who(server, pki.alice) == "alice"
+    assert "have user 'alice', which has a user line, as an earlier certauth" in server.log
+    save(server, file)
+    patch(server.admin(), 1, 2, [f"-{ALICE}"])
+    again(server)
+    assert turned_away(server, pki.alice) == "user_missing"
+
+
+def test_the_mark_is_no_password(server_kind: Server, start: Start, pki: Pki) -> None:
+    """It is text where a hash would stand, so nothing hashes to it: not on a server that has our
+    users from its file and no module."""
+    server = with_either(start, server_kind, Path(), "redis.conf")
+    load(server.admin(), 1, usual(pki))
+    save(server, "redis.conf")
+    server.stop()
+    mark = bytes.fromhex(policy.MARK)
+    assert mark == b"redis-certauth: not a password!!"
+    with without_module(server):
+        assert NOT_A_PASSWORD in (rules(server.admin(), "alice") or "")
+        for password in (mark, policy.MARK, NOT_A_PASSWORD, ""):
+            with server.tls().connect() as stranger, refused("WRONGPASS"):
+                stranger.command("AUTH", "alice", password)
 
 
 # ---- ACL LOAD ------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import redis
 
+from control.policy import MARK
 from tests.nodes import JOURNAL, bootstrap, enrolled, load, patch, show, turned_away, usual
 from tests.policies import CLOSED, Start, closed, whoami
 from tests.servers import Server
@@ -160,7 +161,7 @@ def test_no_password_leads_to_such_a_user(server_kind: Server, start: Start, pki
 
         def repaired() -> bool:
             rules: Any = server.admin().acl_getuser("app:shop:cart")
-            return not rules["passwords"]
+            return bool(rules["passwords"] == [MARK])
 
         wait_until(repaired, "the rules are the line's again")
 
