@@ -95,7 +95,9 @@ class Access:
 
 @dataclass(frozen=True)
 class Status:
-    """What CERTAUTH.POLICY STATUS answers. `generation` 0: the node never had a policy."""
+    """What CERTAUTH.POLICY STATUS answers. `generation` 0: the node never had a policy.
+    `unverified` is what its OpenSSL does not know of the policy's CAs; an older module does not
+    say."""
 
     generation: int
     digest: str
@@ -105,6 +107,7 @@ class Status:
     enforce: str
     journal: str
     trust: str
+    unverified: str = ""
 
 
 class _NamedConnection(redis.SSLConnection):
@@ -227,7 +230,8 @@ class Node:
             if error.text.startswith("unknown command"):
                 raise NodeError(MODULE, WITHOUT) from error
             raise
-        return Status(**{name: found[name] for name in Status.__dataclass_fields__})
+        known = Status.__dataclass_fields__
+        return Status(**{name: found[name] for name in known if name in found})
 
     def info(self, *sections: str) -> str:
         """INFO, on a Sentinel that asks for a password as the user that it has for us."""
@@ -647,6 +651,7 @@ class _Look:
     sight: Sight | None = None
     detached: bool = False
     ready: bool = False
+    unverified: str = ""  # as its STATUS says
 
 
 class Worker:
@@ -1029,6 +1034,8 @@ class Worker:
             self._reconcile(look, database, known)
             if not look.seen.error:
                 doubt = self._doubt(care, known) or refusals.said(look.seen.refused)
+                if look.unverified and not doubt:
+                    doubt = f"ALGORITHM {look.unverified}"
                 look.seen = _failed(look.seen, doubt, look.seen.in_step)
         except NodeError as error:
             if error.code == UNREACHABLE:
@@ -1120,6 +1127,7 @@ class Worker:
         target = self._store.target(uid)
         in_step = held.is_of(status) and held.has(target)
         detail, error = _trust(look.seen.detail, status.trust)
+        look.unverified = status.unverified
         seen = _holding(enrolled, status, in_step)
         seen = replace(seen, detail=detail, refused=held.refused)
         look.seen = _failed(seen, error, in_step)
