@@ -1034,6 +1034,7 @@ class Worker:
             self._reconcile(look, database, known)
             if not look.seen.error:
                 doubt = self._doubt(care, known) or refusals.said(look.seen.refused)
+                doubt = doubt or self._at_the_doors(care, database)
                 if look.unverified and not doubt:
                     doubt = f"ALGORITHM {look.unverified}"
                 look.seen = _failed(look.seen, doubt, look.seen.in_step)
@@ -1081,6 +1082,16 @@ class Worker:
         master = self._cares[care.database.uid].get(sight.master)
         missed = master is None or master.away
         return "" if missed else f"LINK its link to {sight.master} is down: {REFUSED}"
+
+    def _at_the_doors(self, care: _Care, database: Database) -> str:
+        """Who is refused at the moment where only nodes come in: an attack, or a node of ours that
+        nobody has made known."""
+        doors = self._collector.doors.get((database.uid, care.seen.address))
+        cares = list(self._cares[database.uid].values())
+        known = {one.seen.key for one in cares if one.seen.is_peer} | {*database.node_keys}
+        who = doors.now(known) if doors else []
+        more = f", and {len(who) - 3} more" if len(who) > 3 else ""
+        return f"DOOR refused: {'; '.join(who[-3:])}{more}: {KNOCKING}" if who else ""
 
     def _sight(self, care: _Care, database: Database) -> Sight:
         """A cluster is told of by those of its nodes that the database names, or by any if those do
@@ -1240,6 +1251,10 @@ SHUT = (
 REFUSED = (
     "the master refuses it where the key that it shows there is not known (redis-certauth node "
     "enrol --db, or node_keys); the logs of both say more"
+)
+KNOCKING = (
+    "a server of yours has to be made known first (redis-certauth node enrol --db, or node_keys); "
+    "of anybody else, find out who it is"
 )
 FORGED = (
     "this Sentinel tells clients that {} is the master, which is none of the database's servers: "
