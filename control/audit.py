@@ -10,10 +10,11 @@ there, so the file holds what /v1/logs does, whichever process it came from, and
 
 import json
 import logging
+import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,9 @@ KEPT = 10  # files, besides the one that is written to
 FINE = frozenset(
     {"login", "choose", "left", "would-login", "would-choose", "would-leave", "peer-joined"}
 )
+KNOCKS = 5.0  # seconds after the last refusal at a door of nodes in which it is said of now
+TOLD = 70.0  # seconds: a node tells of the same refusal once a minute
+STRANGERS = 16  # at the doors of one node, of whom more than their number is kept
 RESTARTED = "the server was started again; what happened after its last entry here is not known"
 OVERWRITTEN = "more happened than the server keeps until it is read"
 
@@ -60,6 +64,41 @@ Command = Callable[..., Any]  # a node's reply to words, maps as dicts
 Key = tuple[int, str]  # a database's uid and a node's address
 
 
+@dataclass
+class Doors:
+    """Whom a node has refused where only nodes come in: how many, when that number last climbed,
+    and who they were: by door, key and reason until when that counts, and what is said."""
+
+    count: int | None = None
+    climbed: float = -math.inf
+    told: dict[tuple[str, str, str], tuple[float, str]] = field(default_factory=dict)
+
+    def take(self, entry: Mapping[str, Any]) -> None:
+        who = entry["key"] or entry["address"] or ""
+        shown = entry["subject"] or "somebody"
+        key = f"key {entry['key']}, " if entry["key"] else ""
+        where = "at the cluster bus" if entry["door"] == "bus" else "where this node connects to"
+        text = f"{shown} ({key}{entry['address']}) {where}: {entry['reason']}"
+        self.told.pop((entry["door"], who, entry["reason"]), None)  # the newest is the last
+        self.told[entry["door"], who, entry["reason"]] = time.monotonic() + TOLD, text
+        while len(self.told) > STRANGERS:
+            del self.told[next(iter(self.told))]
+
+    def counts(self, count: int) -> None:
+        if self.count is not None and count > self.count:
+            self.climbed = time.monotonic()
+        self.count = count
+
+    def now(self, known: Container[str]) -> list[str]:
+        """Who is refused at the moment, but for keys that are `known` by now."""
+        now = time.monotonic()
+        if now > self.climbed + KNOCKS:
+            return []
+        lately = [(one, text) for one, (until, text) in list(self.told.items()) if now < until]
+        return [text for (_, key, reason), text in lately
+                if reason != "no_binding" or key not in known]  # fmt: skip
+
+
 # ---- From the nodes into the store ---------------------------------------------------------------
 
 
@@ -70,6 +109,7 @@ class Collector:
 
     store: Store
     figures: dict[Key, dict[str, int]] = field(default_factory=dict)
+    doors: dict[Key, Doors] = field(default_factory=dict)
     _problems: dict[Key, str] = field(default_factory=dict)
 
     def collect(
@@ -80,7 +120,8 @@ class Collector:
         key, problem = (database.uid, address), ""
         try:
             self._entries(database, address, command, ours)
-            self.figures[key] = _numbers(command("INFO", "server", "certauth"))
+            found = self.figures[key] = _numbers(command("INFO", "server", "certauth"))
+            self.doors.setdefault(key, Doors()).counts(found.get("peers_refused", 0))
         except Exception as error:  # of the node, or of the store
             problem = str(error) or type(error).__name__
             self.figures.pop(key, None)
@@ -101,6 +142,9 @@ class Collector:
                 return  # nothing new, or another process was faster
             seen = (_seen(database, address, entry) for entry in reply["entries"])
             self.store.record_certificate_seen(*filter(None, seen))
+            for entry in reply["entries"]:
+                if entry["event"] == "peer-refused":
+                    self.doors.setdefault((database.uid, address), Doors()).take(entry)
             before = after
 
 

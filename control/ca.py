@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal, NamedTuple, cast, get_args
 
+import cryptography
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
@@ -26,7 +27,9 @@ from cryptography.hazmat.primitives.asymmetric.types import (
 )
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from OpenSSL import crypto
+from OpenSSL import SSL, crypto
+
+from control import core
 
 # Attribute types that `new_ca` and `issue` take in a subject.
 ATTRIBUTES = {
@@ -62,6 +65,7 @@ CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 RSA_BITS = (2048, 8192)  # the least and the most of a requester's key
 NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME of libcrypto
 BUNDLE = 100  # certificates in one upload
+KINDS = "keys are of the kinds EC, RSA and Ed25519"
 SKEW = timedelta(minutes=5)  # how late another machine's clock may be
 
 
@@ -277,6 +281,8 @@ def read_request(pem: str) -> Request:
         subject, sans = csr.subject, tuple(_requested(csr.extensions))
     except CertificateError:
         raise
+    except UnsupportedAlgorithm as error:
+        raise CertificateError(KINDS) from error
     except UNREADABLE as error:
         raise CertificateError(f"not a certificate signing request in PEM form: {error}") from error
     return Request(key, subject, sans)
@@ -295,7 +301,7 @@ def _checked(key: object) -> PublicKey:
         if not isinstance(key.curve, CURVES):
             raise CertificateError("an EC key that is on none of the curves P-256, P-384, P-521")
     elif not isinstance(key, ed25519.Ed25519PublicKey):
-        raise CertificateError("keys are of the kinds EC, RSA and Ed25519")
+        raise CertificateError(KINDS)
     return key
 
 
@@ -501,7 +507,7 @@ def _signer(key_pem: str, passphrase: str = "") -> PrivateKey:
         more = ", or has another passphrase" if password else ""
         raise CertificateError(f"the key is not a private key in PEM form{more}") from error
     if not isinstance(key, PrivateKey):
-        raise CertificateError("keys are of the kinds EC, RSA and Ed25519")
+        raise CertificateError(KINDS)
     return key
 
 
@@ -541,6 +547,7 @@ def check_trust(pem: str) -> tuple[str, ...]:
     for index, certificate in enumerate(certificates):
         which = _which(certificates, index)
         _check_ca(certificate, which)
+        _check_known(certificate, which)
         _check_dates(certificate, which)
     issuers = _all_issuers(certificates)
     for index, certificate in enumerate(certificates):
@@ -594,6 +601,7 @@ def check_server(pem: str, key_pem: str) -> Issued:
     raises CertificateError."""
     certificates = _parse(pem)
     for index, certificate in enumerate(certificates):
+        _check_known(certificate, _which(certificates, index))
         _check_dates(certificate, _which(certificates, index))
     for index, certificate in enumerate(certificates[1:], start=1):
         if not _signed(certificates[index - 1], certificate):
@@ -614,6 +622,7 @@ def check_authorities(pem: str) -> str:
     certificates = _parse(pem)
     for index, certificate in enumerate(certificates):
         _check_ca(certificate, _which(certificates, index))
+        _check_known(certificate, _which(certificates, index))
         _check_dates(certificate, _which(certificates, index))
     return "".join(_pem(certificate) for certificate in certificates)
 
@@ -677,6 +686,18 @@ def _extension(
         return read(certificate.extensions)
     except x509.ExtensionNotFound:
         return None
+
+
+def _check_known(certificate: x509.Certificate, which: str) -> None:
+    try:
+        certificate.public_key()
+    except UnsupportedAlgorithm as error:
+        name = core.algorithm_of_key(_der(certificate))
+        library = SSL.OpenSSL_version(SSL.OPENSSL_VERSION).decode()
+        raise CertificateError(
+            f"{which} cannot be checked here: this control plane does not know {name} (its "
+            f"cryptography is {cryptography.__version__}, with {library})"
+        ) from error
 
 
 def _check_dates(certificate: x509.Certificate, which: str) -> None:

@@ -355,7 +355,10 @@ class Policy:
             certificates = _Certificates(chain)
             raw, leaf = _read(certificates), certificates.array[0]
             extra, count = certificates.array + 1, certificates.count - 1
-            lib.path_verify(self._raw, leaf, extra, count, 0 if now is None else now, path)
+            unknown = ffi.new("fault *")
+            lib.path_verify(self._raw, leaf, extra, count, 0 if now is None else now, path, unknown)
+            if text := ffi.string(unknown.text):
+                tls |= {"refused": lib.REASON_UNKNOWN_ALGORITHM, "text": text}
             path.known = path.known and not (own and path.partial)
             if own and path.known and path.weak:
                 tls = {"refused": lib.REASON_WEAK, "text": b"it is below security level 2"}
@@ -393,6 +396,22 @@ class Policy:
         request.now = int(time.time()) if now is None else now
         request.managed = True
         return _decision(self._raw, request, raw)
+
+
+def algorithm_of_key(certificate: bytes) -> str:
+    """What the algorithm of a certificate's key is called, known or not. Raises CoreError."""
+    certificates, name = _Certificates(certificate), ffi.new("char[]", lib.ALGORITHM_TEXT)
+    lib.algorithm_of_key(certificates.array[0], name)
+    return _string(name)
+
+
+def users_of(line: str) -> tuple[str, ...]:
+    """The users that a `bind` line names. Raises PolicyError."""
+    policy = Policy([line])  # which the rule is of
+    rule, found = lib.policy_rule(policy._raw, 0), list[str]()
+    while user := _text(lib.rule_user(rule, len(found))):
+        found.append(user)
+    return tuple(found)
 
 
 def _problems(patch: Any) -> tuple[tuple[int, str], ...]:

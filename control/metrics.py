@@ -137,15 +137,21 @@ def _nodes(seen: list[tuple[Database, Node]], figures: Figures) -> Iterator[Metr
         "certauth_node_api_certificates",
         "Certificates that had to be read through the server's module API.", labels=NODE,
     )  # fmt: skip
+    peers = CounterMetricFamily(
+        "certauth_node_peers_refused",
+        "Refusals where only nodes come in: the cluster bus, and what the node connects to.",
+        labels=NODE,
+    )  # fmt: skip
     for database, node in seen:
         names, found = [database.name, node.address], figures.get((database.uid, node.address), {})
         for metric, number in ((logins, "logins"), (sessions, "sessions"),
                                (slow, "api_certificates"),
-                               (broken, "handshakes_broken")):  # fmt: skip
+                               (broken, "handshakes_broken"),
+                               (peers, "peers_refused")):  # fmt: skip
             if number in found:
                 metric.add_metric(names, found[number])
         for number, value in found.items():
             for prefix, by in REASONS.items():
                 if number.startswith(prefix):
                     refused.add_metric([*names, number.removeprefix(prefix), by], value)
-    yield from (logins, refused, sessions, slow, broken)
+    yield from (logins, refused, sessions, slow, broken, peers)

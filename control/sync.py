@@ -95,7 +95,9 @@ class Access:
 
 @dataclass(frozen=True)
 class Status:
-    """What CERTAUTH.POLICY STATUS answers. `generation` 0: the node never had a policy."""
+    """What CERTAUTH.POLICY STATUS answers. `generation` 0: the node never had a policy.
+    `unverified` is what its OpenSSL does not know of the policy's CAs; an older module does not
+    say."""
 
     generation: int
     digest: str
@@ -105,6 +107,7 @@ class Status:
     enforce: str
     journal: str
     trust: str
+    unverified: str = ""
 
 
 class _NamedConnection(redis.SSLConnection):
@@ -227,7 +230,8 @@ class Node:
             if error.text.startswith("unknown command"):
                 raise NodeError(MODULE, WITHOUT) from error
             raise
-        return Status(**{name: found[name] for name in Status.__dataclass_fields__})
+        known = Status.__dataclass_fields__
+        return Status(**{name: found[name] for name in known if name in found})
 
     def info(self, *sections: str) -> str:
         """INFO, on a Sentinel that asks for a password as the user that it has for us."""
@@ -647,6 +651,7 @@ class _Look:
     sight: Sight | None = None
     detached: bool = False
     ready: bool = False
+    unverified: str = ""  # as its STATUS says
 
 
 class Worker:
@@ -1029,6 +1034,9 @@ class Worker:
             self._reconcile(look, database, known)
             if not look.seen.error:
                 doubt = self._doubt(care, known) or refusals.said(look.seen.refused)
+                doubt = doubt or self._at_the_doors(care, database)
+                if look.unverified and not doubt:
+                    doubt = f"ALGORITHM {look.unverified}"
                 look.seen = _failed(look.seen, doubt, look.seen.in_step)
         except NodeError as error:
             if error.code == UNREACHABLE:
@@ -1075,6 +1083,16 @@ class Worker:
         missed = master is None or master.away
         return "" if missed else f"LINK its link to {sight.master} is down: {REFUSED}"
 
+    def _at_the_doors(self, care: _Care, database: Database) -> str:
+        """Who is refused at the moment where only nodes come in: an attack, or a node of ours that
+        nobody has made known."""
+        doors = self._collector.doors.get((database.uid, care.seen.address))
+        cares = list(self._cares[database.uid].values())
+        known = {one.seen.key for one in cares if one.seen.is_peer} | {*database.node_keys}
+        who = doors.now(known) if doors else []
+        more = f", and {len(who) - 3} more" if len(who) > 3 else ""
+        return f"DOOR refused: {'; '.join(who[-3:])}{more}: {KNOCKING}" if who else ""
+
     def _sight(self, care: _Care, database: Database) -> Sight:
         """A cluster is told of by those of its nodes that the database names, or by any if those do
         not answer."""
@@ -1120,6 +1138,7 @@ class Worker:
         target = self._store.target(uid)
         in_step = held.is_of(status) and held.has(target)
         detail, error = _trust(look.seen.detail, status.trust)
+        look.unverified = status.unverified
         seen = _holding(enrolled, status, in_step)
         seen = replace(seen, detail=detail, refused=held.refused)
         look.seen = _failed(seen, error, in_step)
@@ -1232,6 +1251,10 @@ SHUT = (
 REFUSED = (
     "the master refuses it where the key that it shows there is not known (redis-certauth node "
     "enrol --db, or node_keys); the logs of both say more"
+)
+KNOCKING = (
+    "a server of yours has to be made known first (redis-certauth node enrol --db, or node_keys); "
+    "of anybody else, find out who it is"
 )
 FORGED = (
     "this Sentinel tells clients that {} is the master, which is none of the database's servers: "

@@ -67,6 +67,72 @@ bool certificate_key(X509 *certificate, uint8_t out[HASH_BYTES]) {
     return true;
 }
 
+/* ---- Algorithms ---- */
+
+/* A name for what this libcrypto may have none for: those of FIPS 204 and 205 are known from OpenSSL 3.5
+ * on. The last arcs under 2.16.840.1.101.3.4.3 (RFC 9881 2, RFC 9909 3). */
+static void name_algorithm(const ASN1_OBJECT *algorithm, char out[ALGORITHM_TEXT]) {
+    enum { FIRST = 17 };
+    static const char *const names[] = {
+        "ML-DSA-44", "ML-DSA-65", "ML-DSA-87", "SLH-DSA-SHA2-128s", "SLH-DSA-SHA2-128f",
+        "SLH-DSA-SHA2-192s", "SLH-DSA-SHA2-192f", "SLH-DSA-SHA2-256s", "SLH-DSA-SHA2-256f",
+        "SLH-DSA-SHAKE-128s", "SLH-DSA-SHAKE-128f", "SLH-DSA-SHAKE-192s", "SLH-DSA-SHAKE-192f",
+        "SLH-DSA-SHAKE-256s", "SLH-DSA-SHAKE-256f",
+    };
+    span oid = span_of(OBJ_get0_data(algorithm), OBJ_length(algorithm));
+    const span above = LITERAL("\x60\x86\x48\x01\x65\x03\x04\x03");
+    size_t last = oid.len == above.len + 1 ? oid.ptr[above.len] - (size_t)FIRST : SIZE_MAX;
+    if (span_starts(oid, above) && last < sizeof names / sizeof *names)
+        snprintf(out, ALGORITHM_TEXT, "%s", names[last]);
+    else
+        OBJ_obj2txt(out, ALGORITHM_TEXT, algorithm, 0);
+}
+
+static bool knows_key(const ASN1_OBJECT *algorithm) {
+    char oid[ALGORITHM_TEXT];
+    OBJ_obj2txt(oid, sizeof oid, algorithm, 1);
+    EVP_KEYMGMT *known = EVP_KEYMGMT_fetch(NULL, oid, NULL);
+    EVP_KEYMGMT_free(known);
+    return known != NULL;
+}
+
+/* One of a digest and a key is in a table of libcrypto's; one of its own goes by the name of its key. */
+static bool knows_signature(const ASN1_OBJECT *algorithm) {
+    return OBJ_find_sigid_algs(OBJ_obj2nid(algorithm), NULL, NULL) == 1 || knows_key(algorithm);
+}
+
+static const ASN1_OBJECT *key_algorithm(X509 *certificate) {
+    ASN1_OBJECT *key = NULL;
+    X509_PUBKEY_get0_param(&key, NULL, NULL, NULL, X509_get_X509_PUBKEY(certificate));
+    return key;
+}
+
+void algorithm_of_key(X509 *certificate, char out[ALGORITHM_TEXT]) {
+    name_algorithm(key_algorithm(certificate), out);
+}
+
+bool algorithm_unknown(X509 *certificate, fault *why) {
+    const ASN1_OBJECT *key = key_algorithm(certificate), *signature;
+    const X509_ALGOR *algorithm;
+    char name[ALGORITHM_TEXT];
+    X509_get0_signature(NULL, &algorithm, certificate);
+    X509_ALGOR_get0(&signature, NULL, NULL, algorithm);
+    ERR_set_mark();
+    bool known = X509_get0_pubkey(certificate) || knows_key(key);
+    if (!known) name_algorithm(key, name);
+    else if (!(known = knows_signature(signature))) name_algorithm(signature, name);
+    ERR_pop_to_mark();
+    return !known && !fail(why, "this OpenSSL (%.32s) does not know %s",
+                           OpenSSL_version(OPENSSL_VERSION_STRING), name);
+}
+
+bool chain_unknown(const STACK_OF(X509) * chain, fault *why) {
+    for (int i = 0; i < sk_X509_num(chain); i++) {
+        if (algorithm_unknown(sk_X509_value(chain, i), why)) return true;
+    }
+    return false;
+}
+
 /* ---- Signatures ---- */
 
 /* (r, n - s) for (r, s): DER, to be freed with OPENSSL_free. Returns its length; 0 for what is no

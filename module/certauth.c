@@ -173,6 +173,7 @@ static struct {
     fault damage;              /* why only the bootstrap file counts; empty: it does not */
     fault lost;                /* what is wrong with a journal that was sound; empty: nothing */
     fault trust_state;         /* of tls-ca-cert-dir, for a person */
+    fault unverified;          /* what this libcrypto does not know of the policy's CAs; or empty */
     bool watches;              /* the doors that are not the clients', see doors.c */
     bool blind;                /* a client has come, and we were not asked */
     bool trusts;               /* they are open to the policy's CAs, unless guarded */
@@ -889,6 +890,14 @@ static void say_trust(const char *links) {
                  "clients"
                : "managed",
          links, why);
+}
+
+/* After a change of the policy's CAs. */
+static void learn_unverified(void) {
+    const fault before = node.unverified;
+    if (policy_unverified(node.policy, &node.unverified) == 0) node.unverified.text[0] = 0;
+    if (node.unverified.text[0] && strcmp(before.text, node.unverified.text) != 0)
+        tell("trust", node.unverified.text);
 }
 
 static bool trust_goes_on(const void *now) { return slice_goes_on(now); }
@@ -2311,6 +2320,7 @@ static void put_in_force(void) {
     /* resetpass too: protected mode asks for nopass even of a user that is off (networking.c) */
     if (damaged()) set_user(LITERAL("default"), LITERAL("resetpass off"));
     commit_to_doors(NULL);
+    learn_unverified();
     apply_trust(NULL);
     apply_client_auth();
     if ((damaged() || enforced()) && !was_off && default_is_off(&now)) close_default(NULL);
@@ -2471,6 +2481,7 @@ static progress commit(write_order *order, slice *now) {
     drop_stage();
     commit_to_doors(order->change);
     node.memory = memory_after(order);
+    if (patch_changes_trust(order->change)) learn_unverified();
     order->done = node.settling = node.sweeping = node.ever = true;
     watch_commands();
     node.stamp = order->next;
@@ -2528,6 +2539,23 @@ static bool make_markers(fault *why) {
                          node.markers[0], strerror(error));
 }
 
+/* ---- Replies ---- */
+
+static void reply_text(RedisModuleCtx *ctx, const char *text) {
+    RedisModule_ReplyWithStringBuffer(ctx, text, strlen(text));
+}
+static void reply_pair(RedisModuleCtx *ctx, const char *name, span value) {
+    reply_text(ctx, name);
+    RedisModule_ReplyWithStringBuffer(ctx, value.len ? (const char *)value.ptr : "", value.len);
+}
+static void reply_named(RedisModuleCtx *ctx, const char *name, const char *value) {
+    reply_pair(ctx, name, span_of(value, strlen(value)));
+}
+static void reply_number(RedisModuleCtx *ctx, const char *name, uint64_t value) {
+    reply_text(ctx, name);
+    RedisModule_ReplyWithLongLong(ctx, (long long)value);
+}
+
 static void reply_error(RedisModuleCtx *ctx, write_order *order);
 
 /* The sender has its user again, if its certificate still is that user. */
@@ -2558,13 +2586,12 @@ static int reply_order(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) 
         return REDISMODULE_OK;
     }
     digest_print(&sum, text);
-    RedisModule_ReplyWithMap(ctx, 3);
-    RedisModule_ReplyWithStringBuffer(ctx, "generation", 10);
-    RedisModule_ReplyWithLongLong(ctx, (long long)order->next.generation);
-    RedisModule_ReplyWithStringBuffer(ctx, "digest", 6);
-    RedisModule_ReplyWithStringBuffer(ctx, text, strlen(text));
-    RedisModule_ReplyWithStringBuffer(ctx, "closed", 6);
-    RedisModule_ReplyWithLongLong(ctx, (long long)order->closed);
+    const char *unverified = node.unverified.text;
+    RedisModule_ReplyWithMap(ctx, unverified[0] ? 4 : 3);
+    reply_number(ctx, "generation", order->next.generation);
+    reply_named(ctx, "digest", text);
+    reply_number(ctx, "closed", order->closed);
+    if (unverified[0]) reply_named(ctx, "unverified", unverified);
     return REDISMODULE_OK;
 }
 
@@ -3310,20 +3337,6 @@ static void drop_old_stage(void) {
 
 /* ---- CERTAUTH.POLICY SHOW and STATUS ---- */
 
-static void reply_text(RedisModuleCtx *ctx, const char *text) {
-    RedisModule_ReplyWithStringBuffer(ctx, text, strlen(text));
-}
-static void reply_pair(RedisModuleCtx *ctx, const char *name, span value) {
-    reply_text(ctx, name);
-    RedisModule_ReplyWithStringBuffer(ctx, value.len ? (const char *)value.ptr : "", value.len);
-}
-static void reply_named(RedisModuleCtx *ctx, const char *name, const char *value) {
-    reply_pair(ctx, name, span_of(value, strlen(value)));
-}
-static void reply_number(RedisModuleCtx *ctx, const char *name, uint64_t value) {
-    reply_text(ctx, name);
-    RedisModule_ReplyWithLongLong(ctx, (long long)value);
-}
 static void reply_optional(RedisModuleCtx *ctx, const char *name, span value) {
     if (value.len) {
         reply_pair(ctx, name, value);
@@ -3412,7 +3425,7 @@ static int policy_status(RedisModuleCtx *ctx, RedisModuleString **argv, int argc
     char text[DIGEST_TEXT];
     digest sum = policy_digest(node.policy);
     digest_print(&sum, text);
-    RedisModule_ReplyWithMap(ctx, 9);
+    RedisModule_ReplyWithMap(ctx, 10);
     reply_number(ctx, "generation", node.stamp.generation);
     reply_named(ctx, "digest", text);
     reply_number(ctx, "lines", sum.lines);
@@ -3421,6 +3434,7 @@ static int policy_status(RedisModuleCtx *ctx, RedisModuleString **argv, int argc
     reply_named(ctx, "enforce", enforce[policy_setting(node.policy, SET_ENFORCE)]);
     reply_named(ctx, "journal", journal_state());
     reply_named(ctx, "trust", node.trust_state.text);
+    reply_named(ctx, "unverified", node.unverified.text);
     reply_number(ctx, "sessions", RedisModule_DictSize(node.sessions));
     return REDISMODULE_OK;
 }
@@ -3503,6 +3517,7 @@ static void reply_explanation(RedisModuleCtx *ctx, const request *r) {
 /* Leaf first. The path is the handshake's, or ours where it was not asked or refuses. */
 static handshake ask_handshake(X509 *const *certificates, size_t given, path *issuers) {
     char asks[16];
+    fault unknown;
     handshake tls = handshake_ask(certificates[0], certificates + 1, given - 1, issuers);
     config_get("tls-auth-clients", asks, sizeof asks);
     if (strcmp(asks, "no") == 0)
@@ -3511,9 +3526,13 @@ static handshake ask_handshake(X509 *const *certificates, size_t given, path *is
     if (tls.state == HANDSHAKE_WITHOUT && strcmp(asks, "yes") == 0)
         tls.refused = REASON_NO_CERTIFICATE;
     if (tls.state == HANDSHAKE_ASKED && !tls.refused) return tls;
-    path_verify(node.policy, certificates[0], certificates + 1, given - 1, 0, issuers);
+    path_verify(node.policy, certificates[0], certificates + 1, given - 1, 0, issuers, &unknown);
     if (!issuers->known)
-        path_verify(node.bootstrap, certificates[0], certificates + 1, given - 1, 0, issuers);
+        path_verify(node.bootstrap, certificates[0], certificates + 1, given - 1, 0, issuers, NULL);
+    if (tls.state == HANDSHAKE_NOT_ASKED && !issuers->known && unknown.text[0]) {
+        tls.refused = REASON_UNKNOWN_ALGORITHM;
+        snprintf(tls.text, sizeof tls.text, "%.150s", unknown.text);
+    }
     return tls;
 }
 
@@ -4023,8 +4042,9 @@ static void watch_acl_load(RedisModuleCtx *ctx) {
 /* Those that a handshake can fail for. */
 static void info_handshakes(RedisModuleInfoCtx *ctx) {
     static const reason whys[] = {
-        REASON_NO_CERTIFICATE, REASON_HANDSHAKE, REASON_WEAK, REASON_MALFORMED, REASON_KEY_USAGE,
-        REASON_UNTRUSTED_ISSUER, REASON_CA_EXPIRED, REASON_NOT_YET_VALID, REASON_EXPIRED,
+        REASON_NO_CERTIFICATE, REASON_HANDSHAKE, REASON_WEAK, REASON_UNKNOWN_ALGORITHM,
+        REASON_MALFORMED, REASON_KEY_USAGE, REASON_UNTRUSTED_ISSUER, REASON_CA_EXPIRED,
+        REASON_NOT_YET_VALID, REASON_EXPIRED,
     };
     char field[64];
     for (size_t i = 0; i < sizeof whys / sizeof *whys; i++) {

@@ -48,6 +48,7 @@ typedef enum {
     REASON_NO_CERTIFICATE,
     REASON_HANDSHAKE,        /* the TLS handshake refuses it, for a reason that is none of these */
     REASON_WEAK,             /* a key or signature of its path is below the security level */
+    REASON_UNKNOWN_ALGORITHM, /* a key or signature of its path is none that this libcrypto knows */
     REASON_MALFORMED,        /* DER, extensions or times that do not parse, or say two things */
     REASON_TOO_LARGE,        /* over one of the bounds above */
     REASON_BAD_STRING,       /* NUL, control or invisible character, invalid encoding in a name */
@@ -208,8 +209,22 @@ typedef struct policy policy;
 
 /* By libcrypto's own verification under the policy's `ca` and `anchor` certificates; `extra` are
  * the intermediates presented with the leaf. Of two CAs with one name and key, that counts which is
- * valid at `now` (seconds since 1970; 0: this moment); what else times say is left to policy_decide. */
-void path_verify(const policy *, X509 *leaf, X509 *const *extra, size_t count, int64_t now, path *out);
+ * valid at `now` (seconds since 1970; 0: this moment); what else times say is left to policy_decide.
+ * `unknown` (may be NULL) has the text of algorithm_unknown, where that is why nobody vouches for it. */
+void path_verify(const policy *, X509 *leaf, X509 *const *extra, size_t count, int64_t now, path *out,
+                 fault *unknown);
+
+/* Is the key or the signature of this certificate of an algorithm that this libcrypto does not know? Then
+ * the text says so, with the names of both: "this OpenSSL (3.0.19) does not know ML-DSA-65". */
+bool algorithm_unknown(X509 *, fault *);
+
+/* What the algorithm of its key is called, known or not. NUL ended. */
+enum { ALGORITHM_TEXT = 100 };
+void algorithm_of_key(X509 *, char out[ALGORITHM_TEXT]);
+
+/* How many `ca` and `anchor` lines that is true of: nothing below them can be verified here. The text
+ * names the first. */
+size_t policy_unverified(const policy *, fault *);
 
 /* What a chain says that somebody has verified, leaf first; not known with fewer than two or too many. */
 void path_of_chain(X509 *const *chain, size_t count, path *out);

@@ -198,17 +198,23 @@ static reason judge(const STACK_OF(X509) * verified, const ip *address) {
     return why;
 }
 
+/* Why libcrypto finds a path wrong. What it does not know, it calls one or another. */
+static reason why_refused(X509_STORE_CTX *context, fault *unknown) {
+    if (chain_unknown(X509_STORE_CTX_get0_chain(context), unknown)) return REASON_UNKNOWN_ALGORITHM;
+    return reason_of_error(X509_STORE_CTX_get_error(context), X509_STORE_CTX_get_error_depth(context));
+}
+
 /* Called for each certificate of a path that libcrypto finds good, the leaf last, or for what it
  * finds wrong; where this fails, the handshake does. */
 static int verify_node(int good, X509_STORE_CTX *context) {
     const SSL *ssl = X509_STORE_CTX_get_ex_data(context, SSL_get_ex_data_X509_STORE_CTX_idx());
     int how = mode, depth = X509_STORE_CTX_get_error_depth(context);
+    fault unknown;
     const STACK_OF(X509) *chain = X509_STORE_CTX_get0_chain(context);
     if (how == DOORS_OPEN || (good && depth > 0)) return good;
     bool lets = good && how == DOORS_WATCHED;
     door_note n = note_of(ssl, door_of(ssl), lets ? DOOR_WOULD_REFUSE : DOOR_REFUSED);
-    n.why = good ? judge(chain, &n.address)
-                 : reason_of_error(X509_STORE_CTX_get_error(context), depth);
+    n.why = good ? judge(chain, &n.address) : why_refused(context, &unknown);
     if (n.why == REASON_MATCHED) return 1;
     note(n, X509_STORE_CTX_get0_cert(context), good ? chain : NULL);
     if (lets || !good) return good;
@@ -255,13 +261,15 @@ static void seen(SSL *ssl) { SSL_set_verify(ssl, SSL_get_verify_mode(ssl), see_n
 /* The first fault ends the handshake. Where it is the leaf's time, libcrypto has verified all signatures
  * (internal_verify, crypto/x509/x509_vfy.c, OpenSSL 3.0). */
 static int see_client(int good, X509_STORE_CTX *context) {
+    fault unknown;
     if (good) return good;
     SSL *ssl = X509_STORE_CTX_get_ex_data(context, SSL_get_ex_data_X509_STORE_CTX_idx());
     int error = X509_STORE_CTX_get_error(context), depth = X509_STORE_CTX_get_error_depth(context);
-    reason why = reason_of_error(error, depth);
+    reason why = why_refused(context, &unknown);
     bool verified = why == REASON_EXPIRED || why == REASON_NOT_YET_VALID;
     char detail[DOOR_DETAIL];
-    snprintf(detail, sizeof detail, "%s, at depth %d", X509_verify_cert_error_string(error), depth);
+    snprintf(detail, sizeof detail, "%.100s, at depth %d",
+             why == REASON_UNKNOWN_ALGORITHM ? unknown.text : X509_verify_cert_error_string(error), depth);
     seen(ssl);
     client_failed(ssl, why, X509_STORE_CTX_get0_cert(context),
                   verified ? X509_STORE_CTX_get0_chain(context) : NULL, detail);

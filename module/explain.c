@@ -25,6 +25,9 @@ static const struct {
     [REASON_WEAK] = {"", "a key or a signature of its path is too weak",
                      "issue it, and the CAs above it, with RSA keys of 2048 bits or EC keys and "
                      "SHA-256"},
+    [REASON_UNKNOWN_ALGORITHM] =
+        {"", "it cannot be verified",
+         "use an OpenSSL here that knows it, or issue it and its CAs with RSA or EC keys"},
     [REASON_MALFORMED] = {"the certificate parses", "the certificate does not parse as it has to",
                           "issue a new certificate"},
     [REASON_TOO_LARGE] = {"", "the certificate is larger than anybody needs",
@@ -205,8 +208,9 @@ static void tell_handshake(writer *w, const handshake *tls) {
     case HANDSHAKE_NOT_ASKED:
         put_string(w, "the TLS handshake was not asked (");
         put_string(w, tls->text);
-        put_string(w, "): it also wants a root of the path in the server's trust store, and keys and "
-                      "signatures of its security level\n");
+        put_string(w, tls->refused ? ")\n"
+                                   : "): it also wants a root of the path in the server's trust store, "
+                                     "and keys and signatures of its security level\n");
         return;
     case HANDSHAKE_WITHOUT:
         put_string(w, "the TLS handshake is without this certificate: ");
@@ -235,7 +239,7 @@ static void tell_unasked(writer *w, const request *r) {
 }
 
 static void tell_path(writer *w, const request *r) {
-    if (!r->issuers->known) {
+    if (!r->issuers->known && r->tls.refused != REASON_UNKNOWN_ALGORITHM) {
         put_string(w,
                    "path: nobody vouches for it; if its intermediate CAs were not given, the TLS "
                    "handshake may know more\n");

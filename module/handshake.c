@@ -80,6 +80,12 @@ static bool verified(X509_STORE_CTX *store, SSL_CTX *context, X509 *leaf, STACK_
     return X509_verify_cert(store) == 1;
 }
 
+/* In TLS 1.3 only, and SLH-DSA in none (providers/common/capabilities.c, OpenSSL 3.5). */
+static bool is_ml_dsa(const EVP_PKEY *key) {
+    return EVP_PKEY_is_a(key, "ML-DSA-44") || EVP_PKEY_is_a(key, "ML-DSA-65") ||
+           EVP_PKEY_is_a(key, "ML-DSA-87");
+}
+
 /* Can a client show in TLS 1.2 or 1.3 that it has this key? Not by a curve outside libssl's default groups,
  * which no server of ours changes, nor by DSA in TLS 1.3 (RFC 8446 4.2.3): then it shows no certificate
  * at all (ssl3_check_client_certificate, ssl/statem/statem_clnt.c). */
@@ -92,7 +98,7 @@ static bool key_can_sign(SSL_CTX *context, X509 *leaf) {
     case EVP_PKEY_RSA: case EVP_PKEY_RSA_PSS: case EVP_PKEY_ED25519: case EVP_PKEY_ED448: return true;
     case EVP_PKEY_DSA: return most && most < TLS1_3_VERSION;
     case EVP_PKEY_EC: break;
-    default: return false;
+    default: return key && (!most || most >= TLS1_3_VERSION) && is_ml_dsa(key);
     }
     int nid = EVP_PKEY_get_group_name(key, group, sizeof group, &len) == 1 ? OBJ_sn2nid(group) : 0;
     return nid == NID_X9_62_prime256v1 || nid == NID_secp384r1 || nid == NID_secp521r1;
@@ -112,9 +118,11 @@ static void take_path(const STACK_OF(X509) * chain, path *issuers) {
 
 static void ask(SSL_CTX *context, X509 *leaf, STACK_OF(X509) * extra, handshake *out,
                 path *issuers) {
+    fault unknown = {"a client can sign none with a key of this type or curve"};
     if (!key_can_sign(context, leaf)) {
-        *out = (handshake){HANDSHAKE_WITHOUT, REASON_UNDECIDED, 0,
-                           "a client can sign none with a key of this type or curve"};
+        out->state = HANDSHAKE_WITHOUT;
+        if (X509_get0_pubkey(leaf) == NULL) algorithm_unknown(leaf, &unknown);
+        snprintf(out->text, sizeof out->text, "%s", unknown.text);
         return;
     }
     X509_STORE_CTX *store = X509_STORE_CTX_new();
@@ -123,7 +131,10 @@ static void ask(SSL_CTX *context, X509 *leaf, STACK_OF(X509) * extra, handshake 
     if (store == NULL || !verified(store, context, leaf, extra)) {
         int error = store ? X509_STORE_CTX_get_error(store) : X509_V_ERR_OUT_OF_MEM;
         int depth = store ? X509_STORE_CTX_get_error_depth(store) : 0;
-        refuse(out, reason_of_error(error, depth), X509_verify_cert_error_string(error), depth);
+        const STACK_OF(X509) *found = store ? X509_STORE_CTX_get0_chain(store) : NULL;
+        bool new = chain_unknown(found, &unknown);
+        refuse(out, new ? REASON_UNKNOWN_ALGORITHM : reason_of_error(error, depth),
+               new ? unknown.text : X509_verify_cert_error_string(error), depth);
     } else {
         take_path(X509_STORE_CTX_get0_chain(store), issuers);
     }

@@ -36,6 +36,10 @@ bool span_equal_nocase(span a, span b); /* ASCII */
  * strangers go in as %.*s only after text_clean. */
 bool fail(fault *why, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* algorithm_unknown of one of them. A chain may be NULL. */
+struct stack_st_X509;
+bool chain_unknown(const struct stack_st_X509 *, fault *);
+
 void *must(void *allocated); /* ends the process where it is NULL, as the server does */
 /* Has the reason, before the process ends: stderr is nowhere where the server is a daemon. May be NULL. */
 extern void (*must_tell)(const char *text);

@@ -198,9 +198,25 @@ static void remember(identity *id, const path *issuers) {
 
 /* ---- Paths ---- */
 
+size_t policy_unverified(const policy *p, fault *why) {
+    size_t count = 0;
+    fault first, other;
+    char name[100] = "";
+    for (size_t i = 0; i < policy_authorities(p); i++) {
+        X509 *ca = policy_authority(p, i);
+        if (!algorithm_unknown(ca, count ? &other : &first) || count++) continue;
+        X509_NAME_oneline(X509_get_subject_name(ca), name, sizeof name);
+    }
+    if (count)
+        fail(why, "%.100s: nothing below the CA %.99s can be verified here%s", first.text, name,
+             count > 1 ? ", nor below others" : "");
+    return count;
+}
+
 void path_verify(const policy *p, X509 *leaf, X509 *const *extra, size_t count, int64_t now,
-                 path *out) {
+                 path *out, fault *unknown) {
     path_unknown(out);
+    if (unknown) unknown->text[0] = 0;
     if (policy_store(p) == NULL) return;
     ERR_set_mark();
     X509_STORE_CTX *context = X509_STORE_CTX_new();
@@ -210,6 +226,8 @@ void path_verify(const policy *p, X509 *leaf, X509 *const *extra, size_t count, 
     }
     if (context && untrusted && verify_path(context, p, leaf, untrusted, now, out)) {
         take_chain(X509_STORE_CTX_get0_chain(context), out);
+    } else if (context && untrusted && unknown) {
+        chain_unknown(X509_STORE_CTX_get0_chain(context), unknown);
     }
     sk_X509_free(untrusted);
     X509_STORE_CTX_free(context);
@@ -222,6 +240,6 @@ void path_after_handshake(const policy *p, identity *leaf, X509 *const *chain, s
     path_unknown(out);
     if (count != 1) path_from_chain(chain, count, known_authority, out);
     else if (known) path_copy(out, &known->issuers);
-    else path_verify(p, chain[0], seen, AUTHORITIES, 0, out);
+    else path_verify(p, chain[0], seen, AUTHORITIES, 0, out, NULL);
     if (count != 1 && out->known) remember(leaf, out);
 }

@@ -18,6 +18,7 @@ const char *reason_name(reason why) {
     case REASON_NO_CERTIFICATE: return "no_certificate";
     case REASON_HANDSHAKE: return "handshake";
     case REASON_WEAK: return "weak";
+    case REASON_UNKNOWN_ALGORITHM: return "unknown_algorithm";
     case REASON_MALFORMED: return "malformed";
     case REASON_TOO_LARGE: return "too_large";
     case REASON_BAD_STRING: return "bad_string";

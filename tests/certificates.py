@@ -329,7 +329,7 @@ def decide(
         raw = ffi.new("identity *")
         lib.identity_read(certificates[0], raw)
         if chain is None:
-            lib.path_verify(lines, certificates[0], ffi.NULL, 0, now, path)
+            lib.path_verify(lines, certificates[0], ffi.NULL, 0, now, path, ffi.NULL)
         else:
             above = [one if isinstance(one, bytes) else one.der for one in chain or [ca()]]
             certificates += [x509(one) for one in above]

@@ -166,7 +166,7 @@ def judge(data: bytes, extra: Any) -> str:
     )
     assert lib.identity_read(found[0], identity) == identity.refusal
     check_identity(identity)
-    lib.path_verify(LINES, found[0], found + 1, count - 1, NOW, path)
+    lib.path_verify(LINES, found[0], found + 1, count - 1, NOW, path, ffi.NULL)
     if not path.known:  # so that the later checks are reached as well
         lib.path_after_handshake(LINES, identity, ffi.new("X509 *[]", [found[0], extra]), 2, path)
     request = ffi.new("request *", {"leaf": identity, "issuers": path, "now": NOW})

@@ -272,7 +272,8 @@ def _sign(
     )
     for extension, critical in extensions:
         builder = builder.add_extension(extension, critical)
-    return builder.sign(signer, hashes.SHA256())
+    # Those of later algorithms have a hash of their own.
+    return builder.sign(signer, hashes.SHA256() if isinstance(signer, Key) else None)
 
 
 def tampered(made: x509.Certificate, signer: Key, fields: dict[int, bytes]) -> x509.Certificate:

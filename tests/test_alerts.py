@@ -6,6 +6,7 @@ import ssl
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from tests.control import Plane, Serving, authority_of, enrolled_node, frozen, i
 from tests.nodes import who
 from tests.peers import sentinel_cert
 from tests.servers import Server
-from tests.support import Pki, RedisServer, days, root, wait_until
+from tests.support import CLIENT, SERVER, Pki, RedisServer, days, free_port, root, wait_until
 from tests.test_metrics import Samples, parsed, rules, scraped
 from tests.test_sentinels import ends
 from tests.test_topology import Watcher
@@ -172,10 +173,26 @@ def sentinel_open(world: World) -> Iterator[Minute]:
         wait_until(lambda: world.counted("certauth_node_error", code="OPEN") == 0, "it is shut", 30)
 
 
+def peers_refused(world: World) -> Iterator[Minute]:
+    """A server of the right CA that nobody has made known comes to the cluster bus."""
+    bus = free_port()
+    node = world.node(config=["cluster-enabled yes", "tls-cluster yes", f"cluster-port {bus}"])
+    stranger = node.tls(world.pki.server_ca.issue("CN=stranger", eku=(SERVER, CLIENT)))
+    stranger.address = ("127.0.0.1", bus)
+
+    def knock() -> None:
+        with suppress(OSError), stranger.connect() as connection:
+            connection.socket.recv(1)
+
+    yield world.counting(knock, 1, "certauth_node_peers_refused_total")
+    world.plane.in_step()
+
+
 OUTAGES: dict[str, Callable[[World], Iterator[Minute]]] = {
     "CertauthNodeDown": node_down,
     "CertauthNodeWithoutModule": without_module,
     "CertauthSentinelOpen": sentinel_open,
+    "CertauthPeersRefused": peers_refused,
     "CertauthNodeBehind": node_behind,
     "CertauthRefusals": refusals,
     "CertauthClientCertificatesExpired": expired,

@@ -59,6 +59,17 @@ WAYS: dict[str, tuple[list[str], bytes | None, dict[str, Any]]] = {
         certificate(ALICE),
         {"tls": {"state": lib.HANDSHAKE_ASKED, "refused": lib.REASON_WEAK, "text": b"no"}},
     ),
+    "unknown_algorithm": (
+        TRUST,
+        certificate(ALICE),
+        {
+            "tls": {
+                "state": lib.HANDSHAKE_ASKED,
+                "refused": lib.REASON_UNKNOWN_ALGORITHM,
+                "text": b"no",
+            }
+        },
+    ),
     "malformed": (TRUST, certificate(name([(O, "acme")], [])), {}),
     "too_large": (TRUST, certificate(person("a" * 5000)), {}),
     "bad_string": (TRUST, certificate(person("a\0b")), {}),
@@ -214,7 +225,7 @@ def test_only_so_much_is_looked_at_for_the_nearest() -> None:
     identity, path = ffi.new("identity *"), ffi.new("path *", {"known": True, "count": 1})
     leaf = raw.x509(certificate(ENG))
     lib.identity_read(leaf, identity)
-    lib.path_verify(lines, leaf, ffi.NULL, 0, NOW, path)
+    lib.path_verify(lines, leaf, ffi.NULL, 0, NOW, path, ffi.NULL)
     request.leaf, request.issuers, request.now = identity, path, NOW
     decided = lib.policy_decide(lines, ffi.NULL, request)
     for most, there in ((0, False), (1 << 15, True)):

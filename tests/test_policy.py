@@ -379,7 +379,7 @@ def test_the_checks_come_in_the_order_of_the_reasons() -> None:
     assert not repairs
     ranks = [core.reasons().index(reason) for reason in mended]
     assert ranks == sorted(ranks)
-    others = ("undecided", "handshake", "weak", "malformed", "too_large")
+    others = ("undecided", "handshake", "weak", "unknown_algorithm", "malformed", "too_large")
     assert mended == [reason for reason in core.reasons() if reason not in others]
 
 

@@ -14,7 +14,7 @@ from tests.control import Plane, authority_of, enrolled_node, operator
 from tests.nodes import show, who
 from tests.policies import OPERATOR
 from tests.servers import Server, servers
-from tests.support import Cert, Pki, RedisServer, wait_until
+from tests.support import CLIENT, SERVER, Cert, Pki, RedisServer, free_port, wait_until
 from tests.test_topology import (
     KIND,
     SLOTS,
@@ -253,3 +253,50 @@ def test_a_server_without_the_module_in_a_cluster(
 def owner(tag: str) -> int:
     """Which of three masters has the keys of this tag."""
     return crc_slot(tag) * 3 // SLOTS
+
+
+# ---- At the doors of the nodes -------------------------------------------------------------------
+
+
+def test_who_is_refused_at_the_cluster_bus_is_in_the_status_and_the_log(
+    plane: Plane, make_node: MakeNode, pki: Pki
+) -> None:
+    """By whom, where and why, as long as it goes on; the node is in step all the while. A node that
+    comes in is an event as well, and once its key is known nobody calls it a stranger."""
+    bus = free_port()
+    node = make_node(KIND, "cluster-enabled yes", "tls-cluster yes", f"cluster-port {bus}")
+    uid = plane.register(node)
+    plane.in_step()
+    cert = pki.server_ca.issue("CN=stranger", eku=(SERVER, CLIENT))
+    other = node.tls(cert)
+    other.address = ("127.0.0.1", bus)
+
+    def knock() -> bool:
+        """Is it let in? Nothing is said to it either way."""
+        with suppress(OSError), other.connect() as connection:
+            connection.socket.settimeout(0.2)
+            try:
+                return bool(connection.socket.recv(1)) and False
+            except TimeoutError:
+                return True
+        return False
+
+    def said() -> str:
+        assert knock() is False
+        status = plane.status()
+        return status if "DOOR" in status else ""
+
+    status = wait_until(said, "the status says who is refused")
+    assert f"DOOR refused: CN=stranger (key {cert.key_id}, 127.0.0.1) at the cluster bus" in status
+    assert "no_binding" in status
+    assert "node enrol --db" in status
+    (shown,) = plane.ok("GET /v1/certauth/nodes")["nodes"]
+    assert shown["generation"]
+    plane.in_step()  # nobody knocks any more
+    (one,) = events(plane, "peer_refused")
+    assert (one["severity"], one["door"], one["key"]) == ("WARNING", "bus", cert.key_id)
+    plane.ok(f"PUT /v1/bdbs/{uid}", {"node_keys": [cert.key_id]})
+    wait_until(knock, "it is let in")
+    (one,) = wait_until(lambda: events(plane, "peer_joined"), "that is told")
+    assert (one["severity"], one["door"], one["key"]) == ("INFO", "bus", cert.key_id)
+    assert plane.status() == "active"

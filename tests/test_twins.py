@@ -34,7 +34,7 @@ def taken(ca: Cert, whole: bytes) -> bool:
     """Does libcrypto find that the CA has signed these bytes?"""
     path = ffi.new("path *")
     try:
-        lib.path_verify(policy(enforced(ca)), x509(whole), ffi.NULL, 0, 0, path)
+        lib.path_verify(policy(enforced(ca)), x509(whole), ffi.NULL, 0, 0, path, ffi.NULL)
     except ValueError:
         return False
     return bool(path.known)

@@ -17,6 +17,7 @@ from control.waiting import servers
 from control.web import answer, guard, in_field, needs, rehearsed, store
 
 blueprint = Blueprint("certauth", __name__)
+UNKNOWN = "unknown_algorithm"
 HELD = 10  # seconds of a preview: all who want to change something wait meanwhile
 
 
@@ -33,7 +34,8 @@ def explain(sent: ExplainBody) -> Response:
 
 def with_handshakes(told: dict[str, Any], sent: ExplainBody) -> dict[str, Any]:
     """An explanation with what each server says that its TLS handshake does, before the steps; and
-    refused where the handshakes of all that say so refuse."""
+    refused where the handshakes of all that say so refuse. Of algorithms that the OpenSSL here does
+    not know, a server's word counts."""
     words = [sent.certificate, *([sent.address] if sent.address else [])]
     ask = current_app.extensions["ask"]
     said = ask(sent.bdb_uid, lambda command: command("CERTAUTH.EXPLAIN", *words))
@@ -46,16 +48,28 @@ def with_handshakes(told: dict[str, Any], sent: ExplainBody) -> dict[str, Any]:
         return told
     first = [f"on {address}, {one['trace'][0]}" for address, one in known.items()]
     refused = [one for one in known.values() if is_refused_by_handshake(one)]
-    if len(refused) < len(known):
+    if len(refused) < len(known) and told["reason"] != UNKNOWN:
         return {**told, "trace": [*first, *told["trace"][1:]]}
-    one = refused[0]
-    nobody = {"action": "refuse", "reason": one["reason"], "user": None, "users": [], "line": None}
-    return {**told, **nobody, "trace": [*first, *one["trace"][1:]]}
+    one = min(known.values(), key=lambda one: (is_refused_by_handshake(one), not takes(one)))
+    return {**told, **decision_of(one), "trace": [*first, *one["trace"][1:]]}
+
+
+def decision_of(said: dict[str, Any]) -> dict[str, Any]:
+    """A server's decision as an explanation has it. Of several users it names the first."""
+    line, user = said.get("line"), said.get("user")
+    users = core.users_of(str(line)) if said["decision"] == "choose" else [user] if user else []
+    one = user if said["decision"] == "login" else None
+    return {"action": said["decision"], "reason": said["reason"], "user": one, "users": list(users),
+            "line": line}  # fmt: skip
+
+
+def takes(said: dict[str, Any]) -> bool:
+    return str(said["trace"][0]).startswith("the TLS handshake takes it")
 
 
 def is_refused_by_handshake(said: dict[str, Any]) -> bool:
-    passed = ("the TLS handshake takes it", "the TLS handshake was not asked")
-    return said["decision"] == "refuse" and not said["trace"][0].startswith(passed)
+    passed = takes(said) or said["trace"][0].startswith("the TLS handshake was not asked")
+    return said["decision"] == "refuse" and not passed
 
 
 @blueprint.post("/v1/certauth/preview")

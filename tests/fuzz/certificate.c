@@ -111,7 +111,7 @@ static void check_leaf(X509 *const *given, size_t count) {
     LAW(identity_read(given[0], &id) == id.refusal);
     check_identity(&id);
     request r = {.leaf = &id, .issuers = &issuers, .now = NOW};
-    path_verify(p, given[0], given + 1, count - 1, NOW, &issuers);
+    path_verify(p, given[0], given + 1, count - 1, NOW, &issuers, NULL);
     check_decision(p, &r);
     X509 *chain[] = {given[0], policy_authority(p, 0)};
     path_after_handshake(p, &id, chain, 2, &issuers);
