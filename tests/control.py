@@ -207,7 +207,7 @@ def enrolled_node(start: Start, kind: Server, home: Path, pki: Pki, **options: A
     return start(
         kind,
         pki=pki,
-        trust=[],
+        trust=options.pop("trust", []),
         module=("journal", folder, "bootstrap", str(home / "bootstrap"), *module),
         config=[f"tls-ca-cert-dir {folder}/ca", *more],
         **options,

@@ -37,14 +37,15 @@ def counted(node: Node) -> dict[str, int]:
     return found | {"broken": node.counters()["handshakes_broken"]}
 
 
-def shake(made: TlsPeer, source: str = "127.0.0.1") -> None:
-    """Comes from `source`, and stays until the server has had its say."""
+def shake(made: TlsPeer, source: str = "127.0.0.1") -> bool:
+    """Comes from `source`, and stays until the server has had its say. Was a PING answered?"""
     plain = socket.create_connection(made.address, timeout=10, source_address=(source, 0))
     with suppress(OSError), closing(plain):
         wrapped = made.context.wrap_socket(plain, server_hostname="localhost")
         with closing(wrapped):
             wrapped.sendall(b"PING\r\n")
-            wrapped.recv(1)
+            return wrapped.recv(1) == b"+"
+    return False
 
 
 def knock(node: Node, sent: bytes) -> None:
