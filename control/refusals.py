@@ -128,6 +128,12 @@ def _blame(found: dict[str, Refused], line: str, why: str) -> None:
         found[line] = Refused(line, "", why, "")
 
 
+def instead(line: str) -> str:
+    """What may stand for a line that a server refuses; "" for most."""
+    word = line.partition(" ")[0]
+    return taking.off(line) if word == "user" else taking.unbound(line) if word == "bind" else ""
+
+
 NAMED = 5  # in a sentence
 WORD = "REFUSED"  # with which it begins
 

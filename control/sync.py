@@ -456,6 +456,7 @@ def reconcile(
     `held` says more of that; and what differed, where it held something that this policy never was.
     Raises NodeError; Replaced where it is for another process to do."""
     status, held = status or node.status(), held or Held()
+    last = replace(held)
     if status.journal != "ok":
         raise NodeError("NOJOURNAL", status.journal)
     if status.generation and status.owner not in ("", owner):
@@ -467,7 +468,7 @@ def reconcile(
     write = _Write(store, bdb_uid, owner, node, lease, status, held)
     drift: Drift = {}
     if changes is None or status.generation == 0:
-        drift = write.whole()
+        drift = write.whole(last)
     elif changes:
         write.change(changes)
     elif held.refused and time.monotonic() > held.tried + FRESH:
@@ -490,16 +491,45 @@ class _Write:
         self._status, self._held = status, held
         self._epoch = _epoch(lease, status)
 
-    def whole(self) -> Drift:
-        """For a node of which it is not known how it differs. By force where it is not behind us,
-        as after a restore of the control plane from a backup."""
+    def whole(self, last: Held) -> Drift:
+        """For a node of which it is not known how it differs, and that was last seen at `last`: the
+        whole policy, unless it is within changes that a control plane has begun and not ended."""
         target, lines = self._store.policy(self._uid)
-        theirs = self._status.generation and self._status.owner
-        drift = difference(self._node.show(), lines) if theirs else {}
+        drift: Drift = {}
+        if self._status.generation and self._status.owner:
+            shown = self._node.show()
+            since = self._since(last, target)
+            if not since or not is_within(shown, lines, since, last.refused):
+                drift = difference(shown, lines)
+            elif self._status.generation < target.generation:
+                self._go_on(shown, lines, since, last)
+                return {}
         self._load(target, lines)
         return drift
 
+    def _since(self, last: Held, target: Target) -> list[Change]:
+        """What has changed since then, up to a target; nothing where that is not known."""
+        logged = refusals.digest(last.digest, refusals.minus(last.differs))
+        known = last.generation and self._store.changes(self._uid, last.generation, logged)
+        return [one for one in known or () if one.generation <= target.generation]
+
+    def _go_on(
+        self, shown: Sequence[str], lines: Sequence[str], since: Sequence[Change], last: Held
+    ) -> None:
+        """From the middle of changes to their end."""
+        status = self._status
+        later = [one for one in since if one.generation > status.generation]
+        now, end = dict.fromkeys(shown, 1), dict.fromkeys(lines, 1)
+        differs = refusals.plus(now, refusals.minus(end), refusals.signs(merged(later)))
+        refused = tuple(
+            one for one in last.refused
+            if differs.get(one.line) == -1 and (not one.instead or one.instead in now)
+        )  # fmt: skip
+        self._held.now(Target(status.generation, status.digest), differs, refused)
+        self.change(later)
+
     def _load(self, target: Target, lines: Sequence[str]) -> None:
+        """By force where the node is not behind us, as after a restore from a backup."""
         refused: tuple[Refused, ...] = ()
         force = self._status.generation >= target.generation
         while True:
@@ -596,6 +626,21 @@ def _epoch(lease: Lease, status: Status) -> int:
     if status.epoch > lease.epoch + LEAP:
         raise NodeError("EPOCH", f"this node says epoch {status.epoch}: reset its policy")
     return lease.above(status.epoch)
+
+
+def is_within(
+    held: Iterable[str], lines: Iterable[str], since: Iterable[Change], refused: Iterable[Refused]
+) -> bool:
+    """Whether a node that holds these lines may be in the middle of these changes, of which a
+    policy of `lines` is the end: each of its lines was there at some time since, and those that
+    were there at all times it has. In the place of a line may be what stands for one that the node
+    refuses; some it `refused` when they began."""
+    have, now = set(held), set(lines)
+    came = {line for one in since for line in one.added}
+    ever = now | {line for one in since for line in one.removed}
+    lacks = now - came - have - {one.line for one in refused}
+    known = have <= ever or have <= ever | set(map(refusals.instead, ever))
+    return known and all(refusals.instead(line) in have for line in lacks)
 
 
 def difference(held: Iterable[str], wanted: Iterable[str]) -> Drift:

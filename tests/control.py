@@ -139,10 +139,11 @@ class Https:
 
 
 class Serving:
-    """`redis-certauth serve` as a process of its own. `api` asks it, one request at a time."""
+    """`redis-certauth serve` as a process of its own. `api` asks it, one request at a time. It runs
+    the code `before` first."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    def __init__(self, config: Config, before: str = "") -> None:
+        self.config, self._before = config, before
         self.start()
 
     def start(self) -> None:
@@ -152,7 +153,7 @@ class Serving:
             "CERTAUTH_PORT": str(self.config.port),
             "CERTAUTH_DATABASE": self.config.url,
         }
-        code = "from control.cli import main; main()"
+        code = f"{self._before}\nfrom control.cli import main; main()"
         command = [sys.executable, "-c", code, "serve", "--home", str(self.config.home)]
         with open(self.config.home / "log", "a") as log:
             self.process = subprocess.Popen(

@@ -1,6 +1,7 @@
 """What takes rights away goes first, and one user's bad rules are nobody else's outage."""
 
-from collections.abc import Iterable
+import signal
+from collections.abc import Callable, Iterable
 
 import pytest
 from hypothesis import given
@@ -9,8 +10,8 @@ from hypothesis import strategies as st
 from control import core, refusals, taking
 from control.records import Refused
 from control.sync import Node, NodeError
-from tests.control import SOON, Plane, enrolled_node, operator
-from tests.nodes import Start, authority, is_open, rules, show, status, turned_away, who
+from tests.control import SOON, Plane, Serving, enrolled_node, operator
+from tests.nodes import Start, authority, is_open, patch, rules, show, status, turned_away, who
 from tests.servers import Server
 from tests.support import Cert, Pki, RedisServer, root, wait_until
 
@@ -301,6 +302,74 @@ def test_a_server_that_dies_between_the_parts_goes_on(
     assert who(one, carol) == "carol"
     assert who(one, pki.bob) is None
     assert not plane.ok("GET /v1/logs?type=node_drift")
+
+
+# Ends the process right behind the first change that a server has confirmed.
+DIES = """
+import os, signal
+from control.sync import Node
+patch = Node.patch
+Node.patch = lambda *words: (patch(*words), os.kill(os.getpid(), signal.SIGKILL))
+"""
+
+
+def told_while_away(plane: Plane, server: RedisServer, change: Callable[[], object]) -> None:
+    """Changes that the server has yet to hear of, when no control plane runs and it is back."""
+    server.stop()
+    plane.open()
+    change()
+    plane.close()
+    server.start()
+
+
+def killed_between_the_parts(plane: Plane) -> None:
+    serving = Serving(plane.config, DIES)
+    try:
+        assert serving.process.wait(20) == -signal.SIGKILL
+    finally:
+        serving.kill()
+
+
+@pytest.mark.parametrize("kills", [1, 2])
+@pytest.mark.parametrize("ends", ["as it began", "by hand"])
+def test_a_control_plane_that_dies_between_the_parts_is_no_drift(
+    one: RedisServer, plane: Plane, pki: Pki, monkeypatch: pytest.MonkeyPatch, kills: int, ends: str
+) -> None:
+    """By `kill -9`, right behind what takes, of several changes that the server missed: the next
+    one goes on from there, without the whole policy and without an event; what somebody wrote there
+    by hand meanwhile is one."""
+    plane.register(one)
+    certs = [pki.ca.issue(f"CN=new{number}") for number in range(2 * kills)]
+    leavers = [plane.user(pki.ca.issue(f"CN=old{number}"), f"old{number}") for number in (0, 1)]
+    plane.in_step()
+    plane.close()
+
+    def change(number: int) -> None:
+        plane.user(certs[2 * number], f"new{2 * number}")
+        plane.ok(f"DELETE /v1/users/{leavers[number]}")
+        plane.user(certs[2 * number + 1], f"new{2 * number + 1}")
+
+    admin = operator(one)
+    for number in range(kills):
+        told_while_away(plane, one, lambda: change(number))  # noqa: B023
+        before = status(admin)["generation"]
+        killed_between_the_parts(plane)
+        assert status(admin)["generation"] > before
+        assert rules(admin, f"old{number}") is None
+        assert rules(admin, f"new{2 * number}") is None
+    if ends == "by hand":
+        now = status(admin)
+        words = ["OWNER", now["owner"], "EPOCH", str(now["epoch"])]
+        patch(admin, now["generation"], now["generation"] + 1, ["+user mallory on +@all"], *words)
+    else:
+        monkeypatch.setattr(Node, "load", lambda *_, **__: pytest.fail("the whole policy"))
+    plane.open()
+    plane.in_step(deadline=20)
+    assert set(show(admin)) == plane.lines()
+    assert [who(one, cert) for cert in certs] == [f"new{n}" for n in range(2 * kills)]
+    drifts = plane.ok("GET /v1/logs?type=node_drift")
+    told = [one["unknown_lines"] for one in drifts]
+    assert told == ([["user mallory on +@all"]] if ends == "by hand" else [])
 
 
 def test_what_takes_does_not_wait_for_what_gives(
