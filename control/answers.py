@@ -81,7 +81,8 @@ class OffBody(BaseModel):
 
 
 class UserAnswer(Answer):
-    """`off_on`: the servers on which the user is off, since they refuse its rules."""
+    """`off_on`: the servers on which the user is off, since they refuse its rules. `note`: what a
+    user without a role cannot do."""
 
     uid: int
     name: str
@@ -94,6 +95,7 @@ class UserAnswer(Answer):
     password_issue_date: str = ""
     last_login: int = 0
     off_on: list[OffBody] = []
+    note: str = ""
 
 
 class UserRoleAnswer(Answer):

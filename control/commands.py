@@ -238,6 +238,7 @@ class Field:
     kind: Any = str
     multiple: bool = False
     flag: bool = False
+    needed: bool = False  # to create one
 
     def declare(self) -> Callable[[Any], Any]:
         if self.flag and self.kind is bool:
@@ -276,8 +277,8 @@ NOUNS = (
             Field("auth-method", "auth_method", "How it logs in.", kind=choice(AuthMethod)),
             Field("subject", "certificate_subject_line", "Of its certificate: CN=alice,O=acme"),
             Field("email", "email", "Its e-mail address."),
-            Field("role", "role_uids", "A role by name; may be given again.",
-                  several(uid_in(ROLES)), multiple=True),
+            Field("role", "role_uids", "A role by name; may be given again. The role None gives no "
+                  "rights in this API.", several(uid_in(ROLES)), multiple=True, needed=True),
             Field("password", "password", "Ask for a password, or read a line of standard input.",
                   typed_password, flag=True),
         ),
@@ -429,6 +430,9 @@ def collection(noun: Noun, group: click.Group) -> None:
     @connected
     def create(ask: Client, name: str, dry_run: bool, as_json: bool, **given: Any) -> None:
         """Make one, and show it."""
+        for field in noun.fields:
+            if field.needed and not given[field.name]:
+                raise click.UsageError(f"which {field.option}? --{field.option}: {field.help}")
         sent = {"name": name, **body(ask, noun, given)}
         echo(change(ask, dry_run, "POST", noun.path, sent), as_json)
 

@@ -40,7 +40,8 @@ _ADMIN: Managements = frozenset({"admin"})
 _PEOPLE: Managements = frozenset({"admin", "user_manager"})
 _DATABASES: Managements = frozenset({"admin", "cluster_member", "db_member"})
 _EVERYBODY: Managements = frozenset(get_args(Management))
-_VIEWERS: Managements = _EVERYBODY - {"none"}
+NO_ROLE: Managements = frozenset({"none"})  # a user without one may what each login may
+_VIEWERS: Managements = _EVERYBODY - NO_ROLE
 PERMISSIONS: dict[str, Managements] = {
     "any": _EVERYBODY,  # whoever is logged in
     "view_all_nodes_info": _VIEWERS,
@@ -276,8 +277,8 @@ class Guard:
         if by != "token" and now - user.last_login >= LOGIN_SECONDS:
             self._store.logged_in(user.uid, now, by)
             API_LOGINS.labels(by).inc()
-        managements = frozenset(role.management for role in self._store.roles_of(user))
-        return Caller(user, managements, by, leaf.cert if leaf else "")
+        held = frozenset(role.management for role in self._store.roles_of(user))
+        return Caller(user, held or NO_ROLE, by, leaf.cert if leaf else "")
 
     def _remember(self, user: User, leaf: core.Identity, ca: str) -> None:
         now = int(time.time())
@@ -328,7 +329,7 @@ def _why(decision: core.Decision) -> str:
 
 def denied(caller: Caller, permission: str) -> Refusal:
     """The 403 for a caller without a permission."""
-    held = ", ".join(sorted(caller.managements)) or "no role"
+    held = ", ".join(sorted(caller.managements))
     return forbidden(
         "insufficient_permissions",
         f"this needs {permission}, which the management "

@@ -179,12 +179,12 @@ class UserBody(Body):
     # Longer ones would not fit into the index of a PostgreSQL table.
     certificate_subject_line: Annotated[str, StringConstraints(max_length=512)] = ""
     password: NewPassword = ""
-    role: Management = "db_viewer"
-    role_uids: Annotated[Many[Uid], Field(min_length=1)] = []
+    role: Management = "none"
+    role_uids: Many[Uid] = []
 
     IGNORED = _words("""
         uid account_id action_uid alert_bdb_backup bdbs_email_alerts cluster_email_alerts
-        email_alerts last_login off_on password_issue_date status
+        email_alerts last_login note off_on password_issue_date status
     """)
 
 

@@ -33,12 +33,12 @@ def test_a_certificate_user_as_the_seed_makes_it(api: ControlPlane) -> None:
     assert api.ok("GET /v1/users")[1] == made
 
 
-def test_a_password_user_has_redis_enterprises_defaults(api: ControlPlane) -> None:
-    """db_viewer by password; the password is in no answer."""
+def test_a_user_without_a_method_is_by_password(api: ControlPlane) -> None:
+    """As on Redis Enterprise; the password is in no answer."""
     made = api.ok("POST /v1/users", {"email": "bob@acme.org", "password": "the secret"})
     assert "the secret" not in str(made)
     assert made["name"] == made["email"] == "bob@acme.org"
-    assert (made["auth_method"], made["role"], made["role_uids"]) == ("regular", "db_viewer", [5])
+    assert made["auth_method"] == "regular"
     assert made["certificate_subject_line"] == ""
     assert made["password_issue_date"].endswith("Z")
     assert "argon2" not in str(api.ok("GET /v1/users"))
@@ -50,6 +50,47 @@ def test_the_role_of_several_is_the_highest(api: ControlPlane) -> None:
     assert (made["role"], made["role_uids"]) == ("db_member", [4, 5, 6])
     changed = api.ok("PUT /v1/users/2", {"role": "none"})
     assert (changed["role"], changed["role_uids"]) == ("none", [6])
+
+
+@pytest.mark.parametrize("chosen", [{}, {"role_uids": []}, {"role": "admin", "role_uids": []}])
+def test_an_empty_choice_of_roles_gives_nothing(api: ControlPlane, chosen: dict[str, Any]) -> None:
+    """No line on any database, not even where every role is granted something; and of the API only
+    what each login may do. Redis Enterprise makes a db_viewer of such a user: the answer says that
+    this one is not."""
+    every = [{"role_uid": uid, "redis_acl_uid": 1} for uid in range(1, 8)]
+    api.database(roles_permissions=every)
+    before = api.lines()
+    made = api.ok("POST /v1/users", certificate(**chosen))
+    assert (made["role"], made["role_uids"]) == ("none", [])
+    assert made["note"].startswith("no role: no rights on any database")
+    assert api.lines() == before
+    api.ok("PUT /v1/users/2", {"role_uids": [5]})
+    assert api.lines() > before
+    assert "note" not in api.ok("GET /v1/users/2")
+    api.ok("PUT /v1/users/2", {"role_uids": []})
+    assert api.lines() == before
+
+
+def test_a_user_without_a_role_may_what_each_login_may(api: ControlPlane) -> None:
+    """It sees what its role is and changes its own password, and nothing else; what the API has
+    answered can be sent back. The first administrator is one as before."""
+    made = api.ok("POST /v1/users", {"name": "bob", "password": "bob's"})
+    bob = ("bob", "bob's")
+    assert api.ok("GET /v1/users/role", auth=bob) == {"role": "none"}
+    refused = api("GET /v1/bdbs", auth=bob)
+    assert (refused.status, refused.code) == (403, "insufficient_permissions")
+    assert "(none)" in refused.text
+    api.ok("PUT /v1/users/2", {"password": "another"}, auth=bob)
+    assert api.ok("PUT /v1/users/2", made)["role_uids"] == []
+    assert api.ok("GET /v1/users/1")["role_uids"] == [1]
+    api.ok("PUT /v1/cluster", {"password_min_length": 9})
+
+
+def test_the_last_administrator_keeps_its_role(api: ControlPlane) -> None:
+    """An empty choice takes nobody's way in."""
+    refused = api("PUT /v1/users/1", {"role_uids": []})
+    assert (refused.status, refused.code) == (406, "change_last_admin_role_not_allowed")
+    assert api.ok("GET /v1/users/1")["role"] == "admin"
 
 
 @pytest.mark.parametrize(
@@ -66,7 +107,6 @@ def test_the_role_of_several_is_the_highest(api: ControlPlane) -> None:
         ({"name": "a" * 256, "password": "x"}, "invalid_schema", "name: "),
         ({"name": "b", "email": "x", "password": "x"}, "invalid_schema", "email: "),
         ({"name": "b", "password": "x", "role": "root"}, "invalid_schema", "role: "),
-        ({"name": "b", "password": "x", "role_uids": []}, "invalid_schema", "role_uids: "),
         ({"name": "b", "password": "x", "role_uids": ["1"]}, "invalid_schema", "role_uids.0: "),
         ({"name": "b", "password": "x", "role_uids": [99]}, "invalid_param", "role_uids: "),
         ({"name": "b", "password": "x", "uid": 0}, "invalid_schema", "uid: "),
@@ -154,7 +194,7 @@ def test_a_user_sent_back_as_it_was_read_is_taken(api: ControlPlane) -> None:
     api.ok("POST /v1/users", certificate())
     found = api.ok("GET /v1/users/2")
     answer = api.ok("PUT /v1/users/2", {**found, "email": "a@b.c"})
-    assert answer.pop("ignored") == ["status", "uid"]
+    assert answer.pop("ignored") == ["note", "status", "uid"]
     assert answer == {**found, "email": "a@b.c"}
 
 

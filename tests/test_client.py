@@ -164,10 +164,19 @@ def test_users_are_made_shown_changed_and_deleted(run: Run) -> None:
 
 def test_a_password_is_read_and_not_shown(run: Run) -> None:
     """From a line of standard input; without one the API refuses."""
-    made = run("user", "create", "bob", "--password", text="a secret word\n")
+    made = run("user", "create", "bob", "--role", "None", "--password", text="a secret word\n")
     assert "a secret word" not in ok(made)
-    refused = run("user", "create", "carol")
+    refused = run("user", "create", "carol", "--role", "None")
     assert (refused.exit_code, "missing_field" in refused.output) == (1, True)
+
+
+def test_a_user_is_not_made_before_a_role_is_chosen(run: Run) -> None:
+    """The command asks for one, names the option, and asks the API nothing."""
+    subject = ("--auth-method", "certificate", "--subject", "CN=alice,O=acme")
+    refused = run("user", "create", "alice", *subject)
+    assert (refused.exit_code, "which role? --role" in refused.output) == (2, True), refused.output
+    assert "alice" not in ok(run("user", "list"))
+    ok(run("user", "create", "alice", *subject, "--role", "None"))
 
 
 def test_databases_name_their_roles_and_acls(run: Run, pki: Pki, tmp_path: Path) -> None:
@@ -217,7 +226,8 @@ def test_a_certificate_logs_in_and_is_explained(
     certificate, key = pki.alice.files
     (tmp_path / "ca").write_bytes(pki.ca.pem)
     subject = pki.alice.certificate.subject.rfc4514_string()
-    ok(run("user", "create", "alice", "--auth-method", "certificate", "--subject", subject))
+    ok(run("user", "create", "alice", "--auth-method", "certificate", "--subject", subject,
+           "--role", "DB Viewer"))  # fmt: skip
     own = ("--cert", certificate, "--key", key)
     assert run("role", "list", *own).exit_code == 1
     ok(run("ca", "set", tmp_path / "ca"))

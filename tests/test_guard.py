@@ -140,7 +140,7 @@ def refused(answer: Answer, code: str) -> bool:
 
 def test_a_password_logs_in_by_name_or_email(api: ControlPlane) -> None:
     """And says which management role it has."""
-    body = {"name": "bob", "email": "bob@acme.org", "password": "bob's"}
+    body = {"name": "bob", "email": "bob@acme.org", "password": "bob's", "role": "db_viewer"}
     api.ok("POST /v1/users", body)
     for login in ("bob", "bob@acme.org"):
         assert role_of(api, auth=(login, "bob's")).json == {"role": "db_viewer"}

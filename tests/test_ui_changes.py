@@ -114,7 +114,7 @@ def test_each_kind_is_made_changed_and_removed(api: ControlPlane, admin: Browser
 def test_a_new_users_password_is_asked_for_last(api: ControlPlane, admin: Browser) -> None:
     """It stands in no page, and what the rules say against it is said there."""
     api.ok("PUT /v1/cluster", {"password_complexity": True})
-    page = edited(admin, "/ui/users/new", name="bob", auth_method="regular")
+    page = edited(admin, "/ui/users/new", name="bob", auth_method="regular", role_uids=["6"])
     page = admin.send(page, "/ui/users/new", password="short")
     assert page.status == 400
     assert "it needs at least 8 characters" in page.text
@@ -126,6 +126,25 @@ def test_a_new_users_password_is_asked_for_last(api: ControlPlane, admin: Browse
     page = admin.send(page, "/ui/users/2/password", new_password="Another 1 password")
     assert "The user bob has a new password." in page.text
     assert Browser(api, app=admin.app).log_in("bob", "Another 1 password").status == 200
+
+
+def test_the_page_asks_for_a_role(api: ControlPlane, admin: Browser) -> None:
+    """Of a new user, and of one that has none; what was typed is still there, and nobody is made or
+    changed."""
+    form = {"name": "bob", "auth_method": "certificate", "certificate_subject_line": "CN=bob"}
+    page = edited(admin, "/ui/users/new", **form)
+    assert (page.status, "choose at least one" in page.text) == (400, True)
+    assert 'value="CN=bob"' in page.html
+    assert len(api.ok("GET /v1/users")) == 1
+    api.certificate_user("bob", "CN=bob")
+    page = admin.get("/ui/users/2")
+    assert "no role: no rights on any database" in page.text
+    page = edited(admin, "/ui/users/2", email="bob@acme.example")
+    assert (page.status, "choose at least one" in page.text) == (400, True)
+    assert api.ok("GET /v1/users/2")["email"] == ""
+    page = edited(admin, "/ui/users/2", role_uids=["6"])
+    admin.send(page, "/ui/users/2")
+    assert api.ok("GET /v1/users/2")["role_uids"] == [6]
 
 
 def test_of_two_editors_the_second_is_told(api: ControlPlane, admin: Browser, orders: Any) -> None:
@@ -179,8 +198,10 @@ def test_what_is_wrong_stands_at_its_field(api: ControlPlane, admin: Browser) ->
         ("roles/new", {"name": "Admin"}, "name", "another role has the name"),
         ("acls/new", {"name": "x", "acl": "+nosuch*"}, "acl", ""),
         ("users/new", {"name": "x", "auth_method": "certificate",
-                       "certificate_subject_line": "CN"}, "certificate_subject_line", ""),
-        ("users/new", {"name": "x", "auth_method": "regular", "email": "x"}, "email", "pattern"),
+                       "certificate_subject_line": "CN", "role_uids": ["6"]},
+         "certificate_subject_line", ""),
+        ("users/new", {"name": "x", "auth_method": "regular", "email": "x", "role_uids": ["6"]},
+         "email", "pattern"),
         ("databases/new", {"name": "x", "endpoints": "x"}, "endpoints", "is no HOST:PORT"),
         ("databases/new", {"name": "x", "endpoints": "x:1", "tls_server_ca": "x"}, "", ""),
     ]  # fmt: skip

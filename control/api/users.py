@@ -32,6 +32,10 @@ blueprint = Blueprint("users", __name__)
 RANKS: tuple[Management, ...] = (
     "admin", "cluster_member", "user_manager", "db_member", "cluster_viewer", "db_viewer", "none"
 )  # fmt: skip
+NO_ROLE = (
+    "no role: no rights on any database, and none in this API (Redis Enterprise would make this "
+    "user a db_viewer); give it role_uids"
+)
 OWN = {"name", "password"}  # what a user may change about itself
 
 
@@ -59,7 +63,7 @@ def read_role() -> Response:
 @blueprint.post("/v1/users")
 @needs("create_new_user", takes=NewUserBody, answers=UserAnswer, query=CHANGING)
 def create(sent: NewUserBody) -> Response:
-    nobody = User(sent.uid, sent.name or sent.email, "regular", (5,))
+    nobody = User(sent.uid, sent.name or sent.email, "regular", ())
     changes = prepared(sent, nobody)
     user = changed_user(nobody, changes)
     if not user.name:
@@ -200,6 +204,8 @@ def render(
         told["password_issue_date"] = rendered_time(user.passwords[-1].issued)
     if user.last_login:
         told["last_login"] = user.last_login
+    if not user.role_uids:
+        told["note"] = NO_ROLE
     if where := off.get(core.quote(user.name)):
         told["off_on"] = where
     return told

@@ -165,8 +165,13 @@ def of(kind: Kind, made: Any) -> str:
 
 
 def read(kind: Kind) -> Item:
-    """The body that the form means. Raises Refusal 400."""
-    return {field.name: field.read(request.form) for field in kind.fields}
+    """The body that the form means. Raises Refusal 400, also where nothing was chosen of what an
+    empty choice could be taken for a default."""
+    found = {field.name: field.read(request.form) for field in kind.fields}
+    for field in kind.fields:
+        if field.required and field.widget == "many" and not found[field.name]:
+            raise invalid("invalid_param", f"{field.name}: choose at least one")
+    return found
 
 
 def changed(kind: Kind, now: Item) -> Item:

@@ -67,7 +67,14 @@ KIND = Kind(
             "certificate.",
         ),
         Field("email", "E-mail address", "May be left out; logs in like the name."),
-        Many("role_uids", "Roles", choices=roles),
+        Many(
+            "role_uids",
+            "Roles",
+            "A user has the rights of its roles, and no others. The role None gives none in this "
+            "control plane.",
+            required=True,
+            choices=roles,
+        ),
     ),
     "user.html",
     more,
