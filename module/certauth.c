@@ -4366,6 +4366,12 @@ static void act_while_loading(void) {
     RedisModule_EventLoopAddOneShot(act_aside, NULL);
 }
 
+/* Ten times a second while something is loaded: where no client sends anything, nobody else asks. */
+static void on_loading_progress(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t sub, void *data) {
+    (void)ctx, (void)event, (void)sub, (void)data;
+    if (now_us() > node.act_at) act_while_loading();
+}
+
 /* Has us act in so many ms; 0: at the end of this turn of the event loop. */
 static void act_in(int64_t ms) {
     int64_t at = now_us() + ms * 1000;
@@ -4804,6 +4810,8 @@ static bool load(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, fault 
     RedisModule_SubscribeToServerEvent(ctx, event, on_client_change);
     event.id = REDISMODULE_EVENT_CRON_LOOP;
     RedisModule_SubscribeToServerEvent(ctx, event, on_cron);
+    event.id = REDISMODULE_EVENT_LOADING_PROGRESS;
+    RedisModule_SubscribeToServerEvent(ctx, event, on_loading_progress);
     event.id = REDISMODULE_EVENT_CONFIG;
     RedisModule_SubscribeToServerEvent(ctx, event, on_config_change);
     RedisModule_RegisterInfoFunc(ctx, info);

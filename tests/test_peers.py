@@ -1,6 +1,8 @@
 """Replicas, Sentinels and cluster nodes come by certificate alone, and may do what they are for."""
 
+import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -25,7 +27,18 @@ from tests.peers import (
     sentinel_cert,
     strict,
 )
-from tests.policies import CLOSED, LOGIN, Node, Start, policy_of, refuse, whoami
+from tests.policies import (
+    CLOSED,
+    LOGIN,
+    OPERATOR,
+    Node,
+    Start,
+    closed,
+    pairs,
+    policy_of,
+    refuse,
+    whoami,
+)
 from tests.servers import Server, servers
 from tests.support import Cert, Pki, wait_until
 
@@ -131,6 +144,78 @@ def test_a_replica_has_a_policy_of_its_own(
     linked(master)
     in_step(replica, master, "the other way round")
     assert (master.outcome(pki.alice), master.outcome(pki.bob)) == (LOGIN, refuse("gate"))
+
+
+def loads_aside(node: Node) -> bool:
+    return bool(node.admin.info("persistence")["async_loading"])
+
+
+def fall_behind(master: Node, replica: Node) -> None:
+    """The replica misses more than its master remembers, so it gets the whole data set of the
+    history that it has; meanwhile it serves what it had (`swapdb`)."""
+    assert replica.server.process
+    replica.server.process.send_signal(signal.SIGSTOP)
+    master.call("CLIENT", "KILL", "TYPE", "replica")
+    with master.admin.pipeline(transaction=False) as pipe:
+        for number in range(20_000):
+            pipe.set(f"key:{number}", "v" * 100)
+        pipe.execute()
+    replica.server.process.send_signal(signal.SIGCONT)
+    wait_until(lambda: loads_aside(replica), "the replica loads beside its old data", 30)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("io_threads", [1, 4])
+def test_closed_is_closed_while_a_replica_loads_beside_its_data(
+    server_kind: Server, start: Start, pki: Pki, cert: Cert, io_threads: int
+) -> None:
+    """Clients are served for as long as that takes and no timer of the server runs: they log in,
+    are refused, are closed by one change of the policy and by the next, and when their time is
+    over, though nobody sends anything. The servers answer no blocked client meanwhile: the senders
+    of the changes hear of them later."""
+    peers = {REPLICA: cert}
+    master = peer_node(start, server_kind, pki, peers, "repl-backlog-size 16kb")
+    bound = f"bind key {pki.bob.key_id} short session=3s"
+    slowly = ("key-load-delay 1000", "loading-process-events-interval-bytes 1024")
+    config = ("repl-diskless-load swapdb", *slowly, replica_of(master))
+    own = policy_of(pki, "user short on ~* +@all", bound)
+    replica = peer_node(start, server_kind, pki, peers, *config, lines=own, io_threads=io_threads)
+    linked(replica)
+    in_step(master, replica, "old")
+
+    def change(line: str) -> dict[str, Any]:
+        admin = replica.server.admin(username=OPERATOR, password=OPERATOR, socket_timeout=60)
+        words = (replica.generation, replica.generation + 1, "LINES", line)
+        return pairs(admin.execute_command("CERTAUTH.POLICY", "PATCH", *words))
+
+    with ExitStack() as held, ThreadPoolExecutor() as pool:
+        before, idle = (held.enter_context(replica.connect(pki.alice)) for _ in range(2))
+        fall_behind(master, replica)
+        ending, late = (held.enter_context(replica.connect(pki.bob)) for _ in range(2))
+        for connection in (before, ending):
+            assert connection.command("GET", "old") == b"v"
+        assert replica.outcome(pki.alice) == LOGIN
+        assert replica.outcome(pki.ca.issue("CN=nobody")) == refuse("no_binding")
+        assert closed(ending)
+        sent = [pool.submit(change, f"+revoke key {pki.alice.key_id}")]
+        assert closed(before)
+        assert closed(idle)
+        assert replica.outcome(pki.alice) == refuse("revoked")
+        replica.generation += 1
+        assert closed(late)
+        late = held.enter_context(replica.connect(pki.bob))
+        assert late.command("GET", "old") == b"v"
+        sent.append(pool.submit(change, f"-{bound}"))
+        assert closed(late)
+        assert replica.outcome(pki.bob) == refuse("no_binding")
+        assert loads_aside(replica)
+        assert not replica.admin.exists("key:1")
+        replica.admin.config_set("key-load-delay", 0)
+        assert [one.result()["closed"] for one in sent] == [2, 1]
+    linked(replica)
+    assert replica.admin.get("key:1") == "v" * 100
+    assert replica.outcome(pki.alice) == refuse("revoked")
+    assert replica.outcome(pki.bob) == refuse("no_binding")
 
 
 def test_a_replica_that_is_not_bound_is_refused(
