@@ -59,6 +59,29 @@ def test_it_exports_what_is_called_from_outside_and_no_more(product: Path) -> No
     assert set(defined) == EXPORTS[product]
 
 
+# They return memory that libc has allocated.
+ALLOCATE = {
+    *("strdup", "strndup", "getline", "getdelim", "asprintf", "vasprintf", "scandir", "tempnam"),
+    *("open_memstream", "canonicalize_file_name", "get_current_dir_name"),
+}
+
+
+def test_no_function_of_libc_allocates_what_the_module_would_free() -> None:
+    """Valkey 8.1 and later load modules with RTLD_DEEPBIND: free() in the module is libc's, and
+    what libc allocates by itself comes from the server's allocator. By whatever name, or by NULL
+    for a buffer."""
+    imported = set(re.findall(r"UND (\w+)", readelf(MODULE, "--dyn-syms")))
+    plain = {name.strip("_").removesuffix("_chk") for name in imported}
+    assert "realpath" in plain  # it is read
+    assert plain.isdisjoint(ALLOCATE)
+    named = rf"\b(?:{'|'.join(sorted(ALLOCATE))})\((?!3\))"
+    for path in (ROOT / "module").glob("*.c"):
+        text = path.read_text()
+        assert not re.search(named, text), path
+        assert not re.search(r"\brealpath\s*\([^;]*,\s*NULL\s*\)", text), path
+        assert not re.search(r"\bgetcwd\s*\(\s*NULL\b", text), path
+
+
 def made_in(folder: Path) -> dict[str, bytes]:
     """The products of a copy of the tree."""
     folder.mkdir(parents=True)
