@@ -128,6 +128,7 @@ typedef struct {
     uint16_t port;    /* of the other end, of a node's link and of a handshake; 0: not known */
     const char *door; /* of a node's link; NULL: a client's */
     bool certified, vouched; /* it has a certificate; and its CA is known */
+    bool serves;             /* see identity */
     uint8_t cert[HASH_BYTES], key[HASH_BYTES], ca[HASH_BYTES];
     int64_t not_after;
     char user[128], subject[384], issuer[256], serial[2 * SERIAL_BYTES + 1], detail[320];
@@ -1264,6 +1265,7 @@ static bool may_log(RedisModuleCtx *ctx) {
     }
     return node.logged++ < 10;
 }
+    e->serves = id->serves;
 
 static void log_refusal(RedisModuleCtx *ctx, const log_entry *e, bool shadow) {
     if (!may_log(ctx)) return;
@@ -3722,7 +3724,7 @@ static int sessions(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
 static void reply_entry(RedisModuleCtx *ctx, const log_entry *e) {
     char address[INET6_ADDRSTRLEN];
     address_text(&e->address, address);
-    RedisModule_ReplyWithMap(ctx, 17);
+    RedisModule_ReplyWithMap(ctx, 18);
     reply_number(ctx, "seq", e->seq);
     reply_number(ctx, "time_us", (uint64_t)e->time);
     reply_named(ctx, "event", e->event);
@@ -3770,6 +3772,9 @@ static int show_log(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
 /* ---- ACL LOAD ----
  *
  * The server's own puts the users of its file in the place of all that there are. Ours would be gone, and
+    reply_text(ctx, "serves");
+    if (e->serves) RedisModule_ReplyWithLongLong(ctx, 1);
+    else RedisModule_ReplyWithNull(ctx);
  * clients closed: before Redis 7.4 and Valkey 8 those of every user but `default`, later those whose user
  * is not in the file (acl.c, ACLLoadFromFile). So it becomes CERTAUTH.ACL LOAD, which makes the operator's
  * users what the file says, one by one, and touches no user of ours. */
