@@ -177,6 +177,7 @@ static struct {
     fault unverified;          /* what this libcrypto does not know of the policy's CAs; or empty */
     bool watches;              /* the doors that are not the clients', see doors.c */
     bool blind;                /* a client has come, and we were not asked */
+    bool shares;               /* the server's OpenSSL is the one that we see, see learn_openssl */
     bool trusts;               /* they are open to the policy's CAs, unless guarded */
     bool looks_at_trust;       /* no change is behind what apply_trust finds */
     RedisModuleUser *nobody;   /* permissionless; refused clients sit on it until they are closed */
@@ -748,8 +749,11 @@ static const char *internal_links(void) {
 
 /* ---- The doors that are not the clients' ---- */
 
-/* A server with an OpenSSL of its own asks nobody. */
+/* A server with an OpenSSL of its own asks nobody: until that is known, guarding costs nothing. */
 static bool can_guard(void) { return node.watches && (!node.blind || doors_asked()); }
+
+/* Only then the policy's CAs may come into the trust store. */
+static bool is_known_to_guard(void) { return node.watches && (node.shares || doors_asked()); }
 
 /* As the server has them where the policy is not enforced. Unless the policy's CAs have come into the
  * trust store already: those are of clients. */
@@ -794,7 +798,7 @@ static void on_config_change(RedisModuleCtx *ctx, RedisModuleEvent event, uint64
  * out of the trust store; NULL: they may go there. */
 static const char *withheld(void) {
     bool allowed = policy_setting(node.policy, SET_INTERNAL_TRUST) == INTERNAL_TRUST_ALLOW;
-    bool guarded = can_guard() && (enforced() || node.trusts);
+    bool guarded = is_known_to_guard() && (enforced() || node.trusts);
     return allowed || guarded ? NULL : internal_links();
 }
 
@@ -816,13 +820,36 @@ static void learn_trust(void) {
 }
 
 static void say_trust(const char *links) {
-    const char *why = can_guard() ? "the policy is not enforced"
-                                  : "who comes by it cannot be told here";
+    const char *why = is_known_to_guard()   ? "the policy is not enforced"
+                      : node.api_certificates ? "with `certificates api` nobody sees who comes by it"
+                                              : "this server has an OpenSSL of its own, so that nobody "
+                                                "sees who comes by it";
     fail(&node.trust_state,
          links ? "not managed: %s is on, and %s; `set internal-trust allow` would open it to "
                  "clients"
                : "managed",
          links, why);
+}
+
+/* A server that makes an SSL_CTX, as it does each time this is set (tlsConfigure in their tls.c), and does
+ * not tell our libcrypto of it has another one. On Redis 7.0 nothing can be set while a cluster is down. */
+static bool makes_contexts_of_ours(void) {
+    char value[PATH_MAX];
+    fault why;
+    uint64_t before = handshake_contexts();
+    return config_get("tls-ca-cert-dir", value, sizeof value) &&
+           config_set("tls-ca-cert-dir", value, &why) && handshake_contexts() > before;
+}
+
+/* Is the server linked with an OpenSSL of its own, as a static one? To be known before a handshake is: such
+ * a server would let the holder of any certificate of the policy's CAs to the cluster bus. */
+static void learn_openssl(void) {
+    if (!node.watches || !internal_links()) return;
+    node.shares = handshake_is_servers() || makes_contexts_of_ours();
+    if (!is_known_to_guard())
+        RedisModule_Log(node.ctx, "warning",
+                        "this server has an OpenSSL of its own: the cluster bus, and what this server "
+                        "connects to, are guarded by nobody, and the policy's CAs stay out of its trust store");
 }
 
 /* After a change of the policy's CAs. */
@@ -1238,6 +1265,7 @@ static log_entry *record(const session *s, const char *event, reason why, span u
     put_byte(&serial, 0);
     e->detail[0] = 0;
     e->certified = s->leaf != NULL;
+    e->serves = id->serves;
     e->not_after = id->not_after;
     memcpy(e->cert, id->cert, HASH_BYTES);
     memcpy(e->key, id->key, HASH_BYTES);
@@ -1265,7 +1293,6 @@ static bool may_log(RedisModuleCtx *ctx) {
     }
     return node.logged++ < 10;
 }
-    e->serves = id->serves;
 
 static void log_refusal(RedisModuleCtx *ctx, const log_entry *e, bool shadow) {
     if (!may_log(ctx)) return;
@@ -2254,6 +2281,7 @@ static void put_in_force(void) {
     /* resetpass too: protected mode asks for nopass even of a user that is off (networking.c) */
     if (damaged()) set_user(LITERAL("default"), LITERAL("resetpass off"));
     commit_to_doors(NULL);
+    learn_openssl();
     learn_unverified();
     apply_trust(NULL);
     apply_client_auth();
@@ -3744,6 +3772,9 @@ static void reply_entry(RedisModuleCtx *ctx, const log_entry *e) {
     if (e->port) RedisModule_ReplyWithLongLong(ctx, e->port);
     else RedisModule_ReplyWithNull(ctx);
     reply_optional(ctx, "detail", text_span(e->detail));
+    reply_text(ctx, "serves");
+    if (e->serves) RedisModule_ReplyWithLongLong(ctx, 1);
+    else RedisModule_ReplyWithNull(ctx);
 }
 
 /* LOG [SINCE seq] [COUNT n]: entries after `seq`, oldest first. `lost`: how many of those asked for the
@@ -3772,9 +3803,6 @@ static int show_log(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
 /* ---- ACL LOAD ----
  *
  * The server's own puts the users of its file in the place of all that there are. Ours would be gone, and
-    reply_text(ctx, "serves");
-    if (e->serves) RedisModule_ReplyWithLongLong(ctx, 1);
-    else RedisModule_ReplyWithNull(ctx);
  * clients closed: before Redis 7.4 and Valkey 8 those of every user but `default`, later those whose user
  * is not in the file (acl.c, ACLLoadFromFile). So it becomes CERTAUTH.ACL LOAD, which makes the operator's
  * users what the file says, one by one, and touches no user of ours. */
@@ -3997,7 +4025,8 @@ static void info(RedisModuleInfoCtx *ctx, int for_crash_report) {
     RedisModule_InfoAddFieldULongLong(ctx, "memory", node.memory);
     RedisModule_InfoAddFieldULongLong(ctx, "no_room", node.no_room);
     RedisModule_InfoAddFieldULongLong(ctx, "api_certificates", node.api_reads);
-    RedisModule_InfoAddFieldCString(ctx, "doors", doors[doors_now()]);
+    bool guards = !internal_links() || is_known_to_guard();
+    RedisModule_InfoAddFieldCString(ctx, "doors", doors[guards ? doors_now() : DOORS_OPEN]);
     RedisModule_InfoAddFieldULongLong(ctx, "peers_refused", doors_refused());
     info_handshakes(ctx);
 }
