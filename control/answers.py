@@ -22,11 +22,13 @@ from control.records import (
 
 class Answer(BaseModel):
     """`ignored` names the fields of the request that were accepted and mean nothing here;
-    `pending` the servers that do not hold the change yet, where `wait_for_sync` waited for them."""
+    `pending` the servers that do not hold the change yet, where `wait_for_sync` waited for them;
+    `warnings` what is done, and may not have been meant."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
     ignored: list[str] = []
     pending: list[str] = []
+    warnings: list[str] = []
 
 
 class Empty(Answer):
@@ -263,7 +265,8 @@ class ProfileAnswer(Answer):
 
 
 class ClientCertificateAnswer(Answer):
-    """`certificate`, as clients present it, where it was issued here; not in lists."""
+    """`certificate`, as clients present it, where it was issued here; not in lists. `serves`: its
+    extended key usage is not for clients alone."""
 
     cert: str
     key: str
@@ -279,6 +282,7 @@ class ClientCertificateAnswer(Answer):
     last_login: int
     bdb_uid: int
     node: str
+    serves: bool
     certificate: str = ""
 
 

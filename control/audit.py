@@ -182,7 +182,7 @@ def _seen(database: Database, address: str, entry: Mapping[str, Any]) -> ClientC
     return ClientCertificate(
         entry["cert"], entry["key"], entry["ca"] or "", entry["issuer"], entry["serial"],
         entry["subject"], entry["user"], not_before=0, not_after=entry["not_after"], first=now,
-        last_login=now, bdb_uid=database.uid, node=address,
+        last_login=now, bdb_uid=database.uid, node=address, serves=bool(entry.get("serves")),
     )  # fmt: skip
 
 

@@ -104,7 +104,10 @@ def change(ask: Client, dry_run: bool, method: str, path: str, sent: Any = None)
     """Makes a change, and returns the API's answer; or, of a dry run, says what it would do, and
     returns None."""
     if not dry_run:
-        return ask(method, path, sent)
+        found = ask(method, path, sent)
+        for warning in found.get("warnings", ()) if isinstance(found, dict) else ():
+            click.echo(clean(f"warning: {warning}"), err=True)
+        return found
     rehearsal = apply.Rehearsal(ask)
     rehearsal(method, path, sent)
     show_preview(rehearsal)
@@ -704,18 +707,23 @@ def told(files: renewal.Files) -> None:
 @cert_group.command("list")
 @click.option("--user", help="Only those of this user.")
 @click.option("--expiring", is_flag=True, help="Only those that end soon, without a successor.")
+@click.option("--serves", is_flag=True, help="Only those that are not for clients alone.")
 @AS_JSON
 @connected
-def cert_list(ask: Client, user: str | None, expiring: bool, as_json: bool) -> None:
+def cert_list(
+    ask: Client, user: str | None, expiring: bool, serves: bool, as_json: bool
+) -> None:
     """List the certificates of clients that were issued here or have logged in."""
     query = {"user": user} if user else {}
     query |= {"expiring": "1"} if expiring else {}
+    query |= {"serves": "1"} if serves else {}
     found = ask("GET", f"/v1/certauth/certificates?{urlencode(query)}")
     if not as_json:
         for one in found:
             for name in ("not_after", "last_login"):
                 one[name] = moment(one[name])
-    echo(found, as_json, ("user", "subject", "not_after", "last_login", "node", "issued", "cert"))
+    columns = ("user", "subject", "not_after", "last_login", "node", "issued", "serves", "cert")
+    echo(found, as_json, columns)
 
 
 def moment(time: int) -> str:

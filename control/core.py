@@ -39,7 +39,8 @@ class PolicyError(CoreError):
 class Identity:
     """What a leaf says. Times are seconds since 1970; `serial`, `cert` (SHA-256 of the DER) and
     `key` (SHA-256 of the SubjectPublicKeyInfo, the "key id") are lower-case hex; `refusal` is the
-    reason why it can be nobody, or None. `odd` are the kinds of `bind` lines that cannot name it,
+    reason why it can be nobody, or None. `serves`: its extended key usage lets it pass for a node's
+    certificate where nobody asks more. `odd` are the kinds of `bind` lines that cannot name it,
     since a value of that kind is not clean text; `detail` says which value, or what is refused."""
 
     subject: str
@@ -48,6 +49,7 @@ class Identity:
     not_before: int
     not_after: int
     client: bool
+    serves: bool
     ca: bool
     sans: tuple[tuple[str, str], ...]
     cert: str
@@ -223,6 +225,7 @@ def _identity(raw: Any) -> Identity:
         not_before=raw.not_before,
         not_after=raw.not_after,
         client=raw.client,
+        serves=raw.serves,
         ca=raw.ca,
         sans=() if raw.refusal else _sans(raw),
         cert=bytes(ffi.buffer(raw.cert)).hex(),

@@ -291,7 +291,7 @@ class Guard:
             ClientCertificate(
                 cert=leaf.cert, key=leaf.key, ca=ca, issuer=leaf.issuer, serial=leaf.serial,
                 subject=leaf.subject, user=user.name, not_before=leaf.not_before,
-                not_after=leaf.not_after, first=now, last_login=now,
+                not_after=leaf.not_after, first=now, last_login=now, serves=leaf.serves,
             )
         )  # fmt: skip
 

@@ -268,6 +268,7 @@ class ClientCertificate:
     bdb_uid: int = 0  # of the last login; 0: the REST API
     node: str = ""  # of the last login, host:port; "": the REST API
     pem: str = ""  # of what was issued here
+    serves: bool = False  # its extended key usage is not for clients alone
 
 
 @dataclass(frozen=True)

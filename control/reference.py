@@ -40,6 +40,7 @@ QUERY: dict[str, dict[str, Any]] = {
     "user": {"description": "Only those of this user, by name.", "schema": TEXT},
     "ca": {"description": "Only those of the CA with this key id.", "schema": TEXT},
     "expires_before": {"description": "ISO 8601: only those that end by then.", "schema": TEXT},
+    "serves": {"description": "Only those that are not for clients alone.", **FLAG},
     "expiring": {"description": "Only those that end soon and have no successor.", **FLAG},
     "wait_for_sync": {
         "schema": {"type": "number", "minimum": 0, "maximum": LONGEST},

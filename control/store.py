@@ -404,6 +404,7 @@ client_certificates = _table(
     _number("bdb_uid"),
     _text("node"),
     _text("pem"),
+    _flag("serves"),
     _flag("warned"),  # the event log says that it ends
     sa.Index("client_certificates_user", "user", "not_after"),
     sa.Index("client_certificates_ca", "ca"),
@@ -2035,7 +2036,7 @@ def _met(known: ClientCertificate | None, seen: ClientCertificate) -> ClientCert
     has issued it, and they may come in any order."""
     if known is None:
         return seen
-    names = ("ca", "key", "issuer", "not_before", "not_after")
+    names = ("ca", "key", "issuer", "not_before", "not_after", "serves")
     found = replace(known, **{name: getattr(known, name) or getattr(seen, name) for name in names})
     found = replace(found, first=min(known.first, seen.first))
     if seen.last_login < known.last_login:
@@ -2074,6 +2075,11 @@ def of_user(name: str) -> "sa.ColumnElement[bool]":
 def from_ca(key: str) -> "sa.ColumnElement[bool]":
     """Certificates that the CA with this key id has issued."""
     return client_certificates.c.ca == key
+
+
+def also_serves() -> "sa.ColumnElement[bool]":
+    """Certificates that are not for clients alone."""
+    return client_certificates.c.serves
 
 
 def ends_by(time: int) -> "sa.ColumnElement[bool]":

@@ -259,7 +259,7 @@ def answer(content: Any, record: object = None) -> Response:
     that were ignored are listed in it. With the record that it shows, it has an ETag."""
     synced(None)
     if isinstance(content, dict):
-        notes = {name: g.get(name) for name in ("ignored", "pending")}
+        notes = {name: g.get(name) for name in ("ignored", "pending", "warnings")}
         content = content | {name: found for name, found in notes.items() if found}
     response = jsonify(content)
     if g.get("pending"):
@@ -267,6 +267,11 @@ def answer(content: Any, record: object = None) -> Response:
     if record is not None:
         response.set_etag(tag(record))
     return response
+
+
+def warn(text: str) -> None:
+    """The answer will say it: what is asked for is done, and may not have been meant."""
+    g.setdefault("warnings", []).append(text)
 
 
 def tag(record: object) -> str:

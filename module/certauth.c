@@ -128,6 +128,7 @@ typedef struct {
     uint16_t port;    /* of the other end, of a node's link and of a handshake; 0: not known */
     const char *door; /* of a node's link; NULL: a client's */
     bool certified, vouched; /* it has a certificate; and its CA is known */
+    bool serves;             /* see identity */
     uint8_t cert[HASH_BYTES], key[HASH_BYTES], ca[HASH_BYTES];
     int64_t not_after;
     char user[128], subject[384], issuer[256], serial[2 * SERIAL_BYTES + 1], detail[320];
@@ -176,6 +177,7 @@ static struct {
     fault unverified;          /* what this libcrypto does not know of the policy's CAs; or empty */
     bool watches;              /* the doors that are not the clients', see doors.c */
     bool blind;                /* a client has come, and we were not asked */
+    bool shares;               /* the server's OpenSSL is the one that we see, see learn_openssl */
     bool trusts;               /* they are open to the policy's CAs, unless guarded */
     bool looks_at_trust;       /* no change is behind what apply_trust finds */
     RedisModuleUser *nobody;   /* permissionless; refused clients sit on it until they are closed */
@@ -811,8 +813,11 @@ static const char *internal_links(void) {
 
 /* ---- The doors that are not the clients' ---- */
 
-/* A server with an OpenSSL of its own asks nobody. */
+/* A server with an OpenSSL of its own asks nobody: until that is known, guarding costs nothing. */
 static bool can_guard(void) { return node.watches && (!node.blind || doors_asked()); }
+
+/* Only then the policy's CAs may come into the trust store. */
+static bool is_known_to_guard(void) { return node.watches && (node.shares || doors_asked()); }
 
 /* As the server has them where the policy is not enforced. Unless the policy's CAs have come into the
  * trust store already: those are of clients. */
@@ -861,7 +866,7 @@ static void on_config_change(RedisModuleCtx *ctx, RedisModuleEvent event, uint64
  * out of the trust store; NULL: they may go there. */
 static const char *withheld(void) {
     bool allowed = policy_setting(node.policy, SET_INTERNAL_TRUST) == INTERNAL_TRUST_ALLOW;
-    bool guarded = can_guard() && (enforced() || node.trusts);
+    bool guarded = is_known_to_guard() && (enforced() || node.trusts);
     return allowed || guarded ? NULL : internal_links();
 }
 
@@ -883,13 +888,36 @@ static void learn_trust(void) {
 }
 
 static void say_trust(const char *links) {
-    const char *why = can_guard() ? "the policy is not enforced"
-                                  : "who comes by it cannot be told here";
+    const char *why = is_known_to_guard()   ? "the policy is not enforced"
+                      : node.api_certificates ? "with `certificates api` nobody sees who comes by it"
+                                              : "this server has an OpenSSL of its own, so that nobody "
+                                                "sees who comes by it";
     fail(&node.trust_state,
          links ? "not managed: %s is on, and %s; `set internal-trust allow` would open it to "
                  "clients"
                : "managed",
          links, why);
+}
+
+/* A server that makes an SSL_CTX, as it does each time this is set (tlsConfigure in their tls.c), and does
+ * not tell our libcrypto of it has another one. On Redis 7.0 nothing can be set while a cluster is down. */
+static bool makes_contexts_of_ours(void) {
+    char value[PATH_MAX];
+    fault why;
+    uint64_t before = handshake_contexts();
+    return config_get("tls-ca-cert-dir", value, sizeof value) &&
+           config_set("tls-ca-cert-dir", value, &why) && handshake_contexts() > before;
+}
+
+/* Is the server linked with an OpenSSL of its own, as a static one? To be known before a handshake is: such
+ * a server would let the holder of any certificate of the policy's CAs to the cluster bus. */
+static void learn_openssl(void) {
+    if (!node.watches || !internal_links()) return;
+    node.shares = handshake_is_servers() || makes_contexts_of_ours();
+    if (!is_known_to_guard())
+        RedisModule_Log(node.ctx, "warning",
+                        "this server has an OpenSSL of its own: the cluster bus, and what this server "
+                        "connects to, are guarded by nobody, and the policy's CAs stay out of its trust store");
 }
 
 /* After a change of the policy's CAs. */
@@ -1305,6 +1333,7 @@ static log_entry *record(const session *s, const char *event, reason why, span u
     put_byte(&serial, 0);
     e->detail[0] = 0;
     e->certified = s->leaf != NULL;
+    e->serves = id->serves;
     e->not_after = id->not_after;
     memcpy(e->cert, id->cert, HASH_BYTES);
     memcpy(e->key, id->key, HASH_BYTES);
@@ -2320,6 +2349,7 @@ static void put_in_force(void) {
     /* resetpass too: protected mode asks for nopass even of a user that is off (networking.c) */
     if (damaged()) set_user(LITERAL("default"), LITERAL("resetpass off"));
     commit_to_doors(NULL);
+    learn_openssl();
     learn_unverified();
     apply_trust(NULL);
     apply_client_auth();
@@ -3794,7 +3824,7 @@ static int sessions(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
 static void reply_entry(RedisModuleCtx *ctx, const log_entry *e) {
     char address[INET6_ADDRSTRLEN];
     address_text(&e->address, address);
-    RedisModule_ReplyWithMap(ctx, 17);
+    RedisModule_ReplyWithMap(ctx, 18);
     reply_number(ctx, "seq", e->seq);
     reply_number(ctx, "time_us", (uint64_t)e->time);
     reply_named(ctx, "event", e->event);
@@ -3814,6 +3844,9 @@ static void reply_entry(RedisModuleCtx *ctx, const log_entry *e) {
     if (e->port) RedisModule_ReplyWithLongLong(ctx, e->port);
     else RedisModule_ReplyWithNull(ctx);
     reply_optional(ctx, "detail", text_span(e->detail));
+    reply_text(ctx, "serves");
+    if (e->serves) RedisModule_ReplyWithLongLong(ctx, 1);
+    else RedisModule_ReplyWithNull(ctx);
 }
 
 /* LOG [SINCE seq] [COUNT n]: entries after `seq`, oldest first. `lost`: how many of those asked for the
@@ -4073,7 +4106,8 @@ static void info(RedisModuleInfoCtx *ctx, int for_crash_report) {
     RedisModule_InfoAddFieldULongLong(ctx, "memory", node.memory);
     RedisModule_InfoAddFieldULongLong(ctx, "no_room", node.no_room);
     RedisModule_InfoAddFieldULongLong(ctx, "api_certificates", node.api_reads);
-    RedisModule_InfoAddFieldCString(ctx, "doors", doors[doors_now()]);
+    bool guards = !internal_links() || is_known_to_guard();
+    RedisModule_InfoAddFieldCString(ctx, "doors", doors[guards ? doors_now() : DOORS_OPEN]);
     RedisModule_InfoAddFieldULongLong(ctx, "peers_refused", doors_refused());
     info_handshakes(ctx);
 }

@@ -133,6 +133,7 @@ typedef struct {
     span serial;         /* big-endian, no leading zeros */
     int64_t not_before, not_after; /* seconds since 1970 */
     bool client;         /* usable by a TLS client: key usage, extended key usage, not a CA */
+    bool serves;         /* for servers as well, by its extended key usage: so it can be taken for a node's */
     bool ca;             /* basic constraints CA:TRUE */
     bool signs;          /* its key usage, if any, lets it sign a handshake */
     uint8_t lookup[KEY_BYTES]; /* of the DER: see path_after_handshake */

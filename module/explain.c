@@ -196,6 +196,9 @@ static void tell_leaf(writer *w, const identity *leaf) {
         put_time(w, leaf->not_after);
     }
     put_byte(w, '\n');
+    if (leaf->client && leaf->serves)
+        put_string(w, "its extended key usage is not clientAuth alone: where only the TLS handshake "
+                      "decides, it is good enough for a node\n");
     if (!leaf->refusal) tell_rdns(w, leaf->subject);
     tell_sans(w, leaf);
 }

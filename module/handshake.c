@@ -7,6 +7,7 @@
 
 #include <stdio.h>
 
+#include <dlfcn.h>
 #include <pthread.h>
 
 #include <openssl/err.h>
@@ -41,6 +42,20 @@ static void on_free(void *context, void *none, CRYPTO_EX_DATA *data, int index, 
     pthread_mutex_lock(&lock);
     if (made == context) made = NULL;
     pthread_mutex_unlock(&lock);
+}
+
+bool handshake_is_servers(void) {
+    void *program = dlopen(NULL, RTLD_LAZY);
+    uintptr_t theirs = program ? (uintptr_t)dlsym(program, "SSL_CTX_new") : 0;
+    if (program) dlclose(program);
+    return theirs == (uintptr_t)SSL_CTX_new;
+}
+
+uint64_t handshake_contexts(void) {
+    pthread_mutex_lock(&lock);
+    uint64_t count = contexts;
+    pthread_mutex_unlock(&lock);
+    return count;
 }
 
 bool handshake_watch(void) {

@@ -96,6 +96,13 @@ bool doors_next(door_note *); /* False where there is none. */
 
 /* Has libcrypto tell of every SSL_CTX made and freed from now on. On the main thread, once. */
 bool handshake_watch(void);
+
+/* Is our libssl the one that the server's program itself is linked with? False also where that is not
+ * known, as with TLS in a module. */
+bool handshake_is_servers(void);
+
+/* How many contexts have been made that libcrypto has told of. */
+uint64_t handshake_contexts(void);
 /* A client's SSL object: its context is the server's. On the main thread. */
 void handshake_seen(struct ssl_st *);
 

@@ -2,8 +2,11 @@
 only such a node is connected to. Whoever is refused there leaves a trace."""
 
 import ssl
+import tempfile
 import threading
 from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Self
 
 import pytest
@@ -11,11 +14,24 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from tests import support
 from tests.nodes import mapping
 from tests.peers import SLOTS, Cluster, linked
-from tests.policies import LOGIN, Node, Start, make_node, pairs, policy_of
+from tests.policies import LOGIN, Node, Start, make_node, pairs, policy_of, refuse
 from tests.servers import Server, servers
-from tests.support import CLIENT, SERVER, Cert, Pki, TlsPeer, days, free_port, root, wait_until
+from tests.support import (
+    CLIENT,
+    MODULE,
+    SERVER,
+    Cert,
+    Pki,
+    TlsPeer,
+    days,
+    free_port,
+    root,
+    scratch,
+    wait_until,
+)
 
 BOTH = (SERVER, CLIENT)
 PEER = "user certauth-peer-cluster on ~* +ping +replconf +psync +select +restore-asking +sync"
@@ -514,3 +530,68 @@ def test_a_replica_follows_no_stranger(server_kind: Server, start: Start, pki: P
     wait_until(
         lambda: replica.admin.info("replication")["master_link_status"] == "down", "it is cut"
     )
+
+
+# ---- A server with an OpenSSL of its own ---------------------------------------------------------
+
+
+def with_own_openssl(kind: Server, folder: Path, patch: pytest.MonkeyPatch) -> Server:
+    """As if the server were linked with a static OpenSSL: the module gets another copy of libssl
+    and libcrypto, under names of its own. Valkey alone looks there first (RTLD_DEEPBIND)."""
+    loader, option, libraries, program = kind.argv
+    for name in ("libssl.so.3", "libcrypto.so.3"):
+        copied = Path(libraries, name).read_bytes()
+        (folder / name.replace("so.3", "so.X")).write_bytes(copied.replace(b".so.3\0", b".so.X\0"))
+    module = MODULE.read_bytes()
+    for name in (b"libssl", b"libcrypto"):
+        assert name + b".so.3\0" in module
+        module = module.replace(name + b".so.3\0", name + b".so.X\0")
+    (folder / "certauth.so").write_bytes(module)
+    (folder / "certauth.so").chmod(0o755)
+    patch.setattr(support, "MODULE", folder / "certauth.so")
+    return replace(kind, argv=(loader, option, f"{folder}:{libraries}", program))
+
+
+@pytest.fixture
+def own_openssl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+    kinds = [kind for kind in servers()[1:] if kind.name == "valkey"]
+    if not kinds:
+        pytest.skip("no Valkey in the cache: make servers")
+    return with_own_openssl(kinds[-1], tmp_path, monkeypatch)
+
+
+def test_a_server_with_an_openssl_of_its_own_is_trusted_with_no_ca(
+    own_openssl: Server, start: Start, pki: Pki
+) -> None:
+    """Nobody sees who comes to its cluster bus. So the policy's CAs stay out of its trust store
+    from the first moment on, before any client has come, and after a restart; and it says why. A
+    client whose certificate is good enough for a node gets nowhere."""
+    folder = Path(tempfile.mkdtemp(dir=scratch()))
+    (folder / "ca").mkdir()
+    options = {"module": ["journal", str(folder)], "config": [f"tls-ca-cert-dir {folder}/ca"]}
+    bus = Bus(start, own_openssl, own_pki(pki), trust=[], **options)
+    enforce(bus.node, "LOAD", *policy_of(pki))
+    mallory = bus.peer(pki.ca.issue("CN=mallory", eku=BOTH))
+    for _ in range(2):
+        status = pairs(bus.node.call("CERTAUTH.POLICY", "STATUS"))
+        assert status["trust"].startswith(
+            "not managed: cluster-enabled is on, and this server has an OpenSSL of its own"
+        )
+        assert list((folder / "ca").iterdir()) == []
+        assert bus.node.admin.info("certauth")["certauth_doors"] == "open"
+        assert bus.knock(mallory) is False
+        assert "this server has an OpenSSL of its own: the cluster bus" in bus.node.server.log
+        bus.node.server.stop()
+        bus.node.server.start()
+
+
+def test_a_server_with_an_openssl_of_its_own_decides_about_clients(
+    own_openssl: Server, start: Start, pki: Pki
+) -> None:
+    """As any other: it hands out their certificates itself. Explain says that it asked no
+    handshake."""
+    node = make_node(start, own_openssl, *policy_of(pki), pki=pki)
+    assert node.outcome(pki.alice) == LOGIN
+    assert node.outcome(pki.bob) == refuse("no_binding")
+    assert node.counters()["api_certificates"] == 2
+    assert node.explain(pki.alice.pem)["trace"][0].startswith("the TLS handshake was not asked")

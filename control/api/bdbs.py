@@ -57,6 +57,7 @@ def created(sent: NewBdbBody) -> Response:
     empty = Database(sent.uid, sent.name)
     database = trusting(empty, replace(empty, **prepared(sent)), sent)
     made = synced(store().create(database))
+    rotation.warn_of_serving(rotation.trust_of(made))
     # A dry run leaves nothing behind that could be asked about.
     unmade = flag("dry_run")
     return answer(render(made, Target(0, ""), "", (), ()) if unmade else shown(made), made)
@@ -76,6 +77,8 @@ def update(uid: int, sent: BdbBody) -> Response:
     users = cut_off(uid, changes, sent)
     changed = synced(store().update(Database, uid, change))
     rotation.note(users)
+    if changes.get("authentication_ssl_client_certs"):
+        rotation.warn_of_serving(rotation.trust_of(changed))
     return answer(shown(changed), changed)
 
 

@@ -54,6 +54,8 @@ def put(entries: list[CertificateBody]) -> Response:
     users = rotation.check_cluster(after[0]) if after else []
     store().put_certificates(certificates, settle)
     rotation.note(users)
+    for one in after:
+        rotation.warn_of_serving(one)
     return answer({})
 
 

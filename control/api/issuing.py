@@ -16,7 +16,7 @@ from control.api.roles import check_administrator
 from control.errors import Refusal, forbidden
 from control.models import IssueBody, NewProfileBody, ProfileBody
 from control.records import ClientCertificate, Profile, User
-from control.store import ends_by, ends_soon, from_ca, of_user
+from control.store import also_serves, ends_by, ends_soon, from_ca, of_user
 from control.web import (
     answer,
     caller,
@@ -74,7 +74,7 @@ def certificate_of_login() -> ClientCertificate | None:
 @needs(
     "view_all_users_info",
     answers=list[ClientCertificateAnswer],
-    query=("user", "ca", "expires_before", "expiring", "limit", "offset"),
+    query=("user", "ca", "expires_before", "expiring", "serves", "limit", "offset"),
 )
 def read_all() -> Response:
     """Those that end first, first."""
@@ -87,6 +87,8 @@ def read_all() -> Response:
         where.append(ends_by(moment("expires_before", END)))
     if flag("expiring"):
         where.append(ends_soon(int(time.time())))
+    if flag("serves"):
+        where.append(also_serves())
     found = store().client_certificates(
         *where, limit=number("limit", LIMIT), offset=number("offset", 0)
     )

@@ -15,9 +15,9 @@ from control.errors import conflict
 from control.policy import revoke_lines
 from control.records import ClientCertificate, Database, Session, rendered_time
 from control.rotation import Use
-from control.store import good_at
+from control.store import also_serves, from_ca, good_at
 from control.sync import NodeError
-from control.web import answer, flag, needs, rehearsing, store
+from control.web import answer, flag, needs, rehearsing, store, warn
 
 blueprint = Blueprint("rotation", __name__)
 KNOWN = 1_000_000  # certificates
@@ -142,6 +142,23 @@ def check(before: Trust, after: Trust, places: Collection[int]) -> list[str]:
             f"has more. Give them certificates of another CA first; ?force cuts them off{stays}",
         )
     return sorted({one.user for one in found})
+
+
+def warn_of_serving(after: Trust) -> None:
+    """Of CAs that clients come from: which of their certificates, of those that are known, pass for
+    a node's where only the TLS handshake decides."""
+    for der in after.cas:
+        above = core.identity(der)
+        where = (from_ca(above.key), also_serves(), good_at(int(time.time())))
+        found = store().client_certificates(*where, limit=SHOWN + 1)
+        count = f"more than {SHOWN}" if len(found) > SHOWN else len(found)
+        if found:
+            warn(
+                f"{count} certificates of clients by the CA '{above.subject}' are not for clients "
+                f"alone, such as that of {found[0].user}: where only the TLS handshake decides, "
+                "each is good enough for a node. Issue them for clientAuth only (extended key "
+                "usage); GET /v1/certauth/certificates?serves lists them"
+            )
 
 
 def note(users: Sequence[str]) -> None:

@@ -60,6 +60,8 @@ def run(change: Change, carried: Mapping[str, str], then: Callable[[Any], str]) 
         flash(f"{change.done} But {behind}", "behind")
     else:
         flash(change.done)
+    for warning in made.content.get("warnings", ()) if isinstance(made.content, dict) else ():
+        flash(f"{warning[:1].upper()}{warning[1:]}.", "behind")
     return redirect(then(made.content), HTTPStatus.SEE_OTHER)
 
 
