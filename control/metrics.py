@@ -53,6 +53,7 @@ class _Collector:
         databases = {one.uid: one for one in self._store.all(Database)}
         seen = [(one, node) for one in databases.values() for node in self._store.nodes(one.uid)]
         yield from _sync(self._store, seen)
+        yield _shown(seen)
         yield from _nodes(seen, self._figures)
 
 
@@ -121,6 +122,20 @@ def _sync(store: Store, seen: list[tuple[Database, Node]]) -> Iterator[Metric]:
     yield from (up, in_step, behind, wrong)
 
 
+def _shown(seen: list[tuple[Database, Node]]) -> Metric:
+    ends = GaugeMetricFamily(
+        "certauth_node_certificate_not_after_seconds",
+        "When the certificate that a node shows ends.",
+        labels=[*NODE, "subject", "issuer", "serial"],
+    )
+    for database, node in seen:
+        if node.certificate:
+            one = core.identity(node.certificate.encode())
+            names = [database.name, node.address, one.subject, one.issuer, one.serial]
+            ends.add_metric(names, one.not_after)
+    return ends
+
+
 def _nodes(seen: list[tuple[Database, Node]], figures: Figures) -> Iterator[Metric]:
     logins = CounterMetricFamily("certauth_node_logins", "Logins by certificate.", labels=NODE)
     refused = CounterMetricFamily(
@@ -137,10 +152,14 @@ def _nodes(seen: list[tuple[Database, Node]], figures: Figures) -> Iterator[Metr
         "certauth_node_api_certificates",
         "Certificates that had to be read through the server's module API.", labels=NODE,
     )  # fmt: skip
+    strangers = CounterMetricFamily(
+        "certauth_node_peers_refused",
+        "Handshakes and links of other servers that the node has refused or cut.", labels=NODE,
+    )  # fmt: skip
     for database, node in seen:
         names, found = [database.name, node.address], figures.get((database.uid, node.address), {})
         for metric, number in ((logins, "logins"), (sessions, "sessions"),
-                               (slow, "api_certificates"),
+                               (slow, "api_certificates"), (strangers, "peers_refused"),
                                (broken, "handshakes_broken")):  # fmt: skip
             if number in found:
                 metric.add_metric(names, found[number])
@@ -148,4 +167,4 @@ def _nodes(seen: list[tuple[Database, Node]], figures: Figures) -> Iterator[Metr
             for prefix, by in REASONS.items():
                 if number.startswith(prefix):
                     refused.add_metric([*names, number.removeprefix(prefix), by], value)
-    yield from (logins, refused, sessions, slow, broken)
+    yield from (logins, refused, sessions, slow, broken, strangers)

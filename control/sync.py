@@ -95,7 +95,8 @@ class Access:
 
 @dataclass(frozen=True)
 class Status:
-    """What CERTAUTH.POLICY STATUS answers. `generation` 0: the node never had a policy."""
+    """What CERTAUTH.POLICY STATUS answers. `generation` 0: the node never had a policy. The last
+    three are of the certificate that it shows; modules before 0.2 do not tell of them."""
 
     generation: int
     digest: str
@@ -105,6 +106,9 @@ class Status:
     enforce: str
     journal: str
     trust: str
+    key: str | None = None
+    next_key: str | None = None
+    certificate: str = "ok"
 
 
 class _NamedConnection(redis.SSLConnection):
@@ -136,6 +140,7 @@ class Node:
         # Whom a Sentinel takes for an administrator who has not logged in; None: not tried yet.
         self.admits: str | None = None
         self._came = time.monotonic()
+        self._told = ""  # the key that it said last that it shows
         self._next: Node | None = None  # while it is opened
         self._connect(named=False)
 
@@ -168,12 +173,15 @@ class Node:
     def close(self) -> None:
         self._client.close()
 
-    def come_again(self) -> None:
-        """Connects as a client would that comes now, where that is due. What was opened long ago
-        says nothing of ports, addresses, certificates and trust that have changed since."""
+    def come_again(self, told: str | None = None) -> None:
+        """Connects as a client would that comes now, where that is due, or the node tells of
+        another key than the one that it showed us. What was opened long ago says nothing of ports,
+        addresses, certificates and trust that have changed since."""
         now = time.monotonic()
         tried = self.admits is not None or not self._sentinel
-        if tried and not self.shut and now < self._came + FRESH:
+        other = told and told not in (self._told, self.key())
+        self._told = told or self._told
+        if tried and not self.shut and not other and now < self._came + FRESH:
             return
         new = self._next = Node(self._access, self._identity, self._timeout)
         try:
@@ -227,7 +235,8 @@ class Node:
             if error.text.startswith("unknown command"):
                 raise NodeError(MODULE, WITHOUT) from error
             raise
-        return Status(**{name: found[name] for name in Status.__dataclass_fields__})
+        names = found.keys() & Status.__dataclass_fields__.keys()
+        return Status(**{name: found[name] for name in names})
 
     def info(self, *sections: str) -> str:
         """INFO, on a Sentinel that asks for a password as the user that it has for us."""
@@ -261,8 +270,9 @@ class Node:
         if self._sentinel:
             return self._watched(seen, master)
         if seen.in_cluster and wide:
-            others = topology.shards(self.command("CLUSTER", "SHARDS"))
-            return replace(seen, names=seen.names | others)
+            told = self.command("CLUSTER", "SHARDS")
+            others, failed = topology.shards(told), topology.shards(told, failed=True)
+            return replace(seen, names=seen.names | others, failed=failed)
         return seen
 
     def _watched(self, seen: Sight, master: str) -> Sight:
@@ -278,7 +288,17 @@ class Node:
 
     def key(self) -> str:
         """SHA-256 of the key of the certificate that it shows, in hex."""
-        return core.identity(self._socket(lambda one: one.getpeercert(binary_form=True))).key
+        return core.identity(self._certificate()).key
+
+    def shown(self, seen: Seen) -> Seen:
+        """With the certificate that it shows."""
+        der = self._certificate()
+        pem = ssl.DER_cert_to_PEM_cert(der)
+        return replace(seen, key=core.identity(der).key, certificate=pem)
+
+    def _certificate(self) -> bytes:
+        found: bytes = self._socket(lambda one: one.getpeercert(binary_form=True))
+        return found
 
     def own_address(self) -> str:
         """The IP address from which we come, unless something on the way changes it."""
@@ -1069,11 +1089,21 @@ class Worker:
             if not self._follows(care, sight):
                 return f"SENTINEL {FORGED.format(sight.master or 'nobody')}"
             return f"OPEN {OPEN.format(care.node.admits)}" if care.node.admits else ""
+        if told := self._failed_for(care):
+            return f"LINK {told} says that it has failed: {UNHEARD}"
         if time.monotonic() < care.cut + CUT:
             return ""
         master = self._cares[care.database.uid].get(sight.master)
         missed = master is None or master.away
         return "" if missed else f"LINK its link to {sight.master} is down: {REFUSED}"
+
+    def _failed_for(self, care: _Care) -> str:
+        """The nodes of a cluster say that one has failed which they do not hear at their bus."""
+        for other in list(self._cares[care.database.uid].values()):
+            sight = None if other is care or other.away else other.sight
+            if sight and care.seen.address in sight.failed:
+                return other.seen.address
+        return ""
 
     def _sight(self, care: _Care, database: Database) -> Sight:
         """A cluster is told of by those of its nodes that the database names, or by any if those do
@@ -1095,14 +1125,14 @@ class Worker:
         if care.twin or sight.role == "sentinel":
             first = self._first(care, sight)
             module, look.ready = (first.seen.module, first.ready) if first else ("", False)
-            look.seen = replace(_holding(look.seen, target, True), module=module, key=node.key())
+            look.seen = node.shown(replace(_holding(look.seen, target, True), module=module))
             look.detached = True
             return
         if database.deleting or look.seen.origin == "leaving":
             self._give_back(look, target, owner)
             return
         before = self._status(look)
-        enrolled = replace(look.seen, module=sight.module, key=node.key())
+        enrolled = _enrolled(node, before, replace(look.seen, module=sight.module))
         look.ready = before.journal == "ok" and before.owner in ("", owner)
         if before.generation and before.owner == owner:
             look.seen = enrolled
@@ -1120,6 +1150,8 @@ class Worker:
         target = self._store.target(uid)
         in_step = held.is_of(status) and held.has(target)
         detail, error = _trust(look.seen.detail, status.trust)
+        if status.certificate != "ok" and not status.next_key:
+            error = error or f"CERTIFICATE {status.certificate}"
         seen = _holding(enrolled, status, in_step)
         seen = replace(seen, detail=detail, refused=held.refused)
         look.seen = _failed(seen, error, in_step)
@@ -1176,7 +1208,8 @@ class Worker:
             if not before.startswith(MODULE):
                 self._note(care, "node_without_module")
             key, nothing = care.node.key(), Target(0, "")
-            look.seen = replace(_holding(look.seen, nothing, False), module="", key=key)
+            held = _holding(look.seen, nothing, False)
+            look.seen = replace(held, module="", key=key, next_key="")
             cares = list(self._cares[care.database.uid].values())
             same = [one.seen.address for one in cares if one.seen.is_peer and one.seen.key == key]
             if not same:
@@ -1221,6 +1254,15 @@ def _trust(before: str, now: str) -> tuple[str, str]:
     return detail, f"TRUST {detail}: {what}"
 
 
+def _enrolled(node: Node, status: Status, seen: Seen) -> Seen:
+    """With the keys by which the other nodes are to know it: the one that it shows, and the one
+    that it is about to show, or says that it shows where we have not seen that yet."""
+    node.come_again(status.key)
+    seen = node.shown(seen)
+    more = status.next_key or (status.key if status.key != seen.key else "")
+    return replace(seen, next_key=more or "")
+
+
 def _why(care: _Care | None) -> str:
     """What stands in the way of a node that is not bound."""
     return (care.seen.error or "not in step yet") if care else "not reached yet"
@@ -1232,6 +1274,10 @@ SHUT = (
 REFUSED = (
     "the master refuses it where the key that it shows there is not known (redis-certauth node "
     "enrol --db, or node_keys); the logs of both say more"
+)
+UNHEARD = (
+    "it answers here, but the others do not hear it at the cluster bus, where they refuse a key "
+    "that is not known or is revoked; the logs of both say more"
 )
 FORGED = (
     "this Sentinel tells clients that {} is the master, which is none of the database's servers: "
