@@ -27,7 +27,7 @@ CORE = [
     *("hash.c", "text.c", "line.c", "pattern.c", "cert.c", "issuer.c"),
     *("near.c", "policy.c", "explain.c", "journal.c"),
 ]
-MODULE = [*CORE, "tls.c", "doors.c", "handshake.c", "trust.c", "memory.c", "certauth.c"]
+MODULE = [*CORE, "tls.c", "doors.c", "handshake.c", "trust.c", "shown.c", "memory.c", "certauth.c"]
 
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werror"]
 # Hidden, because a Redis server exports hundreds of names (sds, rax, dict) that ours must neither

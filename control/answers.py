@@ -303,6 +303,10 @@ class ServerAnswer(BaseModel):
     software: str
     module: str
     trust: str
+    certificate_subject: str
+    certificate_issuer: str
+    certificate_serial: str
+    certificate_not_after: str
 
 
 class ServersAnswer(Answer):

@@ -855,7 +855,8 @@ def crl_delete(ask: Client, uid: int, yes: bool) -> None:
 # ---- status --------------------------------------------------------------------------------------
 
 SERVERS = (
-    "bdb_name", "address", "in_step", "generation", "lag", "software", "module", "trust", "error",
+    "bdb_name", "address", "in_step", "generation", "lag", "software", "module", "trust",
+    "certificate_not_after", "error",
 )  # fmt: skip
 LOOK = 0.2  # seconds between two questions while waiting
 

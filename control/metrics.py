@@ -53,6 +53,7 @@ class _Collector:
         databases = {one.uid: one for one in self._store.all(Database)}
         seen = [(one, node) for one in databases.values() for node in self._store.nodes(one.uid)]
         yield from _sync(self._store, seen)
+        yield _shown(seen)
         yield from _nodes(seen, self._figures)
 
 
@@ -119,6 +120,20 @@ def _sync(store: Store, seen: list[tuple[Database, Node]]) -> Iterator[Metric]:
             code = node.error.split()[0]
             wrong.add_metric([*names, code if code.isupper() else "OTHER"], 1)
     yield from (up, in_step, behind, wrong)
+
+
+def _shown(seen: list[tuple[Database, Node]]) -> Metric:
+    ends = GaugeMetricFamily(
+        "certauth_node_certificate_not_after_seconds",
+        "When the certificate that a node shows ends.",
+        labels=[*NODE, "subject", "issuer", "serial"],
+    )
+    for database, node in seen:
+        if node.certificate:
+            one = core.identity(node.certificate.encode())
+            names = [database.name, node.address, one.subject, one.issuer, one.serial]
+            ends.add_metric(names, one.not_after)
+    return ends
 
 
 def _nodes(seen: list[tuple[Database, Node]], figures: Figures) -> Iterator[Metric]:

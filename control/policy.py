@@ -98,7 +98,8 @@ def peers_of(nodes: Iterable[Node], keys: Iterable[str] = ()) -> Peers:
     kinds: dict[str, set[Peer]] = {key: {kind} for key in keys if key not in stock}
     related = in_cluster or kinds or any(node.role == "replica" for node in servers)
     for node in servers if related else ():
-        kinds.setdefault(node.key, set()).add(kind)
+        for key in filter(None, (node.key, node.next_key)):
+            kinds.setdefault(key, set()).add(kind)
     for node in reached:
         if node.role == "sentinel":
             kinds.setdefault(node.key, set()).add("sentinel")

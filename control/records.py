@@ -211,6 +211,8 @@ class Node:
     software: str = ""  # "redis 8.6.3"
     module: str = ""  # version of certauth, once it has held our policy
     key: str = ""  # SHA-256 of its key, in hex: who it is for its peers
+    next_key: str = ""  # of a certificate that it is about to show
+    certificate: str = ""  # that it shows: PEM
     digest: str = ""  # of the policy that it holds
     last_error: str = ""  # the last `error` that there was
     last_error_time: int = 0  # since when it was there, in seconds since 1970

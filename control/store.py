@@ -328,6 +328,8 @@ nodes = _table(
     _text("software"),
     _text("module"),
     _text("key"),
+    _text("next_key"),
+    _text("certificate"),
     _text("digest"),
     _text("last_error"),
     _number("last_error_time"),
@@ -2285,7 +2287,10 @@ def _target(connection: sa.Connection, bdb_uid: int) -> Target:
 
 def _peers(nodes: Iterable[Node]) -> set[tuple[str | bool, ...]]:
     """What the `bind` lines of a database's nodes are made from."""
-    return {(one.key, one.is_peer, one.role, one.software, one.origin) for one in nodes if one.key}
+    return {
+        (one.key, one.next_key, one.is_peer, one.role, one.software, one.origin)
+        for one in nodes if one.key
+    }  # fmt: skip
 
 
 def _nodes(connection: sa.Connection, bdb_uid: int) -> tuple[Node, ...]:

@@ -96,8 +96,8 @@ class Access:
 @dataclass(frozen=True)
 class Status:
     """What CERTAUTH.POLICY STATUS answers. `generation` 0: the node never had a policy.
-    `unverified` is what its OpenSSL does not know of the policy's CAs; an older module does not
-    say."""
+    `unverified` is what its OpenSSL does not know of the policy's CAs; the last three are of the
+    certificate that it shows. An older module does not say these."""
 
     generation: int
     digest: str
@@ -108,6 +108,9 @@ class Status:
     journal: str
     trust: str
     unverified: str = ""
+    key: str | None = None
+    next_key: str | None = None
+    certificate: str = "ok"
 
 
 class _NamedConnection(redis.SSLConnection):
@@ -139,6 +142,7 @@ class Node:
         # Whom a Sentinel takes for an administrator who has not logged in; None: not tried yet.
         self.admits: str | None = None
         self._came = time.monotonic()
+        self._told = ""  # the key that it said last that it shows
         self._next: Node | None = None  # while it is opened
         self._connect(named=False)
 
@@ -171,12 +175,15 @@ class Node:
     def close(self) -> None:
         self._client.close()
 
-    def come_again(self) -> None:
-        """Connects as a client would that comes now, where that is due. What was opened long ago
-        says nothing of ports, addresses, certificates and trust that have changed since."""
+    def come_again(self, told: str | None = None) -> None:
+        """Connects as a client would that comes now, where that is due, or the node tells of
+        another key than the one that it showed us. What was opened long ago says nothing of ports,
+        addresses, certificates and trust that have changed since."""
         now = time.monotonic()
         tried = self.admits is not None or not self._sentinel
-        if tried and not self.shut and now < self._came + FRESH:
+        other = told and told not in (self._told, self.key())
+        self._told = told or self._told
+        if tried and not self.shut and not other and now < self._came + FRESH:
             return
         new = self._next = Node(self._access, self._identity, self._timeout)
         try:
@@ -265,8 +272,9 @@ class Node:
         if self._sentinel:
             return self._watched(seen, master)
         if seen.in_cluster and wide:
-            others = topology.shards(self.command("CLUSTER", "SHARDS"))
-            return replace(seen, names=seen.names | others)
+            told = self.command("CLUSTER", "SHARDS")
+            others, failed = topology.shards(told), topology.shards(told, failed=True)
+            return replace(seen, names=seen.names | others, failed=failed)
         return seen
 
     def _watched(self, seen: Sight, master: str) -> Sight:
@@ -282,7 +290,17 @@ class Node:
 
     def key(self) -> str:
         """SHA-256 of the key of the certificate that it shows, in hex."""
-        return core.identity(self._socket(lambda one: one.getpeercert(binary_form=True))).key
+        return core.identity(self._certificate()).key
+
+    def shown(self, seen: Seen) -> Seen:
+        """With the certificate that it shows."""
+        der = self._certificate()
+        pem = ssl.DER_cert_to_PEM_cert(der)
+        return replace(seen, key=core.identity(der).key, certificate=pem)
+
+    def _certificate(self) -> bytes:
+        found: bytes = self._socket(lambda one: one.getpeercert(binary_form=True))
+        return found
 
     def own_address(self) -> str:
         """The IP address from which we come, unless something on the way changes it."""
@@ -1122,6 +1140,8 @@ class Worker:
             if not self._follows(care, sight):
                 return f"SENTINEL {FORGED.format(sight.master or 'nobody')}"
             return f"OPEN {OPEN.format(care.node.admits)}" if care.node.admits else ""
+        if told := self._failed_for(care):
+            return f"LINK {told} says that it has failed: {UNHEARD}"
         if time.monotonic() < care.cut + CUT:
             return ""
         master = self._cares[care.database.uid].get(sight.master)
@@ -1137,6 +1157,14 @@ class Worker:
         who = doors.now(known) if doors else []
         more = f", and {len(who) - 3} more" if len(who) > 3 else ""
         return f"DOOR refused: {'; '.join(who[-3:])}{more}: {KNOCKING}" if who else ""
+
+    def _failed_for(self, care: _Care) -> str:
+        """The nodes of a cluster say that one has failed which they do not hear at their bus."""
+        for other in list(self._cares[care.database.uid].values()):
+            sight = None if other is care or other.away else other.sight
+            if sight and care.seen.address in sight.failed:
+                return other.seen.address
+        return ""
 
     def _sight(self, care: _Care, database: Database) -> Sight:
         """A cluster is told of by those of its nodes that the database names, or by any if those do
@@ -1158,14 +1186,14 @@ class Worker:
         if care.twin or sight.role == "sentinel":
             first = self._first(care, sight)
             module, look.ready = (first.seen.module, first.ready) if first else ("", False)
-            look.seen = replace(_holding(look.seen, target, True), module=module, key=node.key())
+            look.seen = node.shown(replace(_holding(look.seen, target, True), module=module))
             look.detached = True
             return
         if database.deleting or look.seen.origin == "leaving":
             self._give_back(look, target, owner)
             return
         before = self._status(look)
-        enrolled = replace(look.seen, module=sight.module, key=node.key())
+        enrolled = _enrolled(node, before, replace(look.seen, module=sight.module))
         look.ready = before.journal == "ok" and before.owner in ("", owner)
         if before.generation and before.owner == owner:
             look.seen = enrolled
@@ -1184,6 +1212,8 @@ class Worker:
         in_step = held.is_of(status) and held.has(target)
         detail, error = _trust(look.seen.detail, status.trust)
         look.unverified = status.unverified
+        if status.certificate != "ok" and not status.next_key:
+            error = error or f"CERTIFICATE {status.certificate}"
         seen = _holding(enrolled, status, in_step)
         seen = replace(seen, detail=detail, refused=held.refused)
         look.seen = _failed(seen, error, in_step)
@@ -1240,7 +1270,8 @@ class Worker:
             if not before.startswith(MODULE):
                 self._note(care, "node_without_module")
             key, nothing = care.node.key(), Target(0, "")
-            look.seen = replace(_holding(look.seen, nothing, False), module="", key=key)
+            held = _holding(look.seen, nothing, False)
+            look.seen = replace(held, module="", key=key, next_key="")
             cares = list(self._cares[care.database.uid].values())
             same = [one.seen.address for one in cares if one.seen.is_peer and one.seen.key == key]
             if not same:
@@ -1285,6 +1316,15 @@ def _trust(before: str, now: str) -> tuple[str, str]:
     return detail, f"TRUST {detail}: {what}"
 
 
+def _enrolled(node: Node, status: Status, seen: Seen) -> Seen:
+    """With the keys by which the other nodes are to know it: the one that it shows, and the one
+    that it is about to show, or says that it shows where we have not seen that yet."""
+    node.come_again(status.key)
+    seen = node.shown(seen)
+    more = status.next_key or (status.key if status.key != seen.key else "")
+    return replace(seen, next_key=more or "")
+
+
 def _why(care: _Care | None) -> str:
     """What stands in the way of a node that is not bound."""
     return (care.seen.error or "not in step yet") if care else "not reached yet"
@@ -1300,6 +1340,10 @@ REFUSED = (
 KNOCKING = (
     "a server of yours has to be made known first (redis-certauth node enrol --db, or node_keys); "
     "of anybody else, find out who it is"
+)
+UNHEARD = (
+    "it answers here, but the others do not hear it at the cluster bus, where they refuse a key "
+    "that is not known or is revoked; the logs of both say more"
 )
 FORGED = (
     "this Sentinel tells clients that {} is the master, which is none of the database's servers: "

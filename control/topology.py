@@ -25,6 +25,7 @@ class Sight:
     module: str = ""  # the version of certauth, as the server counts; "" on Sentinels
     names: frozenset[str] = frozenset()
     master: str = ""  # a replica's, or the one that a Sentinel tells clients of
+    failed: frozenset[str] = frozenset()  # whom of a cluster it says that about
     is_cut: bool = False  # a replica's link is down, and nothing is being done about it
 
     @property
@@ -33,8 +34,12 @@ class Sight:
 
     def reached_by(self, addresses: Mapping[str, str]) -> "Sight":
         """With the names by which we reach those whom it named."""
-        names = frozenset(addresses.get(name, name) for name in self.names)
-        return replace(self, names=names, master=addresses.get(self.master, self.master))
+        names, failed = (
+            frozenset(addresses.get(name, name) for name in found)
+            for found in (self.names, self.failed)
+        )
+        master = addresses.get(self.master, self.master)
+        return replace(self, names=names, failed=failed, master=master)
 
 
 # ---- What servers answer -------------------------------------------------------------------------
@@ -64,7 +69,8 @@ def sight(info: Mapping[str, str]) -> Sight:
     (master,) = tuple(master_of(info)) or ("",)
     down = info.get("master_link_status") == "down"
     is_cut = down and info.get("master_sync_in_progress", "0") == "0"
-    return Sight(role, run, software(info), module, frozenset(peers(info)), master, is_cut)
+    names = frozenset(peers(info))
+    return Sight(role, run, software(info), module, names, master, is_cut=is_cut)
 
 
 def software(info: Mapping[str, str]) -> str:
@@ -110,12 +116,15 @@ def mapping(reply: Any) -> dict[str, Any]:
     return reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
 
 
-def shards(reply: Sequence[Any]) -> frozenset[str]:
-    """The nodes that CLUSTER SHARDS tells of, also those that have failed: for clients of TLS."""
+def shards(reply: Sequence[Any], failed: bool = False) -> frozenset[str]:
+    """The nodes that CLUSTER SHARDS tells of, also those that have failed, or only those: for
+    clients of TLS."""
     found: set[str] = set()
     for shard in reply:
         for one in mapping(shard)["nodes"]:
             node = mapping(one)
+            if failed and node.get("health") != "fail":
+                continue
             endpoint = node.get("endpoint")
             host = node.get("ip") if endpoint in (None, *UNKNOWN_HOSTS) else endpoint
             found.update(address(host, node.get("tls-port") or node.get("port", 0)))

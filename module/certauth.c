@@ -149,7 +149,22 @@ typedef struct {
     bool ever;      /* a copy: is there to be a marker? */
     fault wrong;    /* empty: nothing */
     int64_t next;   /* not before, as now_us has it */
+    shown_files files;            /* a copy of what the server is set to */
+    shown_state read, last, now;  /* those two of own_certificate; and what is found */
+    bool renewed;    /* they are others than those that it has read, and stay as they are now */
+    X509 *leaves[2]; /* of these; owned */
+    fault unfit;     /* why they cannot be shown; empty: they can */
 } look;
+
+/* The certificates that this server shows, and the files that it has read them from. */
+typedef struct {
+    shown_state read;   /* as the files were then */
+    shown_state last;   /* at the last look */
+    shown_state failed; /* as they were when the server did not take them */
+    fault wrong;      /* why it does not show what is in them now; empty: it does */
+    uint8_t next[HASH_BYTES]; /* the key that waits to be shown */
+    bool waits;
+} own_certificate;
 
 static struct {
     RedisModuleCtx *ctx; /* detached: for timers and one-shots */
@@ -203,6 +218,7 @@ static struct {
     bool unmaking; /* users without a session are to go, see unmake_idle */
     stage stage;
     look look;
+    own_certificate own;
     chore *chores;
     uint64_t edition; /* another one after each change: what a cursor of SHOW is good for */
     uint64_t logins, refused, reasons[REASON_COUNT], api_reads;
@@ -850,6 +866,37 @@ static void learn_doors(void) {
     }
 }
 
+/* Where the server has its certificates and keys from. */
+static void learn_files(shown_files *out) {
+    static const char *const names[2][3] = {
+        {"tls-cert-file", "tls-key-file", "tls-key-file-pass"},
+        {"tls-client-cert-file", "tls-client-key-file", "tls-client-key-file-pass"}};
+    for (int i = 0; i < 2; i++) {
+        shown_pair *p = &out->pairs[i];
+        config_get(names[i][0], p->certificate, sizeof p->certificate);
+        config_get(names[i][1], p->key, sizeof p->key);
+        config_get(names[i][2], p->password, sizeof p->password);
+    }
+}
+
+/* The server has just read them. */
+static void note_files(void) {
+    static shown_files files;
+    learn_files(&files);
+    shown_stat(&files, &node.own.read);
+}
+
+/* Each setting of TLS has it read them again, but for those of its doors (config.c of each version). */
+static bool reads_files(const RedisModuleConfigChange *change) {
+    for (uint32_t i = 0; change && i < change->num_changes; i++) {
+        const char *name = change->config_names[i];
+        if (strncmp(name, "tls-", 4) == 0 && strcmp(name, "tls-port") != 0 &&
+            strncmp(name, "tls-auth-clients", 16) != 0)
+            return true;
+    }
+    return false;
+}
+
 /* Within CONFIG SET: nobody has come to a new port yet. */
 static void on_config_change(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t sub,
                              void *data) {
@@ -860,6 +907,7 @@ static void on_config_change(RedisModuleCtx *ctx, RedisModuleEvent event, uint64
         if (s) s->asked = 0;
     }
     learn_doors();
+    if (reads_files(data)) note_files();
 }
 
 /* The setting by which this server has doors that nobody guards, which keeps the policy's certificates
@@ -3447,6 +3495,24 @@ static int policy_show(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) 
     return REDISMODULE_OK;
 }
 
+/* Up to 32 bytes; null for none. */
+static void reply_hex(RedisModuleCtx *ctx, const char *name, span bytes) {
+    uint8_t text[2 * HASH_BYTES];
+    writer hex = {text, 0, sizeof text, false};
+    put_hex(&hex, bytes);
+    reply_optional(ctx, name, span_of(text, hex.len));
+}
+
+/* The key that is shown, the one that waits to be, and what is wrong. */
+static void reply_own(RedisModuleCtx *ctx) {
+    const own_certificate *o = &node.own;
+    uint8_t key[HASH_BYTES];
+    size_t len = doors_own_key(key) ? HASH_BYTES : 0;
+    reply_hex(ctx, "key", span_of(key, len));
+    reply_hex(ctx, "next_key", span_of(o->next, o->waits ? HASH_BYTES : 0));
+    reply_named(ctx, "certificate", o->wrong.text[0] ? o->wrong.text : "ok");
+}
+
 static int policy_status(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     static const char *const enforce[] = {"off", "shadow", "on"};
     (void)argv;
@@ -3455,7 +3521,7 @@ static int policy_status(RedisModuleCtx *ctx, RedisModuleString **argv, int argc
     char text[DIGEST_TEXT];
     digest sum = policy_digest(node.policy);
     digest_print(&sum, text);
-    RedisModule_ReplyWithMap(ctx, 10);
+    RedisModule_ReplyWithMap(ctx, 13);
     reply_number(ctx, "generation", node.stamp.generation);
     reply_named(ctx, "digest", text);
     reply_number(ctx, "lines", sum.lines);
@@ -3465,19 +3531,12 @@ static int policy_status(RedisModuleCtx *ctx, RedisModuleString **argv, int argc
     reply_named(ctx, "journal", journal_state());
     reply_named(ctx, "trust", node.trust_state.text);
     reply_named(ctx, "unverified", node.unverified.text);
+    reply_own(ctx);
     reply_number(ctx, "sessions", RedisModule_DictSize(node.sessions));
     return REDISMODULE_OK;
 }
 
 /* ---- CERTAUTH.WHOAMI, LOGIN, EXPLAIN ---- */
-
-/* Up to 32 bytes; null for none. */
-static void reply_hex(RedisModuleCtx *ctx, const char *name, span bytes) {
-    uint8_t text[2 * HASH_BYTES];
-    writer hex = {text, 0, sizeof text, false};
-    put_hex(&hex, bytes);
-    reply_optional(ctx, name, span_of(text, hex.len));
-}
 
 static void reply_name(RedisModuleCtx *ctx, const char *label, span name) {
     char text[2 * NAME_BYTES];
@@ -4223,6 +4282,74 @@ static void watch_trust(void) {
     if (!expected) tell("trust", text.text);
 }
 
+/* Two looks have to find the same: a pair that is half replaced is none. */
+static void look_at_files(look *l) {
+    shown_stat(&l->files, &l->now);
+    l->renewed = shown_same(&l->now, &l->last) && !shown_same(&l->now, &l->read);
+    l->unfit.text[0] = 0;
+    if (l->renewed) shown_read(&l->files, l->leaves, &l->unfit);
+}
+
+static void say_own(const char *text) {
+    own_certificate *o = &node.own;
+    if (text[0] && strcmp(text, o->wrong.text) != 0) tell("certificate", text);
+    fail(&o->wrong, "%s", text);
+}
+
+/* Would the other nodes refuse it? They have this policy as well: so where it knows the key that this node
+ * shows now, or there are links between nodes, it has to know the next one. */
+static bool must_wait(const look *l, int which) {
+    own_certificate *o = &node.own;
+    X509 *leaf = l->leaves[which];
+    fault why;
+    if (leaf == NULL) return false;
+    reason said = doors_would_say(leaf);
+    if (doors_now() != DOORS_GUARDED || said == REASON_MATCHED) return false;
+    if (said == REASON_NO_BINDING && !internal_links() && !doors_own_is_bound()) return false;
+    bool unknown = said == REASON_NO_BINDING;
+    o->waits = unknown && which == 0 && certificate_key(leaf, o->next);
+    fail(&why, "%s: the key of %.150s is %s; the old certificate is still shown",
+         unknown ? "waits" : "refused", l->files.pairs[which].certificate,
+         unknown ? "bound nowhere, so the other nodes would refuse it" : reason_name(said));
+    say_own(why.text);
+    return true;
+}
+
+/* CONFIG SET reads all of them, also where the value stays (VOLATILE_CONFIG, config.c). */
+static void show_files(const look *l) {
+    own_certificate *o = &node.own;
+    const char *file = l->files.pairs[0].certificate;
+    fault why;
+    for (int i = 0; i < 2; i++) {
+        if (must_wait(l, i)) return;
+    }
+    if (shown_same(&l->now, &o->failed)) return;
+    if (!config_set("tls-cert-file", file, &why)) {
+        o->failed = l->now;
+        say_own(why.text);
+        return;
+    }
+    o->read = l->now; /* and not as they are by now, which may be later */
+    say_own("");
+    fail(&why, "%.200s has changed, and is shown from now on", file);
+    tell("certificate", why.text);
+}
+
+static bool is_behind(const own_certificate *o) { return !shown_same(&o->last, &o->read); }
+
+static void end_look_at_files(look *l) {
+    own_certificate *o = &node.own;
+    o->last = l->now;
+    if (l->renewed || !is_behind(o)) o->waits = false;
+    if (!is_behind(o)) say_own("");
+    else if (l->unfit.text[0]) say_own(l->unfit.text);
+    else if (l->renewed) show_files(l);
+    for (int i = 0; i < 2; i++) {
+        X509_free(l->leaves[i]);
+        l->leaves[i] = NULL;
+    }
+}
+
 static void look_is_over(void *none) {
     (void)none;
     node.look.done = true;
@@ -4238,6 +4365,7 @@ static void *look_in_thread(void *none) {
     bool good = journal_look(node.journal, node.policy, &l->wrong);
     mkdir(node.trust, 0755); /* where it is gone */
     if (good && l->ever && !make_markers(&why)) l->wrong = why;
+    look_at_files(l);
     RedisModule_EventLoopAddOneShot(look_is_over, NULL);
     return NULL;
 }
@@ -4246,6 +4374,9 @@ static void start_look(void) {
     look *l = &node.look;
     if (l->under_way || node.order || damaged() || now_us() < l->next) return;
     l->ever = node.ever;
+    learn_files(&l->files);
+    l->read = node.own.read;
+    l->last = node.own.last;
     l->under_way = in_thread(look_in_thread, NULL);
 }
 
@@ -4254,7 +4385,9 @@ static void end_look(void) {
     look *l = &node.look;
     if (!l->done) return;
     l->done = l->under_way = false;
-    l->next = now_us() + (l->wrong.text[0] ? 1 : SECONDS) * 1000000;
+    end_look_at_files(l);
+    bool soon = l->wrong.text[0] || is_behind(&node.own);
+    l->next = now_us() + (soon ? 1 : SECONDS) * 1000000;
     tell_journal();
     if (strcmp(l->wrong.text, node.lost.text) != 0)
         tell("journal", l->wrong.text[0] ? l->wrong.text : "the journal is as it should be again");
@@ -4823,6 +4956,7 @@ static void learn_server(void) {
     node.stops_threads = closes_late() && node.io_threads; /* which cannot be changed at runtime */
     node.watches = !node.api_certificates && doors_can_guard();
     learn_doors();
+    note_files();
     learn_trust();
     commit_to_doors(NULL);
 }

@@ -204,6 +204,30 @@ static reason why_refused(X509_STORE_CTX *context, fault *unknown) {
     return reason_of_error(X509_STORE_CTX_get_error(context), X509_STORE_CTX_get_error_depth(context));
 }
 
+/* Of one that no handshake has brought, from any address; NULL: the one that this server shows. */
+static reason judge_own(X509 *leaf, uint8_t (*keys)[HASH_BYTES]) {
+    pthread_rwlock_rdlock(&rules);
+    X509 *const one = leaf ? leaf : own[0];
+    reason why = policy_node(lines, fixed, &one, one ? 1 : 0, keys, span_of(NULL, 0));
+    pthread_rwlock_unlock(&rules);
+    return why == REASON_ADDRESS ? REASON_MATCHED : why;
+}
+
+reason doors_would_say(X509 *leaf) { return judge_own(leaf, own_keys); }
+
+bool doors_own_is_bound(void) {
+    static uint8_t none[2][HASH_BYTES];
+    return judge_own(NULL, none) == REASON_MATCHED;
+}
+
+bool doors_own_key(uint8_t out[HASH_BYTES]) {
+    pthread_rwlock_rdlock(&rules);
+    bool known = own[0] != NULL;
+    memcpy(out, own_keys[0], HASH_BYTES);
+    pthread_rwlock_unlock(&rules);
+    return known;
+}
+
 /* Called for each certificate of a path that libcrypto finds good, the leaf last, or for what it
  * finds wrong; where this fails, the handshake does. */
 static int verify_node(int good, X509_STORE_CTX *context) {

@@ -3,6 +3,8 @@
 #ifndef CERTAUTH_NODE_H
 #define CERTAUTH_NODE_H
 
+#include <limits.h>
+
 #include "internal.h"
 
 /* ---- tls.c: the client's SSL object ---- */
@@ -69,6 +71,13 @@ void doors_client_port(uint16_t);
  * key counts as known. Later ones are seen in handshakes. */
 void doors_own(bool connects, const char *file);
 
+/* What a node with this policy would say of the certificate that this one showed it: its own present key
+ * counts as known. */
+reason doors_would_say(X509 *leaf);
+/* The key that this server shows where it accepts; false: none was seen yet. And does a line know it? */
+bool doors_own_key(uint8_t out[HASH_BYTES]);
+bool doors_own_is_bound(void);
+
 /* Cuts the links whose other end is not, or no longer, a known node. On the main thread. */
 void doors_sweep(void);
 
@@ -110,6 +119,22 @@ void handshake_seen(struct ssl_st *);
  * level, purpose and clock. Returns the answer; `issuers` is the path that it verified, untouched where it
  * was not asked or refuses. On the main thread, and not from within a handshake. */
 handshake handshake_ask(X509 *leaf, X509 *const *extra, size_t count, path *issuers);
+
+/* ---- shown.c: the certificates that this server shows, in their files ---- */
+
+/* As the server's settings say, where it accepts and where it connects; "": not set. */
+typedef struct { char certificate[PATH_MAX], key[PATH_MAX], password[256]; } shown_pair;
+typedef struct { shown_pair pairs[2]; } shown_files;
+/* What tells a file from the one that was there before; zeros: none. */
+typedef struct { uint64_t number, size; int64_t seconds, nanoseconds; } file_state;
+typedef struct { file_state files[4]; } shown_state;
+
+/* All of these in any thread. */
+void shown_stat(const shown_files *, shown_state *out);
+bool shown_same(const shown_state *, const shown_state *);
+/* The certificates of both pairs, to be freed; the second is NULL where there is no such pair. False where
+ * one cannot be shown: a key that is not the certificate's, one that has ended. */
+bool shown_read(const shown_files *, X509 *leaves[2], fault *why);
 
 /* ---- trust.c: the directory behind tls-ca-cert-dir ---- */
 

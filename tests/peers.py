@@ -3,17 +3,20 @@ its certificate in the bootstrap file of the nodes it connects to."""
 
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from tests.certificates import authority_line
 from tests.policies import Node, Start, make_node, policy_of
 from tests.servers import Server
-from tests.support import CLIENT, SERVER, Cert, Pki, free_port, scratch, wait_until
+from tests.support import CLIENT, SERVER, Cert, Pki, RedisServer, free_port, scratch, wait_until
 
 REPLICA, SENTINEL, CLUSTER = "certauth-replica", "certauth-sentinel", "certauth-cluster"
 # What each kind of peer sends, and nothing more: docs/operating.md has the same lines. A cluster
@@ -243,3 +246,38 @@ class Cluster:
     def owner(self, key: str) -> int:
         """Index of the master that this key was given to first."""
         return self.slot(key) * len(self.masters) // SLOTS
+
+
+class Load:
+    """A client of the cluster that writes and reads all the time, and forgets no error. It tries
+    again as it does by itself, for it has to follow a slot that moves."""
+
+    def __init__(self, server: RedisServer, cert: Cert) -> None:
+        crt, key = cert.files
+        self.client = redis.RedisCluster(
+            host="127.0.0.1", port=server.port, ssl=True, ssl_certfile=crt, ssl_keyfile=key,
+            ssl_ca_certs=str(server.directory / "trust.pem"), retry=Retry(NoBackoff(), 3),
+        )  # fmt: skip
+        self.done, self.errors = 0, list[str]()
+        self.stopping = threading.Event()
+        self.thread = threading.Thread(target=self.run)
+
+    def run(self) -> None:
+        while not self.stopping.wait(0.002):
+            try:
+                self.client.set(f"k{self.done % 1000}", self.done)
+                self.client.get(f"k{self.done % 1000}")
+            except Exception as error:
+                self.errors.append(repr(error))
+            self.done += 1
+
+    def __enter__(self) -> Self:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopping.set()
+        self.thread.join()
+        self.client.close()
+        assert self.errors == []
+        assert self.done > 100

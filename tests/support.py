@@ -519,12 +519,14 @@ class RedisServer:
         """For tests of the handshake and of resumed sessions."""
         return TlsPeer(self, cert, version)
 
-    def cli(self, *arguments: str, cert: Cert | None = None) -> subprocess.CompletedProcess[str]:
+    def cli(
+        self, *arguments: str, cert: Cert | None = None, timeout: float = 20
+    ) -> subprocess.CompletedProcess[str]:
         """Runs redis-cli, as a person would."""
         files = ["--cert", cert.files[0], "--key", cert.files[1]] if cert else []
         trust = ["--cacert", str(self.directory / "trust.pem")]
         command = ["redis-cli", "-p", str(self.port), "--tls", *trust, *files, *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=20)
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout)
 
 
 class TlsPeer:

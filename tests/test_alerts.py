@@ -23,6 +23,7 @@ from tests.servers import Server
 from tests.support import CLIENT, SERVER, Pki, RedisServer, days, free_port, root, wait_until
 from tests.test_metrics import Samples, parsed, rules, scraped
 from tests.test_sentinels import ends
+from tests.test_shown import own_pki, put, renew, server_cert
 from tests.test_topology import Watcher
 
 Minute = Callable[[], Any]  # what goes wrong between two looks
@@ -127,6 +128,48 @@ def certificate_expiring(world: World) -> Iterator[Minute]:
     world.plane.trust(world.pki.ca)
 
 
+def node_certificate_expiring(world: World) -> Iterator[Minute]:
+    cert = server_cert(world.pki, not_before=days(-60), not_after=days(20))
+    node = enrolled_node(
+        world.start, world.kind, world.plane.config.home, own_pki(world.pki, cert)
+    )
+    world.plane.register(node)
+    world.plane.in_step()
+    yield nothing
+    renew(cert.files, server_cert(world.pki))
+    shows_end = "certauth_node_certificate_not_after_seconds"
+    wait_until(lambda: world.counted(shows_end) > time.time() + 21 * 86400, "it is renewed", 30)
+
+
+def node_unsound(world: World) -> Iterator[Minute]:
+    cert = server_cert(world.pki)
+    node = enrolled_node(
+        world.start, world.kind, world.plane.config.home, own_pki(world.pki, cert)
+    )
+    world.plane.register(node)
+    world.plane.in_step()
+    put(cert.files[0], server_cert(world.pki).pem)  # without its key
+    wrong = {"code": "CERTIFICATE"}
+    wait_until(lambda: world.counted("certauth_node_error", **wrong) == 1, "it is told", 30)
+    yield nothing
+    put(cert.files[0], cert.pem)
+    wait_until(lambda: world.counted("certauth_node_error", **wrong) == 0, "it is mended", 30)
+
+
+def peers_refused(world: World) -> Iterator[Minute]:
+    bus = free_port()
+    config = ["cluster-enabled yes", "tls-cluster yes", f"cluster-port {bus}"]
+    node = world.node(config=config)
+    peer = node.tls(server_cert(world.pki), "TLSv1_2")
+    peer.address = ("127.0.0.1", bus)
+
+    def knock() -> None:
+        with suppress(OSError):
+            peer.connect().close()
+
+    yield world.counting(knock, 1, "certauth_node_peers_refused_total")
+
+
 def guessing(world: World) -> Iterator[Minute]:
     auth = ("nobody", "wrong")
     refused = "certauth_api_refused_total"
@@ -198,6 +241,9 @@ OUTAGES: dict[str, Callable[[World], Iterator[Minute]]] = {
     "CertauthClientCertificatesExpired": expired,
     "CertauthClientCertificatesExpiring": client_expiring,
     "CertauthCertificateExpiring": certificate_expiring,
+    "CertauthNodeCertificateExpiring": node_certificate_expiring,
+    "CertauthNodeUnsound": node_unsound,
+    "CertauthPeersRefused": peers_refused,
     "CertauthApiGuessing": guessing,
     "CertauthLeak": leak,
 }

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import hashes
 
-from control.records import Node
+from control.records import Node, rendered_time
 from control.sync import NodeError
 from tests.api import ControlPlane
 from tests.chains import rsa_key, sign
@@ -154,13 +154,15 @@ def test_a_bad_question_gets_a_clear_error(
 # ---- /v1/certauth/nodes --------------------------------------------------------------------------
 
 
-def test_each_server_tells_how_far_it_is(api: ControlPlane) -> None:
+def test_each_server_tells_how_far_it_is(api: ControlPlane, pki: Pki) -> None:
     """Its generation, digest and versions; how many generations it lags; the error of now, and
     the last one when that is over. One that nobody has looked at is there too."""
     (new,) = api.ok("GET /v1/certauth/nodes")["nodes"]
     assert (new["address"], new["error"]) == ("127.0.0.1:6380", "not reached yet")
     assert (new["in_step"], new["lag"]) == (False, 1)
-    seen = Node(1, "127.0.0.1:6380", 1, True, digest="1:ab", software="redis 8.6.3", module="1")
+    seen = Node(1, "127.0.0.1:6380", 1, True, digest="1:ab", software="redis 8.6.3", module="1",
+                certificate=pki.server.pem.decode())  # fmt: skip
+    ends = int(pki.server.certificate.not_valid_after_utc.timestamp())
     api.store.report(1, [replace(seen, last_error="UNREACHABLE", last_error_time=7)])
     api.ok("PUT /v1/bdbs/1", {"default_user": True})
     assert api.ok("GET /v1/certauth/nodes") == {
@@ -181,6 +183,10 @@ def test_each_server_tells_how_far_it_is(api: ControlPlane) -> None:
                 "software": "redis 8.6.3",
                 "module": "1",
                 "trust": "",
+                "certificate_subject": "CN=localhost",
+                "certificate_issuer": "CN=Server CA",
+                "certificate_serial": pki.server.serial,
+                "certificate_not_after": rendered_time(ends),
             }
         ],
     }

@@ -11,12 +11,10 @@ from typing import Any, Self
 
 import pytest
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from tests import support
 from tests.nodes import mapping
-from tests.peers import SLOTS, Cluster, linked
+from tests.peers import SLOTS, Cluster, Load, linked
 from tests.policies import LOGIN, Node, Start, make_node, pairs, policy_of, refuse
 from tests.servers import Server, servers
 from tests.support import (
@@ -375,42 +373,6 @@ def test_no_client_takes_slots(kind: Server, how: str, start: Start, pki: Pki) -
     assert [node.call("ROLE")[0] for node in cluster.nodes] == ["master"] * 3 + ["slave"]
 
 
-class Load:
-    """A client of the cluster that writes and reads all the time, and forgets no error. It tries
-    again as it does by itself, for it has to follow a slot that moves."""
-
-    def __init__(self, cluster: Shards, cert: Cert) -> None:
-        server = cluster.nodes[0].server
-        crt, key = cert.files
-        self.client = redis.RedisCluster(
-            host="127.0.0.1", port=server.port, ssl=True, ssl_certfile=crt, ssl_keyfile=key,
-            ssl_ca_certs=str(server.directory / "trust.pem"), retry=Retry(NoBackoff(), 3),
-        )  # fmt: skip
-        self.done, self.errors = 0, list[str]()
-        self.stopping = threading.Event()
-        self.thread = threading.Thread(target=self.run)
-
-    def run(self) -> None:
-        while not self.stopping.wait(0.002):
-            try:
-                self.client.set(f"k{self.done % 1000}", self.done)
-                self.client.get(f"k{self.done % 1000}")
-            except Exception as error:
-                self.errors.append(repr(error))
-            self.done += 1
-
-    def __enter__(self) -> Self:
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stopping.set()
-        self.thread.join()
-        self.client.close()
-        assert self.errors == []
-        assert self.done > 100
-
-
 def fails_over(cluster: Shards, replica: Node, master: Node) -> None:
     """Asked when all links are up and all know whose replica it is: else it is lost, or denied."""
     ids = [str(node.call("CLUSTER", "MYID")) for node in (replica, master)]
@@ -432,7 +394,7 @@ def test_keys_are_renewed_one_by_one(kind: Server, start: Start, pki: Pki) -> No
     and all are linked all the time. One that then comes back with its old key is refused; and all
     of them find together from nothing but their journals."""
     cluster = Shards(start, kind, pki, managed=False)
-    with Load(cluster, pki.alice) as load:
+    with Load(cluster.nodes[0].server, pki.alice) as load:
         for index, node in enumerate(cluster.nodes):
             old, new = cluster.certs[index], node_of(pki, f"CN=renewed {index}")
             cluster.patch(f"+{peer(new)}")

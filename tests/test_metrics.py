@@ -12,6 +12,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from control.metrics import API_LOGINS, API_REFUSED
+from control.records import Node
 from tests.api import ADMIN, ControlPlane
 from tests.control import Plane, enrolled_node, operator
 from tests.nodes import turned_away, who
@@ -124,6 +125,18 @@ def test_every_certificate_has_its_end(api: ControlPlane, pki: Pki) -> None:
         assert end == int(cert.certificate.not_valid_after_utc.timestamp())
 
 
+def test_every_certificate_of_a_node_has_its_end(api: ControlPlane, pki: Pki) -> None:
+    """With its issuer, once the node was reached."""
+    api.trust(pki.ca)
+    api.database("orders", 6380)
+    seen = Node(1, "127.0.0.1:6380", 1, True, certificate=pki.server.pem.decode())
+    api.store.report(1, [seen])
+    labels = {"bdb": "orders", "node": "127.0.0.1:6380", "issuer": "CN=Server CA",
+              "subject": "CN=localhost", "serial": pki.server.serial}  # fmt: skip
+    end = value(scraped(api), "certauth_node_certificate_not_after_seconds", **labels)
+    assert end == int(pki.server.certificate.not_valid_after_utc.timestamp())
+
+
 def test_logins_to_the_api_are_counted(api: ControlPlane) -> None:
     """And refused ones, by reason."""
     auth = api.password_user("bob", "none")
@@ -180,6 +193,7 @@ def selectors(node: Any) -> Iterator[promql.VectorSelector]:
 KNOWN = {
     "certauth_node_refused_total": {"bdb", "node", "reason", "by"},
     "certauth_node_error": {"bdb", "node", "code"},
+    "certauth_node_certificate_not_after_seconds": {"bdb", "node", "subject", "issuer", "serial"},
     "certauth_client_certificate_next_end_seconds": set(),
 }
 

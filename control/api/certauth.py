@@ -10,7 +10,7 @@ from control import core, preview
 from control.answers import ExplainAnswer, PreviewAnswer, ServersAnswer
 from control.errors import Refusal, invalid, refused
 from control.models import ExplainBody, KnownBody, PreviewBody
-from control.records import ClientCertificate, Database, Node, Target, User
+from control.records import ClientCertificate, Database, Node, Target, User, rendered_time
 from control.store import Store
 from control.sync import NodeError
 from control.waiting import servers
@@ -169,4 +169,16 @@ def rendered_node(node: Node, database: Database, target: Target) -> dict[str, A
         "software": node.software,
         "module": node.module,
         "trust": node.detail,
+        **rendered_certificate(node),
+    }
+
+
+def rendered_certificate(node: Node) -> dict[str, str]:
+    """That the node shows; empty before it was reached."""
+    shown = core.identity(node.certificate.encode()) if node.certificate else None
+    return {
+        "certificate_subject": shown.subject if shown else "",
+        "certificate_issuer": shown.issuer if shown else "",
+        "certificate_serial": shown.serial if shown else "",
+        "certificate_not_after": rendered_time(shown.not_after) if shown else "",
     }
