@@ -280,7 +280,7 @@ NOUNS = (
             Field("auth-method", "auth_method", "How it logs in.", kind=choice(AuthMethod)),
             Field("subject", "certificate_subject_line", "Of its certificate: CN=alice,O=acme"),
             Field("email", "email", "Its e-mail address."),
-            Field("role", "role_uids", "A role by name; may be given again. The role None gives no "
+            Field("role", "role_uids", "A role by name; give all of them. The role None gives no "
                   "rights in this API.", several(uid_in(ROLES)), multiple=True, needed=True),
             Field("password", "password", "Ask for a password, or read a line of standard input.",
                   typed_password, flag=True),
@@ -300,9 +300,9 @@ NOUNS = (
     Noun(
         "db", "/v1/bdbs", "The Redis and Valkey deployments whose users are managed here.",
         (
-            Field("endpoint", "endpoints", "host:port; may be given again.",
+            Field("endpoint", "endpoints", "host:port; give all of them.",
                   several(endpoint), multiple=True),
-            Field("grant", "roles_permissions", "ROLE=ACL by names; may be given again.",
+            Field("grant", "roles_permissions", "ROLE=ACL by names; give all of them.",
                   several(grant), multiple=True),
             Field("tls-mode", "tls_mode", "For clients.", kind=choice(TlsMode)),
             Field("client-certificates", "enforce_client_authentication",

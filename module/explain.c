@@ -42,7 +42,9 @@ static const struct {
                                  "no `ca` line of the policy is in its path",
                                  "add a `ca` line for the CA that issued it"},
     [REASON_CA_EXPIRED] = {"the CAs of its path are within their validity",
-                           "a CA of its path is outside its validity", "renew the CA"},
+                           "a CA of its path is outside its validity",
+                           "renew the CA, and put its new certificate into the client's chain and "
+                           "the policy"},
     [REASON_CA_REVOKED] = {"no CA of its path is revoked", "a CA of its path is revoked",
                            "issue the certificate from another CA"},
     [REASON_NOT_YET_VALID] = {"its validity has begun", "its validity has not begun",
@@ -74,13 +76,14 @@ static const char *const MANAGED[REASON_COUNT] = {
         "redis-certauth user update <user> --subject with its whole subject, or issue one with a "
         "single name",
     [REASON_UNTRUSTED_ISSUER] =
-        "redis-certauth ca set <file with all CAs>, or authentication_ssl_client_certs of the database",
+        "redis-certauth ca set <file with all CAs> --trust-grows, or authentication_ssl_client_certs "
+        "of the database",
     [REASON_GATE] = "redis-certauth db update <database> --validation disabled, or add it to "
                     "authorized_subjects of the database",
     [REASON_NO_BINDING] = "give it a subject, and a user that subject: redis-certauth user update",
     [REASON_CONFLICT] = "let one user have what this certificate is named by",
     [REASON_USER_MISSING] = "give a role of the user an ACL here: redis-certauth db update <database> "
-                            "--grant <role>=<acl>",
+                            "--grant <role>=<acl>, and --grant for each that it has already",
     [REASON_USER_OFF] = "see what the user's roles have here: redis-certauth user show <user>",
 };
 
@@ -487,6 +490,17 @@ static void tell_nearest(writer *w, const policy *p, const identity *leaf, size_
 
 /* ---- The end ---- */
 
+/* Where the server's own TLS is what a certificate does not get past; else NULL. */
+static const char *handshake_cure(const request *r, reason why) {
+    if (why == REASON_NO_CERTIFICATE && r->tls.state == HANDSHAKE_WITHOUT)
+        return "where the server asks for none, set tls-auth-clients to yes or optional; else issue "
+               "it with an RSA key or an EC key of P-256, P-384 or P-521";
+    if (why == REASON_UNTRUSTED_ISSUER && r->tls.refused && r->issuers->known)
+        return "the policy trusts its CA, and the server does not: let its tls-ca-cert-file or "
+               "tls-ca-cert-dir hold the root of the path";
+    return NULL;
+}
+
 /* A cure by what is known of this certificate; NULL: the reason's own. */
 static const char *own_cure(const view *lines, const request *r, const decision *d) {
     const identity *leaf = r->leaf;
@@ -507,12 +521,7 @@ static const char *own_cure(const view *lines, const request *r, const decision 
                    ? "no `allow` line can say this subject, which has other attributes than one CN, "
                      "OUs and one of O, L, ST and C: take the gate away"
                    : NULL;
-    case REASON_UNTRUSTED_ISSUER:
-        return r->tls.refused && r->issuers->known
-                   ? "the policy trusts its CA, and the server does not: let its tls-ca-cert-file or "
-                     "tls-ca-cert-dir hold the root of the path"
-                   : NULL;
-    default: return NULL;
+    default: return handshake_cure(r, d->why);
     }
 }
 

@@ -656,8 +656,8 @@ def test_with_a_control_plane_the_cure_is_a_command() -> None:
          "has an ACL here"),
         (["set enforce on"], certificate(ALICE),
          "where an intermediate CA issued it, the client has to send that with its certificate; "
-         "else redis-certauth ca set <file with all CAs>, or authentication_ssl_client_certs of "
-         "the database"),
+         "else redis-certauth ca set <file with all CAs> --trust-grows, or "
+         "authentication_ssl_client_certs of the database"),
         ([*TRUST, "set gate san_cn"], certificate(ALICE),
          "redis-certauth db update <database> --validation disabled, or add it to "
          "authorized_subjects of the database"),

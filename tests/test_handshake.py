@@ -201,5 +201,9 @@ def test_a_certificate_that_is_not_shown(
         told, outcome = node.explain(one.pem), node.outcome(peer=peer(node, one))
         assert told["trace"][0].startswith("the TLS handshake is without this certificate: ")
         assert told["reason"] == "no_certificate"
+        assert told["trace"][-1] == (
+            "to change it: where the server asks for none, set tls-auth-clients to yes or "
+            "optional; else issue it with an RSA key or an EC key of P-256, P-384 or P-521"
+        )
         assert told["decision"] == ("refuse" if asked == "yes" else "leave")
         assert outcome.action == ("handshake" if asked == "yes" else "leave")

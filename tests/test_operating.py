@@ -1,6 +1,7 @@
 """docs/operating.md: the walk and the incident as they stand there, on a real server."""
 
 import json
+import re
 import shlex
 import tempfile
 from collections.abc import Callable, Iterator
@@ -188,3 +189,44 @@ def test_the_incident_at_three_in_the_morning(
     assert told.endswith("to change it: renew the certificate\ndecision: refuse\n")
     assert f"`{first}`" in paper
     assert "`to change it: renew the certificate`" in paper
+
+
+def test_the_cures_of_explain_are_cures(
+    start: Any, installed: Server, config: Config, pki: Pki
+) -> None:
+    """Each command that explain prints, with its placeholders filled in, lets the client in."""
+    server = enrolled_node(start, installed, config.home, pki)
+    Path("servers.pem").write_bytes(pki.server_ca.pem)
+    Path("none.pem").write_bytes(pki.server_ca.pem)
+    Path("all.pem").write_bytes(pki.server_ca.pem + pki.ca.pem)
+    Path("app.crt").write_bytes(pki.alice.pem)
+    run("redis-certauth ca set none.pem")
+    run("redis-certauth user create app --auth-method certificate --role None --subject CN=x")
+    run(f"redis-certauth db create orders --endpoint 127.0.0.1:{server.port} --tls-mode enabled "
+        "--server-ca servers.pem --grant 'None=Full Access'")  # fmt: skip
+    filled = {"<file with all CAs>": "all.pem", "<user>": "app", "<database>": "orders"}
+
+    def cured(reason: str) -> None:
+        """Does what explain advises."""
+        status_is_active()
+        told = run("redis-certauth explain app.crt --db orders", code=1)
+        assert f"\n{reason}: " in told
+        advised = re.search(r"^to change it: .*?(redis-certauth ('.*?'|[^',\n])+)", told, re.M)
+        assert advised, told
+        command = advised[1]
+        for name, word in filled.items():
+            command = command.replace(name, word)
+        run(command)
+
+    cured("untrusted_issuer")
+    cured("no_binding")
+    status_is_active()
+    assert client(server, pki.alice).acl_whoami() == "app"
+    run("redis-certauth db update orders --validation san_cn")
+    cured("gate")
+    status_is_active()
+    assert client(server, pki.alice).acl_whoami() == "app"
+    run("redis-certauth db update orders --tls-mode disabled")
+    cured("off")
+    status_is_active()
+    assert client(server, pki.alice).acl_whoami() == "app"
