@@ -50,7 +50,7 @@ class Plane(ControlPlane):
         )
         self.pki = pki
 
-    def ask(self, _uid: int, question: Any, _only: str = "") -> dict[str, Any]:
+    def ask(self, _uid: int, question: Any, _only: str = "", **_: Any) -> dict[str, Any]:
         def command(*words: Any) -> Any:
             if words[0] == "CLIENT":
                 self.killed.append(words)
