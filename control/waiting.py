@@ -80,7 +80,8 @@ def _followers(store: Store, uid: int, made: range) -> Iterator[tuple[str, str]]
             continue  # it is given back, in its own time
         holds = node.in_step and not node.error.startswith("TRUST")
         why = node.error if not holds else ""
-        if not why and node.generation < generation and not database.deleting:
+        given_back = database.deleting and node.generation == 0  # or never ours
+        if not why and node.generation < generation and not given_back:
             why = f"generation {node.generation}, and not yet {generation}"
         yield node.address, why or _refused(store, node, made)
 

@@ -93,7 +93,9 @@ def test_a_removal_is_waited_for(api: ControlPlane) -> None:
     report(api, 1)
     answer = api("DELETE /v1/bdbs/1?wait_for_sync=0.05")
     assert answer.status == 202
-    assert answer.json["pending"] == ["bdb 1 ('orders') is not removed yet"]
+    behind = "127.0.0.1:6380: generation 1, and not yet 3"
+    assert answer.json["pending"] == ["bdb 1 ('orders') is not removed yet", behind]
+    assert answer.headers[IN_FORCE] == "0/1"
     assert api(f"GET /v1/actions/{answer.json['action_uid']}").status == 200
     other = threading.Timer(0.1, lambda: api.store.forget_database(1, 0))
     api.database("other", 6390)
