@@ -21,12 +21,14 @@ from control.records import (
 
 
 class Answer(BaseModel):
-    """`ignored` names the fields of the request that were accepted and mean nothing here;
-    `pending` the servers that do not hold the change yet, where `wait_for_sync` waited for them;
-    `warnings` what is done, and may not have been meant."""
+    """`ignored` names the fields of the request that were accepted and mean nothing here.
+    `in_force` says on how many of how many servers a change is ("2/3"), and `pending` names the
+    others, and why: of calls below /v1/certauth, and of all with `wait_for_sync`. `warnings` is
+    what is done, and may not have been meant."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
     ignored: list[str] = []
+    in_force: str = ""
     pending: list[str] = []
     warnings: list[str] = []
 
@@ -404,6 +406,10 @@ class RevocationAnswer(Answer):
     time: str
 
 
+class RevocationsAnswer(Answer):
+    revocations: list[RevocationAnswer]
+
+
 class CrlAnswer(Answer):
     uid: int
     issuer: str
@@ -421,8 +427,18 @@ class CrlAnswer(Answer):
     problem: str = ""
 
 
+class RefusedAnew(BaseModel):
+    """`user` is "" where it is about nobody."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    user: str
+    line: str
+    why: str
+
+
 class PreviewOfNode(BaseModel):
-    """`ending` are sessions that would be closed; `users` those whose password would go."""
+    """`ending` are sessions that would be closed; `users` those whose password would go; `refused`
+    are users of the change whom this server refuses, and why."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
     address: str
@@ -431,6 +447,7 @@ class PreviewOfNode(BaseModel):
     ends: int
     ending: list[dict[str, Any]]
     users: list[dict[str, Any]]
+    refused: list[RefusedAnew]
 
 
 class PreviewOfDatabase(BaseModel):

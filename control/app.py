@@ -39,6 +39,7 @@ from control.models import NewUserBody, parse
 from control.passwords import new_password
 from control.records import Cluster, User
 from control.store import Store
+from control.trials import Trials
 
 BODY = 1 << 20  # bytes of a request's body, as in control/server.py
 MODULES = (
@@ -55,7 +56,7 @@ def no_ca_of_clients() -> Issued:
     raise refused("no_ca", "this control plane has no CA of clients")
 
 
-def nobody(_uid: int, _question: object, _only: str = "") -> dict[str, Any]:
+def nobody(_uid: int, _question: object, _only: str = "", **_: object) -> dict[str, Any]:
     return {}
 
 
@@ -84,6 +85,7 @@ def create_app(
     app.extensions["authority"] = authority
     app.extensions["policies"] = OpenPolicies(store)
     app.extensions["ask"] = ask
+    app.extensions["trials"] = Trials()
     app.extensions["figures"] = figures
     web.install(app, store, Guard(store, peer_cert))
     for module in MODULES:

@@ -7,11 +7,12 @@ import logging
 import ssl
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import wraps
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 from urllib.parse import urlencode
@@ -93,29 +94,81 @@ def connected(command: Command) -> Callable[..., Any]:
     def run(profile: str | None, options: Mapping[str, str | None], **arguments: Any) -> None:
         with asking(profile, options) as ask:
             command(ask, **arguments)
+        if click.get_current_context().meta.get(BEHIND):
+            sys.exit(NOT_IN_FORCE)
 
     return connection(run)
 
 
+# ---- Changing ------------------------------------------------------------------------------------
+
+WAIT = 5.0  # seconds for the servers, before it is said that they are still to follow
+NOT_IN_FORCE = 3  # the exit status where a server does not hold a change then
+BEHIND, HASTY = "certauth.behind", "certauth.hasty"  # in the context of a command
+
+
+def hasty(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    context.meta[HASTY] = wanted
+
+
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what it would do; change nothing.")
+NO_WAIT = click.option(
+    "--no-wait", is_flag=True, expose_value=False, callback=hasty,
+    help=f"Do not wait for the servers. Else: {WAIT:g} seconds, and exit status {NOT_IN_FORCE} "
+    "where one does not hold the change then.",
+)  # fmt: skip
 
 
 def change(ask: Client, dry_run: bool, method: str, path: str, sent: Any = None) -> Any:
-    """Makes a change, and returns the API's answer; or, of a dry run, says what it would do, and
-    returns None."""
+    """Makes a change, waits for the servers, and returns the API's answer; or, of a dry run, says
+    what it would do, and returns None."""
     if not dry_run:
-        found = ask(method, path, sent)
+        found = made(ask, method, path, sent)
         for warning in found.get("warnings", ()) if isinstance(found, dict) else ():
             click.echo(clean(f"warning: {warning}"), err=True)
         return found
     rehearsal = apply.Rehearsal(ask)
     rehearsal(method, path, sent)
-    show_preview(rehearsal)
+    show_preview(rehearsal.preview())
     return None
 
 
-def show_preview(rehearsal: apply.Rehearsal) -> None:
-    for line in tell.previewed(rehearsal.preview()):
+def made(ask: Client, method: str, path: str, sent: Any = None) -> Any:
+    """Makes a change and says on how many servers it is in force, and why not on others."""
+    seconds = 0.0 if click.get_current_context().meta[HASTY] else WAIT
+    with waiting():
+        found = ask(method, waited(path, seconds), sent)
+    follow(found.pop("in_force", ""), found.pop("pending", []))
+    return found
+
+
+def waited(path: str, seconds: float) -> str:
+    return f"{path}{'&' if '?' in path else '?'}wait_for_sync={seconds:g}"
+
+
+@contextmanager
+def waiting() -> Iterator[None]:
+    """A line that says so, where somebody looks at standard error."""
+    console = Console(stderr=True)
+    shown = console.status("until the servers hold it") if console.is_terminal else nullcontext()
+    with shown:
+        yield
+
+
+def follow(in_force: str, pending: Sequence[str]) -> None:
+    """Says on standard error how far the servers are with a change; what is pending decides about
+    the exit status, unless nobody wanted to wait."""
+    done, _, all_ = in_force.partition("/")
+    if in_force not in ("", "0/0"):
+        click.echo(f"in force on {done} of {all_} servers", err=True)
+    for one in pending:
+        click.echo(clean(f"pending: {one}"), err=True)
+    meta = click.get_current_context().meta
+    meta[BEHIND] = meta.get(BEHIND) or bool(pending and not meta[HASTY])
+
+
+def show_preview(databases: Sequence[Mapping[str, Any]]) -> None:
+    for line in tell.previewed(databases):
         click.echo(clean(line))
 
 
@@ -396,6 +449,7 @@ def one_of_a_kind(noun: Noun, group: click.Group) -> None:
     @group.command()
     @with_fields(noun)
     @DRY_RUN
+    @NO_WAIT
     @AS_JSON
     @connected
     def update(ask: Client, dry_run: bool, as_json: bool, **given: Any) -> None:
@@ -429,6 +483,7 @@ def collection(noun: Noun, group: click.Group) -> None:
     @click.argument("name")
     @with_fields(noun)
     @DRY_RUN
+    @NO_WAIT
     @AS_JSON
     @connected
     def create(ask: Client, name: str, dry_run: bool, as_json: bool, **given: Any) -> None:
@@ -444,6 +499,7 @@ def collection(noun: Noun, group: click.Group) -> None:
     @click.option("--rename", default="", help="Its new name.")
     @with_fields(noun)
     @DRY_RUN
+    @NO_WAIT
     @AS_JSON
     @connected
     def update(
@@ -457,6 +513,7 @@ def collection(noun: Noun, group: click.Group) -> None:
     @click.argument("name")
     @click.option("--yes", is_flag=True, help="Do not ask.")
     @DRY_RUN
+    @NO_WAIT
     @connected
     def delete(ask: Client, name: str, yes: bool, dry_run: bool) -> None:
         """Delete one, by name or uid."""
@@ -535,6 +592,7 @@ def forced(path: str, force: bool) -> str:
 @FORCE
 @TRUST_GROWS
 @DRY_RUN
+@NO_WAIT
 @connected
 def ca_set(ask: Client, file: Path, force: bool, trust_grows: bool, dry_run: bool) -> None:
     """Put those of FILE (PEM) in their place. One that is there already stays what it is, a CA that
@@ -553,6 +611,7 @@ def ca_set(ask: Client, file: Path, force: bool, trust_grows: bool, dry_run: boo
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @FORCE
 @DRY_RUN
+@NO_WAIT
 @connected
 def ca_delete(ask: Client, yes: bool, force: bool, dry_run: bool) -> None:
     """Trust no CA any more."""
@@ -578,11 +637,12 @@ def cert_show(ask: Client, as_json: bool) -> None:
 @cert_group.command("set")
 @click.argument("certificate", type=FILE)
 @click.argument("key_file", type=FILE)
+@NO_WAIT
 @connected
 def cert_set(ask: Client, certificate: Path, key_file: Path) -> None:
     """Give the API another certificate and key (PEM)."""
     entry = {"name": "api", "certificate": certificate.read_text(), "key": key_file.read_text()}
-    ask("PUT", CERTIFICATES, {"certificates": [entry]})
+    made(ask, "PUT", CERTIFICATES, {"certificates": [entry]})
 
 
 @cert_group.command("rotate")
@@ -746,6 +806,7 @@ LISTED = ("uid", "issuer", "number", "entries", "next_update", "overdue", "stale
 @click.option("--reason", default="unspecified", show_default=True, type=choice(Reason),
               help="For the revocation list of our own CA.")  # fmt: skip
 @DRY_RUN
+@NO_WAIT
 @AS_JSON
 @connected
 def cert_revoke(
@@ -758,8 +819,8 @@ def cert_revoke(
     body = {name: value for name, value in given.items() if value}
     if len(body) != 1:
         raise click.UsageError("say what: CERTIFICATE, --user, --fingerprint or --key-id")
-    made = change(ask, dry_run, "POST", REVOCATIONS, {**body, "reason": reason})
-    echo(made, as_json, REVOKED)
+    found = change(ask, dry_run, "POST", REVOCATIONS, {**body, "reason": reason})
+    echo(found and found["revocations"], as_json, REVOKED)
 
 
 @cert_group.command("revoked")
@@ -773,6 +834,7 @@ def cert_revoked(ask: Client, as_json: bool) -> None:
 @cert_group.command("unrevoke")
 @click.argument("uid", type=int)
 @DRY_RUN
+@NO_WAIT
 @connected
 def cert_unrevoke(ask: Client, uid: int, dry_run: bool) -> None:
     """Take the revocation UID back."""
@@ -807,6 +869,7 @@ def settings(stale: str | None, interval: int | None, url: str | None) -> dict[s
 @click.option("--authorities", type=FILE, help="PEM file of CAs up to one that is trusted.")
 @STALE
 @INTERVAL
+@NO_WAIT
 @AS_JSON
 @connected
 def crl_import(
@@ -819,7 +882,7 @@ def crl_import(
         body["crl"] = base64.b64encode(file.read_bytes()).decode()
     if authorities:
         body["authorities"] = authorities.read_text()
-    echo(ask("POST", CRLS, body), as_json)
+    echo(made(ask, "POST", CRLS, body), as_json)
 
 
 @crl_group.command("update")
@@ -827,6 +890,7 @@ def crl_import(
 @click.option("--from", "crl_url", help="Where it is fetched from; '' for nowhere.")
 @STALE
 @INTERVAL
+@NO_WAIT
 @AS_JSON
 @connected
 def crl_update(
@@ -837,19 +901,20 @@ def crl_update(
     body = settings(stale, interval, crl_url)
     if not body:
         raise click.UsageError("nothing to change: give an option")
-    echo(ask("PUT", f"{CRLS}/{uid}", body), as_json)
+    echo(made(ask, "PUT", f"{CRLS}/{uid}", body), as_json)
 
 
 @crl_group.command("delete")
 @click.argument("uid", type=int)
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@NO_WAIT
 @connected
 def crl_delete(ask: Client, uid: int, yes: bool) -> None:
     """Forget the list UID: what only it has revoked is good again."""
     if not yes:
         click.confirm(f"Forget the revocation list {uid}, and all that it revokes?",
                       abort=True, err=True)  # fmt: skip
-    ask("DELETE", f"{CRLS}/{uid}")
+    made(ask, "DELETE", f"{CRLS}/{uid}")
 
 
 # ---- status --------------------------------------------------------------------------------------
@@ -991,9 +1056,11 @@ def import_enterprise(ask: Client) -> None:
 @click.option("--dry-run", is_flag=True, help="Print the plan and what it would do, and end.")
 @click.option("--prune", is_flag=True, help="Delete what the file's lists do not have.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@NO_WAIT
 @connected
 def apply_command(ask: Client, file: Path, dry_run: bool, prune: bool, yes: bool) -> None:
-    """Make it so that the control plane is as FILE says. Prints the plan first."""
+    """Make it so that the control plane is as FILE says. Prints the plan first, and changes nothing
+    where the API or a server would refuse a part of it."""
     wanted = apply.read(file)
     steps = apply.plan(wanted, apply.fetch(ask), ask.whoami() if prune else "", prune)
     if not steps:
@@ -1002,21 +1069,68 @@ def apply_command(ask: Client, file: Path, dry_run: bool, prune: bool, yes: bool
     for step in steps:
         click.echo(clean(str(step)))
     steps = [apply.with_password(step) for step in steps]
+    rehearsal = apply.Rehearsal(ask)
+    for step in steps:
+        apply.carry_out(rehearsal, step)
     if dry_run:
-        rehearsal = apply.Rehearsal(ask)
-        for step in steps:
-            apply.carry_out(rehearsal, step)
-        show_preview(rehearsal)
+        show_preview(rehearsal.preview())
         return
+    rehearse(rehearsal)
     if not yes:
         click.confirm(f"Make these {len(steps)} changes?", abort=True, err=True)
+    changes = apply.Changes(ask)
     for number, step in enumerate(steps):
         try:
-            apply.carry_out(ask, step)
+            apply.carry_out(changes, step)
         except ApiError as error:
             where = f"{step.title}: {error.description}; {number} of {len(steps)} changes are made"
             raise ApiError(error.status, error.error_code, where) from error
     click.echo(f"{len(steps)} changes made")
+    if changes.moved:
+        follow_all(ask)
+
+
+UNSEEN = ("preview_too_long", "insufficient_permissions")  # then each step is tried by itself
+
+
+def rehearse(rehearsal: apply.Rehearsal) -> None:
+    """Raises ApiError where the API would refuse a step, click.ClickException where a server
+    would."""
+    if len(rehearsal.changes) > apply.MOST:
+        return
+    try:
+        found = rehearsal.preview()
+    except ApiError as error:
+        if error.error_code in UNSEEN:
+            return
+        text = f"{error.description}; nothing is changed"
+        raise ApiError(error.status, error.error_code, text) from error
+    texts = [
+        f"server {node['address']} refuses the user {one['user'] or one['line']}: {one['why']}"
+        for database in found
+        for node in database["nodes"]
+        for one in node["refused"]
+    ]
+    if texts:
+        raise click.ClickException(clean("; ".join([*texts, "nothing is changed"])))
+
+
+def follow_all(ask: Client) -> None:
+    """Waits for all servers, after changes that are of several databases."""
+    seconds = 0.0 if click.get_current_context().meta[HASTY] else WAIT
+    try:
+        servers = awaited(ask, seconds)["nodes"]
+    except ApiError as error:
+        if error.status != HTTPStatus.FORBIDDEN:
+            raise
+        follow("", [f"how far the servers are is not yours to see: {error.description}"])
+        return
+    pending = [
+        f"{one['address']}: {one['error'] or 'it has not followed yet'}"
+        for one in servers
+        if not one["in_step"]
+    ]
+    follow(f"{len(servers) - len(pending)}/{len(servers)}", pending)
 
 
 GROUPS = tuple(group_of(noun) for noun in NOUNS)

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from control import core
+from control import core, taking
 from control.ca import Trust
 from control.records import ClientCertificate, Cluster, Database, Node, Subject, User
 from control.taking import RESERVED
@@ -252,7 +252,20 @@ def is_name(name: str) -> bool:
 
 def check_acl(text: str) -> None:
     """Raises ValueError, or core.CoreError, where the text is no ACL."""
-    core.canonical(f"user x on {_rules([text])}")
+    acl_rules(text)
+
+
+def acl_rules(text: str) -> str:
+    """An ACL as the `user` lines of those who have it and no other one end: `on`, and its rules.
+    Raises ValueError, core.CoreError."""
+    return rules_of(core.canonical(f"user x on {_rules([text])}"))
+
+
+def rules_of(line: str) -> str:
+    """The end of a canonical `user` line of a certificate user, from `on`."""
+    _, _, rest = line.partition(" ")
+    name = taking.user_of(line)
+    return rest.removeprefix(f"{name} ").removeprefix("adopt ")
 
 
 def check_gate(subjects: Iterable[Subject]) -> None:

@@ -3,20 +3,22 @@ connected.
 
 The change is made in a store that forgets it, by the handlers that would make it; the core decides
 about certificates under the policies before and after; each node is asked about its own sessions
-(CERTAUTH.SESSIONS … LINES), since only it knows who is connected, as what.
+(CERTAUTH.SESSIONS … LINES), since only it knows who is connected, as what. It is asked about the
+change as it would be made there: without what it refuses (control/refusals.py).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from control import core
+from control import core, refusals
 from control.audit import Command
 from control.policy import MARK
-from control.records import ClientCertificate, Database, Target
-from control.store import Store
+from control.records import ClientCertificate, Database, Node, Refused, Target
+from control.store import Stage, Store
 from control.sync import NodeError, merged
 from control.taking import RESERVED
+from control.topology import mapping
 
 # Asks each node of a database, or one by its address: by address what it answers, or its NodeError.
 Ask = Callable[..., Mapping[str, Any]]
@@ -47,7 +49,7 @@ class Difference:
         return frozenset(self.after).difference(self.added).union(self.removed)
 
 
-def differences(store: Store, change: Callable[[Store], None]) -> list[Difference]:
+def differences(store: Store, change: Callable[[Stage], None]) -> list[Difference]:
     """What `change` does to the policies; the store stays as it is. Raises what `change` does."""
     with store.rehearse() as stage:
         before = stage.targets()
@@ -55,7 +57,7 @@ def differences(store: Store, change: Callable[[Store], None]) -> list[Differenc
         return list(_differences(stage, before))
 
 
-def _differences(stage: Store, before: Mapping[int, Target]) -> Iterator[Difference]:
+def _differences(stage: Stage, before: Mapping[int, Target]) -> Iterator[Difference]:
     for uid, target in sorted(stage.targets().items()):
         was = before.get(uid, Target(0, ""))
         changes = merged(stage.changes(uid, was.generation, was.digest) or ())
@@ -66,11 +68,11 @@ def _differences(stage: Store, before: Mapping[int, Target]) -> Iterator[Differe
 def told(
     found: Difference,
     known: Iterable[ClientCertificate],
-    servers: Iterable[str],
+    servers: Sequence[Node],
     ask: Ask,
     now: int,
 ) -> dict[str, Any]:
-    """One database of the answer; `servers` are the addresses of its nodes."""
+    """One database of the answer; `servers` are its nodes that have a policy."""
     before, after = core.Policy(found.before), core.Policy(found.after)
     changed, unknown = certificates(before, after, known, now)
     return {
@@ -125,29 +127,62 @@ def _outcome(decision: core.Decision) -> dict[str, Any]:
 
 
 def nodes(
-    found: Difference, taken: frozenset[str], servers: Iterable[str], ask: Ask
+    found: Difference, taken: frozenset[str], servers: Sequence[Node], ask: Ask
 ) -> list[dict[str, Any]]:
-    """What each node says would become of its sessions, and which of the users `taken` it has by
-    itself; `error` where it does not say."""
+    """What each node says would become of its sessions, which of the users `taken` it has by
+    itself, and what of the change it refuses; `error` where it does not say."""
+    deviations = {(node.generation, node.digest): node.refused for node in servers}
 
     def question(command: Command) -> dict[str, Any]:
-        return {**_sessions(command, found.changes), "users": _users(command, taken)}
+        now = mapping(command("CERTAUTH.POLICY", "STATUS"))
+        before = deviations.get((now.get("generation", 0), now.get("digest", "")), ())
+        return {**_asked(command, found, before), "users": _users(command, taken)}
 
     if len(found.changes) > LINES or sum(len(one.encode()) for one in found.changes) > BYTES:
         why = f"more than {LINES} lines change, or {BYTES} bytes: too many to try them on the nodes"
         return [{**NOTHING, "address": "", "error": why}]
-    answers = {**dict.fromkeys(servers, UNASKED), **ask(found.database.uid, question)}
+    silent = {node.address: UNASKED for node in servers}
+    answers = {**silent, **ask(found.database.uid, question)}
     return [{**NOTHING, "address": address, **_shown(one)} for address, one in answers.items()]
 
 
 UNASKED: Mapping[str, Any] = {
     "error": "this control plane does not speak to it now: ask the one that leads"
 }
-NOTHING: Mapping[str, Any] = {"error": "", "sessions": 0, "ends": 0, "ending": [], "users": []}
+NOTHING: Mapping[str, Any] = {
+    "error": "", "sessions": 0, "ends": 0, "ending": [], "users": [], "refused": []
+}  # fmt: skip
 
 
 def _shown(answer: Any) -> Mapping[str, Any]:
     return {"error": str(answer)} if isinstance(answer, NodeError) else answer
+
+
+def _asked(command: Command, found: Difference, before: Sequence[Refused]) -> dict[str, Any]:
+    """What the change does on a node that holds this policy but for what it refused `before`, as
+    the sync worker would make it there; and which users it would refuse as well."""
+    change = refusals.signs(found.changes)
+    after = refusals.unbound(refusals.still(before, change), found.added)
+    while True:
+        held = refusals.minus(refusals.deviation(before))
+        sent = refusals.changes(refusals.plus(change, held, refusals.deviation(after)))
+        try:
+            sessions = _sessions(command, sent)
+        except NodeError as error:
+            is_about = error.code == "LINES"
+            more = refusals.blamed(error.text, sent, after, found.after) if is_about else None
+            if more is None:
+                raise
+            after = more
+        else:
+            return {**sessions, "refused": _anew(before, after)}
+
+
+def _anew(before: Sequence[Refused], after: Sequence[Refused]) -> list[dict[str, str]]:
+    """What is refused after a change of what was not before it."""
+    old = {one.user or one.line for one in before if one.why}
+    new = [one for one in after if one.why and (one.user or one.line) not in old]
+    return [{"user": one.user, "line": one.line, "why": one.why} for one in new[:SHOWN]]
 
 
 def _sessions(command: Command, changes: Sequence[str]) -> dict[str, Any]:

@@ -226,6 +226,25 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Place:
+    """A database, and what is known of its servers."""
+
+    database: Database
+    nodes: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class NewRules:
+    """ACL rules, as policy lines have them, that a change would bring to the servers of a database
+    (uid `bdb_uid`, the only one of `places`); or, where no database grants them yet (0), that any
+    of these could be given."""
+
+    bdb_uid: int
+    rules: frozenset[str]
+    places: tuple[Place, ...]
+
+
+@dataclass(frozen=True)
 class Action:
     """A change of a database that its nodes are to follow: to the policy of `generation`."""
 

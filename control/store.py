@@ -54,10 +54,12 @@ from control.records import (
     EventDetail,
     EventPage,
     KeyUsage,
+    NewRules,
     Node,
     Outcome,
     OwnCrl,
     Password,
+    Place,
     Position,
     Profile,
     Reason,
@@ -428,16 +430,25 @@ class Replaced(Exception):
         super().__init__("another control plane looks after the servers")
 
 
+class Untried(Exception):
+    """A change brings ACL rules that nobody has tried on the servers yet: nothing was written."""
+
+    def __init__(self, rules: tuple[NewRules, ...]) -> None:
+        super().__init__("new ACL rules")
+        self.rules = rules
+
+
 class _Here(threading.local):
     """What a thread is doing: the revision that its request reads at, for whom it works, and which
-    policies its changes moved, through which generations; and whether what it writes is to be
-    forgotten."""
+    policies its changes moved, through which generations; whether what it writes is to be
+    forgotten; and which ACL rules were tried, where only such may be written."""
 
     revision: int | None = None
     actor: Mapping[str, EventDetail] = MappingProxyType({})
     moved: dict[int, range] = {}  # noqa: RUF012 (never changed in place)
     reader: Any = None
     forgets: bool = False
+    tried: Callable[[int, str], bool] | None = None
 
 
 class Store:
@@ -693,6 +704,7 @@ class Store:
             _check(connection, made, None)
             _insert(connection, made)
             self._follow(connection, made)
+            _grant(connection, made, None)
             self._told(connection, made, "created")
         return made
 
@@ -709,6 +721,7 @@ class Store:
             _link(connection, changed)
             _forget_state(connection, before, changed)
             self._follow(connection, changed)
+            _grant(connection, changed, before)
             _check_administrators(connection)
             self._told(connection, changed, "updated", fields=_differences(before, changed))
         return changed
@@ -1384,12 +1397,12 @@ class Store:
     # ---- Transactions ----
 
     @contextmanager
-    def rehearse(self) -> Iterator["Store"]:
+    def rehearse(self) -> Iterator["Stage"]:
         """A store that is like this one now; whatever is changed in it is gone afterwards. For one
         thread; all who want to write wait meanwhile."""
         with self._transaction() as connection:
             _take_time(connection)
-            yield _Stage(connection)
+            yield Stage(connection)
             connection.rollback()
 
     @contextmanager
@@ -1401,6 +1414,17 @@ class Store:
             yield
         finally:
             self._here.forgets = False
+
+    @contextmanager
+    def only_tried(self, tried: Callable[[int, str], bool]) -> Iterator[None]:
+        """No change of this thread brings ACL rules to a database, by its uid, or an ACL that none
+        grants (0), of which `tried` does not say that they were tried: it raises Untried. Rules
+        that a database has already stay."""
+        self._here.tried = tried
+        try:
+            yield
+        finally:
+            self._here.tried = None
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
@@ -1438,7 +1462,11 @@ class Store:
             _tell_others(connection, self._sender)
             moved: dict[int, range] = {}
             connection.info["moved"] = moved
+            rules: dict[int, set[str]] | None = None if self._here.tried is None else {}
+            connection.info["rules"] = rules
             yield connection
+            if rules:
+                self._check_tried(connection, rules)
         if self._here.forgets:
             return
         begun = self._here.moved
@@ -1451,6 +1479,15 @@ class Store:
             left = {key: value for key, value in found if _outlives(key, value, kept, but)}
             self._memory = (revision, left)
         self._changed(revision)
+
+    def _check_tried(self, connection: sa.Connection, rules: Mapping[int, set[str]]) -> None:
+        """Raises Untried."""
+        tried, found = self._here.tried, []
+        for uid, those in rules.items():
+            if new := frozenset(one for one in those if tried and not tried(uid, one)):
+                found.append(NewRules(uid, new, _places(connection, uid)))
+        if found:
+            raise Untried(tuple(found))
 
     def _changed(self, revision: int) -> None:
         if self._here.forgets:
@@ -1543,12 +1580,13 @@ class _Within:
         yield self._connection
 
 
-class _Stage(Store):
-    """See Store.rehearse."""
+class Stage(Store):
+    """See Store.rehearse. `untried` are the ACL rules that are to be tried before the change."""
 
     def __init__(self, connection: sa.Connection) -> None:
         self._connection, self._engine = connection, cast(sa.Engine, _Within(connection))
         self._forget_all()
+        self.untried: list[NewRules] = []
 
     def _read_revision(self) -> int:
         return int(self._connection.exec_driver_sql(REVISION).scalar() or 0)
@@ -1557,6 +1595,13 @@ class _Stage(Store):
     def _transaction(self) -> Iterator[sa.Connection]:
         with self._connection.begin_nested():
             yield self._connection
+
+    def _check_tried(self, connection: sa.Connection, rules: Mapping[int, set[str]]) -> None:
+        """They are tried when all that is to be rehearsed is there: nobody waits for servers."""
+        try:
+            super()._check_tried(connection, rules)
+        except Untried as found:
+            self.untried += found.rules
 
 
 def load(url: str, dumped: dict[str, Any]) -> None:
@@ -2325,12 +2370,56 @@ def _move(
     added = sorted(after - before.keys())
     removed = sorted(before.keys() - after)
     if added or removed:
+        if connection.info["rules"] is not None:
+            _note_rules(connection, uid, before, added)
         ids = [{"gone": before[line]} for line in removed]
         _replace_lines(connection, uid, added, ids)
         changes = [f"-{line}" for _, line in removed] + [f"+{line}" for _, line in added]
         is_first = _target(connection, uid).generation == 0
         for part in [changes] if is_first else taking.parts(changes):
             _log(connection, uid, part)
+
+
+def _note_rules(
+    connection: sa.Connection, uid: int, before: "Lines", added: Iterable[tuple[int, str]]
+) -> None:
+    """Takes down the ACL rules that users are to have, and none of them has so far."""
+    if new := _user_rules(added):
+        connection.info["rules"].setdefault(uid, set()).update(new - _user_rules(before))
+
+
+def _user_rules(lines: Iterable[tuple[int, str]]) -> set[str]:
+    return {
+        policy.rules_of(line) for owner, line in lines if owner > 0 and line.startswith("user ")
+    }
+
+
+def _grant(connection: sa.Connection, record: AnyRecord, before: AnyRecord | None) -> None:
+    """Takes down the ACL rules that a record brings to databases, also where no user has them yet;
+    under 0 where it is an ACL that no database grants."""
+    if connection.info["rules"] is None:
+        return
+    if isinstance(record, RedisAcl) and record.acl != (
+        before.acl if isinstance(before, RedisAcl) else ""
+    ):
+        where = roles_permissions.c.redis_acl_uid == record.uid
+        query = sa.select(roles_permissions.c.bdb_uid).where(where).distinct()
+        for uid in connection.scalars(query).all() or [0]:
+            _need(connection, uid, record.acl)
+    if isinstance(record, Database) and not record.deleting:
+        was = before.roles_permissions if isinstance(before, Database) else ()
+        for given in set(record.roles_permissions) - set(was):
+            _need(connection, record.uid, _find(connection, RedisAcl, given.redis_acl_uid).acl)
+
+
+def _need(connection: sa.Connection, uid: int, acl: str) -> None:
+    connection.info["rules"].setdefault(uid, set()).add(policy.acl_rules(acl))
+
+
+def _places(connection: sa.Connection, uid: int) -> tuple[Place, ...]:
+    """The database with this uid, or with 0 all."""
+    found = [_find(connection, Database, uid)] if uid else _records(connection, Database)
+    return tuple(Place(one, _nodes(connection, one.uid)) for one in found if not one.deleting)
 
 
 Lines = dict[tuple[int, str], int]  # (owner, line) → id

@@ -18,8 +18,8 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -775,45 +775,62 @@ class Worker:
             log.warning("the lease ends by itself: %s", error)
 
     def ask(
-        self, bdb_uid: int, question: Callable[[Command], Any], only: str = ""
+        self,
+        bdb_uid: int,
+        question: Callable[[Command], Any],
+        only: str = "",
+        patience: float | None = None,
+        of: Database | None = None,
     ) -> dict[str, Any]:
         """Puts a question to each node of a database, or to `only` one of them by its address, in
         any thread: by address what it says, or the NodeError that came of it. `question` gets what
-        runs a command on the node."""
+        runs a command on the node. With `patience`, in seconds, those who do not answer are not
+        waited for; `of` is the database, where it is none yet."""
         cares = dict(self._cares.get(bdb_uid, {}))
         nodes = {
             address: care.node
             for address, care in cares.items()
-            if care.seen.role != "sentinel" and not care.twin  # they have no policy of their own
-        }
-        with ExitStack() as stack:
-            if not cares:  # another control plane looks after them
-                nodes = self._visited(bdb_uid, stack)
-            if only:
-                nodes = {address: node for address, node in nodes.items() if address == only}
+            # Those have no policy of their own.
+            if care.seen.role != "sentinel" and not care.twin
+            and not (patience is not None and care.away)
+        }  # fmt: skip
+        visits = not cares  # another control plane looks after them
+        if visits:
+            nodes = self._visited(bdb_uid, of, patience is not None)
+        if only:
+            nodes = {address: node for address, node in nodes.items() if address == only}
 
-            def answer(node: Node) -> Any:
-                try:
-                    return question(node.command)
-                except NodeError as error:
-                    return error
+        def answer(node: Node) -> Any:
+            try:
+                return question(node.command)
+            except NodeError as error:
+                return error
+            finally:
+                if visits:
+                    node.close()
 
-            with ThreadPoolExecutor(THREADS, "ask") as pool:
-                return dict(zip(nodes, pool.map(answer, nodes.values()), strict=True))
+        pool = ThreadPoolExecutor(THREADS, "ask")
+        asked = {address: pool.submit(answer, node) for address, node in nodes.items()}
+        wait(asked.values(), patience)
+        pool.shutdown(wait=False, cancel_futures=True)
+        late = NodeError(UNREACHABLE, "no answer in time")
+        return {one: told.result() if told.done() else late for one, told in asked.items()}
 
-    def _visited(self, bdb_uid: int, stack: ExitStack) -> dict[str, Node]:
-        """Connections to the nodes of a database that are closed with the stack; none of one that a
-        preview has made up."""
-        found: dict[str, Node] = {}
+    def _visited(self, bdb_uid: int, of: Database | None, hurries: bool) -> dict[str, Node]:
+        """Connections to the nodes of a database, for one question; of one that is not there yet,
+        to its endpoints. `hurries`: not to those that did not answer the last time."""
         known = [seen for seen in self._store.nodes(bdb_uid) if seen.role != "sentinel"]
-        if not known:
-            return found
-        database = self._store.get(Database, bdb_uid)
-        for seen in known:
-            node = Node(self._access(database, seen), self._identity)
-            stack.callback(node.close)
-            found[seen.address] = node
-        return found
+        if not known and of:
+            ends = {f"{end.hosts[0]}:{end.port}": end.dns_name for end in of.endpoints}
+            known = [replace(_unknown(of, one), server_name=name) for one, name in ends.items()]
+        if hurries:
+            known = [seen for seen in known if not seen.error.startswith(UNREACHABLE)]
+        database = of or (self._store.get(Database, bdb_uid) if known else None)
+        return {
+            seen.address: Node(self._access(database, seen), self._identity)
+            for seen in known
+            if database
+        }
 
     def _run(self) -> None:
         while not self._stopping.is_set():

@@ -32,6 +32,8 @@ def _node(node: Fields) -> Iterator[str]:
     if node["error"]:
         yield f"{node['address']}: not known: {node['error']}"
         return
+    for one in node["refused"]:
+        yield f"{node['address']} refuses user {one['user'] or one['line']}: {one['why']}"
     yield f"{node['address']}: {node['ends']} of {node['sessions']} sessions end"
     for one in node["ending"]:
         who = one["user"] or "nobody"

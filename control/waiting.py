@@ -21,14 +21,14 @@ def wait_for_sync(store: Store, moved: Mapping[int, range], seconds: float) -> l
     policy of the last of them or a later one; or until one that is being removed is gone. What is
     missing after so many seconds; at once, where too many requests wait already."""
     if not _PLACES.acquire(blocking=False):
-        return _missing(store, moved)
+        return missing(store, moved)
     try:
         end = time.monotonic() + seconds
         while True:
             seen = store.reports()
-            missing, left = _missing(store, moved), end - time.monotonic()
-            if not missing or left <= 0:
-                return missing
+            pending, left = missing(store, moved), end - time.monotonic()
+            if not pending or left <= 0:
+                return pending
             store.await_report(seen, min(left, POLL))
             store.enter()  # the changes of others are to be seen
     finally:
@@ -43,13 +43,15 @@ def servers(store: Store, database: Database) -> tuple[Node, ...]:
     return known or tuple(new)
 
 
-def in_force(store: Store, moved: Mapping[int, range]) -> tuple[int, int]:
-    """Of the servers of these databases: how many hold what was changed, and how many there are."""
+def in_force(store: Store, moved: Mapping[int, range]) -> str:
+    """Of the servers of these databases: how many hold what was changed, and how many there are, as
+    "2/3"."""
     found = [why for uid, made in moved.items() for _, why in _followers(store, uid, made)]
-    return found.count(""), len(found)
+    return f"{found.count('')}/{len(found)}"
 
 
-def _missing(store: Store, moved: Mapping[int, range]) -> list[str]:
+def missing(store: Store, moved: Mapping[int, range]) -> list[str]:
+    """Which servers of these databases do not hold what was changed, and why."""
     return [text for uid, made in moved.items() for text in _behind(store, uid, made)]
 
 
@@ -78,10 +80,10 @@ def _followers(store: Store, uid: int, made: range) -> Iterator[tuple[str, str]]
             continue  # it is given back, in its own time
         holds = node.in_step and not node.error.startswith("TRUST")
         why = node.error if not holds else ""
-        if not why and node.generation < generation and not database.deleting:
+        given_back = database.deleting and node.generation == 0  # or never ours
+        if not why and node.generation < generation and not given_back:
             why = f"generation {node.generation}, and not yet {generation}"
         yield node.address, why or _refused(store, node, made)
-
 
 
 def _refused(store: Store, node: Node, made: range) -> str:

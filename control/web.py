@@ -27,8 +27,9 @@ from control.core import CoreError
 from control.errors import conflict, forbidden, invalid
 from control.guard import Caller, Guard, denied
 from control.records import User
-from control.store import Record, Store
-from control.waiting import IN_FORCE, LONGEST, in_force, wait_for_sync
+from control.store import Record, Store, Untried
+from control.trials import Trials, refusal
+from control.waiting import IN_FORCE, LONGEST, in_force, missing, wait_for_sync
 
 Handler = TypeVar("Handler", bound=Callable[..., Response])
 Model = TypeVar("Model", bound=models.Body)
@@ -52,6 +53,7 @@ FLAGS = frozenset({"dry_run", "expiring", "extended", "force", "issues_only"})
 SAID = {"": True, "true": True, "1": True, "false": False, "0": False}
 LISTING = ("search", "limit", "offset")
 MANY = 10_000  # records of an answer that was asked for some of them
+OURS = "/v1/certauth/"
 PUBLIC = "nobody's"  # the permission of what needs no login
 
 
@@ -71,10 +73,9 @@ def needs(permission: str, **declared: Any) -> Callable[[Handler], Handler]:
             _check_query(rule)
             g.waits = "wait_for_sync" in rule.query
             g.patience = _patience() if g.waits else 0.0
+            given = {"sent": body(rule.takes)} if rule.takes else {}
             with store().dry_run() if flag("dry_run") else nullcontext():
-                if rule.takes:
-                    return handler(sent=body(rule.takes), **arguments)
-                return handler(**arguments)
+                return tried(lambda: handler(**given, **arguments))
 
         parsed.__dict__["rule"] = rule
         return cast(Handler, parsed)
@@ -130,11 +131,31 @@ def login(expired: bool = False) -> Caller:
     return caller()
 
 
+def tried(make: Callable[[], Response]) -> Response:
+    """What a handler answers, once the ACL rules that its change brings were tried on the servers:
+    before that it writes nothing. Raises Refusal 406 where a server refuses them."""
+    trials, ask = cast(Trials, current_app.extensions["trials"]), current_app.extensions["ask"]
+    known: set[tuple[int, str]] = set()
+
+    def is_tried(uid: int, rules: str) -> bool:
+        return (uid, rules) in known or trials.is_good(uid, rules)
+
+    while True:
+        try:
+            with store().only_tried(is_tried):
+                return make()
+        except Untried as new:
+            if problems := trials.problems(ask, new.rules):
+                raise refusal(problems) from None
+            known.update((one.bdb_uid, rules) for one in new.rules for rules in one.rules)
+            store().enter()
+
+
 def _show_state(response: Response) -> Response:
     if "caller" in g:
         response.headers["cluster-state-id"] = str(store().revision())
     if moved := current_store().moved():
-        response.headers[IN_FORCE] = "{}/{}".format(*in_force(current_store(), moved))
+        response.headers[IN_FORCE] = g.get("in_force") or in_force(current_store(), moved)
     return response
 
 
@@ -255,14 +276,16 @@ def synced(record: Parsed) -> Parsed:
 
 
 def answer(content: Any, record: object = None) -> Response:
-    """The JSON answer, when the request does not want to wait any longer; fields of the request
-    that were ignored are listed in it. With the record that it shows, it has an ETag."""
+    """The JSON answer, when the request does not want to wait any longer. It lists the fields of
+    the request that were ignored, and how far a change is. With the record that it shows, it has an
+    ETag."""
     synced(None)
+    _follow_up()
     if isinstance(content, dict):
-        notes = {name: g.get(name) for name in ("ignored", "pending", "warnings")}
+        notes = {name: g.get(name) for name in ("ignored", "in_force", "pending", "warnings")}
         content = content | {name: found for name, found in notes.items() if found}
     response = jsonify(content)
-    if g.get("pending"):
+    if g.get("pending") and "wait_for_sync" in request.args:
         response.status_code = 202
     if record is not None:
         response.set_etag(tag(record))
@@ -272,6 +295,17 @@ def answer(content: Any, record: object = None) -> Response:
 def warn(text: str) -> None:
     """The answer will say it: what is asked for is done, and may not have been meant."""
     g.setdefault("warnings", []).append(text)
+
+
+def _follow_up() -> None:
+    """How far the servers are with a change: for answers that are ours, and where they are asked
+    about. Redis Enterprise's own stay as they are."""
+    moved = current_store().moved()
+    if not moved or not ("wait_for_sync" in request.args or request.path.startswith(OURS)):
+        return
+    if "pending" not in g:
+        g.pending = missing(store(), moved)
+    g.in_force = in_force(store(), moved)
 
 
 def tag(record: object) -> str:

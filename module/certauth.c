@@ -1072,7 +1072,8 @@ static void apply_client_auth(void) {
 
 /* ---- What is asked about: the policy in force, or a change of it ---- */
 
-enum { OFF_ON = 1, ON_OFF = 2, ON_ON = 4 }; /* what a change makes of enforcement: a transition */
+/* What a change makes of enforcement: a transition. */
+enum { OFF_ON = 1, ON_OFF = 2, ON_ON = 4, OFF_OFF = 8 };
 
 /* What a question about a session is asked under. */
 typedef struct {
@@ -1085,7 +1086,7 @@ typedef struct {
 
 static int transition_of(const patch *change) {
     bool after = patch_setting(change, SET_ENFORCE) == ENFORCE_ON;
-    return enforced() ? (after ? ON_ON : ON_OFF) : (after ? OFF_ON : 0);
+    return enforced() ? (after ? ON_ON : ON_OFF) : (after ? OFF_ON : OFF_OFF);
 }
 
 static int regime_setting(const regime *r, setting s) {
@@ -2819,6 +2820,15 @@ static void check_added(write_order *order, const rule *line, size_t number) {
     else check_pattern_line(order, line, number);
 }
 
+/* A line that counts once enforcement comes on: a typo is said now, and not on that day. */
+static void check_waiting(write_order *order, const rule *line, size_t number) {
+    uint8_t bytes[USER_BYTES];
+    bool makes = rule_type(line) == LINE_PATTERN;
+    span name = makes ? span_of(bytes, rule_sample(line, bytes)) : rule_user(line, 0);
+    fault why;
+    if (!try_acl(line, name, true, &why)) line_problem(order->change, line, number, why.text);
+}
+
 /* Lines that were there and begin to count: enforcement comes on. */
 static void check_kept(write_order *order, const rule *line, size_t number) {
     if (rule_type(line) == LINE_PATTERN) order->patterns = true;
@@ -2854,6 +2864,7 @@ static void forget_spent_notes(patch *change) {
 /* What only the server knows to be wrong with a change, and what goes with it. */
 static const visit CHECKS[] = {
     {OFF_ON | ON_ON, ADDED, OF_USER | OF_PATTERN, check_added},
+    {OFF_OFF, ADDED, OF_USER | OF_PATTERN, check_waiting},
     {OFF_ON, HELD, OF_USER | OF_PATTERN, check_kept},
 };
 

@@ -185,15 +185,13 @@ def test_databases_name_their_roles_and_acls(run: Run, pki: Pki, tmp_path: Path)
     ok(run("acl", "create", "orders", "--rules", "+@read ~orders:*"))
     (tmp_path / "ca").write_bytes(pki.server_ca.pem)
     made = run("db", "create", "orders", "--endpoint", "[::1]:6379", "--grant", "readers=orders",
-               "--server-ca", tmp_path / "ca", "--default-user", "--json")  # fmt: skip
-    found = json.loads(ok(made))
+               "--server-ca", tmp_path / "ca", "--default-user", "--json", "--no-wait")  # fmt: skip
+    found = json.loads(made.stdout)
     assert found["endpoints"][0]["addr"] == ["::1"]
     assert found["roles_permissions"] == [{"role_uid": 8, "redis_acl_uid": 4}]
     assert found["default_user"] is True
-    assert (
-        json.loads(ok(run("db", "update", "orders", "--no-default-user", "--json")))["default_user"]
-        is False
-    )
+    changed = run("db", "update", "orders", "--no-default-user", "--json", "--no-wait")
+    assert json.loads(changed.stdout)["default_user"] is False
     for option, value, code in (
         ("--grant", "readers=none", 1),
         ("--grant", "readers", 2),
@@ -255,7 +253,7 @@ def test_a_dry_run_says_what_it_would_do_and_does_not(run: Run, pki: Pki) -> Non
     ok(run("user", "create", "alice", "--auth-method", "certificate", "--subject", "CN=alice",
            "--role", "None"))  # fmt: skip
     create = ("db", "create", "orders", "--endpoint", "127.0.0.1:1", "--grant", "None=Read Only")
-    ok(run(*create))
+    ok(run(*create, "--no-wait"))
     bound = "  - bind subject CN=alice alice"
     for words in (
         ("user", "delete", "alice"),
@@ -279,11 +277,11 @@ def test_status_tells_which_servers_are_behind(run: Run, config: Config) -> None
     its time, or when all are in step."""
     assert json.loads(ok(run("status", "--json")))["nodes"] == []
     port = free_port()
-    ok(run("db", "create", "orders", "--endpoint", f"127.0.0.1:{port}"))
+    ok(run("db", "create", "orders", "--endpoint", f"127.0.0.1:{port}", "--no-wait"))
     behind = run("status", "--wait", "0.3")
     assert behind.exit_code == 1
     assert f"127.0.0.1:{port}" in behind.output
     assert "1 of 1 servers are behind" in behind.output
-    ok(run("db", "delete", "orders", "--yes"))
+    ok(run("db", "delete", "orders", "--yes", "--no-wait"))
     ok(run("db", "delete", "orders", "--yes"))  # no server will ever say that it is detached
     ok(run("status", "--wait", "10"))

@@ -394,7 +394,7 @@ def test_every_field_of_a_body_is_documented(routes: Declared) -> None:
 def test_every_parameter_of_a_query_is_documented(routes: Declared) -> None:
     """`dry_run` and `wait_for_sync` once for all, the others with their calls."""
     assert "`?dry_run` on every call that changes something" in page("docs/rest.md")
-    assert "`?wait_for_sync=5` on changes of users" in page("docs/rest.md")
+    assert "`?wait_for_sync=5` on every call" in page("docs/rest.md")
     for call, (rule, _) in routes.items():
         told = {word for word in names_in(item(calls()[call], "Query")) if word.isidentifier()}
         assert told == set(rule.query) - {"dry_run", "wait_for_sync"}, call
@@ -497,7 +497,7 @@ def test_every_command_of_the_cli_is_documented() -> None:
     told = subsections("docs/operating.md", "Commands", 3)
     everywhere = {word for word in ticked(told.pop("Asking the API")) if word.startswith("--")}
     assert everywhere == {f"--{name}" for name in ("profile", "url", "ca", "cert", "key",
-                                                   "username", "json")}  # fmt: skip
+                                                   "username", "json", "no-wait")}  # fmt: skip
     assert set(told) == set(main.commands)
     for heading, name, command in usages():
         full = f"redis-certauth {name}"

@@ -12,6 +12,7 @@ from control.ca import Issued
 from control.issuing import Authority
 from control.records import API, Certificate, Node
 from control.reference import declared
+from control.waiting import IN_FORCE
 from control.web import FLAGS
 from tests import crls
 from tests.api import ControlPlane
@@ -50,7 +51,7 @@ class Plane(ControlPlane):
         )
         self.pki = pki
 
-    def ask(self, _uid: int, question: Any, _only: str = "") -> dict[str, Any]:
+    def ask(self, _uid: int, question: Any, _only: str = "", **_: Any) -> dict[str, Any]:
         def command(*words: Any) -> Any:
             if words[0] == "CLIENT":
                 self.killed.append(words)
@@ -194,6 +195,23 @@ def test_a_dry_run_changes_nothing_and_the_run_does(plane: Plane, call: str) -> 
         assert plane.state() == before, asked
     plane.ok(f"{method} {with_query(path, 'dry_run=false')}", body, auth=who)
     assert plane.state() != before
+
+
+@pytest.mark.parametrize("call", REQUESTS)
+def test_a_change_of_a_policy_says_how_far_it_is(plane: Plane, call: str) -> None:
+    """In a header, and, where somebody waits, in the body with the servers that are pending: of
+    each call whose change servers have to follow, and of no other one."""
+    who = token(plane)
+    (path, given), method = REQUESTS[call], call.split()[0]
+    before = plane.store.targets()
+    asked = f"{method} {with_query(path, 'wait_for_sync=0')}"
+    answer = plane(asked, given(plane) if callable(given) else given, auth=who)
+    follow = plane.store.targets() != before or call == "PUT /v1/bdbs/{uid}"
+    told = answer.headers.get(IN_FORCE, "")
+    assert bool(told) == follow
+    assert answer.json.get("in_force", "") == told
+    assert answer.status == (202 if answer.json.get("pending") else 200)
+    assert bool(answer.json.get("pending")) == follow
 
 
 def test_a_dry_run_of_issuing_hands_no_certificate_out(plane: Plane) -> None:

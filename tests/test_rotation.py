@@ -161,7 +161,7 @@ def test_a_ca_in_use_goes_only_by_force(api: ControlPlane, pki: Pki) -> None:
         assert (answer.status, answer.code) == (409, "ca_in_use")
         assert "alice (1 certificates, 0 live sessions)" in answer.text
     assert of(api.ok(f"GET {CAS}"), pki.ca)
-    made = api.ok("POST /v1/certauth/revocations", {"cert": pki.alice.fingerprint})
+    made = api.ok("POST /v1/certauth/revocations", {"cert": pki.alice.fingerprint})["revocations"]
     api.ok(f"PUT {UPDATE}?dry_run", pem(new))  # a certificate that is revoked needs no CA
     api.ok(f"DELETE /v1/certauth/revocations/{made[0]['uid']}")
     api.ok(f"PUT {UPDATE}?force", pem(new))

@@ -179,7 +179,7 @@ def test_a_ca_that_went_is_shown_and_refused(api: ControlPlane) -> None:
         assert told["reason"] in ("ca_revoked", "untrusted_issuer"), told
     api.ok(UPDATE, entry(ROOT, RIGHT, client_cas=[ROOT.key_id], trust_grows=True))
     assert api.ok("POST /v1/certauth/explain", explained | {"bdb_uid": 1})["reason"] == "ca_revoked"
-    (made,) = api.ok("POST /v1/certauth/revocations", {"key": LEFT.key_id})
+    (made,) = api.ok("POST /v1/certauth/revocations", {"key": LEFT.key_id})["revocations"]
     assert [one for one in api.store.policy(1)[1] if one == line] == [line]
     api.ok(f"DELETE /v1/certauth/revocations/{made['uid']}")
     assert line in api.lines()

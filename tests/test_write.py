@@ -24,6 +24,7 @@ from tests.nodes import (
     nothing_changes,
     patch,
     refused,
+    rules,
     show,
     status,
     turned_away,
@@ -682,3 +683,22 @@ def test_the_journal_is_private(installed: Server, start: Start, pki: Pki) -> No
     server = enrolled(start, installed, pki)
     assert journal(server).stat().st_mode & 0o777 == 0o600
     assert journal(server).parent.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("enforce", ["off", "shadow"])
+def test_rules_are_tried_while_nothing_is_enforced(
+    server_kind: Server, start: Start, pki: Pki, enforce: str
+) -> None:
+    """A typo is refused when it comes, and not on the day on which enforcement comes on; what is
+    there from before is left alone, and so is a name that the server has."""
+    server = start(server_kind, module=JOURNAL, config=["user alice on nopass ~* +@all"])
+    admin = server.admin()
+    lines = [f"set enforce {enforce}", *usual(pki)[1:]]
+    for line in ("user bob on -@dangeros", "pattern dns {host}.example edge:{host} on -@dangeros"):
+        with refused("LINES 1 bad, nothing changed; line 5: .*Unknown command or category"):
+            load(admin, 1, [*lines, line])
+    load(admin, 1, lines)
+    with refused("LINES 1 bad, nothing changed; line 1: .*'-@dangeros'.*Unknown command"):
+        patch(admin, 1, 2, ["+user bob on -@dangeros"])
+    patch(admin, 1, 2, ["+user bob on -@dangerous"])
+    assert rules(admin, "bob") is None

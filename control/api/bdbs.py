@@ -120,7 +120,7 @@ def delete(uid: int) -> Response:
 
 
 @blueprint.delete("/v1/bdbs/<int(max=2147483647):uid>/nodes/<address>")
-@needs("update_bdb", query=("dry_run",))
+@needs("update_bdb", query=CHANGING)
 def forget_node(uid: int, address: str) -> Response:
     """A server that was found and has gone for good. One that is there is found again."""
     store().forget_node(uid, address)

@@ -2,6 +2,8 @@
 has followed."""
 
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from flask import Blueprint, Response, current_app
@@ -10,9 +12,18 @@ from control import core, preview
 from control.answers import ExplainAnswer, PreviewAnswer, ServersAnswer
 from control.errors import Refusal, invalid, refused
 from control.models import ExplainBody, KnownBody, PreviewBody
-from control.records import ClientCertificate, Database, Node, Target, User, rendered_time
-from control.store import Store
+from control.records import (
+    ClientCertificate,
+    Database,
+    NewRules,
+    Node,
+    Target,
+    User,
+    rendered_time,
+)
+from control.store import Stage, Store
 from control.sync import NodeError
+from control.trials import refusal
 from control.waiting import servers
 from control.web import answer, guard, in_field, needs, rehearsed, store
 
@@ -76,7 +87,9 @@ def is_refused_by_handshake(said: dict[str, Any]) -> bool:
 @needs("explain_certificates", takes=PreviewBody, answers=PreviewAnswer)
 def preview_changes(sent: PreviewBody) -> Response:
     """What these requests would do, one after the other, and nothing is done."""
-    found = preview.differences(store(), lambda stage: make(stage, sent))
+    new: list[tuple[int, NewRules]] = []
+    found = preview.differences(store(), lambda stage: new.extend(make(stage, sent)))
+    check_rules(new, sent)
     known = preview.clients(store().client_certificates(limit=preview.CERTIFICATES))
     ask, now = current_app.extensions["ask"], int(time.time())
     return answer(
@@ -88,13 +101,33 @@ def preview_changes(sent: PreviewBody) -> Response:
     )
 
 
-def servers_of(database: Database) -> list[str]:
-    """The addresses of its nodes that have a policy."""
-    nodes = store().nodes(database.uid)
-    return [node.address for node in nodes if node.role != "sentinel"]
+def servers_of(database: Database) -> list[Node]:
+    """Its nodes that have a policy."""
+    return [node for node in store().nodes(database.uid) if node.role != "sentinel"]
 
 
-def make(stage: Store, sent: PreviewBody) -> None:
+def check_rules(new: Sequence[tuple[int, NewRules]], sent: PreviewBody) -> None:
+    """Raises Refusal 406 where a server refuses ACL rules that these changes would bring: as the
+    change itself does."""
+    trials, ask = current_app.extensions["trials"], current_app.extensions["ask"]
+    seen: set[tuple[int, str]] = set()
+    for number, wanted in new:
+        rules = frozenset(one for one in wanted.rules if (wanted.bdb_uid, one) not in seen)
+        seen.update((wanted.bdb_uid, one) for one in rules)
+        if problems := trials.problems(ask, [replace(wanted, rules=rules)] if rules else []):
+            raise about(sent, number, refusal(problems))
+
+
+def about(sent: PreviewBody, number: int, error: Refusal) -> Refusal:
+    """What is refused of one of the changes, and which it is."""
+    one = sent.changes[number]
+    text = f"changes.{number} ({one.method} {one.path}): {error.description}"
+    return Refusal(error.status, error.error_code, text)
+
+
+def make(stage: Stage, sent: PreviewBody) -> list[tuple[int, NewRules]]:
+    """Makes the changes. The ACL rules that are to be tried before, and which change has them."""
+    new: list[tuple[int, NewRules]] = []
     end = time.monotonic() + HELD
     for number, one in enumerate(sent.changes):
         if time.monotonic() > end:
@@ -103,8 +136,10 @@ def make(stage: Store, sent: PreviewBody) -> None:
         try:
             rehearsed(stage, one.method, one.path, one.body)
         except Refusal as error:
-            text = f"changes.{number} ({one.method} {one.path}): {error.description}"
-            raise Refusal(error.status, error.error_code, text) from error
+            raise about(sent, number, error) from error
+        new += ((number, wanted) for wanted in stage.untried)
+        stage.untried.clear()
+    return new
 
 
 def decide(sent: ExplainBody) -> core.Decision:

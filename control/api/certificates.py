@@ -76,7 +76,7 @@ def trust_of(found: Certificate | None) -> ca.Trust:
 
 
 @blueprint.post("/v1/cluster/certificates/rotate")
-@needs("update_cluster", takes=RotateBody, query=("dry_run",))
+@needs("update_cluster", takes=RotateBody, query=CHANGING)
 def rotate(sent: RotateBody) -> Response:
     """A new certificate and key for this server, from the control plane's own CA."""
     if sent.name != API:

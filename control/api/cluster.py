@@ -9,7 +9,7 @@ from control import policy
 from control.answers import ClusterAnswer, PolicyAnswer
 from control.models import ClusterBody, PolicyBody
 from control.records import Cluster, Subject, rendered_time
-from control.web import answer, in_field, needs, store, unchanged
+from control.web import CHANGING, answer, in_field, needs, store, unchanged
 
 blueprint = Blueprint("cluster", __name__)
 
@@ -21,7 +21,7 @@ def read() -> Response:
 
 
 @blueprint.put("/v1/cluster")
-@needs("update_cluster", takes=ClusterBody, answers=ClusterAnswer, query=("dry_run",))
+@needs("update_cluster", takes=ClusterBody, answers=ClusterAnswer, query=CHANGING)
 def update(sent: ClusterBody) -> Response:
     changes = sent.sent()
     if "mtls_authorized_subjects" in changes:
@@ -39,7 +39,7 @@ def read_policy() -> Response:
 
 
 @blueprint.put("/v1/cluster/policy")
-@needs("update_cluster", takes=PolicyBody, answers=PolicyAnswer, query=("dry_run",))
+@needs("update_cluster", takes=PolicyBody, answers=PolicyAnswer, query=CHANGING)
 def update_policy(sent: PolicyBody) -> Response:
     changed = configured(sent.sent())
     return answer(rendered_policy(changed), changed)

@@ -18,6 +18,7 @@ from control.models import IssueBody, NewProfileBody, ProfileBody
 from control.records import ClientCertificate, Profile, User
 from control.store import also_serves, ends_by, ends_soon, from_ca, of_user
 from control.web import (
+    CHANGING,
     answer,
     caller,
     flag,
@@ -36,7 +37,7 @@ blueprint = Blueprint("issuing", __name__)
 
 
 @blueprint.post("/v1/certauth/certificates")
-@needs("any", takes=IssueBody, answers=ClientCertificateAnswer, query=("dry_run",))
+@needs("any", takes=IssueBody, answers=ClientCertificateAnswer, query=CHANGING)
 def issue(sent: IssueBody) -> Response:
     """For the caller's own user; who may change users may ask for another one. Without `profile`,
     the one of the certificate that the caller logs in with. A dry run hands no certificate out."""
@@ -125,14 +126,14 @@ def read_profile(uid: int) -> Response:
 
 
 @blueprint.post("/v1/certauth/profiles")
-@needs("update_cluster", takes=NewProfileBody, answers=ProfileAnswer, query=("dry_run",))
+@needs("update_cluster", takes=NewProfileBody, answers=ProfileAnswer, query=CHANGING)
 def create_profile(sent: NewProfileBody) -> Response:
     made = changed(Profile(sent.uid, sent.name), sent)
     return shown(store().create(made))
 
 
 @blueprint.put("/v1/certauth/profiles/<int(max=2147483647):uid>")
-@needs("update_cluster", takes=ProfileBody, answers=ProfileAnswer, query=("dry_run",))
+@needs("update_cluster", takes=ProfileBody, answers=ProfileAnswer, query=CHANGING)
 def update_profile(uid: int, sent: ProfileBody) -> Response:
     """What was issued before stays as it is."""
 
@@ -143,7 +144,7 @@ def update_profile(uid: int, sent: ProfileBody) -> Response:
 
 
 @blueprint.delete("/v1/certauth/profiles/<int(max=2147483647):uid>")
-@needs("update_cluster", query=("dry_run",))
+@needs("update_cluster", query=CHANGING)
 def delete_profile(uid: int) -> Response:
     store().delete(Profile, uid, unchanged)
     return answer({})

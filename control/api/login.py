@@ -14,7 +14,7 @@ from control.guard import PERMISSIONS
 from control.models import AuthorizeBody, NewPasswordBody, OldPasswordBody, RefreshBody
 from control.passwords import PASSWORDS
 from control.records import BUILTIN_ROLES, Password, User
-from control.web import PUBLIC, answer, caller, guard, login, needs, store, unchanged
+from control.web import CHANGING, PUBLIC, answer, caller, guard, login, needs, store, unchanged
 
 blueprint = Blueprint("login", __name__)
 
@@ -50,7 +50,7 @@ def refresh(sent: RefreshBody) -> Response:
 
 
 @blueprint.put("/v1/users/password")
-@needs("any", expired=True, takes=NewPasswordBody, query=("dry_run",))
+@needs("any", expired=True, takes=NewPasswordBody, query=CHANGING)
 def replace_password(sent: NewPasswordBody) -> Response:
     """In the place of all that the user had. Without `username`, the caller's own."""
     user = whose(sent.username)
@@ -59,7 +59,7 @@ def replace_password(sent: NewPasswordBody) -> Response:
 
 
 @blueprint.post("/v1/users/password")
-@needs("any", takes=NewPasswordBody, query=("dry_run",))
+@needs("any", takes=NewPasswordBody, query=CHANGING)
 def add_password(sent: NewPasswordBody) -> Response:
     """One more, so that clients can move from one to the other."""
     user = whose(sent.username)
@@ -74,7 +74,7 @@ def add_password(sent: NewPasswordBody) -> Response:
 
 
 @blueprint.delete("/v1/users/password")
-@needs("any", takes=OldPasswordBody, query=("dry_run",))
+@needs("any", takes=OldPasswordBody, query=CHANGING)
 def delete_password(sent: OldPasswordBody) -> Response:
     """`old_password` stops counting."""
     user = whose(sent.username)

@@ -9,7 +9,7 @@ from typing import Any
 from flask import Blueprint, Response
 
 from control import ca, core, crl, revocation
-from control.answers import CrlAnswer, RevocationAnswer
+from control.answers import CrlAnswer, RevocationAnswer, RevocationsAnswer
 from control.errors import Refusal, invalid, missing
 from control.models import CrlBody, NewCrlBody, RevokeBody
 from control.records import Revocation, RevocationList, User, rendered_time
@@ -30,7 +30,7 @@ def read_all() -> Response:
 
 
 @blueprint.post("/v1/certauth/revocations")
-@needs("revoke_certificates", takes=RevokeBody, answers=list[RevocationAnswer], query=CHANGING)
+@needs("revoke_certificates", takes=RevokeBody, answers=RevocationsAnswer, query=CHANGING)
 def revoke(sent: RevokeBody) -> Response:
     """Revokes a certificate, all that are known of a user, or a key: on every database, and here.
     Sessions end within about a second."""
@@ -38,7 +38,7 @@ def revoke(sent: RevokeBody) -> Response:
     if "user_uid" in sent.model_fields_set:
         # Again, for one of the user's that was issued meanwhile: none can be after that.
         made = store().revoke(lines(sent), sent.reason)
-    return answer([render(one) for one in made])
+    return answer({"revocations": [render(one) for one in made]})
 
 
 @blueprint.delete("/v1/certauth/revocations/<int(max=2147483647):uid>")

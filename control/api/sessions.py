@@ -10,7 +10,7 @@ from control.errors import missing, refused
 from control.models import EndSessionBody
 from control.records import Database
 from control.sync import NodeError
-from control.web import answer, flag, needs, number, store
+from control.web import CHANGING, answer, flag, needs, number, store
 
 blueprint = Blueprint("sessions", __name__)
 PAGE = 1000  # sessions of a server in an answer
@@ -49,7 +49,7 @@ def render(one: dict[str, Any], where: dict[str, Any]) -> dict[str, Any]:
 
 
 @blueprint.delete("/v1/certauth/sessions")
-@needs("update_bdb", takes=EndSessionBody, query=("dry_run",))
+@needs("update_bdb", takes=EndSessionBody, query=CHANGING)
 def end(sent: EndSessionBody) -> Response:
     """Closes the connection of a client. It may come again: revoke its certificate against that."""
     database, only_looks = store().get(Database, sent.bdb_uid), flag("dry_run")

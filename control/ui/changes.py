@@ -15,7 +15,7 @@ from typing import Any
 
 from flask import flash, redirect, render_template, request
 
-from control.errors import Refusal, conflict
+from control.errors import Refusal, conflict, refused
 from control.ui.ask import Answer, answer, ask, takes
 
 WAIT = 2  # seconds for the servers, before the page says that they are still to follow
@@ -49,6 +49,8 @@ def run(change: Change, carried: Mapping[str, str], then: Callable[[Any], str]) 
     agreed = request.form.get("digest")
     if agreed is None:
         return asked(change, carried, found, digest)
+    if refusing(found):
+        return asked(change, carried, found, digest, refused("refused_by_server", REFUSED))
     if agreed != digest:
         text = "What this would do is not what it was when you looked. This is how it is now:"
         return asked(change, carried, found, digest, conflict("changed_meanwhile", text))
@@ -59,10 +61,24 @@ def run(change: Change, carried: Mapping[str, str], then: Callable[[Any], str]) 
     if behind := not_in_force(made):
         flash(f"{change.done} But {behind}", "behind")
     else:
-        flash(change.done)
+        flash(f"{change.done}{in_force(made)}")
     for warning in made.content.get("warnings", ()) if isinstance(made.content, dict) else ():
         flash(f"{warning[:1].upper()}{warning[1:]}.", "behind")
     return redirect(then(made.content), HTTPStatus.SEE_OTHER)
+
+
+REFUSED = "A server refuses this, so it cannot be confirmed: change what it says, and try again."
+
+
+def refusing(found: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The nodes that refuse a part of a change."""
+    return [node for one in found for node in one["nodes"] if node["refused"]]
+
+
+def in_force(made: Answer) -> str:
+    """On how many servers a change is, where it is of any."""
+    done, _, all_ = made.in_force.partition("/")
+    return f" In force on {done} of {all_} servers." if all_ not in ("", "0") else ""
 
 
 def not_in_force(made: Answer) -> str:
@@ -115,8 +131,9 @@ def asked(
     error: Refusal | None = None,
 ) -> Any:
     page = render_template(
-        "preview.html", change=change, carried=carried, databases=found, digest=digest, error=error
-    )
+        "preview.html", change=change, carried=carried, databases=found, digest=digest, error=error,
+        refused=refusing(found),
+    )  # fmt: skip
     return page, error.status if error else HTTPStatus.OK
 
 
