@@ -163,9 +163,14 @@ def test_each_server_tells_how_far_it_is(api: ControlPlane) -> None:
     seen = Node(1, "127.0.0.1:6380", 1, True, digest="1:ab", software="redis 8.6.3", module="1")
     api.store.report(1, [replace(seen, last_error="UNREACHABLE", last_error_time=7)])
     api.ok("PUT /v1/bdbs/1", {"default_user": True})
-    assert api.ok("GET /v1/certauth/nodes") == {
+    answer = api.ok("GET /v1/certauth/nodes")
+    assert 0 <= answer["nodes"][0].pop("age") < 5
+    (fault,) = answer.pop("faults")
+    assert fault.startswith("no control plane speaks to the servers")
+    assert answer == {
         "leader": "",
         "epoch": 0,
+        "leader_age": None,
         "nodes": [
             {
                 "bdb_uid": 1,
@@ -187,7 +192,8 @@ def test_each_server_tells_how_far_it_is(api: ControlPlane) -> None:
     assert api.store.take_lease("here:1", 3) == 1
     api.store.report(1, [replace(seen, generation=2)], 1)
     found = api.ok("GET /v1/certauth/nodes")
-    assert (found["leader"], found["epoch"]) == ("here:1", 1)
+    assert (found["leader"], found["epoch"], found["faults"]) == ("here:1", 1, [])
+    assert 0 <= found["leader_age"] < 5
     assert (found["nodes"][0]["in_step"], found["nodes"][0]["lag"]) == (True, 0)
 
 
