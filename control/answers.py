@@ -204,7 +204,7 @@ class OutcomeAnswer(Answer):
 
 class NodeAnswer(Answer):
     uid: int
-    status: Literal["active"]
+    status: Literal["active", "down"]
     software_version: str
     os_version: str
     architecture: str
@@ -226,7 +226,9 @@ class BootstrapAnswer(Answer):
 
 
 class HealthcheckAnswer(Answer):
-    status: Literal["active"]
+    """`inactive` comes with a 503."""
+
+    status: Literal["active", "inactive"]
 
 
 class CheckAnswer(Answer):
@@ -289,7 +291,8 @@ class ClientCertificateAnswer(Answer):
 
 
 class ServerAnswer(BaseModel):
-    """A node of a database. `lag` is in generations; `last_error_time` in seconds since 1970."""
+    """A node of a database. `lag` is in generations; `last_error_time` in seconds since 1970; `age`
+    in seconds since it was last looked at, null for never."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
     bdb_uid: int
@@ -309,13 +312,18 @@ class ServerAnswer(BaseModel):
     certificate_issuer: str
     certificate_serial: str
     certificate_not_after: str
+    age: float | None
 
 
 class ServersAnswer(Answer):
-    """`leader` is the control plane that last began to speak to them, the how manieth `epoch`."""
+    """`leader` is the control plane that last began to speak to them, the how manieth `epoch`;
+    `leader_age` the seconds since it last said so, null for never. `faults` is what keeps the
+    control plane that answers from its work."""
 
     leader: str
     epoch: int
+    leader_age: float | None
+    faults: list[str]
     nodes: list[ServerAnswer]
 
 

@@ -1,6 +1,7 @@
 """The REST API as a WSGI application, put together from its parts."""
 
 import json
+import logging
 import secrets
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 from flask import Flask, Response
 
 from control import errors, preview, web
+from control.ages import Pulse
 from control.api import (
     actions,
     bdbs,
@@ -31,15 +33,17 @@ from control.api import (
 )
 from control.ca import CertificateError, Issued
 from control.crl import CrlError
-from control.errors import invalid, refused
+from control.errors import Refusal, invalid, refused
 from control.guard import Guard, PeerCert
 from control.issuing import OpenPolicies
-from control.metrics import Figures
+from control.metrics import Figures, Own
 from control.models import NewUserBody, parse
 from control.passwords import new_password
 from control.records import Cluster, User
-from control.store import Store
+from control.store import AWAY, Store
 from control.trials import Trials
+
+log = logging.getLogger(__name__)
 
 BODY = 1 << 20  # bytes of a request's body, as in control/server.py
 MODULES = (
@@ -67,12 +71,14 @@ def create_app(
     authority: Callable[[], Issued] = no_ca_of_clients,
     ask: preview.Ask = nobody,
     figures: Figures = MappingProxyType({}),
+    pulse: Pulse | None = None,
+    own: Own = dict,
 ) -> Flask:
     """The application over `store`. `peer_cert` reads the client's certificates out of a WSGI
     environ: control.server.peer_cert. `rotate` puts a new certificate of this server into the
     store, `authority` is the CA that issues clients' certificates; both may raise Refusal. `ask`
     puts questions to nodes: control.sync.Worker.ask. `figures` are what control.audit.Collector has
-    read from them."""
+    read from them. `pulse` is that of this process, `own` names its certificates in files (PEM)."""
     app = Flask("control", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = BODY
     app.url_map.strict_slashes = False
@@ -80,6 +86,8 @@ def create_app(
     app.url_map.merge_slashes = False
     errors.install(app)
     app.register_error_handler(CertificateError, _bad_certificate)
+    for kind in AWAY:
+        app.register_error_handler(kind, _away)
     app.register_error_handler(CrlError, lambda e: errors.answer(invalid(e.code, str(e))))
     app.extensions["rotate"] = rotate
     app.extensions["authority"] = authority
@@ -87,6 +95,8 @@ def create_app(
     app.extensions["ask"] = ask
     app.extensions["trials"] = Trials()
     app.extensions["figures"] = figures
+    app.extensions["pulse"] = pulse or Pulse()
+    app.extensions["own"] = own
     web.install(app, store, Guard(store, peer_cert))
     for module in MODULES:
         app.register_blueprint(module.blueprint)
@@ -108,6 +118,15 @@ def init_cluster(store: Store, name: str, admin_username: str, admin_password: s
     )
     cluster = Cluster(name, secrets.token_hex(16), now, jwt_key=secrets.token_hex(32))
     store.initialise(cluster, administrator)
+
+
+def _away(error: Exception) -> Response:
+    """Its database: a full disk, a lock, a server that is down."""
+    log.error("the database does not do it: %s", str(error).splitlines()[0])
+    text = "the control plane's database cannot be read or written now: its log says why"
+    response = errors.answer(Refusal(503, "database_unavailable", text))
+    response.headers["Retry-After"] = "5"
+    return response
 
 
 def _bad_certificate(error: CertificateError) -> Response:

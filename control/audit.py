@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from control import topology
+from control.ages import Pulse
 from control.records import (
     ClientCertificate,
     Database,
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 PAGE = 1000  # entries at a time
 PAGES = 6  # of one node in a row: more than it keeps
 INTERVAL = 1.0  # seconds between two looks at the event log
+PATIENCE = 30.0  # seconds without a good one, after which the file stands still
 SIZE = 64 << 20  # bytes of a file, which then is renamed to .1, that one to .2, …
 KEPT = 10  # files, besides the one that is written to
 FINE = frozenset(
@@ -228,13 +230,14 @@ def render(event: Event) -> dict[str, Any]:
 class Follower(threading.Thread):
     """Appends the event log to `path`, one JSON object a line, its number in the log as `id`."""
 
-    def __init__(self, store: Store, path: Path) -> None:
+    def __init__(self, store: Store, path: Path, pulse: Pulse | None = None) -> None:
         super().__init__(name="audit", daemon=True)
-        self._store, self._path = store, path
+        self._store, self._path, self._pulse = store, path, pulse or Pulse()
         self._stopping = threading.Event()
         self._problem = ""
 
     def run(self) -> None:
+        self._pulse.expect("audit", PATIENCE)
         while not self._stopping.wait(INTERVAL):
             self._follow()
         self._follow()
@@ -249,8 +252,10 @@ class Follower(threading.Thread):
         try:
             while follow(self._store, self._path) == PAGE:
                 pass
+            self._pulse.beat("audit")
         except Exception as error:  # a full disk, a store that is away
             problem = str(error) or type(error).__name__
+            self._pulse.fail("audit", problem)
         if problem and problem != self._problem:
             log.warning("%s is not written, and will be when it can: %s", self._path, problem)
         self._problem = problem

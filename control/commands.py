@@ -920,7 +920,7 @@ def crl_delete(ask: Client, uid: int, yes: bool) -> None:
 # ---- status --------------------------------------------------------------------------------------
 
 SERVERS = (
-    "bdb_name", "address", "in_step", "generation", "lag", "software", "module", "trust",
+    "bdb_name", "address", "in_step", "age", "generation", "lag", "software", "module", "trust",
     "certificate_not_after", "error",
 )  # fmt: skip
 LOOK = 0.2  # seconds between two questions while waiting
@@ -931,14 +931,19 @@ LOOK = 0.2  # seconds between two questions while waiting
 @AS_JSON
 @connected
 def status_command(ask: Client, wait: float, as_json: bool) -> None:
-    """Show how far each server has followed. Exits with 1 where one is behind."""
+    """Show how far each server has followed, and how many seconds ago that was seen. Exits with 1
+    where one is behind or not known, or where the control plane does not do its work."""
     found = awaited(ask, wait)
     if as_json:
         echo(found, True)
     else:
         echo(found["nodes"], False, SERVERS)
+    for fault in found["faults"]:
+        click.echo(clean(fault), err=True)
     if behind := [one for one in found["nodes"] if not one["in_step"]]:
         raise click.ClickException(f"{len(behind)} of {len(found['nodes'])} servers are behind")
+    if found["faults"]:
+        raise click.ClickException("the control plane does not do its work")
 
 
 def awaited(ask: Client, seconds: float) -> dict[str, Any]:

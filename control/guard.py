@@ -9,6 +9,7 @@ Too many wrong passwords lock a user, by the cluster's policy. The answer to a w
 same, and as late, whether the user is there, is not, or is locked.
 """
 
+import logging
 import ssl
 import threading
 import time
@@ -24,10 +25,13 @@ from control.errors import Refusal, forbidden, unauthorized
 from control.metrics import API_LOGINS, API_REFUSED
 from control.passwords import Passwords, is_expired, is_locked
 from control.records import ClientCertificate, Management, Password, User
-from control.store import Store
+from control.store import AWAY, Store
+
+log = logging.getLogger(__name__)
 
 # How long the record of a user's last login may lag behind.
 LOGIN_SECONDS = 60
+MUTE = 10.0  # seconds until that is tried again, where the database does not take it
 SEEN = 10_000  # certificates whose last login is in memory
 # Refused certificates and tokens cost a stranger nothing, so only so many are written to the event
 # log: these at once, then one a second. Wrong passwords are slowed down by argon2.
@@ -116,6 +120,7 @@ class Guard:
         self._peer_cert = peer_cert
         self._passwords = Passwords()
         self._trickle = Trickle()
+        self._mute = 0.0  # until when logins are not written down
         self._seen: dict[str, int] = {}  # certificate → when its login was remembered
 
     def authenticate(self, request: Request, expired: bool = False) -> Caller:
@@ -275,7 +280,7 @@ class Guard:
         shown = {"serial": leaf.serial, "issuer": leaf.issuer} if leaf else {}
         self._store.act_as(user.name, address=address, **shown)
         if by != "token" and now - user.last_login >= LOGIN_SECONDS:
-            self._store.logged_in(user.uid, now, by)
+            self._write_down(lambda: self._store.logged_in(user.uid, now, by))
             API_LOGINS.labels(by).inc()
         held = frozenset(role.management for role in self._store.roles_of(user))
         return Caller(user, held or NO_ROLE, by, leaf.cert if leaf else "")
@@ -287,13 +292,24 @@ class Guard:
         if len(self._seen) >= SEEN:
             self._seen.clear()
         self._seen[leaf.cert] = now
-        self._store.record_certificate_seen(
-            ClientCertificate(
-                cert=leaf.cert, key=leaf.key, ca=ca, issuer=leaf.issuer, serial=leaf.serial,
-                subject=leaf.subject, user=user.name, not_before=leaf.not_before,
-                not_after=leaf.not_after, first=now, last_login=now, serves=leaf.serves,
-            )
+        seen = ClientCertificate(
+            cert=leaf.cert, key=leaf.key, ca=ca, issuer=leaf.issuer, serial=leaf.serial,
+            subject=leaf.subject, user=user.name, not_before=leaf.not_before,
+            not_after=leaf.not_after, first=now, last_login=now, serves=leaf.serves,
         )  # fmt: skip
+        self._write_down(lambda: self._store.record_certificate_seen(seen))
+
+    def _write_down(self, write: Callable[[], None]) -> None:
+        """When somebody logged in. Where the database takes nothing now, as when its disk is full,
+        those who want to see that get in all the same; each change fails by itself."""
+        now = time.monotonic()
+        if now < self._mute:
+            return
+        try:
+            write()
+        except AWAY as error:
+            self._mute = time.monotonic() + MUTE
+            log.warning("logins are not written down now: %s", str(error).splitlines()[0])
 
     def _refused(self, error: Refusal, address: str) -> None:
         if self._trickle.drop():

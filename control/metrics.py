@@ -6,18 +6,20 @@ control plane that does not sync at the moment knows none.
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from control import core
+from control.ages import Pulse, as_of_now
 from control.audit import Key
 from control.records import Database, Node
 from control.store import Store
 
 Figures = Mapping[Key, Mapping[str, int]]
+Own = Callable[[], Mapping[str, str]]  # our certificates in files, PEM, by name
 PEM = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 # Numbers of INFO for each reason, and by what clients were refused.
 REASONS = {"refused_": "policy", "handshakes_refused_": "handshake"}
@@ -36,34 +38,97 @@ Gauge("certauth_info", "The version that runs.", ["version"], registry=REGISTRY)
 ).set(1)
 
 
-def render(store: Store, figures: Figures) -> bytes:
+def render(
+    store: Store, figures: Figures, pulse: Pulse, own: Mapping[str, str]
+) -> bytes:
     """All of them, in Prometheus's text format."""
     registry = CollectorRegistry()
-    registry.register(_Collector(store, figures))
+    registry.register(_Collector(store, figures, pulse, own))
     return generate_latest(REGISTRY) + generate_latest(registry)
 
 
 class _Collector:
-    def __init__(self, store: Store, figures: Figures) -> None:
-        self._store, self._figures = store, figures
+    def __init__(
+        self, store: Store, figures: Figures, pulse: Pulse, own: Mapping[str, str]
+    ) -> None:
+        self._store, self._figures, self._pulse, self._own = store, figures, pulse, own
 
     def collect(self) -> Iterator[Metric]:
-        yield from _certificates(self._store)
+        yield from _ages(self._store, self._pulse)
+        yield from _lists(self._store)
+        yield from _certificates(self._store, self._own)
         yield from _clients(self._store)
         databases = {one.uid: one for one in self._store.all(Database)}
-        seen = [(one, node) for one in databases.values() for node in self._store.nodes(one.uid)]
+        seen = [
+            (one, as_of_now(node))
+            for one in databases.values() for node in self._store.nodes(one.uid)
+        ]  # fmt: skip
         yield from _sync(self._store, seen)
         yield _shown(seen)
         yield from _nodes(seen, self._figures)
 
 
-def _certificates(store: Store) -> Iterator[Metric]:
+# Events of which somebody wants to know how long ago the last one was.
+KINDS = (
+    "backup_made", "client_log_gap", "log_gap", "node_drift", "node_journal", "node_lost",
+    "node_trust", "node_without_module", "peer_refused",
+)  # fmt: skip
+
+
+def _ages(store: Store, pulse: Pulse) -> Iterator[Metric]:
+    lease = GaugeMetricFamily(
+        "certauth_lease_age_seconds",
+        "Since a control plane last wrote to the database that it speaks to the servers.",
+    )
+    lease.add_metric([], store.silence())
+    parts = GaugeMetricFamily(
+        "certauth_part_age_seconds",
+        "Since a part of this control plane has last done its work.", labels=["part"],
+    )  # fmt: skip
+    for part, age in pulse.ages().items():
+        parts.add_metric([part], age)
+    last = GaugeMetricFamily(
+        "certauth_last_event_time_seconds",
+        "When something of this kind was last written to the event log; 0 for never.",
+        labels=["type"],
+    )
+    times = store.last_events(KINDS)
+    for kind in KINDS:
+        last.add_metric([kind], times.get(kind, 0))
+    yield from (lease, parts, last)
+
+
+def _lists(store: Store) -> Iterator[Metric]:
+    """Of the CAs' revocation lists."""
+    labels = ["issuer", "scope"]
+    next_update = GaugeMetricFamily(
+        "certauth_crl_next_update_seconds",
+        "When the next revocation list of a CA has to be there, where it says so.", labels=labels,
+    )  # fmt: skip
+    tried = GaugeMetricFamily(
+        "certauth_crl_fetch_time_seconds", "When the list was last fetched, or tried to.",
+        labels=labels,
+    )  # fmt: skip
+    failed = GaugeMetricFamily(
+        "certauth_crl_fetch_failed", "1 where the last fetch brought no list.", labels=labels
+    )
+    for one in store.crls():
+        names = [one.issuer, one.scope]
+        if one.next_update:
+            next_update.add_metric(names, one.next_update)
+        if one.url:
+            tried.add_metric(names, one.tried)
+            failed.add_metric(names, bool(one.problem))
+    yield from (next_update, tried, failed)
+
+
+def _certificates(store: Store, own: Mapping[str, str]) -> Iterator[Metric]:
     ends = GaugeMetricFamily(
         "certauth_certificate_not_after_seconds",
         "When a certificate of the control plane, or a CA that clients come from, ends.",
         labels=["name", "subject", "serial"],
     )
-    for name, pem in _named(store):
+    for name, pem in (*own.items(), *_named(store)):
         for block in PEM.findall(pem):
             found = core.identity(block.encode())
             ends.add_metric([name, found.subject, found.serial], found.not_after)
@@ -110,16 +175,34 @@ def _sync(store: Store, seen: list[tuple[Database, Node]]) -> Iterator[Metric]:
         "certauth_node_error", "1 while something is wrong with the node, by the word that its "
         "status begins with.", labels=[*NODE, "code"],
     )  # fmt: skip
+    looked = GaugeMetricFamily(
+        "certauth_node_age_seconds", "Since the node was last looked at.", labels=NODE
+    )
+    trust = GaugeMetricFamily(
+        "certauth_node_trust", "1 for what becomes of the CAs that its TLS handshake trusts: the "
+        "module manages them, they are kept by hand, or they should be managed and are not.",
+        labels=[*NODE, "state"],
+    )  # fmt: skip
     targets = store.targets()
     for database, node in seen:
         names, target = [database.name, node.address], targets[database.uid].generation
         up.add_metric(names, node.in_step or not node.error)
         in_step.add_metric(names, node.in_step and node.generation == target)
         behind.add_metric(names, max(0, target - node.generation))
+        looked.add_metric(names, node.age)
+        if node.detail:
+            trust.add_metric([*names, trust_of(node)], 1)
         if node.error:
             code = node.error.split()[0]
             wrong.add_metric([*names, code if code.isupper() else "OTHER"], 1)
-    yield from (up, in_step, behind, wrong)
+    yield from (up, in_step, behind, wrong, looked, trust)
+
+
+def trust_of(node: Node) -> str:
+    """In a word, what its module says."""
+    if node.detail.startswith("managed"):
+        return "managed"
+    return "by_hand" if node.detail.startswith("not managed") else "lost"
 
 
 def _shown(seen: list[tuple[Database, Node]]) -> Metric:

@@ -217,6 +217,7 @@ class Node:
     last_error: str = ""  # the last `error` that there was
     last_error_time: int = 0  # since when it was there, in seconds since 1970
     refused: tuple["Refused", ...] = ()  # what it does not take of the policy that it holds
+    age: float = field(default=0.0, compare=False)  # seconds since it was last looked at
 
     @property
     def is_peer(self) -> bool:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from control import ca, core, crl
+from control.ages import Pulse
 from control.crl import CrlError
 from control.errors import Refusal
 from control.records import OwnCrl, RevocationList
@@ -32,6 +33,7 @@ BYTES = 64 << 20  # of a list that is fetched: a million entries
 SECONDS = 30.0  # for all of a fetch
 PATIENCE = 10.0  # for each step of it
 LOOK = 1.0  # seconds between two looks at the clock
+STILL = 300.0  # seconds without a good look; there may be many lists to fetch
 AGAIN = 60  # seconds until a fetch that brought nothing is tried again, or one that is overdue
 LIFETIME = timedelta(days=7)  # of our own lists
 DAILY = 86400  # seconds until our own list is signed anew
@@ -176,18 +178,23 @@ class Lists(threading.Thread):
     """Fetches lists when they are due, marks those that are overdue, and publishes ours: those of
     `authorities`, our CAs that sign for clients."""
 
-    def __init__(self, store: Store, authorities: Authorities) -> None:
+    def __init__(
+        self, store: Store, authorities: Authorities, pulse: Pulse | None = None
+    ) -> None:
         super().__init__(name="revocation lists", daemon=True)
-        self._store, self._authorities = store, authorities
+        self._store, self._authorities, self._pulse = store, authorities, pulse or Pulse()
         self._wake, self._stopping = threading.Event(), False
         store.listen(self._wake.set)
 
     def run(self) -> None:
+        self._pulse.expect("revocation_lists", STILL)
         while not self._stopping:
             try:
                 look(self._store, self._authorities, int(time.time()))
-            except Exception:
+                self._pulse.beat("revocation_lists")
+            except Exception as error:
                 log.exception("revocation lists are looked at again, after an error")
+                self._pulse.fail("revocation_lists", str(error) or type(error).__name__)
             self._wake.wait(LOOK)
             self._wake.clear()
 

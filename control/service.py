@@ -32,6 +32,7 @@ from wsgiref.types import WSGIApplication
 
 from control import ca, core, issuing, trust
 from control import enrol as enrolling
+from control.ages import Pulse
 from control.app import create_app, init_cluster
 from control.audit import Collector, Follower
 from control.ca import CertificateError, KeyType
@@ -50,6 +51,7 @@ log = logging.getLogger(__name__)
 CA_LIFETIME = timedelta(days=3650)
 LIFETIME = timedelta(days=90)  # of our own certificates; renewed at two thirds
 CHECK = 3600.0  # seconds between two looks at their age
+STILL = 300.0  # seconds without a good one
 WATCH = 60.0  # seconds between two looks at the ages of clients' certificates
 # People are fewer than programs, and both fronts together stay below 1024 descriptors.
 UI_LIMITS = Limits(connections=100, connections_per_source=64)
@@ -403,8 +405,8 @@ def running(config: Config) -> Iterator[Server]:
         except Refusal as error:
             raise ServiceError(error.description) from error
         api = store.certificates()[API]
-        collector = Collector(store)
-        worker = Worker(store, config.identity, authorities, collector)
+        collector, pulse = Collector(store), Pulse()
+        worker = Worker(store, config.identity, authorities, collector, pulse)
         app = create_app(
             store,
             peer_cert,
@@ -412,6 +414,8 @@ def running(config: Config) -> Iterator[Server]:
             authority=authority,
             ask=worker.ask,
             figures=collector.figures,
+            pulse=pulse,
+            own=lambda: own_certificates(config),
         )
         fronts = [_front(config, app, api)]
         stack.callback(fronts[0].stop)
@@ -419,11 +423,20 @@ def running(config: Config) -> Iterator[Server]:
             fronts.append(_ui(config, create_ui(app, peer_cert), store))
             stack.callback(fronts[1].stop)
         if config.audit_file:
-            begin(stack, Follower(store, config.home / config.audit_file))  # ends behind the others
+            follower = Follower(store, config.home / config.audit_file, pulse)
+            begin(stack, follower)  # ends behind the others
         begin(stack, worker)
-        begin(stack, _Keeper(config, store, fronts))
-        begin(stack, Lists(store, lambda: _signers(config)))
+        begin(stack, _Keeper(config, store, fronts, pulse))
+        begin(stack, Lists(store, lambda: _signers(config), pulse))
         yield fronts[0]
+
+
+def own_certificates(config: Config) -> dict[str, str]:
+    """What we show to nodes, and our CAs, which are files: by name."""
+    files = {"control": config.identity.certificate, "own_ca": config.home / "ca.crt"}
+    if (config.home / issuing.CLIENTS).exists():
+        files["clients_ca"] = config.home / issuing.CLIENTS
+    return {name: issuing.certificate_of(file.read_text()) for name, file in files.items()}
 
 
 def _signers(config: Config) -> list[Signer]:
@@ -484,14 +497,18 @@ class _Keeper(threading.Thread):
     page, renews ours before they end, and has the event log tell which of clients' end soon.
     `fronts` are that of the API, and that of the page."""
 
-    def __init__(self, config: Config, store: Store, fronts: Sequence[Server]) -> None:
+    def __init__(
+        self, config: Config, store: Store, fronts: Sequence[Server], pulse: Pulse
+    ) -> None:
         super().__init__(name="keeper", daemon=True)
         self._config, self._store, self._fronts = config, store, fronts
+        self._pulse = pulse
         self._shown: list[object] = [None for _ in fronts]
         self._wake, self._stopping = threading.Event(), False
         store.listen(self._wake.set)
 
     def run(self) -> None:
+        self._pulse.expect("certificates", STILL)
         checked = watched = time.monotonic()
         while not self._stopping:
             self._wake.wait(min(WATCH, CHECK))
@@ -504,8 +521,10 @@ class _Keeper(threading.Thread):
                 if time.monotonic() > watched + WATCH:
                     watched = time.monotonic()
                     self._store.watch_certificates(int(time.time()))
-            except Exception:
+                self._pulse.beat("certificates")
+            except Exception as error:
                 log.exception("our certificates are looked at again later, after an error")
+                self._pulse.fail("certificates", str(error) or type(error).__name__)
 
     def _show(self) -> None:
         api = self._store.certificates().get(API)
@@ -664,15 +683,16 @@ def backup(config: Config, file: Path) -> None:
     settings. The control plane may be running: the rows are of one moment. Raises ServiceError."""
     with _at_work(config) as store:
         contents = {ROWS: json.dumps(store.dump()).encode()}
-    try:
-        names = [*FILES, *(one.name for one in config.home.glob("clients*.pem"))]
-        contents |= {name: (config.home / name).read_bytes() for name in names}
-        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as raw:
-            _pack(raw, contents)
-            raw.flush()
-            os.fsync(raw.fileno())
-    except OSError as error:
-        raise ServiceError(f"{error.filename}: {error.strerror}") from error
+        try:
+            names = [*FILES, *(one.name for one in config.home.glob("clients*.pem"))]
+            contents |= {name: (config.home / name).read_bytes() for name in names}
+            with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as raw:
+                _pack(raw, contents)
+                raw.flush()
+                os.fsync(raw.fileno())
+        except OSError as error:
+            raise ServiceError(f"{error.filename}: {error.strerror}") from error
+        store.note("backup_made", file=str(file.absolute()))
 
 
 def restore(config: Config, file: Path) -> None:

@@ -15,8 +15,10 @@ everybody read everything again.
 
 import ipaddress
 import logging
+import math
 import os
 import secrets
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -336,16 +338,18 @@ nodes = _table(
     _text("last_error"),
     _number("last_error_time"),
     _json("refused", tuple[Refused, ...]),
+    _number("looked"),  # at it last; in milliseconds since 1970 by the database's clock
     sa.PrimaryKeyConstraint("bdb_uid", "address"),
 )
-# One row: which process speaks to the servers, until when, in milliseconds since 1970 by the
-# database's clock, and the how manieth it is.
+# One row: which process speaks to the servers, until when, and when it last said so, both in
+# milliseconds since 1970 by the database's clock; and the how manieth it is.
 lease = _table(
     "lease",
     _number("id", primary_key=True, autoincrement=False),
     _text("holder"),
     _number("epoch"),
     _number("expires"),
+    _number("renewed"),
 )
 # Of password users; 0 is nobody, whose failures take as long and count for nothing.
 login_failures = _table("login_failures", _uid(), _number("failures"), _number("last"))
@@ -421,6 +425,13 @@ TABLES: dict[Kind, sa.Table] = {
 NOUNS: dict[Kind, str] = {
     User: "user", Role: "role", RedisAcl: "redis_acl", Database: "bdb", Profile: "profile"
 }  # fmt: skip
+
+
+# What is raised where the database cannot be reached, read or written.
+AWAY = (
+    sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError, sa.exc.TimeoutError,
+    sqlite3.OperationalError,
+)  # fmt: skip
 
 
 class Replaced(Exception):
@@ -1064,6 +1075,15 @@ class Store:
             rows = connection.execute(query)
             return tuple(Event(row.time, row.type, row.severity, row.detail) for row in rows)
 
+    def last_events(self, types: Sequence[str]) -> dict[str, int]:
+        """When the last event of each of these types was written, where there is one."""
+        last = sa.select(sa.func.max(events.c.id)).where(events.c.type.in_(types))
+        query = sa.select(events.c.type, events.c.time).where(
+            events.c.id.in_(last.group_by(events.c.type))
+        )
+        with self._engine.connect() as connection:
+            return {row.type: row.time for row in connection.execute(query)}
+
     def history(self, since: int, until: int, step: int) -> tuple[Outcome, ...]:
         """How many logins and refusals the event log has between two times, the second one not
         included: here and on the nodes, by spans of `step` seconds and by reason."""
@@ -1259,9 +1279,8 @@ class Store:
 
     def refusing(self) -> tuple[Node, ...]:
         """The servers that do not take all of their policy."""
-        query = sa.select(nodes).where(nodes.c.refused != ()).order_by(nodes.c.address)
         with self._engine.connect() as connection:
-            return tuple(Node(**row._mapping) for row in connection.execute(query))
+            return _seen(connection, nodes.c.refused != ())
 
     def report(
         self, bdb_uid: int, found: Sequence[Node], epoch: int = 0, of: Database | None = None
@@ -1290,12 +1309,27 @@ class Store:
             connection.execute(sa.delete(nodes).where(nodes.c.bdb_uid == bdb_uid, old))
             if changed:
                 told = (replace(n, origin="gone") if n.address in marked else n for n in changed)
-                rows = [_values(nodes, node) for node in told]
+                clock = _now(connection)
+                rows = [_values(nodes, one) | {"looked": _at(clock, one.age)} for one in told]
                 connection.execute(_insertion(nodes), rows)
             if rebound:
                 self._refresh(connection, [bdb_uid], own=True)
             _tell_others(connection, self._sender)
         self._stir()
+
+    def looked(self, ages: Mapping[int, Mapping[str, float]], epoch: int) -> None:
+        """Writes down when servers were looked at (by database and address: seconds ago), where
+        nothing else of them is new. Raises Replaced, see `take_lease`."""
+        where = (nodes.c.bdb_uid == sa.bindparam("of")) & (nodes.c.address == sa.bindparam("at"))
+        with self._transaction() as connection:
+            _keep_lease(connection, epoch)
+            now = _now(connection)
+            rows = [
+                {"of": uid, "at": address, "when": _at(now, age)}
+                for uid, of in ages.items() for address, age in of.items()
+            ]  # fmt: skip
+            when = sa.bindparam("when", type_=sa.BigInteger)
+            connection.execute(sa.update(nodes).where(where).values(looked=when), rows)
 
     def forget_node(self, bdb_uid: int, address: str) -> None:
         """Lets go of a server that will never come back. Raises Refusal 404, or 406 where the
@@ -1315,8 +1349,7 @@ class Store:
     def gone(self) -> tuple[Node, ...]:
         """The servers that are to be forgotten."""
         with self._engine.connect() as connection:
-            rows = connection.execute(sa.select(nodes).where(nodes.c.origin == "gone"))
-            return tuple(Node(**row._mapping) for row in rows)
+            return _seen(connection, nodes.c.origin == "gone")
 
     def forget_database(self, uid: int, epoch: int | None = None) -> None:
         """Removes a database whose nodes are detached, or will never come back. Of its actions the
@@ -1378,6 +1411,12 @@ class Store:
         with self._engine.connect() as connection:
             row = connection.execute(sa.select(lease.c.holder, lease.c.epoch)).one()
             return row.holder, row.epoch
+
+    def silence(self) -> float:
+        """Seconds since a control plane last wrote here that it speaks to the servers."""
+        with self._engine.connect() as connection:
+            renewed = connection.scalar(sa.select(lease.c.renewed))
+            return (_now(connection) - renewed) / 1000 if renewed else math.inf
 
     # ---- Backups ----
 
@@ -1628,7 +1667,8 @@ def _load(connection: sa.Connection, dumped: dict[str, Any]) -> None:
             connection.execute(sa.insert(table), rows)
     _migrate(connection, "head")
     connection.execute(sa.update(cluster_table).values(jwt_key=secrets.token_hex(32)))
-    connection.execute(sa.update(lease).values(expires=0))  # of that database's clock
+    connection.execute(sa.update(lease).values(expires=0, renewed=0))  # of that database's clock
+    connection.execute(sa.update(nodes).values(looked=0))
 
 
 # ---- The database ----
@@ -1953,7 +1993,7 @@ def _take_lease(clock: str) -> sa.Update:
         sa.update(lease)
         .where(mine | ~lease.c.expires.between(now, until))
         .values(epoch=sa.case((mine, lease.c.epoch), else_=lease.c.epoch + 1))
-        .values(holder=me, expires=until)
+        .values(holder=me, expires=until, renewed=now)
         .returning(lease.c.epoch)
     )
 
@@ -2339,9 +2379,27 @@ def _peers(nodes: Iterable[Node]) -> set[tuple[str | bool, ...]]:
 
 
 def _nodes(connection: sa.Connection, bdb_uid: int) -> tuple[Node, ...]:
-    where = nodes.c.bdb_uid == bdb_uid
-    rows = connection.execute(sa.select(nodes).where(where).order_by(nodes.c.address))
-    return tuple(Node(**row._mapping) for row in rows)
+    return _seen(connection, nodes.c.bdb_uid == bdb_uid)
+
+
+def _seen(connection: sa.Connection, where: "sa.ColumnElement[bool]") -> tuple[Node, ...]:
+    found, now = [], _now(connection)
+    for row in connection.execute(sa.select(nodes).where(where).order_by(nodes.c.address)):
+        fields = dict(row._mapping)
+        looked = fields.pop("looked")
+        found.append(Node(**fields, age=max(0, now - looked) / 1000 if looked else math.inf))
+    return tuple(found)
+
+
+def _now(connection: sa.Connection) -> int:
+    """Milliseconds since 1970 by the database's clock."""
+    clock = sa.literal_column(CLOCKS[connection.dialect.name], sa.BigInteger)
+    return int(connection.scalar(sa.select(clock)) or 0)
+
+
+def _at(now: int, age: float) -> int:
+    """When that was; 0 for never."""
+    return 0 if age == math.inf else now - int(age * 1000)
 
 
 def _database_trust(connection: sa.Connection, database: Database) -> ca.Trust:

@@ -30,12 +30,13 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from control import ca, core, refusals, taking, topology
+from control.ages import OLD, Pulse
 from control.audit import Collector, Command, Ours
 from control.lease import TRY, Lease
 from control.records import Change, Database, EventDetail, Refused, Target
 from control.records import Node as Seen
 from control.refusals import Signs
-from control.store import Replaced, Store
+from control.store import AWAY, Replaced, Store
 from control.topology import Sight
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ LEAVE = 30.0  # seconds that a node is seen outside of its deployment before it 
 STRANGERS = 1000  # nodes of a database that have never held its policy and are looked at
 THREADS = 16  # nodes spoken to at once; and as many that did not answer the last time
 STRANGE_THREADS = 4  # that is, strangers spoken to at once
+TELL = 2.0  # seconds between two times that it is written down when they were
 FRESH = 60.0  # seconds between two connections to a node that come as a client's do
 CUT = 15.0  # seconds that a replica's link is down before its status says so
 LONGEST = 30.0  # seconds that one command may take, for a node that answers a byte at a time
@@ -693,6 +695,7 @@ class _Care:
     twin: bool = False  # a second name of a server that is known by another one
     detached: bool = False
     sighted: float = -math.inf  # when that was
+    looked: float = -math.inf  # when it was last looked at, whatever came of it
     since: float = math.inf  # when it was first seen outside of the deployment
     due: float = 0.0
     failures: int = 0
@@ -735,7 +738,9 @@ class Worker:
         identity: Identity,
         authorities: str,
         collector: Collector | None = None,
+        pulse: Pulse | None = None,
     ) -> None:
+        self._pulse = pulse or Pulse()
         self._store, self._identity, self._authorities = store, identity, authorities
         self._collector = collector or Collector(store)
         self._key = core.identity(identity.certificate.read_bytes()).key
@@ -743,6 +748,7 @@ class Worker:
         self._cares: dict[int, dict[str, _Care]] = {}  # by database and address
         self._databases: dict[int, tuple[Database, Target]] = {}
         self._revision = -1
+        self._told = -math.inf  # when it was written down when nodes were looked at
         self._news: set[int] = set()  # databases of which something is to be written down
         self._schedule: list[tuple[float, int, _Care]] = []  # a heap; others' times are out of date
         self._number = itertools.count()  # of entries in it: those of the same time are in turn
@@ -756,6 +762,7 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name="sync", daemon=True)
 
     def start(self) -> None:
+        self._pulse.expect("sync", OLD)
         self._store.listen(self._wake.set)
         self._thread.start()
 
@@ -838,8 +845,15 @@ class Worker:
             self._wake.clear()
             try:
                 self._turn()
-            except Exception:
+                self._pulse.beat("sync")
+            except AWAY as error:
+                reason = str(error).splitlines()[0]
+                log.error("the sync worker goes on when the database does: %s", reason)
+                self._pulse.fail("sync", reason)
+                self._stopping.wait(INTERVAL)
+            except Exception as error:
                 log.exception("the sync worker goes on after an error")
+                self._pulse.fail("sync", str(error) or type(error).__name__)
                 self._stopping.wait(INTERVAL)
 
     def _pause(self) -> float:
@@ -859,6 +873,7 @@ class Worker:
             self._begin()
             self._news |= self._finish()
             self._report()
+            self._write_looks()
         except Replaced:
             self.lease.lose()
             self._let_go()
@@ -869,6 +884,7 @@ class Worker:
             self._drop(care)
         self._finish()  # which closes the connections of looks that were under way
         self._cares, self._databases, self._news, self._revision = {}, {}, set(), -1
+        self._told = -math.inf
 
     def _all(self) -> list[_Care]:
         return [care for cares in self._cares.values() for care in cares.values()]
@@ -908,6 +924,7 @@ class Worker:
         for seen in self._store.nodes(database.uid):
             care = self._add(database, seen)
             care.bound = seen.is_peer
+            care.looked = time.monotonic() - seen.age
             care.known = seen.is_peer or seen.error.startswith(MODULE)
 
     def _care_for(self, database: Database, anew: bool) -> None:
@@ -1019,6 +1036,7 @@ class Worker:
             text = look.seen.error or "in step"
             log.info("%s of '%s': %s", look.seen.address, care.database.name, text)
         before = care.seen, care.sight, care.detached
+        care.looked = time.monotonic()
         care.seen = replace(look.seen, origin=care.seen.origin)
         if look.sight:
             care.sight, care.sighted = look.sight, time.monotonic()
@@ -1037,7 +1055,8 @@ class Worker:
         for uid in self._news & self._cares.keys():
             cares = self._cares[uid]
             database, epoch = self._databases[uid][0], self.lease.epoch
-            seen = [care.seen for care in cares.values() if not care.twin]
+            now = time.monotonic()
+            seen = [replace(c.seen, age=now - c.looked) for c in cares.values() if not c.twin]
             self._store.report(uid, seen, epoch, database)
             news = [care for care in cares.values() if care.seen.is_peer != care.bound]
             for care in news:
@@ -1047,6 +1066,20 @@ class Worker:
             if database.deleting and all(one.detached for one in cares.values()):
                 self._store.forget_database(uid, epoch)
         self._news = set()
+
+    def _write_looks(self) -> None:
+        """Writes down when nodes were looked at, also where nothing is new."""
+        now = time.monotonic()
+        if now < self._told + TELL:
+            return
+        ages = {
+            uid: {care.seen.address: now - care.looked
+                  for care in cares.values() if care.looked > self._told}
+            for uid, cares in self._cares.items()
+        }  # fmt: skip
+        if any(ages.values()):
+            self._store.looked(ages, self.lease.epoch)
+        self._told = now
 
     # ---- Who belongs to it ----
 

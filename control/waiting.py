@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Mapping
 
 from control import refusals
+from control.ages import as_of_now
 from control.errors import Refusal
 from control.records import Database, Node
 from control.store import Store
@@ -36,8 +37,9 @@ def wait_for_sync(store: Store, moved: Mapping[int, range], seconds: float) -> l
 
 
 def servers(store: Store, database: Database) -> tuple[Node, ...]:
-    """What is known of the servers of a database; of its endpoints, where nothing is known yet."""
-    known = store.nodes(database.uid)
+    """What is known now of the servers of a database; of its endpoints, where nothing is known
+    yet."""
+    known = tuple(map(as_of_now, store.nodes(database.uid)))
     named = dict.fromkeys(f"{end.hosts[0]}:{end.port}" for end in database.endpoints)
     new = (Node(database.uid, address, 0, False, "not reached yet") for address in named)
     return known or tuple(new)

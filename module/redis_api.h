@@ -66,12 +66,6 @@ typedef struct {
     const char **config_names;
 } RedisModuleConfigChange;
 
-typedef struct {
-    uint64_t version;
-    uint32_t num_changes;
-    const char **config_names;
-} RedisModuleConfigChange;
-
 typedef int (*RedisModuleCmdFunc)(RedisModuleCtx *, RedisModuleString **argv, int argc);
 typedef void (*RedisModuleEventCallback)(RedisModuleCtx *, RedisModuleEvent, uint64_t subevent, void *);
 typedef void (*RedisModuleUserChangedFunc)(uint64_t client_id, void *);

@@ -115,6 +115,9 @@ def _matches(matcher: Any, value: str) -> bool:
 def _binary(op: str, left: Any, right: Any) -> Any:
     if op == "or":
         return {**right, **left}
+    if isinstance(right, dict):
+        assert op == "-"
+        return {labels: left - value for labels, value in right.items()}
     if isinstance(left, dict):
         assert not isinstance(right, dict)
         if op == "-":

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from control import service
+from control.ages import Pulse
 from control.app import create_app
 from control.audit import Collector
 from control.service import Config
@@ -61,11 +62,16 @@ class Plane(ControlPlane):
     def open(self) -> None:
         """Starts it, again after `close`."""
         self.store = Store(self.config.url)
-        collector = Collector(self.store)
+        collector, pulse = Collector(self.store), Pulse()
         authorities = authority_of(self.config).pem.decode()
-        self.worker = Worker(self.store, self.config.identity, authorities, collector)
+        self.worker = Worker(self.store, self.config.identity, authorities, collector, pulse)
         self.app = create_app(
-            self.store, peer_cert, ask=self.worker.ask, figures=collector.figures
+            self.store,
+            peer_cert,
+            ask=self.worker.ask,
+            figures=collector.figures,
+            pulse=pulse,
+            own=lambda: service.own_certificates(self.config),
         )
         self.client = self.app.test_client()
         self.worker.start()
@@ -152,6 +158,7 @@ class Serving:
         environment |= {
             "CERTAUTH_PORT": str(self.config.port),
             "CERTAUTH_DATABASE": self.config.url,
+            "CERTAUTH_UI_PORT": str(self.config.ui_port),
         }
         code = f"{self._before}\nfrom control.cli import main; main()"
         command = [sys.executable, "-c", code, "serve", "--home", str(self.config.home)]
@@ -159,7 +166,7 @@ class Serving:
             self.process = subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        wait_until(self._answers, f"it answers; see {self.config.home}/log", 30)
+        wait_until(self._answers, f"it answers; see {self.config.home}/log", 90)
 
     def _answers(self) -> bool:
         assert self.process.poll() is None, (self.config.home / "log").read_text()

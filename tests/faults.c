@@ -78,8 +78,11 @@ ssize_t pwrite64(int file, const void *bytes, size_t len, off_t at) {
 int EVP_DigestInit_ex(void *context, const void *digest, void *engine) {
     static int (*next)(void *, const void *, void *);
     if (is_there("digest")) return 0;
+    /* Python loads libcrypto for its own module alone, where RTLD_NEXT does not find it. */
+    void *handle = next ? NULL : dlopen("libcrypto.so.3", RTLD_LAZY | RTLD_NOLOAD);
     if (next == NULL)
-        next = (int (*)(void *, const void *, void *))dlsym(RTLD_NEXT, "EVP_DigestInit_ex");
+        next = (int (*)(void *, const void *, void *))dlsym(handle ? handle : RTLD_NEXT,
+                                                            "EVP_DigestInit_ex");
     return next(context, digest, engine);
 }
 

@@ -2,6 +2,7 @@
 after the cure."""
 
 import base64
+import sqlite3
 import ssl
 import time
 import urllib.request
@@ -12,12 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
-from control import sync
+from control import service, store, sync
+from control.audit import Follower
 from tests.alerts import Prometheus, seconds
 from tests.api import ADMIN
-from tests.control import Plane, Serving, authority_of, enrolled_node, frozen, initialised
-from tests.nodes import who
+from tests.control import (
+    Plane,
+    Serving,
+    authority_of,
+    enrolled_node,
+    frozen,
+    initialised,
+    operator,
+)
+from tests.crls import crl, text
+from tests.nodes import patch, status, who
 from tests.peers import sentinel_cert
 from tests.servers import Server
 from tests.support import CLIENT, SERVER, Pki, RedisServer, days, free_port, root, wait_until
@@ -43,6 +55,10 @@ class World:
         self.plane.register(made)
         self.plane.in_step()
         return made
+
+    def back_up(self) -> None:
+        number = len(list(self.plane.config.home.glob("backup*")))
+        service.backup(self.plane.config, self.plane.config.home / f"backup{number}")
 
     def counted(self, name: str, **labels: str) -> float:
         return sum(
@@ -231,8 +247,85 @@ def peers_refused(world: World) -> Iterator[Minute]:
     world.plane.in_step()
 
 
+def no_leader(world: World) -> Iterator[Minute]:
+    """Somebody locks the database."""
+    world.node()
+    held = sqlite3.connect(world.plane.config.home / "control.db", isolation_level=None)
+    held.execute("BEGIN IMMEDIATE")
+    wait_until(lambda: world.counted("certauth_lease_age_seconds") > 30, "it is silent", 60)
+    yield nothing
+    held.execute("ROLLBACK")
+    held.close()
+    wait_until(lambda: world.counted("certauth_lease_age_seconds") < 5, "it is not any more", 60)
+    world.plane.in_step(deadline=60)
+
+
+def stands_still(world: World) -> Iterator[Minute]:
+    """The audit file cannot be written."""
+    file = world.plane.config.home / "audit.jsonl"
+    file.mkdir()
+    pulse = world.plane.app.extensions["pulse"]
+    follower = Follower(world.plane.store, file, pulse)
+    follower.start()
+    try:
+        wait_until(lambda: pulse.ages().get("audit", 0) > 3, "it stands still")
+        yield nothing
+        file.rmdir()
+        wait_until(lambda: pulse.ages()["audit"] < 3, "it goes on")
+    finally:
+        follower.stop()
+
+
+def backup_old(world: World) -> Iterator[Minute]:
+    """Three days later."""
+    with world.plane.store._transaction() as connection:
+        events = store.events
+        then = sa.update(events).where(events.c.type == "backup_made")
+        connection.execute(then.values(time=events.c.time - 3 * 86400))
+    yield nothing
+    world.back_up()
+
+
+def node_error(world: World) -> Iterator[Minute]:
+    """A user's rules are refused there."""
+    node = world.node()
+    admin = operator(node)
+    admin.acl_setuser("bob", enabled=True, nopass=True)
+    uid = world.plane.user(world.pki.bob, "bob")
+    wait_until(lambda: world.counted("certauth_node_error", code="REFUSED") == 1, "it is seen")
+    yield nothing
+    world.plane.ok(f"DELETE /v1/users/{uid}")
+    wait_until(lambda: world.counted("certauth_node_error", code="REFUSED") == 0, "it is over")
+
+
+def drift(world: World) -> Iterator[Minute]:
+    """Its administrator writes to a node's policy."""
+    admin = operator(world.node())
+    now = status(admin)
+    patch(admin, now["generation"], now["generation"] + 1, ["+user mallory on"], "OWNER",
+          now["owner"])  # fmt: skip
+    last = {"type": "node_drift"}
+    wait_until(lambda: world.counted("certauth_last_event_time_seconds", **last) > 0, "it is seen")
+    yield nothing
+
+
+def list_overdue(world: World) -> Iterator[Minute]:
+    world.plane.trust(world.pki.ca)
+    taken = text(crl(world.pki.ca, end=days(3 / 86400)))
+    uid = world.plane.ok("POST /v1/certauth/crls", {"crl": taken})["uid"]
+    wait_until(lambda: world.counted("certauth_crl_next_update_seconds") < time.time(), "it is due")
+    yield nothing
+    world.plane.ok(f"DELETE /v1/certauth/crls/{uid}")
+
+
 OUTAGES: dict[str, Callable[[World], Iterator[Minute]]] = {
     "CertauthNodeDown": node_down,
+    "CertauthNoLeader": no_leader,
+    "CertauthStandsStill": stands_still,
+    "CertauthBackupOld": backup_old,
+    "CertauthNodeError": node_error,
+    "CertauthNodeDrift": drift,
+    "CertauthListOverdue": list_overdue,
     "CertauthNodeWithoutModule": without_module,
     "CertauthSentinelOpen": sentinel_open,
     "CertauthPeersRefused": peers_refused,
@@ -271,6 +364,7 @@ def test_a_rule_fires_in_its_outage_and_no_longer(
     the clock is the test's own."""
     monkeypatch.setattr(sync, "FRESH", 1.0)  # the control plane comes again each second
     prometheus, world = Prometheus(rule), World(plane, start, installed, pki)
+    world.back_up()
     outage = OUTAGES[rule["alert"]](world)
     lasts, now = seconds(rule["for"]), time.time()
     prometheus.take(now - 3600, scraped(plane))

@@ -165,9 +165,14 @@ def test_each_server_tells_how_far_it_is(api: ControlPlane, pki: Pki) -> None:
     ends = int(pki.server.certificate.not_valid_after_utc.timestamp())
     api.store.report(1, [replace(seen, last_error="UNREACHABLE", last_error_time=7)])
     api.ok("PUT /v1/bdbs/1", {"default_user": True})
-    assert api.ok("GET /v1/certauth/nodes") == {
+    answer = api.ok("GET /v1/certauth/nodes")
+    assert 0 <= answer["nodes"][0].pop("age") < 5
+    (fault,) = answer.pop("faults")
+    assert fault.startswith("no control plane speaks to the servers")
+    assert answer == {
         "leader": "",
         "epoch": 0,
+        "leader_age": None,
         "nodes": [
             {
                 "bdb_uid": 1,
@@ -193,7 +198,8 @@ def test_each_server_tells_how_far_it_is(api: ControlPlane, pki: Pki) -> None:
     assert api.store.take_lease("here:1", 3) == 1
     api.store.report(1, [replace(seen, generation=2)], 1)
     found = api.ok("GET /v1/certauth/nodes")
-    assert (found["leader"], found["epoch"]) == ("here:1", 1)
+    assert (found["leader"], found["epoch"], found["faults"]) == ("here:1", 1, [])
+    assert 0 <= found["leader_age"] < 5
     assert (found["nodes"][0]["in_step"], found["nodes"][0]["lag"]) == (True, 0)
 
 

@@ -14,7 +14,7 @@ from control.commands import cell
 from control.service import Config
 from tests.api import ADMIN
 from tests.control import initialised
-from tests.support import Pki, free_port
+from tests.support import Pki, free_port, wait_until
 
 Run = Callable[..., Result]
 
@@ -275,6 +275,7 @@ def test_a_dry_run_says_what_it_would_do_and_does_not(run: Run, pki: Pki) -> Non
 def test_status_tells_which_servers_are_behind(run: Run, config: Config) -> None:
     """A row for each, and the reason; 1 where one is behind, 0 where none is. A wait ends with
     its time, or when all are in step."""
+    wait_until(lambda: run("status").exit_code == 0, "a control plane leads", 30)
     assert json.loads(ok(run("status", "--json")))["nodes"] == []
     port = free_port()
     ok(run("db", "create", "orders", "--endpoint", f"127.0.0.1:{port}", "--no-wait"))

@@ -194,6 +194,7 @@ KNOWN = {
     "certauth_node_refused_total": {"bdb", "node", "reason", "by"},
     "certauth_node_error": {"bdb", "node", "code"},
     "certauth_node_certificate_not_after_seconds": {"bdb", "node", "subject", "issuer", "serial"},
+    "certauth_part_age_seconds": {"part"},
     "certauth_client_certificate_next_end_seconds": set(),
 }
 
@@ -234,7 +235,9 @@ def test_each_alert_says_what_is_wrong() -> None:
         assert rule["labels"]["severity"] in ("critical", "warning", "info")
         assert rule["annotations"]["summary"].endswith(".")
         for label in re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]):
-            assert label in {"bdb", "node", "reason", "name", "subject"}
+            assert label in {
+                "bdb", "node", "reason", "name", "subject", "code", "part", "issuer", "instance",
+            }  # fmt: skip
 
 
 def test_panels_have_places_of_their_own() -> None:

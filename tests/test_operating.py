@@ -3,8 +3,12 @@
 import json
 import re
 import shlex
+import shutil
+import subprocess
 import tempfile
+import tomllib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +20,13 @@ from control import service
 from control.cli import main
 from control.service import Config
 from tests.api import ADMIN
-from tests.control import enrolled_node, initialised
-from tests.nodes import is_open
+from tests.control import NAMES, Https, Serving, enrolled_node, initialised, operator
+from tests.nodes import is_open, mapping, show, status, who
+from tests.postgres import postgres
 from tests.servers import Server
-from tests.support import Cert, Pki, RedisServer, days, scratch, wait_until
+from tests.support import Cert, Pki, RedisServer, days, free_port, scratch, wait_until
 from tests.test_docs import blocks, section
+from tests.test_lease import certificate_user, database
 
 Said = Callable[[str], str]
 
@@ -230,3 +236,198 @@ def test_the_cures_of_explain_are_cures(
     cured("off")
     status_is_active()
     assert client(server, pki.alice).acl_whoami() == "app"
+
+
+# ---- Outages of the control plane ----------------------------------------------------------------
+
+
+def by_its_administrator(server: RedisServer, line: str, **values: object) -> Any:
+    """A line of the paper for redis-cli; `values` stand for its numbers and variables."""
+    words = shlex.split(line)
+    assert words[:3] == ["redis-cli", "-s", "redis.sock"]
+    names = "|".join(values) or "-"
+    said = re.sub(rf"\$?\b({names})\b", lambda found: str(values[found[1]]), " ".join(words[3:]))
+    left, _, changes = said.partition(" LINES")
+    return operator(server).execute_command(
+        *left.split(), *(["LINES", *filter(None, [changes.strip()])] if "LINES" in said else [])
+    )
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Config:
+    """The folder of a control plane, whose CAs have a passphrase."""
+    made = replace(Config(tmp_path / "home", "127.0.0.1", free_port()), ca_passphrase="lost soon")
+    service.init(made, "acme", *ADMIN, NAMES)
+    return made
+
+
+def in_step(config: Config, deadline: float = 30) -> None:
+    def there() -> bool:
+        with Https(config) as api:
+            nodes = api("GET /v1/certauth/nodes").json["nodes"]
+        return bool(nodes) and all(one["in_step"] for one in nodes)
+
+    wait_until(there, "the servers are in step", deadline)
+
+
+def known(config: Config, pki: Pki, *servers: RedisServer, name: str = "orders") -> None:
+    """Alice, and a database of these servers."""
+    with Https(config) as api:
+        trust = {"name": "mtls_trusted_ca", "certificate": pki.ca.pem.decode()}
+        assert api("PUT /v1/cluster/update_cert", trust).status == 200
+        api("POST /v1/users", certificate_user("alice"))
+        made = api("POST /v1/bdbs", {**database(*servers), "name": name})
+        assert made.status == 200, made.json
+
+
+def says(config: Config, words: str) -> None:
+    def there() -> bool:
+        with Https(config) as api:
+            return any(words in one["status"] for one in api("GET /v1/bdbs").json)
+
+    wait_until(there, f"a database says {words}", 30)
+
+
+def alice(pki: Pki) -> Cert:
+    return pki.ca.issue("CN=alice")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_database_is_away(start: Any, installed: Server, tmp_path: Path, pki: Pki) -> None:
+    """Clients log in, changes are refused and not made; a certificate is revoked on the node
+    itself; once the database is back the control plane goes on, and that line was a drift."""
+    title = "The database is away"
+    (shown,) = [one for one in blocks("docs/operating.md", "toml")
+                if one in section("docs/operating.md", title)]  # fmt: skip
+    options = tomllib.loads(shown)["database"].partition("?")[2]
+    with postgres() as running:
+        config = Config(tmp_path / "home", "127.0.0.1", free_port(), f"{running.new()}?{options}")
+        service.init(config, "acme", *ADMIN, NAMES)
+        serving = Serving(config)
+        try:
+            server = enrolled_node(start, installed, config.home, pki)
+            known(config, pki, server)
+            in_step(config)
+            running.kill()
+            for call in (("GET /v1/users", None), ("POST /v1/users", certificate_user("bob"))):
+                answer = serving.api(*call)
+                assert (answer.status, answer.code) == (503, "database_unavailable")
+            assert who(server, alice(pki)) == "alice"
+            lost = alice(pki)
+            look, revoke = (one.strip() for one in steps(title))
+            now = mapping(by_its_administrator(server, look))
+            by_its_administrator(
+                server, revoke, **{"8": now["generation"] + 1, "7": now["generation"]},
+                owner=now["owner"], hash=lost.fingerprint,
+            )  # fmt: skip
+            assert who(server, lost) is None
+            assert who(server, alice(pki)) == "alice"
+            running.start()
+            wait_until(lambda: serving.api("GET /v1/users").status == 200, "it answers", 30)
+            wait_until(lambda: who(server, lost) == "alice", "the line is taken back", 30)
+            (drift,) = serving.ok("GET /v1/logs?type=node_drift")
+            assert drift["unknown_lines"] == [f"revoke cert {lost.fingerprint}"]
+            sent = {"certificate": lost.pem.decode()}
+            serving.ok("POST /v1/certauth/revocations?wait_for_sync=20", sent)
+            assert who(server, lost) is None
+        finally:
+            serving.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_passphrase_is_lost(
+    start: Any, installed: Server, alone: Config, pki: Pki, monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    """It does not start without; with a new CA it does, knows what it knew, and the nodes take it
+    when they have the new bootstrap file. Clients log in all the time."""
+    server = enrolled_node(start, installed, alone.home, pki)
+    with service.running(alone):
+        known(alone, pki, server)
+        in_step(alone)
+    lost = replace(alone, ca_passphrase="")
+    with pytest.raises(service.ServiceError, match=r"ca\.key"), service.running(lost):
+        pass
+    asking = replace(alone, home=tmp_path / "client")  # with the CA that the API is still from
+    asking.home.mkdir()
+    shutil.copy(alone.home / "ca.crt", asking.home)
+    make, copy, _ = steps("The passphrase of the CAs is lost")
+    monkeypatch.setenv(service.PASSPHRASE, "another one")
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(make)[1:]
+    done = CliRunner().invoke(main, words, input="a password for nobody\n")
+    assert done.exit_code == 0, done.output
+    line = copy.replace("/var/lib/certauth", str(alone.home))
+    assert subprocess.run(shlex.split(line), check=True).returncode == 0
+    new = replace(alone, ca_passphrase="another one")
+    assert server.module is not None
+    with service.running(new):
+        wait_until(lambda: "active" not in statuses(asking), "the node does not know it", 30)
+        assert who(server, alice(pki)) == "alice"
+        server.stop()
+        server.start()
+        in_step(asking)
+        assert who(server, alice(pki)) == "alice"
+
+
+def statuses(config: Config) -> list[str]:
+    with Https(config) as api:
+        return [one["status"] for one in api("GET /v1/bdbs").json]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_everything_of_the_control_plane_is_lost(
+    start: Any, installed: Server, alone: Config, pki: Pki, tmp_path: Path
+) -> None:
+    """The node still says what there was, and is let go of by its own administrator; the new
+    control plane has it then."""
+    server = enrolled_node(start, installed, alone.home, pki)
+    with service.running(alone):
+        known(alone, pki, server)
+        in_step(alone)
+    new = initialised(tmp_path / "new")
+    (alone.home / "bootstrap").write_text((new.home / "bootstrap").read_text())
+    server.stop()
+    server.start()
+    assert who(server, alice(pki)) == "alice"
+    (let_go,) = (one.strip() for one in steps("Everything of the control plane is lost"))
+    with service.running(new):
+        known(new, pki, server)
+        says(new, "OWNED this node's policy belongs to")
+        lines = show(operator(server))
+        assert "bind subject CN=alice alice" in lines
+        now = status(operator(server))
+        by_its_administrator(server, let_go, **{"8": now["generation"] + 1})
+        in_step(new)
+        assert who(server, alice(pki)) == "alice"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_cloned_node(start: Any, installed: Server, alone: Config, pki: Pki) -> None:
+    """In another database it is said to be that of the first one, until its journal is gone; the
+    first one is not touched."""
+    first = enrolled_node(start, installed, alone.home, pki)
+    clone = enrolled_node(start, installed, alone.home, pki)
+    assert first.module is not None
+    assert clone.module is not None
+    with service.running(alone):
+        known(alone, pki, first)
+        in_step(alone)
+        clone.stop()
+        file = Path(clone.module[1], "policy")
+        shutil.copy(Path(first.module[1], "policy"), file)
+        clone.start()
+        known(alone, pki, clone, name="cloned")
+        says(alone, "OWNED this node's policy belongs to bdb 1 ('orders')")
+        clone.stop()
+        file.unlink()
+        for left in file.parent.parent.glob(f"{file.parent.name}.enrolled"):
+            left.unlink()
+        clone.start()
+        in_step(alone)
+        assert status(operator(clone))["owner"].endswith("/2")
+        assert status(operator(first))["owner"].endswith("/1")

@@ -4,6 +4,7 @@ from typing import Any
 
 from flask import Blueprint, Response
 
+from control.ages import as_of_now
 from control.answers import ActionAnswer, ActionsAnswer, ActionV2Answer
 from control.records import Action, Database
 from control.web import answer, needs, store
@@ -65,7 +66,7 @@ def render_v2(action: Action) -> dict[str, Any]:
 def progress(action: Action) -> tuple[float, str]:
     """How many of the servers have followed, as a percentage, and what the others say. A database
     is gone when all its servers are detached."""
-    nodes = store().nodes(action.bdb_uid)
+    nodes = tuple(map(as_of_now, store().nodes(action.bdb_uid)))
     if action.name == "delete_bdb":
         there = any(one.uid == action.bdb_uid for one in store().all(Database))
         done = [node for node in nodes if node.in_step] if there else list(nodes)

@@ -7,6 +7,7 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from control import ca, trust
+from control.ages import as_of_now, rendered
 from control.answers import BdbAnswer, Started
 from control.api import rotation
 from control.api.cluster import rendered_subjects, subjects
@@ -216,7 +217,8 @@ def shown(database: Database) -> dict[str, Any]:
     left = [{"uid": user.uid, "name": user.name} for user in store().not_synced(uid)]
     action = store().actions(uid, 1)
     action_uid = action[0].uid if action else ""
-    return render(database, store().target(uid), action_uid, store().nodes(uid), left)
+    known = tuple(map(as_of_now, store().nodes(uid)))
+    return render(database, store().target(uid), action_uid, known, left)
 
 
 def render(
@@ -281,6 +283,7 @@ def rendered_node(node: Node, target: Target) -> dict[str, Any]:
         "role": node.role,
         "origin": node.origin,
         "detail": node.detail,
+        "age": rendered(node),
     }
 
 

@@ -9,7 +9,9 @@ from typing import Any
 from flask import Blueprint, Response, current_app
 
 from control import core, preview
+from control.ages import rendered, seconds
 from control.answers import ExplainAnswer, PreviewAnswer, ServersAnswer
+from control.api.system import plane_faults
 from control.errors import Refusal, invalid, refused
 from control.models import ExplainBody, KnownBody, PreviewBody
 from control.records import (
@@ -178,7 +180,7 @@ def names(decided: core.Decision, sent: ExplainBody) -> list[str]:
 @needs("view_all_bdbs_info", answers=ServersAnswer)
 def nodes() -> Response:
     """Every server, and which control plane speaks to them."""
-    holder, epoch = store().leader()
+    (holder, epoch), silence = store().leader(), store().silence()
     targets = store().targets()
     found = [
         rendered_node(node, database, targets[database.uid])
@@ -186,7 +188,8 @@ def nodes() -> Response:
         if database.uid in targets
         for node in servers(store(), database)
     ]
-    return answer({"leader": holder, "epoch": epoch, "nodes": found})
+    leader = {"leader": holder, "epoch": epoch, "leader_age": seconds(silence)}
+    return answer({**leader, "faults": plane_faults(), "nodes": found})
 
 
 def rendered_node(node: Node, database: Database, target: Target) -> dict[str, Any]:
@@ -204,6 +207,7 @@ def rendered_node(node: Node, database: Database, target: Target) -> dict[str, A
         "software": node.software,
         "module": node.module,
         "trust": node.detail,
+        "age": rendered(node),
         **rendered_certificate(node),
     }
 

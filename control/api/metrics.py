@@ -12,5 +12,6 @@ blueprint = Blueprint("metrics", __name__)
 @needs("view_cluster_stats", answers="text/plain")
 def read() -> Response:
     """In Prometheus's text format: the control plane, its certificates, its nodes."""
-    content = render(store(), current_app.extensions["figures"])
+    found = current_app.extensions
+    content = render(store(), found["figures"], found["pulse"], found["own"]())
     return Response(content, mimetype="text/plain; version=0.0.4; charset=utf-8")

@@ -5,15 +5,17 @@ Valkey servers are no nodes of it: they are listed with their databases. There a
 licence. The first administrator is made on the machine itself (`redis-certauth init`), so nothing
 can be bootstrapped from here, and whoever comes first over the network becomes nobody."""
 
+import math
 import os
 import platform
 import time
 from importlib.metadata import version
 from typing import Any
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, current_app
 
 from control import core
+from control.ages import OLD, as_of_now
 from control.answers import (
     BootstrapAnswer,
     CheckAnswer,
@@ -78,17 +80,22 @@ def read_license() -> Response:
 @blueprint.get("/v1/local/node/master_healthcheck")
 @needs(PUBLIC, answers=HealthcheckAnswer)
 def master_healthcheck() -> Response:
-    """For load balancers: without a login where master_healthcheck_api_auth is off."""
+    """For load balancers: a 503 where this control plane does not do its work. Without a login
+    where master_healthcheck_api_auth is off."""
     if store().cluster().master_healthcheck_api_auth:
         authorise(Rule("view_cluster_info"))
-    return answer({"status": "active"})
+    faults = plane_faults()
+    response = answer({"status": "inactive" if faults else "active"})
+    response.status_code = 503 if faults else 200
+    return response
 
 
 @blueprint.get("/v1/cluster/check")
 @needs("view_all_nodes_checks", answers=CheckAnswer)
 def check() -> Response:
-    """Whether certificates are in date and every server holds its policy."""
-    faults = [*certificate_faults(), *database_faults()]
+    """Whether this control plane does its work, certificates are in date and every server holds its
+    policy."""
+    faults = [*plane_faults(), *certificate_faults(), *database_faults()]
     found = {"node_uid": NODE, "result": not faults}
     result = {**found, "error": "; ".join(faults)[:4000]} if faults else found
     return answer({"cluster_test_result": not faults, "nodes": [result]})
@@ -100,7 +107,7 @@ def stats() -> Response:
     """As they are now, whatever span of time the query names."""
     databases = store().all(Database)
     servers = [
-        node_status(node, store().target(one.uid))
+        node_status(as_of_now(node), store().target(one.uid))
         for one in databases
         for node in store().nodes(one.uid)
     ]
@@ -122,21 +129,22 @@ def stats() -> Response:
 def health() -> Response:
     """With `issues_only`, without the databases that are active and the certificates in date."""
     everything = not flag("issues_only")
-    certificate_alerts, database_alerts = certificate_faults(), database_faults()
+    faults, database_alerts = plane_faults(), database_faults()
+    own_alerts = [*faults, *certificate_faults()]
     infos = [
         {"uid": one.uid, "name": one.name, "status": database_status(one)}
         for one in store().all(Database)
         if everything or database_status(one) != "active"
     ]
-    worst = "error" if certificate_alerts else "warning" if database_alerts else "ok"
+    worst = "error" if own_alerts else "warning" if database_alerts else "ok"
     return answer(
         {
             "fqdn": store().cluster().name,
             "status": worst,
             "license": None,
             "certificates": [one for one in certificates() if everything or one["expired"]],
-            "nodes": [{"uid": NODE, "status": "active"}],
-            "active_alerts": certificate_alerts + database_alerts,
+            "nodes": [{"uid": NODE, "status": "down" if faults else "active", "faults": faults}],
+            "active_alerts": own_alerts + database_alerts,
             "database_infos": infos,
         }
     )
@@ -145,7 +153,7 @@ def health() -> Response:
 def node() -> dict[str, Any]:
     return {
         "uid": NODE,
-        "status": "active",
+        "status": "down" if plane_faults() else "active",
         "software_version": version("redis-certauth"),
         "os_version": platform.platform(),
         "architecture": platform.machine(),
@@ -157,10 +165,9 @@ def node() -> dict[str, Any]:
 
 def certificates() -> list[dict[str, Any]]:
     """The first of each name: the server's own, or the first CA of clients."""
-    found = {
-        name: core.identity(one.certificate.encode()).not_after
-        for name, one in store().certificates().items()
-    }
+    named = {name: one.certificate for name, one in store().certificates().items()}
+    pems = named | current_app.extensions["own"]()
+    found = {name: core.identity(pem.encode()).not_after for name, pem in pems.items()}
     return [
         {"type": name, "valid_until": rendered_time(end), "expired": end < time.time()}
         for name, end in found.items()
@@ -171,8 +178,20 @@ def certificate_faults() -> list[str]:
     return [f"certificate '{one['type']}' has expired" for one in certificates() if one["expired"]]
 
 
+def plane_faults() -> list[str]:
+    """What keeps this control plane from its work: a part of it that stands still, or that none
+    speaks to the servers."""
+    faults: list[str] = current_app.extensions["pulse"].faults()
+    silence = store().silence()
+    if silence > OLD:
+        since = f"since {silence:.0f} seconds" if silence < math.inf else "since the start"
+        faults.append(f"no control plane speaks to the servers, {since}: none has the lease")
+    return faults
+
+
 def database_status(database: Database) -> str:
-    return status(database, store().target(database.uid), store().nodes(database.uid))
+    known = tuple(map(as_of_now, store().nodes(database.uid)))
+    return status(database, store().target(database.uid), known)
 
 
 def database_faults() -> list[str]:

@@ -49,12 +49,23 @@ def show() -> Any:
     databases = ask("GET /v1/bdbs") if may("view_all_bdbs_info") else []
     nodes = servers(databases) if databases else []
     ending = certificates()
-    matters = [*of_servers(databases, nodes), *of_certificates(ending), *of_lists(), *of_events()]
+    matters = [
+        *of_the_plane(), *of_servers(databases, nodes), *of_certificates(ending), *of_lists(),
+        *of_events(),
+    ]  # fmt: skip
     matters.sort(key=lambda one: one.kind)  # bad before warn
     return render_template(
         "overview.html", databases=databases, servers=nodes, matters=matters, ending=ending,
         health=health, summed=summed, chart=chart(),
     )  # fmt: skip
+
+
+def of_the_plane() -> Iterator[Matter]:
+    """What of the control plane stands still; certificates and servers have their own lines."""
+    if may("view_cluster_info"):
+        (node,) = ask("GET /v4/cluster/health")["nodes"]
+        for fault in node["faults"]:
+            yield Matter("bad", fault)
 
 
 def of_servers(databases: list[Any], nodes: list[Any]) -> Iterator[Matter]:
@@ -92,7 +103,7 @@ def of_certificates(ending: list[Any]) -> Iterator[Matter]:
         text = f"The certificate '{one['type']}' of the control plane"
         if one["expired"]:
             yield Matter("bad", f"{text} has ended")
-        elif ends < now + SOON and one["type"] != "api":  # which renews itself
+        elif ends < now + SOON and one["type"] not in ("api", "control"):  # which renew themselves
             yield Matter("warn", f"{text} ends at {one['valid_until']}")
 
 
