@@ -302,10 +302,12 @@ class ServerAnswer(BaseModel):
 
 
 class ServersAnswer(Answer):
-    """`leader` is the control plane that last began to speak to them, the how manieth `epoch`."""
+    """`leader` is the control plane that last began to speak to them, the how manieth `epoch`.
+    `hold`: why nothing is sent to them."""
 
     leader: str
     epoch: int
+    hold: str
     nodes: list[ServerAnswer]
 
 

@@ -863,6 +863,8 @@ def status_command(ask: Client, wait: float, as_json: bool) -> None:
         echo(found, True)
     else:
         echo(found["nodes"], False, SERVERS)
+    if hold := found["hold"]:
+        raise click.ClickException(f"on hold: {clean(hold)}; see redis-certauth release")
     if behind := [one for one in found["nodes"] if not one["in_step"]]:
         raise click.ClickException(f"{len(behind)} of {len(found['nodes'])} servers are behind")
 
@@ -879,7 +881,7 @@ def awaited(ask: Client, seconds: float) -> dict[str, Any]:
             found: dict[str, Any] = ask("GET", "/v1/certauth/nodes")
             done = sum(one["in_step"] for one in found["nodes"])
             progress.update(task, completed=done, total=len(found["nodes"]))
-            if done == len(found["nodes"]) or time.monotonic() >= end:
+            if found["hold"] or done == len(found["nodes"]) or time.monotonic() >= end:
                 return found
             time.sleep(LOOK)
 

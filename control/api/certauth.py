@@ -137,7 +137,8 @@ def nodes() -> Response:
         if database.uid in targets
         for node in servers(store(), database)
     ]
-    return answer({"leader": holder, "epoch": epoch, "nodes": found})
+    hold = store().cluster().hold
+    return answer({"leader": holder, "epoch": epoch, "hold": hold, "nodes": found})
 
 
 def rendered_node(node: Node, database: Database, target: Target) -> dict[str, Any]:
