@@ -857,7 +857,8 @@ LOOK = 0.2  # seconds between two questions while waiting
 @AS_JSON
 @connected
 def status_command(ask: Client, wait: float, as_json: bool) -> None:
-    """Show how far each server has followed. Exits with 1 where one is behind."""
+    """Show how far each server has followed. Exits with 1 where one is behind, or where
+    nothing is sent to them."""
     found = awaited(ask, wait)
     if as_json:
         echo(found, True)

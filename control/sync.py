@@ -664,10 +664,10 @@ SHOWN = 20  # lines
 
 def _told(status: Status, target: Target, wanted: Sequence[str], held: Sequence[str]) -> str:
     """What would be taken back from a node, and given; "" where it holds what it is to hold."""
-    gone = sorted(set(held) - set(wanted), key=lambda line: not line.startswith("revoke "))
-    kept = [line for line in gone if line.startswith("revoke ")]
-    gone, come = gone[len(kept) :], sorted(set(wanted) - set(held))
-    if not (gone or come or kept):
+    extra, come = sorted(set(held) - set(wanted)), sorted(set(wanted) - set(held))
+    kept = [line for line in extra if line.startswith("revoke ")]
+    gone = [line for line in extra if not line.startswith("revoke ")]
+    if not (extra or come):
         return ""
     parts = [f"generation {status.generation}, {target.generation} here"]
     for what, lines in (("would go", gone), ("would come", come), ("revoked, and kept", kept)):

@@ -12,11 +12,19 @@ from typing import Any
 
 import pytest
 
-from control import sync
+from control import service, sync
 from tests.alerts import Prometheus, seconds
 from tests.api import ADMIN
-from tests.control import Plane, Serving, authority_of, enrolled_node, frozen, initialised
-from tests.nodes import who
+from tests.control import (
+    Plane,
+    Serving,
+    authority_of,
+    enrolled_node,
+    frozen,
+    initialised,
+    operator,
+)  # fmt: skip
+from tests.nodes import load, show, status, who
 from tests.peers import sentinel_cert
 from tests.servers import Server
 from tests.support import Pki, RedisServer, days, root, wait_until
@@ -153,6 +161,16 @@ def without_module(world: World) -> Iterator[Minute]:
     wait_until(lambda: world.counted("certauth_node_error", code="MODULE") == 0, "it has gone")
 
 
+def twice(world: World) -> Iterator[Minute]:
+    node = world.node()
+    owner = status(operator(node))["owner"]
+    load(operator(node), 50, show(operator(node)), "OWNER", owner, "EPOCH", "41")
+    world.plane.says("TWICE")
+    yield nothing
+    service.release(world.plane.config, force=True)
+    world.plane.in_step()
+
+
 def sentinel_open(world: World) -> Iterator[Minute]:
     config = ["tls-replication yes"]
     master = enrolled_node(
@@ -175,6 +193,7 @@ def sentinel_open(world: World) -> Iterator[Minute]:
 OUTAGES: dict[str, Callable[[World], Iterator[Minute]]] = {
     "CertauthNodeDown": node_down,
     "CertauthNodeWithoutModule": without_module,
+    "CertauthTwice": twice,
     "CertauthSentinelOpen": sentinel_open,
     "CertauthNodeBehind": node_behind,
     "CertauthRefusals": refusals,

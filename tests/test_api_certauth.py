@@ -166,6 +166,7 @@ def test_each_server_tells_how_far_it_is(api: ControlPlane) -> None:
     assert api.ok("GET /v1/certauth/nodes") == {
         "leader": "",
         "epoch": 0,
+        "hold": "",
         "nodes": [
             {
                 "bdb_uid": 1,

@@ -26,6 +26,7 @@ from tests.control import NAMES, Plane, enrolled_node, operator
 from tests.nodes import load, show, status, who
 from tests.servers import Server
 from tests.support import Pki, RedisServer, free_port, wait_until
+from tests.ui import Browser
 
 MakeNode = Callable[..., RedisServer]
 
@@ -119,6 +120,9 @@ def test_a_restore_sends_nothing_and_shows_what_it_would_take_back(there: Story)
     found = plane.ok("GET /v1/certauth/nodes")
     assert found["hold"].startswith("restored from a backup of ")
     assert not found["nodes"][0]["in_step"]
+    browser = Browser(plane)
+    browser.log_in()
+    assert "Nothing is sent to the servers (restored from a backup of" in browser.get("/ui/").text
     plane.certificate_user("dora", "CN=dora", role="admin")  # changes wait as well
     plane.says("HELD")
     assert held(there.server) == before
