@@ -318,12 +318,13 @@ class ServerAnswer(BaseModel):
 class ServersAnswer(Answer):
     """`leader` is the control plane that last began to speak to them, the how manieth `epoch`;
     `leader_age` the seconds since it last said so, null for never. `faults` is what keeps the
-    control plane that answers from its work."""
+    control plane that answers from its work. `hold`: why nothing is sent to them."""
 
     leader: str
     epoch: int
     leader_age: float | None
     faults: list[str]
+    hold: str
     nodes: list[ServerAnswer]
 
 

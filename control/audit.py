@@ -23,6 +23,7 @@ from control import topology
 from control.ages import Pulse
 from control.records import (
     ClientCertificate,
+    Cluster,
     Database,
     Event,
     EventDetail,
@@ -264,17 +265,34 @@ class Follower(threading.Thread):
 def follow(store: Store, path: Path) -> int:
     """Writes the events behind the last one in the file, at most PAGE; how many there were. All
     that there are, where the store is another one since, as after a restore."""
-    last = _last(path)
+    cluster = store.cluster()
+    last = _known(*_last(path), cluster)
     found = store.events_after(last, PAGE)
     if last > found.newest:
         last = 0
         found = store.events_after(last, PAGE)
-    lines = [{"id": number, **render(one)} for number, one in found.events]
+
+    def line(number: int, event: Event) -> dict[str, Any]:
+        return {"id": number, "store": cluster.store_of(number), **render(event)}
+
+    lines = [line(*one) for one in found.events]
     if last < found.dropped and last:
-        lines.insert(0, {"id": last, **render(_hole(found.dropped))})
+        lines.insert(0, line(last, _hole(found.dropped)))
     if lines:
         _append(path, map(json.dumps, lines))
     return len(found.events)
+
+
+def _known(store: str, number: int, cluster: Cluster) -> int:
+    """The last event of this store that stands in a file whose last line is that one: of a store
+    that this one was before, nothing behind the backup."""
+    begins = dict(cluster.stores)
+    if not store or not begins:  # of an older version
+        return number
+    if store not in begins:
+        return 0
+    later = [first for first in begins.values() if first > begins[store]]
+    return min([number, *(first - 1 for first in later)])
 
 
 def _hole(dropped: int) -> Event:
@@ -301,12 +319,14 @@ def _rotate(path: Path) -> None:
     path.replace(path.with_name(f"{path.name}.1"))
 
 
-def _last(path: Path) -> int:
-    """The number of the last whole line; what a crash has left of one behind it is cut off."""
+def _last(path: Path) -> tuple[str, int]:
+    """The store and the number of the last whole line; what a crash has left of one behind it is
+    cut off."""
     for file in (path, path.with_name(f"{path.name}.1")):
         if file.exists() and (end := _end(file)):
-            return int(json.loads(end)["id"])
-    return 0
+            line = json.loads(end)
+            return line.get("store", ""), int(line["id"])
+    return "", 0
 
 
 TAIL = 1 << 20  # bytes that hold at least one whole line

@@ -163,10 +163,31 @@ def backup(file: Path, home: Path) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--home", required=True, type=click.Path(path_type=Path),
               help="A folder without a control plane; certauth.toml may be there.")  # fmt: skip
-def restore(file: Path, home: Path) -> None:
-    """Make the control plane of the backup FILE again."""
+@click.option("--api-name", "api_names", multiple=True,
+              help="A DNS name or IP address by which the REST API is reached from now on; may be "
+              "given again. Default: those that it had.")  # fmt: skip
+@click.option("--dry-run", is_flag=True,
+              help="Ask the servers what they hold, and say what would be taken back.")  # fmt: skip
+def restore(file: Path, home: Path, api_names: tuple[str, ...], dry_run: bool) -> None:
+    """Make the control plane of the backup FILE again. It begins on hold: see `release`."""
     with reported():
-        service.restore(service.load_config(home), file)
+        config = service.load_config(home)
+        click.echo(
+            service.would_restore(config, file)
+            if dry_run
+            else service.restore(config, file, api_names)
+        )
+
+
+@main.command()
+@click.option("--home", required=True, help="The control plane's folder.",
+              type=click.Path(path_type=Path))  # fmt: skip
+@click.option("--force", is_flag=True,
+              help="Also where a server was not looked at.")  # fmt: skip
+def release(home: Path, force: bool) -> None:
+    """Bring the servers to what the control plane knows, after a restore. It may run."""
+    with reported():
+        service.release(service.load_config(home), force)
 
 
 @main.command()
@@ -226,6 +247,21 @@ def enrol(address: tuple[str, int], home: Path, **options: Any) -> None:
     with reported():
         enrolment = service.Enrolment(*address, **options)
         click.echo(service.enrol(service.load_config(home), enrolment))
+
+
+@node.command("take")
+@click.argument("address", metavar="HOST:PORT", callback=host_and_port)
+@click.option("--home", required=True, help="The control plane's folder.",
+              type=click.Path(path_type=Path))  # fmt: skip
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def take_node(address: tuple[str, int], home: Path, yes: bool) -> None:
+    """Take over the server at HOST:PORT, which is registered here, from a control plane that is no
+    more. Its policy becomes what is known here as soon as `serve` runs."""
+    named = f"{address[0]}:{address[1]}"
+    if not yes:
+        click.confirm(f"Is the control plane of {named} gone for good?", abort=True, err=True)
+    with reported():
+        click.echo(service.take_node(service.load_config(home), named))
 
 
 @main.group()

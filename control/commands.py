@@ -932,7 +932,8 @@ LOOK = 0.2  # seconds between two questions while waiting
 @connected
 def status_command(ask: Client, wait: float, as_json: bool) -> None:
     """Show how far each server has followed, and how many seconds ago that was seen. Exits with 1
-    where one is behind or not known, or where the control plane does not do its work."""
+    where one is behind or not known, where nothing is sent to them, or where the control plane does
+    not do its work."""
     found = awaited(ask, wait)
     if as_json:
         echo(found, True)
@@ -940,6 +941,8 @@ def status_command(ask: Client, wait: float, as_json: bool) -> None:
         echo(found["nodes"], False, SERVERS)
     for fault in found["faults"]:
         click.echo(clean(fault), err=True)
+    if hold := found["hold"]:
+        raise click.ClickException(f"on hold: {clean(hold)}; see redis-certauth release")
     if behind := [one for one in found["nodes"] if not one["in_step"]]:
         raise click.ClickException(f"{len(behind)} of {len(found['nodes'])} servers are behind")
     if found["faults"]:
@@ -958,7 +961,7 @@ def awaited(ask: Client, seconds: float) -> dict[str, Any]:
             found: dict[str, Any] = ask("GET", "/v1/certauth/nodes")
             done = sum(one["in_step"] for one in found["nodes"])
             progress.update(task, completed=done, total=len(found["nodes"]))
-            if done == len(found["nodes"]) or time.monotonic() >= end:
+            if found["hold"] or done == len(found["nodes"]) or time.monotonic() >= end:
                 return found
             time.sleep(LOOK)
 

@@ -29,6 +29,7 @@ class Lease:
         self.holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._store = store
         self._epoch = 0  # 0: another process has it
+        self._highest = 0
         self._until = self._next = 0.0  # as time.monotonic() goes, which no freeze stops
         self._lock = threading.Lock()
 
@@ -40,6 +41,7 @@ class Lease:
             with self._lock:
                 # From before it was asked for: we stop before anybody else begins.
                 self._epoch, self._until = epoch, now + LASTS
+                self._highest = max(self._highest, epoch)
                 self._next = now + (RENEW if epoch else TRY)
         return self._epoch > 0
 
@@ -56,6 +58,18 @@ class Lease:
                 raise Replaced
             return self._epoch
 
+    @property
+    def highest(self) -> int:
+        """The highest epoch that this process has had."""
+        return self._highest
+
+    def confirm(self) -> None:
+        """Asks the store again whether it is ours. Raises Replaced."""
+        with self._lock:
+            self._next = 0.0
+        if not self.hold():
+            raise Replaced
+
     def above(self, seen: int) -> int:
         """The epoch for a write to a server that has seen this one, raised above that where ours
         is lower. Raises Replaced."""
@@ -65,6 +79,7 @@ class Lease:
         raised = self._store.raise_epoch(self.holder, epoch, seen)
         with self._lock:
             self._epoch = max(self._epoch, raised) if self._epoch else 0
+            self._highest = max(self._highest, self._epoch)
         return self.epoch
 
     def end(self) -> None:

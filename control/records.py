@@ -58,6 +58,14 @@ class Cluster:
     login_lockout_duration: int = 1800  # seconds; 0: until somebody sets a new password
     master_healthcheck_api_auth: bool = True
     jwt_key: str = field(default="", repr=False)  # signs tokens; never leaves the control plane
+    # The ids of the stores that this one has been, and the number of the first event of each: a
+    # restore makes another one, whose events go on behind those of the backup.
+    stores: tuple[tuple[str, int], ...] = ()
+    hold: str = ""  # why nothing is sent to the servers until somebody says `release`; "": it is
+
+    def store_of(self, event: int) -> str:
+        """The store in which the event with this number happened."""
+        return next((one for one, first in reversed(self.stores) if first <= event), "")
 
 
 @dataclass(frozen=True)

@@ -14,20 +14,22 @@ import io
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import ssl
 import tarfile
+import tempfile
 import threading
 import time
 import tomllib
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 from wsgiref.types import WSGIApplication
 
 from control import ca, core, issuing, trust
@@ -39,12 +41,13 @@ from control.ca import CertificateError, KeyType
 from control.errors import Refusal, invalid, missing, refused
 from control.issuing import Authority
 from control.passwords import check_new, new_password
-from control.records import API, TRUSTED_CA, Certificate, Database, User
+from control.records import API, TRUSTED_CA, Certificate, Database, User, rendered_time
 from control.revocation import Lists, Signer
 from control.server import TLS_VERSIONS, Limits, Listen, Server, peer_cert
-from control.store import Store, load
-from control.sync import Identity, Worker
+from control.store import Come, Store, Unfit, dump, load
+from control.sync import HELD, TWICE, Identity, NodeError, Worker, ahead, take
 from control.ui.app import create_ui
+from control.waiting import servers
 
 log = logging.getLogger(__name__)
 
@@ -178,11 +181,20 @@ def init(config: Config, name: str, admin: str, password: str, names: Sequence[s
         raise ServiceError(f"cannot write {error.filename}: {error.strerror}") from error
 
 
-def _open(config: Config) -> Store:
+def _open(config: Config, make: bool = False, settle: bool = True) -> Store:
+    with _opening(config):
+        return Store(config.url, make, settle)
+
+
+@contextmanager
+def _opening(config: Config) -> Iterator[None]:
+    """What is wrong with the database, in one line."""
     if "?" in str(config.home) and not config.database:
         raise ServiceError(f"{config.home}: a '?' would end the path in the database's URL")
     try:
-        return Store(config.url)
+        yield
+    except (Refusal, Unfit) as error:
+        raise ServiceError(str(error)) from error
     except Exception as error:  # whatever the driver of that database raises
         reason = str(error).splitlines()[0]  # the URL is not in it, nor its password
         raise ServiceError(f"cannot open the database: {reason}") from error
@@ -195,7 +207,7 @@ def _api_certificate(authority: ca.Issued, names: Sequence[str]) -> Certificate:
 
 
 def _administrator(config: Config, name: str, admin: str, password: str, api: Certificate) -> None:
-    store = _open(config)
+    store = _open(config, make=True)
     try:
         init_cluster(store, name, admin, password)
         store.put_certificates([api])
@@ -383,14 +395,18 @@ def _listens(host: str, port: int) -> bool:
     return True
 
 
+def _check_home(config: Config) -> None:
+    if not (config.home / "ca.key").exists():
+        raise ServiceError(f"{config.home} holds no control plane: run `redis-certauth init` first")
+
+
 # ---- serve ---------------------------------------------------------------------------------------
 
 
 @contextmanager
 def running(config: Config) -> Iterator[Server]:
     """The control plane at work: API and sync. Raises ServiceError, then nothing was started."""
-    if not (config.home / "ca.key").exists():
-        raise ServiceError(f"{config.home} holds no control plane: run `redis-certauth init` first")
+    _check_home(config)
     with ExitStack() as stack:
         store = _open(config)
         stack.callback(store.close)
@@ -633,15 +649,25 @@ def trust_too(store: Store, pem: str) -> None:
     store.put_certificates([Certificate(TRUSTED_CA, trusted, uses=uses)])
 
 
+def take_node(config: Config, address: str) -> str:
+    """Takes over a node whose policy belongs to a control plane that is no more. What was done, for
+    a person. Raises ServiceError."""
+    with _at_work(config) as store:
+        try:
+            return take(store, config.identity, (config.home / "ca.crt").read_text(), address)
+        except NodeError as error:
+            raise ServiceError(f"{address}: {error}") from error
+
+
 # ---- The way back, and backups ---------------------------------------------------------------
 
 
 @contextmanager
 def _at_work(config: Config) -> Iterator[Store]:
-    """The store, for somebody on the machine itself. Refusals come out as ServiceError."""
-    if not (config.home / "ca.key").exists():
-        raise ServiceError(f"{config.home} holds no control plane: run `redis-certauth init` first")
-    store = _open(config)
+    """The store, for somebody on the machine itself: nothing is brought up to date or computed
+    again, so nobody waits for it. Refusals come out as ServiceError."""
+    _check_home(config)
+    store = _open(config, settle=False)
     store.act_as(f"uid {os.getuid()}", address="this machine")
     try:
         yield store
@@ -681,37 +707,152 @@ DAMAGE = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile)
 def backup(config: Config, file: Path) -> None:
     """Writes rows, CA and keys into one new file, which is for its owner only (0600); not the
     settings. The control plane may be running: the rows are of one moment. Raises ServiceError."""
-    with _at_work(config) as store:
-        contents = {ROWS: json.dumps(store.dump()).encode()}
-        try:
-            names = [*FILES, *(one.name for one in config.home.glob("clients*.pem"))]
-            contents |= {name: (config.home / name).read_bytes() for name in names}
-            with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as raw:
-                _pack(raw, contents)
-                raw.flush()
-                os.fsync(raw.fileno())
-        except OSError as error:
-            raise ServiceError(f"{error.filename}: {error.strerror}") from error
+    _check_home(config)
+    with _opening(config):
+        contents = {ROWS: json.dumps(dump(config.url)).encode()}
+    try:
+        names = [*FILES, *(one.name for one in config.home.glob("clients*.pem"))]
+        contents |= {name: (config.home / name).read_bytes() for name in names}
+        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as raw:
+            _pack(raw, contents)
+            raw.flush()
+            os.fsync(raw.fileno())
+    except OSError as error:
+        raise ServiceError(f"{error.filename}: {error.strerror}") from error
+    with suppress(ServiceError), _at_work(config) as store:  # of another version: it tells nobody
         store.note("backup_made", file=str(file.absolute()))
 
 
-def restore(config: Config, file: Path) -> None:
-    """Makes the control plane of a backup, in a folder and a database that hold none. Nodes that
-    went on since are brought back to it; tokens made before are void. Raises ServiceError."""
+def restore(config: Config, file: Path, names: Sequence[str] = ()) -> str:
+    """Makes the control plane of a backup, in a folder and a database that hold none; on hold, see
+    `release`. `names`: those under which the API is reached from now on. Tokens made before are
+    void. What was done, for a person. Raises ServiceError; then nothing was."""
     if (config.home / "ca.key").exists():
         raise ServiceError(f"{config.home} holds a control plane already")
+    found = _unpacked(file)
+    staged, rows = config.home / ".restoring", config.home / "control.db"
+    made, fresh = not config.home.exists(), not rows.exists()
     try:
-        contents = _unpack(file)
-        config.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        load(config.url, json.loads(contents[ROWS]))
-        for name in (*FILES, *filter(issuing.FILES.fullmatch, contents)):
-            ca.write_private(config.home / name, contents[name].decode())
-    except Refusal as error:
-        raise ServiceError(error.description) from error
-    except (*DAMAGE, KeyError, ValueError, TypeError) as error:
+        _put(found, staged)
+        api = _named(config, staged, found, names) if names else None
+        _fill(config, found, api)
+        for name in sorted(found.files, key=lambda one: one == "ca.key"):  # the CA's key comes last
+            (staged / name).rename(config.home / name)
+    except OSError as error:
+        raise ServiceError(f"{error.filename or file}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+        if fresh and not (config.home / "ca.key").exists():
+            rows.unlink(missing_ok=True)
+        if made:
+            with suppress(OSError):  # it is not empty
+                config.home.rmdir()
+    age = timedelta(seconds=max(0, int(time.time()) - found.made))
+    return RESTORED.format(time=rendered_time(found.made), age=age, home=config.home)
+
+
+RESTORED = """\
+Restored from a backup of {time}, {age} ago. It is on hold: nothing is sent to the servers.
+
+1. The control plane that the backup is of must not run any more.
+2. redis-certauth serve --home {home}
+3. redis-certauth status says what each server holds, and what would be taken back; revocations that
+   servers hold are kept.
+4. redis-certauth release --home {home}
+"""
+
+
+def would_restore(config: Config, file: Path) -> str:
+    """What a restore would take back from the servers that the backup knows, for a person. Nothing
+    is written, here or there. Raises ServiceError."""
+    found = _unpacked(file)
+    with tempfile.TemporaryDirectory() as folder:
+        there = replace(config, home=Path(folder), database="")
+        _put(found, there.home)
+        _fill(there, found, None)
+        store = _open(there, settle=False)
+        try:
+            looks = ahead(store, there.identity, (there.home / "ca.crt").read_text())
+            said = [f"{address} of '{database.name}': {text}" for address, database, text in looks]
+        finally:
+            store.close()
+    time_of = rendered_time(found.made)
+    return "\n".join([f"a backup of {time_of}", *(said or ["it knows no servers"])])
+
+
+@dataclass(frozen=True)
+class _Backup:
+    """What a backup holds: its files by their names, its rows, and when it was made."""
+
+    files: dict[str, bytes]
+    rows: dict[str, Any]
+    made: int
+
+
+def _unpacked(file: Path) -> _Backup:
+    try:
+        contents, made = _unpack(file)
+        rows = json.loads(contents.pop(ROWS))
+        for table in rows["tables"].values():
+            dict.fromkeys(table["columns"]), table["rows"]
+        return _Backup(contents, {"schema": rows["schema"], "tables": rows["tables"]}, made)
+    except (*DAMAGE, KeyError, ValueError, TypeError, AttributeError) as error:
         raise ServiceError(f"{file} is no backup, or a damaged one") from error
     except OSError as error:
         raise ServiceError(f"{error.filename or file}: {error.strerror or error}") from error
+
+
+def _put(found: _Backup, home: Path) -> None:
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name, content in found.files.items():
+        ca.write_private(home / name, content.decode())
+
+
+def _fill(config: Config, found: _Backup, api: Certificate | None) -> None:
+    come = Come(found.made, f"uid {os.getuid()}", api)
+    with _opening(config):
+        load(config.url, found.rows, come)
+
+
+def _named(config: Config, staged: Path, found: _Backup, names: Sequence[str]) -> Certificate:
+    """The API's certificate for other names."""
+    table = found.rows["tables"]["certificates"]
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
+    shown = next((row["certificate"] for row in rows if row["name"] == API), "")
+    authority = authority_of(replace(config, home=staged, ca_passphrase=config.passphrase()))
+    if authority.certificate not in shown:
+        raise ServiceError(
+            "--api-name: the API's certificate is not from this control plane's own CA: restore "
+            "without it, then put one for the new names there (redis-certauth cert set)"
+        )
+    try:
+        return _api_certificate(authority, names)
+    except ValueError as error:
+        raise ServiceError(f"--api-name: no certificate can be made: {error}") from error
+
+
+def release(config: Config, force: bool) -> None:
+    """Ends what `restore` began with, or that another control plane has outbid this one: from now
+    on the servers are brought to what is known here. Raises ServiceError, also (unless by `force`)
+    where a server was not looked at, or where somebody else goes on writing to it."""
+    with _at_work(config) as store:
+        found = [(one, node) for one in store.all(Database) for node in servers(store, one)]
+        if not store.cluster().hold and not any(n.error.startswith(TWICE) for _, n in found):
+            raise ServiceError("it is not on hold: the servers are kept in step")
+        unseen = [
+            f"{node.address} of '{database.name}': {node.error}"
+            for database, node in found
+            if node.error and not node.error.startswith(HELD)
+        ]
+        if unseen and not force:
+            raise ServiceError("\n".join([UNSEEN, *unseen]))
+        store.release()
+
+
+UNSEEN = (
+    "what these servers hold was not seen, or somebody else writes to them; start `serve` and look "
+    "at `status` first, or release by --force:"
+)
 
 
 def _pack(raw: BinaryIO, contents: Mapping[str, bytes]) -> None:
@@ -722,12 +863,14 @@ def _pack(raw: BinaryIO, contents: Mapping[str, bytes]) -> None:
             tar.addfile(entry, io.BytesIO(content))
 
 
-def _unpack(file: Path) -> dict[str, bytes]:
-    """What the backup holds, by the names that it is to have: nothing else of it is looked at."""
+def _unpack(file: Path) -> tuple[dict[str, bytes], int]:
+    """What the backup holds, by the names that it is to have: nothing else of it is looked at; and
+    when it was made."""
     with tarfile.open(file, "r:gz") as tar:
         names = [*(ROWS, *FILES), *filter(issuing.FILES.fullmatch, tar.getnames())]
         found = ((name, tar.extractfile(name)) for name in names)
-        return {name: entry.read() for name, entry in found if entry}
+        contents = {name: entry.read() for name, entry in found if entry}
+        return contents, int(tar.getmember(ROWS).mtime)
 
 
 def serve(config: Config) -> None:

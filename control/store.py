@@ -23,7 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -32,12 +32,12 @@ from typing import Any, TypeVar, cast
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from pydantic import TypeAdapter
 
 from control import ca, policy, taking, trust
 from control.crl import Crl
-from control.errors import conflict, forbidden, invalid, missing, refused
+from control.errors import Refusal, conflict, forbidden, invalid, missing, refused
 from control.records import (
     BUILTIN_ROLES,
     DEFAULT_PROFILE,
@@ -75,6 +75,7 @@ from control.records import (
     Subject,
     Target,
     User,
+    rendered_time,
 )
 
 log = logging.getLogger(__name__)
@@ -185,6 +186,8 @@ cluster_table = _table(
     _number("login_lockout_duration"),
     _flag("master_healthcheck_api_auth"),
     _text("jwt_key"),
+    _json("stores", tuple[tuple[str, int], ...]),
+    _text("hold"),
 )
 counters = _table("counters", sa.Column("name", sa.Text, primary_key=True), _number("last"))
 certificates = _table(
@@ -449,6 +452,10 @@ class Untried(Exception):
         self.rules = rules
 
 
+class Unfit(Exception):
+    """Why a database, or a backup, cannot be used: a sentence."""
+
+
 class _Here(threading.local):
     """What a thread is doing: the revision that its request reads at, for whom it works, and which
     policies its changes moved, through which generations; whether what it writes is to be
@@ -463,17 +470,33 @@ class _Here(threading.local):
 
 
 class Store:
-    """Opens the database at `url` (sqlite:///path or postgresql://…), making its tables, or
-    bringing them up to date. One for each process; safe to use from any thread."""
+    """Opens the database at `url` (sqlite:///path or postgresql://…). One for each process; safe to
+    use from any thread.
 
-    def __init__(self, url: str) -> None:
-        self._engine = _engine(sa.make_url(url))
+    Its tables are made where there are none (`make`), and brought up to date (`settle`), with the
+    lines that an older version has written otherwise. Where that is not asked for, a database that
+    is not of this version is refused, and opening it writes nothing. Raises Unfit, also where the
+    database is of a newer version or of something else."""
+
+    def __init__(self, url: str, make: bool = True, settle: bool = True) -> None:
+        self._engine = _engine(sa.make_url(url), make)
         self._writer = self._engine.execution_options(writer=True)
         self._statements = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         if self._engine.dialect.name == "postgresql":
             self._engine = self._engine.execution_options(isolation_level="REPEATABLE READ")
         self._forget_all()
-        with self._transaction() as connection:
+        try:
+            self._open(make, settle)
+        except BaseException:
+            self._engine.dispose()
+            raise
+
+    def _open(self, make: bool, settle: bool) -> None:
+        with self._engine.connect() as connection:
+            _check_schema(_schema(connection), make, settle)
+        if not settle:
+            return
+        with self._begun() as connection:
             _migrate(connection, "head")
         if self.revision():
             with self._write() as connection:  # lines may be written otherwise since an upgrade
@@ -700,7 +723,7 @@ class Store:
         if self.revision():
             raise refused("already_initialised", "this control plane was initialised before")
         with self._transaction() as connection:
-            values = _values(cluster_table, cluster)
+            values = _values(cluster_table, replace(cluster, stores=((secrets.token_hex(8), 1),)))
             connection.execute(sa.insert(cluster_table).values(id=1, revision=1, **values))
             for record in (*BUILTIN_ROLES, *FIRST_ACLS, DEFAULT_PROFILE, administrator):
                 _take_uid(connection, record)
@@ -731,7 +754,7 @@ class Store:
             _unlink(connection, changed)
             _link(connection, changed)
             _forget_state(connection, before, changed)
-            self._follow(connection, changed)
+            self._follow(connection, changed, before)
             _grant(connection, changed, before)
             _check_administrators(connection)
             self._told(connection, changed, "updated", fields=_differences(before, changed))
@@ -811,6 +834,19 @@ class Store:
             _follow_revocations(connection, self._all_databases(connection), fresh)
             rows = _sourced(connection, ADMINISTRATORS, lines)
             return tuple(map(_revocation, rows))
+
+    def keep_revocations(self, held: Iterable[str], **where: EventDetail) -> None:
+        """Revokes what a server holds as revoked and this store knows nothing of: it went on after
+        the backup that this one is from. In the event log, with `where` that is."""
+        with self._write() as connection:
+            lines = [line for line in held if line.startswith("revoke ")]
+            known = connection.execute(_among(revocations, "line"), {"line": lines})
+            fresh = sorted(set(lines) - {row.line for row in known})
+            if not fresh:
+                return
+            _add_revocations(connection, ADMINISTRATORS, fresh, "unspecified")
+            self._note(connection, "revocations_kept", "WARNING", lines=fresh, **where)
+            _follow_revocations(connection, self._all_databases(connection), fresh)
 
     def restore_revoked(self, uid: int) -> None:
         """Takes a revocation back. Raises Refusal 404."""
@@ -1418,20 +1454,24 @@ class Store:
             renewed = connection.scalar(sa.select(lease.c.renewed))
             return (_now(connection) - renewed) / 1000 if renewed else math.inf
 
+    def release(self) -> None:
+        """The servers are brought to what this store says. Its epoch becomes the time of now, which
+        is above that of any other control plane with this identity, unless that one was released
+        later: what that one writes from now on is refused by each server that this one has written
+        to."""
+        now, epoch = int(time.time()), lease.c.epoch
+        with self._write() as connection:
+            connection.execute(sa.update(cluster_table).values(hold=""))
+            later = sa.case((epoch < now, now), else_=epoch + 1)
+            connection.execute(sa.update(lease).values(epoch=later))
+            self._note(connection, "released", "WARNING")
+
     # ---- Backups ----
 
     def dump(self) -> dict[str, Any]:
         """Every row, as JSON can say it, of one moment: for `load`."""
-        found: dict[str, Any] = {}
         with self._engine.connect() as connection:
-            for table in metadata.sorted_tables:
-                columns = [one for one in table.c if one.autoincrement is False or one.name != "id"]
-                raw = [sa.type_coerce(c, sa.Text) if _is_json(c) else c for c in columns]
-                rows = connection.execute(sa.select(*raw).order_by(*table.primary_key))
-                values = [list(row) for row in rows]
-                found[table.name] = {"columns": [c.name for c in columns], "rows": values}
-            schema = MigrationContext.configure(connection).get_current_revision()
-        return {"schema": schema, "tables": found}
+            return _dump(connection)
 
     # ---- Transactions ----
 
@@ -1467,11 +1507,19 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
-        # SQLite's writers wait for each other by sleeping, up to a tenth of a second at a time.
-        with self._writing, self._writer.connect() as connection, connection.begin():
+        """Whatever writes. Raises Refusal 503 where another version has changed the tables since
+        this one has opened them: what this one would write there may undo what that one has."""
+        with self._begun() as connection:
+            _check_own(connection, " FOR SHARE")
             yield connection
             if self._here.forgets:
                 connection.rollback()
+
+    @contextmanager
+    def _begun(self) -> Iterator[sa.Connection]:
+        # SQLite's writers wait for each other by sleeping, up to a tenth of a second at a time.
+        with self._writing, self._writer.connect() as connection, connection.begin():
+            yield connection
 
     @contextmanager
     def _logging(self) -> Iterator[sa.Connection]:
@@ -1490,6 +1538,7 @@ class Store:
                 yield connection
         else:
             with self._statements.connect() as connection:
+                _check_own(connection)
                 yield connection
 
     @contextmanager
@@ -1575,13 +1624,17 @@ class Store:
 
     # ---- From rows to lines ----
 
-    def _follow(self, connection: sa.Connection, record: AnyRecord) -> None:
-        """Brings the policies up to date that depend on a record that changed."""
+    def _follow(
+        self, connection: sa.Connection, record: AnyRecord, before: AnyRecord | None = None
+    ) -> None:
+        """Brings the policies up to date that depend on a record that changed: of a database only
+        its own lines, unless those of its users depend on what differs from `before`."""
         granted = roles_permissions.c
         if isinstance(record, User):
             _refresh_user(connection, record.uid)
         elif isinstance(record, Database):
-            self._refresh(connection, [record.uid])
+            own = before is not None and not OF_USERS & set(_differences(before, record))
+            self._refresh(connection, [record.uid], own)
             _follow_revocations(connection, [record.uid])
         elif isinstance(record, RedisAcl):
             where = granted.redis_acl_uid == record.uid
@@ -1643,20 +1696,108 @@ class Stage(Store):
             self.untried += found.rules
 
 
-def load(url: str, dumped: dict[str, Any]) -> None:
-    """Fills an empty database with what `dump` said, also where an older version said it. Tokens
-    become void. Raises Refusal where the database holds a control plane."""
-    engine = _engine(sa.make_url(url))
+def dump(url: str) -> dict[str, Any]:
+    """As Store.dump, of a database of any version: nothing is brought up to date, and nobody has to
+    wait. Raises Unfit where there is no control plane in it."""
+    engine = _engine(sa.make_url(url), make=False)
     try:
-        with engine.execution_options(writer=True).connect() as connection, connection.begin():
-            _load(connection, dumped)
+        with engine.connect() as connection:
+            if not _schema(connection, newer=True):
+                raise _nothing()
+            return _dump(connection)
     finally:
         engine.dispose()
 
 
-def _load(connection: sa.Connection, dumped: dict[str, Any]) -> None:
-    if sa.inspect(connection).has_table("cluster") and _is_initialised(connection):
+def _dump(connection: sa.Connection) -> dict[str, Any]:
+    """The tables as they are there, which another version may have made."""
+    there = sa.MetaData()
+    there.reflect(connection)
+    found: dict[str, Any] = {}
+    for table in there.sorted_tables:
+        if table.name == VERSION:
+            continue
+        columns = [column for column in table.c if _is_kept(column)]
+        rows = connection.execute(sa.select(*columns).order_by(*table.primary_key))
+        values = [list(row) for row in rows]
+        found[table.name] = {"columns": [one.name for one in columns], "rows": values}
+    return {"schema": _revision(connection), "tables": found}
+
+
+def _is_kept(column: "sa.Column[Any]") -> bool:
+    """Rows that are only counted get new numbers; but for events, which are known by theirs."""
+    if column.name != "id" or column.table.name == "events":
+        return True
+    ours = metadata.tables.get(column.table.name)
+    return ours is None or ours.c.id.autoincrement is False
+
+
+def load(url: str, dumped: dict[str, Any], come: "Come | None" = None) -> None:
+    """Fills an empty database with what `dump` said, also where an older version said it. Tokens
+    become void. `come`: it is a restore, which begins on hold. Raises Refusal where the database
+    holds a control plane; Unfit where it holds something else, or where a newer version said it."""
+    engine = _engine(sa.make_url(url))
+    try:
+        with engine.execution_options(writer=True).connect() as connection, connection.begin():
+            _check_empty(connection, str(dumped["schema"]))
+            try:
+                _load(connection, dumped)
+            except Exception as error:
+                text = f"its rows do not fit together: {str(error).splitlines()[0]}"
+                raise Unfit(text) from error
+            if come:
+                _come_back(connection, come)
+    finally:
+        engine.dispose()
+
+
+@dataclass(frozen=True)
+class Come:
+    """How a store comes back from a backup: when that was made, in seconds since 1970; who asked
+    for it; and the certificate of the API that it is to have, unless the one that it had."""
+
+    made: int
+    by: str
+    api: Certificate | None = None
+
+
+def _come_back(connection: sa.Connection, come: Come) -> None:
+    """Nothing is sent to the servers before somebody has seen what they hold."""
+    now = int(time.time())
+    why = f"restored from a backup of {rendered_time(come.made)}"
+    events_there = connection.scalar(sa.select(sa.func.max(events.c.id))) or 0
+    before = _cluster(connection)
+    stores = (*before.stores, (secrets.token_hex(8), events_there + 1))
+    connection.execute(sa.update(cluster_table).values(hold=why, stores=stores))
+    unseen = {"in_step": False, "generation": 0, "digest": "", "error": NOT_YET}
+    connection.execute(sa.update(nodes).values(**unseen))
+    if come.api:
+        _delete_certificate(connection, come.api.name)
+        connection.execute(_insertion(certificates), _values(certificates, come.api))
+    detail: dict[str, EventDetail] = {
+        "originating_username": come.by, "backup_time": rendered_time(come.made),
+        "backup_age": max(0, now - come.made), "description": HELD,
+    }  # fmt: skip
+    values = {"time": now, "type": "restored", "severity": "WARNING", "detail": detail}
+    connection.execute(_insertion(events), values)
+
+
+NOT_YET = "not reached yet"
+HELD = "nothing is sent to the servers until redis-certauth release"
+
+
+def _check_empty(connection: sa.Connection, schema: str) -> None:
+    """Raises Refusal or Unfit where a dump with this schema cannot be loaded there."""
+    found = _schema(connection)
+    if found and _is_initialised(connection):
         raise refused("already_initialised", "the database holds a control plane already")
+    if found:
+        raise Unfit(UNFINISHED)
+    if schema not in _known_schemas():
+        raise Unfit(f"the backup {_newer(schema)}")
+
+
+def _load(connection: sa.Connection, dumped: dict[str, Any]) -> None:
     _migrate(connection, dumped["schema"])
     for name, content in dumped["tables"].items():
         columns = content["columns"]
@@ -1665,6 +1806,9 @@ def _load(connection: sa.Connection, dumped: dict[str, Any]) -> None:
         connection.execute(sa.delete(table))  # what came with its making
         if rows:
             connection.execute(sa.insert(table), rows)
+    if connection.dialect.name == "postgresql":  # ids that were given are not counted there
+        last = "SELECT setval(pg_get_serial_sequence('events', 'id'), max(id)) FROM events"
+        connection.exec_driver_sql(f"{last} HAVING max(id) > 0")
     _migrate(connection, "head")
     connection.execute(sa.update(cluster_table).values(jwt_key=secrets.token_hex(32)))
     connection.execute(sa.update(lease).values(expires=0, renewed=0))  # of that database's clock
@@ -1679,27 +1823,98 @@ def _migrate(connection: sa.Connection, target: str) -> None:
     # keeps them apart; PostgreSQL needs a lock of its own, which ends with the transaction.
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATING)))
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+        if sa.inspect(connection).has_table(VERSION):
+            # Before any table, as `_check_own` does: so neither waits for the other.
+            connection.exec_driver_sql(f"{SCHEMA} FOR UPDATE")
+    config = _alembic()
     config.attributes["connection"] = connection
     command.upgrade(config, target)
+
+
+VERSION = "alembic_version"
+SCHEMA = f"SELECT version_num FROM {VERSION}"  # noqa: S608 (a constant)
+UNFINISHED = "the database holds tables of a control plane that was never made: give another one"
+
+
+def _alembic() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    return config
+
+
+@cache
+def _known_schemas() -> tuple[str, ...]:
+    """The schemas that this version knows, its own first."""
+    scripts = ScriptDirectory.from_config(_alembic())
+    return tuple(one.revision for one in scripts.walk_revisions())
+
+
+def _revision(connection: sa.Connection) -> str:
+    return str(connection.exec_driver_sql(SCHEMA).scalar() or "")
+
+
+def _schema(connection: sa.Connection, newer: bool = False) -> str:
+    """What a database is: "" for an empty one. Raises Unfit where it is of something else, or
+    (unless asked for) of a newer version."""
+    tables = sa.inspect(connection).get_table_names()
+    if not tables:
+        return ""
+    if VERSION not in tables or "cluster" not in tables:
+        named = ", ".join(sorted(tables)[:5])
+        text = f"it holds other tables ({named}) and no control plane: give one of its own"
+        raise Unfit(text)
+    found = _revision(connection)
+    if not newer and found not in _known_schemas():
+        raise Unfit(f"the database {_newer(found)}")
+    return found
+
+
+def _newer(schema: str) -> str:
+    known = _known_schemas()[0]
+    return (
+        f"was made by a newer version of redis-certauth (its schema is {schema[:40]}, and this "
+        f"version knows those up to {known}): use that version"
+    )
+
+
+def _nothing() -> Unfit:
+    return Unfit("the database is empty: there is no control plane in it")
+
+
+def _check_schema(found: str, make: bool, settle: bool) -> None:
+    """Raises Unfit where a database with this schema cannot be used so, see Store."""
+    if not found and not make:
+        raise _nothing()
+    if found and not settle and found != _known_schemas()[0]:
+        text = f"the database is of an older version (schema {found}): `serve` of this one, once"
+        raise Unfit(f"{text}, brings it up to date; a backup can be made before")
+
+
+def _check_own(connection: sa.Connection, lock: str = "") -> None:
+    """Raises Refusal 503 where the tables are not those of this version. With the `lock`, they stay
+    what they are until the transaction ends."""
+    lock = lock if connection.dialect.name == "postgresql" else ""
+    found = str(connection.exec_driver_sql(SCHEMA + lock).scalar() or "")
+    if found != _known_schemas()[0]:
+        text = f"another version of redis-certauth has changed the database (its schema is {found}"
+        own = f", this one's {_known_schemas()[0]}): nothing is written; start that version instead"
+        raise Refusal(503, "other_schema", text + own)
 
 
 def _is_initialised(connection: sa.Connection) -> bool:
     return connection.execute(sa.select(cluster_table.c.id)).first() is not None
 
 
-def _is_json(column: "sa.Column[Any]") -> bool:
-    return isinstance(column.type, Json)
-
-
-def _engine(url: sa.URL) -> sa.Engine:
+def _engine(url: sa.URL, make: bool = True) -> sa.Engine:
+    """`make`: also the file of a database that is not there; else Unfit is raised."""
     if url.get_backend_name() != "sqlite":
         engine = sa.create_engine(url, pool_size=20)
         sa.event.listen(engine, "connect", _connected_to_server)
         return engine
     if not url.database or url.database == ":memory:":
         raise ValueError("the store needs a file: sqlite:///path")
+    if not make and not Path(url.database).exists():
+        raise Unfit(f"there is no file {url.database}")
     # The file holds private keys and password hashes; its journals get the mode that it has.
     os.close(os.open(url.database, os.O_RDWR | os.O_CREAT, 0o600))
     engine = sa.create_engine(url, max_overflow=-1, connect_args={"timeout": 10})
@@ -1945,6 +2160,8 @@ def _among(table: sa.Table, column: str) -> "sa.Select[Any]":
 
 # Fields that say which nodes a database has and how they are reached.
 REACH = {"endpoints", "tls_server_ca", "tls_server_name", "node_addresses"}
+# Fields of a database on which the lines of its users depend.
+OF_USERS = {"roles_permissions", "adopt_users", "deleting"}
 UNIQUE_OF_USERS = ("name", "email", "certificate_subject_line")
 # The counter's next number; or, where a uid is asked for, that one, which the counter then passes.
 TAKE_UID = sa.text(

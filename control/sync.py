@@ -32,12 +32,14 @@ from redis.retry import Retry
 from control import ca, core, refusals, taking, topology
 from control.ages import OLD, Pulse
 from control.audit import Collector, Command, Ours
+from control.errors import Refusal, missing
 from control.lease import TRY, Lease
 from control.records import Change, Database, EventDetail, Refused, Target
 from control.records import Node as Seen
 from control.refusals import Signs
-from control.store import AWAY, Replaced, Store
+from control.store import AWAY, LOG, Replaced, Store
 from control.topology import Sight
+from control.waiting import servers
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +58,8 @@ CALL_BYTES = 1 << 20  # of them
 CONTROL = "certauth-control"  # our user on a node, and on a Sentinel
 UNREACHABLE = "UNREACHABLE"
 SLOW = "SLOW"  # the code of one that takes long to write a policy down
+HELD = "HELD"  # the code of one that differs while nothing is sent
+TWICE = "TWICE"  # the code of one that another control plane with our identity writes to
 MODULE = "MODULE"  # the code of a server without the module
 
 
@@ -479,16 +483,18 @@ def reconcile(
     last = replace(held)
     if status.journal != "ok":
         raise NodeError("NOJOURNAL", status.journal)
-    if status.generation and status.owner not in ("", owner):
-        raise NodeError("OWNED", f"this node's policy belongs to {_owner(store, status.owner)}")
-    if not held.is_of(status):
+    _check_ours(store, status, owner)
+    known = held.is_of(status)
+    if not known:
         held.now(Target(status.generation, status.digest), {}, ())
     logged = refusals.digest(status.digest, refusals.minus(held.differs))
     changes = store.changes(bdb_uid, status.generation, logged)
     write = _Write(store, bdb_uid, owner, node, lease, status, held)
     drift: Drift = {}
     if changes is None or status.generation == 0:
-        drift = write.whole(last)
+        # One that holds what we gave it, or is too far behind to tell, has not drifted.
+        behind = store.target(bdb_uid).generation - status.generation
+        drift = write.whole(last, tell=not known and behind < LOG)
     elif changes:
         write.change(changes)
     elif held.refused and time.monotonic() > held.tried + FRESH:
@@ -511,12 +517,14 @@ class _Write:
         self._status, self._held = status, held
         self._epoch = _epoch(lease, status)
 
-    def whole(self, last: Held) -> Drift:
-        """For a node of which it is not known how it differs, and that was last seen at `last`: the
-        whole policy, unless it is within changes that a control plane has begun and not ended."""
+    def whole(self, last: Held, tell: bool = True) -> Drift:
+        """For a node of which it is not known how it differs, and that was last seen at `last`; or
+        too much for a patch: the whole policy, by force where the node is not behind us, as after a
+        restore of the control plane from a backup. Unless the node is within changes that a control
+        plane has begun and not ended: it gets the rest of those. `tell`: what differed is drift."""
         target, lines = self._store.policy(self._uid)
         drift: Drift = {}
-        if self._status.generation and self._status.owner:
+        if tell and self._status.generation and self._status.owner:
             shown = self._node.show()
             since = self._since(last, target)
             if not since or not is_within(shown, lines, since, last.refused):
@@ -627,14 +635,102 @@ def _blamed(
     return found
 
 
+def _check_ours(store: Store, status: Status, owner: str) -> None:
+    """Raises NodeError where a node's policy belongs to somebody else."""
+    if status.generation and status.owner not in ("", owner):
+        raise NodeError("OWNED", f"this node's policy belongs to {_owner(store, status.owner)}")
+
+
 def _owner(store: Store, owner: str) -> str:
     """For a person: our own databases by name."""
     cluster, _, uid = owner.rpartition("/")
     if cluster != store.cluster().identifier or not uid.isdecimal():
-        return f"'{owner}'"
+        return f"'{owner}', another control plane: where that one is no more, {TAKE}"
     names = [one.name for one in store.all(Database) if one.uid == int(uid)]
-    whose = f"bdb {uid} ('{names[0]}')" if names else f"bdb {uid}, which is no more,"
+    if not names:
+        return f"bdb {uid} of this control plane, which is no more: {TAKE}"
+    whose = f"bdb {uid} ('{names[0]}')"
     return f"{whose} of this control plane: a server has one policy, take it out of one of them"
+
+
+TAKE = "redis-certauth node take HOST:PORT takes it over"
+
+
+def take(store: Store, identity: Identity, authorities: str, address: str) -> str:
+    """Makes a node's policy ours as it is, so that the sync worker brings it to what it is to be:
+    who may log in does not change by that. What was done, for a person. Raises NodeError, also
+    where it belongs to a database of ours; Refusal where no database has this node."""
+    database, seen = _registered(store, address)
+    owner = f"{store.cluster().identifier}/{database.uid}"
+    node = Node(_access(database, seen, authorities), identity)
+    try:
+        status = node.status()
+        if status.owner in ("", owner):
+            return f"{address} is the control plane's already"
+        cluster, _, uid = status.owner.rpartition("/")
+        if cluster == store.cluster().identifier and uid in map(str, store.targets()):
+            _check_ours(store, status, owner)
+        at = Target(status.generation, status.digest)
+        node.load(at, node.show(), owner, status.epoch, force=True)
+    finally:
+        node.close()
+    store.note("node_taken", "WARNING", bdb_uid=database.uid, bdb_name=database.name,
+               address=address, previous_owner=status.owner)  # fmt: skip
+    return f"{address} belonged to '{status.owner}', and is a node of '{database.name}' now"
+
+
+def _registered(store: Store, address: str) -> tuple[Database, Seen]:
+    for database in store.all(Database):
+        for seen in servers(store, database):
+            if seen.address == address:
+                return database, seen
+    raise missing(f"database with the node {address}: register it first")
+
+
+def _access(database: Database, seen: Seen, authorities: str) -> Access:
+    host, _, port = seen.address.rpartition(":")
+    name = seen.server_name or database.tls_server_name
+    return Access(host, int(port), database.tls_server_ca or authorities, name)
+
+
+def ahead(
+    store: Store, identity: Identity, authorities: str
+) -> Iterator[tuple[str, Database, str]]:
+    """Of each node: its address, and what it holds that this store would take back, or why that is
+    not known; for a person."""
+    for database in store.all(Database):
+        owner = f"{store.cluster().identifier}/{database.uid}"
+        for seen in servers(store, database):
+            if seen.role == "sentinel":
+                continue
+            node = Node(_access(database, seen, authorities), identity)
+            try:
+                status = node.status()
+                _check_ours(store, status, owner)
+                text = _told(status, *store.policy(database.uid), node.show())
+            except NodeError as error:
+                text = str(error)
+            finally:
+                node.close()
+            yield seen.address, database, text or "it holds what the backup says"
+
+
+SHOWN = 20  # lines
+
+
+def _told(status: Status, target: Target, wanted: Sequence[str], held: Sequence[str]) -> str:
+    """What would be taken back from a node, and given; "" where it holds what it is to hold."""
+    extra, come = sorted(set(held) - set(wanted)), sorted(set(wanted) - set(held))
+    kept = [line for line in extra if line.startswith("revoke ")]
+    gone = [line for line in extra if not line.startswith("revoke ")]
+    if not (extra or come):
+        return ""
+    parts = [f"generation {status.generation}, {target.generation} here"]
+    for what, lines in (("would go", gone), ("would come", come), ("revoked, and kept", kept)):
+        shown = "; ".join(line[:100] for line in lines[:SHOWN])
+        more = "; …" if len(lines) > SHOWN else ""
+        parts += [f"{len(lines)} {what}: {shown}{more}"] if lines else []
+    return ". ".join(parts)
 
 
 LEAP = 1 << 32  # no backup is so many epochs behind
@@ -665,7 +761,8 @@ def is_within(
 
 def difference(held: Iterable[str], wanted: Iterable[str]) -> Drift:
     """What a node held and should not have, and what it lacked: how many lines, and the first."""
-    more, less = sorted(set(held) - set(wanted)), sorted(set(wanted) - set(held))
+    more = sorted(set(held) - set(wanted), key=lambda line: (not line.startswith("revoke "), line))
+    less = sorted(set(wanted) - set(held))
     drift: Drift = {}
     for name, lines in (("unknown", more), ("missing", less)):
         if lines:
@@ -692,6 +789,9 @@ class _Care:
     cut: float = math.inf  # since when it is a replica whose link is down
     known: bool = False  # it has held our policy once, and is missed where it goes
     held: Held = field(default_factory=Held)  # for the thread that looks at it
+    ours: bool = False  # in this process it was brought to its policy, or seen there
+    outbid: int = 0  # the highest epoch that was found there and is not ours
+    holds: "_Holds | None" = None  # what it was seen to hold while nothing is sent
     twin: bool = False  # a second name of a server that is known by another one
     detached: bool = False
     sighted: float = -math.inf  # when that was
@@ -706,6 +806,17 @@ class _Care:
     def away(self) -> bool:
         """It did not answer the last time, so the next time may take as long."""
         return self.seen.error.startswith(UNREACHABLE)
+
+
+@dataclass(frozen=True)
+class _Holds:
+    """What a node held when it was first looked at on hold, and last; and what a release would do
+    to that."""
+
+    first: Target
+    last: Target
+    target: Target
+    text: str
 
 
 @dataclass
@@ -749,6 +860,8 @@ class Worker:
         self._databases: dict[int, tuple[Database, Target]] = {}
         self._revision = -1
         self._told = -math.inf  # when it was written down when nodes were looked at
+        self._refusal = ""  # why the store takes nothing from this process
+        self._kept: set[str] = set()  # what nodes held while nothing was sent: looked at once
         self._news: set[int] = set()  # databases of which something is to be written down
         self._schedule: list[tuple[float, int, _Care]] = []  # a heap; others' times are out of date
         self._number = itertools.count()  # of entries in it: those of the same time are in turn
@@ -862,10 +975,10 @@ class Worker:
         return max(0.0, min(TRY, due - time.monotonic()))
 
     def _turn(self) -> None:
-        if not self.lease.hold():
-            self._let_go()
-            return
         try:
+            if not self.lease.hold():
+                self._let_go()
+                return
             revision = self._store.revision()
             if revision != self._revision:
                 self._news |= self._follow()
@@ -877,6 +990,13 @@ class Worker:
         except Replaced:
             self.lease.lose()
             self._let_go()
+        except Refusal as error:  # the database is another version's by now
+            self.lease.lose()
+            self._let_go()
+            if error.description != self._refusal:
+                log.error("nothing is sent to the servers: %s", error.description)
+            self._refusal = error.description
+            self._stopping.wait(INTERVAL)
 
     def _let_go(self) -> None:
         """Another process looks after the nodes, until it does not any more."""
@@ -963,10 +1083,7 @@ class Worker:
         return care
 
     def _access(self, database: Database, seen: Seen) -> Access:
-        host, _, port = seen.address.rpartition(":")
-        authorities = database.tls_server_ca or self._authorities
-        name = seen.server_name or database.tls_server_name
-        return Access(host, int(port), authorities, name)
+        return _access(database, seen, self._authorities)
 
     def _poke(self, uid: int) -> None:
         """The policy of a database has changed. Who does not answer is not asked any sooner."""
@@ -1239,10 +1356,16 @@ class Worker:
             look.seen = node.shown(replace(_holding(look.seen, target, True), module=module))
             look.detached = True
             return
+        if self._store.cluster().hold:
+            self._hold(look, database, sight, owner)
+            return
+        care.holds = None
         if database.deleting or look.seen.origin == "leaving":
             self._give_back(look, target, owner)
             return
         before = self._status(look)
+        if before.owner == owner:
+            self._find_other(look, before)
         enrolled = _enrolled(node, before, replace(look.seen, module=sight.module))
         look.ready = before.journal == "ok" and before.owner in ("", owner)
         if before.generation and before.owner == owner:
@@ -1255,7 +1378,11 @@ class Worker:
             why = ", ".join(f"{one} ({_why(known.get(one))})" for one in waits_for)
             raise NodeError("PEERS", f"{why}: {UNBOUND}")
         held = care.held
+        if _went_back(held, before, owner):
+            self._note(care, "node_went_back", seen_generation=held.generation,
+                       generation=before.generation)  # fmt: skip
         status, drift = reconcile(self._store, uid, owner, node, self.lease, before, held)
+        care.ours = True
         if drift:
             self._note(care, "node_drift", **drift)
         target = self._store.target(uid)
@@ -1267,6 +1394,54 @@ class Worker:
         seen = _holding(enrolled, status, in_step)
         seen = replace(seen, detail=detail, refused=held.refused)
         look.seen = _failed(seen, error, in_step)
+
+    def _hold(self, look: _Look, database: Database, sight: Sight, owner: str) -> None:
+        """Nothing is sent: what a release would do there is the node's error. What it holds as
+        revoked is revoked here too."""
+        care, node, uid = look.care, look.care.node, database.uid
+        status = self._status(look)
+        _check_ours(self._store, status, owner)
+        held, target = Target(status.generation, status.digest), self._store.target(uid)
+        before = care.holds
+        if before is None or (before.last, before.target) != (held, target):
+            lines, wanted = node.show(), self._store.policy(uid)[1]
+            kept = set(lines) - set(wanted) - self._kept
+            self._kept |= kept
+            if any(line.startswith("revoke ") for line in kept):
+                where: Drift = {"bdb_uid": uid, "bdb_name": database.name}
+                self._store.keep_revocations(kept, **where, address=care.seen.address)
+                target, wanted = self._store.policy(uid)
+            text = _told(status, target, wanted, lines)
+            first = before.first if before else held
+            if before and before.last != held:
+                self._note(care, "other_control_plane", description=WRITTEN)
+            care.holds = before = _Holds(first, held, target, text)
+        if status.generation:
+            look.seen = replace(look.seen, module=sight.module, key=node.key())
+        if before.first != held:
+            raise NodeError(TWICE, f"{WRITTEN}. {before.text}")
+        if before.text:
+            raise NodeError(HELD, f"{self._store.cluster().hold}: {before.text}")
+        look.seen = _holding(look.seen, status, True)
+
+    def _find_other(self, look: _Look, status: Status) -> None:
+        """An epoch that is not ours, and not of another process on this database either, on a node
+        whose policy is ours: another control plane has our identity. The one that is outbid stops
+        there, until somebody releases it; a node that lies about its epoch costs itself alone."""
+        care = look.care
+        if status.epoch <= self.lease.highest:
+            return
+        self.lease.confirm()
+        if status.epoch <= self.lease.highest:
+            return
+        was_outbid = look.seen.error.startswith(TWICE)
+        outbid = care.ours or was_outbid
+        if not was_outbid and status.epoch > care.outbid:
+            why = OUTBID if outbid else BEFORE
+            self._note(care, "other_control_plane", epoch=status.epoch, description=why)
+        care.outbid = status.epoch
+        if outbid:
+            raise NodeError(TWICE, OUTBID)
 
     def _follows(self, care: _Care, sight: Sight) -> bool:
         """Whether what a Sentinel says counts: where the master that it names is an endpoint, or a
@@ -1350,6 +1525,25 @@ class Worker:
         return [one for one in sorted(names) if one not in known or not known[one].bound]
 
 
+def _went_back(held: Held, status: Status, owner: str) -> bool:
+    """Whether a node holds an older policy of ours than it has held, or none any more."""
+    ours = status.owner == owner if status.generation else True
+    return status.journal == "ok" and ours and status.generation < held.generation
+
+
+WRITTEN = (
+    "another control plane with this one's identity goes on writing to this server: stop that one, "
+    "or do not release this one"
+)
+OUTBID = (
+    "another control plane with this one's identity, such as one that was restored from its "
+    "backup, writes to this server, and this one does not any more: stop one of them; "
+    "redis-certauth release --force is for the one that stays"
+)
+BEFORE = (
+    "a control plane with this one's identity, and not on this one's database, has written to this "
+    "server; where it still runs, it stops now"
+)
 LOST = "no longer managed"
 ELSEWHERE = "not managed: tls-ca-cert-dir"  # of the module: it is not the journal's
 

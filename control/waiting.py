@@ -8,7 +8,7 @@ from control import refusals
 from control.ages import as_of_now
 from control.errors import Refusal
 from control.records import Database, Node
-from control.store import Store
+from control.store import NOT_YET, Store
 
 LONGEST = 60.0  # seconds that a request may wait
 IN_FORCE = "Certauth-In-Force"  # the header that says on how many of how many servers a change is
@@ -41,7 +41,7 @@ def servers(store: Store, database: Database) -> tuple[Node, ...]:
     yet."""
     known = tuple(map(as_of_now, store.nodes(database.uid)))
     named = dict.fromkeys(f"{end.hosts[0]}:{end.port}" for end in database.endpoints)
-    new = (Node(database.uid, address, 0, False, "not reached yet") for address in named)
+    new = (Node(database.uid, address, 0, False, NOT_YET) for address in named)
     return known or tuple(new)
 
 

@@ -29,7 +29,7 @@ from tests.control import (
     operator,
 )
 from tests.crls import crl, text
-from tests.nodes import patch, status, who
+from tests.nodes import load, patch, show, status, who
 from tests.peers import sentinel_cert
 from tests.servers import Server
 from tests.support import CLIENT, SERVER, Pki, RedisServer, days, free_port, root, wait_until
@@ -172,20 +172,6 @@ def node_unsound(world: World) -> Iterator[Minute]:
     wait_until(lambda: world.counted("certauth_node_error", **wrong) == 0, "it is mended", 30)
 
 
-def peers_refused(world: World) -> Iterator[Minute]:
-    bus = free_port()
-    config = ["cluster-enabled yes", "tls-cluster yes", f"cluster-port {bus}"]
-    node = world.node(config=config)
-    peer = node.tls(server_cert(world.pki), "TLSv1_2")
-    peer.address = ("127.0.0.1", bus)
-
-    def knock() -> None:
-        with suppress(OSError):
-            peer.connect().close()
-
-    yield world.counting(knock, 1, "certauth_node_peers_refused_total")
-
-
 def guessing(world: World) -> Iterator[Minute]:
     auth = ("nobody", "wrong")
     refused = "certauth_api_refused_total"
@@ -211,6 +197,16 @@ def without_module(world: World) -> Iterator[Minute]:
     yield nothing
     world.plane.ok(f"DELETE /v1/bdbs/{uid}")
     wait_until(lambda: world.counted("certauth_node_error", code="MODULE") == 0, "it has gone")
+
+
+def twice(world: World) -> Iterator[Minute]:
+    node = world.node()
+    owner = status(operator(node))["owner"]
+    load(operator(node), 50, show(operator(node)), "OWNER", owner, "EPOCH", "41")
+    world.plane.says("TWICE")
+    yield nothing
+    service.release(world.plane.config, force=True)
+    world.plane.in_step()
 
 
 def sentinel_open(world: World) -> Iterator[Minute]:
@@ -327,6 +323,7 @@ OUTAGES: dict[str, Callable[[World], Iterator[Minute]]] = {
     "CertauthNodeDrift": drift,
     "CertauthListOverdue": list_overdue,
     "CertauthNodeWithoutModule": without_module,
+    "CertauthTwice": twice,
     "CertauthSentinelOpen": sentinel_open,
     "CertauthPeersRefused": peers_refused,
     "CertauthNodeBehind": node_behind,
@@ -336,7 +333,6 @@ OUTAGES: dict[str, Callable[[World], Iterator[Minute]]] = {
     "CertauthCertificateExpiring": certificate_expiring,
     "CertauthNodeCertificateExpiring": node_certificate_expiring,
     "CertauthNodeUnsound": node_unsound,
-    "CertauthPeersRefused": peers_refused,
     "CertauthApiGuessing": guessing,
     "CertauthLeak": leak,
 }

@@ -173,6 +173,7 @@ def test_each_server_tells_how_far_it_is(api: ControlPlane, pki: Pki) -> None:
         "leader": "",
         "epoch": 0,
         "leader_age": None,
+        "hold": "",
         "nodes": [
             {
                 "bdb_uid": 1,

@@ -196,6 +196,7 @@ def test_the_file_holds_what_the_event_log_does(api: ControlPlane, tmp_path: Pat
     follow(api.store, path)
     found = lines(path)
     assert [one.pop("id") for one in found] == [*range(1, len(found) + 1)]
+    assert {one.pop("store") for one in found} == {api.store.cluster().stores[0][0]}
     assert found == api.ok("GET /v1/logs")
     assert path.stat().st_mode & 0o777 == 0o600
 

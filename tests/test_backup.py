@@ -83,6 +83,7 @@ def test_a_restored_control_plane_is_the_one_that_was_backed_up(
     there = Config(tmp_path / "there")
     service.restore(there, tmp_path / "backup")
     restored = Served(there)
+    before["logs"] += restored.ok("GET /v1/logs?type=restored")
     assert {path: restored.ok(f"GET /v1/{path}") for path in paths} == before
     assert restored.store.policy(1) == api.store.policy(1)
     assert restored.store.changes(1, 0, "") == api.store.changes(1, 0, "")

@@ -1,6 +1,7 @@
 """control/client.py and the commands that ask the API, against a running control plane."""
 
 import json
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -200,6 +201,20 @@ def test_databases_name_their_roles_and_acls(run: Run, pki: Pki, tmp_path: Path)
     ):
         assert run("db", "update", "orders", option, value).exit_code == code, value
     assert run("db", "update", "orders").exit_code == 2
+
+
+def test_a_hold_is_in_the_status(run: Run, config: Config) -> None:
+    """As long as it lasts the command fails, and says what ends it; it does not wait for it."""
+    assert run("status").exit_code == 0
+    with sqlite3.connect(config.home / "control.db") as connection:
+        connection.execute("UPDATE cluster SET hold = 'restored', revision = revision + 1")
+    held = run("status", "--wait", "60")
+    assert (held.exit_code, "on hold: restored; see redis-certauth release" in held.output) == (
+        1,
+        True,
+    )
+    service.release(config, force=False)
+    assert run("status").exit_code == 0
 
 
 def test_settings_are_shown_and_changed(run: Run) -> None:

@@ -3,11 +3,10 @@ only such a node is connected to. Whoever is refused there leaves a trace."""
 
 import ssl
 import tempfile
-import threading
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 import redis

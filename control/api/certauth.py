@@ -23,7 +23,7 @@ from control.records import (
     User,
     rendered_time,
 )
-from control.store import Stage, Store
+from control.store import Stage
 from control.sync import NodeError
 from control.trials import refusal
 from control.waiting import servers
@@ -189,7 +189,8 @@ def nodes() -> Response:
         for node in servers(store(), database)
     ]
     leader = {"leader": holder, "epoch": epoch, "leader_age": seconds(silence)}
-    return answer({**leader, "faults": plane_faults(), "nodes": found})
+    hold = store().cluster().hold
+    return answer({**leader, "faults": plane_faults(), "hold": hold, "nodes": found})
 
 
 def rendered_node(node: Node, database: Database, target: Target) -> dict[str, Any]:

@@ -25,6 +25,8 @@ RANGES = {
 # Events of the last day that somebody should look at.
 ALARMS = {
     "node_drift": "A server held a policy that was not ours, and was set right",
+    "node_went_back": "A server held an older policy than before, as from a snapshot",
+    "other_control_plane": "Another control plane with this identity writes to a server",
     "node_journal": "A server lost its journal, or cannot write to it",
     "node_trust": "Files of a server's trust were changed by hand, or it is managed no more",
     "node_lost": "A server left without being detached",
@@ -69,6 +71,9 @@ def of_the_plane() -> Iterator[Matter]:
 
 
 def of_servers(databases: list[Any], nodes: list[Any]) -> Iterator[Matter]:
+    if databases and (hold := ask("GET /v1/certauth/nodes")["hold"]):
+        text = f"Nothing is sent to the servers ({hold}): redis-certauth release ends that"
+        yield Matter("bad", text)
     for node in nodes:
         link = f"/ui/databases/{node['bdb_uid']}"
         where = f"{node['bdb_name']}, {node['address']}"
