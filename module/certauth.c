@@ -960,8 +960,8 @@ static bool makes_contexts_of_ours(void) {
 /* Is the server linked with an OpenSSL of its own, as a static one? To be known before a handshake is: such
  * a server would let the holder of any certificate of the policy's CAs to the cluster bus. */
 static void learn_openssl(void) {
-    if (!node.watches || !internal_links()) return;
-    node.shares = handshake_is_servers() || makes_contexts_of_ours();
+    if (!node.watches || !internal_links() || is_known_to_guard()) return;
+    node.shares = makes_contexts_of_ours();
     if (!is_known_to_guard())
         RedisModule_Log(node.ctx, "warning",
                         "this server has an OpenSSL of its own: the cluster bus, and what this server "
@@ -4256,7 +4256,10 @@ static void repair_configuration(void) {
     if (!good && !told) RedisModule_Log(node.ctx, "warning", "tls-auth-clients-user: %s", why.text);
     told = !good;
     apply_client_auth();
-    if (moved_trust()) add_chore(apply_more_trust, NULL);
+    if (moved_trust()) {
+        learn_openssl();
+        add_chore(apply_more_trust, NULL);
+    }
     follow_doors();
 }
 
@@ -4966,6 +4969,7 @@ static void learn_server(void) {
     node.io_threads = config_get("io-threads", threads, sizeof threads) && strcmp(threads, "1") != 0;
     node.stops_threads = closes_late() && node.io_threads; /* which cannot be changed at runtime */
     node.watches = !node.api_certificates && doors_can_guard();
+    node.shares = node.watches && handshake_is_servers();
     learn_doors();
     note_files();
     learn_trust();

@@ -368,7 +368,7 @@ def test_where_the_bus_cannot_be_guarded_trust_is_not_managed(
     server, port = bus_node(start, installed, (*JOURNAL, "certificates", "api"))
     load(server.admin(), 1, [*usual(pki), authority(other)])
     said = status(server.admin())["trust"]
-    assert said.startswith("not managed: cluster-enabled is on, and who comes by it cannot be told")
+    assert said.startswith("not managed: cluster-enabled is on, and with `certificates api` nobody")
     assert not bus_takes(server, port, other.issue("CN=carol"))
 
 
