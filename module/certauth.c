@@ -40,7 +40,7 @@ typedef struct {
 /* A user whose rules have changed, until its clients have been looked at. */
 typedef struct {
     RedisModuleString *before; /* its rules; empty: not known */
-    bool judged, listed;       /* is the rest filled in? is it looked for in CLIENT LIST? */
+    bool judged;               /* is the rest filled in? */
     bool keys, commands;       /* it may have lost some */
     unsigned lost;             /* of STREAMS: a bit for each that it may not begin any more */
 } rights;
@@ -54,6 +54,7 @@ typedef struct {
     bool local;   /* a unix socket: never anybody's business */
     action act;   /* what was done to it when it connected or chose */
     bool strayed; /* it has changed its user since, by AUTH or RESET */
+    bool listens; /* it has asked for MONITOR or replication, see on_listen */
     bool closing; /* it is over: it runs nothing any more, and is closed when we act */
     int socket;   /* -1: not known */
     int64_t due;  /* when we are to act on it, as now_us has it; 0: not, see look_at_later */
@@ -189,7 +190,6 @@ static struct {
     RedisModuleDict *made;     /* user → made_user */
     RedisModuleDict *changed;  /* user → rights, see end_streams */
     uint64_t streams_seen;     /* the last session looked at by end_streams */
-    bool list_due;             /* it is to look at CLIENT LIST at its end */
     size_t idle;               /* how many of them have no session */
     bool switching;            /* we are changing a client's user ourselves */
     write_order *order;
@@ -1645,16 +1645,12 @@ static void judge_rights(rights *r, span user) {
     RedisModuleString *rules = user_rules(user);
     span before = string_span(r->before), after = rules ? string_span(rules) : span_of("", 0);
     r->judged = true;
-    /* CLIENT LIST ID stops the thread of each client, unless it is the main one, as it is of all that
-     * have begun something; CLIENT LIST stops all of them once. */
-    r->listed = node.stops_threads;
     r->keys = !keeps_keys(before, after);
     r->commands = !keeps_commands(before, after);
     for (unsigned i = 0; i < STREAM_KINDS; i++) {
         const stream *kind = &STREAMS[i];
         if (could_begin(before, kind) && !may_begin(user, kind)) r->lost |= 1U << i;
     }
-    node.list_due = node.list_due || (r->listed && r->lost & UNTOLD);
     if (rules) RedisModule_FreeString(NULL, rules);
 }
 
@@ -1688,7 +1684,7 @@ static bool has_lost(span line, const rights *r) {
 static bool may_have_lost(const session *s, const rights *r) {
     RedisModuleClientInfo client = {.version = 1};
     if (r == NULL) return false;
-    if (r->lost & UNTOLD && !r->listed) return true;
+    if (r->lost & UNTOLD && (s->listens || !node.stops_threads)) return true;
     if (r->lost == 0 && !r->keys && !waits_unseen(r)) return false;
     return RedisModule_GetClientInfoById(&client, s->id) == REDISMODULE_OK &&
            client.flags & (REDISMODULE_CLIENTINFO_FLAG_PUBSUB | REDISMODULE_CLIENTINFO_FLAG_BLOCKED |
@@ -1706,10 +1702,6 @@ static void end_stream(span line, void *data) {
     if (node.order) node.order->closed++;
     if (node.order && node.order->sender == s->id) node.order->close_sender = true;
     else end_session(s, "closed", s->why);
-}
-
-static void end_listed(span line, void *now) {
-    if (has_flag(line, 'O') || has_flag(line, 'S')) end_stream(line, now);
 }
 
 /* The first of them goes. False where there is none. */
@@ -1762,8 +1754,6 @@ static bool end_streams(slice *now) {
         size_t found = next_to_ask(ids, MOST, now, &more);
         if (found) each_client_of(ids, found, end_stream, now);
         while (found) RedisModule_FreeString(NULL, ids[--found]);
-        if (!more && node.list_due) each_client(end_listed, now);
-        if (!more) node.list_due = false;
         if (!more) node.streams_seen = UINT64_MAX; /* all were looked at */
     }
     while (node.streams_seen == UINT64_MAX && slice_goes_on(now) && forget_changed()) continue;
@@ -2176,7 +2166,9 @@ static void adopt_client(span line, void *none) {
     if (at.len > 1 && at.ptr[0] == '[') at = span_of(at.ptr + 1, at.len - 2);
     if (at.len && at.len < sizeof address) memcpy(address, at.ptr, at.len);
     if (span_starts(client_field(line, "cmd="), LITERAL("module"))) node.loader = client_id(line);
-    if (!has_flag(line, 'M')) session_new(client_id(line), address, has_flag(line, 'U'));
+    if (has_flag(line, 'M')) return;
+    session *s = session_new(client_id(line), address, has_flag(line, 'U'));
+    s->listens = has_flag(line, 'O') || has_flag(line, 'S');
 }
 
 /* Clients that hold `default` keep it when it is switched off, so they are closed by name. Not those
@@ -4347,6 +4339,18 @@ static void refuse_for_now(RedisModuleCommandFilterCtx *filter, const RedisModul
     else refuse_command(filter, word);
 }
 
+/* Of MONITOR and replication CLIENT LIST alone tells. Redis 8 with io-threads stops a client's thread for
+ * its line, unless that is the main one, as it is of all that have begun something (networking.c,
+ * catClientInfoString); and the lines of all 10,000 clients at once take 40 ms. So who has asked for either
+ * is known, and only they are asked about. */
+static void on_listen(RedisModuleCommandFilterCtx *filter) {
+    span name = string_span(RedisModule_CommandFilterArgGet(filter, 0));
+    bool asks = span_equal_nocase(name, LITERAL("monitor")) ||
+                span_equal_nocase(name, LITERAL("psync")) || span_equal_nocase(name, LITERAL("sync"));
+    session *s = asks ? session_find(RedisModule_CommandFilterGetClientId(filter)) : NULL;
+    if (s) s->listens = true;
+}
+
 /* Before 7.2 nobody asks us about AUTH and HELLO, and who has not been logged in by us has no callback
  * either: right behind such a command, all are looked at; behind EXEC too, if one may have waited for it.
  * Nor do we hear whose command it is: when we are late, nobody runs any until we have acted, in this turn of
@@ -4708,6 +4712,7 @@ static bool load(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, fault 
     RedisModule_RegisterInfoFunc(ctx, info);
     if (RedisModule_RegisterAuthCallback) RedisModule_RegisterAuthCallback(ctx, on_auth);
     else RedisModule_RegisterCommandFilter(ctx, on_command, REDISMODULE_CMDFILTER_NOSELF);
+    if (node.stops_threads) RedisModule_RegisterCommandFilter(ctx, on_listen, REDISMODULE_CMDFILTER_NOSELF);
     watch_acl_load(ctx);
     watch_settings();
     look_at_room();
