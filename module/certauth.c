@@ -102,6 +102,7 @@ struct write_order {
     fault why;                      /* the answer where it is refused */
     uint64_t closed;                /* sessions ended by it */
     uint64_t swept;                 /* id of the last session looked at */
+    int64_t decided;                /* when it had last somebody closed, as now_us has it */
     step *next_step;                /* on the main thread */
     bool here;                      /* it is ours to go on with, and no thread's */
     size_t row, at;                 /* how far that is, see walk */
@@ -2341,11 +2342,19 @@ static bool remake(write_order *order, const slice *now) {
 
 static void end_order(write_order *order);
 
-/* What sessions have begun without the right to it any more ends before the write is answered: those that
- * are over are closed before this is asked again, see work. */
+/* Are there sessions that the change has ended, and that are not closed yet? Those that others make us
+ * look at meanwhile stand behind them in node.due, so that nobody can keep a change waiting. */
+static bool waits_for_ends(const write_order *order) {
+    const session *s = session_first(node.due);
+    return s && s->due <= order->decided;
+}
+
+/* What sessions have begun without the right to it any more ends before the write is answered. */
 static progress settle_streams(write_order *order, slice *now) {
     uint64_t closed = order->closed;
-    if (end_streams(now) || order->closed > closed) return STEP_AGAIN;
+    bool more = end_streams(now);
+    if (order->closed > closed) order->decided = now_us() + 1;
+    if (more || waits_for_ends(order)) return STEP_AGAIN;
     end_order(order);
     return STEP_OVER;
 }
@@ -2353,6 +2362,7 @@ static progress settle_streams(write_order *order, slice *now) {
 /* Users become what the lines say after the sweep, for until then there may be clients that hold one and
  * should not: they must not get what it will be. Who comes meanwhile does not wait, see become. */
 static progress settle(write_order *order, slice *now) {
+    if (waits_for_ends(order)) return STEP_AGAIN;
     if (walk(order, USERS, sizeof USERS / sizeof *USERS, now)) return STEP_AGAIN;
     if (order->remakes && remake(order, now)) return STEP_AGAIN;
     node.settling = false;
@@ -2525,7 +2535,7 @@ static void sweep_session(write_order *order, session *s) {
     else end_session(s, "closed", d.why);
 }
 
-/* Looks at each session again; users change when those that are over have been closed, see work. */
+/* Looks at each session again; users change when those that are over have been closed. */
 static progress sweep(write_order *order, slice *now) {
     uint64_t from = session_key(order->swept);
     session *s = NULL;
@@ -2538,6 +2548,7 @@ static progress sweep(write_order *order, slice *now) {
     }
     RedisModule_DictIteratorStop(at);
     node.sweeping = more;
+    order->decided = now_us() + 1;
     if (!more) order->next_step = settle;
     return STEP_AGAIN;
 }
@@ -4198,18 +4209,38 @@ static bool do_chores(const slice *now) {
     return node.chores != NULL;
 }
 
-/* Who is to go, goes before anything else is done: a policy's users change behind its sweep. True where
- * there is more to do. */
-static bool work(slice *now) {
-    if (end_sessions(now) || act_on_due(now)) return true;
+/* What clients have us do by what they send: those whose time is over, and those that have logged in as
+ * somebody else. True where there is more. */
+static bool follow_clients(void) {
+    slice now = slice_start();
+    bool more = end_sessions(&now);
+    return act_on_due(&now) || more;
+}
+
+/* True where there is more. */
+static bool follow_policy(void) {
+    slice now = slice_start();
     end_look();
-    node.starting = node.starting && settle_at_start(now);
-    bool more = advance(node.order, now);
-    more = audit_all(now) || more;
-    if (!node.settling) more = end_streams(now) || more; /* else the change does, at its end */
-    more = do_chores(now) || more;
-    node.unmaking = node.unmaking && unmake_idle(now);
-    return more || node.starting || node.unmaking;
+    node.starting = node.starting && settle_at_start(&now);
+    return advance(node.order, &now) || node.starting;
+}
+
+/* True where there is more. */
+static bool follow_others(void) {
+    slice now = slice_start();
+    bool more = audit_all(&now);
+    if (!node.settling) more = end_streams(&now) || more; /* else the change does, at its end */
+    more = do_chores(&now) || more;
+    node.unmaking = node.unmaking && unmake_idle(&now);
+    return more || node.unmaking;
+}
+
+/* Each has a slice of its own, or clients that send RESET all the time would keep a change from coming into
+ * force: there is always one of them to be looked at. True where there is more to do. */
+static bool work(void) {
+    bool more = follow_clients();
+    more = follow_policy() || more;
+    return follow_others() || more;
 }
 
 static void plan(bool more) {
@@ -4225,10 +4256,9 @@ static void plan(bool more) {
 }
 
 static void act(void) {
-    slice now = slice_start();
     node.acting = true;
     put_in_force();
-    bool more = work(&now);
+    bool more = work();
     if (now_us() >= node.ticked + 1000000) tick();
     node.acting = false;
     plan(more || node.chores != NULL);
