@@ -147,10 +147,25 @@ typedef struct chore {
 typedef struct {
     bool under_way; /* in its thread, or not yet answered for */
     bool done;      /* the thread has gone */
+    bool journal;   /* there is one that was good */
     bool ever;      /* a copy: is there to be a marker? */
     fault wrong;    /* empty: nothing */
     int64_t next;   /* not before, as now_us has it */
 } look;
+
+/* What the directory behind tls-ca-cert-dir is to hold, and what came of that. By one thread at a time, of
+ * a change or of a look, and the policy stays as it is meanwhile. */
+typedef struct {
+    bool under_way, done;   /* in a thread of a change; it has gone */
+    bool ours;              /* the server looks there */
+    bool again;             /* and all was as it is to be: what is not any more, a hand has changed */
+    bool holds;             /* it holds certificates of the policy */
+    const char *links;      /* why the policy's are not to be there; NULL: they are */
+    const policy *lines;    /* the policy, then; or NULL */
+    trust_work work;        /* `stale` until the server has looked */
+    fault why;              /* empty: nothing is wrong */
+    char setting[PATH_MAX]; /* of tls-ca-cert-dir */
+} trust;
 
 static struct {
     RedisModuleCtx *ctx; /* detached: for timers and one-shots */
@@ -175,10 +190,10 @@ static struct {
     fault damage;              /* why only the bootstrap file counts; empty: it does not */
     fault lost;                /* what is wrong with a journal that was sound; empty: nothing */
     fault trust_state;         /* of tls-ca-cert-dir, for a person */
+    trust trust_files;
     bool watches;              /* the doors that are not the clients', see doors.c */
     bool blind;                /* a client has come, and we were not asked */
     bool trusts;               /* they are open to the policy's CAs, unless guarded */
-    bool looks_at_trust;       /* no change is behind what apply_trust finds */
     RedisModuleUser *nobody;   /* permissionless; refused clients sit on it until they are closed */
     RedisModuleUser *scratch;  /* for trying ACL rules */
     RedisModuleCommandFilter *muzzle; /* while there may be a client that is to run nothing */
@@ -805,12 +820,11 @@ static bool uses_directory(char value[PATH_MAX]) {
            strcmp(real, ours) == 0;
 }
 
-/* Files outlive enforcement, and restarts. */
-static void learn_trust(void) {
+/* `holds`: certificates of the policy are there. Files outlive enforcement, and restarts. */
+static void learn_trust(bool holds) {
     char value[PATH_MAX];
     bool allowed = policy_setting(node.policy, SET_INTERNAL_TRUST) == INTERNAL_TRUST_ALLOW;
-    node.trusts = !allowed && internal_links() && uses_directory(value) &&
-                  trust_holds(node.trust, node.policy, node.bootstrap);
+    node.trusts = holds && !allowed && internal_links() && uses_directory(value);
     follow_doors();
 }
 
@@ -824,50 +838,73 @@ static void say_trust(const char *links) {
          links, why);
 }
 
-static bool trust_goes_on(const void *now) { return slice_goes_on(now); }
-
-/* The bootstrap file's certificates are the operator's own word; a CA of clients must not open the
- * cluster bus and the links that this node makes. Nothing goes away while the policy is not enforced,
- * or cannot be read; but all does with the policy. With a slice, it may end before all is done: true
- * where there is more. */
-static bool apply_trust(const slice *now) {
-    static bool changed; /* since the server was last told to look */
-    char value[PATH_MAX];
+/* What is to be written, from what the main thread knows. The bootstrap file's certificates are the
+ * operator's own word; a CA of clients must not open the cluster bus and the links that this node makes.
+ * Nothing goes away while the policy is not enforced, or cannot be read; but all does with the policy. */
+static void plan_trust(void) {
+    trust *t = &node.trust_files;
     bool only = enforced() || policy_rules(node.policy) == 0;
-    trust_work work = {
-        .only = only && !damaged(), .goes_on = now ? trust_goes_on : NULL, .clock = now};
-    fault why;
-    if (!uses_directory(value)) {
-        fail(&node.trust_state, "not managed: tls-ca-cert-dir is '%.80s'", value);
-        learn_trust();
-        return false;
-    }
     const char *links = withheld();
-    say_trust(links);
-    const policy *lines = links ? NULL : node.policy;
-    bool good = trust_write(node.trust, lines, node.bootstrap, &work, &why);
-    changed = changed || work.changed;
-    if (good && work.more) return true;
-    if (!good || (changed && !config_set("tls-ca-cert-dir", value, &why)))
-        fail(&node.trust_state, "%s", why.text);
-    else if (changed && node.looks_at_trust)
-        tell("trust", "managed trust: files had been changed by hand, and are the policy's again");
-    changed = false;
-    learn_trust();
-    return false;
+    bool was_good = t->ours && t->links == links && t->why.text[0] == 0;
+    t->ours = uses_directory(t->setting);
+    t->again = was_good && t->ours;
+    t->links = links;
+    t->lines = t->links ? NULL : node.policy;
+    t->work = (trust_work){.only = only && !damaged(), .stale = t->work.stale};
 }
 
-static bool apply_more_trust(void *none, const slice *now) {
-    (void)none;
-    return apply_trust(now);
+/* In any thread: the policy stays as it is meanwhile. */
+static void write_trust(void) {
+    trust *t = &node.trust_files;
+    t->why.text[0] = 0;
+    if (t->ours) trust_write(node.trust, t->lines, node.bootstrap, &t->work, &t->why);
+    t->holds = trust_holds(node.trust, node.policy, node.bootstrap);
 }
 
-static bool look_at_trust(void *none, const slice *now) {
+/* A thread has done its part. The server reads its trust store again only where it must: Valkey 9.1 reads
+ * each file twice for that (tls.c, tlsRefreshCACertInfo), some 60 us a file. */
+static void take_trust(void) {
+    trust *t = &node.trust_files;
+    fault why;
+    if (t->ours && t->work.stale) {
+        t->work.stale = !config_set("tls-ca-cert-dir", t->setting, &why);
+        if (t->work.stale && t->why.text[0] == 0) t->why = why;
+    }
+    say_trust(t->links);
+    if (!t->ours) fail(&node.trust_state, "not managed: tls-ca-cert-dir is '%.80s'", t->setting);
+    if (t->why.text[0]) node.trust_state = t->why;
+    learn_trust(t->holds);
+}
+
+static void trust_is_over(void *none) {
     (void)none;
-    node.looks_at_trust = true;
-    bool more = apply_trust(now);
-    node.looks_at_trust = false;
-    return more;
+    node.trust_files.done = true;
+    act_in(0);
+}
+
+static void *write_trust_in_thread(void *none) {
+    (void)none;
+    write_trust();
+    RedisModule_EventLoopAddOneShot(trust_is_over, NULL);
+    return NULL;
+}
+
+/* Not by the main thread: to write 2,000 files takes a fifth of a second. */
+static void start_trust(void) {
+    trust *t = &node.trust_files;
+    plan_trust();
+    t->done = false;
+    t->under_way = true;
+    if (in_thread(write_trust_in_thread, NULL)) return;
+    write_trust();
+    t->done = true;
+}
+
+static void end_trust(void) {
+    trust *t = &node.trust_files;
+    if (!t->under_way || !t->done) return;
+    t->under_way = false;
+    take_trust();
 }
 
 /* Is tls-ca-cert-dir, or what may be in it, another than at the last call? */
@@ -2236,7 +2273,9 @@ static void put_in_force(void) {
     /* resetpass too: protected mode asks for nopass even of a user that is off (networking.c) */
     if (damaged()) set_user(LITERAL("default"), LITERAL("resetpass off"));
     commit_to_doors(NULL);
-    apply_trust(NULL);
+    plan_trust();
+    write_trust();
+    take_trust();
     apply_client_auth();
     if ((damaged() || enforced()) && !was_off && default_is_off(&now)) close_default(NULL);
     ask_for_audit();
@@ -2354,7 +2393,7 @@ static progress settle_streams(write_order *order, slice *now) {
     uint64_t closed = order->closed;
     bool more = end_streams(now);
     if (order->closed > closed) order->decided = now_us() + 1;
-    if (more || waits_for_ends(order)) return STEP_AGAIN;
+    if (more || waits_for_ends(order) || node.trust_files.under_way) return STEP_AGAIN;
     end_order(order);
     return STEP_OVER;
 }
@@ -2385,20 +2424,13 @@ static void settle_default(const regime *after) {
     else if (line) undo_user(after->change, LITERAL("default"));
 }
 
-/* Who is decided does not wait for it; who is handed a connection of the server's own does. */
-static progress put_trust(write_order *order, slice *now) {
-    if (apply_trust(now)) return STEP_AGAIN;
-    order->next_step = sweep;
-    return STEP_NEXT;
-}
-
 static uint64_t memory_after(const write_order *order);
 
 /* The step that nothing interrupts: after it, nobody is decided by the old lines. */
 static progress commit(write_order *order, slice *now) {
     const regime after = regime_after(order->change);
     bool switched = order->when == OFF_ON || order->when == ON_OFF;
-    bool trust = switched || patch_changes_trust(order->change);
+    bool trusts = switched || patch_changes_trust(order->change);
     (void)now;
     tell_journal();
     tell_unwritten("");
@@ -2412,7 +2444,8 @@ static progress commit(write_order *order, slice *now) {
     settle_default(&after);
     apply_client_auth();
     if (after.ends_default) close_default(order);
-    order->next_step = trust || moved_trust() ? put_trust : sweep;
+    if (moved_trust() || trusts) start_trust();
+    order->next_step = sweep;
     return STEP_NEXT;
 }
 
@@ -4054,7 +4087,7 @@ static void repair_configuration(void) {
     if (!good && !told) RedisModule_Log(node.ctx, "warning", "tls-auth-clients-user: %s", why.text);
     told = !good;
     apply_client_auth();
-    if (moved_trust()) add_chore(apply_more_trust, NULL);
+    if (!node.look.under_way && !node.order && moved_trust()) node.look.next = 0;
     follow_doors();
 }
 
@@ -4103,17 +4136,20 @@ static void *look_in_thread(void *none) {
     fault why;
     (void)none;
     l->wrong.text[0] = 0;
-    bool good = journal_look(node.journal, node.policy, &l->wrong);
+    bool good = l->journal && journal_look(node.journal, node.policy, &l->wrong);
     mkdir(node.trust, 0755); /* where it is gone */
     if (good && l->ever && !make_markers(&why)) l->wrong = why;
+    write_trust();
     RedisModule_EventLoopAddOneShot(look_is_over, NULL);
     return NULL;
 }
 
 static void start_look(void) {
     look *l = &node.look;
-    if (l->under_way || node.order || damaged() || now_us() < l->next) return;
+    if (l->under_way || node.order || now_us() < l->next) return;
+    l->journal = !damaged();
     l->ever = node.ever;
+    plan_trust();
     l->under_way = in_thread(look_in_thread, NULL);
 }
 
@@ -4123,11 +4159,13 @@ static void end_look(void) {
     if (!l->done) return;
     l->done = l->under_way = false;
     l->next = now_us() + (l->wrong.text[0] ? 1 : SECONDS) * 1000000;
-    tell_journal();
+    if (l->journal) tell_journal();
     if (strcmp(l->wrong.text, node.lost.text) != 0)
         tell("journal", l->wrong.text[0] ? l->wrong.text : "the journal is as it should be again");
     node.lost = l->wrong;
-    add_chore(look_at_trust, NULL);
+    if (node.trust_files.again && node.trust_files.work.changed)
+        tell("trust", "managed trust: files had been changed by hand, and are the policy's again");
+    take_trust();
 }
 
 /* ---- When we act ---- */
@@ -4221,6 +4259,7 @@ static bool follow_clients(void) {
 static bool follow_policy(void) {
     slice now = slice_start();
     end_look();
+    end_trust();
     node.starting = node.starting && settle_at_start(&now);
     return advance(node.order, &now) || node.starting;
 }
@@ -4716,7 +4755,7 @@ static void learn_server(void) {
     node.stops_threads = closes_late() && node.io_threads; /* which cannot be changed at runtime */
     node.watches = !node.api_certificates && doors_can_guard();
     learn_doors();
-    learn_trust();
+    learn_trust(trust_holds(node.trust, node.policy, node.bootstrap));
     commit_to_doors(NULL);
 }
 
