@@ -40,7 +40,7 @@ typedef struct {
 /* A user whose rules have changed, until its clients have been looked at. */
 typedef struct {
     RedisModuleString *before; /* its rules; empty: not known */
-    bool judged, listed;       /* is the rest filled in? is it looked for in CLIENT LIST? */
+    bool judged;               /* is the rest filled in? */
     bool keys, commands;       /* it may have lost some */
     unsigned lost;             /* of STREAMS: a bit for each that it may not begin any more */
 } rights;
@@ -54,6 +54,7 @@ typedef struct {
     bool local;   /* a unix socket: never anybody's business */
     action act;   /* what was done to it when it connected or chose */
     bool strayed; /* it has changed its user since, by AUTH or RESET */
+    bool listens; /* it has asked for MONITOR or replication, see on_listen */
     bool closing; /* it is over: it runs nothing any more, and is closed when we act */
     int socket;   /* -1: not known */
     int64_t due;  /* when we are to act on it, as now_us has it; 0: not, see look_at_later */
@@ -101,6 +102,7 @@ struct write_order {
     fault why;                      /* the answer where it is refused */
     uint64_t closed;                /* sessions ended by it */
     uint64_t swept;                 /* id of the last session looked at */
+    int64_t decided;                /* when it had last somebody closed, as now_us has it */
     step *next_step;                /* on the main thread */
     bool here;                      /* it is ours to go on with, and no thread's */
     size_t row, at;                 /* how far that is, see walk */
@@ -146,6 +148,7 @@ typedef struct chore {
 typedef struct {
     bool under_way; /* in its thread, or not yet answered for */
     bool done;      /* the thread has gone */
+    bool journal;   /* there is one that was good */
     bool ever;      /* a copy: is there to be a marker? */
     fault wrong;    /* empty: nothing */
     int64_t next;   /* not before, as now_us has it */
@@ -165,6 +168,20 @@ typedef struct {
     uint8_t next[HASH_BYTES]; /* the key that waits to be shown */
     bool waits;
 } own_certificate;
+
+/* What the directory behind tls-ca-cert-dir is to hold, and what came of that. By one thread at a time, of
+ * a change or of a look, and the policy stays as it is meanwhile. */
+typedef struct {
+    bool under_way, done;   /* in a thread of a change; it has gone */
+    bool ours;              /* the server looks there */
+    bool again;             /* and all was as it is to be: what is not any more, a hand has changed */
+    bool holds;             /* it holds certificates of the policy */
+    const char *links;      /* why the policy's are not to be there; NULL: they are */
+    const policy *lines;    /* the policy, then; or NULL */
+    trust_work work;        /* `stale` until the server has looked */
+    fault why;              /* empty: nothing is wrong */
+    char setting[PATH_MAX]; /* of tls-ca-cert-dir */
+} trust;
 
 static struct {
     RedisModuleCtx *ctx; /* detached: for timers and one-shots */
@@ -190,11 +207,11 @@ static struct {
     fault lost;                /* what is wrong with a journal that was sound; empty: nothing */
     fault trust_state;         /* of tls-ca-cert-dir, for a person */
     fault unverified;          /* what this libcrypto does not know of the policy's CAs; or empty */
+    trust trust_files;
     bool watches;              /* the doors that are not the clients', see doors.c */
     bool blind;                /* a client has come, and we were not asked */
     bool shares;               /* the server's OpenSSL is the one that we see, see learn_openssl */
     bool trusts;               /* they are open to the policy's CAs, unless guarded */
-    bool looks_at_trust;       /* no change is behind what apply_trust finds */
     RedisModuleUser *nobody;   /* permissionless; refused clients sit on it until they are closed */
     RedisModuleUser *scratch;  /* for trying ACL rules */
     RedisModuleCommandFilter *muzzle; /* while there may be a client that is to run nothing */
@@ -208,7 +225,6 @@ static struct {
     RedisModuleDict *spent;    /* users whose `was` line goes with the next change, see give_back_again */
     RedisModuleDict *changed;  /* user → rights, see end_streams */
     uint64_t streams_seen;     /* the last session looked at by end_streams */
-    bool list_due;             /* it is to look at CLIENT LIST at its end */
     size_t idle;               /* how many of them have no session */
     bool switching;            /* we are changing a client's user ourselves */
     write_order *order;
@@ -926,12 +942,11 @@ static bool uses_directory(char value[PATH_MAX]) {
            strcmp(real, ours) == 0;
 }
 
-/* Files outlive enforcement, and restarts. */
-static void learn_trust(void) {
+/* `holds`: certificates of the policy are there. Files outlive enforcement, and restarts. */
+static void learn_trust(bool holds) {
     char value[PATH_MAX];
     bool allowed = policy_setting(node.policy, SET_INTERNAL_TRUST) == INTERNAL_TRUST_ALLOW;
-    node.trusts = !allowed && internal_links() && uses_directory(value) &&
-                  trust_holds(node.trust, node.policy, node.bootstrap);
+    node.trusts = holds && !allowed && internal_links() && uses_directory(value);
     follow_doors();
 }
 
@@ -976,50 +991,73 @@ static void learn_unverified(void) {
         tell("trust", node.unverified.text);
 }
 
-static bool trust_goes_on(const void *now) { return slice_goes_on(now); }
-
-/* The bootstrap file's certificates are the operator's own word; a CA of clients must not open the
- * cluster bus and the links that this node makes. Nothing goes away while the policy is not enforced,
- * or cannot be read; but all does with the policy. With a slice, it may end before all is done: true
- * where there is more. */
-static bool apply_trust(const slice *now) {
-    static bool changed; /* since the server was last told to look */
-    char value[PATH_MAX];
+/* What is to be written, from what the main thread knows. The bootstrap file's certificates are the
+ * operator's own word; a CA of clients must not open the cluster bus and the links that this node makes.
+ * Nothing goes away while the policy is not enforced, or cannot be read; but all does with the policy. */
+static void plan_trust(void) {
+    trust *t = &node.trust_files;
     bool only = enforced() || policy_rules(node.policy) == 0;
-    trust_work work = {
-        .only = only && !damaged(), .goes_on = now ? trust_goes_on : NULL, .clock = now};
-    fault why;
-    if (!uses_directory(value)) {
-        fail(&node.trust_state, "not managed: tls-ca-cert-dir is '%.80s'", value);
-        learn_trust();
-        return false;
-    }
     const char *links = withheld();
-    say_trust(links);
-    const policy *lines = links ? NULL : node.policy;
-    bool good = trust_write(node.trust, lines, node.bootstrap, &work, &why);
-    changed = changed || work.changed;
-    if (good && work.more) return true;
-    if (!good || (changed && !config_set("tls-ca-cert-dir", value, &why)))
-        fail(&node.trust_state, "%s", why.text);
-    else if (changed && node.looks_at_trust)
-        tell("trust", "managed trust: files had been changed by hand, and are the policy's again");
-    changed = false;
-    learn_trust();
-    return false;
+    bool was_good = t->ours && t->links == links && t->why.text[0] == 0;
+    t->ours = uses_directory(t->setting);
+    t->again = was_good && t->ours;
+    t->links = links;
+    t->lines = t->links ? NULL : node.policy;
+    t->work = (trust_work){.only = only && !damaged(), .stale = t->work.stale};
 }
 
-static bool apply_more_trust(void *none, const slice *now) {
-    (void)none;
-    return apply_trust(now);
+/* In any thread: the policy stays as it is meanwhile. */
+static void write_trust(void) {
+    trust *t = &node.trust_files;
+    t->why.text[0] = 0;
+    if (t->ours) trust_write(node.trust, t->lines, node.bootstrap, &t->work, &t->why);
+    t->holds = trust_holds(node.trust, node.policy, node.bootstrap);
 }
 
-static bool look_at_trust(void *none, const slice *now) {
+/* A thread has done its part. The server reads its trust store again only where it must: Valkey 9.1 reads
+ * each file twice for that (tls.c, tlsRefreshCACertInfo), some 60 us a file. */
+static void take_trust(void) {
+    trust *t = &node.trust_files;
+    fault why;
+    if (t->ours && t->work.stale) {
+        t->work.stale = !config_set("tls-ca-cert-dir", t->setting, &why);
+        if (t->work.stale && t->why.text[0] == 0) t->why = why;
+    }
+    say_trust(t->links);
+    if (!t->ours) fail(&node.trust_state, "not managed: tls-ca-cert-dir is '%.80s'", t->setting);
+    if (t->why.text[0]) node.trust_state = t->why;
+    learn_trust(t->holds);
+}
+
+static void trust_is_over(void *none) {
     (void)none;
-    node.looks_at_trust = true;
-    bool more = apply_trust(now);
-    node.looks_at_trust = false;
-    return more;
+    node.trust_files.done = true;
+    act_in(0);
+}
+
+static void *write_trust_in_thread(void *none) {
+    (void)none;
+    write_trust();
+    RedisModule_EventLoopAddOneShot(trust_is_over, NULL);
+    return NULL;
+}
+
+/* Not by the main thread: to write 2,000 files takes a fifth of a second. */
+static void start_trust(void) {
+    trust *t = &node.trust_files;
+    plan_trust();
+    t->done = false;
+    t->under_way = true;
+    if (in_thread(write_trust_in_thread, NULL)) return;
+    write_trust();
+    t->done = true;
+}
+
+static void end_trust(void) {
+    trust *t = &node.trust_files;
+    if (!t->under_way || !t->done) return;
+    t->under_way = false;
+    take_trust();
 }
 
 /* Is tls-ca-cert-dir, or what may be in it, another than at the last call? */
@@ -1800,16 +1838,12 @@ static void judge_rights(rights *r, span user) {
     RedisModuleString *rules = user_rules(user);
     span before = string_span(r->before), after = rules ? string_span(rules) : span_of("", 0);
     r->judged = true;
-    /* CLIENT LIST ID stops the thread of each client, unless it is the main one, as it is of all that
-     * have begun something; CLIENT LIST stops all of them once. */
-    r->listed = node.stops_threads;
     r->keys = !keeps_keys(before, after);
     r->commands = !keeps_commands(before, after);
     for (unsigned i = 0; i < STREAM_KINDS; i++) {
         const stream *kind = &STREAMS[i];
         if (could_begin(before, kind) && !may_begin(user, kind)) r->lost |= 1U << i;
     }
-    node.list_due = node.list_due || (r->listed && r->lost & UNTOLD);
     if (rules) RedisModule_FreeString(NULL, rules);
 }
 
@@ -1843,7 +1877,7 @@ static bool has_lost(span line, const rights *r) {
 static bool may_have_lost(const session *s, const rights *r) {
     RedisModuleClientInfo client = {.version = 1};
     if (r == NULL) return false;
-    if (r->lost & UNTOLD && !r->listed) return true;
+    if (r->lost & UNTOLD && (s->listens || !node.stops_threads)) return true;
     if (r->lost == 0 && !r->keys && !waits_unseen(r)) return false;
     return RedisModule_GetClientInfoById(&client, s->id) == REDISMODULE_OK &&
            client.flags & (REDISMODULE_CLIENTINFO_FLAG_PUBSUB | REDISMODULE_CLIENTINFO_FLAG_BLOCKED |
@@ -1861,10 +1895,6 @@ static void end_stream(span line, void *data) {
     if (node.order) node.order->closed++;
     if (node.order && node.order->sender == s->id) node.order->close_sender = true;
     else end_session(s, "closed", s->why);
-}
-
-static void end_listed(span line, void *now) {
-    if (has_flag(line, 'O') || has_flag(line, 'S')) end_stream(line, now);
 }
 
 /* The first of them goes. False where there is none. */
@@ -1917,8 +1947,6 @@ static bool end_streams(slice *now) {
         size_t found = next_to_ask(ids, MOST, now, &more);
         if (found) each_client_of(ids, found, end_stream, now);
         while (found) RedisModule_FreeString(NULL, ids[--found]);
-        if (!more && node.list_due) each_client(end_listed, now);
-        if (!more) node.list_due = false;
         if (!more) node.streams_seen = UINT64_MAX; /* all were looked at */
     }
     while (node.streams_seen == UINT64_MAX && slice_goes_on(now) && forget_changed()) continue;
@@ -2331,7 +2359,9 @@ static void adopt_client(span line, void *none) {
     if (at.len > 1 && at.ptr[0] == '[') at = span_of(at.ptr + 1, at.len - 2);
     if (at.len && at.len < sizeof address) memcpy(address, at.ptr, at.len);
     if (span_starts(client_field(line, "cmd="), LITERAL("module"))) node.loader = client_id(line);
-    if (!has_flag(line, 'M')) session_new(client_id(line), address, has_flag(line, 'U'));
+    if (has_flag(line, 'M')) return;
+    session *s = session_new(client_id(line), address, has_flag(line, 'U'));
+    s->listens = has_flag(line, 'O') || has_flag(line, 'S');
 }
 
 /* Clients that hold `default` keep it when it is switched off, so they are closed by name. Not those
@@ -2400,7 +2430,9 @@ static void put_in_force(void) {
     commit_to_doors(NULL);
     learn_openssl();
     learn_unverified();
-    apply_trust(NULL);
+    plan_trust();
+    write_trust();
+    take_trust();
     apply_client_auth();
     if ((damaged() || enforced()) && !was_off && default_is_off(&now)) close_default(NULL);
     ask_for_audit();
@@ -2506,11 +2538,19 @@ static bool remake(write_order *order, const slice *now) {
 
 static void end_order(write_order *order);
 
-/* What sessions have begun without the right to it any more ends before the write is answered: those that
- * are over are closed before this is asked again, see work. */
+/* Are there sessions that the change has ended, and that are not closed yet? Those that others make us
+ * look at meanwhile stand behind them in node.due, so that nobody can keep a change waiting. */
+static bool waits_for_ends(const write_order *order) {
+    const session *s = session_first(node.due);
+    return s && s->due <= order->decided;
+}
+
+/* What sessions have begun without the right to it any more ends before the write is answered. */
 static progress settle_streams(write_order *order, slice *now) {
     uint64_t closed = order->closed;
-    if (end_streams(now) || order->closed > closed) return STEP_AGAIN;
+    bool more = end_streams(now);
+    if (order->closed > closed) order->decided = now_us() + 1;
+    if (more || waits_for_ends(order) || node.trust_files.under_way) return STEP_AGAIN;
     end_order(order);
     return STEP_OVER;
 }
@@ -2518,6 +2558,7 @@ static progress settle_streams(write_order *order, slice *now) {
 /* Users become what the lines say after the sweep, for until then there may be clients that hold one and
  * should not: they must not get what it will be. Who comes meanwhile does not wait, see become. */
 static progress settle(write_order *order, slice *now) {
+    if (waits_for_ends(order)) return STEP_AGAIN;
     if (walk(order, USERS, sizeof USERS / sizeof *USERS, now)) return STEP_AGAIN;
     if (order->remakes && remake(order, now)) return STEP_AGAIN;
     node.settling = false;
@@ -2540,20 +2581,13 @@ static void settle_default(const regime *after) {
     else if (line) undo_user(LITERAL("default"));
 }
 
-/* Who is decided does not wait for it; who is handed a connection of the server's own does. */
-static progress put_trust(write_order *order, slice *now) {
-    if (apply_trust(now)) return STEP_AGAIN;
-    order->next_step = sweep;
-    return STEP_NEXT;
-}
-
 static uint64_t memory_after(const write_order *order);
 
 /* The step that nothing interrupts: after it, nobody is decided by the old lines. */
 static progress commit(write_order *order, slice *now) {
     const regime after = regime_after(order->change);
     bool switched = order->when == OFF_ON || order->when == ON_OFF;
-    bool trust = switched || patch_changes_trust(order->change);
+    bool trusts = switched || patch_changes_trust(order->change);
     (void)now;
     tell_journal();
     tell_unwritten("");
@@ -2568,7 +2602,8 @@ static progress commit(write_order *order, slice *now) {
     settle_default(&after);
     apply_client_auth();
     if (after.ends_default) close_default(order);
-    order->next_step = trust || moved_trust() ? put_trust : sweep;
+    if (moved_trust() || trusts) start_trust();
+    order->next_step = sweep;
     return STEP_NEXT;
 }
 
@@ -2707,7 +2742,7 @@ static void sweep_session(write_order *order, session *s) {
     else end_session(s, "closed", d.why);
 }
 
-/* Looks at each session again; users change when those that are over have been closed, see work. */
+/* Looks at each session again; users change when those that are over have been closed. */
 static progress sweep(write_order *order, slice *now) {
     uint64_t from = session_key(order->swept);
     session *s = NULL;
@@ -2720,6 +2755,7 @@ static progress sweep(write_order *order, slice *now) {
     }
     RedisModule_DictIteratorStop(at);
     node.sweeping = more;
+    order->decided = now_us() + 1;
     if (!more) order->next_step = settle;
     return STEP_AGAIN;
 }
@@ -4256,9 +4292,9 @@ static void repair_configuration(void) {
     if (!good && !told) RedisModule_Log(node.ctx, "warning", "tls-auth-clients-user: %s", why.text);
     told = !good;
     apply_client_auth();
-    if (moved_trust()) {
+    if (!node.look.under_way && !node.order && moved_trust()) {
         learn_openssl();
-        add_chore(apply_more_trust, NULL);
+        node.look.next = 0;
     }
     follow_doors();
 }
@@ -4376,21 +4412,24 @@ static void *look_in_thread(void *none) {
     fault why;
     (void)none;
     l->wrong.text[0] = 0;
-    bool good = journal_look(node.journal, node.policy, &l->wrong);
+    bool good = l->journal && journal_look(node.journal, node.policy, &l->wrong);
     mkdir(node.trust, 0755); /* where it is gone */
     if (good && l->ever && !make_markers(&why)) l->wrong = why;
     look_at_files(l);
+    write_trust();
     RedisModule_EventLoopAddOneShot(look_is_over, NULL);
     return NULL;
 }
 
 static void start_look(void) {
     look *l = &node.look;
-    if (l->under_way || node.order || damaged() || now_us() < l->next) return;
+    if (l->under_way || node.order || now_us() < l->next) return;
+    l->journal = !damaged();
     l->ever = node.ever;
     learn_files(&l->files);
     l->read = node.own.read;
     l->last = node.own.last;
+    plan_trust();
     l->under_way = in_thread(look_in_thread, NULL);
 }
 
@@ -4402,11 +4441,13 @@ static void end_look(void) {
     end_look_at_files(l);
     bool soon = l->wrong.text[0] || is_behind(&node.own);
     l->next = now_us() + (soon ? 1 : SECONDS) * 1000000;
-    tell_journal();
+    if (l->journal) tell_journal();
     if (strcmp(l->wrong.text, node.lost.text) != 0)
         tell("journal", l->wrong.text[0] ? l->wrong.text : "the journal is as it should be again");
     node.lost = l->wrong;
-    add_chore(look_at_trust, NULL);
+    if (node.trust_files.again && node.trust_files.work.changed)
+        tell("trust", "managed trust: files had been changed by hand, and are the policy's again");
+    take_trust();
 }
 
 /* ---- When we act ---- */
@@ -4487,18 +4528,39 @@ static bool do_chores(const slice *now) {
     return node.chores != NULL;
 }
 
-/* Who is to go, goes before anything else is done: a policy's users change behind its sweep. True where
- * there is more to do. */
-static bool work(slice *now) {
-    if (end_sessions(now) || act_on_due(now)) return true;
+/* What clients have us do by what they send: those whose time is over, and those that have logged in as
+ * somebody else. True where there is more. */
+static bool follow_clients(void) {
+    slice now = slice_start();
+    bool more = end_sessions(&now);
+    return act_on_due(&now) || more;
+}
+
+/* True where there is more. */
+static bool follow_policy(void) {
+    slice now = slice_start();
     end_look();
-    node.starting = node.starting && settle_at_start(now);
-    bool more = advance(node.order, now);
-    more = audit_all(now) || more;
-    if (!node.settling) more = end_streams(now) || more; /* else the change does, at its end */
-    more = do_chores(now) || more;
-    node.unmaking = node.unmaking && unmake_idle(now);
-    return more || node.starting || node.unmaking;
+    end_trust();
+    node.starting = node.starting && settle_at_start(&now);
+    return advance(node.order, &now) || node.starting;
+}
+
+/* True where there is more. */
+static bool follow_others(void) {
+    slice now = slice_start();
+    bool more = audit_all(&now);
+    if (!node.settling) more = end_streams(&now) || more; /* else the change does, at its end */
+    more = do_chores(&now) || more;
+    node.unmaking = node.unmaking && unmake_idle(&now);
+    return more || node.unmaking;
+}
+
+/* Each has a slice of its own, or clients that send RESET all the time would keep a change from coming into
+ * force: there is always one of them to be looked at. True where there is more to do. */
+static bool work(void) {
+    bool more = follow_clients();
+    more = follow_policy() || more;
+    return follow_others() || more;
 }
 
 static void plan(bool more) {
@@ -4514,10 +4576,9 @@ static void plan(bool more) {
 }
 
 static void act(void) {
-    slice now = slice_start();
     node.acting = true;
     put_in_force();
-    bool more = work(&now);
+    bool more = work();
     if (now_us() >= node.ticked + 1000000) tick();
     node.acting = false;
     plan(more || node.chores != NULL);
@@ -4632,6 +4693,18 @@ static void refuse_for_now(RedisModuleCommandFilterCtx *filter, const RedisModul
     if (string_is(name, "DISCARD") || string_is(name, "REPLCONF")) return;
     if (string_is(name, "EXEC")) RedisModule_CommandFilterArgInsert(filter, 1, string_of(word));
     else refuse_command(filter, word);
+}
+
+/* Of MONITOR and replication CLIENT LIST alone tells. Redis 8 with io-threads stops a client's thread for
+ * its line, unless that is the main one, as it is of all that have begun something (networking.c,
+ * catClientInfoString); and the lines of all 10,000 clients at once take 40 ms. So who has asked for either
+ * is known, and only they are asked about. */
+static void on_listen(RedisModuleCommandFilterCtx *filter) {
+    span name = string_span(RedisModule_CommandFilterArgGet(filter, 0));
+    bool asks = span_equal_nocase(name, LITERAL("monitor")) ||
+                span_equal_nocase(name, LITERAL("psync")) || span_equal_nocase(name, LITERAL("sync"));
+    session *s = asks ? session_find(RedisModule_CommandFilterGetClientId(filter)) : NULL;
+    if (s) s->listens = true;
 }
 
 /* Before 7.2 nobody asks us about AUTH and HELLO, and who has not been logged in by us has no callback
@@ -4972,7 +5045,7 @@ static void learn_server(void) {
     node.shares = node.watches && handshake_is_servers();
     learn_doors();
     note_files();
-    learn_trust();
+    learn_trust(trust_holds(node.trust, node.policy, node.bootstrap));
     commit_to_doors(NULL);
 }
 
@@ -5000,6 +5073,7 @@ static bool load(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, fault 
     RedisModule_RegisterInfoFunc(ctx, info);
     if (RedisModule_RegisterAuthCallback) RedisModule_RegisterAuthCallback(ctx, on_auth);
     else RedisModule_RegisterCommandFilter(ctx, on_command, REDISMODULE_CMDFILTER_NOSELF);
+    if (node.stops_threads) RedisModule_RegisterCommandFilter(ctx, on_listen, REDISMODULE_CMDFILTER_NOSELF);
     watch_acl_load(ctx);
     watch_settings();
     look_at_room();

@@ -140,9 +140,9 @@ bool shown_read(const shown_files *, X509 *leaves[2], fault *why);
 
 /* Makes `directory` hold the `ca` and `anchor` certificates of both policies (either may be NULL)
  * under their hash names; with `only`, nothing else of its kind. `changed` is set where a file came or
- * went. With `goes_on`, it stops as soon as that says so, and `more` tells that it has to be called again:
- * what was done is not done twice. Main thread only. */
-typedef struct { bool only, changed, more; bool (*goes_on)(const void *); const void *clock; } trust_work;
+ * went; `stale` where libcrypto, which keeps what it has read, would not find that by itself. In any
+ * thread, one at a time. */
+typedef struct { bool only, changed, stale; } trust_work;
 bool trust_write(const char *directory, const policy *, const policy *bootstrap, trust_work *, fault *why);
 
 /* Does it hold certificates of the policy that the bootstrap file has not as well? */

@@ -15,8 +15,8 @@
 #include <openssl/err.h>
 #include <openssl/pem.h>
 
-/* A file that was read or written, as it was then: to read 2,000 of them takes longer than the thread that
- * answers clients may be held. */
+/* A file that was read or written, as it was then: to look at one takes a hundredth of what reading it does,
+ * and that is done every few seconds. */
 typedef struct {
     uint32_t hash, number;
     uint8_t key[KEY_BYTES];
@@ -85,15 +85,14 @@ static bool is_same_file(const struct stat *a, const struct stat *b) {
            a->st_ctim.tv_sec == b->st_ctim.tv_sec && a->st_ctim.tv_nsec == b->st_ctim.tv_nsec;
 }
 
-/* `again`: it was looked at a moment ago. */
-static void find_seen(int directory, entry *e, bool again) {
+static void find_seen(int directory, entry *e) {
     seen_file wanted = {.hash = e->hash, .number = e->number};
     struct stat now;
     const seen_file *found =
         seen_count ? bsearch(&wanted, seen, seen_count, sizeof *seen, compare_seen) : NULL;
     if (found == NULL || memcmp(found->key, e->line->key, KEY_BYTES) != 0) return;
-    e->there = again || (fstatat(directory, e->name, &now, AT_SYMLINK_NOFOLLOW) == 0 &&
-                         is_same_file(&now, &found->there));
+    e->there = fstatat(directory, e->name, &now, AT_SYMLINK_NOFOLLOW) == 0 &&
+               is_same_file(&now, &found->there);
     e->seen = e->there ? found : NULL;
 }
 
@@ -162,7 +161,7 @@ static bool is_listed(const listing *l, const char *name) {
     return number < l->count - low && strcmp(l->entries[low + number].name, name) == 0;
 }
 
-static bool remove_others(int directory, const listing *l, bool *changed) {
+static bool remove_others(int directory, const listing *l, trust_work *w) {
     int copy = dup(directory);
     DIR *dir = copy < 0 ? NULL : fdopendir(copy);
     if (dir == NULL) return false;
@@ -171,45 +170,41 @@ static bool remove_others(int directory, const listing *l, bool *changed) {
     for (struct dirent *e; (e = readdir(dir)) != NULL;) {
         if (!is_ours(e->d_name) || is_listed(l, e->d_name)) continue;
         good = unlinkat(directory, e->d_name, 0) == 0 && good;
-        *changed = true;
+        w->changed = w->stale = true;
     }
     closedir(dir);
     return good;
 }
 
+/* libcrypto looks into the directory for each name of a CA that it holds no certificate of
+ * (X509_STORE_CTX_get_by_subject, crypto/x509/x509_lu.c, OpenSSL 3.0): the first of a name it finds by
+ * itself. */
 static bool put_entry(int directory, entry *e, trust_work *w) {
-    e->there = holds(directory, e);
+    find_seen(directory, e);
+    e->there = e->there || holds(directory, e);
     if (e->there) return true;
     w->changed = true;
+    w->stale = w->stale || e->number > 0 || faccessat(directory, e->name, F_OK, 0) == 0;
     return e->there = write_entry(directory, e);
 }
 
-/* A file takes a tenth of a millisecond to be read or written; a look at one that was seen a hundredth of
- * that, so it is taken at all of them before the time is looked at. */
+/* What cannot be written keeps nothing from being removed. The reason is that of the first one. */
 static bool write_all(const char *where, listing *l, trust_work *w) {
-    static bool unfinished;
-    int directory = open(where, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int directory = open(where, O_RDONLY | O_DIRECTORY | O_CLOEXEC), error = 0;
     if (directory < 0) return false;
-    bool good = true;
-    for (size_t i = 0; i < l->count; i++) find_seen(directory, &l->entries[i], unfinished);
-    for (size_t i = 0; i < l->count && good && !w->more; i++) {
-        if (l->entries[i].there) continue;
-        good = put_entry(directory, &l->entries[i], w);
-        w->more = w->goes_on && !w->goes_on(w->clock);
+    for (size_t i = 0; i < l->count; i++) {
+        if (!put_entry(directory, &l->entries[i], w) && error == 0) error = errno;
     }
-    if (w->only && !w->more) good = good && remove_others(directory, l, &w->changed);
-    unfinished = w->more;
-    int error = errno;
+    if (w->only && !remove_others(directory, l, w) && error == 0) error = errno;
     remember(directory, l);
     close(directory);
     errno = error;
-    return good;
+    return error == 0;
 }
 
 bool trust_write(const char *where, const policy *p, const policy *bootstrap, trust_work *w, fault *why) {
     listing l = {calloc(count_certificates(p) + count_certificates(bootstrap) + 1, sizeof(entry)),
                  0};
-    w->more = false;
     if (l.entries == NULL) return fail(why, "out of memory");
     list_policy(&l, bootstrap);
     list_policy(&l, p);

@@ -6,11 +6,13 @@ a PING waited, by the kernel's account, since this machine does much else; and w
 holds it each time, so the best of a few tries.
 """
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
@@ -19,10 +21,11 @@ import pytest
 import redis
 
 from tests.certificates import authority_line
-from tests.nodes import enrolled, load, refused, usual
+from tests.nodes import bind, enrolled, load, patch, refused, status, usual
 from tests.policies import Start
 from tests.servers import Server
-from tests.support import Pki, RedisServer, root
+from tests.support import Cert, Pki, RedisServer, TlsPeer, root, wait_until
+from tests.test_endurance import peer_of
 
 MOST = 0.02  # seconds
 TRIES = 5
@@ -209,6 +212,142 @@ def test_no_change_holds_the_server(installed: Server, start: Start, pki: Pki) -
 def test_no_change_holds_any_server(server_kind: Server, start: Start, pki: Pki) -> None:
     """Of any kind of line, in calls as large as they may be."""
     check_changes(enrolled(start, server_kind, pki), pki)
+
+
+@pytest.mark.few_servers
+def test_one_ca_of_two_thousand_holds_no_server(
+    server_kind: Server, start: Start, pki: Pki
+) -> None:
+    """Their files are looked at by a thread, and the server is made to read its trust store again
+    only where it could not find what has come by itself."""
+    server = with_trust(start, server_kind, pki)
+    admin, lines, generation = server.admin(socket_timeout=100), authorities(2_000 + TRIES), [2]
+    load(admin, 2, [*usual(pki), *lines[:2_000]])
+    assert status(admin)["trust"] == "managed"
+
+    def change(line: str) -> None:
+        generation[0] += 1
+        patch(admin, generation[0] - 1, generation[0], [line])
+
+    calls: dict[str, Callable[[int], object]] = {
+        "comes": lambda at: change(f"+{lines[2_000 + at]}")
+    }
+    # Valkey 9.1 reads each of the files twice then (docs/servers.md).
+    if server_kind.name != "valkey" or server_kind.release < (9, 1):
+        calls["goes"] = lambda at: change(f"-{lines[at]}")
+    check(server, calls)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("io_threads", [1, 4])
+def test_a_right_to_monitor_that_goes_holds_no_server(
+    server_kind: Server, start: Start, pki: Pki, io_threads: int
+) -> None:
+    """Of a user with 8,000 sessions, one of which has begun to: that one is closed."""
+    was, less = "user carol adopt on ~* &* +@all", "user carol adopt on ~* &* +@all -monitor"
+    server = start(server_kind, module=("journal", "journal"), io_threads=io_threads)
+    admin = server.admin(socket_timeout=100)
+    admin.execute_command("ACL", "SETUSER", "carol", "on", ">pw", "~*", "&*", "+@all")
+    with ExitStack() as stack:
+        many = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(8_000)]
+        for one in many:
+            one.connect(str(server.socket))
+            one.sendall(b"AUTH carol pw\r\n")
+            assert one.recv(100) == b"+OK\r\n"
+        load(admin, 1, [*usual(pki), was])
+        generation = 1
+
+        def take(at: int) -> None:
+            nonlocal generation
+            many[at].sendall(b"MONITOR\r\n")
+            assert many[at].recv(5) == b"+OK\r\n"
+            reply = patch(admin, generation, generation + 1, [f"-{was}", f"+{less}"])
+            patch(admin, generation + 1, generation + 2, [f"-{less}", f"+{was}"])
+            generation += 2
+            assert reply["closed"] == 1
+
+        check(server, {"monitor": take})
+
+
+# ---- Floods --------------------------------------------------------------------------------------
+
+
+def flood(where: tuple[Any, Any], count: int, ready: Any, go: Any, stop: Any) -> None:
+    """So many connections, each of which leaves its user and logs in again, all the time."""
+    server, cert = where
+    peer = TlsPeer(server, cert, "TLSv1_3")
+    made = [peer.connect().socket for _ in range(count)]
+    for one in made:
+        one.setblocking(False)
+    ready.release()
+    go.wait()
+    while not stop.is_set():
+        for one in made:
+            with suppress(OSError):
+                one.send(b"RESET\r\nCERTAUTH.LOGIN\r\n")
+                one.recv(1 << 16)
+
+
+@contextmanager
+def flooded(server: RedisServer, cert: Cert, count: int) -> Iterator[None]:
+    own = get_context("spawn")
+    ready, go, stop = own.Semaphore(0), own.Event(), own.Event()
+    words = (peer_of(server, cert), count // 2, ready, go, stop)
+    both = [own.Process(target=flood, args=words, daemon=True) for _ in range(2)]
+    for one in both:
+        one.start()
+    try:
+        for _ in both:
+            assert ready.acquire(timeout=200)
+        go.set()
+        yield
+    finally:
+        go.set()
+        stop.set()
+        for one in both:
+            one.join()
+
+
+@contextmanager
+def counting_turns(server: RedisServer) -> Iterator[list[int]]:
+    """How many PINGs have been answered, one after the other: each takes a turn of the server's
+    event loop."""
+    stop, turns = threading.Event(), [0]
+    client: Any = server.admin(single_connection_client=True, socket_timeout=100)
+
+    def run() -> None:
+        while not stop.is_set():
+            with suppress(redis.ResponseError):  # Redis 7.0 may say that it is busy
+                client.ping()
+            turns[0] += 1
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield turns
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("io_threads", [1, 4])
+def test_no_flood_of_resets_and_logins_keeps_a_revocation_waiting(
+    server_kind: Server, start: Start, pki: Pki, io_threads: int
+) -> None:
+    """There is always one of the clients to be looked at, and the change has its share of each turn
+    all the same."""
+    bob = [bind(pki.bob, "bob"), "user bob on ~* +@all"]
+    server = enrolled(start, server_kind, pki, *bob, io_threads=io_threads)
+    admin = server.admin(socket_timeout=300)
+    with flooded(server, pki.bob, 1_200), counting_turns(server) as turns:
+        wait_until(lambda: turns[0] > 2, "the flood is on", 60)
+        for generation, sign in enumerate("+-+-", 1):
+            before = turns[0]
+            line = f"{sign}revoke cert {pki.alice.fingerprint}"
+            patch(admin, generation, generation + 1, [line])
+            assert turns[0] - before < 30
 
 
 # ---- The bounds themselves -----------------------------------------------------------------------

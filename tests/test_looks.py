@@ -304,6 +304,19 @@ def test_tls_client_auth_is_set_back(
     assert admin.config_get("tls-auth-clients")["tls-auth-clients"] == "optional"
 
 
+def test_a_server_that_is_pointed_at_the_directory_has_no_file_changed_by_hand(
+    server_kind: Server, start: Start, pki: Pki
+) -> None:
+    """What the node writes there first is its own; what somebody removes later is told."""
+    server = enrolled(start, server_kind, pki)
+    admin, files = server.admin(), directory(server) / "ca"
+    admin.config_set("tls-ca-cert-dir", str(files))
+    wait_until(lambda: status(admin)["trust"] == "managed", "trust is managed", 15)
+    assert "by hand" not in server.log
+    next(files.iterdir()).unlink()
+    wait_told(server, "trust", "files had been changed by hand")
+
+
 def test_a_door_that_was_opened_or_closed_by_hand_is_told(
     server_kind: Server, start: Start, pki: Pki
 ) -> None:
