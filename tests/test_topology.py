@@ -22,6 +22,7 @@ from tests.nodes import load, patch, show, status, who
 from tests.peers import SLOTS, Sentinel, sentinel_cert
 from tests.servers import Server, servers
 from tests.support import CLIENT, SERVER, Cert, Pki, RedisServer, free_port, root, wait_until
+from tests.test_shown import own_pki, renew, rsa_key, server_cert, shown
 
 # ---- What servers answer -------------------------------------------------------------------------
 
@@ -95,6 +96,7 @@ def test_a_cluster_is_told_of_by_its_shards(reply: Any) -> None:
     assert topology.shards(reply) == {
         "10.0.0.1:7001", "node-2.example:7002", "10.0.0.3:7003", "10.0.0.4:7004"
     }  # fmt: skip
+    assert topology.shards(reply, failed=True) == {"node-2.example:7002"}
 
 
 ONE, TWO = ({"name": name, "ip": "10.0.0.1", "port": "6379"} for name in ("one", "two"))
@@ -298,6 +300,38 @@ def test_a_key_that_is_named_may_replicate_at_once(
     finds(plane, master, late)
     linked(late)
     assert f"bind key {key} certauth-peer-replica" in plane.lines()
+
+
+def test_a_renewed_key_is_bound_beside_the_old_one(
+    plane: Plane, make_node: MakeNode, pki: Pki
+) -> None:
+    """The replica's files are replaced, and nothing else is done: both keys are bound for a while,
+    it shows the new one only then, its link goes on, and the old key is bound no more after."""
+    master = make_node(KIND, *TLS_LINKS)
+    old = server_cert(pki)
+    replica = make_node(KIND, *replica_of(master), pki=own_pki(pki, old))
+    linked(replica)
+    plane.register(master, allow_trust_on_internal_links=True)
+    finds(plane, master, replica)
+    linked(replica)
+    new = server_cert(pki, rsa_key())
+    renew(old.files, new)
+    states = set()
+
+    def over() -> bool:
+        bound = {line.split()[2] for line in plane.lines() if line.startswith("bind key")}
+        states.add((old.key_id in bound, new.key_id in bound))
+        return states > {(True, True)} and (old.key_id in bound) is False
+
+    wait_until(over, "the new key alone is bound", 30)
+    assert states == {(True, False), (True, True), (False, True)}
+    finds(plane, master, replica)
+    assert shown(replica) == new.key_id
+    linked(replica)
+    operator(master).set("k", "v")
+    wait_until(lambda: operator(replica).get("k") == "v", "what is written arrives")
+    refused = {one["key"] for one in events(plane, "peer_refused")}
+    assert refused <= {old.key_id}  # whose link was cut
 
 
 def test_a_dropped_endpoint_is_given_back(plane: Plane, make_node: MakeNode, pki: Pki) -> None:
@@ -655,6 +689,22 @@ def moves_a_slot(source: RedisServer, target: RedisServer) -> None:
 def crc_slot(key: str) -> int:
     """CRC-16/XMODEM, as the cluster specification has it."""
     return binascii.crc_hqx(key.encode(), 0) % SLOTS
+
+
+@pytest.mark.slow
+def test_a_node_that_the_others_do_not_hear_is_said(plane: Plane, make_node: MakeNode) -> None:
+    """Its key is revoked, so the others cut its links at the cluster bus: it answers the control
+    plane as before, and the status says who has lost it. Where the key is good again, all is."""
+    cluster = Shards(make_node, KIND)
+    plane.register(cluster.nodes[0], allow_trust_on_internal_links=True)
+    finds(plane, *cluster.nodes)
+    lost = cluster.nodes[2]
+    (made,) = plane.ok("POST /v1/certauth/revocations", {"key": lost.pki.server.key_id})
+    said = plane.says("says that it has failed", deadline=40)
+    assert said.startswith(f"127.0.0.1:{lost.port}: LINK 127.0.0.1:")
+    plane.ok(f"DELETE /v1/certauth/revocations/{made['uid']}")
+    cluster.whole()
+    finds(plane, *cluster.nodes, deadline=40)
 
 
 # ---- Trust follows the policy --------------------------------------------------------------------
