@@ -1113,12 +1113,8 @@ def rehearse(rehearsal: apply.Rehearsal) -> None:
             return
         text = f"{error.description}; nothing is changed"
         raise ApiError(error.status, error.error_code, text) from error
-    texts = [
-        f"server {node['address']} refuses the user {one['user'] or one['line']}: {one['why']}"
-        for database in found
-        for node in database["nodes"]
-        for one in node["refused"]
-    ]
+    nodes = (node for database in found for node in database["nodes"])
+    texts = [text for node in nodes for text in tell.refused_by(node)]
     if texts:
         raise click.ClickException(clean("; ".join([*texts, "nothing is changed"])))
 

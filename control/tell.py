@@ -28,12 +28,18 @@ def previewed(databases: Sequence[Fields]) -> Iterator[str]:
         yield from _rest(one["certificates_changed"], one["certificates"], "certificates")
 
 
+def refused_by(node: Fields) -> Iterator[str]:
+    """What of a change a server refuses, which is a node of such an answer."""
+    for one in node["refused"]:
+        what = f"the user {one['user']}" if one["user"] else f"'{one['line']}'"
+        yield f"server {node['address']} refuses {what}: {one['why']}"
+
+
 def _node(node: Fields) -> Iterator[str]:
     if node["error"]:
         yield f"{node['address']}: not known: {node['error']}"
         return
-    for one in node["refused"]:
-        yield f"{node['address']} refuses user {one['user'] or one['line']}: {one['why']}"
+    yield from refused_by(node)
     yield f"{node['address']}: {node['ends']} of {node['sessions']} sessions end"
     for one in node["ending"]:
         who = one["user"] or "nobody"

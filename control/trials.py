@@ -24,7 +24,7 @@ Ask = Callable[..., Mapping[str, Any]]  # see control/preview.py
 PATIENCE = 2.0  # seconds for all servers
 GOOD = 60.0  # seconds that rules count as tried: servers may be upgraded, or have other modules
 MEMORY = 10_000  # rules
-NAMED = 5  # servers in a sentence
+NAMED = 5  # problems in a sentence
 BAD_RULE = re.compile(r"modifier '(.*)': (.*)", re.DOTALL)
 
 
@@ -86,8 +86,7 @@ class Trials:
             ]
             texts += doubts(rule, silent, bool(told), place.database.name)
             if texts:
-                more = f"; and {len(texts) - NAMED} more" if len(texts) > NAMED else ""
-                found.append(Problem(wanted.bdb_uid, rule, "; ".join(texts[:NAMED]) + more))
+                found.append(Problem(wanted.bdb_uid, rule, listed(texts)))
             elif told:
                 self._remember(wanted.bdb_uid, rule)
         return found
@@ -100,8 +99,14 @@ class Trials:
 
 def refusal(problems: Iterable[Problem]) -> Refusal:
     """What they come to, for whoever wants to store the rules."""
-    texts = dict.fromkeys(one.text for one in problems)
-    return refused("redis_acl_refused", "; ".join(texts))
+    return refused("redis_acl_refused", listed([one.text for one in problems]))
+
+
+def listed(texts: Iterable[str]) -> str:
+    """In a sentence, each once, and not too many."""
+    found = list(dict.fromkeys(texts))
+    more = f"; and {len(found) - NAMED} more" if len(found) > NAMED else ""
+    return "; ".join(found[:NAMED]) + more
 
 
 @dataclass(frozen=True)

@@ -235,7 +235,7 @@ def test_a_cluster_comes_over_by_its_own_api(
     assert set(yaml.safe_load(first.stdout)) == {
         "trusted_ca", "redis_acls", "roles", "users", "bdbs", "cluster", "cluster_policy",
     }  # fmt: skip
-    ran("apply", "-f", str(file), "--yes", *at(clusters[1]))
+    ran("apply", "-f", str(file), "--yes", "--no-wait", *at(clusters[1]))
     assert "nothing to do" in ran("apply", "-f", str(file), *at(clusters[1])).output
     assert ran("import", "enterprise", *at(clusters[1])).stdout == first.stdout
 

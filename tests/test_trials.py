@@ -303,3 +303,11 @@ def test_the_page_says_at_its_field_what_a_server_refuses(
     assert f"{named(node)} refuses '-@dangeros'" in page.text
     assert BAD in page.html
     assert len(plane.ok("GET /v1/redis_acls")) == 3
+
+
+def test_a_refusal_names_a_few_and_says_how_many_there_are() -> None:
+    """Each once."""
+    texts = [f"server {number} refuses it" for number in (1, 2, 3, 4, 5, 5, 6, 7)]
+    said = trials.refusal(trials.Problem(1, "on +x", text) for text in texts)
+    assert said.description.endswith("; server 5 refuses it; and 2 more")
+    assert trials.listed(texts[:2]) == "server 1 refuses it; server 2 refuses it"
