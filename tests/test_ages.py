@@ -285,8 +285,6 @@ def database_locked(world: World) -> Iterator[None]:
     world.nothing_is_known()
     world.says_of_itself("sync stands still since")
     assert world.metric("certauth_part_age_seconds", part="sync") > OLD
-    answer = world.serving.api("POST /v1/users", certificate_user("x"))
-    assert (answer.status, answer.code) == (503, "database_unavailable")
     yield
     held.execute("ROLLBACK")
     held.close()
@@ -298,6 +296,8 @@ def disk(world: World, error: int) -> Iterator[None]:
     world.nothing_is_known()
     world.says_of_itself("sync stands still since")
     world.says_of_itself("no control plane speaks to the servers")
+    answer = world.serving.api("POST /v1/users", certificate_user("x"))
+    assert (answer.status, answer.code) == (503, "database_unavailable")
     yield
     below.heal()
 
@@ -432,6 +432,21 @@ def test_each_outage_is_seen_wherever_one_looks_and_its_end_too(
     wait_until(world.good, "all is well again", 120)
 
 
+def stopped_outside_of_a_write(serving: Serving) -> bool:
+    """SQLite takes its lock from nobody who is frozen."""
+    serving.signal(signal.SIGSTOP)
+    other = sqlite3.connect(serving.config.home / "control.db", timeout=0, isolation_level=None)
+    try:
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("ROLLBACK")
+        return True
+    except sqlite3.OperationalError:
+        serving.signal(signal.SIGCONT)
+        return False
+    finally:
+        other.close()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_leader_that_is_frozen_leaves_no_old_news(world: World) -> None:
@@ -445,7 +460,7 @@ def test_a_leader_that_is_frozen_leaves_no_old_news(world: World) -> None:
     )
     second = Serving(config)
     try:
-        first.signal(signal.SIGSTOP)
+        wait_until(lambda: stopped_outside_of_a_write(first), "it is frozen", 60)
         pid = str(second.process.pid)
         wait_until(
             lambda: second.ok("GET /v1/certauth/nodes")["leader"].split(":")[1] == pid,
@@ -458,6 +473,7 @@ def test_a_leader_that_is_frozen_leaves_no_old_news(world: World) -> None:
             os.kill(second.process.pid, signal.SIGSTOP)
             code, said = both.cli()
             assert code == 1, said
+            second.kill()  # frozen within a write, it would hold SQLite's lock
             first.signal(signal.SIGCONT)
             world.says_of_a_server("UNREACHABLE")
         wait_until(world.good, "all is well", 120)
