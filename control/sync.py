@@ -1277,6 +1277,11 @@ class Worker:
             look.seen = _failed(look.seen, text)
         except Replaced:
             pass  # it is for somebody else to say what it holds
+        except AWAY as error:  # says nothing of the node
+            reason = str(error).splitlines()[0]
+            log.warning("%s of '%s' is not seen to: %s", seen.address, database.name, reason)
+            self._found.put(care)
+            return
         except Exception:
             log.exception("%s of '%s'", seen.address, database.name)
             look.seen = _failed(look.seen, "the control plane failed; its log says why")

@@ -251,10 +251,13 @@ class World:
     def says_of_itself(self, words: str) -> None:
         api = self.serving.api
         path = "GET /v1/local/node/master_healthcheck"
-        wait_until(lambda: api(path).status == 503, f"it is inactive: {words}", 120)
-        (check,) = api("GET /v1/cluster/check").json["nodes"]
-        assert not check["result"]
-        assert words in check["error"]
+
+        def told() -> bool:
+            (check,) = api("GET /v1/cluster/check").json["nodes"]
+            return words in check.get("error", "")
+
+        wait_until(told, f"the check says {words}", 120)
+        assert api(path).status == 503
         assert api("GET /v1/nodes/1").json["status"] == "down"
         exit_code, said = self.cli()
         assert exit_code == 1
@@ -269,7 +272,8 @@ class World:
         assert self.metric("certauth_node_up") == 0
         assert self.metric("certauth_node_in_step") == 0
         assert self.metric("certauth_node_age_seconds") > OLD
-        assert self.metric("certauth_lease_age_seconds") > OLD
+        lease = "certauth_lease_age_seconds"
+        wait_until(lambda: self.metric(lease) > OLD, "the lease is old")
         assert said in self.cli()[1]
         assert said in self.ui.read("/ui/")
 
@@ -281,8 +285,6 @@ def database_locked(world: World) -> Iterator[None]:
     world.nothing_is_known()
     world.says_of_itself("sync stands still since")
     assert world.metric("certauth_part_age_seconds", part="sync") > OLD
-    answer = world.serving.api("POST /v1/users", certificate_user("x"))
-    assert (answer.status, answer.code) == (503, "database_unavailable")
     yield
     held.execute("ROLLBACK")
     held.close()
@@ -294,6 +296,8 @@ def disk(world: World, error: int) -> Iterator[None]:
     world.nothing_is_known()
     world.says_of_itself("sync stands still since")
     world.says_of_itself("no control plane speaks to the servers")
+    answer = world.serving.api("POST /v1/users", certificate_user("x"))
+    assert (answer.status, answer.code) == (503, "database_unavailable")
     yield
     below.heal()
 
@@ -306,17 +310,30 @@ def disk_read_only(world: World) -> Iterator[None]:
     return disk(world, errno.EROFS)
 
 
+# The thread that keeps the servers in step waits while there is a file of this name.
+HANGS = """
+import os, time
+from control.lease import Lease
+hold = Lease.hold
+def hangs(self):
+    while os.path.exists({name!r}):
+        time.sleep(0.05)
+    return hold(self)
+Lease.hold = hangs
+"""
+
+
 def no_lease_holder(world: World) -> Iterator[None]:
-    """Somebody has the lease, and does nothing with it."""
-    other = Store(world.serving.config.url)
-    world.serving.signal(signal.SIGSTOP)
-    wait_until(lambda: other.take_lease("nobody", 3600), "it can be had")
-    world.serving.signal(signal.SIGCONT)
+    """The one thread that would renew it hangs; all others work, and the database takes writes."""
+    (world.folder / "hangs").touch()
     world.nothing_is_known()
     world.says_of_itself("no control plane speaks to the servers, since")
+    world.says_of_itself("sync stands still since")
+    answer = world.serving.api("POST /v1/users?wait_for_sync=1", certificate_user("x"))
+    assert answer.status == 202
+    assert "UNKNOWN" in answer.json["pending"][0]
     yield
-    other.end_lease("nobody")
-    other.close()
+    (world.folder / "hangs").unlink()
 
 
 def audit_stands_still(world: World) -> Iterator[None]:
@@ -358,8 +375,9 @@ def link_down(world: World) -> Iterator[None]:
     replica = enrolled_node(
         world.start, world.node.server, home, own, config=[*replica_of(world.node)]
     )
-    wait_until(lambda: link(replica) == "up", "it is linked", 30)
-    wait_until(lambda: len(world.serving.ok("GET /v1/bdbs/1")["nodes"]) == 2, "it is found", 30)
+    ends = [{"addr": ["127.0.0.1"], "port": one.port} for one in (world.node, replica)]
+    world.serving.ok("PUT /v1/bdbs/1", {"endpoints": ends})
+    wait_until(lambda: link(replica) == "up", "it is linked", 60)
     wait_until(world.good, "all is well", 120)
     names = ("tls-client-cert-file", "tls-client-key-file")
     other = world.pki.server_ca.issue("CN=links", eku=(CLIENT,)).files
@@ -385,7 +403,7 @@ OUTAGES = [
 def world(start: Start, installed: Server, pki: Pki, tmp_path: Path) -> Iterator[World]:
     config = replace(initialised(tmp_path / "control"), ui_port=free_port())
     with under(tmp_path, "/control.db-wal"):
-        serving = Serving(config)
+        serving = Serving(config, HANGS.format(name=str(tmp_path / "hangs")))
     try:
         trust = {"name": "mtls_trusted_ca", "certificate": pki.ca.pem.decode()}
         serving.ok("PUT /v1/cluster/update_cert", trust)
@@ -414,6 +432,21 @@ def test_each_outage_is_seen_wherever_one_looks_and_its_end_too(
     wait_until(world.good, "all is well again", 120)
 
 
+def stopped_outside_of_a_write(serving: Serving) -> bool:
+    """SQLite takes its lock from nobody who is frozen."""
+    serving.signal(signal.SIGSTOP)
+    other = sqlite3.connect(serving.config.home / "control.db", timeout=0, isolation_level=None)
+    try:
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("ROLLBACK")
+        return True
+    except sqlite3.OperationalError:
+        serving.signal(signal.SIGCONT)
+        return False
+    finally:
+        other.close()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_leader_that_is_frozen_leaves_no_old_news(world: World) -> None:
@@ -427,7 +460,7 @@ def test_a_leader_that_is_frozen_leaves_no_old_news(world: World) -> None:
     )
     second = Serving(config)
     try:
-        first.signal(signal.SIGSTOP)
+        wait_until(lambda: stopped_outside_of_a_write(first), "it is frozen", 60)
         pid = str(second.process.pid)
         wait_until(
             lambda: second.ok("GET /v1/certauth/nodes")["leader"].split(":")[1] == pid,
@@ -440,6 +473,7 @@ def test_a_leader_that_is_frozen_leaves_no_old_news(world: World) -> None:
             os.kill(second.process.pid, signal.SIGSTOP)
             code, said = both.cli()
             assert code == 1, said
+            second.kill()  # frozen within a write, it would hold SQLite's lock
             first.signal(signal.SIGCONT)
             world.says_of_a_server("UNREACHABLE")
         wait_until(world.good, "all is well", 120)

@@ -278,6 +278,7 @@ def stands_still(world: World) -> Iterator[Minute]:
     follower.start()
     try:
         wait_until(lambda: pulse.ages().get("audit", 0) > 3, "it stands still")
+        pulse._beats["audit"] -= 300  # time goes on
         yield nothing
         file.rmdir()
         wait_until(lambda: pulse.ages()["audit"] < 3, "it goes on")

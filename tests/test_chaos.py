@@ -6,22 +6,24 @@ import random
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from control import core, service
 from control.service import Config
 from control.store import Store
-from tests.api import ADMIN
+from control.waiting import IN_FORCE
+from tests.api import ADMIN, Answer
 from tests.control import NAMES, Serving, enrolled_node, operator
 from tests.nodes import show, status, who
 from tests.postgres import Postgres, postgres
 from tests.servers import Server
-from tests.support import Pki, free_port, wait_until
+from tests.support import Pki, RedisServer, free_port, wait_until
 from tests.test_lease import certificate_user, database
 
 CHANGES = 500
@@ -51,10 +53,14 @@ def planes(tmp_path: Path, running: Postgres, pki: Pki) -> Iterator[tuple[Servin
 
 class Changes:
     """Makes users and deletes some of them again, at either control plane, and keeps what was
-    acknowledged. A change without an answer may be there or not."""
+    acknowledged. A change without an answer may be there or not. What an answer says to be in force
+    on all nodes is looked for there at once."""
 
-    def __init__(self, planes: tuple[Serving, Serving], rng: random.Random) -> None:
-        self._rng = rng
+    def __init__(
+        self, planes: tuple[Serving, Serving], rng: random.Random, nodes: Sequence[RedisServer]
+    ) -> None:
+        self._rng, self._nodes = rng, nodes
+        self.checked = 0  # how often something was said to be in force everywhere
         self._turn = itertools.cycle(planes)
         self.made: dict[str, int] = {}  # name → uid, acknowledged, and not asked to go
         self.gone: set[str] = set()  # acknowledged as deleted
@@ -63,14 +69,27 @@ class Changes:
     def run(self, count: int) -> None:
         for number in range(count):
             name = f"user{number}"
-            answer = self._ask("POST /v1/users", certificate_user(name))
+            wait = "?wait_for_sync=2" if number % 5 > 2 else ""
+            answer = self._ask(f"POST /v1/users{wait}", certificate_user(name))
             if answer:
-                self.made[name] = answer["uid"]
+                self.made[name] = answer.json["uid"]
+                self._check(answer, name, there=True)
             if number % 5 == 4 and self.made:
                 name = self._rng.choice(sorted(self.made))
                 uid = self.made.pop(name)
-                if self._ask(f"DELETE /v1/users/{uid}") is not None:
+                answer = self._ask(f"DELETE /v1/users/{uid}{wait}")
+                if answer:
                     self.gone.add(name)
+                    self._check(answer, name, there=False)
+
+    def _check(self, answer: Answer, name: str, there: bool) -> None:
+        """Also on one that was killed meanwhile: it has it on its disk."""
+        if answer.headers[IN_FORCE] != f"{len(self._nodes)}/{len(self._nodes)}":
+            return
+        self.checked += 1
+        for node in self._nodes:
+            users = wait_until(lambda: users_of(node), "the node says whom it has", 60)  # noqa: B023
+            assert (name in users) == there, f"{name} is said to be in force"
 
     def _ask(self, request: str, body: Any = None) -> Any:
         """The answer, from whoever gives one; None where it is not known what was done."""
@@ -80,8 +99,8 @@ class Changes:
             time.sleep(0.05)  # nobody there: no haste
             self.unsure += 1
             return None
-        if answer.status == 200:
-            return answer.json
+        if answer.status in (200, 202):  # the latter: it waited, and not all hold it
+            return answer
         assert answer.status >= 500, answer.json
         self.unsure += 1
         return None
@@ -96,7 +115,8 @@ def test_what_was_acknowledged_is_on_every_node_in_the_end(
     rng: random.Random,
 ) -> None:
     """500 changes at two control planes, while one of them, a node or the database is killed again
-    and again: every user that was made is on every node, and every one that was deleted on none."""
+    and again: every user that was made is on every node, and every one that was deleted on none; at
+    every moment, what an answer says to be in force is in force."""
     nodes = [enrolled_node(start, installed, planes[0].config.home, pki) for _ in range(2)]
     planes[0].ok("POST /v1/bdbs?wait_for_sync=20", database(*nodes))
     count = {"plane": 0, "node": 0, "database": 0}
@@ -118,7 +138,7 @@ def test_what_was_acknowledged_is_on_every_node_in_the_end(
         running.kill()
         running.start()
 
-    changes, told = Changes(planes, random.Random(rng.random())), list[BaseException]()
+    changes, told = Changes(planes, random.Random(rng.random()), nodes), list[BaseException]()
 
     def work() -> None:
         try:
@@ -132,11 +152,14 @@ def test_what_was_acknowledged_is_on_every_node_in_the_end(
     begun = time.monotonic()
     while thread.is_alive():
         rng.choice([plane, node, crash])()  # which is back when the next one goes
+        holds_what_is_shown(planes, nodes)
         thread.join(rng.uniform(*PAUSE))
     assert not told, told
     spent = time.monotonic() - begun
     print(f"\n{CHANGES} changes in {spent:.0f} s, killed {count}, {changes.unsure} without answer")
+    print(f"said to be in force on all nodes, and was: {changes.checked}")
     assert changes.made
+    assert changes.checked
     try:
         wait_until(lambda: in_step(planes[0]), "the servers are in step", 90)
     finally:
@@ -155,6 +178,26 @@ def test_what_was_acknowledged_is_on_every_node_in_the_end(
         assert not changes.gone & users
         some = rng.choice(sorted(changes.made))
         assert who(server, pki.ca.issue(f"CN={some}")) == some
+
+
+def users_of(node: RedisServer) -> set[str] | None:
+    """None of one that does not answer now, or loads its data."""
+    try:
+        return {one.split()[1] for one in operator(node).acl_list()}
+    except redis.RedisError:
+        return None
+
+
+def holds_what_is_shown(planes: Sequence[Serving], nodes: Sequence[RedisServer]) -> None:
+    """No node holds an older policy than any control plane has shown."""
+    for one in planes:
+        try:
+            answer = one.api("GET /v1/certauth/nodes")
+        except OSError:
+            continue
+        for shown in answer.json["nodes"] if answer.status == 200 else ():
+            (node,) = (one for one in nodes if shown["address"].endswith(f":{one.port}"))
+            assert status(operator(node))["generation"] >= shown["generation"]
 
 
 def in_step(plane: Serving) -> bool:
