@@ -4594,10 +4594,14 @@ static bool loads_aside(void) {
     return RedisModule_GetContextFlags(node.ctx) & REDISMODULE_CTX_FLAGS_ASYNC_LOADING;
 }
 
+/* The timer would come when all is loaded. */
 static void act_aside(void *none) {
     (void)none;
     node.aside = false;
-    if (loads_aside() && !script_runs()) act();
+    if (!loads_aside() || script_runs()) return;
+    if (node.timer) RedisModule_StopTimer(node.ctx, node.timer, NULL);
+    node.timer = 0;
+    act();
 }
 
 /* While a replica loads beside its old data set (repl-diskless-load swapdb), clients run commands and no
@@ -4717,6 +4721,7 @@ static void on_command(RedisModuleCommandFilterCtx *filter) {
     bool changes = string_is(name, "AUTH") || string_is(name, "HELLO");
     node.auth_queued = node.auth_queued || changes;
     if (changes || (node.auth_queued && string_is(name, "EXEC"))) ask_for_audit();
+    if (now_us() > node.act_at) act_while_loading();
     if (is_late()) refuse_for_now(filter, name);
 }
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from control import apply, importers, service
+from control import apply, importers, policy, service
 from control.cli import main
 from control.importers import Import, from_acl_file, from_pg_ident, subjects_of
 from tests.api import ADMIN
@@ -61,6 +61,13 @@ def test_an_acl_file_becomes_users_roles_and_acls(tmp_path: Path) -> None:
         user("alice", "alice"), user("bob", "alice"), user("carol", "carol")
     ]  # fmt: skip
     assert set(taken(found, tmp_path)) == {"redis_acls", "roles", "users"}
+
+
+def test_the_mark_of_a_policy_is_no_password_to_leave_out() -> None:
+    """In the ACL LIST of a node that has a policy already."""
+    found = from_acl_file(f"user alice on #{policy.MARK} ~* +@all", TEMPLATE)
+    assert [one["name"] for one in found.state["users"]] == ["alice"]
+    assert found.notes == []
 
 
 def test_what_an_acl_file_has_and_we_have_not_is_told() -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from control import core, passwords
+from control import core, passwords, policy
+from control import preview as foretelling
 from control.api import certauth
 from control.records import ClientCertificate, Node
 from control.service import ca_line
@@ -244,6 +245,16 @@ def plane(tmp_path: Path, pki: Pki) -> Iterator[Plane]:
     made.user(pki.bob, "bob")
     yield made
     made.close()
+
+
+def test_no_user_loses_a_password_that_is_the_mark_of_a_policy() -> None:
+    """A user of a node's bootstrap file has it, and nobody logs in by it."""
+    users = [f"user {name} on {' '.join(what)} ~* +@all" for name, what in (
+        ("marked", [f"#{policy.MARK}"]), ("both", [f"#{policy.MARK}", "#" + "a" * 64]),
+        ("free", ["nopass"]), ("other", ["#" + "a" * 64]),
+    )]  # fmt: skip
+    found = foretelling._users(lambda *_: users, frozenset({"marked", "both", "free"}))
+    assert [(one["name"], one["passwords"]) for one in found] == [("both", 1), ("free", 0)]
 
 
 def test_the_sessions_that_would_end_are_those_that_end(
