@@ -136,7 +136,8 @@ def who(server: RedisServer, cert: Cert | None = None) -> str | None:
     except redis.ResponseError as error:
         if str(error).startswith("NOAUTH"):
             return ""
-        if str(error).startswith("NOPERM"):  # a refused client may do nothing until it is closed
+        # A client that is refused, or whose session is over, may do nothing until it is closed.
+        if str(error).startswith(("NOPERM", "unknown command 'certauth:session-is-over'")):
             return None
         raise
 

@@ -2,13 +2,14 @@
 
 import signal
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from control import core, refusals, taking
-from control.records import Refused
+from control.records import RedisAcl, Refused
 from control.sync import Node, NodeError
 from tests.control import SOON, Plane, Serving, enrolled_node, operator
 from tests.nodes import Start, authority, is_open, patch, rules, show, status, turned_away, who
@@ -168,6 +169,11 @@ def user(plane: Plane, cert: Cert, name: str, role: int) -> int:
     return int(plane.certificate_user(name, subject, role_uids=[role])["uid"])
 
 
+def spoil(plane: Plane, acl: int) -> None:
+    """As an upgrade brings it, from a version that tried no rules when they were saved."""
+    plane.store.update(RedisAcl, acl, lambda now: replace(now, acl=TYPO))
+
+
 def revoke(plane: Plane, cert: Cert) -> None:
     plane.ok("POST /v1/certauth/revocations", {"certificate": cert.pem.decode()})
 
@@ -183,8 +189,9 @@ def test_a_revocation_holds_whatever_else_is_wrong(
     leaver = plane.user(gone, "gone")
     plane.in_step()
     assert who(server, stolen) == "stolen"
-    _, role = granted(plane, TYPO)
+    acl, role = granted(plane, "+get ~x:*")
     user(plane, pki.bob, "oops", role)
+    spoil(plane, acl)
     revoke(plane, stolen)
     plane.ok(f"DELETE /v1/users/{leaver}")
     wait_until(lambda: who(server, stolen) is None, "the stolen certificate is out", SOON)
@@ -205,8 +212,9 @@ def test_a_bad_rule_costs_its_users_alone_and_is_named(
     """On the user, the database and the server, with the server's own words; once the ACL is right
     the user is in, and nothing is said any more."""
     plane.register(server)
-    acl, role = granted(plane, TYPO)
+    acl, role = granted(plane, "+get ~x:*")
     uid = user(plane, pki.bob, "oops", role)
+    spoil(plane, acl)
     said = plane.says("REFUSED")
     address = f"127.0.0.1:{server.port}"
     assert said.startswith(f"{address}: REFUSED user oops is off here: ")
@@ -402,14 +410,16 @@ def test_what_takes_does_not_wait_for_what_gives(
 def test_enforcement_begins_without_whom_the_server_refuses(
     server: RedisServer, plane: Plane, pki: Pki
 ) -> None:
-    """Rules that nobody has tried before count from then on; a user who is off already stays so
-    when the control plane starts again, and is no drift."""
+    """It is said before; a user who is off already stays so when the control plane starts again,
+    and is no drift."""
     plane.register(server, enforcement="shadow")
-    _, role = granted(plane, TYPO)
+    acl, role = granted(plane, "+get ~x:*")
     user(plane, pki.bob, "oops", role)
-    plane.in_step()
+    spoil(plane, acl)
+    plane.says("REFUSED user oops is off here")
     alice = plane.ok("PUT /v1/bdbs/1", {"enforcement": "refuse"})["generation"]
     plane.says("REFUSED user oops is off here")
+    wait_until(lambda: status(operator(server))["enforce"] == "on", "it is enforced", SOON)
     admin = operator(server)
     assert status(admin)["enforce"] == "on"
     assert who(server, pki.alice) == "alice"
@@ -439,7 +449,7 @@ def test_many_users_of_one_bad_rule(
     plane.in_step()
     patch, sent = Node.patch, list[object]()
     monkeypatch.setattr(Node, "patch", lambda *words: (sent.append(words), patch(*words)))
-    plane.ok(f"PUT /v1/redis_acls/{acl}", {"acl": TYPO})
+    spoil(plane, acl)
     plane.says("and 55 more")
     assert len(plane.ok("GET /v1/bdbs/1")["refused"]) == 60
     assert len(sent) == 2
