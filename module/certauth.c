@@ -191,6 +191,8 @@ static struct {
     int version;
     uint64_t before;  /* clients up to this id were made while `default` was on */
     uint64_t loader;  /* the client that runs MODULE LOAD */
+    void (*act)(void);           /* does what is due */
+    void (*filter)(RedisModuleCommandFilterCtx *); /* asked before each command, see watch_commands */
     RedisModuleTimerID timer;    /* of act; 0: none */
     int64_t act_at, ticked;      /* when act is to be there, when it last was by the second; now_us */
     bool acting, aside; /* we do; a one-shot of act_while_loading is on its way */
@@ -4587,7 +4589,7 @@ static void act(void) {
 static void act_by_timer(RedisModuleCtx *ctx, void *none) {
     (void)ctx, (void)none;
     node.timer = 0;
-    act();
+    node.act();
 }
 
 static bool loads_aside(void) {
@@ -4601,7 +4603,7 @@ static void act_aside(void *none) {
     if (!loads_aside() || script_runs()) return;
     if (node.timer) RedisModule_StopTimer(node.ctx, node.timer, NULL);
     node.timer = 0;
-    act();
+    node.act();
 }
 
 /* While a replica loads beside its old data set (repl-diskless-load swapdb), clients run commands and no
@@ -4668,7 +4670,7 @@ static void muzzle(RedisModuleCommandFilterCtx *filter) {
 /* The filter costs every command a little, so it is there only while it may be needed. */
 static void watch_commands(void) {
     if (node.muzzle || RedisModule_CommandFilterGetClientId == NULL) return;
-    node.muzzle = RedisModule_RegisterCommandFilter(node.ctx, muzzle, 0);
+    node.muzzle = RedisModule_RegisterCommandFilter(node.ctx, node.filter, 0);
 }
 
 static void leave_commands(void) {
@@ -5012,6 +5014,8 @@ static void make_state(RedisModuleCtx *ctx) {
     node.ctx = RedisModule_GetDetachedThreadSafeContext(ctx);
     node.policy = policy_new();
     node.bootstrap = policy_new();
+    node.act = act;
+    node.filter = muzzle;
     node.sessions = RedisModule_CreateDict(NULL);
     node.ends = RedisModule_CreateDict(NULL);
     node.due = RedisModule_CreateDict(NULL);
