@@ -23,12 +23,9 @@ import cffi
 from cffi import ffiplatform
 
 ROOT = Path(__file__).resolve().parent
-CORE = [
-    *("hash.c", "text.c", "line.c", "pattern.c", "cert.c", "issuer.c"),
-    *("near.c", "policy.c", "explain.c", "journal.c"),
-]
-MODULE = [*CORE, "tls.c", "doors.c", "handshake.c", "trust.c", "shown.c", "memory.c", "certauth.c"]
-
+# What decides, and knows no server; and what speaks to the server.
+CORE = [str(path) for path in sorted((ROOT / "module/core").glob("*.c"))]
+SERVER = [str(path) for path in sorted((ROOT / "module/server").glob("*.c"))]
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werror"]
 # Hidden, because a Redis server exports hundreds of names (sds, rax, dict) that ours must neither
 # replace nor be replaced by.
@@ -49,16 +46,11 @@ PREAMBLE = """
 """
 
 
-def sources(names: list[str]) -> list[str]:
-    return [str(ROOT / "module" / name) for name in names]
-
-
 def build_module(flags: list[str], link: list[str]) -> str:
-    first, *rest = sources(MODULE)
     extension = ffiplatform.get_extension(
-        first,
+        CORE[0],
         "certauth",
-        rest,
+        [*CORE[1:], *SERVER],
         libraries=["ssl", "crypto"],
         extra_compile_args=[*flags, *WARNINGS],
         # A function that exists nowhere stops the build rather than a server.
@@ -69,12 +61,12 @@ def build_module(flags: list[str], link: list[str]) -> str:
 
 def build_core(flags: list[str], link: list[str]) -> str:
     ffi = cffi.FFI()
-    ffi.cdef((ROOT / "module/core.h").read_text())
+    ffi.cdef((ROOT / "module/core/core.h").read_text())
     ffi.set_source(
         "control._core",
         PREAMBLE,
-        sources=sources(CORE),
-        include_dirs=[str(ROOT / "module")],
+        sources=CORE,
+        include_dirs=[str(ROOT / "module/core")],
         libraries=["crypto"],
         # Not WARNINGS: the C that cffi generates does not pass them. The core's own does, above.
         extra_compile_args=[*flags, "-Wall"],
@@ -83,24 +75,24 @@ def build_core(flags: list[str], link: list[str]) -> str:
     return str(ffi.compile())
 
 
-def fingerprint(names: list[str], settings: object) -> str:
+def fingerprint(sources: list[str], settings: object) -> str:
     """Of all that a product is made from: these sources, all headers, this file, the tools."""
     state = hashlib.sha256(repr((settings, sys.version, cffi.__version__)).encode())
     tools = [os.environ.get(name) for name in ("CC", "CFLAGS", "LDSHARED", "LDFLAGS")]
     state.update(repr(tools).encode())
-    headers = sorted(str(path) for path in (ROOT / "module").glob("*.h"))
-    for path in [__file__, *headers, *sources(names)]:
+    headers = sorted(str(path) for path in (ROOT / "module").rglob("*.h"))
+    for path in [__file__, *headers, *sources]:
         state.update(hashlib.sha256(Path(path).read_bytes()).digest())
     return state.hexdigest()
 
 
 def make(
-    product: Path, work: Path, names: list[str], sanitize: bool, build: Callable[..., str]
+    product: Path, work: Path, sources: list[str], sanitize: bool, build: Callable[..., str]
 ) -> bool:
     """Builds `product` in `work` unless it is there and up to date. True if it was built."""
     flags = ALWAYS + (SANITIZED if sanitize else HARDENED)
     link = LINK + (SANITIZED if sanitize else [])
-    stamp, made_from = work / "stamp", fingerprint(names, (flags, link))
+    stamp, made_from = work / "stamp", fingerprint(sources, (flags, link))
     if product.exists() and stamp.exists() and stamp.read_text() == made_from:
         return False
     work.mkdir(parents=True, exist_ok=True)
@@ -125,13 +117,13 @@ def products(sanitize: bool = False, core_only: bool = False) -> None:
     home = work if sanitize else ROOT
     made = [
         (home / "control" / "_core.abi3.so", work / "core", CORE, build_core),
-        (home / "module" / "certauth.so", work / "certauth", MODULE, build_module),
+        (home / "module" / "certauth.so", work / "certauth", [*CORE, *SERVER], build_module),
     ]
     work.mkdir(parents=True, exist_ok=True)
     with open(work / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two builds at once would write the same objects
-        for product, objects, names, build in made[:1] if core_only else made:
-            built = make(product, objects, names, sanitize, build)
+        for product, objects, sources, build in made[:1] if core_only else made:
+            built = make(product, objects, sources, sanitize, build)
             print(f"{product.relative_to(ROOT)}: {'built' if built else 'up to date'}")
 
 

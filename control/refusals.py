@@ -12,7 +12,7 @@ from control import taking
 from control.policy import digest_of
 from control.records import Refused
 
-LISTED = 32  # problems that a server names in one answer (module/policy.c)
+LISTED = 32  # problems that a server names in one answer (module/core/policy.c)
 PROBLEM = re.compile(
     r"; (?:line (?P<number>\d+)|the policy's line '(?P<begin>.*?)(?P<cut>\.\.\.)?'): (?P<why>.*?)"
     r"(?=; line \d+: |; the policy's line '|$)"

@@ -109,7 +109,9 @@ def anchors(name: str) -> set[str]:
 
 @cache
 def source(name: str) -> str:
-    return (ROOT / name).read_text()
+    path = ROOT / name
+    files = sorted(path.glob("*.c")) if path.is_dir() else [path]
+    return "\n".join(file.read_text() for file in files)
 
 
 def joined(text: str) -> str:
@@ -154,7 +156,8 @@ def test_every_reason_has_its_words() -> None:
     assert [
         title.strip("`") for level, title in headings(page("docs/reasons.md")) if level == 2
     ] == [*core.reasons()]
-    steps = re.split(r"\[REASON_\w+\] =\s+", table("module/explain.c", "STEPS[REASON_COUNT]"))[1:]
+    steps = table("module/core", "STEPS[REASON_COUNT]")
+    steps = re.split(r"\[REASON_\w+\] =\s+", steps)[1:]
     assert len(steps) == len(core.reasons())
     for name, step in zip(core.reasons(), steps, strict=True):
         _, failed, cure = strings(step)
@@ -176,7 +179,7 @@ def test_every_refusal_has_a_cure() -> None:
 def test_every_setting_is_documented_with_its_values() -> None:
     """The table of settings is the parser's own, the default being the value that is 0."""
     known = {}
-    for row in re.split(r"\[SET_\w+\] =\s+", table("module/line.c", "SETTING[SETTINGS]"))[1:]:
+    for row in re.split(r"\[SET_\w+\] =\s+", table("module/core", "SETTING[SETTINGS]"))[1:]:
         name, *values = strings(row)[:-1]
         known[name] = ("unset" if "NULL" in row else values[0], values)
     said = {
@@ -188,7 +191,7 @@ def test_every_setting_is_documented_with_its_values() -> None:
 
 def test_every_line_type_is_documented() -> None:
     """A section for each type in docs/policy.md, and a row in the README's table."""
-    types = strings(table("module/line.c", "TYPES[LINE_TYPES]"))
+    types = strings(table("module/core", "TYPES[LINE_TYPES]"))
     assert set(subsections("docs/policy.md", "Lines", 3)) == set(types)
     told = {ticked(row[0])[0].split()[0] for row in rows(section("README.md", "Policy lines"))}
     assert told == set(types)
@@ -196,18 +199,18 @@ def test_every_line_type_is_documented() -> None:
 
 def test_every_kind_and_option_is_documented() -> None:
     """What bind and revoke take, by the names that the parser knows."""
-    kinds = strings(table("module/line.c", "BIND_NAMES[BIND_KINDS]"))
+    kinds = strings(table("module/core", "BIND_NAMES[BIND_KINDS]"))
     bind = section("docs/policy.md", "`bind`")
     assert first_column(bind) == kinds
-    options = re.findall(r'LITERAL\("(\w+=)"\)', source("module/line.c"))
+    options = re.findall(r'LITERAL\("(\w+=)"\)', source("module/core"))
     assert set(re.findall(r"\*\*`(\w+=)`\*\*", bind)) == set(options)
-    revoke = strings(table("module/line.c", "kinds[REVOKE_KINDS]"))
+    revoke = strings(table("module/core", "kinds[REVOKE_KINDS]"))
     assert first_column(section("docs/policy.md", "`revoke`")) == revoke
 
 
 def test_every_attribute_type_is_documented() -> None:
     """The names by which the parts of a distinguished name may be called."""
-    known = strings(re.sub(r"\{0x[^}]*\}", "", table("module/text.c", "ATTRIBUTES[]")))
+    known = strings(re.sub(r"\{0x[^}]*\}", "", table("module/core", "ATTRIBUTES[]")))
     said = section("docs/policy.md", "Distinguished names")
     types = re.search(r"\* Types: (.*?), in any case", said, re.DOTALL)
     assert types
@@ -231,7 +234,7 @@ def test_two_spellings_are_one_name() -> None:
 
 def test_bounds_are_those_of_the_core() -> None:
     """Numbers of bytes in the paper are core.h's."""
-    bounds = dict(re.findall(r"^    (\w+) = (\d+),", source("module/core.h"), re.MULTILINE))
+    bounds = dict(re.findall(r"^    (\w+) = (\d+),", source("module/core/core.h"), re.MULTILINE))
     said = page("docs/reasons.md") + page("docs/policy.md")
     for name in ("LINE_BYTES", "CERTIFICATE_BYTES", "NAME_BYTES", "SAN_BYTES"):
         assert f"{int(bounds[name]):,} bytes" in said
@@ -240,7 +243,7 @@ def test_bounds_are_those_of_the_core() -> None:
 
 # ---- docs/module.md ------------------------------------------------------------------------------
 
-GLUE = "module/certauth.c"
+GLUE = "module/server"
 
 
 def commands() -> set[str]:
@@ -606,7 +609,7 @@ def test_what_is_said_to_be_tested_is() -> None:
 
 def test_the_least_versions_are_those_that_the_module_tells() -> None:
     """docs/servers.md: the first release of each line without the published faults."""
-    found = re.findall(r"(true|false), 0x(..)(..)(..)", table("module/certauth.c", "mended MENDED"))
+    found = re.findall(r"(true|false), 0x(..)(..)(..)", table(GLUE, "mended MENDED"))
     told = {
         ("Valkey" if valkey == "true" else "Redis", ".".join(str(int(part, 16)) for part in parts))
         for valkey, *parts in found
@@ -839,18 +842,17 @@ def test_the_pins_are_those_of_every_dependency() -> None:
 
 
 def test_only_the_glue_knows_redis() -> None:
-    """The core is a library without the server: the module's API is named in two files."""
-    found = {
-        path.name for path in (ROOT / "module").glob("*.[ch]") if "RedisModule_" in path.read_text()
-    }
-    assert found == {"certauth.c", "redis_api.h"}
+    """The core is a library without the server: the module's API is named in one folder."""
+    sources = (ROOT / "module").rglob("*.[ch]")
+    found = {path.parent for path in sources if "RedisModule_" in path.read_text()}
+    assert found == {ROOT / "module/server"}
 
 
-@pytest.mark.parametrize("name", ["cert.c", "policy.c", "issuer.c"])
+@pytest.mark.parametrize("name", ["cert.c", "signature.c", "policy.c", "decide.c", "issuer.c"])
 def test_certificate_bytes_are_no_c_strings(name: str) -> None:
     """An embedded NUL ends no name where the length comes with it. (The label of a PEM block is a
     string that libcrypto has made.)"""
-    text = source(f"module/{name}").replace("strcmp(name, PEM_STRING_X509)", "")
+    text = source(f"module/core/{name}").replace("strcmp(name, PEM_STRING_X509)", "")
     calls = r"\b(?:strn?len|strn?cpy|strn?cmp|strn?casecmp|strn?cat|v?sprintf)\("
     assert re.findall(calls, text) == []
 

@@ -1,4 +1,4 @@
-"""module/hash.c: SHA-256 is libcrypto's; SipHash is ours, and here held against libcrypto's."""
+"""module/core/hash.c: SHA-256 is libcrypto's; SipHash is ours, held here against libcrypto's."""
 
 import subprocess
 from pathlib import Path
@@ -29,9 +29,9 @@ int main(void) {
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hash")
     (folder / "main.c").write_text(PROGRAM)
-    sources = [folder / "main.c", ROOT / "module/hash.c"]
+    sources = [folder / "main.c", ROOT / "module/core/hash.c"]
     subprocess.run(
-        ["cc", "-std=c11", "-I", ROOT / "module", "-o", folder / "main", *sources, "-lcrypto"],
+        ["cc", "-std=c11", "-I", ROOT / "module/core", "-o", folder / "main", *sources, "-lcrypto"],
         check=True,
     )
     return folder / "main"

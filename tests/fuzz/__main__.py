@@ -10,6 +10,7 @@ import argparse
 import os
 import subprocess
 import sys
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from build import CORE, ROOT
@@ -24,10 +25,9 @@ LONGEST_INPUT = 8192  # bytes
 
 def build() -> None:
     """The core once, and with it each target."""
-    include = f"-I{ROOT / 'module'}"
-    objects = [WORK / name.replace(".c", ".o") for name in CORE]
-    sources = [ROOT / "module" / name for name in CORE]
-    core = ["clang", *FLAGS, "-fsanitize=fuzzer-no-link", "-c", include, *sources]
+    include = f"-I{ROOT / 'module/core'}"
+    objects = [WORK / f"{Path(path).stem}.o" for path in CORE]
+    core = ["clang", *FLAGS, "-fsanitize=fuzzer-no-link", "-c", include, *CORE]
     subprocess.run(core, cwd=WORK, check=True)
     for target in TARGETS:
         main = ROOT / "tests/fuzz" / f"{target}.c"

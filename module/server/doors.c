@@ -7,7 +7,7 @@
  * verify callback then decides, behind libcrypto's own verification. Both may run in IO threads
  * (Valkey 8.1 and later, for clients). */
 #define _POSIX_C_SOURCE 200809L
-#include "node.h"
+#include "tls.h"
 
 #include <stdatomic.h>
 #include <stdio.h>

@@ -3,7 +3,7 @@
  * the server reads them: Redis 7.0 to 8.6 and Valkey 8.1 take a certificate and a key that are not of one
  * pair where they are not of one type (createSSLContext in their tls.c), and nobody comes in any more. */
 #define _POSIX_C_SOURCE 200809L
-#include "node.h"
+#include "tls.h"
 
 #include <stdio.h>
 

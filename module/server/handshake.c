@@ -3,7 +3,7 @@
  * SSL_CTX is found through ex_data and through its clients, and asked in the way of libssl's own
  * ssl_verify_cert_chain (ssl/ssl_cert.c, OpenSSL 3.0). */
 #define _POSIX_C_SOURCE 200809L
-#include "node.h"
+#include "tls.h"
 
 #include <stdio.h>
 

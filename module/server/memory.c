@@ -1,6 +1,6 @@
 /* How much memory this process may still take, as the system tells it. */
 #define _POSIX_C_SOURCE 200809L
-#include "node.h"
+#include "tls.h"
 
 #include <limits.h>
 #include <stdio.h>

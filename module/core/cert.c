@@ -17,7 +17,7 @@
 #include <openssl/x509.h>
 #include <openssl/x509v3.h>
 
-static span string_span(const ASN1_STRING *s) {
+static span asn1_span(const ASN1_STRING *s) {
     int len = ASN1_STRING_length(s);
     return span_of(ASN1_STRING_get0_data(s), len > 0 ? (size_t)len : 0);
 }
@@ -202,7 +202,7 @@ static int64_t days_since_1970(int64_t year, int64_t month, int64_t day) {
 /* RFC 5280 4.1.2.5: to the second, and in UTC. It is what X509_cmp_time takes in the handshake, which
  * reads the clock and prints it each time. */
 static bool is_strict_time(const ASN1_TIME *time) {
-    span text = string_span(time);
+    span text = asn1_span(time);
     size_t digits = ASN1_STRING_type(time) == V_ASN1_UTCTIME ? 12 : 14;
     if (text.len != digits + 1 || text.ptr[digits] != 'Z') return false;
     for (size_t i = 0; i < digits; i++) {
@@ -226,7 +226,7 @@ bool certificate_times(X509 *certificate, int64_t *not_before, int64_t *not_afte
 
 bool certificate_serial(X509 *certificate, uint8_t out[SERIAL_BYTES], size_t *len) {
     const ASN1_INTEGER *serial = X509_get0_serialNumber(certificate);
-    span bytes = string_span(serial);
+    span bytes = asn1_span(serial);
     while (bytes.len > 1 && bytes.ptr[0] == 0) bytes = span_skip(bytes, 1);
     if (ASN1_STRING_type(serial) == V_ASN1_NEG_INTEGER || bytes.len > SERIAL_BYTES) return false;
     out[0] = 0; /* zero is one byte, here and in `revoke serial` */
@@ -357,7 +357,7 @@ static bool put_entry(const name_reader *r, const X509_NAME *name, int number, b
     const X509_NAME_ENTRY *entry = X509_NAME_get_entry(name, number);
     const ASN1_OBJECT *type = X509_NAME_ENTRY_get_object(entry);
     const ASN1_STRING *text = X509_NAME_ENTRY_get_data(entry);
-    span raw = string_span(text), oid = span_of(OBJ_get0_data(type), OBJ_length(type));
+    span raw = asn1_span(text), oid = span_of(OBJ_get0_data(type), OBJ_length(type));
     size_t clean = put_asn1_text(&value, ASN1_STRING_type(text), raw);
     bool odd = clean != raw.len || value.len == 0;
     if (odd && !value.full)
@@ -410,10 +410,10 @@ static reason read_name(const name_reader *r, const X509_NAME *name, span *out) 
 static bind_kind san_kind(const GENERAL_NAME *name, int *tag, span *value) {
     *tag = V_ASN1_IA5STRING;
     switch (name->type) {
-    case GEN_DNS: *value = string_span(name->d.dNSName); return BIND_DNS;
-    case GEN_URI: *value = string_span(name->d.uniformResourceIdentifier); return BIND_URI;
-    case GEN_EMAIL: *value = string_span(name->d.rfc822Name); return BIND_EMAIL;
-    case GEN_IPADD: *value = string_span(name->d.iPAddress); return BIND_IP;
+    case GEN_DNS: *value = asn1_span(name->d.dNSName); return BIND_DNS;
+    case GEN_URI: *value = asn1_span(name->d.uniformResourceIdentifier); return BIND_URI;
+    case GEN_EMAIL: *value = asn1_span(name->d.rfc822Name); return BIND_EMAIL;
+    case GEN_IPADD: *value = asn1_span(name->d.iPAddress); return BIND_IP;
     case GEN_OTHERNAME: break;
     default: return BIND_KINDS;
     }
@@ -423,7 +423,7 @@ static bind_kind san_kind(const GENERAL_NAME *name, int *tag, span *value) {
     bool text = *tag == V_ASN1_UTF8STRING || *tag == V_ASN1_BMPSTRING ||
                 *tag == V_ASN1_UNIVERSALSTRING || *tag == V_ASN1_IA5STRING ||
                 *tag == V_ASN1_PRINTABLESTRING;
-    *value = text ? string_span(other->value->value.asn1_string) : span_of(NULL, 0);
+    *value = text ? asn1_span(other->value->value.asn1_string) : span_of(NULL, 0);
     return BIND_UPN;
 }
 
@@ -476,7 +476,7 @@ static reason put_sans(identity *id, writer *w, const GENERAL_NAMES *names) {
 static span san_extension(X509 *leaf) {
     int index = X509_get_ext_by_NID(leaf, NID_subject_alt_name, -1);
     return index < 0 ? span_of(NULL, 0)
-                     : string_span(X509_EXTENSION_get_data(X509_get_ext(leaf, index)));
+                     : asn1_span(X509_EXTENSION_get_data(X509_get_ext(leaf, index)));
 }
 
 /* The names; NULL where they do not parse or bytes are left behind them: DER has one length for them,

@@ -8,7 +8,7 @@
  * the policy, the journal, the new tables, and freeing what went. Hazards of the API, version
  * by version, are named where they are met (docs/servers.md). */
 #define _GNU_SOURCE /* dladdr(3) */
-#include "node.h"
+#include "tls.h"
 #include "redis_api.h"
 
 #include <dlfcn.h>

@@ -2,7 +2,7 @@
  * and no chain, leaks it on most servers, and costs a second parse (docs/decisions.md). Server and
  * module share one libssl, so an ex_data index of ours sees every SSL object made and freed. */
 #define _POSIX_C_SOURCE 200809L
-#include "node.h"
+#include "tls.h"
 
 #include <stdlib.h>
 

@@ -1,11 +1,11 @@
 /* What the module has beside the core: the server's TLS connections, and its trust store. No part of
  * Redis's API is known in tls.c, doors.c and trust.c either. */
-#ifndef CERTAUTH_NODE_H
-#define CERTAUTH_NODE_H
+#ifndef CERTAUTH_TLS_H
+#define CERTAUTH_TLS_H
 
 #include <limits.h>
 
-#include "internal.h"
+#include "../core/internal.h"
 
 /* ---- tls.c: the client's SSL object ---- */
 

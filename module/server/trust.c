@@ -1,7 +1,7 @@
 /* The directory behind tls-ca-cert-dir: the policy's CA certificates under their hash names, as
  * OpenSSL looks for them (X509_LOOKUP_hash_dir(3)). */
 #define _POSIX_C_SOURCE 200809L
-#include "node.h"
+#include "tls.h"
 
 #include <dirent.h>
 #include <errno.h>
