@@ -1,38 +1,8 @@
 /* One policy line: text → rule. What a line means is said here and nowhere else. */
-#include "internal.h"
+#include "line.h"
 
-#include <stdio.h>
-#include <stdlib.h>
-
-#include <arpa/inet.h>
 #include <openssl/err.h>
-#include <openssl/evp.h>
-#include <openssl/x509.h>
 #include <openssl/x509v3.h>
-
-enum { NAMED = 2 * LINE_USERS }; /* never full */
-
-/* A line while it is being read. The buffers are as large as a line may be, so that no part of one
- * can outgrow them unseen: a full writer is a fault. */
-typedef struct {
-    span rest;   /* what was not read yet */
-    rule head;   /* becomes the rule */
-    writer text; /* canonical */
-    writer key;  /* hashed at the end, see key_of */
-    writer fields;
-    fault *why;
-    bool held;     /* see rule_parse_held */
-    size_t counted; /* its users, or ACL rules */
-    bool is_named[NAMED]; /* the users of a `bind` line so far: a table of their keys */
-    uint8_t named[NAMED][KEY_BYTES];
-    span token; /* the last one read, in token_bytes */
-    span makes; /* `pattern`: its user, in field_bytes */
-    uint8_t token_bytes[LINE_BYTES];
-    uint8_t text_bytes[LINE_BYTES], key_bytes[LINE_BYTES];
-    uint8_t
-        field_bytes[3 *
-                    LINE_BYTES]; /* words of one letter take five bytes as fields, two as text */
-} line;
 
 /* ---- Keys ---- */
 
@@ -81,7 +51,7 @@ void alias_named(uint8_t out[KEY_BYTES], span word) {
     key_of(out, LINE_USER, 0, word, span_of(NULL, 0));
 }
 
-static void line_key(line *l, int kind, span a, span b) {
+void line_key(line *l, int kind, span a, span b) {
     put_key(&l->key, l->head.type, kind, a);
     put_span(&l->key, b);
 }
@@ -89,7 +59,7 @@ static void line_key(line *l, int kind, span a, span b) {
 /* ---- Fields ---- */
 
 /* A u24 length: an ACL rule may be as long as a line. */
-static void put_field(line *l, enum field tag, span value) {
+void put_field(line *l, enum field tag, span value) {
     put_byte(&l->fields, (uint8_t)tag);
     put_byte(&l->fields, (uint8_t)(value.len >> 16));
     put_u16(&l->fields, value.len & UINT16_MAX);
@@ -110,7 +80,7 @@ bool rule_field(const rule *r, enum field tag, size_t *at, span *value) {
 /* ---- Reading ---- */
 
 /* The next token, false at the end of the line or where it is no token (told apart by `why`). */
-static bool next(line *l) {
+bool next(line *l) {
     size_t len = 0;
     token_result result = token_read(&l->rest, l->token_bytes, &len);
     l->token = span_of(l->token_bytes, len);
@@ -119,21 +89,21 @@ static bool next(line *l) {
     return result == TOKEN_READ;
 }
 
-static bool need(line *l, const char *what) {
+bool need(line *l, const char *what) {
     l->why->text[0] = 0;
     return next(l) || (l->why->text[0] ? false : fail(l->why, "%s is missing", what));
 }
 
 /* The token in a message: only clean text is shown, and not much of it. */
-static int shown(span token) {
+int shown(span token) {
     return !text_clean(token) ? 0 : token.len > 80 ? 80 : (int)token.len;
 }
 
-static bool bad_token(line *l, const char *what) {
+bool bad_token(line *l, const char *what) {
     return fail(l->why, "%s: '%.*s'", what, shown(l->token), (const char *)l->token.ptr);
 }
 
-static void say(line *l, span token) {
+void say(line *l, span token) {
     if (l->text.len) put_byte(&l->text, ' ');
     put_token(&l->text, token);
 }
@@ -142,7 +112,7 @@ static bool token_is(const line *l, const char *word) {
     return span_equal(l->token, span_of(word, strlen(word)));
 }
 
-static int one_of(const line *l, const char *const *words, int count) {
+int one_of(const line *l, const char *const *words, int count) {
     for (int i = 0; i < count; i++) {
         if (token_is(l, words[i])) return i;
     }
@@ -326,335 +296,6 @@ static bool read_allow(line *l) {
     uint8_t alias[KEY_BYTES];
     alias_common_name(alias, cn);
     put_field(l, FIELD_ALIAS, span_of(alias, sizeof alias));
-    return true;
-}
-
-/* ---- bind ---- */
-
-static const char *const BIND_NAMES[BIND_KINDS] = {"subject", "cn",  "uri",  "dns", "email",
-                                                   "ip",      "upn", "cert", "key"};
-
-const char *bind_kind_name(bind_kind kind) { return kind < BIND_KINDS ? BIND_NAMES[kind] : "?"; }
-
-/* Says and keys 32 bytes of hex. */
-static bool read_hash(line *l, const char *what, uint8_t out[HASH_BYTES]) {
-    if (!need(l, what)) return false;
-    if (!hex_parse(l->token, out, HASH_BYTES)) return fail(l->why, "%s is not 64 hex digits", what);
-    return true;
-}
-
-static void say_hex(line *l, span bytes) {
-    put_byte(&l->text, ' ');
-    put_hex(&l->text, bytes);
-}
-
-static size_t address_parse(span text, uint8_t out[16]) {
-    char name[INET6_ADDRSTRLEN];
-    if (text.len == 0 || text.len >= sizeof name || memchr(text.ptr, 0, text.len)) return 0;
-    memcpy(name, text.ptr, text.len);
-    name[text.len] = 0;
-    if (inet_pton(AF_INET, name, out) == 1) return 4;
-    return inet_pton(AF_INET6, name, out) == 1 ? 16 : 0;
-}
-
-void put_address(writer *w, span address) {
-    char name[INET6_ADDRSTRLEN];
-    const char *text =
-        inet_ntop(address.len == 4 ? AF_INET : AF_INET6, address.ptr, name, sizeof name);
-    if (text) put(w, text, strlen(text));
-}
-
-static bool read_bind_text(line *l, uint8_t *out, size_t *len) {
-    if (l->token.len == 0 || !text_clean(l->token)) {
-        return fail(l->why, "an empty value, or a control or invisible character in it");
-    }
-    if (l->token.len > NAME_BYTES)
-        return fail(l->why, "the value is longer than %d bytes", NAME_BYTES);
-    memcpy(out, l->token.ptr, *len = l->token.len);
-    say(l, l->token);
-    return true;
-}
-
-/* The value of a `bind` line, as identity_bindings gives it. */
-static bool read_bind_value(line *l, bind_kind kind, uint8_t *out, size_t *len) {
-    char text[2 * NAME_BYTES];
-    if (!need(l, "the value to bind")) return false;
-    switch (kind) {
-    case BIND_SUBJECT: {
-        if (!name_parse(l->token, out, len, l->why)) return false;
-        size_t printed = name_print(span_of(out, *len), text, sizeof text);
-        say(l, span_of(text, printed));
-        return printed > 0 ||
-               fail(l->why, "the subject is longer than %zu bytes when it is written out",
-                    sizeof text);
-    }
-    case BIND_IP: {
-        *len = address_parse(l->token, out);
-        if (*len == 0) return bad_token(l, "not an IP address");
-        put_byte(&l->text, ' ');
-        put_address(&l->text, span_of(out, *len));
-        return true;
-    }
-    case BIND_CERT:
-    case BIND_KEY:
-        if (!hex_parse(l->token, out, *len = HASH_BYTES)) {
-            return bad_token(l, "not the 64 hex digits of a SHA-256");
-        }
-        say_hex(l, span_of(out, *len));
-        return true;
-    default: return read_bind_text(l, out, len);
-    }
-}
-
-/* ---- bind: options ---- */
-
-enum { UNITS = 4 };
-static const struct {
-    char name;
-    uint32_t seconds;
-} UNIT[UNITS] = {{'d', 86400}, {'h', 3600}, {'m', 60}, {'s', 1}};
-
-static bool read_session(line *l, span text) {
-    uint64_t number = 0;
-    size_t i = 0;
-    while (i < text.len && text.ptr[i] >= '0' && text.ptr[i] <= '9' && number <= UINT32_MAX) {
-        number = number * 10 + (uint64_t)(text.ptr[i++] - '0');
-    }
-    for (size_t u = 0; i > 0 && i + 1 == text.len && u < UNITS; u++) {
-        if (text.ptr[i] != (uint8_t)UNIT[u].name) continue;
-        number *= UNIT[u].seconds;
-        if (number == 0 || number > UINT32_MAX) break;
-        l->head.session = (uint32_t)number;
-        return true;
-    }
-    return fail(l->why, "session= takes a whole number above 0 with s, m, h or d, such as 8h");
-}
-
-static void say_session(line *l) {
-    size_t u = 0;
-    while (l->head.session % UNIT[u].seconds) u++;
-    char text[32];
-    int len = snprintf(text, sizeof text, " session=%u%c", l->head.session / UNIT[u].seconds,
-                       UNIT[u].name);
-    put(&l->text, text, (size_t)len);
-}
-
-/* Bits of `address` behind the first `prefix`. */
-static bool has_host_bits(span address, unsigned prefix) {
-    for (unsigned bit = prefix; bit < address.len * 8; bit++) {
-        if (address.ptr[bit / 8] & 0x80 >> bit % 8) return true;
-    }
-    return false;
-}
-
-static bool decimal(span text, unsigned most, unsigned *out) {
-    *out = 0;
-    for (size_t i = 0; i < text.len; i++) {
-        if (text.ptr[i] < '0' || text.ptr[i] > '9' || i > 2) return false;
-        *out = *out * 10 + (unsigned)(text.ptr[i] - '0');
-    }
-    return text.len > 0 && *out <= most;
-}
-
-/* ADDRESS or ADDRESS/PREFIX; a field is the address and a byte for the prefix. */
-static bool is_mapped(span address) {
-    static const uint8_t prefix[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
-    return address.len == 16 && memcmp(address.ptr, prefix, sizeof prefix) == 0;
-}
-
-static bool read_net(line *l, writer *nets, span text) {
-    uint8_t net[17];
-    const uint8_t *slash = memchr(text.ptr, '/', text.len);
-    span host = slash ? span_of(text.ptr, (size_t)(slash - text.ptr)) : text;
-    size_t len = address_parse(host, net);
-    unsigned prefix = (unsigned)len * 8;
-    if (len == 0 || (slash && !decimal(span_skip(text, host.len + 1), prefix, &prefix))) {
-        return fail(l->why,
-                    "from= takes addresses and networks joined by commas, such as "
-                    "10.0.0.0/8,::1; not '%.*s'",
-                    shown(text), (const char *)text.ptr);
-    }
-    if (is_mapped(span_of(net, len))) {
-        return fail(l->why, "from=: write '%.*s' as the IPv4 network that it is", shown(text),
-                    (const char *)text.ptr);
-    }
-    if (has_host_bits(span_of(net, len), prefix)) {
-        return fail(l->why, "from=: '%.*s' has bits set behind its prefix: which network is meant?",
-                    shown(text), (const char *)text.ptr);
-    }
-    net[len] = (uint8_t)prefix;
-    put_field(l, FIELD_NET, span_of(net, len + 1));
-    put_address(nets, span_of(net, len));
-    if (prefix < len * 8) {
-        char digits[8];
-        put(nets, digits, (size_t)snprintf(digits, sizeof digits, "/%u", prefix));
-    }
-    return true;
-}
-
-static bool read_nets(line *l, writer *nets, span text) {
-    for (;;) {
-        const uint8_t *comma = memchr(text.ptr, ',', text.len);
-        size_t len = comma ? (size_t)(comma - text.ptr) : text.len;
-        if (!read_net(l, nets, span_of(text.ptr, len))) return false;
-        if (comma == NULL) return true;
-        put_byte(nets, ',');
-        text = span_skip(text, len + 1);
-    }
-}
-
-bool rule_covers(const rule *r, span address) {
-    span net;
-    bool any = false;
-    for (size_t at = 0; rule_field(r, FIELD_NET, &at, &net); any = true) {
-        if (net.len != address.len + 1) continue;
-        uint8_t differing[16];
-        for (size_t i = 0; i < address.len; i++) differing[i] = net.ptr[i] ^ address.ptr[i];
-        /* Equal in the prefix: moving the rest out of sight, nothing differs. */
-        unsigned prefix = net.ptr[address.len], bit = 0;
-        while (bit < prefix && !(differing[bit / 8] & 0x80 >> bit % 8)) bit++;
-        if (bit == prefix) return true;
-    }
-    return !any;
-}
-
-/* ---- Users ---- */
-
-/* What ACL SETUSER takes as a name: no blank, no NUL (acl.c: ACLStringHasSpaces, Redis 7.0.15);
- * and nothing that would make two names look alike. A quote is taken here, see rule_lasts. */
-static bool is_user_name(span name) {
-    for (size_t i = 0; i < name.len; i++) {
-        if (name.ptr[i] <= ' ') return false;
-    }
-    return name.len > 0 && name.len <= USER_BYTES && text_clean(name);
-}
-
-static bool read_user_name(line *l) {
-    if (!is_user_name(l->token)) {
-        return bad_token(l,
-                         "not the name of an ACL user: it may hold no blank, control or invisible "
-                         "character");
-    }
-    put_field(l, FIELD_USER, l->token);
-    say(l, l->token);
-    return true;
-}
-
-static bool lasts(span name, fault *why) {
-    if (memchr(name.ptr, '\'', name.len) == NULL && memchr(name.ptr, '"', name.len) == NULL)
-        return true;
-    return fail(why,
-                "the name of a user holds a quote, and redis.conf with it could not be read any "
-                "more once CONFIG REWRITE has written it: '%.*s'",
-                shown(name), (const char *)name.ptr);
-}
-
-bool rule_lasts(const rule *r, fault *why) {
-    span name;
-    for (size_t at = 0; rule_field(r, FIELD_USER, &at, &name);) {
-        if (!lasts(name, why)) return false;
-    }
-    for (size_t at = 0; rule_field(r, FIELD_MAKES, &at, &name);) {
-        if (!lasts(name, why)) return false;
-    }
-    return true;
-}
-
-/* The options of a `bind` line; said in one order, however they were written. */
-typedef struct {
-    writer ca, nets;
-    uint8_t ca_bytes[HASH_BYTES], net_bytes[LINE_BYTES];
-} options;
-
-/* Its buffers are not cleared: they are as large as a line. */
-static void options_start(options *o) {
-    o->ca = (writer){o->ca_bytes, 0, sizeof o->ca_bytes, false};
-    o->nets = (writer){o->net_bytes, 0, sizeof o->net_bytes, false};
-}
-
-static bool read_bind_option(line *l, options *o) {
-    if (span_starts(l->token, LITERAL("ca=")) && o->ca.len == 0) {
-        o->ca.len = HASH_BYTES;
-        return hex_parse(span_skip(l->token, 3), o->ca_bytes, HASH_BYTES) ||
-               fail(l->why, "ca= takes a key id: the 64 hex digits of the SHA-256 of the issuer's "
-                            "SubjectPublicKeyInfo");
-    }
-    if (span_starts(l->token, LITERAL("from=")) && o->nets.len == 0) {
-        return read_nets(l, &o->nets, span_skip(l->token, 5));
-    }
-    if (span_starts(l->token, LITERAL("session=")) && l->head.session == 0) {
-        return read_session(l, span_skip(l->token, 8));
-    }
-    return bad_token(l, "not an option of bind, or given twice (ca=, from= and session= follow the "
-                        "users)");
-}
-
-static void say_bind_options(line *l, const options *o) {
-    if (o->ca.len) put_text(&l->text, " ca=");
-    put_hex(&l->text, span_of(o->ca_bytes, o->ca.len));
-    if (o->nets.len) put_text(&l->text, " from=");
-    put_span(&l->text, span_of(o->net_bytes, o->nets.len));
-    if (o->nets.full) l->text.full = true;
-    if (l->head.session) say_session(l);
-}
-
-static bool is_option(span token) {
-    return span_starts(token, LITERAL("ca=")) || span_starts(token, LITERAL("from=")) ||
-           span_starts(token, LITERAL("session="));
-}
-
-/* Whoever writes many makes each reader's time theirs. */
-static bool is_one_more(line *l, size_t most, const char *what) {
-    return ++l->counted <= most || l->held || l->head.type == LINE_WAS ||
-           fail(l->why, "more than %zu %s in one line", most, what);
-}
-
-/* Did this line name the token's user before? Found by its key, for a line may be all names. */
-static bool is_named(line *l) {
-    uint8_t key[KEY_BYTES];
-    lookup_key(l->token, key);
-    size_t at = get_u16(key) % NAMED;
-    for (; l->is_named[at]; at = (at + 1) % NAMED) {
-        if (memcmp(l->named[at], key, KEY_BYTES) == 0) return true;
-    }
-    l->is_named[at] = true;
-    memcpy(l->named[at], key, KEY_BYTES);
-    return false;
-}
-
-static bool read_users_and_options(line *l, options *o) {
-    bool behind = false; /* the users */
-    memset(l->is_named, 0, sizeof l->is_named);
-    if (!need(l, "the user")) return false;
-    do {
-        behind = behind || is_option(l->token);
-        if (!behind && !is_one_more(l, LINE_USERS, "users")) return false;
-        if (!behind && !l->held && is_named(l)) return bad_token(l, "a user named twice");
-        if (!(behind ? read_bind_option(l, o) : read_user_name(l))) return false;
-        l->why->text[0] = 0;
-    } while (next(l));
-    if (l->why->text[0]) return false;
-    return (l->fields.len && l->field_bytes[0] == FIELD_USER) ||
-           fail(l->why, "the user is missing");
-}
-
-static bool read_bind(line *l) {
-    uint8_t value[NAME_BYTES];
-    size_t len = 0;
-    options o;
-    options_start(&o);
-    if (!need(l, "what to bind")) return false;
-    int kind = one_of(l, BIND_NAMES, BIND_KINDS);
-    if (kind < 0)
-        return bad_token(l, "bind takes subject, cn, uri, dns, email, ip, upn, cert or key, not");
-    say(l, l->token);
-    l->head.kind = (uint8_t)kind;
-    if (!read_bind_value(l, (bind_kind)kind, value, &len) || !read_users_and_options(l, &o))
-        return false;
-    say_bind_options(l, &o);
-    l->head.scoped = o.ca.len > 0;
-    l->head.near = near_hash((bind_kind)kind, span_of(value, len));
-    line_key(l, kind, span_of(value, len), span_of(o.ca_bytes, o.ca.len));
     return true;
 }
 
