@@ -162,16 +162,12 @@ typedef int (*RedisModuleAuthCallback)(RedisModuleCtx *, RedisModuleString *user
     X(5.0, const RedisModuleString *, CommandFilterArgGet, (RedisModuleCommandFilterCtx *, int))     \
     X(7.2, void, RegisterAuthCallback, (RedisModuleCtx *, RedisModuleAuthCallback))
 
-#define REDIS_DECLARE(since, result, name, parameters) static result(*RedisModule_##name) parameters;
+#define REDIS_DECLARE(since, result, name, parameters) \
+    extern result(*RedisModule_##name) parameters;
 REDIS_API(REDIS_DECLARE)
-static int (*RedisModule_GetApi)(const char *name, void *function);
+extern int (*RedisModule_GetApi)(const char *name, void *function);
 
-/* The server hands GetApi over as the first word of the context (module.c, moduleLoad). */
-static void redis_api_load(RedisModuleCtx *ctx) {
-    RedisModule_GetApi = *(int (**)(const char *, void *))(void *)ctx;
-#define REDIS_GET(since, result, name, parameters) \
-    RedisModule_GetApi("RedisModule_" #name, (void *)&RedisModule_##name);
-    REDIS_API(REDIS_GET)
-}
+/* What the server offers; NULL where it does not. To be called first. */
+void redis_api_load(RedisModuleCtx *);
 
 #endif
