@@ -28,35 +28,6 @@
 #include <openssl/rand.h>
 #include <openssl/x509.h>
 
-/* ---- State ---- */
-
-struct node node;
-
-static bool damaged(void) { return node.damage.text[0] != 0; }
-/* Redis 8 cannot close a client in its own connect event, see close_at_connect. */
-static bool closes_late(void) { return !node.is_valkey && node.version >= 0x080000; }
-/* Not by time(3), whose clock is that of the last tick: on an idle virtual machine it was seen to be
- * 45 ms late, and an expired certificate was let in for so long. */
-static int64_t now_seconds(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_REALTIME, &t);
-    return t.tv_sec;
-}
-static int64_t now_us(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
-}
-
-static slice slice_start(void) { return (slice){now_us() + 2000, 0}; }
-static bool slice_goes_on(const slice *now) { return now->closings < 32 && now_us() < now->stop; }
-
-/* Does a script or a function run? The server answers others meanwhile, once it has run for long, and so
- * we hear of clients that connect and of AUTH (networking.c, processEventsWhileBlocked). */
-static bool script_runs(void) {
-    return RedisModule_GetContextFlags(node.ctx) & REDISMODULE_CTX_FLAGS_LUA;
-}
-
 static void act_in(int64_t ms);
 
 static void add_chore(bool (*go_on)(void *data, const slice *), void *data) {
@@ -65,7 +36,6 @@ static void add_chore(bool (*go_on)(void *data, const slice *), void *data) {
     node.chores = c;
     act_in(0);
 }
-
 static bool in_thread(void *(*work)(void *), void *data) {
     pthread_t thread;
     pthread_attr_t detached;
@@ -76,33 +46,26 @@ static bool in_thread(void *(*work)(void *), void *data) {
     pthread_attr_destroy(&detached);
     return good;
 }
-
 static void *free_patch_in_thread(void *change) {
     patch_free(change);
     return NULL;
 }
-
 static void drop_patch(patch *change) {
     if (change && patch_is_large(change) && in_thread(free_patch_in_thread, change)) return;
     patch_free(change);
 }
-
 static span string_span(const RedisModuleString *s) {
     size_t len;
     const char *text = RedisModule_StringPtrLen(s, &len);
     return span_of(text, len);
 }
-
 static span text_span(const char *text) { return span_of(text, strlen(text)); }
-
 static bool string_is(const RedisModuleString *s, const char *word) {
     return span_equal_nocase(string_span(s), text_span(word));
 }
-
 static RedisModuleString *string_of(span s) {
     return RedisModule_CreateString(NULL, (const char *)s.ptr, s.len);
 }
-
 /* What stands before the next blank, and takes it from `text`. */
 static span take_word(span *text) {
     const uint8_t *blank = memchr(text->ptr, ' ', text->len);
@@ -111,17 +74,12 @@ static span take_word(span *text) {
     *text = span_skip(*text, len + (blank != NULL));
     return word;
 }
-
 static bool has_word(span text, span word) {
     while (text.len) {
         if (span_equal(take_word(&text), word)) return true;
     }
     return false;
 }
-
-_Static_assert(sizeof(void *) >= sizeof(uint64_t), "client ids travel as pointers");
-static void *as_data(uint64_t id) { return (void *)(uintptr_t)id; }
-
 /* ---- The server's users ---- */
 
 static void text_add(text_buffer *b, span s) {

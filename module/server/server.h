@@ -286,4 +286,15 @@ extern struct node {
     log_entry log[LOG_ENTRIES]; /* a ring */
 } node;
 
+/* ---- node.c ---- */
+
+bool damaged(void);
+bool closes_late(void);
+int64_t now_seconds(void);
+int64_t now_us(void);
+slice slice_start(void);
+bool slice_goes_on(const slice *now);
+bool script_runs(void);
+void *as_data(uint64_t id);
+
 #endif
