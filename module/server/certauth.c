@@ -54,32 +54,6 @@ static void drop_patch(patch *change) {
     if (change && patch_is_large(change) && in_thread(free_patch_in_thread, change)) return;
     patch_free(change);
 }
-static span string_span(const RedisModuleString *s) {
-    size_t len;
-    const char *text = RedisModule_StringPtrLen(s, &len);
-    return span_of(text, len);
-}
-static span text_span(const char *text) { return span_of(text, strlen(text)); }
-static bool string_is(const RedisModuleString *s, const char *word) {
-    return span_equal_nocase(string_span(s), text_span(word));
-}
-static RedisModuleString *string_of(span s) {
-    return RedisModule_CreateString(NULL, (const char *)s.ptr, s.len);
-}
-/* What stands before the next blank, and takes it from `text`. */
-static span take_word(span *text) {
-    const uint8_t *blank = memchr(text->ptr, ' ', text->len);
-    size_t len = blank ? (size_t)(blank - text->ptr) : text->len;
-    span word = span_of(text->ptr, len);
-    *text = span_skip(*text, len + (blank != NULL));
-    return word;
-}
-static bool has_word(span text, span word) {
-    while (text.len) {
-        if (span_equal(take_word(&text), word)) return true;
-    }
-    return false;
-}
 /* ---- The server's users ---- */
 
 static void text_add(text_buffer *b, span s) {
@@ -2359,23 +2333,6 @@ static bool make_markers(fault *why) {
                          node.markers[0], strerror(error));
 }
 
-/* ---- Replies ---- */
-
-static void reply_text(RedisModuleCtx *ctx, const char *text) {
-    RedisModule_ReplyWithStringBuffer(ctx, text, strlen(text));
-}
-static void reply_pair(RedisModuleCtx *ctx, const char *name, span value) {
-    reply_text(ctx, name);
-    RedisModule_ReplyWithStringBuffer(ctx, value.len ? (const char *)value.ptr : "", value.len);
-}
-static void reply_named(RedisModuleCtx *ctx, const char *name, const char *value) {
-    reply_pair(ctx, name, span_of(value, strlen(value)));
-}
-static void reply_number(RedisModuleCtx *ctx, const char *name, uint64_t value) {
-    reply_text(ctx, name);
-    RedisModule_ReplyWithLongLong(ctx, (long long)value);
-}
-
 /* The sender has its user again, if its certificate still is that user. */
 static void come_back(RedisModuleCtx *ctx, write_order *order) {
     session *s = order->sender_user ? session_find(order->sender) : NULL;
@@ -2392,7 +2349,6 @@ static void come_back(RedisModuleCtx *ctx, write_order *order) {
     RedisModule_FreeString(NULL, order->sender_user);
     order->sender_user = NULL;
 }
-
 static void reply_error(RedisModuleCtx *ctx, write_order *order);
 
 static int reply_order(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
@@ -2414,7 +2370,6 @@ static int reply_order(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) 
     if (unverified[0]) reply_named(ctx, "unverified", unverified);
     return REDISMODULE_OK;
 }
-
 /* Also where no reply was asked for: the sender has gone, or Redis 7.0 has told it CLUSTERDOWN while it
  * waited (cluster.c, clusterRedirectBlockedClientIfNeeded). */
 static void free_order(RedisModuleCtx *ctx, void *data) {
@@ -2428,12 +2383,10 @@ static void free_order(RedisModuleCtx *ctx, void *data) {
     free(order->given.lines);
     free(order);
 }
-
 static void end_order(write_order *order) {
     node.order = NULL;
     RedisModule_UnblockClient(order->client, order);
 }
-
 static void sweep_session(write_order *order, session *s) {
     if (s->closing) return;
     const regime now = regime_now(), *r = &now;
@@ -2447,7 +2400,6 @@ static void sweep_session(write_order *order, session *s) {
     if (s->id == order->sender) order->close_sender = true;
     else end_session(s, "closed", d.why);
 }
-
 /* Looks at each session again; users change when those that are over have been closed. */
 static progress sweep(write_order *order, slice *now) {
     uint64_t from = session_key(order->swept);
@@ -2465,7 +2417,6 @@ static progress sweep(write_order *order, slice *now) {
     if (!more) order->next_step = settle;
     return STEP_AGAIN;
 }
-
 /* ---- Checking a write ---- */
 
 static void text_add_token(text_buffer *b, span token) {
@@ -2621,12 +2572,6 @@ static bool locks_out(uint64_t sender, const regime *after) {
 }
 
 /* ---- CERTAUTH.POLICY LOAD, PATCH, STAGE, COMMIT ---- */
-
-static bool read_number(RedisModuleString *text, long long *out, fault *why) {
-    if (RedisModule_StringToLongLong(text, out) == REDISMODULE_OK && *out >= 0) return true;
-    return fail(why, "ERR '%.40s' is not a number from 0 to 2^63-1",
-                (const char *)string_span(text).ptr);
-}
 
 /* What the server takes a few milliseconds to receive. */
 enum { CALL_LINES = 10000, CALL_BYTES = 4 << 20 };
@@ -3159,15 +3104,6 @@ static void drop_old_stage(void) {
 
 /* ---- CERTAUTH.POLICY SHOW and STATUS ---- */
 
-static void reply_optional(RedisModuleCtx *ctx, const char *name, span value) {
-    if (value.len) {
-        reply_pair(ctx, name, value);
-        return;
-    }
-    reply_text(ctx, name);
-    RedisModule_ReplyWithNull(ctx);
-}
-
 /* SHOW_BYTES: of the lines that a call looks at, a millisecond or two. */
 enum { SHOW_LINES = 1000, SHOW_MOST = 10000, SHOW_BYTES = 1 << 20 };
 
@@ -3233,14 +3169,6 @@ static int policy_show(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) 
     return REDISMODULE_OK;
 }
 
-/* Up to 32 bytes; null for none. */
-static void reply_hex(RedisModuleCtx *ctx, const char *name, span bytes) {
-    uint8_t text[2 * HASH_BYTES];
-    writer hex = {text, 0, sizeof text, false};
-    put_hex(&hex, bytes);
-    reply_optional(ctx, name, span_of(text, hex.len));
-}
-
 /* The key that is shown, the one that waits to be, and what is wrong. */
 static void reply_own(RedisModuleCtx *ctx) {
     const own_certificate *o = &node.own;
@@ -3275,11 +3203,6 @@ static int policy_status(RedisModuleCtx *ctx, RedisModuleString **argv, int argc
 }
 
 /* ---- CERTAUTH.WHOAMI, LOGIN, EXPLAIN ---- */
-
-static void reply_name(RedisModuleCtx *ctx, const char *label, span name) {
-    char text[2 * NAME_BYTES];
-    reply_optional(ctx, label, span_of(text, name_print(name, text, sizeof text)));
-}
 
 static int whoami(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     (void)argv;
@@ -3417,11 +3340,6 @@ static bool read_page(RedisModuleString **argv, int argc, const char *start_word
     }
     if (*most < 1 || *most > PAGE) *most = PAGE;
     return true;
-}
-
-/* The hashes that name a certificate, its key and its issuer's; null where there is none. */
-static void reply_hash(RedisModuleCtx *ctx, const char *name, bool there, const uint8_t *hash) {
-    reply_hex(ctx, name, span_of(hash, there ? HASH_BYTES : 0));
 }
 
 /* The keys of the CAs above a certificate, its issuer first: all that a login depends on. */

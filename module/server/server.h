@@ -297,4 +297,21 @@ bool slice_goes_on(const slice *now);
 bool script_runs(void);
 void *as_data(uint64_t id);
 
+/* ---- reply.c ---- */
+
+span string_span(const RedisModuleString *s);
+span text_span(const char *text);
+bool string_is(const RedisModuleString *s, const char *word);
+RedisModuleString *string_of(span s);
+span take_word(span *text);
+bool has_word(span text, span word);
+void reply_text(RedisModuleCtx *ctx, const char *text);
+void reply_named(RedisModuleCtx *ctx, const char *name, const char *value);
+void reply_number(RedisModuleCtx *ctx, const char *name, uint64_t value);
+bool read_number(RedisModuleString *text, long long *out, fault *why);
+void reply_optional(RedisModuleCtx *ctx, const char *name, span value);
+void reply_hex(RedisModuleCtx *ctx, const char *name, span bytes);
+void reply_name(RedisModuleCtx *ctx, const char *label, span name);
+void reply_hash(RedisModuleCtx *ctx, const char *name, bool there, const uint8_t *hash);
+
 #endif
