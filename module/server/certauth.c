@@ -13,7 +13,6 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <limits.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <strings.h>
@@ -28,32 +27,6 @@
 #include <openssl/rand.h>
 #include <openssl/x509.h>
 
-static void act_in(int64_t ms);
-
-static void add_chore(bool (*go_on)(void *data, const slice *), void *data) {
-    chore *c = must(malloc(sizeof *c));
-    *c = (chore){node.chores, go_on, data};
-    node.chores = c;
-    act_in(0);
-}
-static bool in_thread(void *(*work)(void *), void *data) {
-    pthread_t thread;
-    pthread_attr_t detached;
-    pthread_attr_init(&detached);
-    pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
-    pthread_attr_setstacksize(&detached, 4 << 20); /* a line is read on the stack: see line.c */
-    bool good = pthread_create(&thread, &detached, work, data) == 0;
-    pthread_attr_destroy(&detached);
-    return good;
-}
-static void *free_patch_in_thread(void *change) {
-    patch_free(change);
-    return NULL;
-}
-static void drop_patch(patch *change) {
-    if (change && patch_is_large(change) && in_thread(free_patch_in_thread, change)) return;
-    patch_free(change);
-}
 /* ---- The server's users ---- */
 
 static void text_add(text_buffer *b, span s) {
@@ -947,8 +920,6 @@ static int64_t until_second(int64_t second) {
     if (second == INT64_MAX) return second;
     return second > t.tv_sec ? (second - t.tv_sec) * 1000 - t.tv_nsec / 1000000 : 0;
 }
-
-static void watch_commands(void);
 
 static void session_ends_at(session *s, int64_t end) {
     session_moves(node.ends, s, &s->end, end);
@@ -4172,8 +4143,6 @@ static bool work(void) {
     return follow_others() || more;
 }
 
-static void leave_commands(void);
-
 static void plan(bool more) {
     int64_t now = now_us(), at = more ? now + 1000 : node.ticked + 1000000;
     const session *next = session_first(node.due);
@@ -4195,48 +4164,10 @@ static void act(void) {
     plan(more || node.chores != NULL);
 }
 
-static void act_by_timer(RedisModuleCtx *ctx, void *none) {
-    (void)ctx, (void)none;
-    node.timer = 0;
-    node.act();
-}
-
-static bool loads_aside(void) {
-    return RedisModule_GetContextFlags(node.ctx) & REDISMODULE_CTX_FLAGS_ASYNC_LOADING;
-}
-
-/* The timer would come when all is loaded. */
-static void act_aside(void *none) {
-    (void)none;
-    node.aside = false;
-    if (!loads_aside() || script_runs()) return;
-    if (node.timer) RedisModule_StopTimer(node.ctx, node.timer, NULL);
-    node.timer = 0;
-    node.act();
-}
-
-/* While a replica loads beside its old data set (repl-diskless-load swapdb), clients run commands and no
- * timer does. */
-static void act_while_loading(void) {
-    if (node.aside || !loads_aside()) return;
-    node.aside = true;
-    RedisModule_EventLoopAddOneShot(act_aside, NULL);
-}
-
 /* Ten times a second while something is loaded: where no client sends anything, nobody else asks. */
 static void on_loading_progress(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t sub, void *data) {
     (void)ctx, (void)event, (void)sub, (void)data;
     if (now_us() > node.act_at) act_while_loading();
-}
-
-/* Has us act in so many ms; 0: at the end of this turn of the event loop. */
-static void act_in(int64_t ms) {
-    int64_t at = now_us() + ms * 1000;
-    if (ms == 0) act_while_loading();
-    if (node.acting || (node.timer && node.act_at <= at)) return;
-    if (node.timer) RedisModule_StopTimer(node.ctx, node.timer, NULL);
-    node.act_at = at;
-    node.timer = RedisModule_CreateTimer(node.ctx, ms, act_by_timer, NULL);
 }
 
 /* Timers go by the wall clock (module.c, moduleTimerHandler). Where that is set back by an hour, they
@@ -4274,17 +4205,6 @@ static void muzzle(RedisModuleCommandFilterCtx *filter) {
     if (!s->closing && string_is(RedisModule_CommandFilterArgGet(filter, 0), "CERTAUTH.LOGIN"))
         return;
     if (!may_run(s)) refuse_command(filter, LITERAL("certauth:session-is-over"));
-}
-
-/* The filter costs every command a little, so it is there only while it may be needed. */
-static void watch_commands(void) {
-    if (node.muzzle || RedisModule_CommandFilterGetClientId == NULL) return;
-    node.muzzle = RedisModule_RegisterCommandFilter(node.ctx, node.filter, 0);
-}
-
-static void leave_commands(void) {
-    if (node.muzzle) RedisModule_UnregisterCommandFilter(node.ctx, node.muzzle);
-    node.muzzle = NULL;
 }
 
 /* Has somebody had to go while a command held the server? Who was only to be looked at is, or a client

@@ -314,4 +314,15 @@ void reply_hex(RedisModuleCtx *ctx, const char *name, span bytes);
 void reply_name(RedisModuleCtx *ctx, const char *label, span name);
 void reply_hash(RedisModuleCtx *ctx, const char *name, bool there, const uint8_t *hash);
 
+/* ---- schedule.c ---- */
+
+void add_chore(bool (*go_on)(void *data, const slice *), void *data);
+bool in_thread(void *(*work)(void *), void *data);
+void drop_patch(patch *change);
+bool loads_aside(void);
+void act_while_loading(void);
+void act_in(int64_t ms);
+void watch_commands(void);
+void leave_commands(void);
+
 #endif
