@@ -325,4 +325,13 @@ void act_in(int64_t ms);
 void watch_commands(void);
 void leave_commands(void);
 
+/* ---- clients.c ---- */
+
+void each_client_of(RedisModuleString **ids, size_t count, void (*take)(span line, void *data),
+                    void *data);
+void each_client(void (*take)(span line, void *data), void *data);
+span client_field(span line, const char *name);
+uint64_t client_id(span line);
+bool has_flag(span line, char flag);
+
 #endif
