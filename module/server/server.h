@@ -334,4 +334,29 @@ span client_field(span line, const char *name);
 uint64_t client_id(span line);
 bool has_flag(span line, char flag);
 
+/* ---- users.c ---- */
+
+void text_add(text_buffer *b, span s);
+RedisModuleString *user_rules(span name);
+user_state server_user(span name);
+text_buffer acl_text(const rule *line, span user, bool limited);
+RedisModuleCallReply *answer(const char *command, const char *verb, span name, span text);
+bool call(const char *command, const char *verb, span name, span text, fault *why);
+void kill_clients(const char *field, span value);
+bool must_kill(void);
+void know_user(span name);
+bool set_user(span name, span rules);
+bool is_bootstrap_user(span name);
+bool leave_out(const rule *line, span user);
+void apply_user(const rule *line, bool limited);
+made_user *made_find(span user);
+bool is_as_made(const rule *pattern, span user);
+made_user *make_user(const rule *pattern, span user);
+void undo_user(span name);
+bool enforced(void);
+bool unmake_idle(const slice *now);
+void each_user(void (*take)(span name, void *data), void *data);
+void clean_saved_users(void);
+const char *journal_state(void);
+
 #endif
