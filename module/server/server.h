@@ -359,4 +359,15 @@ void each_user(void (*take)(span name, void *data), void *data);
 void clean_saved_users(void);
 const char *journal_state(void);
 
+/* ---- log.c ---- */
+
+void address_text(const ip *address, char out[INET6_ADDRSTRLEN]);
+const identity *leaf_of(const session *s);
+log_entry *record(const session *s, const char *event, reason why, span user);
+void tell(const char *event, const char *text);
+void log_refusal(RedisModuleCtx *ctx, const log_entry *e, bool shadow);
+void log_to_acl(RedisModuleCtx *ctx, const log_entry *e);
+void count(const decision *d);
+void tell_doors(void);
+
 #endif
