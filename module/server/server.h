@@ -370,4 +370,28 @@ void log_to_acl(RedisModuleCtx *ctx, const log_entry *e);
 void count(const decision *d);
 void tell_doors(void);
 
+/* ---- config.c ---- */
+
+bool config_get(const char *name, char *out, size_t room);
+bool config_set(const char *name, const char *value, fault *why);
+bool switch_off_native_login(fault *why);
+const char *internal_links(void);
+bool is_known_to_guard(void);
+void commit_to_doors(patch *change);
+void follow_doors(void);
+void learn_doors(void);
+void learn_files(shown_files *out);
+void note_files(void);
+void on_config_change(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t sub, void *data);
+void learn_trust(bool holds);
+void learn_openssl(void);
+void learn_unverified(void);
+void plan_trust(void);
+void write_trust(void);
+void take_trust(void);
+void start_trust(void);
+void end_trust(void);
+bool moved_trust(void);
+void apply_client_auth(void);
+
 #endif
