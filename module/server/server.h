@@ -394,4 +394,17 @@ void end_trust(void);
 bool moved_trust(void);
 void apply_client_auth(void);
 
+/* ---- session.c ---- */
+
+uint64_t session_key(uint64_t id);
+session *session_find(uint64_t id);
+void session_moves(RedisModuleDict *dict, session *s, int64_t *time, int64_t to);
+session *session_first(RedisModuleDict *dict);
+int64_t until_second(int64_t second);
+void session_ends_at(session *s, int64_t end);
+void session_user(session *s, span user);
+void session_free(session *s);
+session *session_new(uint64_t id, const char *address, bool local);
+bool session_certificate(RedisModuleCtx *ctx, session *s, uint16_t port, peer *found);
+
 #endif
