@@ -407,4 +407,25 @@ void session_free(session *s);
 session *session_new(uint64_t id, const char *address, bool local);
 bool session_certificate(RedisModuleCtx *ctx, session *s, uint16_t port, peer *found);
 
+/* ---- rights.c ---- */
+
+int transition_of(const patch *change);
+bool is_managed(const regime *r, span name);
+user_state ask_server(span name, void *under);
+const rule *default_line(const regime *r);
+bool default_is_off(const regime *r);
+bool default_is_free(const regime *r);
+regime regime_now(void);
+regime regime_after(const patch *change);
+request request_for(const session *s, const regime *r);
+decision decide(const session *s, const regime *r);
+int64_t end_of(const session *s, const decision *d);
+bool permits(const regime *r, const decision *d, span user);
+bool is_peer(const decision *d);
+bool may_hold(const regime *r, const session *s, const decision *d, span user);
+bool may_become(const regime *r, const session *s, const decision *d, span user);
+bool may_stay(const regime *r, const session *s, const decision *d);
+int64_t end_under(const regime *r, const session *s, const decision *d);
+bool survives(const regime *r, const session *s, const decision *d);
+
 #endif
