@@ -428,4 +428,16 @@ bool may_stay(const regime *r, const session *s, const decision *d);
 int64_t end_under(const regime *r, const session *s, const decision *d);
 bool survives(const regime *r, const session *s, const decision *d);
 
+/* ---- login.c ---- */
+
+void sit_on_nobody(RedisModuleCtx *ctx, session *s);
+bool become(RedisModuleCtx *ctx, session *s, span user);
+void session_over(session *s, int64_t ms);
+void close_client(session *s);
+void set_end(session *s, const decision *d);
+void set_end_of_left(session *s);
+void refuse_client(RedisModuleCtx *ctx, session *s, const peer *p);
+void enact(RedisModuleCtx *ctx, session *s, const peer *p, decision d);
+void end_session(session *s, const char *event, reason why);
+
 #endif
