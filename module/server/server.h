@@ -440,4 +440,9 @@ void refuse_client(RedisModuleCtx *ctx, session *s, const peer *p);
 void enact(RedisModuleCtx *ctx, session *s, const peer *p, decision d);
 void end_session(session *s, const char *event, reason why);
 
+/* ---- streams.c ---- */
+
+bool end_streams(slice *now);
+bool may_switch(const session *s, span user, fault *why);
+
 #endif
