@@ -445,4 +445,11 @@ void end_session(session *s, const char *event, reason why);
 bool end_streams(slice *now);
 bool may_switch(const session *s, span user, fault *why);
 
+/* ---- audit.c ---- */
+
+bool audit_session(session *s);
+bool audit(const slice *now);
+bool audit_all(const slice *now);
+void ask_for_audit(void);
+
 #endif
