@@ -452,4 +452,10 @@ bool audit(const slice *now);
 bool audit_all(const slice *now);
 void ask_for_audit(void);
 
+/* ---- auth.c ---- */
+
+bool choose(RedisModuleCtx *ctx, session *s, span user, fault *why);
+int on_auth(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleString *password,
+            RedisModuleString **error);
+
 #endif
