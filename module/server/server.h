@@ -458,4 +458,11 @@ bool choose(RedisModuleCtx *ctx, session *s, span user, fault *why);
 int on_auth(RedisModuleCtx *ctx, RedisModuleString *name, RedisModuleString *password,
             RedisModuleString **error);
 
+/* ---- markers.c ---- */
+
+bool make_markers(fault *why);
+void come_back(RedisModuleCtx *ctx, write_order *order);
+const char *found_marker(void);
+bool set_directory(span path_text, fault *why);
+
 #endif
