@@ -465,4 +465,26 @@ void come_back(RedisModuleCtx *ctx, write_order *order);
 const char *found_marker(void);
 bool set_directory(span path_text, fault *why);
 
+/* ---- change.c ---- */
+
+void adopt_client(span line, void *none);
+void close_default(write_order *order);
+bool settle_at_start(const slice *now);
+void put_in_force(void);
+bool walk(write_order *order, const visit *rows, size_t count, const slice *now);
+void tell_journal(void);
+void tell_unwritten(const char *text);
+void drop_stage(void);
+progress commit(write_order *order, slice *now);
+void take_back(void *data);
+int reply_order(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
+void free_order(RedisModuleCtx *ctx, void *data);
+void end_order(write_order *order);
+void sweep_session(write_order *order, session *s);
+size_t bytes_of(RedisModuleString **texts, int count);
+void reply_problems(RedisModuleCtx *ctx, const patch *change);
+void reply_error(RedisModuleCtx *ctx, write_order *order);
+uint64_t line_memory(const rule *line);
+uint64_t memory_after(const write_order *order);
+
 #endif
