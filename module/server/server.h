@@ -487,4 +487,17 @@ void reply_error(RedisModuleCtx *ctx, write_order *order);
 uint64_t line_memory(const rule *line);
 uint64_t memory_after(const write_order *order);
 
+/* ---- write.c ---- */
+
+bool advance(write_order *order, slice *now);
+bool try_acl(const rule *line, span user, bool limited, fault *why);
+given_lines keep_lines(RedisModuleString **texts, int count);
+bool has_journal(fault *why);
+bool check_stamp(const options *o, fault *why);
+bool read_lines(patch *change, bool whole, given_lines *given, size_t first, const slice *now);
+bool check_lines(write_order *order, const slice *now);
+bool check_change(write_order *order);
+int start_order(RedisModuleCtx *ctx, patch *change, given_lines given, const options *o);
+bool may_wait(RedisModuleCtx *ctx);
+
 #endif
