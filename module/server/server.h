@@ -500,4 +500,9 @@ bool check_change(write_order *order);
 int start_order(RedisModuleCtx *ctx, patch *change, given_lines given, const options *o);
 bool may_wait(RedisModuleCtx *ctx);
 
+/* ---- connect.c ---- */
+
+void look_at_room(void);
+void on_client_change(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t sub, void *data);
+
 #endif
