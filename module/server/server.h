@@ -505,4 +505,15 @@ bool may_wait(RedisModuleCtx *ctx);
 void look_at_room(void);
 void on_client_change(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t sub, void *data);
 
+/* ---- cmd_policy.c ---- */
+
+bool may_take_lines(RedisModuleString **texts, int count, fault *why);
+bool may_administer(RedisModuleCtx *ctx, const char *verb);
+int deny(RedisModuleCtx *ctx, const char *verb);
+int policy_load(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
+int policy_patch(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
+int policy_stage(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
+int policy_commit_stage(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
+void drop_old_stage(void);
+
 #endif
