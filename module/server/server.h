@@ -516,4 +516,10 @@ int policy_stage(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
 int policy_commit_stage(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
 void drop_old_stage(void);
 
+/* ---- cmd_show.c ---- */
+
+int policy_show(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
+int policy_status(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
+void info(RedisModuleInfoCtx *ctx, int for_crash_report);
+
 #endif
