@@ -522,4 +522,12 @@ int policy_show(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
 int policy_status(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
 void info(RedisModuleInfoCtx *ctx, int for_crash_report);
 
+/* ---- cmd_client.c ---- */
+
+int whoami(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
+int login(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
+int explain(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
+int sessions(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
+int show_log(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
+
 #endif
