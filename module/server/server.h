@@ -530,4 +530,10 @@ int explain(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
 int sessions(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
 int show_log(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
 
+/* ---- acl_load.c ---- */
+
+int acl_load(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
+int acl_load_unasked(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
+void watch_acl_load(RedisModuleCtx *ctx);
+
 #endif
