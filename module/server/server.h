@@ -536,4 +536,13 @@ int acl_load(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
 int acl_load_unasked(RedisModuleCtx *ctx, RedisModuleString **argv, int argc);
 void watch_acl_load(RedisModuleCtx *ctx);
 
+/* ---- guards.c ---- */
+
+void repair_users(void);
+void repair_configuration(void);
+void watch_settings(void);
+void watch_trust(void);
+void start_look(void);
+void end_look(void);
+
 #endif
