@@ -545,4 +545,13 @@ void watch_trust(void);
 void start_look(void);
 void end_look(void);
 
+/* ---- act.c ---- */
+
+void act(void);
+void on_loading_progress(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t sub, void *data);
+void on_cron(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t sub, void *data);
+void muzzle(RedisModuleCommandFilterCtx *filter);
+void on_listen(RedisModuleCommandFilterCtx *filter);
+void on_command(RedisModuleCommandFilterCtx *filter);
+
 #endif
