@@ -554,4 +554,9 @@ void muzzle(RedisModuleCommandFilterCtx *filter);
 void on_listen(RedisModuleCommandFilterCtx *filter);
 void on_command(RedisModuleCommandFilterCtx *filter);
 
+/* ---- start.c ---- */
+
+void open_journal(span path_text);
+bool read_bootstrap(const char *name, fault *why);
+
 #endif
