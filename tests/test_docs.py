@@ -848,6 +848,25 @@ def test_only_the_glue_knows_redis() -> None:
     assert found == {ROOT / "module/server"}
 
 
+def test_calls_in_the_glue_point_downward() -> None:
+    """server.h names its files from the bottom up: none calls a function of a file above it. (What
+    is to be called from below, such as act, is handed down as a pointer at the start.)"""
+    _, *parts = re.split(r"/\* ---- (\w+\.c) ---- \*/", source("module/server/server.h"))
+    rooms = dict(zip(parts[::2], parts[1::2], strict=True))
+    offers = {
+        name: re.findall(r"^(?:\w[\w ]*[ *])(\w+)\(", text, re.MULTILINE)
+        for name, text in rooms.items()
+    }
+    assert len(offers) > 20
+    assert all(offers.values())
+    for at, name in enumerate(offers):
+        above = {one for later in [*offers][at + 1 :] for one in offers[later]}
+        text = source(f"module/server/{name}")
+        code = re.sub(r'/\*.*?\*/|"(?:[^"\\]|\\.)*"', "", text, flags=re.DOTALL)
+        calls = set(re.findall(r"(?<![.>\w])(\w+)\(", code))
+        assert not calls & above, f"{name} calls upward"
+
+
 @pytest.mark.parametrize("name", ["cert.c", "signature.c", "policy.c", "decide.c", "issuer.c"])
 def test_certificate_bytes_are_no_c_strings(name: str) -> None:
     """An embedded NUL ends no name where the length comes with it. (The label of a PEM block is a

@@ -187,7 +187,7 @@ OVER = re.compile(
 
 def unmuzzled(heard: bytes) -> bytes:
     """What else a client heard: where IO threads read, Redis 8 may answer before the end, and then
-    that is all it says (certauth.c, muzzle). Without TLS nothing can silence that."""
+    that is all it says (act.c, muzzle). Without TLS nothing can silence that."""
     return OVER.sub(b"", heard)
 
 

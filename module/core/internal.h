@@ -1,4 +1,4 @@
-/* What the core's own C files share beside core.h. Not for certauth.c, not for Python. */
+/* What the core's own C files share beside core.h. Not for Python. */
 #ifndef CERTAUTH_INTERNAL_H
 #define CERTAUTH_INTERNAL_H
 
