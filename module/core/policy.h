@@ -1,4 +1,5 @@
-/* What the files of a policy share: its tables, and how it is laid out. For policy.c, table.c, decide.c alone. */
+/* What the files of a policy share: its tables, and how it is laid out. For policy.c, table.c and
+ * decide.c alone. */
 #ifndef CERTAUTH_POLICY_H
 #define CERTAUTH_POLICY_H
 

@@ -1,8 +1,10 @@
-/* The Redis module: what the core decides about a certificate is done here. What is decided here is
- * only who may go on holding a user that it came to by AUTH or RESET: see may_hold.
+/* Loading the module: its arguments, its commands, and what it runs on.
  *
- *     connect ─▶ certificate ─▶ policy_decide ─▶ enact: become the user, wait, be left, be refused
- *     CERTAUTH.POLICY ─▶ check ─▶ journal (a thread) ─▶ in force: users, trust, lines ─▶ sweep ─▶ reply
+ *     connect.c ─▶ session.c ─▶ policy_decide ─▶ login.c: become the user, wait, be left, be refused
+ *     cmd_policy.c ─▶ write.c: check ─▶ journal (a thread) ─▶ change.c: users, trust, lines, sweep ─▶ reply
+ *
+ * What the core decides about a certificate is done here. What is decided here is only who may go on
+ * holding a user that it came to by AUTH or RESET: see rights.c, may_hold.
  *
  * The server's main thread does all of it but what takes long of a change: holding many lines against
  * the policy, the journal, the new tables, and freeing what went. Hazards of the API, version

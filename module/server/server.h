@@ -1,4 +1,5 @@
-/* What the files that speak to the server share: its types, its state, and what each file offers to those above it. */
+/* What the files that speak to the server share: types, state, and what each file offers to those
+ * above it. They stand here from the bottom up: no file calls a function of a later one. */
 #ifndef CERTAUTH_SERVER_H
 #define CERTAUTH_SERVER_H
 
