@@ -174,10 +174,11 @@ def run(connection: list[str], file: Path, *options: str, text: str = "") -> Res
 def test_a_password_that_does_not_come_is_told(connection: list[str]) -> None:
     """A script whose variable is empty; nothing is asked of the API."""
     for text in ("", "\n"):
-        found = CliRunner().invoke(main, ["status", *connection], input=text)
+        found = CliRunner().invoke(main, ["user", "list", *connection], input=text)
         assert found.exit_code == 2
         assert f"--username {ADMIN[0]}: a password is missing" in found.output
-    assert CliRunner().invoke(main, ["status", *connection], input=ADMIN[1]).exit_code == 0
+    found = CliRunner().invoke(main, ["user", "list", *connection], input=ADMIN[1])
+    assert found.exit_code == 0
 
 
 def test_the_declared_state_is_made_and_stays(connection: list[str], tmp_path: Path) -> None:

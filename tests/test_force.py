@@ -417,11 +417,11 @@ def test_enforcement_begins_without_whom_the_server_refuses(
     user(plane, pki.bob, "oops", role)
     spoil(plane, acl)
     plane.says("REFUSED user oops is off here")
+    admin = operator(server)
+    admin.ping()
     alice = plane.ok("PUT /v1/bdbs/1", {"enforcement": "refuse"})["generation"]
     plane.says("REFUSED user oops is off here")
-    wait_until(lambda: status(operator(server))["enforce"] == "on", "it is enforced", SOON)
-    admin = operator(server)
-    assert status(admin)["enforce"] == "on"
+    wait_until(lambda: status(admin)["enforce"] == "on", "it is enforced", SOON)
     assert who(server, pki.alice) == "alice"
     assert turned_away(server, pki.bob, admin) == "user_off"
     open_ = server.client(pki.alice, single_connection_client=True)

@@ -3,6 +3,7 @@ TLS handshake decides, such a one is good enough for a node. Whoever can change 
 
 from typing import Any
 
+import click
 import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -101,6 +102,8 @@ def test_the_page_and_the_command_line_warn(
     page = browser.send(page, "/ui/cas/add", trust_grows="on")
     assert "1 certificates of clients by the CA 'CN=Root CA,O=acme' are not for" in page.text
     said: Any = lambda *_: {"warnings": ["mind \x1b this"]}  # noqa: E731
-    commands.change(said, False, "PUT", "/v1/cluster/certificates", {})
+    with click.Context(click.Command("change")) as context:
+        context.meta[commands.HASTY] = True
+        commands.change(said, False, "PUT", "/v1/cluster/certificates", {})
     told = capsys.readouterr()
     assert (told.out, told.err) == ("", "warning: mind \\1B this\n")

@@ -1,5 +1,6 @@
 """From the first moment on: what journal, bootstrap file and arguments make of a start."""
 
+import re
 import shutil
 import socket
 import threading
@@ -13,6 +14,7 @@ import pytest
 import redis
 
 from control import core
+from control.policy import MARK
 from tests.nodes import (
     ALICE,
     JOURNAL,
@@ -182,7 +184,7 @@ def test_a_user_of_the_configuration_is_the_policys(
     for _ in range(2):
         found = rules(server.admin(), "alice")
         assert found
-        assert "#" not in found
+        assert re.findall("#([0-9a-f]{64})", found) == [MARK]  # and no password
         assert "~a:*" in found
         assert who(server, pki.alice) == "alice"
         with pytest.raises(redis.AuthenticationError):
@@ -206,7 +208,7 @@ def test_a_user_of_the_aclfile_is_the_policys(
     for _ in range(3):
         found = rules(server.admin(), "alice")
         assert found
-        assert "#" not in found
+        assert re.findall("#([0-9a-f]{64})", found) == [MARK]  # and no password
         assert "~a:*" in found
         server.admin().acl_save()
         server.stop()

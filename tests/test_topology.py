@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from click.testing import CliRunner
 
 from control import sync, topology
 from control.cli import main
-from control.records import NodeRole
+from control.records import Database, NodeRole, RedisAcl, RolePermission
 from control.topology import Sight
 from tests.control import Plane, enrolled_node, frozen, operator
 from tests.nodes import load, patch, show, status, who
@@ -818,9 +819,9 @@ def test_a_node_that_refuses_stops_no_other(plane: Plane, make_node: MakeNode, p
     new = make_node(KIND)
     plane.register(old, new)
     finds(plane, old, new)
-    acl = plane.ok("POST /v1/redis_acls", {"name": "new", "acl": "+cluster|syncslots ~*"})["uid"]
-    given = [{"role_uid": 1, "redis_acl_uid": acl}]
-    plane.ok("PUT /v1/bdbs/1", {"roles_permissions": given})
+    acl = plane.store.create(RedisAcl(0, "new", "+cluster|syncslots ~*"))  # as an upgrade brings it
+    given = (RolePermission(1, acl.uid),)
+    plane.store.update(Database, 1, lambda now: replace(now, roles_permissions=given))
     said = plane.says("REFUSED")
     assert said.startswith(f"127.0.0.1:{old.port}: REFUSED")
     assert "syncslots" in said

@@ -386,8 +386,8 @@ def test_a_server_that_becomes_a_replica_over_tls_goes_on(
     wait_until(
         lambda: server.admin().info("certauth")["certauth_doors"] == "guarded", "it is guarded"
     )
+    wait_until(lambda: status(server.admin())["trust"] == "managed", "it says so")
     assert len(kept(server)) == 2
-    assert status(server.admin())["trust"] == "managed"
 
 
 # ---- tls-auth-clients ----------------------------------------------------------------------------

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <strings.h>
 
+#include <sys/stat.h>
+
 /* ---- Configuration of the server ---- */
 
 /* A setting as the server last told it. CONFIG GET is a command: each of ours is counted in commandstats,
@@ -250,6 +252,7 @@ void learn_unverified(void) {
  * Nothing goes away while the policy is not enforced, or cannot be read; but all does with the policy. */
 void plan_trust(void) {
     trust *t = &node.trust_files;
+    mkdir(node.trust, 0755); /* where it is gone */
     bool only = enforced() || policy_rules(node.policy) == 0;
     const char *links = withheld();
     bool was_good = t->ours && t->links == links && t->why.text[0] == 0;
@@ -277,10 +280,11 @@ void take_trust(void) {
         t->work.stale = !config_set("tls-ca-cert-dir", t->setting, &why);
         if (t->work.stale && t->why.text[0] == 0) t->why = why;
     }
+    learn_trust(t->holds);
+    if (withheld() != t->links) node.look.next = 0; /* what it holds has us guard the doors, or not */
     say_trust(t->links);
     if (!t->ours) fail(&node.trust_state, "not managed: tls-ca-cert-dir is '%.80s'", t->setting);
     if (t->why.text[0]) node.trust_state = t->why;
-    learn_trust(t->holds);
 }
 
 static void trust_is_over(void *none) {

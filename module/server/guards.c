@@ -2,8 +2,6 @@
 #define _POSIX_C_SOURCE 200809L
 #include "server.h"
 
-#include <sys/stat.h>
-
 #include <openssl/x509.h>
 
 /* ---- Once a second ---- */
@@ -201,7 +199,6 @@ static void *look_in_thread(void *none) {
     (void)none;
     l->wrong.text[0] = 0;
     bool good = l->journal && journal_look(node.journal, node.policy, &l->wrong);
-    mkdir(node.trust, 0755); /* where it is gone */
     if (good && l->ever && !make_markers(&why)) l->wrong = why;
     look_at_files(l);
     write_trust();
