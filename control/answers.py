@@ -316,7 +316,7 @@ class ServerAnswer(BaseModel):
 
 
 class ServersAnswer(Answer):
-    """`leader` is the control plane that last began to speak to them, the how manieth `epoch`;
+    """`leader` is the control plane that last began to speak to them, and `epoch` counts them;
     `leader_age` the seconds since it last said so, null for never. `faults` is what keeps the
     control plane that answers from its work. `hold`: why nothing is sent to them."""
 

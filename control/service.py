@@ -608,7 +608,7 @@ def _old(certificate: str) -> bool:
 
 def create_ca(config: Config, name: str, key_type: KeyType, again: bool) -> None:
     """Makes a CA of clients, and has `mtls_trusted_ca` trust it too. `name` is its organisation, ""
-    for that of the cluster; `again`: in the place of the one that is there. Raises ServiceError."""
+    for that of the cluster; `again`: instead of the one that is there. Raises ServiceError."""
     with _ca_to_be(config, again) as store:
         named = name or store.cluster().name
         issuing.create(
@@ -650,7 +650,7 @@ def trust_too(store: Store, pem: str) -> None:
 
 
 def take_node(config: Config, address: str) -> str:
-    """Takes over a node whose policy belongs to a control plane that is no more. What was done, for
+    """Takes over a node whose policy belongs to a control plane that is gone. What was done, for
     a person. Raises ServiceError."""
     with _at_work(config) as store:
         try:

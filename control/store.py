@@ -345,7 +345,7 @@ nodes = _table(
     sa.PrimaryKeyConstraint("bdb_uid", "address"),
 )
 # One row: which process speaks to the servers, until when, and when it last said so, both in
-# milliseconds since 1970 by the database's clock; and the how manieth it is.
+# milliseconds since 1970 by the database's clock; and how many came before it.
 lease = _table(
     "lease",
     _number("id", primary_key=True, autoincrement=False),

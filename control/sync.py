@@ -645,10 +645,10 @@ def _owner(store: Store, owner: str) -> str:
     """For a person: our own databases by name."""
     cluster, _, uid = owner.rpartition("/")
     if cluster != store.cluster().identifier or not uid.isdecimal():
-        return f"'{owner}', another control plane: where that one is no more, {TAKE}"
+        return f"'{owner}', another control plane: if that one is gone, {TAKE}"
     names = [one.name for one in store.all(Database) if one.uid == int(uid)]
     if not names:
-        return f"bdb {uid} of this control plane, which is no more: {TAKE}"
+        return f"bdb {uid} of this control plane, which is gone: {TAKE}"
     whose = f"bdb {uid} ('{names[0]}')"
     return f"{whose} of this control plane: a server has one policy, take it out of one of them"
 

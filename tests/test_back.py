@@ -1,5 +1,5 @@
 """Nothing comes back by accident: restores, two control planes with one identity, databases of
-another version, nodes that went back in time, and nodes of a control plane that is no more."""
+another version, nodes that went back in time, and nodes of a control plane that is gone."""
 
 import io
 import json
@@ -553,7 +553,7 @@ def test_a_node_that_was_away_for_long_has_not_drifted(
     wait_until(lambda: events(plane, "node_drift"), "what was changed by hand is told")
 
 
-# ---- Nodes of a control plane that is no more ----
+# ---- Nodes of a control plane that is gone ----
 
 
 def test_a_node_of_a_lost_control_plane_is_taken_over(

@@ -85,7 +85,7 @@ blueprint = objects.blueprint_of(KIND)
 
 @blueprint.post("/<int(max=2147483647):uid>/password")
 def set_password(uid: int) -> Any:
-    """Another password, in the place of all that the user has."""
+    """Another password, instead of all that the user has."""
     name = ask(f"GET /v1/users/{uid}")["name"]
     sent = {"username": name, "new_password": request.form.get("new_password", "")}
     ask("PUT /v1/users/password", sent)

@@ -215,7 +215,7 @@ static progress settle(write_order *order, slice *now) {
 
 static step sweep;
 
-/* What is staged was held against a policy that is no more. */
+/* What is staged was held against a policy that is gone. */
 void drop_stage(void) {
     drop_patch(node.stage.change);
     node.stage.change = NULL;
