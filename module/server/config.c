@@ -6,8 +6,6 @@
 #include <stdlib.h>
 #include <strings.h>
 
-#include <sys/stat.h>
-
 /* ---- Configuration of the server ---- */
 
 /* A setting as the server last told it. CONFIG GET is a command: each of ours is counted in commandstats,
@@ -190,19 +188,23 @@ static const char *withheld(void) {
     return allowed || guarded ? NULL : internal_links();
 }
 
-/* Our directory is used where the operator pointed tls-ca-cert-dir at it, which is `value` then. */
-static bool uses_directory(char value[PATH_MAX]) {
+/* Does this value of tls-ca-cert-dir lead to our directory? In any thread. */
+static bool is_directory(const char *value) {
     char real[PATH_MAX], ours[PATH_MAX];
-    config_get("tls-ca-cert-dir", value, PATH_MAX);
     return value[0] && realpath(value, real) && realpath(node.trust, ours) &&
            strcmp(real, ours) == 0;
 }
 
+/* Our directory is used where the operator pointed the server at it. */
+static bool uses_directory(void) {
+    char value[PATH_MAX];
+    return config_get("tls-ca-cert-dir", value, sizeof value) && is_directory(value);
+}
+
 /* `holds`: certificates of the policy are there. Files outlive enforcement, and restarts. */
 void learn_trust(bool holds) {
-    char value[PATH_MAX];
     bool allowed = policy_setting(node.policy, SET_INTERNAL_TRUST) == INTERNAL_TRUST_ALLOW;
-    node.trusts = holds && !allowed && internal_links() && uses_directory(value);
+    node.trusts = holds && !allowed && internal_links() && uses_directory();
     follow_doors();
 }
 
@@ -252,12 +254,10 @@ void learn_unverified(void) {
  * Nothing goes away while the policy is not enforced, or cannot be read; but all does with the policy. */
 void plan_trust(void) {
     trust *t = &node.trust_files;
-    mkdir(node.trust, 0755); /* where it is gone */
     bool only = enforced() || policy_rules(node.policy) == 0;
     const char *links = withheld();
-    bool was_good = t->ours && t->links == links && t->why.text[0] == 0;
-    t->ours = uses_directory(t->setting);
-    t->again = was_good && t->ours;
+    config_get("tls-ca-cert-dir", t->setting, sizeof t->setting);
+    t->again = t->ours && t->links == links && t->why.text[0] == 0;
     t->links = links;
     t->lines = t->links ? NULL : node.policy;
     t->work = (trust_work){.only = only && !damaged(), .stale = t->work.stale};
@@ -267,6 +267,7 @@ void plan_trust(void) {
 void write_trust(void) {
     trust *t = &node.trust_files;
     t->why.text[0] = 0;
+    t->ours = is_directory(t->setting);
     if (t->ours) trust_write(node.trust, t->lines, node.bootstrap, &t->work, &t->why);
     t->holds = trust_holds(node.trust, node.policy, node.bootstrap);
 }

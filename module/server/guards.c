@@ -2,6 +2,8 @@
 #define _POSIX_C_SOURCE 200809L
 #include "server.h"
 
+#include <sys/stat.h>
+
 #include <openssl/x509.h>
 
 /* ---- Once a second ---- */
@@ -199,6 +201,7 @@ static void *look_in_thread(void *none) {
     (void)none;
     l->wrong.text[0] = 0;
     bool good = l->journal && journal_look(node.journal, node.policy, &l->wrong);
+    mkdir(node.trust, 0755); /* where it is gone */
     if (good && l->ever && !make_markers(&why)) l->wrong = why;
     look_at_files(l);
     write_trust();
@@ -230,7 +233,8 @@ void end_look(void) {
     if (strcmp(l->wrong.text, node.lost.text) != 0)
         tell("journal", l->wrong.text[0] ? l->wrong.text : "the journal is as it should be again");
     node.lost = l->wrong;
-    if (node.trust_files.again && node.trust_files.work.changed)
+    const trust *t = &node.trust_files;
+    if (t->again && t->ours && t->work.changed)
         tell("trust", "managed trust: files had been changed by hand, and are the policy's again");
     take_trust();
 }

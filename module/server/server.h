@@ -157,7 +157,7 @@ typedef struct {
 typedef struct {
     bool under_way, done;   /* in a thread of a change; it has gone */
     bool ours;              /* the server looks there */
-    bool again;             /* and all was as it is to be: what is not any more, a hand has changed */
+    bool again;             /* all was as it is to be: what is not any more, a hand has changed */
     bool holds;             /* it holds certificates of the policy */
     const char *links;      /* why the policy's are not to be there; NULL: they are */
     const policy *lines;    /* the policy, then; or NULL */
