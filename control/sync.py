@@ -749,7 +749,7 @@ def is_within(
 ) -> bool:
     """Whether a node that holds these lines may be in the middle of these changes, of which a
     policy of `lines` is the end: each of its lines was there at some time since, and those that
-    were there at all times it has. In the place of a line may be what stands for one that the node
+    were there at all times it has. Instead of a line it may have what stands for one that the node
     refuses; some it `refused` when they began."""
     have, now = set(held), set(lines)
     came = {line for one in since for line in one.added}

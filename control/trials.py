@@ -98,7 +98,7 @@ class Trials:
 
 
 def refusal(problems: Iterable[Problem]) -> Refusal:
-    """What they come to, for whoever wants to store the rules."""
+    """The refusal for a request that wants to store such rules."""
     return refused("redis_acl_refused", listed([one.text for one in problems]))
 
 

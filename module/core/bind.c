@@ -273,14 +273,14 @@ bool is_option(span token) {
            span_starts(token, LITERAL("session="));
 }
 
-/* Whoever writes many makes each reader's time theirs. */
+/* A sender that writes many takes the time of each reader. */
 bool is_one_more(line *l, size_t most, const char *what) {
     return ++l->counted <= most || l->held || l->head.type == LINE_WAS ||
            fail(l->why, "more than %zu %s in one line", most, what);
 }
 
 /* Did this line name the token's user before? Found by its key, for a line may be all names. */
-bool is_named(line *l) {
+static bool is_named(line *l) {
     uint8_t key[KEY_BYTES];
     lookup_key(l->token, key);
     size_t at = get_u16(key) % NAMED;

@@ -57,7 +57,6 @@ bool read_bind_option(line *l, options *o);
 void say_bind_options(line *l, const options *o);
 bool is_option(span token);
 bool is_one_more(line *l, size_t most, const char *what);
-bool is_named(line *l);
 bool read_bind(line *l);
 extern const char *const BIND_NAMES[BIND_KINDS];
 
