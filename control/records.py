@@ -72,7 +72,7 @@ class Cluster:
 class CaUses:
     """What the CA certificates of a place are for, by their key ids: `anchors` are only above
     others, all others are what clients come from; `removed` were taken away from under one that
-    stayed. See control/trust.py."""
+    stayed. See control/pki/trust.py."""
 
     anchors: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
@@ -426,3 +426,14 @@ FIRST_ACLS = (
     RedisAcl(2, "Read Only", "+@read ~*"),
     RedisAcl(3, "Not Dangerous", "+@all -@dangerous ~*"),
 )
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What an upload admits, as DER: leaves that come from `cas` may become users; `anchors` are
+    the certificates above those, which the TLS handshake needs to verify them. CAs whose key id is
+    in `removed` are refused, no matter who issued them."""
+
+    cas: tuple[bytes, ...] = ()
+    anchors: tuple[bytes, ...] = ()
+    removed: tuple[str, ...] = ()

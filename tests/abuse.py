@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
-from control import ca, crl, tokens
+from control.domain import tokens
+from control.pki import ca, crl
 from control.store import Store
 from tests import crls
 from tests.support import Pki

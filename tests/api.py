@@ -10,7 +10,7 @@ from wsgiref.types import WSGIEnvironment
 
 from pydantic import TypeAdapter
 
-from control.app import create_app, init_cluster
+from control.api.app import create_app, init_cluster
 from control.records import Database, Endpoint, User
 from control.store import Store
 from tests.support import Cert

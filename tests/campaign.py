@@ -31,8 +31,9 @@ from schemathesis.core.failures import Failure
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance
 
-from control import service, tokens
-from control.passwords import new_password
+from control import service
+from control.domain import tokens
+from control.domain.passwords import new_password
 from control.records import BUILTIN_ROLES, Management, User
 from control.service import Config
 from control.store import Store

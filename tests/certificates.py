@@ -1,5 +1,5 @@
-"""Certificates byte by byte, and the core without control/core.py between: for tests that send what
-no builder would make, or that ask what Python does not show."""
+"""Certificates byte by byte, and the core without control/policy/core.py between: for tests that
+send what no builder would make, or that ask what Python does not show."""
 
 import base64
 import ssl
@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from control._core import ffi, lib
-from control.core import Policy
+from control.policy.core import Policy
 from tests.support import Cert, der, root, signed_tbs
 
 # No test of the core looks at the clock: its certificates are valid from 2020 to 2049.

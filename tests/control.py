@@ -21,11 +21,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from control import service
 from control.ages import Pulse
-from control.app import create_app
-from control.audit import Collector
+from control.api.app import create_app
+from control.nodes.audit import Collector
+from control.nodes.sync import Access, Node, Worker
 from control.service import Config
 from control.store import Store
-from control.sync import Access, Node, Worker
 from tests.api import ADMIN, Answer, ControlPlane, peer_cert
 from tests.nodes import Start
 from tests.policies import OPERATOR

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
-from control import core
+from control.policy import core
 from tests import certificates as raw
 from tests.certificates import (
     CLIENT_AUTH,

@@ -22,9 +22,9 @@ from urllib.parse import quote
 import pytest
 
 from control import service
+from control.api.openapi import describe
+from control.http.server import Listen, Server
 from control.records import Role
-from control.reference import describe
-from control.server import Listen, Server
 from control.service import Config
 from tests.abuse import (
     ALIKE,

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import redis
 
-from control import core, policy
+from control.policy import core
+from control.policy import lines as policy
 from tests.nodes import (
     ALICE,
     JOURNAL,

@@ -22,7 +22,7 @@ from click.testing import CliRunner
 
 from control import store
 from control.ages import AWAY, OLD, Pulse, as_of_now
-from control.cli import main
+from control.cli.main import main
 from control.records import Node
 from control.store import Store
 from tests.api import ADMIN, ControlPlane
@@ -158,7 +158,7 @@ def test_what_only_reads_goes_on_where_nothing_can_be_written(
 
     monkeypatch.setattr(Store, "logged_in", fails)
     monkeypatch.setattr(Store, "create", fails)
-    monkeypatch.setattr("control.guard.LOGIN_SECONDS", 0)
+    monkeypatch.setattr("control.domain.guard.LOGIN_SECONDS", 0)
     assert api.ok("GET /v1/users")
     answer = api("POST /v1/roles", {"name": "x", "management": "none"})
     assert (answer.status, answer.code) == (503, "database_unavailable")

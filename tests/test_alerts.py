@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from control import service, store, sync
-from control.audit import Follower
+from control import service, store
+from control.nodes import sync
+from control.nodes.audit import Follower
 from tests.alerts import Prometheus, promtool_test, seconds
 from tests.api import ADMIN
 from tests.control import (

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import hashes
 
+from control.nodes.sync import NodeError
 from control.records import Node, rendered_time
-from control.sync import NodeError
 from tests.api import ControlPlane
 from tests.chains import rsa_key, sign
 from tests.support import Cert, Pki, days

@@ -1,4 +1,4 @@
-"""control/api/login.py, control/tokens.py: tokens, passwords, lockout."""
+"""control/api/login.py, control/domain/tokens.py: tokens, passwords, lockout."""
 
 import base64
 import json
@@ -10,9 +10,9 @@ from typing import Any
 import jwt
 import pytest
 
-from control import passwords
-from control.app import create_app
-from control.passwords import Passwords, check_new, hash_password
+from control.api.app import create_app
+from control.domain import passwords
+from control.domain.passwords import Passwords, check_new, hash_password
 from control.records import Cluster, Password, User
 from control.store import Store
 from tests.api import ADMIN, Answer, ControlPlane
@@ -112,7 +112,7 @@ def test_a_token_ends(
     """After its ttl, five minutes by default; and not before."""
     made = int(time.time()) - 200
     with monkeypatch.context() as patched:
-        patched.setattr("control.tokens.time.time", lambda: made)
+        patched.setattr("control.domain.tokens.time.time", lambda: made)
         young = token_of(api, bob)
         old = token_of(api, bob, ttl=199)
     claims = jwt.decode(young, options={"verify_signature": False})

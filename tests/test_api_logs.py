@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from control import store
-from control.guard import BURST
+from control.domain.guard import BURST
 from tests.api import ADMIN, ControlPlane
 from tests.support import Pki
 

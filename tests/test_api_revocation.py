@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from control import ca, core, crl, revocation
-from control.crl import CrlError
+from control.domain import revocation
+from control.pki import ca, crl
+from control.pki.crl import CrlError
+from control.policy import core
 from control.records import ClientCertificate
 from tests import crls
 from tests.api import ADMIN, ControlPlane

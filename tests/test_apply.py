@@ -1,4 +1,4 @@
-"""control/apply.py: what a file declares, the plan, and the control plane made so."""
+"""control/cli/apply.py: what a file declares, the plan, and the control plane made so."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from control import apply, service
-from control.apply import PolicyFileError, Step, parse, plan, read
-from control.cli import main
+from control import service
+from control.cli import apply
+from control.cli.apply import PolicyFileError, Step, parse, plan, read
+from control.cli.main import main
 from tests.api import ADMIN
 from tests.control import initialised
 from tests.support import Pki

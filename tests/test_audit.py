@@ -1,5 +1,5 @@
-"""control/audit.py: from the log of a node into the event log and its file, and nothing is lost
-without a word."""
+"""control/nodes/audit.py: from the log of a node into the event log and its file, and nothing is
+lost without a word."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from control import audit, store
-from control.audit import Collector, follow
+from control import store
+from control.nodes import audit
+from control.nodes.audit import Collector, follow
 from control.records import Database, Endpoint
 from tests.api import ControlPlane
 from tests.control import Plane, enrolled_node, operator

@@ -14,10 +14,11 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
 
-from control import core, service, store
-from control.audit import follow
-from control.cli import main
+from control import service, store
+from control.cli.main import main
 from control.errors import Refusal
+from control.nodes.audit import follow
+from control.policy import core
 from control.records import API
 from control.service import Config, ServiceError
 from control.store import Store
@@ -541,7 +542,7 @@ def test_a_node_that_was_away_for_long_has_not_drifted(
     server.stop()
     plane.says("UNREACHABLE")
     monkeypatch.setattr("control.store.LOG", 3)
-    monkeypatch.setattr("control.sync.LOG", 3)
+    monkeypatch.setattr("control.nodes.sync.LOG", 3)
     for number in range(6):
         plane.certificate_user(f"u{number}", f"CN=u{number}", role="admin")
     server.start()

@@ -1,4 +1,4 @@
-"""control/service.py: backup and restore, the way back for passwords, a new certificate of the API;
+"""control/service: backup and restore, the way back for passwords, a new certificate of the API;
 and databases that older versions have made."""
 
 import stat
@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from control import core, service, store
-from control.app import create_app
+from control import service, store
+from control.api.app import create_app
+from control.domain.passwords import new_password
 from control.errors import Refusal
-from control.passwords import new_password
+from control.policy import core
 from control.records import API, Database, User
 from control.service import Config, ServiceError
 from control.store import Store

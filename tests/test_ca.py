@@ -1,4 +1,4 @@
-"""control/ca.py: the control plane's own CA, and uploads."""
+"""control/pki/ca.py: the control plane's own CA, and uploads."""
 
 import stat
 from datetime import timedelta
@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from control import ca, core
-from control.ca import CertificateError
+from control import records
+from control.pki import ca
+from control.pki.ca import CertificateError
+from control.policy import core
 from tests.support import Cert, Pki, days, root
 
 YEAR = timedelta(days=365)
@@ -18,7 +20,7 @@ def pem(*certs: Cert) -> str:
     return "".join(cert.pem.decode() for cert in certs)
 
 
-def trust_of(upload: str) -> ca.Trust:
+def trust_of(upload: str) -> records.Trust:
     return ca.read_trust("".join(ca.check_trust(upload)))
 
 
@@ -82,14 +84,14 @@ def test_a_private_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path
 
 def test_a_root_alone_is_the_ca(pki: Pki) -> None:
     """A root admits what it issued, itself or through intermediates."""
-    assert trust_of(pem(pki.ca)) == ca.Trust((pki.ca.der,), ())
+    assert trust_of(pem(pki.ca)) == records.Trust((pki.ca.der,), ())
 
 
 def test_an_intermediate_is_the_ca_and_its_root_an_anchor(pki: Pki) -> None:
     """Uploading an intermediate with its root admits only what the intermediate issued."""
     intermediate = pki.ca.authority()
     for upload in (pem(intermediate, pki.ca), pem(pki.ca, intermediate)):
-        assert trust_of(upload) == ca.Trust((intermediate.der,), (pki.ca.der,))
+        assert trust_of(upload) == records.Trust((intermediate.der,), (pki.ca.der,))
 
 
 def test_only_the_lowest_of_a_chain_is_the_ca(pki: Pki) -> None:
@@ -105,12 +107,12 @@ def test_several_roots_are_several_cas(pki: Pki) -> None:
     """Roots that have nothing to do with each other are CAs each."""
     other = root("CN=Other CA")
     trust = trust_of(pem(pki.ca, other))
-    assert trust == ca.Trust((pki.ca.der, other.der), ())
+    assert trust == records.Trust((pki.ca.der, other.der), ())
 
 
 def test_no_upload_is_no_trust() -> None:
     """Nothing uploaded admits nobody."""
-    assert ca.read_trust("") == ca.Trust()
+    assert ca.read_trust("") == records.Trust()
 
 
 def test_an_intermediate_without_its_root_is_refused_naming_the_root(pki: Pki) -> None:

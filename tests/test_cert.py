@@ -15,8 +15,8 @@ from cryptography.x509.name import _ASN1Type
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from control import core
 from control._core import lib
+from control.policy import core
 from tests import certificates as raw
 from tests.certificates import (
     BMP,

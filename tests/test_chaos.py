@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 import redis
 
-from control import core, service
+from control import service
+from control.nodes.waiting import IN_FORCE
+from control.policy import core
 from control.service import Config
 from control.store import Store
-from control.waiting import IN_FORCE
 from tests.api import ADMIN, Answer
 from tests.control import NAMES, Serving, enrolled_node, operator
 from tests.nodes import show, status, who

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from control.cli import main
-from control.commands import clean
+from control.cli.commands import clean
+from control.cli.main import main
 from control.service import Config
 from tests.api import ADMIN
 from tests.control import Https, enrolled_node, initialised

@@ -1,4 +1,4 @@
-"""control/client.py and the commands that ask the API, against a running control plane."""
+"""control/cli/client.py and the commands that ask the API, against a running control plane."""
 
 import json
 import sqlite3
@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from control import service
-from control.cli import main
-from control.client import ApiError, Client, Profile, ProfileError, load_profile, overridden
-from control.commands import cell
+from control.cli.client import ApiError, Client, Profile, ProfileError, load_profile, overridden
+from control.cli.commands import cell
+from control.cli.main import main
 from control.service import Config
 from tests.api import ADMIN
 from tests.control import initialised

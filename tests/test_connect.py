@@ -14,7 +14,7 @@ import pytest
 import redis
 from cryptography.hazmat.primitives import serialization
 
-from control.core import Policy
+from control.policy.core import Policy
 from tests import hostile
 from tests.certificates import authority_line, ca, leaf_key, pem
 from tests.policies import (

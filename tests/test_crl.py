@@ -1,4 +1,4 @@
-"""control/crl.py: which revocation lists are taken, by name which are not, and our own."""
+"""control/pki/crl.py: which revocation lists are taken, by name which are not, and our own."""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -10,8 +10,9 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control import ca, core, crl
-from control.crl import CrlError
+from control.pki import ca, crl
+from control.pki.crl import CrlError
+from control.policy import core
 from tests import crls
 from tests.crls import Extension, entry, point
 from tests.support import Cert, Pki, days, root

@@ -24,15 +24,18 @@ import click
 import pytest
 from pydantic import BaseModel
 
-from control import core, models, quickstart, service
-from control.app import create_app
-from control.cli import main
-from control.guard import PERMISSIONS
+from control import service
+from control.api import models
+from control.api.app import create_app
+from control.api.openapi import declared
+from control.api.web import PUBLIC, Rule
+from control.cli import quickstart
+from control.cli.main import main
+from control.domain.guard import PERMISSIONS
+from control.http.server import peer_cert
+from control.policy import core
 from control.records import FIRST_ACLS, Management
-from control.reference import declared
-from control.server import peer_cert
 from control.store import Store
-from control.web import PUBLIC, Rule
 from tests.support import MODULE, ROOT, free_port, wait_until
 
 PAPER = sorted(
@@ -727,42 +730,26 @@ def test_every_call_of_the_rest_page_works(tmp_path: Path) -> None:
 
 # Which files may import what; everything that is not named here may be imported by nobody.
 LAW = {
-    "sqlalchemy": {"control/store.py", "control/migrations"},
-    "alembic": {"control/store.py", "control/migrations"},
-    "cryptography": {"control/ca.py", "control/crl.py"},
+    "sqlalchemy": {"control/store"},
+    "alembic": {"control/store"},
+    "cryptography": {"control/pki"},
     "cffi": {"build.py"},
-    "control._core": {"control/core.py"},
-    "redis": {"control/sync.py"},
-    "OpenSSL": {"control/ca.py", "control/server.py"},
-    "uvicorn": {"control/server.py"},
-    "argon2": {"control/passwords.py"},
-    "pydantic": {
-        "control/answers.py",
-        "control/models.py",
-        "control/reference.py",
-        "control/store.py",
-    },
-    "flask": {
-        "control/app.py",
-        "control/errors.py",
-        "control/guard.py",
-        "control/reference.py",
-        "control/web.py",
-        "control/api",
-        "control/ui",
-    },
-    "werkzeug": {
-        "control/errors.py",
-        "control/reference.py",
-        "control/server.py",
-        "control/ui",
-    },
-    "jwt": {"control/tokens.py"},
-    "click": {"control/cli.py", "control/commands.py", "control/quickstart.py"},
-    "prometheus_client": {"control/metrics.py"},
-    "rich": {"control/commands.py"},
-    "yaml": {"control/apply.py"},
+    "control._core": {"control/policy/core.py"},
+    "redis": {"control/nodes"},
+    "OpenSSL": {"control/pki", "control/http"},
+    "uvicorn": {"control/http"},
+    "argon2": {"control/domain/passwords.py"},
+    "pydantic": {"control/api", "control/store"},
+    "flask": {"control/api", "control/domain/guard.py", "control/ui"},
+    "werkzeug": {"control/api", "control/http", "control/ui"},
+    "jwt": {"control/domain/tokens.py"},
+    "click": {"control/cli"},
+    "prometheus_client": {"control/domain/metrics.py"},
+    "rich": {"control/cli"},
+    "yaml": {"control/cli/apply.py"},
 }
+# Each package imports those behind it only; records, errors and ages stand below all of them.
+LAYERS = ("cli", "service", "ui", "api", "domain", "nodes", "store", "pki", "policy", "http")
 PYTHON = [ROOT / "build.py", *sorted((ROOT / "control").rglob("*.py"))]
 
 
@@ -787,15 +774,43 @@ def test_each_library_has_its_owner(path: Path) -> None:
                 assert any(name == one or name.startswith(f"{one}/") for one in owners), module
 
 
+def package(module: str) -> int:
+    """Where a module of the control plane stands, from the top: an index of LAYERS."""
+    name = module.split(".")[1] if "." in module else ""
+    return LAYERS.index(name) if name in LAYERS else len(LAYERS)
+
+
+@pytest.mark.parametrize("path", PYTHON[1:], ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_packages_import_downward(path: Path) -> None:
+    """What a package may know is what stands below it, types included."""
+    here = package(".".join(path.relative_to(ROOT).parent.parts))
+    for module, _ in imported(path):
+        if module.startswith("control."):
+            assert package(module) >= here, module
+
+
+def test_every_package_has_its_layer() -> None:
+    """A package that no layer names could import whatever it wants."""
+    found = {path.parent.name for path in (ROOT / "control").glob("*/__init__.py")}
+    assert found == set(LAYERS)
+    assert {path.stem for path in (ROOT / "control").glob("*.py")} == {
+        "__init__",
+        "ages",
+        "errors",
+        "records",
+    }
+
+
 def test_the_page_asks_the_api_and_nothing_else() -> None:
     """No file of it reaches the store, the nodes or the rules by itself; its application takes a
     key from the cluster when it is made."""
     for path in (ROOT / "control" / "ui").glob("*.py"):
         found = {module for module, _ in imported(path) if module.startswith("control.")}
-        taken = {"control.store", "control.sync", "control.policy", "control.tokens"}
-        taken |= {"control.passwords", "control.service", "control.server"}
-        assert not found & taken, path.name
-        assert path.name == "app.py" or "control.web" not in found, path.name
+        below = ("store", "nodes", "policy.lines", "domain.tokens", "domain.passwords", "service")
+        taken = {one for one in found if one.startswith(tuple(f"control.{it}" for it in below))}
+        taken -= {one for one in taken if one.startswith("control.nodes.waiting")}
+        assert not taken, path.name
+        assert path.name == "app.py" or "control.api.web" not in found, path.name
 
 
 def test_the_law_knows_every_dependency() -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from control.cli import main
-from control.enrol import EnrolError, Files, edited, setting
+from control.cli.main import main
+from control.service.enrol import EnrolError, Files, edited, setting
 from tests.control import Plane, operator
 from tests.nodes import status, who
 from tests.policies import OPERATOR

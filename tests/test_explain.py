@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from control import core
 from control._core import ffi, lib
+from control.policy import core
 from control.records import ClientCertificate
 from tests import certificates as raw
 from tests.certificates import (

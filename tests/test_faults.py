@@ -17,10 +17,12 @@ from typing import Any
 import pytest
 import redis
 
-from control import core, store, sync
-from control.lease import Lease
+from control import store
+from control.nodes import sync
+from control.nodes.lease import Lease
+from control.nodes.sync import Worker
+from control.policy import core
 from control.store import Store
-from control.sync import Worker
 from tests.control import (
     SOON,
     Https,

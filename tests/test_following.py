@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from control import commands, service
-from control.cli import main
+from control import service
+from control.cli import commands
+from control.cli.main import main
 from control.service import Config
 from control.ui import changes
 from tests.api import ADMIN

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control import core, refusals, taking
+from control.nodes.sync import Node, NodeError
+from control.policy import core, refusals, taking
 from control.records import RedisAcl, Refused
-from control.sync import Node, NodeError
 from tests.control import SOON, Plane, Serving, enrolled_node, operator
 from tests.nodes import Start, authority, is_open, patch, rules, show, status, turned_away, who
 from tests.servers import Server
@@ -262,7 +262,7 @@ def test_what_was_refused_is_tried_again(
     one: RedisServer, plane: Plane, pki: Pki, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server's own user is removed: a little later ours is there, and no drift is reported."""
-    monkeypatch.setattr("control.sync.FRESH", 0.5)
+    monkeypatch.setattr("control.nodes.sync.FRESH", 0.5)
     plane.register(one)
     plane.in_step()
     admin = operator(one)

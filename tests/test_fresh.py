@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from control import sync
+from control.nodes import sync
 from tests.control import Plane, authority_of, enrolled_node, operator
 from tests.nodes import status, who
 from tests.servers import Server

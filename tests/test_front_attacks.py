@@ -1,5 +1,5 @@
-"""control/server.py under siege, in front of the real application: what `redis-certauth serve` runs
-answers everybody else, whatever two hundred peers do."""
+"""control/http/server.py under siege, in front of the real application: what `redis-certauth serve`
+runs answers everybody else, whatever two hundred peers do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""control/guard.py, control/passwords.py, control/web.py: who is asking, and what they may do."""
+"""control/domain/guard.py, control/domain/passwords.py, control/api/web.py: who is asking, and what
+they may do."""
 
 import base64
 import re
@@ -6,9 +7,9 @@ from typing import Any, get_args
 
 import pytest
 
-from control import passwords
-from control.guard import PERMISSIONS
-from control.passwords import Passwords, new_password
+from control.domain import passwords
+from control.domain.guard import PERMISSIONS
+from control.domain.passwords import Passwords, new_password
 from control.records import Management
 from tests.api import ADMIN, Answer, ControlPlane, Peer
 from tests.support import SERVER, Cert, Pki, days, root
@@ -239,7 +240,7 @@ def test_nobodys_password_costs_as_much_as_a_wrong_one(monkeypatch: pytest.Monke
 def test_a_remembered_password_is_forgotten_after_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that what is remembered stays small in time too."""
     clock = [1000.0]
-    monkeypatch.setattr("control.passwords.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("control.domain.passwords.time.monotonic", lambda: clock[0])
     checker, stored = Passwords(), [new_password("right")]
     assert checker.check(stored, "right")
     assert checker.remembered(stored, "right")

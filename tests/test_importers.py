@@ -1,4 +1,5 @@
-"""control/importers.py: what other systems have, as a file for `apply`; and a word for the rest."""
+"""control/cli/importers.py: what other systems have, as a file for `apply`; and a word for the
+rest."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,9 +9,11 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from control import apply, importers, policy, service
-from control.cli import main
-from control.importers import Import, from_acl_file, from_pg_ident, subjects_of
+from control import service
+from control.cli import apply, importers
+from control.cli.importers import Import, from_acl_file, from_pg_ident, subjects_of
+from control.cli.main import main
+from control.policy import lines as policy
 from tests.api import ADMIN
 from tests.control import Https, initialised
 from tests.nodes import Start

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from control._core import ffi, lib
-from control.core import Policy
+from control.policy.core import Policy
 from tests import certificates as raw
 from tests.certificates import (
     CA_USUAL,

@@ -1,4 +1,4 @@
-"""control/issuing.py: the CA of clients in its files, and that nobody gets a certificate for
+"""control/domain/issuing.py: the CA of clients in its files, and that nobody gets a certificate for
 somebody else."""
 
 import stat
@@ -14,10 +14,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from control import ca, core, issuing
-from control.ca import Issued
+from control import records
+from control.domain import issuing
+from control.domain.issuing import CLIENTS, ROOT, Authority
 from control.errors import Refusal
-from control.issuing import CLIENTS, ROOT, Authority
+from control.pki import ca
+from control.pki.ca import Issued
+from control.policy import core
 from control.records import User
 from tests.api import ADMIN, ControlPlane, Peer
 from tests.support import Cert, Pki, days, root
@@ -476,7 +479,7 @@ def test_a_policy_that_changes_is_asked_as_it_is_now(
     trust = ca.read_trust(authority.certificate)
     leaf = issued(api).encode()
 
-    def same(expected: str | None, of: ca.Trust = trust) -> bool:
+    def same(expected: str | None, of: records.Trust = trust) -> bool:
         fresh = issuing.OpenPolicies(api.store).decide(1, of, leaf)
         kept = policies.decide(1, of, leaf)
         return (kept.line, kept.reason, kept.user) == (fresh.line, fresh.reason, expected)

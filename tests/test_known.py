@@ -1,9 +1,9 @@
-"""control/known.py: the table of commands and categories is what the servers say."""
+"""control/policy/known.py: the table of commands and categories is what the servers say."""
 
 import pytest
 import redis
 
-from control import known
+from control.policy import known
 from tests.nodes import Start
 from tests.servers import Server
 

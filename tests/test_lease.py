@@ -1,4 +1,4 @@
-"""control/lease.py: of several control planes one speaks to the servers, and who was replaced
+"""control/nodes/lease.py: of several control planes one speaks to the servers, and who was replaced
 changes nothing. The slow tests have real processes on a real PostgreSQL."""
 
 import shutil
@@ -14,12 +14,12 @@ import pytest
 import sqlalchemy as sa
 
 from control import service, store
-from control.lease import LASTS, Lease
+from control.nodes.lease import LASTS, Lease
+from control.nodes.sync import Node, NodeError, Worker
 from control.records import Cluster, Target
 from control.records import Node as Seen
 from control.service import Config
 from control.store import Replaced, Store
-from control.sync import Node, NodeError, Worker
 from tests.api import ADMIN
 from tests.control import (
     FULL,
@@ -95,7 +95,7 @@ def test_who_was_replaced_writes_to_no_node(
         _ = mine.epoch
     assert not mine.hold()
     plane.worker.stop()
-    monkeypatch.setattr("control.lease.TRY", 0)
+    monkeypatch.setattr("control.nodes.lease.TRY", 0)
     mine = Lease(plane.store)
     assert mine.hold()
     epoch = mine.epoch

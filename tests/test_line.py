@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from control import core
 from control._core import ffi, lib
+from control.policy import core
 from tests.certificates import (
     BASIC_CONSTRAINTS,
     CA_USUAL,

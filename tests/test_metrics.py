@@ -1,4 +1,5 @@
-"""control/metrics.py: the numbers are true; dashboard and alerts ask for numbers that there are."""
+"""control/domain/metrics.py: the numbers are true; dashboard and alerts ask for numbers that there
+are."""
 
 import base64
 import json
@@ -11,7 +12,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from control.metrics import API_LOGINS, API_REFUSED
+from control.domain.metrics import API_LOGINS, API_REFUSED
 from control.records import Node
 from tests.api import ADMIN, ControlPlane
 from tests.control import Plane, enrolled_node, operator

@@ -17,7 +17,7 @@ import redis
 from click.testing import CliRunner
 
 from control import service
-from control.cli import main
+from control.cli.main import main
 from control.service import Config
 from tests.api import ADMIN
 from tests.control import NAMES, Https, Serving, enrolled_node, initialised, operator

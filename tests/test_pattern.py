@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from control import core
 from control._core import ffi, lib
-from control.core import CoreError, Policy, PolicyError
+from control.policy import core
+from control.policy.core import CoreError, Policy, PolicyError
 from tests.certificates import (
     CN,
     NOW,

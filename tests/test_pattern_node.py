@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import redis
 
-from control.policy import MARK
+from control.policy.lines import MARK
 from tests.nodes import JOURNAL, bootstrap, enrolled, load, patch, show, turned_away, usual
 from tests.policies import CLOSED, Start, closed, whoami
 from tests.servers import Server

@@ -1,12 +1,12 @@
 """NIST's PKITS (version 1.0.1, 2011): each of its paths and revocation lists through our own
-verification, the core's path and control/crl.py. The cases are the S/MIME messages in the package
-cryptography_vectors: the certificates and lists of one test each, whose name says what is right.
+verification, the core's path and control/pki/crl.py. The cases are the S/MIME messages in the
+package cryptography_vectors: the certificates and lists of one test each, whose name says what is
+right.
 
 A case is accepted where its certificate logs in under a policy that trusts the Trust Anchor, and
 all of its lists are taken, each as `revoke` lines of that policy. What comes out otherwise than
 NIST wants is in DEVIATIONS, by name, with the reason: a case that is not there must come out right,
-and one that is there must not.
-"""
+and one that is there must not."""
 
 import base64
 import email
@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from control import ca, core, crl
-from control.ca import CertificateError
-from control.crl import CrlError
+from control.pki import ca, crl
+from control.pki.ca import CertificateError
+from control.pki.crl import CrlError
+from control.policy import core
 from tests.support import der_content, der_elements
 
 DATA = Path(str(files("cryptography_vectors"))) / "x509" / "PKITS_data"

@@ -10,9 +10,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from control import core
 from control._core import ffi, lib
-from control.core import Policy, PolicyError
+from control.policy import core
+from control.policy.core import Policy, PolicyError
 from tests import certificates as raw
 from tests.certificates import (
     BMP,

@@ -1,4 +1,4 @@
-"""control/policy.py: rows → policy lines."""
+"""control/policy/lines.py: rows → policy lines."""
 
 import re
 import shlex
@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control import core, policy
-from control.ca import Trust
-from control.records import Cluster, Database, Node, NodeRole, Subject
+from control.policy import core
+from control.policy import lines as policy
+from control.records import Cluster, Database, Node, NodeRole, Subject, Trust
 from tests import peers
 from tests.api import database, user
 from tests.support import Pki, days, root

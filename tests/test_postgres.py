@@ -1,4 +1,4 @@
-"""control/store.py on PostgreSQL: the laws of test_store*.py, several processes, backups to and
+"""control/store on PostgreSQL: the laws of test_store*.py, several processes, backups to and
 from SQLite. A private server is started for it, and ended with the module."""
 
 import inspect
@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from control import service
-from control.app import create_app
+from control.api.app import create_app
 from control.errors import Refusal
 from control.records import Cluster, Role, User
 from control.service import Config, ServiceError

@@ -1,4 +1,5 @@
-"""control/preview.py, POST /v1/certauth/preview: what a change would do is what it then does."""
+"""control/domain/preview.py, POST /v1/certauth/preview: what a change would do is what it then
+does."""
 
 import time
 from collections.abc import Iterator
@@ -7,12 +8,14 @@ from typing import Any
 
 import pytest
 
-from control import core, passwords, policy
-from control import preview as foretelling
 from control.api import certauth
+from control.api.web import CHANGES
+from control.domain import passwords
+from control.domain import preview as foretelling
+from control.policy import core
+from control.policy import lines as policy
 from control.records import ClientCertificate, Node
 from control.service import ca_line
-from control.web import CHANGES
 from tests.api import ControlPlane
 from tests.control import Plane, enrolled_node
 from tests.nodes import who

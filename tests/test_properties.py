@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from control import core
 from control._core import ffi, lib
-from control.core import Policy
+from control.policy import core
+from control.policy.core import Policy
 from tests.certificates import NOW, decide, patch, pem, policy
 from tests.oracle import (
     ADDRESSES,

@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 
-from control import ca, core, issuing
-from control.ca import Issued
-from control.issuing import Authority
+from control.api.openapi import declared
+from control.api.web import FLAGS
+from control.domain import issuing
+from control.domain.issuing import Authority
+from control.nodes.waiting import IN_FORCE
+from control.pki import ca
+from control.pki.ca import Issued
+from control.policy import core
 from control.records import API, Certificate, Node
-from control.reference import declared
-from control.waiting import IN_FORCE
-from control.web import FLAGS
 from tests import crls
 from tests.api import ControlPlane
 from tests.support import Pki, root

@@ -22,8 +22,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from control import quickstart
-from control.quickstart import QuickstartError
+from control.cli import quickstart
+from control.cli.quickstart import QuickstartError
 from tests.support import free_port, scratch, wait_until
 
 COMMAND = str(Path(sys.executable).parent / "redis-certauth")

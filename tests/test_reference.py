@@ -1,4 +1,4 @@
-"""control/reference.py, control/api/reference.py: the API's description of itself, and a fuzzer
+"""control/api/openapi.py, control/api/reference.py: the API's description of itself, and a fuzzer
 that goes by it."""
 
 import http.client
@@ -14,13 +14,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from control import models, tokens
+from control.api import models
+from control.api.models import Body
+from control.api.openapi import declared, describe
 from control.api.reference import OBJECTS
-from control.guard import PERMISSIONS
-from control.models import Body
+from control.domain import tokens
+from control.domain.guard import PERMISSIONS
+from control.http.server import Listen, Server
 from control.records import Management, Role, User
-from control.reference import declared, describe
-from control.server import Listen, Server
 from tests.api import ControlPlane
 from tests.support import Pki
 

@@ -1,4 +1,4 @@
-"""control/renewal.py, the real commands against a running control plane and a real server."""
+"""control/cli/renewal.py, the real commands against a running control plane and a real server."""
 
 import json
 import os
@@ -17,9 +17,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from control import ca, client, core, issuing, policy, renewal, service
-from control.cli import main
-from control.renewal import Files, RenewalError
+from control import service
+from control.cli import client, renewal
+from control.cli.main import main
+from control.cli.renewal import Files, RenewalError
+from control.domain import issuing
+from control.pki import ca
+from control.policy import core
+from control.policy import lines as policy
 from control.service import Config
 from tests.api import ADMIN
 from tests.control import Https, enrolled_node, initialised

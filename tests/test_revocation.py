@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 import redis
 
-from control import ca, core, crl, issuing, revocation, service
+from control import service
+from control.domain import issuing, revocation
+from control.pki import ca, crl
+from control.policy import core
 from control.store import of_user
 from tests import crls
 from tests.control import (

@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 
-from control import rotation
-from control.app import create_app
-from control.ca import Trust
-from control.records import ClientCertificate, Session
-from control.rotation import Dependant, Use
+from control.api.app import create_app
+from control.domain import rotation
+from control.domain.rotation import Dependant, Use
+from control.records import ClientCertificate, Session, Trust
 from tests.api import ControlPlane, peer_cert
 from tests.control import SOON, Plane, enrolled_node, frozen
 from tests.nodes import Start, who

@@ -12,8 +12,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from control import sync
-from control.enrol import SENTINEL_RULES, sentinel_edited, sentinel_users
+from control.nodes import sync
+from control.service.enrol import SENTINEL_RULES, sentinel_edited, sentinel_users
 from tests.control import Plane, enrolled_node, operator
 from tests.nodes import status, who
 from tests.peers import sentinel_cert

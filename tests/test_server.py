@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from flask import Flask, Response, jsonify, request
 
-from control.server import Limits, Listen, Server, peer_cert, source_of, tls_context
+from control.http.server import Limits, Listen, Server, peer_cert, source_of, tls_context
 
 DAY = datetime.timedelta(days=1)
 NOW = datetime.datetime.now(datetime.UTC)

@@ -14,11 +14,14 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from control import ca, core, issuing, service
+from control import service
+from control.domain import issuing
+from control.nodes.sync import Access, Identity, Node, NodeError
+from control.pki import ca
+from control.policy import core
 from control.records import API, Certificate, ClientCertificate, Target
 from control.service import Config, ServiceError
 from control.store import Store
-from control.sync import Access, Identity, Node, NodeError
 from tests.api import ADMIN
 from tests.control import NAMES, Https, authority_of, enrolled_node, initialised, operator
 from tests.nodes import reasons, status

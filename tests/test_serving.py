@@ -8,7 +8,8 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from control import commands, core
+from control.cli import commands
+from control.policy import core
 from tests.certificates import authority_line
 from tests.control import Plane, enrolled_node
 from tests.nodes import Start, mapping, who

@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from control import core
+from control.policy import core
 from tests.nodes import JOURNAL, Start, load, mapping, patch, status, usual, who
 from tests.servers import Server
 from tests.support import CLIENT, SERVER, Cert, Key, Pki, RedisServer, days, wait_until

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import redis
 
-from control import core
+from control.policy import core
 from tests.nodes import ALICE, JOURNAL, enrolled, load, mapping, patch, show, status, usual
 from tests.policies import Start
 from tests.servers import Server

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import redis
 
-from control import core
-from control.policy import MARK
+from control.policy import core
+from control.policy.lines import MARK
 from tests.nodes import (
     ALICE,
     JOURNAL,

@@ -1,4 +1,4 @@
-"""control/store.py: rows, transactions, policy logs."""
+"""control/store: rows, transactions, policy logs."""
 
 import contextlib
 import os
@@ -17,8 +17,9 @@ from alembic.migration import MigrationContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from control import core, store
+from control import store
 from control.errors import Refusal
+from control.policy import core
 from control.records import (
     Certificate,
     Cluster,
@@ -471,7 +472,7 @@ def test_lines_that_the_code_writes_otherwise_are_a_new_generation(
     before = made.target(1)
     Store(url).close()
     assert made.target(1) == before
-    monkeypatch.setattr("control.policy.database_lines", lambda *_: {"set enforce shadow"})
+    monkeypatch.setattr("control.policy.lines.database_lines", lambda *_: {"set enforce shadow"})
     Store(url).close()
     assert made.target(1).generation == before.generation + 1
     assert replayed(made) == set(made.policy(1)[1])
@@ -483,7 +484,8 @@ def test_a_name_from_before_it_was_refused_stops_nobody(
     """A node would refuse its lines, and all others with them. The upgrade takes them back; who is
     left out is told with each database, and comes in under another name."""
     with monkeypatch.context() as before:
-        before.setattr("control.core.canonical", lambda line: line)  # as it was: no check of quotes
+        # As it was: no check of quotes.
+        before.setattr("control.policy.core.canonical", lambda line: line)
         granted(made, "alice", "o'brien", "bob")
     assert any("o'brien" in line for line in made.policy(1)[1])
     Store(url).close()

@@ -1,4 +1,4 @@
-"""control/store.py: the inventory of clients' certificates, and profiles of those issued."""
+"""control/store: the inventory of clients' certificates, and profiles of those issued."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from control import store
-from control.app import init_cluster
+from control.api.app import init_cluster
 from control.errors import Refusal
 from control.records import (
     DEFAULT_PROFILE,

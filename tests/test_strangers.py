@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import redis
 
-from control import policy
+from control.policy import lines as policy
 from control.records import Node
 from tests.control import Plane, authority_of, enrolled_node, operator
 from tests.nodes import show, who

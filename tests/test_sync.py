@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control import core
-from control.lease import Lease
+from control.nodes.lease import Lease
+from control.nodes.sync import Access, Node, NodeError, detach, merged, reconcile
+from control.policy import core
 from control.records import Change, Target
-from control.sync import Access, Node, NodeError, detach, merged, reconcile
 from tests.control import SOON, Plane, authority_of, enrolled_node, frozen, operator
 from tests.faults import Disk
 from tests.nodes import load, patch, reasons, rules, show, status, turned_away, who

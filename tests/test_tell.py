@@ -1,6 +1,6 @@
-"""control/tell.py: what the API says, line by line."""
+"""control/cli/tell.py: what the API says, line by line."""
 
-from control.tell import explained, logged, previewed
+from control.cli.tell import explained, logged, previewed
 
 NODE = {"address": "10.0.0.5:6379", "error": "", "sessions": 12, "ends": 3, "users": []}
 ENDING = {

@@ -11,8 +11,8 @@ from cryptography import x509 as pyca
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from control import core
 from control._core import ffi, lib
+from control.policy import core
 from tests.certificates import (
     CN,
     DC,

@@ -14,10 +14,11 @@ import pytest
 import redis
 from click.testing import CliRunner
 
-from control import sync, topology
-from control.cli import main
+from control.cli.main import main
+from control.nodes import sync, topology
+from control.nodes.topology import Sight
+from control.policy import lines
 from control.records import Database, NodeRole, RedisAcl, RolePermission
-from control.topology import Sight
 from tests.control import Plane, enrolled_node, frozen, operator
 from tests.nodes import load, patch, show, status, who
 from tests.peers import SLOTS, Sentinel, sentinel_cert
@@ -59,7 +60,7 @@ def test_a_replica_names_its_master() -> None:
     assert topology.sight(topology.fields(said)) == Sight(
         "replica", "", "valkey 9.1.2", "", frozenset({"db:6379"}), "db:6379"
     )
-    assert topology.release("valkey 9.1.2") == ("valkey", 9)
+    assert lines.release("valkey 9.1.2") == ("valkey", 9)
 
 
 @pytest.mark.parametrize("line", ["redis_mode:sentinel", "server_mode:sentinel"])

@@ -1,13 +1,13 @@
-"""control/trials.py: ACL rules are tried on the servers before they are stored or granted."""
+"""control/nodes/trials.py: ACL rules are tried on the servers before they are stored or granted."""
 
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from control import trials
+from control.nodes import trials
+from control.nodes.trials import Trials
 from control.records import Database, RedisAcl, RolePermission
-from control.trials import Trials
 from tests.api import ControlPlane, user
 from tests.control import Plane, enrolled_node, frozen
 from tests.nodes import Start, who

@@ -7,7 +7,7 @@ from functools import cache
 import pytest
 
 from control._core import ffi, lib
-from control.core import CoreError, Policy
+from control.policy.core import CoreError, Policy
 from tests import twins
 from tests.certificates import authority_line, pem, policy, x509
 from tests.policies import LOGIN, Start, make_node, refuse

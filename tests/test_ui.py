@@ -19,7 +19,7 @@ from itsdangerous import TimestampSigner
 from OpenSSL import SSL
 
 from control import service
-from control.passwords import hash_password
+from control.domain.passwords import hash_password
 from control.records import Password, User
 from control.ui import login
 from control.ui.app import HEADERS, create_ui

@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 import redis
 
-from control import ca, core, issuing, service
-from control.issuing import Authority
+from control import service
+from control.domain import issuing
+from control.domain.issuing import Authority
+from control.pki import ca
+from control.policy import core
 from tests.api import ControlPlane
 from tests.control import Plane, enrolled_node
 from tests.nodes import Start

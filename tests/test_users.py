@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import redis
 
-from control.policy import MARK
+from control.policy.lines import MARK
 from tests.nodes import (
     ALICE,
     JOURNAL,

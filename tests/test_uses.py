@@ -1,4 +1,4 @@
-"""control/trust.py: what a CA is for is what was said, whatever else is in the list."""
+"""control/pki/trust.py: what a CA is for is what was said, whatever else is in the list."""
 
 from collections.abc import Iterator
 from itertools import combinations
@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from control import ca, policy, trust
-from control.app import init_cluster
-from control.ca import CertificateError, Trust
-from control.records import Certificate, Database
+from control.api.app import init_cluster
+from control.pki import ca, trust
+from control.pki.ca import CertificateError
+from control.policy import lines as policy
+from control.records import Certificate, Database, Trust
 from control.store import Store, load
 from tests.api import ADMIN, ControlPlane, database
 from tests.support import Cert, root

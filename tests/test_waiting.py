@@ -1,4 +1,4 @@
-"""control/waiting.py: `?wait_for_sync`, without servers: reports of a worker are played."""
+"""control/nodes/waiting.py: `?wait_for_sync`, without servers: reports of a worker are played."""
 
 import threading
 import time
@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from control import waiting
+from control.api.openapi import declared
+from control.nodes import waiting
+from control.nodes.waiting import IN_FORCE
 from control.records import Database, Node, Refused
-from control.reference import declared
-from control.waiting import IN_FORCE
 from tests.api import ControlPlane
 from tests.support import Pki
 

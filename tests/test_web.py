@@ -1,4 +1,4 @@
-"""control/web.py: ETags and what two editors see, the state's number, ignored fields."""
+"""control/api/web.py: ETags and what two editors see, the state's number, ignored fields."""
 
 from typing import Any
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import redis
 
-from control import core
+from control.policy import core
 from tests.faults import Disk
 from tests.nodes import (
     ALICE,

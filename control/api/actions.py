@@ -5,9 +5,9 @@ from typing import Any
 from flask import Blueprint, Response
 
 from control.ages import as_of_now
-from control.answers import ActionAnswer, ActionsAnswer, ActionV2Answer
+from control.api.answers import ActionAnswer, ActionsAnswer, ActionV2Answer
+from control.api.web import answer, needs, store
 from control.records import Action, Database
-from control.web import answer, needs, store
 
 blueprint = Blueprint("actions", __name__)
 

@@ -6,15 +6,12 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from control import ca, trust
 from control.ages import as_of_now, rendered
-from control.answers import BdbAnswer, Started
 from control.api import rotation
+from control.api.answers import BdbAnswer, Started
 from control.api.cluster import rendered_subjects, subjects
-from control.errors import Refusal, conflict, invalid, refused
-from control.models import BdbBody, BdbPasswordBody, BdbV2Body, NewBdbBody
-from control.records import Database, Endpoint, Node, RolePermission, Target
-from control.web import (
+from control.api.models import BdbBody, BdbPasswordBody, BdbV2Body, NewBdbBody
+from control.api.web import (
     CHANGING,
     LISTING,
     answer,
@@ -25,6 +22,9 @@ from control.web import (
     synced,
     unchanged,
 )
+from control.errors import Refusal, conflict, invalid, refused
+from control.pki import ca, trust
+from control.records import Database, Endpoint, Node, RolePermission, Target
 
 blueprint = Blueprint("bdbs", __name__)
 

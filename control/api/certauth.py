@@ -8,12 +8,17 @@ from typing import Any
 
 from flask import Blueprint, Response, current_app
 
-from control import core, preview
 from control.ages import rendered, seconds
-from control.answers import ExplainAnswer, PreviewAnswer, ServersAnswer
+from control.api.answers import ExplainAnswer, PreviewAnswer, ServersAnswer
+from control.api.models import ExplainBody, KnownBody, PreviewBody
 from control.api.system import plane_faults
+from control.api.web import answer, guard, in_field, needs, rehearsed, store
+from control.domain import preview
 from control.errors import Refusal, invalid, refused
-from control.models import ExplainBody, KnownBody, PreviewBody
+from control.nodes.sync import NodeError
+from control.nodes.trials import refusal
+from control.nodes.waiting import servers
+from control.policy import core
 from control.records import (
     ClientCertificate,
     Database,
@@ -24,10 +29,6 @@ from control.records import (
     rendered_time,
 )
 from control.store import Stage
-from control.sync import NodeError
-from control.trials import refusal
-from control.waiting import servers
-from control.web import answer, guard, in_field, needs, rehearsed, store
 
 blueprint = Blueprint("certauth", __name__)
 UNKNOWN = "unknown_algorithm"

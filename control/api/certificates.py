@@ -7,13 +7,14 @@ from dataclasses import replace
 
 from flask import Blueprint, Response, current_app
 
-from control import ca, trust
-from control.answers import CertificatesAnswer
+from control import records
 from control.api import rotation
+from control.api.answers import CertificatesAnswer
+from control.api.models import CertificateBody, CertificatesBody, RotateBody
+from control.api.web import CHANGING, answer, needs, store
 from control.errors import forbidden, invalid, missing
-from control.models import CertificateBody, CertificatesBody, RotateBody
+from control.pki import ca, trust
 from control.records import API, TRUSTED_CA, Certificate
-from control.web import CHANGING, answer, needs, store
 
 blueprint = Blueprint("certificates", __name__)
 NAMES = (TRUSTED_CA, API)
@@ -66,13 +67,13 @@ def trusting(certificate: Certificate, sent: CertificateBody) -> Certificate:
     clients = sent.client_cas if "client_cas" in sent.sent() else None
     uses = trust.settled(before, certificate.certificate, clients)
     made = replace(certificate, uses=uses)
-    if before != ca.Trust():
+    if before != records.Trust():
         rotation.check_growth(before, trust_of(made), sent.trust_grows)
     return made
 
 
-def trust_of(found: Certificate | None) -> ca.Trust:
-    return trust.stored(found.certificate, found.uses) if found else ca.Trust()
+def trust_of(found: Certificate | None) -> records.Trust:
+    return trust.stored(found.certificate, found.uses) if found else records.Trust()
 
 
 @blueprint.post("/v1/cluster/certificates/rotate")
@@ -98,7 +99,7 @@ def delete(name: str) -> Response:
         )
     if name not in NAMES:
         raise missing(f"certificate '{name}'")
-    users = rotation.check_cluster(ca.Trust())
+    users = rotation.check_cluster(records.Trust())
     store().delete_certificate(name)
     rotation.note(users)
     return answer({})

@@ -5,11 +5,11 @@ from typing import Any
 
 from flask import Blueprint, Response
 
-from control import policy
-from control.answers import ClusterAnswer, PolicyAnswer
-from control.models import ClusterBody, PolicyBody
+from control.api.answers import ClusterAnswer, PolicyAnswer
+from control.api.models import ClusterBody, PolicyBody
+from control.api.web import CHANGING, answer, in_field, needs, store, unchanged
+from control.policy import lines as policy
 from control.records import Cluster, Subject, rendered_time
-from control.web import CHANGING, answer, in_field, needs, store, unchanged
 
 blueprint = Blueprint("cluster", __name__)
 

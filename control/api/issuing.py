@@ -9,15 +9,11 @@ from typing import Any
 
 from flask import Blueprint, Response, current_app, request
 
-from control import issuing
-from control.answers import ClientCertificateAnswer, ProfileAnswer
+from control.api.answers import ClientCertificateAnswer, ProfileAnswer
 from control.api.logs import END, LIMIT, moment
+from control.api.models import IssueBody, NewProfileBody, ProfileBody
 from control.api.roles import check_administrator
-from control.errors import Refusal, forbidden
-from control.models import IssueBody, NewProfileBody, ProfileBody
-from control.records import ClientCertificate, Profile, User
-from control.store import also_serves, ends_by, ends_soon, from_ca, of_user
-from control.web import (
+from control.api.web import (
     CHANGING,
     answer,
     caller,
@@ -29,6 +25,10 @@ from control.web import (
     store,
     unchanged,
 )
+from control.domain import issuing
+from control.errors import Refusal, forbidden
+from control.records import ClientCertificate, Profile, User
+from control.store import also_serves, ends_by, ends_soon, from_ca, of_user
 
 blueprint = Blueprint("issuing", __name__)
 

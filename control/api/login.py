@@ -6,15 +6,25 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from control import passwords, tokens
-from control.answers import PermissionsOfRole, TokenAnswer
+from control.api.answers import PermissionsOfRole, TokenAnswer
+from control.api.models import AuthorizeBody, NewPasswordBody, OldPasswordBody, RefreshBody
 from control.api.roles import check_administrator
+from control.api.web import (
+    CHANGING,
+    PUBLIC,
+    answer,
+    caller,
+    guard,
+    login,
+    needs,
+    store,
+    unchanged,
+)
+from control.domain import passwords, tokens
+from control.domain.guard import PERMISSIONS
+from control.domain.passwords import PASSWORDS
 from control.errors import Refusal, forbidden, invalid, missing, unauthorized
-from control.guard import PERMISSIONS
-from control.models import AuthorizeBody, NewPasswordBody, OldPasswordBody, RefreshBody
-from control.passwords import PASSWORDS
 from control.records import BUILTIN_ROLES, Password, User
-from control.web import CHANGING, PUBLIC, answer, caller, guard, login, needs, store, unchanged
 
 blueprint = Blueprint("login", __name__)
 

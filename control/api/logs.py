@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 
 from flask import Blueprint, Response, request
 
-from control.answers import EventAnswer, OutcomeAnswer
-from control.audit import render
+from control.api.answers import EventAnswer, OutcomeAnswer
+from control.api.web import answer, needs, number, store
 from control.errors import invalid
-from control.web import answer, needs, number, store
+from control.nodes.audit import render
 
 blueprint = Blueprint("logs", __name__)
 END = 253_402_300_799  # the last second of the year 9999

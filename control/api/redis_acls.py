@@ -5,12 +5,9 @@ from typing import Any
 
 from flask import Blueprint, Response
 
-from control import policy
-from control.answers import RedisAclAnswer
-from control.errors import conflict
-from control.models import NewRedisAclBody, RedisAclBody
-from control.records import FULL_ACCESS, RedisAcl
-from control.web import (
+from control.api.answers import RedisAclAnswer
+from control.api.models import NewRedisAclBody, RedisAclBody
+from control.api.web import (
     CHANGING,
     LISTING,
     answer,
@@ -21,6 +18,9 @@ from control.web import (
     synced,
     unchanged,
 )
+from control.errors import conflict
+from control.policy import lines as policy
+from control.records import FULL_ACCESS, RedisAcl
 
 blueprint = Blueprint("redis_acls", __name__)
 

@@ -5,8 +5,7 @@ from typing import Any, cast
 
 from flask import Blueprint, Flask, Response, current_app, render_template, request
 
-from control.errors import refused
-from control.models import (
+from control.api.models import (
     BdbBody,
     Body,
     ClusterBody,
@@ -15,8 +14,9 @@ from control.models import (
     RoleBody,
     UserBody,
 )
-from control.reference import body_schema, describe
-from control.web import PUBLIC, answer, needs
+from control.api.openapi import body_schema, describe
+from control.api.web import PUBLIC, answer, needs
+from control.errors import refused
 
 blueprint = Blueprint("reference", __name__)
 OBJECTS: dict[str, type[Body]] = {

@@ -8,13 +8,15 @@ from typing import Any
 
 from flask import Blueprint, Response
 
-from control import ca, core, crl, revocation
-from control.answers import CrlAnswer, RevocationAnswer, RevocationsAnswer
+from control.api.answers import CrlAnswer, RevocationAnswer, RevocationsAnswer
+from control.api.models import CrlBody, NewCrlBody, RevokeBody
+from control.api.web import CHANGING, PUBLIC, answer, in_field, needs, number, store, unchanged
+from control.domain import revocation
 from control.errors import Refusal, invalid, missing
-from control.models import CrlBody, NewCrlBody, RevokeBody
+from control.pki import ca, crl
+from control.policy import core
 from control.records import Revocation, RevocationList, User, rendered_time
 from control.store import good_at, of_user
-from control.web import CHANGING, PUBLIC, answer, in_field, needs, number, store, unchanged
 
 blueprint = Blueprint("revocation", __name__)
 PAGE = 1000

@@ -5,11 +5,9 @@ from typing import Any
 
 from flask import Blueprint, Response
 
-from control.answers import RoleAnswer
-from control.errors import Refusal, forbidden, refused
-from control.models import NewRoleBody, RoleBody
-from control.records import BUILTIN_ROLES, Role
-from control.web import (
+from control.api.answers import RoleAnswer
+from control.api.models import NewRoleBody, RoleBody
+from control.api.web import (
     CHANGING,
     LISTING,
     answer,
@@ -20,6 +18,8 @@ from control.web import (
     synced,
     unchanged,
 )
+from control.errors import Refusal, forbidden, refused
+from control.records import BUILTIN_ROLES, Role
 
 blueprint = Blueprint("roles", __name__)
 BUILTIN = {role.uid for role in BUILTIN_ROLES}

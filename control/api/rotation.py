@@ -8,16 +8,17 @@ from typing import Any
 
 from flask import Blueprint, Response, current_app
 
-from control import ca, core, crl, rotation, trust
-from control.answers import AuthoritiesAnswer
-from control.ca import Trust
+from control.api.answers import AuthoritiesAnswer
+from control.api.web import answer, flag, needs, rehearsing, store, warn
+from control.domain import rotation
+from control.domain.rotation import Use
 from control.errors import conflict
-from control.policy import revoke_lines
-from control.records import ClientCertificate, Database, Session, rendered_time
-from control.rotation import Use
+from control.nodes.sync import NodeError
+from control.pki import ca, crl, trust
+from control.policy import core
+from control.policy.lines import revoke_lines
+from control.records import ClientCertificate, Database, Session, Trust, rendered_time
 from control.store import also_serves, from_ca, good_at
-from control.sync import NodeError
-from control.web import answer, flag, needs, rehearsing, store, warn
 
 blueprint = Blueprint("rotation", __name__)
 KNOWN = 1_000_000  # certificates

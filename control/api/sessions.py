@@ -4,13 +4,13 @@ from typing import Any
 
 from flask import Blueprint, Response, current_app, request
 
-from control.answers import SessionsAnswer
-from control.audit import Command
+from control.api.answers import SessionsAnswer
+from control.api.models import EndSessionBody
+from control.api.web import CHANGING, answer, flag, needs, number, store
 from control.errors import missing, refused
-from control.models import EndSessionBody
+from control.nodes.audit import Command
+from control.nodes.sync import NodeError
 from control.records import Database
-from control.sync import NodeError
-from control.web import CHANGING, answer, flag, needs, number, store
 
 blueprint = Blueprint("sessions", __name__)
 PAGE = 1000  # sessions of a server in an answer

@@ -14,9 +14,8 @@ from typing import Any
 
 from flask import Blueprint, Response, current_app
 
-from control import core
 from control.ages import OLD, as_of_now
-from control.answers import (
+from control.api.answers import (
     BootstrapAnswer,
     CheckAnswer,
     HealthAnswer,
@@ -25,10 +24,11 @@ from control.answers import (
     StatsAnswer,
 )
 from control.api.bdbs import node_status, status
+from control.api.models import BootstrapBody
+from control.api.web import PUBLIC, Rule, answer, authorise, flag, needs, store
 from control.errors import conflict, missing, refused
-from control.models import BootstrapBody
+from control.policy import core
 from control.records import Database, RedisAcl, Role, User, rendered_time
-from control.web import PUBLIC, Rule, answer, authorise, flag, needs, store
 
 blueprint = Blueprint("system", __name__)
 NODE = 1

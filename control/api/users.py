@@ -7,13 +7,10 @@ from typing import Any
 
 from flask import Blueprint, Response
 
-from control import core, passwords, policy
-from control.answers import UserAnswer, UserRoleAnswer
+from control.api.answers import UserAnswer, UserRoleAnswer
+from control.api.models import NewUserBody, UserBody
 from control.api.roles import check_administrator
-from control.errors import forbidden, invalid
-from control.models import NewUserBody, UserBody
-from control.records import BUILTIN_ROLES, Management, Password, Role, User, rendered_time
-from control.web import (
+from control.api.web import (
     CHANGING,
     LISTING,
     answer,
@@ -26,6 +23,11 @@ from control.web import (
     synced,
     unchanged,
 )
+from control.domain import passwords
+from control.errors import forbidden, invalid
+from control.policy import core
+from control.policy import lines as policy
+from control.records import BUILTIN_ROLES, Management, Password, Role, User, rendered_time
 
 blueprint = Blueprint("users", __name__)
 # The one that `role` shows where a user has several; the field knows only one.

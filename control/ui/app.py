@@ -10,8 +10,9 @@ from typing import Any
 from flask import Flask, Response, g, redirect, render_template, request
 from werkzeug.exceptions import HTTPException
 
+from control.api.web import store
+from control.domain.guard import PeerCert
 from control.errors import Refusal
-from control.guard import PeerCert
 from control.records import rendered_time
 from control.ui import (
     audit,
@@ -27,7 +28,6 @@ from control.ui import (
     users,
 )
 from control.ui.ask import may
-from control.web import store
 
 log = logging.getLogger(__name__)
 MODULES = (
@@ -47,7 +47,7 @@ MENU = (
     ("explain.show", "Explain", "explain_certificates"),
     ("audit.show", "Audit", "view_logged_events"),
 )
-BODY = 1 << 20  # bytes of a request's body, as in control/server.py
+BODY = 1 << 20  # bytes of a request's body, as in control/http/server.py
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; "
     "img-src 'self' data:; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",

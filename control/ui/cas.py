@@ -7,9 +7,10 @@ from typing import Any
 
 from flask import Blueprint, render_template, request
 
-from control import ca, core
-from control.ca import CertificateError
 from control.errors import Refusal, invalid, missing
+from control.pki import ca
+from control.pki.ca import CertificateError
+from control.policy import core
 from control.records import TRUSTED_CA
 from control.ui import changes
 from control.ui.ask import ask, may

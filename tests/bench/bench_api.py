@@ -19,7 +19,7 @@ from threading import Barrier
 
 from flask import Flask
 
-from control.server import Listen, Server
+from control.http.server import Listen, Server
 from tests.api import ADMIN, ControlPlane
 from tests.bench.lab import Lab, by_turns
 from tests.bench.report import Answer

@@ -1,0 +1,77 @@
+"""What the CA certificates of a place are for: those that clients come from, and those that only
+stand above them. A place is the REST API with the databases that have no CAs of their own, or a
+database that has.
+
+It is stored as it was said. Of the first certificates of a place, the position says it: who has
+issued another of them is only above (`ca.read_trust`). From then on, what else is sent changes
+nothing about a certificate that is there: it stays what it is until `client_cas` says otherwise, or
+until it goes. One that goes while its issuer stays is refused from then on, wherever it is brought
+along: a CA that was stolen must not come back under the root that issued it.
+
+Pure: nothing is read or written here."""
+
+from collections.abc import Collection
+
+from control.pki import ca
+from control.pki.ca import CertificateError
+from control.policy import core
+from control.records import CaUses, Trust
+
+
+def stored(pem: str, uses: CaUses) -> Trust:
+    """What the certificates of a place admit. `pem` has passed `ca.check_trust`."""
+    ders = ca.ders(pem)
+    above = [der for der in ders if key_of(der) in uses.anchors]
+    return Trust(tuple(der for der in ders if der not in above), tuple(above), uses.removed)
+
+
+def settled(before: Trust, pem: str, clients: Collection[str] | None = None) -> CaUses:
+    """What the certificates in `pem`, which are to be all of a place, are for: `before` is what it
+    trusts now, `clients` are the key ids of those that clients come from, where that was said.
+    Raises CertificateError where one of these is not there."""
+    read = ca.read_trust(pem)
+    here = {key_of(der): der for der in (*read.cas, *read.anchors)}
+    if clients is None:
+        was = _keys(before.anchors) | _keys(before.cas)
+        new = _keys(read.anchors) - was
+        anchors = (_keys(before.anchors) & here.keys()) | new
+    else:
+        said = {one.lower() for one in clients}
+        if said - here.keys():
+            missing = ", ".join(sorted(said - here.keys()))
+            raise CertificateError(f"client_cas: no certificate here has the key {missing}")
+        anchors = here.keys() - said
+    gone = [der for der in (*before.cas, *before.anchors) if key_of(der) not in here]
+    removed = set(before.removed) | _keys(ca.issued_by(gone, list(here.values())))
+    return CaUses(tuple(sorted(anchors)), tuple(sorted(removed - here.keys())))
+
+
+def grown(before: Trust, after: Trust) -> list[str]:
+    """The CAs that clients may come from after a change and could not before, in words."""
+    was, above = _keys(before.cas), _keys(before.anchors)
+    return [
+        core.identity(der).subject
+        + (" (so far only above others)" if key_of(der) in above else "")
+        + (" (taken away before)" if key_of(der) in before.removed else "")
+        for der in after.cas
+        if key_of(der) not in was
+    ]
+
+
+def lessens(before: Trust, after: Trust) -> bool:
+    """Whether anybody can get in no more after a change."""
+    gone = _keys(before.cas) - _keys(after.cas)
+    return bool(gone) or not set(after.removed) <= set(before.removed)
+
+
+def admits(trust: Trust, path: Collection[str]) -> bool:
+    """Whether a leaf below CAs with these key ids may be somebody."""
+    return not _keys(trust.cas).isdisjoint(path) and not set(trust.removed).intersection(path)
+
+
+def key_of(der: bytes) -> str:
+    return core.identity(der).key
+
+
+def _keys(ders: Collection[bytes]) -> set[str]:
+    return {key_of(der) for der in ders}

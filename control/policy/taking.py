@@ -1,0 +1,148 @@
+"""What of a change goes first: what takes rights away, in a change of its own, so that nothing that
+gives rights can hold it up. Pure.
+
+Lines about the same thing stay together, whole in one of the two parts: between them nobody is cut
+off who has the same rights after them as before.
+"""
+
+import base64
+import re
+from collections.abc import Iterable
+from difflib import SequenceMatcher
+
+from control.policy import core
+
+RESERVED = "certauth"  # users of the module, of bootstrap files and of the topologies
+NOBODY = f"{RESERVED}-nobody"  # a user that no server has: a certificate bound to it is refused
+# Settings by which more is let in than without them, or than by their other value.
+LOOSE = frozenset(
+    {
+        "set enforce off", "set enforce shadow", "set unmatched leave", "set plain leave",
+        "set password-auth allow", "set tls-client-auth optional", "set internal-trust allow",
+    }
+)  # fmt: skip
+TOKEN = re.compile(r'"(?:\\.|[^"\\])*"|\S+')
+Lines = list[str]
+
+
+def parts(changes: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """A change, as `+line`s and `-line`s, in two: what takes rights away, and the rest, which is
+    made after it. Either may be empty; each leads to a policy that a server can hold."""
+    groups: dict[tuple[str, ...], tuple[Lines, Lines]] = {}
+    for change in changes:
+        added, removed = groups.setdefault(_about(change[1:]), ([], []))
+        (added if change[0] == "+" else removed).append(change[1:])
+    first: Lines = []
+    rest: Lines = []
+    for (word, *_), (added, removed) in groups.items():
+        for takes, lines in _divided(word, added, removed):
+            (first if takes else rest).extend(lines)
+    # A user stays as long as a certificate is bound to it.
+    bound = {user_of(line[1:]) for line in rest if line.startswith("-bind ")}
+    bound -= {user_of(line[1:]) for line in first if line.startswith("+user ")}
+    late = [line for line in first if line.startswith("-user ") and user_of(line[1:]) in bound]
+    return tuple(line for line in first if line not in late), (*late, *rest)
+
+
+def user_of(line: str) -> str:
+    """The user of a `user` or `bind` line, as the line spells it; "" of others."""
+    place = {"user": 1, "bind": 3}.get(line.partition(" ")[0])
+    return _tokens(line, place + 1)[place] if place else ""
+
+
+def off(line: str) -> str:
+    """A `user` line for the same user, who has no rights and is switched off."""
+    tokens = _tokens(line, 3)
+    return " ".join([*tokens[:2], *[one for one in tokens[2:3] if one == "adopt"], "off"])
+
+
+def unbound(line: str) -> str:
+    """A `bind` line by which the same certificate is refused, whatever happens to strangers."""
+    kind, what = _tokens(line, 3)[1:]
+    return f"bind {kind} {what} {NOBODY}"
+
+
+def _tokens(line: str, count: int) -> list[str]:
+    """The first ones of a canonical line; a quoted one, with the blanks in it, is one."""
+    if '"' not in line:
+        return line.split(" ", count)[:count]
+    found = TOKEN.finditer(line)
+    return [one[0] for one, _ in zip(found, range(count), strict=False)]
+
+
+def _about(line: str) -> tuple[str, ...]:
+    """What a line is about: its kind, and the thing that two lines cannot say something about."""
+    word = line.partition(" ")[0]
+    if word == "user":
+        return word, user_of(line)
+    if word == "bind":
+        return word, *_tokens(line, 3)[1:]
+    if word == "allow" or line.startswith("set gate "):
+        return ("gate",)
+    if word == "set":  # all of them: enforcement that comes with `unmatched leave` cuts nobody off
+        return ("set",)
+    if word in ("ca", "anchor"):
+        return "ca", _key(line)
+    return word, line
+
+
+def _key(line: str) -> str:
+    """Of a CA: a renewed one, with the same key, takes the place of the one before it."""
+    text = line.partition(" ")[2]
+    try:
+        return core.identity(base64.b64decode(text)).key
+    except core.CoreError:
+        return text
+
+
+def _divided(word: str, added: Lines, removed: Lines) -> list[tuple[bool, Lines]]:
+    """The changes of lines about one thing, and whether they take: mostly all in one."""
+    plus, minus = [f"+{line}" for line in added], [f"-{line}" for line in removed]
+    if word == "bind" and added and removed and not _goes_on(added[0], removed[0]):
+        return [(True, minus), (False, plus)]
+    return [(_takes(word, added, removed), minus + plus)]
+
+
+def _goes_on(added: str, removed: str) -> bool:
+    """Whether a certificate stays the same user, or a node's peer; or becomes nobody."""
+    new, old = user_of(added), user_of(removed)
+    return new in (old, NOBODY) or (new.startswith(RESERVED) and old.startswith(RESERVED))
+
+
+def _takes(word: str, added: Lines, removed: Lines) -> bool:
+    if word == "revoke":
+        return bool(added)
+    if word == "set":
+        return bool(set(added) - LOOSE or LOOSE.intersection(removed))
+    if word == "gate":  # no server has a reason to refuse these
+        return bool(removed) and "set gate disabled" not in added
+    if word == "user" and added and removed:
+        return _shrinks(removed[0].split(" "), added[0].split(" "))
+    if word == "user":
+        return all(map(_is_off, added)) if added else not all(map(_is_off, removed))
+    if word == "bind" and added:
+        return user_of(added[0]) == NOBODY
+    if word == "ca" and added:
+        held = {line.partition(" ")[2] for line in removed}
+        return all(line.startswith("anchor ") and line[7:] in held for line in added)
+    return not added
+
+
+def _is_off(line: str) -> bool:
+    return line.endswith(" off")
+
+
+def _shrinks(before: Lines, after: Lines) -> bool:
+    """Whether of a user's rules only some that give are gone, and only some that take have come.
+    `(` begins a selector, of which any one that is left may still allow something."""
+    for what, i, j, k, m in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+        gone, come = before[i:j], after[k:m]
+        if what == "equal":
+            continue
+        if "on" in gone and come == ["off"]:
+            continue
+        if not all(one.startswith(("+", "~", "%", "&")) for one in gone):
+            return False
+        if not all(one.startswith("-") for one in come):
+            return False
+    return True
