@@ -74,17 +74,17 @@ test: lint
 	$(PYTEST) -m 'not slow'
 
 servers: setup
-	.venv/bin/python -m tests.servers
+	.venv/bin/python -m tests.kit.servers
 
 test-servers: servers
 	$(PYTEST) -m servers
 
 test-docker:
 	@PYTHON='$(PYTHON)' .ci/setup docker
-	.venv/bin/python -m tests.engine
+	.venv/bin/python -m tests.kit.engine
 
 test-all: setup-all lint servers
-	.venv/bin/python -m tests.suites
+	.venv/bin/python -m tests.kit.suites
 	$(PYTEST) -m 'not docker'
 
 bench: servers

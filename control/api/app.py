@@ -81,7 +81,7 @@ def create_app(
     store, `authority` is the CA that issues clients' certificates; both may raise Refusal. `ask`
     puts questions to nodes: control.sync.Worker.ask. `figures` are what control.audit.Collector has
     read from them. `pulse` is that of this process, `own` names its certificates in files (PEM)."""
-    app = Flask("control", static_folder=None)
+    app = Flask("control.api", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = BODY
     app.url_map.strict_slashes = False
     # It redirects, to a host that the client names.

@@ -1,7 +1,7 @@
 """The commands and categories that servers know, for rules that no server can be asked about. Pure.
 
-It is what COMMAND DOCS says of each command, `since`: tests/test_known.py holds it to the servers.
-Commands of modules have a dot in their name, and nothing is said of them here."""
+It is what COMMAND DOCS says of each command, `since`: tests/control/policy/test_known.py holds it
+to the servers. Commands of modules have a dot in their name, and nothing is said of them here."""
 
 import re
 from collections.abc import Mapping

@@ -12,7 +12,7 @@ user with rights on it (`user_lines`); no line belongs to two of them. All lines
   to nobody stay the default user, as on Redis Enterprise. Otherwise they are refused.
 * A user with several ACLs on a database gets each as a selector: what any one of them allows.
 * Replicas, cluster nodes and Sentinels are clients of each other: each is bound by its key to a
-  user `certauth-peer-…` with just what such a peer sends (tests/peers.py has seen it).
+  user `certauth-peer-…` with just what such a peer sends (tests/kit/peers.py has seen it).
 """
 
 import base64

@@ -20,9 +20,9 @@ from threading import Barrier
 from flask import Flask
 
 from control.http.server import Listen, Server
-from tests.api import ADMIN, ControlPlane
 from tests.bench.lab import Lab, by_turns
 from tests.bench.report import Answer
+from tests.kit.rest import ADMIN, ControlPlane
 
 NUMBER, TITLE = 7, "REST"
 HOW = """Requests over 8 kept connections, one under way on each, from a process of its own: a

@@ -21,9 +21,9 @@ from tests.bench.lab import (
     staged,
 )
 from tests.bench.report import Answer
-from tests.nodes import JOURNAL, status, usual
-from tests.servers import Server
-from tests.support import RedisServer
+from tests.kit.node import JOURNAL, status, usual
+from tests.kit.servers import Server
+from tests.kit.support import RedisServer
 
 NUMBER, TITLE = 4, "Size"
 HOW = """Servers with 1, 1,000 and 1,000,000 `bind subject` lines side by side, and clients whose

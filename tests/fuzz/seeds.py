@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
-from tests import test_differential, test_journal, test_line, test_pattern, test_text
+from tests.core import test_differential, test_journal, test_line, test_pattern, test_text
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -1,0 +1,462 @@
+"""A naive decision in Python, by docs/policy.md alone, and random policies and leaves for it.
+
+What a generator picks it picks from the `rng` that it is given, which may be Hypothesis's: then a
+failure shrinks, to fewer lines as well."""
+
+import hashlib
+import ipaddress
+import random
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+from control.policy import core
+from tests.kit import certs as raw
+from tests.kit.certs import (
+    CLIENT_AUTH,
+    CN,
+    NOW,
+    OU,
+    UID,
+    O,
+    authority_line,
+    certificate,
+    constraints,
+    dns,
+    email,
+    intermediate,
+    leaf_key,
+    long_root,
+    name,
+    purposes,
+    sans,
+    spki_of,
+    upn,
+    uri,
+    utc,
+)
+from tests.kit.support import Cert
+
+Attributes = tuple[tuple[str, str], ...]
+ADDRESSES = [None, "10.1.2.3", "10.9.9.9", "192.0.2.1", "2001:db8::1"]
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A leaf as the oracle knows it."""
+
+    der: bytes
+    subject: Attributes  # in the order of RFC 4514 text, an RDN each
+    sans: tuple[tuple[str, str], ...]
+    begin: int
+    end: int
+    client: bool
+    serial: str
+    chain: tuple[Cert, ...]  # its issuer first
+    odd: frozenset[str] = frozenset()  # kinds of which a value is not clean text
+
+    @property
+    def keys(self) -> list[str]:
+        return [one.key_id for one in self.chain]
+
+    def several(self, kind: str) -> bool:
+        """Several values: one that stands twice is one."""
+        return len(set(self.values(kind))) > 1
+
+    def values(self, kind: str) -> list[str]:
+        match kind:
+            case "subject":
+                text = ",".join(f"{one}={value}" for one, value in self.subject)
+                return [] if "subject" in self.odd else [text]
+            case "cn":
+                return [value for one, value in self.subject if one == "CN"]
+            case "cert":
+                return [hashlib.sha256(self.der).hexdigest()]
+            case "key":
+                return [hashlib.sha256(spki_of(leaf_key())).hexdigest()]
+        return [value for one, value in self.sans if one == kind]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a `bind` or `pattern` line says behind the value, for one leaf."""
+
+    kind: str
+    users: tuple[str, ...]
+    nets: str
+    session: int  # seconds; 0: not said
+
+
+@dataclass
+class Lines:
+    """A policy as the oracle knows it. Keys are (kind, value or template, key id or "")."""
+
+    settings: dict[str, str] = field(default_factory=dict)
+    cas: set[str] = field(default_factory=set)  # key ids
+    allows: list[Attributes] = field(default_factory=list)
+    binds: dict[tuple[str, str, str], Told] = field(default_factory=dict)
+    patterns: dict[tuple[str, str, str], Told] = field(default_factory=dict)  # its user: the word
+    words: dict[str, bool] = field(default_factory=dict)  # of patterns: whether their users are on
+    revoked: set[tuple[str, ...]] = field(default_factory=set)
+    users: dict[str, bool] = field(default_factory=dict)
+    taken: frozenset[str] = frozenset()  # users of the bootstrap file
+    limited: bool = False  # there are `limit` lines in the bootstrap file
+
+
+# ---- Random leaves and policies ------------------------------------------------------------------
+
+KINDS_OF_SAN = {"dns": dns, "uri": uri, "email": email, "upn": upn}
+SHAPES = {"dns": "{x}.n", "uri": "n/{x}", "email": "{x}@n", "upn": "{x}@n", "cn": "{x}"}
+TYPES = {"CN": CN, "OU": OU, "O": O, "UID": UID}
+TIMES = {
+    "200101000000Z": 1_577_836_800,
+    "270115080000Z": NOW,
+    "491231235959Z": 2_524_607_999,
+    "270115080001Z": NOW + 1,
+    "270115075959Z": NOW - 1,
+}
+SESSIONS = {"": 0, " session=1h": 3600, " session=2h": 7200}
+
+
+@cache
+def authorities() -> list[Cert]:
+    """Two roots, an intermediate of each, and two that are not valid now."""
+    roots = [long_root("CN=R1"), long_root("CN=R2")]
+    early, late = datetime(2021, 1, 1, tzinfo=UTC), datetime(2040, 1, 1, tzinfo=UTC)
+    return [
+        *roots,
+        intermediate(roots[0], "CN=I1"),
+        intermediate(roots[1], "CN=I2"),
+        intermediate(roots[0], "CN=I3", not_after=early),
+        intermediate(roots[1], "CN=I4", not_before=late),
+    ]
+
+
+canonical = cache(core.canonical)  # of CAs again and again
+
+
+@cache
+def stranger() -> Cert:
+    return long_root("CN=R3")
+
+
+def some(rng: random.Random, chance: float) -> bool:
+    return rng.randrange(20) >= 20 - round(20 * chance)  # Hypothesis shrinks it to False
+
+
+# What is odd in a leaf: of which kinds, as an RDN behind the others or a SAN.
+ODD: list[tuple[set[str], list[Any], list[bytes]]] = [
+    ({"subject"}, [[(OU, b"\xe9", raw.T61)]], []),
+    ({"subject"}, [[(UID, "")]], []),
+    ({"subject", "cn"}, [[(CN, "a\0")]], []),
+    *(({kind}, [], [make("a\n")]) for kind, make in KINDS_OF_SAN.items()),
+    ({"ip"}, [], [raw.ip(b"\1")]),
+]
+
+
+def some_leaf(rng: random.Random) -> Leaf:
+    issuer = rng.choice([*authorities()[:4] * 4, *authorities()[4:], stranger()])
+    subject = [("CN", rng.choice(["a", "b", "ab"])) for _ in range(rng.choice([1, 1, 1, 1, 0, 2]))]
+    subject += [
+        (rng.choice(["OU", "OU", "O", "O", "UID"]), rng.choice("xy"))
+        for _ in range(rng.randrange(3))
+    ]
+    rng.shuffle(subject)
+    kinds = [rng.choice(list(KINDS_OF_SAN)) for _ in range(rng.choice([0, 0, 1, 2, 3]))]
+    names = [(kind, SHAPES[kind].replace("{x}", rng.choice(["a", "b", "ab"]))) for kind in kinds]
+    begin = rng.choice(["200101000000Z"] * 14 + ["270115080000Z", "270115080001Z"])
+    end = rng.choice(["491231235959Z"] * 14 + ["270115080000Z", "270115075959Z"])
+    client, serial = not some(rng, 0.05), rng.randrange(1, 4)
+    odd, rdns, more = rng.choice(ODD) if some(rng, 0.1) else (set(), [], [])
+    listed = [*(KINDS_OF_SAN[kind](value) for kind, value in names), *more]
+    der = certificate(
+        name(*([(TYPES[kind], value)] for kind, value in reversed(subject)), *rdns),
+        *([sans(*listed)] if listed else []),
+        by=issuer,
+        serial=bytes([serial]),
+        validity=(utc(begin), utc(end)),
+        extensions=[constraints(False), purposes(CLIENT_AUTH if client else raw.SERVER_AUTH)],
+    )
+    return Leaf(
+        der,
+        tuple(subject),
+        tuple(names),
+        TIMES[begin],
+        TIMES[end],
+        client,
+        f"{serial:02x}",
+        (issuer, *issuer.above[:1]),
+        frozenset(odd),
+    )
+
+
+def some_lines(
+    rng: random.Random, leaves: Sequence[Leaf], most: int = 6
+) -> tuple[Lines, list[str]]:
+    """A policy that is about these leaves, for the oracle and as text; at most so many lines of the
+    kinds that map."""
+    told, text = Lines(), list[str]()
+    for word, values in {
+        "enforce": ["on"] * 12 + ["shadow", "off"],
+        "gate": ["disabled", "san_cn", "full_subject"],
+        "unmatched": ["refuse", "leave"],
+        "plain": ["leave", "refuse"],
+    }.items():
+        if word == "enforce" or some(rng, 0.3):
+            told.settings[word] = rng.choice(values)
+            text.append(f"set {word} {told.settings[word]}")
+    for one in authorities()[:4]:
+        if not some(rng, 0.1):
+            told.cas.add(one.key_id)
+            text.append(authority_line(one))
+    for _ in range(rng.randrange(5)):
+        entry = [one for one in rng.choice(leaves).subject if one[0] != "UID"]
+        kinds = [kind for kind, _ in entry]
+        if kinds.count("CN") != 1 or kinds.count("O") > 1:
+            entry = [("CN", rng.choice(["a", "b", "a.n", "b.n"]))]
+        if by_type(entry) not in told.allows:
+            told.allows.append(by_type(entry))
+            text.append("allow " + " ".join(f"{kind}={value}" for kind, value in entry))
+    often = [*leaves, *[rng.choice(leaves)] * 6]  # several lines for one leaf
+    for _ in range(rng.randrange(most + 1)):
+        text += some_bind(rng, told, rng.choice(often))
+    for _ in range(rng.randrange(most + 1)):
+        text += some_pattern(rng, told, rng.choice(often))
+    for _ in range(rng.choice([0, 0, 0, 0, 1, 2])):
+        rule = some_revocation(rng, rng.choice(leaves))
+        if rule not in told.revoked:
+            told.revoked.add(rule)
+            text.append(f"revoke {' '.join(rule)}")
+    for user in ("alice", "bob", "certauth-peer-1"):
+        if not some(rng, 0.3):
+            told.users[user] = not some(rng, 0.2)
+            text.append(f"user {user} {'on' if told.users[user] else 'off'}")
+    return told, [canonical(line) for line in text]
+
+
+def by_type(entry: Sequence[tuple[str, str]]) -> Attributes:
+    """Only the order of one type among itself counts."""
+    return tuple(sorted(entry, key=lambda one: one[0]))
+
+
+def some_options(rng: random.Random, leaf: Leaf) -> tuple[str, str, int, str]:
+    """Key id, networks and session of a line, and the words for them."""
+    issuer = rng.choice(["", "", *leaf.keys, rng.choice(authorities()[:4]).key_id])
+    nets = rng.choice(["", "", "", "10.0.0.0/8", "10.1.2.3,::/0"])
+    session = rng.choice(list(SESSIONS))
+    words = (f" ca={issuer}" if issuer else "") + (f" from={nets}" if nets else "") + session
+    return issuer, nets, SESSIONS[session], words
+
+
+def some_bind(rng: random.Random, told: Lines, leaf: Leaf) -> list[str]:
+    kind = rng.choice(["subject", "cn", "cert", "key", *(kind for kind, _ in leaf.sans)])
+    value = rng.choice(leaf.values(kind) or [""])
+    users = rng.choice([("alice",)] * 7 + [("bob",), ("alice", "bob"), ("p:a",), ("bob", "q:b")])
+    if kind == "key" and some(rng, 0.5):
+        users = ("certauth-peer-1",)
+    issuer, nets, session, words = some_options(rng, leaf)
+    if not value or (kind, value, issuer) in told.binds:
+        return []
+    told.binds[kind, value, issuer] = Told(kind, users, nets, session)
+    return [f"bind {kind} {core.quote(value)} {' '.join(users)}{words}"]
+
+
+def some_pattern(rng: random.Random, told: Lines, leaf: Leaf) -> list[str]:
+    """Of a word whose users have one state, as they must."""
+    kinds = [kind for kind in ("subject", *SHAPES) if leaf.values(kind)]
+    if not kinds:
+        return []
+    kind, word = rng.choice(kinds), rng.choice("pppq")
+    hole = rng.choice(["{x}", "{x}", "a{x}"])
+    if kind == "subject":
+        if len(leaf.values("cn")) != 1 or "subject" in leaf.odd:
+            return []
+        template = re.sub("CN=[ab]+", f"CN={hole}", leaf.values("subject")[0])
+    else:
+        template = SHAPES[kind].replace("{x}", hole)
+    issuer, nets, session, words = some_options(rng, leaf)
+    if (kind, template, issuer) in told.patterns:
+        return []
+    told.patterns[kind, template, issuer] = Told(kind, (word,), nets, session)
+    on = told.words.setdefault(word, not some(rng, 0.3))
+    return [f"pattern {kind} {template} {word}:{{x}}{words} {'on' if on else 'off'}"]
+
+
+def some_revocation(rng: random.Random, leaf: Leaf) -> tuple[str, ...]:
+    above = rng.choice([*leaf.chain, *leaf.chain, rng.choice(authorities())])
+    return rng.choice(
+        [
+            ("serial", above.key_id, leaf.serial),
+            ("cert", *leaf.values("cert")),
+            ("key", *leaf.values("key")),
+            ("cert", above.fingerprint),
+            ("key", above.key_id),
+            ("serial", issuer_of(above).key_id, above.serial),
+        ]
+    )
+
+
+def issuer_of(cert: Cert) -> Cert:
+    return (cert.above or (cert,))[0]
+
+
+def some_bootstrap(rng: random.Random, leaves: Sequence[Leaf]) -> tuple[Lines, list[str]]:
+    """A bootstrap file, for the oracle and as text: of a policy what may stand in one."""
+    told, text = some_lines(rng, leaves)
+    own = Lines(cas=told.cas, binds=told.binds, limited=some(rng, 0.3))
+    own.users = {user: on for user, on in [*told.users.items(), ("p:a", True)] if some(rng, 0.3)}
+    kept = [line for line in text if line.split()[0] in ("ca", "bind")]
+    users = [f"user {user} {'on' if on else 'off'}" for user, on in own.users.items()]
+    return own, kept + users + ["limit -@admin"] * own.limited
+
+
+# ---- The oracle ----------------------------------------------------------------------------------
+
+
+def digest_of(lines: Iterable[str]) -> str:
+    """As core.h describes it: the number of lines, and the sum of their hashes."""
+    held = set(lines)
+    total = sum(int.from_bytes(hashlib.sha256(line.encode()).digest()) for line in held) % 2**256
+    return f"{len(held)}:{total:064x}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`users` and `session` where somebody is let in."""
+
+    action: str
+    reason: str
+    users: tuple[str, ...] = ()
+    session: int = 0
+
+    @classmethod
+    def of(cls, found: Any) -> "Outcome":
+        """What a decision of the core is in these words."""
+        inside = found.action in ("login", "choose")
+        session = getattr(found, "session", 0)  # Python's decisions have none
+        rest = (found.users, session) if inside else ()
+        return cls(found.action, found.reason, *rest)
+
+
+def oracle(
+    told: Lines, leaf: Leaf | None, now: int, address: str | None, own: Lines | None = None
+) -> Outcome:
+    """`own` is the bootstrap file."""
+    asked = told.settings.get
+    if leaf and own:
+        # Limits are for policies; words belong to the policy's patterns everywhere.
+        file = replace(own, revoked=told.revoked, words=told.words, limited=False)
+        found = _judged(file, leaf, now, address)
+        passed = core.reasons().index(found.reason)
+        bound = bool(_bound(own, leaf)) and passed > core.reasons().index("untrusted_issuer")
+        if bound or passed > core.reasons().index("no_binding"):
+            return found
+        told = replace(told, taken=frozenset(own.users), limited=own.limited)
+    if asked("enforce") == "off":
+        return Outcome("leave", "off")
+    if leaf is None:
+        return Outcome("refuse" if asked("plain") == "refuse" else "leave", "no_certificate")
+    found = _judged(told, leaf, now, address)
+    nobody = found.reason in ("untrusted_issuer", "no_binding")
+    return replace(found, action="leave") if nobody and asked("unmatched") == "leave" else found
+
+
+def _bound(told: Lines, leaf: Leaf) -> list[Told]:
+    return [
+        line
+        for (kind, value, issuer), line in told.binds.items()
+        if value in leaf.values(kind) and issuer in ["", *leaf.keys]
+    ]
+
+
+def _made(told: Lines, leaf: Leaf) -> list[Told]:
+    """As `_bound`, by patterns."""
+    found = []
+    for (kind, template, issuer), line in told.patterns.items():
+        wanted = re.escape(template).replace(r"\{x\}", "([ab]+)")
+        for value in leaf.values(kind) if issuer in ["", *leaf.keys] else []:
+            if fits := re.fullmatch(wanted, value):
+                found.append(replace(line, users=(f"{line.users[0]}:{fits[1]}",)))
+    return found
+
+
+def _judged(told: Lines, leaf: Leaf, now: int, address: str | None) -> Outcome:
+    hits = _bound(told, leaf)
+    bad = _bad(told, leaf, now, hits)
+    if bad == "untrusted_issuer" and leaf.odd and not hits:
+        bad = "bad_string"
+    if bad:
+        return Outcome("refuse", bad)
+    if hits:
+        return _mapped(told, hits, address, made=False)
+    hits = _made(told, leaf)
+    if any(leaf.several(one.kind) for one in hits):
+        return Outcome("refuse", "ambiguous")
+    if leaf.odd and (not hits or any(one.kind in leaf.odd for one in hits)):
+        return Outcome("refuse", "bad_string")
+    return _mapped(told, hits, address, made=True) if hits else Outcome("refuse", "no_binding")
+
+
+def _bad(told: Lines, leaf: Leaf, now: int, hits: list[Told]) -> str:
+    """What is wrong with the certificate, whoever it would be."""
+    gate = told.settings.get("gate")
+    peer = any(one.kind == "key" and one.users == ("certauth-peer-1",) for one in hits)
+    asked = {"san_cn": {"cn", "dns"}, "full_subject": {"subject"}}.get(gate or "", set())
+    if leaf.odd & {*(one.kind for one in hits), *(asked if not peer else ())}:
+        return "bad_string"
+    if any(leaf.several(one.kind) for one in hits):
+        return "ambiguous"
+    if gate == "san_cn" and leaf.several("cn") and not peer:
+        return "ambiguous"
+    if not told.cas & set(leaf.keys) and not peer:
+        return "untrusted_issuer"
+    for one in leaf.chain:
+        begin, end = one.certificate.not_valid_before_utc, one.certificate.not_valid_after_utc
+        if not begin.timestamp() <= now <= end.timestamp():
+            return "ca_expired"
+        if _names(issuer_of(one).key_id, one.serial, one.fingerprint, one.key_id) & told.revoked:
+            return "ca_revoked"
+    if now < leaf.begin:
+        return "not_yet_valid"
+    if now > leaf.end:
+        return "expired"
+    if not leaf.client:
+        return "key_usage"
+    (cert,), (key,) = leaf.values("cert"), leaf.values("key")
+    if _names(leaf.keys[0], leaf.serial, cert, key) & told.revoked:
+        return "revoked"
+    entries = {dict(entry)["CN"] for entry in told.allows}
+    by_name = gate == "san_cn" and not entries & {*leaf.values("cn"), *leaf.values("dns")}
+    whole = gate == "full_subject" and by_type(leaf.subject) not in told.allows
+    return "gate" if (by_name or whole) and not peer else ""
+
+
+def _names(issuer: str, serial: str, cert: str, key: str) -> set[tuple[str, ...]]:
+    """The ways to revoke a certificate."""
+    return {("serial", issuer, serial), ("cert", cert), ("key", key)}
+
+
+def _mapped(told: Lines, hits: list[Told], address: str | None, made: bool) -> Outcome:
+    """Whom the lines that name a certificate make it; `made`: they are patterns."""
+    users = hits[0].users
+    if any(one.users != users for one in hits):
+        return Outcome("refuse", "conflict")
+    inside = ipaddress.ip_address(address) if address else None
+    for nets in (one.nets.split(",") for one in hits if one.nets):
+        if not inside or not any(inside in ipaddress.ip_network(net) for net in nets):
+            return Outcome("refuse", "address")
+    for user in users:
+        owned = user.split(":")[0] in told.words and ":" in user
+        loose = user not in told.users and not made
+        if user in told.taken or (loose and (owned or told.limited)):
+            return Outcome("refuse", "user_missing")
+    on = told.words[users[0].split(":")[0]] if made else told.users.get(users[0], True)
+    if len(users) == 1 and not on:
+        return Outcome("refuse", "user_off")
+    sessions = [one.session for one in hits if one.session]
+    return Outcome(
+        "choose" if len(users) > 1 else "login", "matched", users, min(sessions, default=0)
+    )
