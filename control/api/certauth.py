@@ -15,7 +15,7 @@ from control.api.system import plane_faults
 from control.api.web import answer, guard, in_field, needs, rehearsed, store
 from control.domain import preview
 from control.errors import Refusal, invalid, refused
-from control.nodes.sync import NodeError
+from control.nodes.client import NodeError
 from control.nodes.trials import refusal
 from control.nodes.waiting import servers
 from control.policy import core

@@ -13,7 +13,7 @@ from control.api.web import answer, flag, needs, rehearsing, store, warn
 from control.domain import rotation
 from control.domain.rotation import Use
 from control.errors import conflict
-from control.nodes.sync import NodeError
+from control.nodes.client import NodeError
 from control.pki import ca, crl, trust
 from control.policy import core
 from control.policy.lines import revoke_lines

@@ -9,7 +9,7 @@ from control.api.models import EndSessionBody
 from control.api.web import CHANGING, answer, flag, needs, number, store
 from control.errors import missing, refused
 from control.nodes.audit import Command
-from control.nodes.sync import NodeError
+from control.nodes.client import NodeError
 from control.records import Database
 
 blueprint = Blueprint("sessions", __name__)

@@ -29,7 +29,7 @@ import click
 
 from control import service
 from control.domain import issuing
-from control.nodes.sync import Access, Node, NodeError
+from control.nodes.client import Access, Node, NodeError
 from control.pki.ca import Issued, issue, presented, write_private
 from control.policy import core
 from control.service import Config, ServiceError

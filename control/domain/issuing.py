@@ -25,7 +25,7 @@ from urllib.parse import quote
 
 from control import records
 from control.errors import Refusal, forbidden, invalid, refused
-from control.nodes.sync import merged
+from control.nodes.plan import merged
 from control.pki import ca
 from control.pki.ca import Issued, KeyType
 from control.policy import core

@@ -41,8 +41,11 @@ from control.domain.revocation import Lists, Signer
 from control.errors import Refusal, invalid, missing, refused
 from control.http.server import TLS_VERSIONS, Limits, Listen, Server, peer_cert
 from control.nodes.audit import Collector, Follower
-from control.nodes.sync import HELD, TWICE, Identity, NodeError, Worker, ahead, take
+from control.nodes.client import Identity, NodeError
+from control.nodes.takeover import ahead, take
+from control.nodes.visit import HELD, TWICE
 from control.nodes.waiting import servers
+from control.nodes.worker import Worker
 from control.pki import ca, trust
 from control.pki.ca import CertificateError, KeyType
 from control.policy import core

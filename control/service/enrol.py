@@ -92,7 +92,7 @@ def edited(text: str, files: Files, keep_default: bool = False) -> str:
 
 CONTROL, WATCHER, APPLICATION = "certauth-control", "certauth-sentinel", "certauth-application"
 SENTINEL_RULES = {
-    # What the control plane asks (control/nodes/sync.py).
+    # What the control plane asks (control/nodes/client.py).
     CONTROL: "+ping +info +acl|whoami +sentinel|masters +sentinel|replicas +sentinel|sentinels",
     # What Sentinels send each other.
     WATCHER: "&__sentinel__:hello +ping +publish +client|setname +sentinel|is-master-down-by-addr",

@@ -712,7 +712,7 @@ LAW = {
     "cryptography": {"control/pki"},
     "cffi": {"build.py"},
     "control._core": {"control/policy/core.py"},
-    "redis": {"control/nodes"},
+    "redis": {"control/nodes/client.py"},
     "OpenSSL": {"control/pki", "control/http"},
     "uvicorn": {"control/http"},
     "argon2": {"control/domain/passwords.py"},

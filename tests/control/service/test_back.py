@@ -398,7 +398,7 @@ def test_an_older_process_sends_nothing_to_the_servers(
     plane.register(server)
     plane.in_step()
     execute(plane.config, "UPDATE alembic_version SET version_num = '9999'")
-    wait_until(lambda: not plane.worker._cares, "it looks after nobody")
+    wait_until(lambda: not plane.worker.fleet.all(), "it looks after nobody")
     answer = plane("POST /v1/roles", {"name": "x"})
     assert (answer.status, answer.code) == (503, "other_schema")
     own = store._known_schemas()[0]
@@ -438,7 +438,8 @@ def test_commands_on_the_machine_compute_nothing_again(
 
 def sights(plane: Plane) -> bool:
     """Whether its worker has looked at all of its servers since it was opened."""
-    return bool(plane.worker._all()) and all(care.sight for care in plane.worker._all())
+    nodes = plane.worker.fleet.all()
+    return bool(nodes) and all(tracked.info for tracked in nodes)
 
 
 def test_the_one_that_is_outbid_stops_and_says_so(there: Story) -> None:
@@ -542,7 +543,7 @@ def test_a_node_that_was_away_for_long_has_not_drifted(
     server.stop()
     plane.says("UNREACHABLE")
     monkeypatch.setattr("control.store.LOG", 3)
-    monkeypatch.setattr("control.nodes.sync.LOG", 3)
+    monkeypatch.setattr("control.nodes.reconcile.LOG", 3)
     for number in range(6):
         plane.certificate_user(f"u{number}", f"CN=u{number}", role="admin")
     server.start()

@@ -16,7 +16,7 @@ from cryptography import x509
 
 from control import service
 from control.domain import issuing
-from control.nodes.sync import Access, Identity, Node, NodeError
+from control.nodes.client import Access, Identity, Node, NodeError
 from control.pki import ca
 from control.policy import core
 from control.records import API, Certificate, ClientCertificate, Target
