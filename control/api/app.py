@@ -47,7 +47,7 @@ from control.store import AWAY, Store
 
 log = logging.getLogger(__name__)
 
-BODY = 1 << 20  # bytes of a request's body, as in control/http/server.py
+BODY = 1 << 20  # bytes of a request's body, as in control/http/protocol.py
 MODULES = (
     cluster, certificates, users, login, roles, redis_acls, bdbs, actions, logs, system, certauth,
     metrics, issuing, revocation, rotation, sessions, reference,

@@ -39,7 +39,10 @@ from control.domain.issuing import Authority
 from control.domain.passwords import check_new, new_password
 from control.domain.revocation import Lists, Signer
 from control.errors import Refusal, invalid, missing, refused
-from control.http.server import TLS_VERSIONS, Limits, Listen, Server, peer_cert
+from control.http.bridge import peer_cert
+from control.http.protocol import Limits
+from control.http.server import Listen, Server
+from control.http.tls import TLS_VERSIONS
 from control.nodes.audit import Collector, Follower
 from control.nodes.client import Identity, NodeError
 from control.nodes.takeover import ahead, take

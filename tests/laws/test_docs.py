@@ -32,7 +32,7 @@ from control.api.web import PUBLIC, Rule
 from control.cli import quickstart
 from control.cli.main import main
 from control.domain.guard import PERMISSIONS
-from control.http.server import peer_cert
+from control.http.bridge import peer_cert
 from control.policy import core
 from control.records import FIRST_ACLS, Management
 from control.store import Store
