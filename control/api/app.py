@@ -40,8 +40,8 @@ from control.domain.metrics import Figures, Own
 from control.domain.passwords import new_password
 from control.errors import Refusal, invalid, refused
 from control.nodes.trials import Trials
-from control.pki.ca import CertificateError, Issued
 from control.pki.crl import CrlError
+from control.pki.pem import CertificateError, Issued
 from control.records import Cluster, User
 from control.store import AWAY, Store
 

@@ -23,7 +23,8 @@ from control.api.web import (
     unchanged,
 )
 from control.errors import Refusal, conflict, invalid, refused
-from control.pki import ca, trust
+from control.pki import trust
+from control.pki.uploads import check_authorities, check_trust
 from control.records import Database, Endpoint, Node, RolePermission, Target
 
 blueprint = Blueprint("bdbs", __name__)
@@ -153,7 +154,7 @@ def prepared(sent: BdbBody) -> dict[str, Any]:
     if "node_keys" in changes:
         changes["node_keys"] = tuple(dict.fromkeys(sent.node_keys))
     if sent.tls_server_ca:
-        changes["tls_server_ca"] = ca.check_authorities(sent.tls_server_ca)
+        changes["tls_server_ca"] = check_authorities(sent.tls_server_ca)
     return changes
 
 
@@ -188,7 +189,7 @@ def endpoints(sent: BdbBody) -> tuple[Endpoint, ...]:
 def client_certificates(sent: BdbBody) -> tuple[str, ...]:
     """One certificate an entry: a chain may be sent in one, or spread over several."""
     found = "\n".join(entry.client_cert for entry in sent.authentication_ssl_client_certs)
-    return ca.check_trust(found) if found else ()
+    return check_trust(found) if found else ()
 
 
 def roles_permissions(sent: BdbBody) -> tuple[RolePermission, ...]:

@@ -13,7 +13,8 @@ from control.api.answers import CertificatesAnswer
 from control.api.models import CertificateBody, CertificatesBody, RotateBody
 from control.api.web import CHANGING, answer, needs, store
 from control.errors import forbidden, invalid, missing
-from control.pki import ca, trust
+from control.pki import trust
+from control.pki.uploads import check_server, check_trust
 from control.records import API, TRUSTED_CA, Certificate
 
 blueprint = Blueprint("certificates", __name__)
@@ -115,7 +116,7 @@ def checked(sent: CertificateBody) -> Certificate:
         )
     if sent.name == API:
         kept = store().certificates().get(API)
-        issued = ca.check_server(sent.certificate, sent.key or (kept.key if kept else ""))
+        issued = check_server(sent.certificate, sent.key or (kept.key if kept else ""))
         return Certificate(API, issued.certificate, issued.key)
     if sent.key:
         raise invalid(
@@ -123,4 +124,4 @@ def checked(sent: CertificateBody) -> Certificate:
             f"{TRUSTED_CA} takes no key: a CA's private key belongs "
             "nowhere but to the CA. It is compromised wherever this request was logged",
         )
-    return Certificate(TRUSTED_CA, "".join(ca.check_trust(sent.certificate)))
+    return Certificate(TRUSTED_CA, "".join(check_trust(sent.certificate)))

@@ -13,7 +13,8 @@ from control.api.models import CrlBody, NewCrlBody, RevokeBody
 from control.api.web import CHANGING, PUBLIC, answer, in_field, needs, number, store, unchanged
 from control.domain import revocation
 from control.errors import Refusal, invalid, missing
-from control.pki import ca, crl
+from control.pki import crl
+from control.pki.pem import pem_to_ders
 from control.policy import core
 from control.records import Revocation, RevocationList, User, rendered_time
 from control.store import good_at, of_user
@@ -73,7 +74,7 @@ def of_certificate(pem: str) -> str:
     own CA's list can say that. By its hash elsewhere, which holds for the certificate with another
     ECDSA signature as well."""
     leaf = in_field("certificate", lambda: core.identity(pem.encode()))
-    first, *above = ca.ders(pem)
+    first, *above = pem_to_ders(pem)
     found = in_field("certificate", lambda: crl.issuer_of(first, [*above, *store().authorities()]))
     issuer = found or seen_issuer(leaf.cert)
     return f"revoke serial {issuer} {leaf.serial}" if issuer else f"revoke cert {leaf.cert}"

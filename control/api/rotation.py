@@ -14,7 +14,8 @@ from control.domain import rotation
 from control.domain.rotation import Use
 from control.errors import conflict
 from control.nodes.client import NodeError
-from control.pki import ca, crl, trust
+from control.pki import crl, trust
+from control.pki.pem import pem_to_ders
 from control.policy import core
 from control.policy.lines import revoke_lines
 from control.records import ClientCertificate, Database, Session, Trust, rendered_time
@@ -89,7 +90,7 @@ def live() -> tuple[list[Session], list[str]]:
 
 
 def uses(sessions: Sequence[Session]) -> list[Use]:
-    kept = (der for one in store().crls() for der in ca.ders(one.authorities))
+    kept = (der for one in store().crls() for der in pem_to_ders(one.authorities))
     paths = crl.paths(dict.fromkeys([*store().authorities(), *kept]))
     good = store().client_certificates(good_at(int(time.time())), limit=KNOWN)
     return rotation.uses(not_revoked(good), sessions, paths)

@@ -26,7 +26,7 @@ from rich.text import Text
 from control import service
 from control.cli import apply, client, importers, renewal, tell
 from control.cli.client import ApiError, Client, ProfileError
-from control.pki.ca import KEY_TYPES, KeyType
+from control.pki.keys import KEY_TYPES, KeyType
 from control.policy import core
 from control.records import (
     AuthMethod,

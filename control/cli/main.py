@@ -13,7 +13,7 @@ import click
 from control import service
 from control.cli import quickstart
 from control.cli.commands import COMMANDS, FILE, ca_group
-from control.pki.ca import KEY_TYPES, KeyType
+from control.pki.keys import KEY_TYPES, KeyType
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -30,7 +30,9 @@ import click
 from control import service
 from control.domain import issuing
 from control.nodes.client import Access, Node, NodeError
-from control.pki.ca import Issued, issue, presented, write_private
+from control.pki.files import write_private
+from control.pki.issue import chain_to_present, issue_certificate
+from control.pki.pem import Issued
 from control.policy import core
 from control.service import Config, ServiceError
 
@@ -181,9 +183,9 @@ class Pki:
         certificate, key = self.certificate(name), self.key(name)
         if certificate.exists() and key.exists() and fresh(certificate):
             return
-        made = issue(ca, subject, server_names=names, client=True, lifetime=YEAR)
+        made = issue_certificate(ca, subject, server_names=names, client=True, lifetime=YEAR)
         write_private(key, made.key)
-        certificate.write_text(made.certificate + presented(ca))
+        certificate.write_text(made.certificate + chain_to_present(ca))
 
     def subject(self, name: str) -> str:
         return core.identity(self.certificate(name).read_bytes()).subject

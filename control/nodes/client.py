@@ -19,7 +19,7 @@ from redis.retry import Retry
 
 from control.nodes import topology
 from control.nodes.topology import NodeInfo, Status
-from control.pki import ca
+from control.pki.keys import derive_secret
 from control.policy import core
 from control.records import Node as Seen
 from control.records import Target
@@ -53,7 +53,7 @@ class Identity:
 
     def password(self) -> str:
         """Of our user on Sentinels, which know no certificates."""
-        return ca.secret_of(self.key.read_text(), CONTROL_USER)
+        return derive_secret(self.key.read_text(), CONTROL_USER)
 
 
 @dataclass(frozen=True)

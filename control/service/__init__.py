@@ -49,8 +49,18 @@ from control.nodes.takeover import ahead, take
 from control.nodes.visit import HELD, TWICE
 from control.nodes.waiting import servers
 from control.nodes.worker import Worker
-from control.pki import ca, trust
-from control.pki.ca import CertificateError, KeyType
+from control.pki import trust
+from control.pki.files import write_private
+from control.pki.issue import (
+    issue_certificate,
+    new_ca,
+    open_authority,
+    reissue_certificate,
+    renew_certificate,
+)
+from control.pki.keys import KeyType, derive_secret, open_key, seal_key
+from control.pki.pem import CertificateError, Issued
+from control.pki.uploads import merge_bundles
 from control.policy import core
 from control.records import API, TRUSTED_CA, Certificate, Database, User, rendered_time
 from control.service import enrol as enrolling
@@ -171,18 +181,18 @@ def init(config: Config, name: str, admin: str, password: str, names: Sequence[s
         config.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         if (config.home / "ca.key").exists():
             raise ServiceError(f"{config.home} holds a control plane already")
-        authority = ca.new_ca([("O", name), ("CN", "redis-certauth CA")], CA_LIFETIME)
+        authority = new_ca([("O", name), ("CN", "redis-certauth CA")], CA_LIFETIME)
         _administrator(config, name, admin, password, _api_certificate(authority, names))
-        control = ca.issue(
+        control = issue_certificate(
             authority, [("O", name), ("CN", "control")], client=True, lifetime=LIFETIME
         )
         (config.home / "bootstrap").write_text(bootstrap(authority, control))
         (config.home / "control.crt").write_text(control.certificate)
-        ca.write_private(config.home / "control.key", control.key)
+        write_private(config.home / "control.key", control.key)
         (config.home / "ca.crt").write_text(authority.certificate)
         # The CA's key comes last: where it is, everything else is.
-        key = ca.seal_key(authority.key, config.passphrase())
-        ca.write_private(config.home / "ca.key", key)
+        key = seal_key(authority.key, config.passphrase())
+        write_private(config.home / "ca.key", key)
     except ValueError as error:
         raise ServiceError(f"no certificate can be made: {error}") from error
     except OSError as error:
@@ -208,9 +218,9 @@ def _opening(config: Config) -> Iterator[None]:
         raise ServiceError(f"cannot open the database: {reason}") from error
 
 
-def _api_certificate(authority: ca.Issued, names: Sequence[str]) -> Certificate:
+def _api_certificate(authority: Issued, names: Sequence[str]) -> Certificate:
     subject = [("CN", names[0])]
-    issued = ca.issue(authority, subject, server_names=names, lifetime=LIFETIME)
+    issued = issue_certificate(authority, subject, server_names=names, lifetime=LIFETIME)
     return Certificate(API, issued.certificate + authority.certificate, issued.key)
 
 
@@ -230,7 +240,7 @@ def ca_line(certificate: str) -> str:
     return f"ca {base64.b64encode(ssl.PEM_cert_to_DER_cert(certificate)).decode()}"
 
 
-def bootstrap(authority: ca.Issued, control: ca.Issued) -> str:
+def bootstrap(authority: Issued, control: Issued) -> str:
     """What counts on a node whatever its policy says. By key, which outlives the certificate."""
     key = core.identity(control.certificate.encode()).key
     lines = (
@@ -304,8 +314,8 @@ def _files(node: Enrolment, text: str) -> enrolling.Files:
     return enrolling.Files(node.module, journal, lines)
 
 
-def _control(config: Config) -> ca.Issued:
-    return ca.Issued(config.identity.certificate.read_text(), config.identity.key.read_text())
+def _control(config: Config) -> Issued:
+    return Issued(config.identity.certificate.read_text(), config.identity.key.read_text())
 
 
 def _bind_node(config: Config, store: Store, node: Enrolment, text: str) -> str:
@@ -363,7 +373,7 @@ def enrol_sentinel(config: Config, host: str, port: int, conf: Path | None) -> s
 def _enrol_sentinel(config: Config, host: str, port: int, conf: Path | None) -> str:
     key = config.identity.key.read_text()
     with_password = (enrolling.CONTROL, enrolling.WATCHER)
-    passwords = {name: ca.secret_of(key, name) for name in with_password}
+    passwords = {name: derive_secret(key, name) for name in with_password}
     text = conf.read_text() if conf else ""
     there = enrolling.setting(text, "tls-port")
     if conf and there != str(port):
@@ -468,7 +478,8 @@ def _signers(config: Config) -> list[Signer]:
 
     def signer(file: Path) -> Signer:
         text = file.read_text()
-        return Signer(issuing.certificate_of(text), lambda: ca.unseal(text, config.passphrase()))
+        public = issuing.certificate_of(text)
+        return Signer(public, lambda: open_authority(text, config.passphrase()))
 
     return [signer(file) for file in issuing.files(config.home)]
 
@@ -572,21 +583,21 @@ def renew(config: Config, store: Store) -> None:
     file = config.identity.certificate
     if _old(file.read_text()):
         key = config.identity.key.read_text()
-        ca.write_private(file, ca.renew(authority, ca.Issued(file.read_text(), key), LIFETIME))
+        write_private(file, renew_certificate(authority, Issued(file.read_text(), key), LIFETIME))
     lines = bootstrap(authority, _control(config))
     if (config.home / "bootstrap").read_text() != lines:  # of an older version
         (config.home / "bootstrap").write_text(lines)
     api = store.certificates().get(API)
     if api and _old(api.certificate) and authority.certificate in api.certificate:
-        renewed = ca.renew(authority, ca.Issued(api.certificate, api.key), LIFETIME)
+        renewed = renew_certificate(authority, Issued(api.certificate, api.key), LIFETIME)
         store.put_certificates([replace(api, certificate=renewed + authority.certificate)])
 
 
-def authority_of(config: Config) -> ca.Issued:
+def authority_of(config: Config) -> Issued:
     """Our own CA. Raises ServiceError where its passphrase is missing or wrong."""
     certificate, key = (config.home / "ca.crt").read_text(), (config.home / "ca.key").read_text()
     try:
-        return ca.Issued(certificate, ca.open_key(key, config.passphrase()))
+        return Issued(certificate, open_key(key, config.passphrase()))
     except CertificateError as error:
         raise ServiceError(f"{config.home / 'ca.key'}: {error}") from error
 
@@ -600,7 +611,7 @@ def rotate(config: Config, store: Store) -> None:
             "unsupported_certificate",
             f"'{API}' is not from this control plane's own CA: put a new one in its place",
         )
-    issued = ca.reissue(authority, api.certificate, LIFETIME)
+    issued = reissue_certificate(authority, api.certificate, LIFETIME)
     store.put_certificates(
         [Certificate(API, issued.certificate + authority.certificate, issued.key)]
     )
@@ -652,7 +663,7 @@ def _ca_to_be(config: Config, again: bool) -> Iterator[Store]:
 def trust_too(store: Store, pem: str) -> None:
     """Adds CA certificates to `mtls_trusted_ca`. Raises Refusal."""
     found = store.certificates().get(TRUSTED_CA)
-    trusted = ca.together(found.certificate if found else "", pem)
+    trusted = merge_bundles(found.certificate if found else "", pem)
     uses = trust.settled(store.trust(), trusted)
     store.put_certificates([Certificate(TRUSTED_CA, trusted, uses=uses)])
 
@@ -813,7 +824,7 @@ def _unpacked(file: Path) -> _Backup:
 def _put(found: _Backup, home: Path) -> None:
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name, content in found.files.items():
-        ca.write_private(home / name, content.decode())
+        write_private(home / name, content.decode())
 
 
 def _fill(config: Config, found: _Backup, api: Certificate | None) -> None:

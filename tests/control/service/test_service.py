@@ -17,7 +17,10 @@ from cryptography import x509
 from control import service
 from control.domain import issuing
 from control.nodes.client import Access, Identity, Node, NodeError
-from control.pki import ca
+from control.pki.issue import issue_certificate
+from control.pki.keys import load_key
+from control.pki.pem import Issued
+from control.pki.trust import read_trust
 from control.policy import core
 from control.records import API, Certificate, ClientCertificate, Target
 from control.service import Config, ServiceError
@@ -219,12 +222,13 @@ def test_a_renewed_certificate_is_still_the_control_planes(
 # ---- Certificates of our own ---------------------------------------------------------------------
 
 
-def aged(config: Config, days: float, **options: Any) -> ca.Issued:
+def aged(config: Config, days: float, **options: Any) -> Issued:
     """A certificate from the control plane's own CA that was issued so many days ago."""
-    authority = ca.Issued(*((config.home / f"ca.{end}").read_text() for end in ("crt", "key")))
+    authority = Issued(*((config.home / f"ca.{end}").read_text() for end in ("crt", "key")))
     started = datetime.now(UTC) - timedelta(days=days)
     subject = [("O", "acme"), ("CN", "localhost")]
-    return ca.issue(authority, subject, lifetime=service.LIFETIME, start=started, **options)
+    life = service.LIFETIME
+    return issue_certificate(authority, subject, lifetime=life, start=started, **options)
 
 
 def grown_old(config: Config, days: float = 61) -> None:
@@ -234,7 +238,7 @@ def grown_old(config: Config, days: float = 61) -> None:
     was = x509.load_pem_x509_certificate(config.identity.certificate.read_bytes())
     old = kept.issue(
         was.subject.rfc4514_string(),
-        key=ca._signer(config.identity.key.read_text()),
+        key=load_key(config.identity.key.read_text()),
         not_before=datetime.now(UTC) - timedelta(days=days),
         not_after=datetime.now(UTC) + service.LIFETIME - timedelta(days=days),
     )
@@ -456,7 +460,7 @@ def test_a_renewal_that_fails_is_not_the_last(
 def trusted(store: Store) -> list[str]:
     """The subjects of `mtls_trusted_ca`."""
     found = store.certificates().get("mtls_trusted_ca")
-    ders = [*ca.read_trust(found.certificate).cas] if found else []
+    ders = [*read_trust(found.certificate).cas] if found else []
     return [core.identity(der).subject for der in ders]
 
 
@@ -522,7 +526,7 @@ def test_with_a_passphrase_every_cas_key_is_encrypted(tmp_path: Path, pki: Pki) 
         pass
     (config.home / issuing.CLIENTS).unlink()
     started = datetime.now(UTC) - timedelta(days=61)
-    old = ca.issue(
+    old = issue_certificate(
         service.authority_of(config), [("CN", "control")], client=True,
         lifetime=service.LIFETIME, start=started,
     )  # fmt: skip
