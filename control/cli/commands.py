@@ -757,7 +757,7 @@ def cert_renew(
             raise click.UsageError("which certificate? Log in with it: --cert and --key")
         if daemon:
             logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-            renewal.keep(login, cert_profile, service.told_to_stop())
+            renewal.keep(login, cert_profile, service.stop_on_signal())
         else:
             told(renewal.renew(login, cert_profile))
 

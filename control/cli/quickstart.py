@@ -86,7 +86,7 @@ def run(options: Options) -> None:
             raise QuickstartError(str(error)) from error
         api = Api(options.api_port, pki, password)
         set_up(api, options, pki)
-        stop = service.told_to_stop()  # before anybody can read that all is up
+        stop = service.stop_on_signal()  # before anybody can read that all is up
         stack.enter_context(ready_file(options, pki, password))
         click.echo(walk_through(options, pki, password))
         while not stop.wait(0.2):

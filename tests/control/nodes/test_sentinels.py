@@ -14,7 +14,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from control.nodes import client, placement
-from control.service.enrol import SENTINEL_RULES, sentinel_edited, sentinel_users
+from control.service.redis_conf import SENTINEL_RULES, sentinel_edited, sentinel_users
 from tests.kit.node import status, who
 from tests.kit.peers import sentinel_cert
 from tests.kit.plane import Plane, enrolled_node, operator

@@ -20,7 +20,7 @@ from control.errors import Refusal
 from control.nodes.audit import follow
 from control.policy import core
 from control.records import API
-from control.service import Config, ServiceError
+from control.service import Config, ServiceError, backups, enrolment
 from control.store import Store
 from tests.kit.browser import Browser
 from tests.kit.node import load, show, status, who
@@ -224,7 +224,7 @@ def repacked(file: Path, to: Path, change: Callable[[dict[str, Any]], object]) -
             raw = old.extractfile(entry)
             assert raw is not None
             content = raw.read()
-            if entry.name == service.ROWS:
+            if entry.name == backups.ROWS_FILE:
                 rows = json.loads(content)
                 change(rows)
                 content = json.dumps(rows).encode()
@@ -428,7 +428,8 @@ def test_commands_on_the_machine_compute_nothing_again(
     service.allow_passwords(config)
     service.set_password(config, "admin", "another")
     assert asked == []
-    monkeypatch.setattr(service, "_shown", lambda *_: (config.home / "control.crt").read_bytes())
+    shown = (config.home / "control.crt").read_bytes()
+    monkeypatch.setattr(enrolment, "_server_certificate", lambda *_: shown)
     service.enrol(config, service.Enrolment("127.0.0.1", 1, Path("/module"), database="db1"))
     assert asked == [True]  # the lines that the database has whoever its users are
 

@@ -23,7 +23,7 @@ from control.pki.pem import Issued
 from control.pki.trust import read_trust
 from control.policy import core
 from control.records import API, Certificate, ClientCertificate, Target
-from control.service import Config, ServiceError
+from control.service import Config, ServiceError, serving
 from control.store import Store
 from tests.kit.node import reasons, status
 from tests.kit.plane import NAMES, Https, authority_of, enrolled_node, initialised, operator
@@ -406,8 +406,8 @@ def test_the_api_certificate_changes_live(config: Config) -> None:
 
         def new() -> bool:
             found = socket.create_connection((config.host, config.port), timeout=10)
-            context = service.ssl.SSLContext(service.ssl.PROTOCOL_TLS_CLIENT)
-            context.check_hostname, context.verify_mode = False, service.ssl.CERT_NONE
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
             with context.wrap_socket(found) as peer:
                 return bool(peer.getpeercert(True) == theirs.der)
 
@@ -419,7 +419,7 @@ def test_certificates_are_renewed_while_it_runs(
     config: Config, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody has to start anything anew: neither the API's nor the one that nodes see ends."""
-    monkeypatch.setattr(service, "CHECK", 0.05)
+    monkeypatch.setattr(serving, "RENEWAL_SECONDS", 0.05)
     with service.running(config):
         grown_old(config)
         old = api_certificate(config, 61)
@@ -437,7 +437,7 @@ def test_a_renewal_that_fails_is_not_the_last(
     config: Config, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A full disk today does not end the certificates in three months."""
-    monkeypatch.setattr(service, "CHECK", 0.05)
+    monkeypatch.setattr(serving, "RENEWAL_SECONDS", 0.05)
     renew, fails = service.renew, [True]
 
     def sometimes(*arguments: Any) -> None:
@@ -446,7 +446,7 @@ def test_a_renewal_that_fails_is_not_the_last(
         renew(*arguments)
 
     with service.running(config):
-        monkeypatch.setattr(service, "renew", sometimes)
+        monkeypatch.setattr(serving, "renew", sometimes)
         wait_until(lambda: "the disk is full" in caplog.text, "it has failed")
         fails[0] = False
         old = api_certificate(config, 61)
@@ -541,7 +541,7 @@ def test_the_event_log_tells_which_certificates_end(
     config: Config, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the control plane runs, without being asked."""
-    monkeypatch.setattr(service, "WATCH", 0.05)
+    monkeypatch.setattr(serving, "WATCH_SECONDS", 0.05)
     now = int(time.time())
     store.record_certificate_seen(
         ClientCertificate("ab", "cd", "", "CN=CA", "01", "CN=x", "x", now - 900, now + 100, now)
