@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from control import service
-from control.cli import commands
+from control.cli import commands, options
 from control.cli.main import main
 from control.service import Config
 from control.ui import changes
@@ -101,7 +101,7 @@ def test_a_server_that_is_down_is_pending(run: Run, node: RedisServer, tmp_path:
     )
     for words in (user("bob"), revoking, deleting):
         found = run(*words)
-        assert found.exit_code == commands.NOT_IN_FORCE == 3, found.output
+        assert found.exit_code == options.NOT_IN_FORCE == 3, found.output
         assert "in force on 0 of 1 servers" in found.stderr
         assert f"pending: {address}: UNREACHABLE" in found.stderr
     found = run(*user("carl"), "--no-wait")
