@@ -32,7 +32,8 @@ from control.api import (
     users,
     web,
 )
-from control.api.models import NewUserBody, parse
+from control.api.models import parse
+from control.api.users import NewUserBody
 from control.domain import preview
 from control.domain.guard import Guard, PeerCert
 from control.domain.issuing import OpenPolicies
@@ -46,7 +47,6 @@ from control.records import Cluster, User
 from control.store import AWAY, Store
 
 log = logging.getLogger(__name__)
-
 BODY = 1 << 20  # bytes of a request's body, as in control/http/protocol.py
 MODULES = (
     cluster, certificates, users, login, roles, redis_acls, bdbs, actions, logs, system, certauth,

@@ -8,9 +8,9 @@ from flask import Blueprint, Response, request
 
 from control.ages import as_of_now, rendered
 from control.api import rotation
-from control.api.answers import BdbAnswer, Started
+from control.api.bdb_models import BdbAnswer, BdbBody, BdbPasswordBody, BdbV2Body, NewBdbBody
 from control.api.cluster import rendered_subjects, subjects
-from control.api.models import BdbBody, BdbPasswordBody, BdbV2Body, NewBdbBody
+from control.api.models import Answer
 from control.api.web import (
     CHANGING,
     LISTING,
@@ -25,7 +25,20 @@ from control.api.web import (
 from control.errors import Refusal, conflict, invalid, refused
 from control.pki import trust
 from control.pki.uploads import check_authorities, check_trust
-from control.records import Database, Endpoint, Node, RolePermission, Target
+from control.records import (
+    Database,
+    Endpoint,
+    Node,
+    RolePermission,
+    Target,
+)
+
+
+class Started(Answer):
+    """See /v1/actions."""
+
+    action_uid: str = ""
+
 
 blueprint = Blueprint("bdbs", __name__)
 
@@ -260,7 +273,9 @@ def render(
         "nodes": [rendered_node(node, target) for node in nodes],
         "refused": [
             {"address": node.address, "user": one.user, "line": one.line, "why": one.why}
-            for node in nodes for one in node.refused if one.why
+            for node in nodes
+            for one in node.refused
+            if one.why
         ],
         "not_synced": list(not_synced),
     }

@@ -7,8 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 from flask import Blueprint, Response, current_app
+from pydantic import BaseModel, ConfigDict
 
-from control.api.answers import AuthoritiesAnswer
+from control.api.models import Answer
 from control.api.web import answer, flag, needs, rehearsing, store, warn
 from control.domain import rotation
 from control.domain.rotation import Use
@@ -20,6 +21,40 @@ from control.policy import core
 from control.policy.lines import revoke_lines
 from control.records import ClientCertificate, Database, Session, Trust, rendered_time
 from control.store import also_serves, from_ca, good_at
+
+
+class DependantAnswer(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    user: str
+    certificates: int
+    sessions: int
+    only: bool
+
+
+class AuthorityAnswer(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    ca: str
+    subject: str
+    not_after: str
+    admits: list[int]
+    anchors: list[int]
+    users: int
+    certificates: int
+    sessions: int
+    who: list[DependantAnswer]
+
+
+class RemovedAuthorityAnswer(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    ca: str
+    refused: list[int]
+
+
+class AuthoritiesAnswer(Answer):
+    cas: list[AuthorityAnswer]
+    removed: list[RemovedAuthorityAnswer]
+    silent: list[str]
+
 
 blueprint = Blueprint("rotation", __name__)
 KNOWN = 1_000_000  # certificates

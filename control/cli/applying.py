@@ -10,11 +10,10 @@ from control.cli.client import ApiError, Client
 from control.cli.options import (
     FILE,
     NO_WAIT,
-    NO_WAITING,
-    WAIT_SECONDS,
     connected,
     follow,
     show_preview,
+    wait_seconds,
 )
 from control.cli.output import clean, render_refusals
 from control.cli.status import wait_for_servers
@@ -82,9 +81,8 @@ def rehearse(rehearsal: apply.Rehearsal) -> None:
 
 def follow_all(ask: Client) -> None:
     """Waits for all servers, after changes that are of several databases."""
-    seconds = 0.0 if click.get_current_context().meta[NO_WAITING] else WAIT_SECONDS
     try:
-        servers = wait_for_servers(ask, seconds)["nodes"]
+        servers = wait_for_servers(ask, wait_seconds())["nodes"]
     except ApiError as error:
         if error.status != HTTPStatus.FORBIDDEN:
             raise

@@ -105,11 +105,15 @@ def change(ask: Client, dry_run: bool, method: str, path: str, sent: Any = None)
 
 def make_change(ask: Client, method: str, path: str, sent: Any = None) -> Any:
     """Makes a change and says on how many servers it is in force, and why not on others."""
-    seconds = 0.0 if click.get_current_context().meta[NO_WAITING] else WAIT_SECONDS
     with show_waiting():
-        found = ask(method, with_wait(path, seconds), sent)
+        found = ask(method, with_wait(path, wait_seconds()), sent)
     follow(found.pop("in_force", ""), found.pop("pending", []))
     return found
+
+
+def wait_seconds() -> float:
+    """For the servers, after a change; none where the user does not want to wait."""
+    return 0.0 if click.get_current_context().meta[NO_WAITING] else WAIT_SECONDS
 
 
 def with_wait(path: str, seconds: float) -> str:
