@@ -165,7 +165,7 @@ def explain(sent: ExplainBody) -> Response:
     """Who a certificate is, and why: for the REST API, or on a database. Of one that is only known
     from the event log, on a database."""
     decided = in_field("certificate", lambda: decide(sent))
-    told = core.told(decided, names(decided, sent))
+    told = core.render_decision(decided, names(decided, sent))
     asks = sent.bdb_uid is not None and sent.certificate and sent.time is None
     return answer(with_handshakes(told, sent) if asks else told)
 

@@ -63,7 +63,7 @@ def explained_by(
         raise click.ClickException(str(error)) from error
     except UnicodeDecodeError as error:
         raise click.ClickException(f"{policy} is no text in UTF-8: {error}") from error
-    return core.told(decision)
+    return core.render_decision(decision)
 
 
 def read_policy(file: Path) -> core.Policy:

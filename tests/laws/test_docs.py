@@ -46,6 +46,7 @@ from control.policy import core
 from control.records import FIRST_ACLS, Management
 from control.store import Store
 from tests.kit.pages import blocks, page, section
+from tests.kit.reasons import reasons
 from tests.kit.support import MODULE, ROOT, free_port, wait_until
 
 PAPER = sorted(
@@ -144,11 +145,11 @@ def test_every_reason_has_its_words() -> None:
     word."""
     assert [
         title.strip("`") for level, title in headings(page("docs/reasons.md")) if level == 2
-    ] == [*core.reasons()]
+    ] == [*reasons()]
     steps = table("module/core", "STEPS[REASON_COUNT]")
     steps = re.split(r"\[REASON_\w+\] =\s+", steps)[1:]
-    assert len(steps) == len(core.reasons())
-    for name, step in zip(core.reasons(), steps, strict=True):
+    assert len(steps) == len(reasons())
+    for name, step in zip(reasons(), steps, strict=True):
         _, failed, cure = strings(step)
         said = section("docs/reasons.md", f"`{name}`")
         assert f"> {name}: {failed}\n" in said
@@ -157,7 +158,7 @@ def test_every_reason_has_its_words() -> None:
 
 def test_every_refusal_has_a_cure() -> None:
     """Meaning, cause and cure; only the reason of a success needs no more than its name."""
-    for name in core.reasons()[:-1]:
+    for name in reasons()[:-1]:
         said = section("docs/reasons.md", f"`{name}`")
         assert all(f"**{word}.**" in said for word in ("Meaning", "Cause", "Cure")), name
 
@@ -450,7 +451,7 @@ def test_every_error_code_is_documented() -> None:
     for path in (ROOT / "control").rglob("*.py"):
         if path.parent.name != "ui":  # whose own are on its pages only
             codes |= set(re.findall(rf"\b(?:{makers})\s*\"(\w+)\"", path.read_text()))
-    codes -= set(core.reasons())
+    codes -= set(reasons())
     codes |= {f"{field}_already_exists" for field in ("name", "email", "certificate_subject_line")}
     codes |= {"invalid_schema", "unknown_field", "missing_db_name", "method_not_allowed"}
     said = {code for row in rows(section("docs/rest.md", "Error codes")) for code in ticked(row[1])}
