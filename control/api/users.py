@@ -3,12 +3,12 @@
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from flask import Blueprint, Response
+from pydantic import BaseModel, ConfigDict, StringConstraints
 
-from control.api.answers import UserAnswer, UserRoleAnswer
-from control.api.models import NewUserBody, UserBody
+from control.api.models import Answer, Body, Email, Many, Uid, UserName, words
 from control.api.roles import check_administrator
 from control.api.web import (
     CHANGING,
@@ -27,7 +27,72 @@ from control.domain import passwords
 from control.errors import forbidden, invalid
 from control.policy import core
 from control.policy import lines as policy
-from control.records import BUILTIN_ROLES, Management, Password, Role, User, rendered_time
+from control.records import (
+    BUILTIN_ROLES,
+    AuthMethod,
+    Management,
+    Password,
+    Role,
+    User,
+    rendered_time,
+)
+
+# A sentence has room in it; argon2 takes as long for any length.
+NewPassword = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+
+
+class UserBody(Body):
+    name: UserName = ""
+    email: Email = ""
+    auth_method: AuthMethod = "regular"
+    # Longer ones would not fit into the index of a PostgreSQL table.
+    certificate_subject_line: Annotated[str, StringConstraints(max_length=512)] = ""
+    password: NewPassword = ""
+    role: Management = "none"
+    role_uids: Many[Uid] = []
+
+    IGNORED = words("""
+        uid account_id action_uid alert_bdb_backup bdbs_email_alerts cluster_email_alerts
+        email_alerts last_login note off_on password_issue_date status
+    """)
+
+
+class NewUserBody(UserBody):
+    uid: Uid = 0
+
+    IGNORED = UserBody.IGNORED - {"uid"}
+
+
+class OffBody(BaseModel):
+    """A server that refuses the user's rules."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    bdb_uid: int
+    address: str
+    why: str
+
+
+class UserAnswer(Answer):
+    """`off_on`: the servers on which the user is off, since they refuse its rules. `note`: what a
+    user without a role cannot do."""
+
+    uid: int
+    name: str
+    email: str
+    auth_method: AuthMethod
+    certificate_subject_line: str
+    role: Management
+    role_uids: list[int]
+    status: Literal["active", "locked", "password_expired"]
+    password_issue_date: str = ""
+    last_login: int = 0
+    off_on: list[OffBody] = []
+    note: str = ""
+
+
+class UserRoleAnswer(Answer):
+    role: Management
+
 
 blueprint = Blueprint("users", __name__)
 # The one that `role` shows where a user has several; the field knows only one.
