@@ -306,8 +306,7 @@ def rendered_node(node: Node, target: Target) -> dict[str, Any]:
 def node_status(node: Node, target: Target) -> str:
     if node.error:
         return node.error
-    in_step = node.in_step and node.generation == target.generation
-    return "active" if in_step else "active-change-pending"
+    return "active" if node.follows(target) else "active-change-pending"
 
 
 def status(database: Database, target: Target, nodes: Sequence[Node]) -> str:

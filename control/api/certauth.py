@@ -323,7 +323,7 @@ def rendered_node(node: Node, database: Database, target: Target) -> dict[str, A
         "bdb_uid": database.uid,
         "bdb_name": database.name,
         "address": node.address,
-        "in_step": node.in_step and node.generation == target.generation and not node.error,
+        "in_step": node.follows(target) and not node.error,
         "generation": node.generation,
         "digest": node.digest,
         "lag": max(0, target.generation - node.generation),

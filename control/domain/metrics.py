@@ -184,10 +184,10 @@ def _sync(store: Store, seen: list[tuple[Database, Node]]) -> Iterator[Metric]:
     )  # fmt: skip
     targets = store.targets()
     for database, node in seen:
-        names, target = [database.name, node.address], targets[database.uid].generation
+        names, target = [database.name, node.address], targets[database.uid]
         up.add_metric(names, node.in_step or not node.error)
-        in_step.add_metric(names, node.in_step and node.generation == target)
-        behind.add_metric(names, max(0, target - node.generation))
+        in_step.add_metric(names, node.follows(target))
+        behind.add_metric(names, max(0, target.generation - node.generation))
         looked.add_metric(names, node.age)
         if node.detail:
             trust.add_metric([*names, trust_of(node)], 1)
