@@ -41,7 +41,7 @@ from control.policy import core, refusals, taking
 from control.policy.refusals import Signs
 from control.records import Change, Database, EventDetail, Refused, Target
 from control.records import Node as Seen
-from control.store import AWAY, LOG, Replaced, Store
+from control.store import POLICY_LOG_GENERATIONS, UNAVAILABLE_ERRORS, Replaced, Store
 
 log = logging.getLogger(__name__)
 
@@ -490,13 +490,13 @@ def reconcile(
     if not known:
         held.now(Target(status.generation, status.digest), {}, ())
     logged = refusals.digest(status.digest, refusals.minus(held.differs))
-    changes = store.changes(bdb_uid, status.generation, logged)
+    changes = store.policies.changes(bdb_uid, status.generation, logged)
     write = _Write(store, bdb_uid, owner, node, lease, status, held)
     drift: Drift = {}
     if changes is None or status.generation == 0:
         # One that holds what we gave it, or is too far behind to tell, has not drifted.
-        behind = store.target(bdb_uid).generation - status.generation
-        drift = write.whole(last, tell=not known and behind < LOG)
+        behind = store.policies.target(bdb_uid).generation - status.generation
+        drift = write.whole(last, tell=not known and behind < POLICY_LOG_GENERATIONS)
     elif changes:
         write.change(changes)
     elif held.refused and time.monotonic() > held.tried + FRESH:
@@ -524,7 +524,7 @@ class _Write:
         too much for a patch: the whole policy, by force where the node is not behind us, as after a
         restore of the control plane from a backup. Unless the node is within changes that a control
         plane has begun and not ended: it gets the rest of those. `tell`: what differed is drift."""
-        target, lines = self._store.policy(self._uid)
+        target, lines = self._store.policies.whole(self._uid)
         drift: Drift = {}
         if tell and self._status.generation and self._status.owner:
             shown = self._node.show()
@@ -540,7 +540,7 @@ class _Write:
     def _since(self, last: Held, target: Target) -> list[Change]:
         """What has changed since then, up to a target; nothing where that is not known."""
         logged = refusals.digest(last.digest, refusals.minus(last.differs))
-        known = last.generation and self._store.changes(self._uid, last.generation, logged)
+        known = last.generation and self._store.policies.changes(self._uid, last.generation, logged)
         return [one for one in known or () if one.generation <= target.generation]
 
     def _go_on(
@@ -595,7 +595,7 @@ class _Write:
                 to = _but(Target(last.generation, last.digest), differs)
                 self._patch(sent, to)
             except NodeError as error:
-                refused = _blamed(error, sent, refused, self._store.policy(self._uid)[1])
+                refused = _blamed(error, sent, refused, self._store.policies.whole(self._uid)[1])
             else:
                 held.now(to, differs, refused)
                 return
@@ -624,7 +624,7 @@ class _Write:
             if error.code == UNREACHABLE:
                 raise
             return
-        self._load(*self._store.policy(self._uid))
+        self._load(*self._store.policies.whole(self._uid))
 
 
 def _blamed(
@@ -646,9 +646,9 @@ def _check_ours(store: Store, status: Status, owner: str) -> None:
 def _owner(store: Store, owner: str) -> str:
     """For a person: our own databases by name."""
     cluster, _, uid = owner.rpartition("/")
-    if cluster != store.cluster().identifier or not uid.isdecimal():
+    if cluster != store.settings.cluster().identifier or not uid.isdecimal():
         return f"'{owner}', another control plane: if that one is gone, {TAKE}"
-    names = [one.name for one in store.all(Database) if one.uid == int(uid)]
+    names = [one.name for one in store.objects.all(Database) if one.uid == int(uid)]
     if not names:
         return f"bdb {uid} of this control plane, which is gone: {TAKE}"
     whose = f"bdb {uid} ('{names[0]}')"
@@ -663,26 +663,27 @@ def take(store: Store, identity: Identity, authorities: str, address: str) -> st
     who may log in does not change by that. What was done, for a person. Raises NodeError, also
     where it belongs to a database of ours; Refusal where no database has this node."""
     database, seen = _registered(store, address)
-    owner = f"{store.cluster().identifier}/{database.uid}"
+    owner = f"{store.settings.cluster().identifier}/{database.uid}"
     node = Node(_access(database, seen, authorities), identity)
     try:
         status = node.status()
         if status.owner in ("", owner):
             return f"{address} is the control plane's already"
         cluster, _, uid = status.owner.rpartition("/")
-        if cluster == store.cluster().identifier and uid in map(str, store.targets()):
+        is_ours = cluster == store.settings.cluster().identifier
+        if is_ours and uid in map(str, store.policies.targets()):
             _check_ours(store, status, owner)
         at = Target(status.generation, status.digest)
         node.load(at, node.show(), owner, status.epoch, force=True)
     finally:
         node.close()
-    store.note("node_taken", "WARNING", bdb_uid=database.uid, bdb_name=database.name,
+    store.events.note("node_taken", "WARNING", bdb_uid=database.uid, bdb_name=database.name,
                address=address, previous_owner=status.owner)  # fmt: skip
     return f"{address} belonged to '{status.owner}', and is a node of '{database.name}' now"
 
 
 def _registered(store: Store, address: str) -> tuple[Database, Seen]:
-    for database in store.all(Database):
+    for database in store.objects.all(Database):
         for seen in servers(store, database):
             if seen.address == address:
                 return database, seen
@@ -700,8 +701,8 @@ def ahead(
 ) -> Iterator[tuple[str, Database, str]]:
     """Of each node: its address, and what it holds that this store would take back, or why that is
     not known; for a person."""
-    for database in store.all(Database):
-        owner = f"{store.cluster().identifier}/{database.uid}"
+    for database in store.objects.all(Database):
+        owner = f"{store.settings.cluster().identifier}/{database.uid}"
         for seen in servers(store, database):
             if seen.role == "sentinel":
                 continue
@@ -709,7 +710,7 @@ def ahead(
             try:
                 status = node.status()
                 _check_ours(store, status, owner)
-                text = _told(status, *store.policy(database.uid), node.show())
+                text = _told(status, *store.policies.whole(database.uid), node.show())
             except NodeError as error:
                 text = str(error)
             finally:
@@ -941,13 +942,13 @@ class Worker:
     def _visited(self, bdb_uid: int, of: Database | None, hurries: bool) -> dict[str, Node]:
         """Connections to the nodes of a database, for one question; of one that is not there yet,
         to its endpoints. `hurries`: not to those that did not answer the last time."""
-        known = [seen for seen in self._store.nodes(bdb_uid) if seen.role != "sentinel"]
+        known = [seen for seen in self._store.nodes.of(bdb_uid) if seen.role != "sentinel"]
         if not known and of:
             ends = {f"{end.hosts[0]}:{end.port}": end.dns_name for end in of.endpoints}
             known = [replace(_unknown(of, one), server_name=name) for one, name in ends.items()]
         if hurries:
             known = [seen for seen in known if not seen.error.startswith(UNREACHABLE)]
-        database = of or (self._store.get(Database, bdb_uid) if known else None)
+        database = of or (self._store.objects.get(Database, bdb_uid) if known else None)
         return {
             seen.address: Node(self._access(database, seen), self._identity)
             for seen in known
@@ -961,7 +962,7 @@ class Worker:
             try:
                 self._turn()
                 self._pulse.beat("sync")
-            except AWAY as error:
+            except UNAVAILABLE_ERRORS as error:
                 reason = str(error).splitlines()[0]
                 log.error("the sync worker goes on when the database does: %s", reason)
                 self._pulse.fail("sync", reason)
@@ -1015,7 +1016,7 @@ class Worker:
 
     def _follow(self) -> set[int]:
         """Takes over what has changed in the store. Databases that changed themselves."""
-        databases, targets = self._store.all(Database), self._store.targets()
+        databases, targets = self._store.objects.all(Database), self._store.policies.targets()
         now = {one.uid: (one, targets[one.uid]) for one in databases if one.uid in targets}
         changed = set()
         for uid, (database, target) in now.items():
@@ -1032,7 +1033,7 @@ class Worker:
                 self._drop(care)
         self._cares = {uid: cares for uid, cares in self._cares.items() if uid in now}
         self._databases = now
-        for seen in self._store.gone():
+        for seen in self._store.nodes.gone():
             lost = self._cares.get(seen.bdb_uid, {}).get(seen.address)
             if lost:
                 self._drop(lost)
@@ -1043,7 +1044,7 @@ class Worker:
     def _remember(self, database: Database) -> None:
         """The nodes that were known before this control plane started."""
         self._cares.setdefault(database.uid, {})
-        for seen in self._store.nodes(database.uid):
+        for seen in self._store.nodes.of(database.uid):
             care = self._add(database, seen)
             care.bound = seen.is_peer
             care.looked = time.monotonic() - seen.age
@@ -1176,14 +1177,14 @@ class Worker:
             database, epoch = self._databases[uid][0], self.lease.epoch
             now = time.monotonic()
             seen = [replace(c.seen, age=now - c.looked) for c in cares.values() if not c.twin]
-            self._store.report(uid, seen, epoch, database)
+            self._store.nodes.report(uid, seen, epoch, database)
             news = [care for care in cares.values() if care.seen.is_peer != care.bound]
             for care in news:
                 care.bound = care.seen.is_peer
             if news:
                 self._poke(uid)
             if database.deleting and all(one.detached for one in cares.values()):
-                self._store.forget_database(uid, epoch)
+                self._store.nodes.forget_database(uid, epoch)
         self._news = set()
 
     def _write_looks(self) -> None:
@@ -1197,7 +1198,7 @@ class Worker:
             for uid, cares in self._cares.items()
         }  # fmt: skip
         if any(ages.values()):
-            self._store.looked(ages, self.lease.epoch)
+            self._store.nodes.record_looks(ages, self.lease.epoch)
         self._told = now
 
     # ---- Who belongs to it ----
@@ -1250,7 +1251,7 @@ class Worker:
     def _note(self, care: _Care, kind: str, **detail: EventDetail) -> None:
         about: Drift = {"bdb_uid": care.database.uid, "bdb_name": care.database.name}
         detail = {**about, "address": care.seen.address, **detail}
-        self._store.note(kind, "WARNING", **detail)
+        self._store.events.note(kind, "WARNING", **detail)
 
     # ---- One look, in a thread of a pool ----
 
@@ -1279,7 +1280,7 @@ class Worker:
             look.seen = _failed(look.seen, text)
         except Replaced:
             pass  # it is for somebody else to say what it holds
-        except AWAY as error:  # says nothing of the node
+        except UNAVAILABLE_ERRORS as error:  # says nothing of the node
             reason = str(error).splitlines()[0]
             log.warning("%s of '%s' is not seen to: %s", seen.address, database.name, reason)
             self._found.put(care)
@@ -1355,15 +1356,15 @@ class Worker:
         """What the node then holds, and whether it holds nothing of ours any more. Its key lets it
         in to the others once it holds our policy, or waits for nothing but them."""
         uid, care, node = database.uid, look.care, look.care.node
-        owner = f"{self._store.cluster().identifier}/{uid}"
-        target = self._store.target(uid)
+        owner = f"{self._store.settings.cluster().identifier}/{uid}"
+        target = self._store.policies.target(uid)
         if care.twin or sight.role == "sentinel":
             first = self._first(care, sight)
             module, look.ready = (first.seen.module, first.ready) if first else ("", False)
             look.seen = node.shown(replace(_holding(look.seen, target, True), module=module))
             look.detached = True
             return
-        if self._store.cluster().hold:
+        if self._store.settings.cluster().hold:
             self._hold(look, database, sight, owner)
             return
         care.holds = None
@@ -1392,7 +1393,7 @@ class Worker:
         care.ours = True
         if drift:
             self._note(care, "node_drift", **drift)
-        target = self._store.target(uid)
+        target = self._store.policies.target(uid)
         in_step = held.is_of(status) and held.has(target)
         detail, error = _trust(look.seen.detail, status.trust)
         look.unverified = status.unverified
@@ -1408,16 +1409,16 @@ class Worker:
         care, node, uid = look.care, look.care.node, database.uid
         status = self._status(look)
         _check_ours(self._store, status, owner)
-        held, target = Target(status.generation, status.digest), self._store.target(uid)
+        held, target = Target(status.generation, status.digest), self._store.policies.target(uid)
         before = care.holds
         if before is None or (before.last, before.target) != (held, target):
-            lines, wanted = node.show(), self._store.policy(uid)[1]
+            lines, wanted = node.show(), self._store.policies.whole(uid)[1]
             kept = set(lines) - set(wanted) - self._kept
             self._kept |= kept
             if any(line.startswith("revoke ") for line in kept):
                 where: Drift = {"bdb_uid": uid, "bdb_name": database.name}
-                self._store.keep_revocations(kept, **where, address=care.seen.address)
-                target, wanted = self._store.policy(uid)
+                self._store.revocations.keep(kept, **where, address=care.seen.address)
+                target, wanted = self._store.policies.whole(uid)
             text = _told(status, target, wanted, lines)
             first = before.first if before else held
             if before and before.last != held:
@@ -1428,7 +1429,7 @@ class Worker:
         if before.first != held:
             raise NodeError(TWICE, f"{WRITTEN}. {before.text}")
         if before.text:
-            raise NodeError(HELD, f"{self._store.cluster().hold}: {before.text}")
+            raise NodeError(HELD, f"{self._store.settings.cluster().hold}: {before.text}")
         look.seen = _holding(look.seen, status, True)
 
     def _find_other(self, look: _Look, status: Status) -> None:

@@ -48,7 +48,7 @@ from control.pki.ca import CertificateError, KeyType
 from control.policy import core
 from control.records import API, TRUSTED_CA, Certificate, Database, User, rendered_time
 from control.service import enrol as enrolling
-from control.store import Come, Store, Unfit, dump, load
+from control.store import Restore, Store, Unfit, dump, load
 from control.ui.app import create_ui
 
 log = logging.getLogger(__name__)
@@ -212,7 +212,7 @@ def _administrator(config: Config, name: str, admin: str, password: str, api: Ce
     store = _open(config, make=True)
     try:
         init_cluster(store, name, admin, password)
-        store.put_certificates([api])
+        store.settings.put_certificates([api])
     except Refusal as error:
         raise ServiceError(error.description) from error
     finally:
@@ -305,7 +305,7 @@ def _control(config: Config) -> ca.Issued:
 def _bind_node(config: Config, store: Store, node: Enrolment, text: str) -> str:
     """Lets a server in as a peer of the nodes of a database, before it has ever been one: by the
     key that it shows where it connects, and by the one that it shows where others connect."""
-    found = [one for one in store.all(Database) if one.name == node.database]
+    found = [one for one in store.objects.all(Database) if one.name == node.database]
     if not found:
         raise ServiceError(f"there is no database '{node.database}'")
     authorities = found[0].tls_server_ca or (config.home / "ca.crt").read_text()
@@ -318,7 +318,7 @@ def _bind_node(config: Config, store: Store, node: Enrolment, text: str) -> str:
         except core.CoreError as error:
             raise ServiceError(f"{place}: no certificate: {error}") from error
     if not set(keys) <= set(found[0].node_keys):
-        store.update(
+        store.objects.update(
             Database, found[0].uid,
             lambda one: replace(one, node_keys=tuple(dict.fromkeys((*one.node_keys, *keys)))),
         )  # fmt: skip
@@ -422,7 +422,7 @@ def running(config: Config) -> Iterator[Server]:
             raise ServiceError(f"{error.filename}: {error.strerror}") from error
         except Refusal as error:
             raise ServiceError(error.description) from error
-        api = store.certificates()[API]
+        api = store.settings.certificates()[API]
         collector, pulse = Collector(store), Pulse()
         worker = Worker(store, config.identity, authorities, collector, pulse)
         app = create_app(
@@ -487,7 +487,7 @@ def _front(config: Config, app: WSGIApplication, api: Certificate) -> Server:
 
 def _ui(config: Config, app: WSGIApplication, store: Store) -> Server:
     """The front of the web page, whose TLS names the CAs that people may log in from."""
-    listen, api = Listen(config.host, config.ui_port), store.certificates()[API]
+    listen, api = Listen(config.host, config.ui_port), store.settings.certificates()[API]
     shown = (api.certificate.encode(), api.key.encode())
     asked = login_authorities(store)
     front = Server(
@@ -498,7 +498,8 @@ def _ui(config: Config, app: WSGIApplication, store: Store) -> Server:
 
 def login_authorities(store: Store) -> tuple[bytes, ...]:
     """DER of the CAs whose certificates log in here; none where none does."""
-    return store.trust().cas if store.cluster().mtls_certificate_authentication else ()
+    settings = store.settings
+    return settings.trust().cas if settings.cluster().mtls_certificate_authentication else ()
 
 
 def _started(front: Server, listen: Listen) -> Server:
@@ -538,14 +539,14 @@ class _Keeper(threading.Thread):
                 self._show()
                 if time.monotonic() > watched + WATCH:
                     watched = time.monotonic()
-                    self._store.watch_certificates(int(time.time()))
+                    self._store.inventory.watch(int(time.time()))
                 self._pulse.beat("certificates")
             except Exception as error:
                 log.exception("our certificates are looked at again later, after an error")
                 self._pulse.fail("certificates", str(error) or type(error).__name__)
 
     def _show(self) -> None:
-        api = self._store.certificates().get(API)
+        api = self._store.settings.certificates().get(API)
         for number, front in enumerate(self._fronts if api else ()):
             authorities = login_authorities(self._store) if number else None
             if api and self._shown[number] != (api, authorities):
@@ -570,10 +571,10 @@ def renew(config: Config, store: Store) -> None:
     lines = bootstrap(authority, _control(config))
     if (config.home / "bootstrap").read_text() != lines:  # of an older version
         (config.home / "bootstrap").write_text(lines)
-    api = store.certificates().get(API)
+    api = store.settings.certificates().get(API)
     if api and _old(api.certificate) and authority.certificate in api.certificate:
         renewed = ca.renew(authority, ca.Issued(api.certificate, api.key), LIFETIME)
-        store.put_certificates([replace(api, certificate=renewed + authority.certificate)])
+        store.settings.put_certificates([replace(api, certificate=renewed + authority.certificate)])
 
 
 def authority_of(config: Config) -> ca.Issued:
@@ -588,14 +589,14 @@ def authority_of(config: Config) -> ca.Issued:
 def rotate(config: Config, store: Store) -> None:
     """Gives the API a new certificate, with a new key, for the names that it has. Raises Refusal
     406 where an administrator has put one there that is not from our own CA."""
-    authority, api = authority_of(config), store.certificates()[API]
+    authority, api = authority_of(config), store.settings.certificates()[API]
     if authority.certificate not in api.certificate:
         raise refused(
             "unsupported_certificate",
             f"'{API}' is not from this control plane's own CA: put a new one in its place",
         )
     issued = ca.reissue(authority, api.certificate, LIFETIME)
-    store.put_certificates(
+    store.settings.put_certificates(
         [Certificate(API, issued.certificate + authority.certificate, issued.key)]
     )
 
@@ -612,7 +613,7 @@ def create_ca(config: Config, name: str, key_type: KeyType, again: bool) -> None
     """Makes a CA of clients, and has `mtls_trusted_ca` trust it too. `name` is its organisation, ""
     for that of the cluster; `again`: instead of the one that is there. Raises ServiceError."""
     with _ca_to_be(config, again) as store:
-        named = name or store.cluster().name
+        named = name or store.settings.cluster().name
         issuing.create(
             config.home, named, config.passphrase(), key_type, lambda pem: trust_too(store, pem)
         )
@@ -645,10 +646,10 @@ def _ca_to_be(config: Config, again: bool) -> Iterator[Store]:
 
 def trust_too(store: Store, pem: str) -> None:
     """Adds CA certificates to `mtls_trusted_ca`. Raises Refusal."""
-    found = store.certificates().get(TRUSTED_CA)
+    found = store.settings.certificates().get(TRUSTED_CA)
     trusted = ca.together(found.certificate if found else "", pem)
-    uses = trust.settled(store.trust(), trusted)
-    store.put_certificates([Certificate(TRUSTED_CA, trusted, uses=uses)])
+    uses = trust.settled(store.settings.trust(), trusted)
+    store.settings.put_certificates([Certificate(TRUSTED_CA, trusted, uses=uses)])
 
 
 def take_node(config: Config, address: str) -> str:
@@ -670,7 +671,7 @@ def _at_work(config: Config) -> Iterator[Store]:
     again, so nobody waits for it. Refusals come out as ServiceError."""
     _check_home(config)
     store = _open(config, settle=False)
-    store.act_as(f"uid {os.getuid()}", address="this machine")
+    store.request.act_as(f"uid {os.getuid()}", address="this machine")
     try:
         yield store
     except Refusal as error:
@@ -683,22 +684,22 @@ def allow_passwords(config: Config) -> None:
     """Switches control_plane_basic_authentication on again, for an administrator whose certificate
     does not come in any more. A running control plane follows at once."""
     with _at_work(config) as store:
-        store.configure(lambda now: replace(now, control_plane_basic_authentication=True))
+        store.settings.configure(lambda now: replace(now, control_plane_basic_authentication=True))
 
 
 def set_password(config: Config, name: str, password: str) -> None:
     """Gives a password user this password instead of all others, and unlocks it."""
     with _at_work(config) as store:
-        user = store.user_by_login(name)
+        user = store.objects.user_by_login(name)
         if user is None:
             raise missing(f"user '{name}'")
         if user.auth_method != "regular":
             raise invalid("invalid_param", f"'{user.name}' logs in by certificate")
         if not password:
             raise invalid("missing_field", "password: it must not be empty")
-        check_new(password, replace(user, passwords=()), store.cluster())
+        check_new(password, replace(user, passwords=()), store.settings.cluster())
         made = new_password(password)
-        store.update(User, user.uid, lambda now: replace(now, passwords=(made,), locked=0))
+        store.objects.update(User, user.uid, lambda now: replace(now, passwords=(made,), locked=0))
 
 
 FILES = ("bootstrap", "ca.crt", "control.crt", "control.key", "ca.key")
@@ -722,7 +723,7 @@ def backup(config: Config, file: Path) -> None:
     except OSError as error:
         raise ServiceError(f"{error.filename}: {error.strerror}") from error
     with suppress(ServiceError), _at_work(config) as store:  # of another version: it tells nobody
-        store.note("backup_made", file=str(file.absolute()))
+        store.events.note("backup_made", file=str(file.absolute()))
 
 
 def restore(config: Config, file: Path, names: Sequence[str] = ()) -> str:
@@ -811,7 +812,7 @@ def _put(found: _Backup, home: Path) -> None:
 
 
 def _fill(config: Config, found: _Backup, api: Certificate | None) -> None:
-    come = Come(found.made, f"uid {os.getuid()}", api)
+    come = Restore(found.made, f"uid {os.getuid()}", api)
     with _opening(config):
         load(config.url, found.rows, come)
 
@@ -838,8 +839,9 @@ def release(config: Config, force: bool) -> None:
     on the servers are brought to what is known here. Raises ServiceError, also (unless by `force`)
     where a server was not looked at, or where somebody else goes on writing to it."""
     with _at_work(config) as store:
-        found = [(one, node) for one in store.all(Database) for node in servers(store, one)]
-        if not store.cluster().hold and not any(n.error.startswith(TWICE) for _, n in found):
+        found = [(one, node) for one in store.objects.all(Database) for node in servers(store, one)]
+        hold = store.settings.cluster().hold
+        if not hold and not any(n.error.startswith(TWICE) for _, n in found):
             raise ServiceError("it is not on hold: the servers are kept in step")
         unseen = [
             f"{node.address} of '{database.name}': {node.error}"
@@ -848,7 +850,7 @@ def release(config: Config, force: bool) -> None:
         ]
         if unseen and not force:
             raise ServiceError("\n".join([UNSEEN, *unseen]))
-        store.release()
+        store.settings.release()
 
 
 UNSEEN = (

@@ -283,8 +283,8 @@ def stands_still(world: World) -> Iterator[Minute]:
 
 def backup_old(world: World) -> Iterator[Minute]:
     """Three days later."""
-    with world.plane.store._transaction() as connection:
-        events = store.events
+    with world.plane.store._kernel.transaction() as connection:
+        events = store.schema.events
         then = sa.update(events).where(events.c.type == "backup_made")
         connection.execute(then.values(time=events.c.time - 3 * 86400))
     yield nothing
