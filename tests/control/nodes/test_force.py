@@ -181,7 +181,7 @@ def user(plane: Plane, cert: Cert, name: str, role: int) -> int:
 
 def spoil(plane: Plane, acl: int) -> None:
     """As an upgrade brings it, from a version that tried no rules when they were saved."""
-    plane.store.update(RedisAcl, acl, lambda now: replace(now, acl=TYPO))
+    plane.store.objects.update(RedisAcl, acl, lambda now: replace(now, acl=TYPO))
 
 
 def revoke(plane: Plane, cert: Cert) -> None:
