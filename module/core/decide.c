@@ -27,7 +27,9 @@ span decision_user(const decision *d, size_t index) {
 /* Is it the policy that is judged, and not the bootstrap file? */
 static bool is_policy(const match *m) { return m->bootstrap || m->lines == m->revocations; }
 
-/* The gate is for people and programs: neither the bootstrap file nor a node's peers stand before it. */
+/* The gate and demands are for people and programs: neither the bootstrap file nor a node's peers stand
+ * before them. A demand that cut replication, or locked out whoever could take it back, would harm more than
+ * the certificate that it refuses. */
 static bool is_gated(const match *m) { return is_policy(m) && !m->peer; }
 
 static bool same_users(const rule *a, const rule *b) {
@@ -292,10 +294,21 @@ static reason check_choice(const match *m) {
     return REASON_MATCHED;
 }
 
+/* Behind the binding, since whoever is nobody's is nobody of whom the policy could demand anything. */
+static reason check_demands(const match *m) {
+    for (int why = REASON_LIFETIME; is_gated(m) && why <= REASON_TLS_VERSION; why++) {
+        const rule *line = view_demand(m->lines, (reason)why);
+        if (line && !demand_met(line, m->r)) return (reason)why;
+    }
+    return REASON_UNDECIDED;
+}
+
 static reason check_match(const match *m, const decision *d) {
     if (m->line == NULL) return REASON_NO_BINDING;
     if (m->conflict) return REASON_CONFLICT;
     if (m->elsewhere) return REASON_ADDRESS;
+    reason unmet = check_demands(m);
+    if (unmet) return unmet;
     return decision_user(d, 1).len ? check_choice(m) : check_user(m, decision_user(d, 0));
 }
 
@@ -393,6 +406,7 @@ static decision judge(match m, bool *bound) {
     if (!r->leaf->refusal) identity_bindings(r->leaf, take_binding, &m);
     *bound = m.line != NULL;
     d.why = check_odd(&m, check_all(&m, &d));
+    d.exempt = !is_gated(&m);
     d.detail = detail_of(&m, &d);
     if (d.why != REASON_MATCHED) return d;
     d.act = decision_user(&d, 1).len ? ACTION_CHOOSE : ACTION_LOGIN;

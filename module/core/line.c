@@ -133,7 +133,24 @@ static const struct {
     [SET_PASSWORD_AUTH] = {"password-auth", {"refuse", "allow"}, "refuse or allow"},
     [SET_TLS_CLIENT_AUTH] = {"tls-client-auth", {NULL, "yes", "optional"}, "yes or optional"},
     [SET_INTERNAL_TRUST] = {"internal-trust", {"refuse", "allow"}, "refuse or allow"},
+    [SET_MAX_LIFETIME] = {"max-lifetime", {NULL}, "a whole number above 0 with s, m, h or d, up to 24855d"},
+    [SET_REQUIRE_EKU] = {"require-eku",
+                         {NULL},
+                         "OIDs, or names such as clientAuth, joined by commas, each once, 32 at most"},
+    [SET_REQUIRE_POLICY] = {"require-policy", {NULL}, "dotted OIDs joined by commas, each once, 32 at most"},
+    [SET_MIN_KEY_BITS] = {"min-key-bits", {NULL}, "a whole number of RSA bits from 1024 to 16384"},
+    [SET_MIN_TLS] = {"min-tls", {NULL, "1.2", "1.3"}, "1.2 or 1.3"},
 };
+
+static bool read_word(line *l, const char *const words[3]) {
+    for (uint8_t v = 0; v < 3; v++) {
+        if (words[v] == NULL || !token_is(l, words[v])) continue;
+        say(l, l->token);
+        l->head.value = v;
+        return true;
+    }
+    return false;
+}
 
 static bool read_set(line *l) {
     if (!need(l, "the name of a setting")) return false;
@@ -142,14 +159,10 @@ static bool read_set(line *l) {
         say(l, l->token);
         line_key(l, i, span_of(NULL, 0), span_of(NULL, 0));
         if (!need(l, "the value of the setting")) return false;
-        for (uint8_t v = 0; v < 3; v++) {
-            if (SETTING[i].values[v] == NULL || !token_is(l, SETTING[i].values[v])) continue;
-            say(l, l->token);
-            l->head.kind = (uint8_t)i;
-            l->head.value = v;
-            return true;
-        }
-        return fail(l->why, "set %s takes %s, not '%.*s'", SETTING[i].name, SETTING[i].allowed,
+        l->head.kind = (uint8_t)i;
+        l->why->text[0] = 0;
+        if (read_word(l, SETTING[i].values) || read_demand(l)) return true;
+        return l->why->text[0] ? false : fail(l->why, "set %s takes %s, not '%.*s'", SETTING[i].name, SETTING[i].allowed,
                     shown(l->token), (const char *)l->token.ptr);
     }
     return bad_token(l, "there is no such setting");

@@ -83,7 +83,7 @@ static void policy_put(policy *p, rule *r) {
     if (r->certificate) table_add(&p->authorities, r);
     if (r->type == LINE_PATTERN) patterns_add(&p->patterns, r);
     near_add(&p->near, r);
-    if (r->type == LINE_SET) p->settings[r->kind] = r->value;
+    if (r->type == LINE_SET) p->settings[r->kind] = rule_setting(r);
     if (r->type == LINE_BIND) p->binds[r->kind]++;
     if (r->type == LINE_BIND && r->scoped) p->scoped[r->kind]++;
     if (r->type == LINE_REVOKE) p->revokes[r->kind]++;
@@ -399,7 +399,22 @@ int view_setting(const view *v, setting s) {
     if (v->pending == NULL) return v->base->settings[s];
     key_of(key, LINE_SET, (int)s, span_of(NULL, 0), span_of(NULL, 0));
     const rule *r = view_find(v, key);
-    return r ? r->value : 0;
+    return r ? rule_setting(r) : 0;
+}
+
+const rule *view_demand(const view *v, reason why) {
+    static const setting settings[REASON_COUNT] = {
+        [REASON_LIFETIME] = SET_MAX_LIFETIME,
+        [REASON_REQUIRED_EKU] = SET_REQUIRE_EKU,
+        [REASON_REQUIRED_POLICY] = SET_REQUIRE_POLICY,
+        [REASON_KEY_TOO_SMALL] = SET_MIN_KEY_BITS,
+        [REASON_TLS_VERSION] = SET_MIN_TLS,
+    };
+    const setting demand = settings[why]; /* of any other reason: SET_ENFORCE, which is none */
+    uint8_t key[KEY_BYTES];
+    if (demand == SET_ENFORCE || (!v->pending && !v->base->settings[demand])) return NULL;
+    key_of(key, LINE_SET, (int)demand, span_of(NULL, 0), span_of(NULL, 0));
+    return view_find(v, key);
 }
 
 bool view_binds(const view *v, bind_kind kind) { return v->pending || v->base->binds[kind]; }
