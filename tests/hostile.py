@@ -155,6 +155,7 @@ JUDGED = [
     "pattern upn {a}@{b} mail:{a}:{b} on",
     "pattern subject CN={id} cn:{id} on",
     "pattern cn {id} cn:{id} on",
+    "pattern uri spiffe://y/{id} bob",
     "set max-lifetime 20000d",
     "set require-eku clientAuth",
     "set require-policy 1.2.3",
@@ -298,6 +299,7 @@ def pems(rng: random.Random, count: int) -> set[str]:
 
 KEY = "0123456789abcdef" * 4
 TEXTS = [
+    "pattern uri spiffe://x/{a}/{b} shop from=::1 session=1h",
     "set max-lifetime 90d",
     "set require-eku clientAuth,1.3.6.1.5.5.7.3.4,2.999.1",
     "set require-policy 1.2.3,2.23.140.1.2.1",
@@ -362,7 +364,7 @@ def check_made(rule: Any) -> None:
     sample = NAME.at("uint8_t *", lib.USER_BYTES)
     length = lib.rule_sample(rule, sample)
     user = ffi.new("span *", {"ptr": sample, "len": length})[0]
-    assert bool(length) == lib.rule_makes(rule, user) == (lib.rule_type(rule) == lib.LINE_PATTERN)
+    assert bool(length) == lib.rule_makes(rule, user) == lib.rule_is_maker(rule)
     at, token, out = (
         ffi.new("size_t *"),
         ffi.new("span *"),

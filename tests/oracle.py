@@ -101,6 +101,7 @@ class Told:
     users: tuple[str, ...]
     nets: str
     session: int  # seconds; 0: not said
+    made: bool = False  # by a pattern: the user has a placeholder
 
 
 @dataclass
@@ -111,7 +112,7 @@ class Lines:
     cas: set[str] = field(default_factory=set)  # key ids
     allows: list[Attributes] = field(default_factory=list)
     binds: dict[tuple[str, str, str], Told] = field(default_factory=dict)
-    patterns: dict[tuple[str, str, str], Told] = field(default_factory=dict)  # its user: the word
+    patterns: dict[tuple[str, str, str], Told] = field(default_factory=dict)  # made: the word
     words: dict[str, bool] = field(default_factory=dict)  # of patterns: whether their users are on
     revoked: set[tuple[str, ...]] = field(default_factory=set)
     users: dict[str, bool] = field(default_factory=dict)
@@ -323,7 +324,11 @@ def some_pattern(rng: random.Random, told: Lines, leaf: Leaf) -> list[str]:
     issuer, nets, session, words = some_options(rng, leaf)
     if (kind, template, issuer) in told.patterns:
         return []
-    told.patterns[kind, template, issuer] = Told(kind, (word,), nets, session)
+    if some(rng, 0.3):
+        user = rng.choice(["alice", "alice", "bob", "carol"])
+        told.patterns[kind, template, issuer] = Told(kind, (user,), nets, session)
+        return [f"pattern {kind} {template} {user}{words}"]
+    told.patterns[kind, template, issuer] = Told(kind, (word,), nets, session, made=True)
     on = told.words.setdefault(word, not some(rng, 0.3))
     return [f"pattern {kind} {template} {word}:{{x}}{words} {'on' if on else 'off'}"]
 
@@ -437,7 +442,8 @@ def _made(told: Lines, leaf: Leaf) -> list[Told]:
         wanted = re.escape(template).replace(r"\{x\}", "([ab]+)")
         for value in leaf.values(kind) if issuer in ["", *leaf.keys] else []:
             if fits := re.fullmatch(wanted, value):
-                found.append(replace(line, users=(f"{line.users[0]}:{fits[1]}",)))
+                made = (f"{line.users[0]}:{fits[1]}",)
+                found.append(replace(line, users=made if line.made else line.users))
     return found
 
 
@@ -452,7 +458,7 @@ def _judged(
         return Outcome("refuse", bad)
     if hits:
         unmet = "" if _peer(hits) else _unmet(told, leaf, version)
-        return _mapped(told, hits, address, unmet, made=False)
+        return _mapped(told, hits, address, unmet)
     hits = _made(told, leaf)
     if any(leaf.several(one.kind) for one in hits):
         return Outcome("refuse", "ambiguous")
@@ -460,7 +466,7 @@ def _judged(
         return Outcome("refuse", "bad_string")
     if not hits:
         return Outcome("refuse", "no_binding")
-    return _mapped(told, hits, address, _unmet(told, leaf, version), made=True)
+    return _mapped(told, hits, address, _unmet(told, leaf, version))
 
 
 def _peer(hits: list[Told]) -> bool:
@@ -529,12 +535,9 @@ def _names(issuer: str, serial: str, cert: str, key: str) -> set[tuple[str, ...]
     return {("serial", issuer, serial), ("cert", cert), ("key", key)}
 
 
-def _mapped(
-    told: Lines, hits: list[Told], address: str | None, unmet: str, made: bool
-) -> Outcome:
-    """Whom the lines that name a certificate make it; `unmet`: a demand, see _unmet; `made`: they
-    are patterns."""
-    users = hits[0].users
+def _mapped(told: Lines, hits: list[Told], address: str | None, unmet: str) -> Outcome:
+    """Whom the lines that name a certificate make it; `unmet`: a demand, see _unmet."""
+    users, made = hits[0].users, hits[0].made
     if any(one.users != users for one in hits):
         return Outcome("refuse", "conflict")
     inside = ipaddress.ip_address(address) if address else None

@@ -40,7 +40,7 @@ class Cast:
             "several": pki.ca.issue("CN=several", not_before=days(-1), not_after=days(1)),
             "stranger": pki.ca.issue("CN=stranger"),
             "device": pki.ca.issue(
-                "CN=d", san=["dns:d1.iot"], not_before=days(-1), not_after=days(1)
+                "CN=d", san=["dns:d1.iot", "email:d@iot"], not_before=days(-1), not_after=days(1)
             ),
             "keeper": pki.ca.issue("CN=keeper"),
             "both": pki.ca.issue("CN=both"),
@@ -82,6 +82,7 @@ class Cast:
             ["user worker adopt on ~* &* +@all", "", ""],
             ["user default adopt off", "user default adopt on ~* &* +@all", "", "", ""],
             ["pattern dns {id}.iot device:{id} on ~{id}:* +@read", "", ""],
+            ["pattern email {id}@iot alice", "pattern email {id}@iot bob session=1h", "", ""],
             ["", "", f"revoke cert {certificate.fingerprint}"],
             ["", "", "", "set gate san_cn"],
             ["allow CN=alice", ""],

@@ -298,6 +298,7 @@ X509 *rule_certificate(const rule *);       /* `ca`, `anchor`: borrowed */
 
 /* The name of such a user is word:…, and names with this word belong to no other line. What the user is
  * follows from the line and the name alone. */
+bool rule_is_maker(const rule *); /* a `pattern` line that makes users; others name one, as `bind` does */
 bool rule_makes(const rule *pattern, span user); /* may this name be one of the line's? */
 /* The ACL rules of a user that the line makes, one by one; `at` starts at 0. False at the end, and at
  * once for a user that it does not make. `token` is borrowed from the rule or in `out`. */

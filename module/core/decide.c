@@ -15,12 +15,12 @@ typedef struct {
     bool odd, ambiguous, conflict, elsewhere, peer;
     bind_kind several; /* ambiguous: of which kind */
     uint32_t session, compared;
-    writer made; /* the user of a `pattern` line: bytes of the decision */
+    writer made; /* the user of the first `pattern` line: bytes of the decision */
 } match;
 
 span decision_user(const decision *d, size_t index) {
     if (d->line == NULL) return span_of(NULL, 0);
-    if (d->line->type == LINE_PATTERN) return span_of(d->made, index ? 0 : d->made_len);
+    if (d->line->makes) return span_of(d->made, index ? 0 : d->made_len);
     return rule_user(d->line, index);
 }
 
@@ -90,7 +90,7 @@ static void take_pattern(match *m, const rule *line, span value, bool repeated) 
     m->compared++;
     if (rule_field(line, FIELD_CA, &at, &key) && !has_authority(m->r->issuers, key)) return;
     if (!pattern_match(line, value, &made)) return;
-    span user = span_of(name, made.len);
+    span user = line->makes ? span_of(name, made.len) : rule_user(line, 0);
     if (m->line == NULL) put_span(&m->made, user);
     m->conflict = m->conflict || !span_equal(user, span_of(m->made.ptr, m->made.len));
     take_line(m, line, repeated);
@@ -217,7 +217,7 @@ static bool is_made(const view *policy_lines, span user) {
 /* The line that says what a user of the match is, or NULL. */
 static const rule *line_of(const match *m, span user) {
     uint8_t key[KEY_BYTES];
-    if (m->line->type == LINE_PATTERN) return m->line;
+    if (m->line->makes) return m->line;
     key_of(key, LINE_USER, 0, user, span_of(NULL, 0));
     return view_find(m->lines, key);
 }
@@ -394,7 +394,7 @@ static reason check_all(match *m, decision *d) {
     d->compared = m->compared;
     if (why) return why;
     d->line = m->line;
-    d->made_len = (uint16_t)m->made.len;
+    if (m->line && m->line->makes) d->made_len = (uint16_t)m->made.len;
     return check_match(m, d);
 }
 

@@ -141,6 +141,7 @@ struct rule {
     uint8_t value;      /* of a setting that is a word; 1 of a list */
     bool adopt, on;     /* `user` */
     bool scoped;        /* `bind … ca=` */
+    bool makes;         /* `pattern`: has its user placeholders? Else it is named by FIELD_USER */
     uint8_t key[KEY_BYTES];
 };
 static inline const uint8_t *rule_bytes(const rule *r) { return (const uint8_t *)(r + 1); }
@@ -180,11 +181,12 @@ void alias_named(uint8_t out[KEY_BYTES], span word);
 
 /* Whether the parts of a `pattern` line are what they have to be; `template` is a subject's encoding,
  * or text. All of them are clean text. */
+bool has_placeholder(span text);
 bool pattern_check_template(bind_kind, span template, fault *why);
 bool pattern_check_user(bind_kind, span template, span user, fault *why);
 bool pattern_check_acl(span user, span acl, fault *why); /* `user`: its template */
 
-/* Does the line fit this value? Then the user is written to `made`. */
+/* Does the line fit this value? Then the user that it makes, if it makes any, is written to `made`. */
 bool pattern_match(const rule *, span value, writer *made);
 
 /* What starts a user's name, without its ':'; empty where no pattern could make it. */

@@ -374,6 +374,10 @@ static bool take_acl_rule(line *l, span acl) {
         return bad_token(l, "an ACL rule holds no quote, no backslash, no control or invisible "
                             "character");
     }
+    if (l->head.type == LINE_PATTERN && !l->head.makes) {
+        return bad_token(l, "a user without a placeholder is named as by bind, and its rules stand in "
+                            "its `user` line: not here");
+    }
     if (!is_one_more(l, LINE_RULES, "ACL rules")) return false;
     bool makes = l->head.type == LINE_PATTERN, state = makes || l->head.type == LINE_USER;
     if (state && is_password_rule(acl)) {
@@ -460,10 +464,12 @@ static bool read_pattern_kind(line *l) {
 }
 
 static bool read_pattern_user(line *l, span template) {
-    if (!need(l, "the user that the pattern makes")) return false;
+    if (!need(l, "the user of the pattern")) return false;
+    if (is_option(l->token)) return fail(l->why, "the user of the pattern is missing");
     if (!is_user_name(l->token)) return bad_token(l, "not the name of an ACL user");
     if (!pattern_check_user((bind_kind)l->head.kind, template, l->token, l->why)) return false;
-    put_field(l, FIELD_MAKES, l->token);
+    l->head.makes = has_placeholder(l->token);
+    put_field(l, l->head.makes ? FIELD_MAKES : FIELD_USER, l->token);
     l->makes = span_of(l->field_bytes + l->fields.len - l->token.len, l->token.len);
     say(l, l->token);
     return true;
@@ -483,11 +489,15 @@ static bool read_pattern_options(line *l, options *o) {
 
 static void put_pattern_aliases(line *l, span template, span acl) {
     uint8_t alias[KEY_BYTES];
-    alias_word(alias, word_of(l->makes));
-    put_field(l, FIELD_ALIAS, span_of(alias, sizeof alias));
-    alias_state(alias, l->makes, acl);
-    put_field(l, FIELD_ALIAS, span_of(alias, sizeof alias));
+    span word = word_of(l->makes);
     alias_anchor(alias, l->head.kind, pattern_anchor(l->head.kind, template));
+    put_field(l, FIELD_ALIAS, span_of(alias, sizeof alias));
+    if (word.len == 0) return;
+    if (l->head.makes) alias_word(alias, word);
+    else alias_named(alias, word);
+    put_field(l, FIELD_ALIAS, span_of(alias, sizeof alias));
+    if (!l->head.makes) return;
+    alias_state(alias, l->makes, acl);
     put_field(l, FIELD_ALIAS, span_of(alias, sizeof alias));
 }
 

@@ -27,6 +27,7 @@ static const char *const LINES[] = {
     "pattern upn {a}@{b} mail:{a}:{b} on",
     "pattern subject CN={id} cn:{id} on",
     "pattern cn {id} cn:{id} on",
+    "pattern uri spiffe://y/{id} bob",
     "set max-lifetime 20000d",
     "set require-eku clientAuth",
     "set require-policy 1.2.3",
