@@ -414,9 +414,8 @@ static uint32_t rsa_bits(int strength) {
 static uint32_t key_bits(X509 *leaf) {
     const EVP_PKEY *key = X509_get0_pubkey(leaf);
     if (key == NULL) return 0;
-    bool rsa = EVP_PKEY_is_a(key, "RSA") || EVP_PKEY_is_a(key, "RSA-PSS");
-    int bits = EVP_PKEY_get_bits(key);
-    if (rsa) return bits > 0 ? (uint32_t)bits : 0;
+    int kind = EVP_PKEY_get_base_id(key), bits = EVP_PKEY_get_bits(key);
+    if (kind == EVP_PKEY_RSA || kind == EVP_PKEY_RSA_PSS) return bits > 0 ? (uint32_t)bits : 0;
     return rsa_bits(EVP_PKEY_get_security_bits(key));
 }
 
