@@ -374,10 +374,6 @@ static bool take_acl_rule(line *l, span acl) {
         return bad_token(l, "an ACL rule holds no quote, no backslash, no control or invisible "
                             "character");
     }
-    if (l->head.type == LINE_PATTERN && !l->head.makes) {
-        return bad_token(l, "a user without a placeholder is named as by bind, and its rules stand in "
-                            "its `user` line: not here");
-    }
     if (!is_one_more(l, LINE_RULES, "ACL rules")) return false;
     bool makes = l->head.type == LINE_PATTERN, state = makes || l->head.type == LINE_USER;
     if (state && is_password_rule(acl)) {
@@ -501,6 +497,15 @@ static void put_pattern_aliases(line *l, span template, span acl) {
     put_field(l, FIELD_ALIAS, span_of(alias, sizeof alias));
 }
 
+static bool read_pattern_rules(line *l) {
+    if (l->head.makes) return read_acl(l);
+    l->why->text[0] = 0;
+    if (next(l))
+        return bad_token(l, "a user without a placeholder is named as by bind, and its rules stand in "
+                            "its `user` line: not here");
+    return l->why->text[0] == 0;
+}
+
 static bool read_pattern(line *l) {
     uint8_t bytes[NAME_BYTES];
     size_t len = 0;
@@ -512,7 +517,7 @@ static bool read_pattern(line *l) {
     put_field(l, FIELD_TEMPLATE, template);
     if (!read_pattern_user(l, template) || !read_pattern_options(l, &o)) return false;
     size_t said = l->text.len;
-    if (!read_acl(l)) return false;
+    if (!read_pattern_rules(l)) return false;
     put_pattern_aliases(l, template, span_of(l->text_bytes + said, l->text.len - said));
     line_key(l, l->head.kind, template, span_of(o.ca_bytes, o.ca.len));
     return true;
