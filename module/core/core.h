@@ -26,10 +26,12 @@ enum {
     NAME_ATTRIBUTES = 64,      /* attributes in one distinguished name */
     SAN_BYTES = 16384,         /* all subject alternative names of a leaf, encoded */
     SERIAL_BYTES = 32,         /* RFC 5280 4.1.2.2 says 20 */
+    OIDS_BYTES = 2048,         /* the extended key usages of a leaf, encoded; its certificate policies, too */
     DETAIL_BYTES = 384,        /* what is said of a certificate that can be nobody */
     PATH_LENGTH = 8,           /* CA certificates above a leaf */
     LINE_BYTES = 131072,       /* one policy line */
     LINE_USERS = 256,          /* users of a `bind` line that comes */
+    LINE_OIDS = 32,            /* object identifiers of a `set` line */
     LINE_RULES = 500,          /* ACL rules of a line that comes: the server's time for them is squared */
     USER_BYTES = 512,          /* the name of an ACL user */
     MADE_RULE_BYTES = 8192,    /* one ACL rule with the values of its placeholders */
@@ -64,6 +66,11 @@ typedef enum {
     REASON_NO_BINDING,
     REASON_CONFLICT,         /* `bind` lines that name different users */
     REASON_ADDRESS,          /* outside the `from=` of a `bind` line */
+    REASON_LIFETIME,         /* a demand of the policy: it lives longer than `set max-lifetime` */
+    REASON_REQUIRED_EKU,     /* without an extended key usage of `set require-eku` */
+    REASON_REQUIRED_POLICY,  /* without a certificate policy of `set require-policy` */
+    REASON_KEY_TOO_SMALL,    /* `set min-key-bits` */
+    REASON_TLS_VERSION,      /* `set min-tls` */
     REASON_USER_MISSING,     /* the server has no such ACL user */
     REASON_USER_OFF,
     REASON_MATCHED,
@@ -130,17 +137,20 @@ typedef struct {
     span detail;         /* of the refusal, or of the first that is odd: clean text; or empty */
     span subject, issuer; /* encoded names */
     span sans;           /* records: u8 bind_kind | u16 length | value (addresses: 4 or 16 bytes) */
+    span usages;         /* its extended key usages; records: u8 length | OID (DER content) */
+    span policies;       /* its certificate policies, alike; none where they do not parse */
     span serial;         /* big-endian, no leading zeros */
     int64_t not_before, not_after; /* seconds since 1970 */
     bool client;         /* usable by a TLS client: key usage, extended key usage, not a CA */
     bool serves;         /* for servers as well, by its extended key usage: so it can be taken for a node's */
     bool ca;             /* basic constraints CA:TRUE */
     bool signs;          /* its key usage, if any, lets it sign a handshake */
+    uint32_t key_bits;   /* of its RSA key; of another key, those of an RSA key that is as strong */
     uint8_t lookup[KEY_BYTES]; /* of the DER: see path_after_handshake */
     X509 *leaf;             /* borrowed, for the hashes: they take longer than all the rest */
     bool hashed;            /* were they made? */
     uint8_t cert[HASH_BYTES], tbs[HASH_BYTES], key[HASH_BYTES]; /* read with the functions below */
-    uint8_t bytes[2 * NAME_BYTES + SAN_BYTES + SERIAL_BYTES + DETAIL_BYTES];
+    uint8_t bytes[2 * NAME_BYTES + SAN_BYTES + SERIAL_BYTES + 2 * OIDS_BYTES + DETAIL_BYTES];
 } identity;
 enum { ODD_ISSUER = 1 << BIND_KINDS }; /* never counts: no line names an issuer by its name */
 
@@ -249,7 +259,8 @@ typedef enum {
 } line_type;
 typedef enum {
     SET_ENFORCE, SET_GATE, SET_UNMATCHED, SET_PLAIN, SET_PASSWORD_AUTH, SET_TLS_CLIENT_AUTH,
-    SET_INTERNAL_TRUST, SETTINGS
+    SET_INTERNAL_TRUST, SET_MAX_LIFETIME, SET_REQUIRE_EKU, SET_REQUIRE_POLICY, SET_MIN_KEY_BITS, SET_MIN_TLS,
+    SETTINGS
 } setting;
 enum { ENFORCE_OFF, ENFORCE_SHADOW, ENFORCE_ON };
 enum { GATE_DISABLED, GATE_SAN_CN, GATE_FULL_SUBJECT };
@@ -258,6 +269,7 @@ enum { PLAIN_LEAVE, PLAIN_REFUSE };
 enum { PASSWORD_AUTH_REFUSE, PASSWORD_AUTH_ALLOW };
 enum { TLS_CLIENT_AUTH_UNSET, TLS_CLIENT_AUTH_YES, TLS_CLIENT_AUTH_OPTIONAL };
 enum { INTERNAL_TRUST_REFUSE, INTERNAL_TRUST_ALLOW };
+enum { MIN_TLS_UNSET, MIN_TLS_1_2, MIN_TLS_1_3 };
 
 typedef struct rule rule; /* a parsed line */
 
@@ -286,6 +298,7 @@ X509 *rule_certificate(const rule *);       /* `ca`, `anchor`: borrowed */
 
 /* The name of such a user is word:…, and names with this word belong to no other line. What the user is
  * follows from the line and the name alone. */
+bool rule_is_maker(const rule *); /* a `pattern` line that makes users; others name one, as `bind` does */
 bool rule_makes(const rule *pattern, span user); /* may this name be one of the line's? */
 /* The ACL rules of a user that the line makes, one by one; `at` starts at 0. False at the end, and at
  * once for a user that it does not make. `token` is borrowed from the rule or in `out`. */
@@ -304,6 +317,7 @@ void digest_print(const digest *, char out[DIGEST_TEXT]); /* "<lines>:<64 hex di
 policy *policy_new(void);
 void policy_free(policy *);
 digest policy_digest(const policy *);
+/* The value; of `max-lifetime` seconds, of `min-key-bits` bits, of lists of OIDs 1; 0: not set. */
 int policy_setting(const policy *, setting);
 size_t policy_rules(const policy *);                    /* how many, notes (`was`) included */
 const rule *policy_rule(const policy *, size_t index);  /* in no order that lasts over a commit */
@@ -374,6 +388,9 @@ typedef struct {
     const path *issuers;    /* with a leaf */
     int64_t now;            /* seconds since 1970 */
     span address;           /* of the client: 4 or 16 bytes; empty: unknown */
+    int tls_version;        /* of the connection, as SSL_version(3) has it; 0: not known */
+    bool recalled;          /* the leaf is of an inventory, which keeps neither its usages, policies and key nor,
+                             * maybe, its times: what is not known of it is not judged */
     bool no_journal;        /* the policy could not be read: only `bootstrap` counts */
     bool no_policy;         /* there never was one */
     bool managed;           /* a control plane writes the policy: what is changed by hand comes back */
@@ -387,6 +404,7 @@ typedef struct {
     action act;
     reason why;
     bool shadow;          /* `set enforce shadow`: for the record only, nobody is to be changed */
+    bool exempt;          /* a node's peer, or the bootstrap file's: no demand concerns it */
     const rule *line;     /* the `bind` or `pattern` line that decided, or NULL; borrowed from the policy */
     span detail;          /* one more clause for a person, or empty; borrowed from the leaf, or static */
     int64_t until;        /* LOGIN, CHOOSE: when the first certificate of the path ends */

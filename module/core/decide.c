@@ -15,19 +15,21 @@ typedef struct {
     bool odd, ambiguous, conflict, elsewhere, peer;
     bind_kind several; /* ambiguous: of which kind */
     uint32_t session, compared;
-    writer made; /* the user of a `pattern` line: bytes of the decision */
+    writer made; /* the user of the first `pattern` line: bytes of the decision */
 } match;
 
 span decision_user(const decision *d, size_t index) {
     if (d->line == NULL) return span_of(NULL, 0);
-    if (d->line->type == LINE_PATTERN) return span_of(d->made, index ? 0 : d->made_len);
+    if (d->line->makes) return span_of(d->made, index ? 0 : d->made_len);
     return rule_user(d->line, index);
 }
 
 /* Is it the policy that is judged, and not the bootstrap file? */
 static bool is_policy(const match *m) { return m->bootstrap || m->lines == m->revocations; }
 
-/* The gate is for people and programs: neither the bootstrap file nor a node's peers stand before it. */
+/* The gate and demands are for people and programs: neither the bootstrap file nor a node's peers stand
+ * before them. A demand that cut replication, or locked out whoever could take it back, would harm more than
+ * the certificate that it refuses. */
 static bool is_gated(const match *m) { return is_policy(m) && !m->peer; }
 
 static bool same_users(const rule *a, const rule *b) {
@@ -88,7 +90,7 @@ static void take_pattern(match *m, const rule *line, span value, bool repeated) 
     m->compared++;
     if (rule_field(line, FIELD_CA, &at, &key) && !has_authority(m->r->issuers, key)) return;
     if (!pattern_match(line, value, &made)) return;
-    span user = span_of(name, made.len);
+    span user = line->makes ? span_of(name, made.len) : rule_user(line, 0);
     if (m->line == NULL) put_span(&m->made, user);
     m->conflict = m->conflict || !span_equal(user, span_of(m->made.ptr, m->made.len));
     take_line(m, line, repeated);
@@ -215,7 +217,7 @@ static bool is_made(const view *policy_lines, span user) {
 /* The line that says what a user of the match is, or NULL. */
 static const rule *line_of(const match *m, span user) {
     uint8_t key[KEY_BYTES];
-    if (m->line->type == LINE_PATTERN) return m->line;
+    if (m->line->makes) return m->line;
     key_of(key, LINE_USER, 0, user, span_of(NULL, 0));
     return view_find(m->lines, key);
 }
@@ -292,10 +294,21 @@ static reason check_choice(const match *m) {
     return REASON_MATCHED;
 }
 
+/* Behind the binding, since whoever is nobody's is nobody of whom the policy could demand anything. */
+static reason check_demands(const match *m) {
+    for (int why = REASON_LIFETIME; is_gated(m) && why <= REASON_TLS_VERSION; why++) {
+        const rule *line = view_demand(m->lines, (reason)why);
+        if (line && !demand_met(line, m->r)) return (reason)why;
+    }
+    return REASON_UNDECIDED;
+}
+
 static reason check_match(const match *m, const decision *d) {
     if (m->line == NULL) return REASON_NO_BINDING;
     if (m->conflict) return REASON_CONFLICT;
     if (m->elsewhere) return REASON_ADDRESS;
+    reason unmet = check_demands(m);
+    if (unmet) return unmet;
     return decision_user(d, 1).len ? check_choice(m) : check_user(m, decision_user(d, 0));
 }
 
@@ -381,7 +394,7 @@ static reason check_all(match *m, decision *d) {
     d->compared = m->compared;
     if (why) return why;
     d->line = m->line;
-    d->made_len = (uint16_t)m->made.len;
+    if (m->line && m->line->makes) d->made_len = (uint16_t)m->made.len;
     return check_match(m, d);
 }
 
@@ -393,6 +406,7 @@ static decision judge(match m, bool *bound) {
     if (!r->leaf->refusal) identity_bindings(r->leaf, take_binding, &m);
     *bound = m.line != NULL;
     d.why = check_odd(&m, check_all(&m, &d));
+    d.exempt = !is_gated(&m);
     d.detail = detail_of(&m, &d);
     if (d.why != REASON_MATCHED) return d;
     d.act = decision_user(&d, 1).len ? ACTION_CHOOSE : ACTION_LOGIN;

@@ -62,6 +62,20 @@ static const struct {
                          "let one `bind` line of this certificate go"},
     [REASON_ADDRESS] = {"its address is allowed", "its address is outside from= of the line",
                         "connect from an allowed address, or widen from="},
+    [REASON_LIFETIME] = {"its lifetime is short enough", "it lives longer than the policy allows",
+                         "issue one that ends sooner, or change `set max-lifetime`"},
+    [REASON_REQUIRED_EKU] = {"it has the extended key usages that the policy asks for",
+                             "it has not all extended key usages that the policy asks for",
+                             "issue one with these extended key usages, or change `set require-eku`"},
+    [REASON_REQUIRED_POLICY] =
+        {"it has the certificate policies that the policy asks for",
+         "it has not all certificate policies that the policy asks for",
+         "issue one with these certificate policies, or change `set require-policy`"},
+    [REASON_KEY_TOO_SMALL] = {"its key is large enough", "its key is smaller than the policy allows",
+                              "issue one with a larger key, or change `set min-key-bits`"},
+    [REASON_TLS_VERSION] = {"the TLS version of its connection is new enough",
+                            "the TLS version of its connection is older than the policy allows",
+                            "let the client use a newer TLS version, or change `set min-tls`"},
     [REASON_USER_MISSING] = {"", "the server has no such user", "add a `user` line for it"},
     [REASON_USER_OFF] = {"the user is there and on", "the user is off",
                          "write on in its `user` line"},
@@ -82,6 +96,11 @@ static const char *const MANAGED[REASON_COUNT] = {
                     "authorized_subjects of the database",
     [REASON_NO_BINDING] = "give it a subject, and a user that subject: redis-certauth user update",
     [REASON_CONFLICT] = "let one user have what this certificate is named by",
+    [REASON_LIFETIME] = "issue one that ends sooner",
+    [REASON_REQUIRED_EKU] = "issue one with these extended key usages",
+    [REASON_REQUIRED_POLICY] = "issue one with these certificate policies",
+    [REASON_KEY_TOO_SMALL] = "issue one with a larger key",
+    [REASON_TLS_VERSION] = "let the client use a newer TLS version",
     [REASON_USER_MISSING] = "give a role of the user an ACL here: redis-certauth db update <database> "
                             "--grant <role>=<acl>, and --grant for each that it has already",
     [REASON_USER_OFF] = "see what the user's roles have here: redis-certauth user show <user>",
@@ -176,11 +195,6 @@ static void tell_sans(writer *w, const identity *leaf) {
         else put_visible(w, value, "\\x");
         put_byte(w, '\n');
     }
-}
-
-/* Of a certificate in the event log, not all is known; years are written with four digits. */
-static bool is_known_time(int64_t seconds) {
-    return seconds > -((int64_t)1 << 40) && seconds < (int64_t)1 << 40;
 }
 
 static void tell_leaf(writer *w, const identity *leaf) {
@@ -296,12 +310,21 @@ static void tell_revoked_path(writer *w, const view *lines, const path *p) {
     for (size_t i = 0; i < p->count; i++) tell_revocations(w, lines, revocable_authority(p, i));
 }
 
+/* Has a check a step to show? A demand has, where the policy makes it of this client. */
+static bool is_step(const view *lines, const decision *d, int step) {
+    bool demand = step >= REASON_LIFETIME && step <= REASON_TLS_VERSION;
+    return demand ? !d->exempt && view_demand(lines, (reason)step) : STEPS[step].passed[0] != 0;
+}
+
 static void tell_passed(writer *w, const view *lines, const request *r, int step) {
+    const rule *demand = view_demand(lines, (reason)step);
+    if (demand && !demand_asked(demand, r)) put_string(w, "not known here is whether ");
     bool odd = step == REASON_BAD_STRING && r->leaf->odd;
     put_string(w, odd ? "what is not clean text in its names binds it nowhere: "
                       : STEPS[step].passed);
     if (odd) put_span(w, r->leaf->detail);
     put_byte(w, '\n');
+    tell_line(w, view_demand(lines, (reason)step));
     if (step == REASON_UNTRUSTED_ISSUER) tell_trust(w, lines, r->issuers);
     if (step == REASON_GATE) tell_gate(w, lines, r->leaf);
 }
@@ -309,6 +332,7 @@ static void tell_passed(writer *w, const view *lines, const request *r, int step
 static void tell_failed(writer *w, const view *lines, const request *r, const decision *d) {
     if (d->why == REASON_CA_REVOKED) tell_revoked_path(w, lines, r->issuers);
     if (d->why == REASON_REVOKED) tell_revocations(w, lines, revocable_leaf(r));
+    tell_line(w, view_demand(lines, d->why));
 }
 
 /* ---- The nearest binding ---- */
@@ -560,13 +584,15 @@ static void tell_made(writer *w, const decision *d) {
     put_byte(w, '\n');
 }
 
-static void tell_end(writer *w, const decision *d) {
+static void tell_end(writer *w, const view *lines, const request *r, const decision *d) {
+    const rule *demand = view_demand(lines, d->why);
     put_string(w, reason_name(d->why));
     put_string(w, ": ");
     put_string(w, d->act == ACTION_CHOOSE ? "it may be any user of the line, and has to choose"
                                           : STEPS[d->why].failed);
     if (d->detail.len) put_string(w, ": ");
     put_span(w, d->detail);
+    if (demand) put_lack(w, demand, r);
     put_byte(w, '\n');
     if (d->line) {
         put_string(w, "decided by the line: ");
@@ -592,9 +618,9 @@ size_t decision_explain(const policy *p, const request *r, const decision *d, si
     if (r->leaf) tell_leaf(&w, r->leaf);
     if (r->leaf && !r->leaf->refusal) tell_path(&w, r);
     for (int step = REASON_MALFORMED; decided && step < (int)d->why; step++) {
-        if (STEPS[step].passed[0]) tell_passed(&w, &lines, r, step);
+        if (is_step(&lines, d, step)) tell_passed(&w, &lines, r, step);
     }
-    tell_end(&w, d);
+    tell_end(&w, &lines, r, d);
     if (decided) tell_failed(&w, &lines, r, d);
     if (d->why == REASON_NO_BINDING) tell_nearest(&w, p, r->leaf, most);
     if (STEPS[d->why].cure[0]) tell_cure(&w, &lines, r, d);

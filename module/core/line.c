@@ -133,7 +133,24 @@ static const struct {
     [SET_PASSWORD_AUTH] = {"password-auth", {"refuse", "allow"}, "refuse or allow"},
     [SET_TLS_CLIENT_AUTH] = {"tls-client-auth", {NULL, "yes", "optional"}, "yes or optional"},
     [SET_INTERNAL_TRUST] = {"internal-trust", {"refuse", "allow"}, "refuse or allow"},
+    [SET_MAX_LIFETIME] = {"max-lifetime", {NULL}, "a whole number above 0 with s, m, h or d, up to 24855d"},
+    [SET_REQUIRE_EKU] = {"require-eku",
+                         {NULL},
+                         "OIDs, or names such as clientAuth, joined by commas, each once, 32 at most"},
+    [SET_REQUIRE_POLICY] = {"require-policy", {NULL}, "dotted OIDs joined by commas, each once, 32 at most"},
+    [SET_MIN_KEY_BITS] = {"min-key-bits", {NULL}, "a whole number of RSA bits from 1024 to 16384"},
+    [SET_MIN_TLS] = {"min-tls", {NULL, "1.2", "1.3"}, "1.2 or 1.3"},
 };
+
+static bool read_word(line *l, const char *const words[3]) {
+    for (uint8_t v = 0; v < 3; v++) {
+        if (words[v] == NULL || !token_is(l, words[v])) continue;
+        say(l, l->token);
+        l->head.value = v;
+        return true;
+    }
+    return false;
+}
 
 static bool read_set(line *l) {
     if (!need(l, "the name of a setting")) return false;
@@ -142,14 +159,10 @@ static bool read_set(line *l) {
         say(l, l->token);
         line_key(l, i, span_of(NULL, 0), span_of(NULL, 0));
         if (!need(l, "the value of the setting")) return false;
-        for (uint8_t v = 0; v < 3; v++) {
-            if (SETTING[i].values[v] == NULL || !token_is(l, SETTING[i].values[v])) continue;
-            say(l, l->token);
-            l->head.kind = (uint8_t)i;
-            l->head.value = v;
-            return true;
-        }
-        return fail(l->why, "set %s takes %s, not '%.*s'", SETTING[i].name, SETTING[i].allowed,
+        l->head.kind = (uint8_t)i;
+        l->why->text[0] = 0;
+        if (read_word(l, SETTING[i].values) || read_demand(l)) return true;
+        return l->why->text[0] ? false : fail(l->why, "set %s takes %s, not '%.*s'", SETTING[i].name, SETTING[i].allowed,
                     shown(l->token), (const char *)l->token.ptr);
     }
     return bad_token(l, "there is no such setting");
@@ -447,10 +460,12 @@ static bool read_pattern_kind(line *l) {
 }
 
 static bool read_pattern_user(line *l, span template) {
-    if (!need(l, "the user that the pattern makes")) return false;
+    if (!need(l, "the user of the pattern")) return false;
+    if (is_option(l->token)) return fail(l->why, "the user of the pattern is missing");
     if (!is_user_name(l->token)) return bad_token(l, "not the name of an ACL user");
     if (!pattern_check_user((bind_kind)l->head.kind, template, l->token, l->why)) return false;
-    put_field(l, FIELD_MAKES, l->token);
+    l->head.makes = has_placeholder(l->token);
+    put_field(l, l->head.makes ? FIELD_MAKES : FIELD_USER, l->token);
     l->makes = span_of(l->field_bytes + l->fields.len - l->token.len, l->token.len);
     say(l, l->token);
     return true;
@@ -470,12 +485,25 @@ static bool read_pattern_options(line *l, options *o) {
 
 static void put_pattern_aliases(line *l, span template, span acl) {
     uint8_t alias[KEY_BYTES];
-    alias_word(alias, word_of(l->makes));
-    put_field(l, FIELD_ALIAS, span_of(alias, sizeof alias));
-    alias_state(alias, l->makes, acl);
-    put_field(l, FIELD_ALIAS, span_of(alias, sizeof alias));
+    span word = word_of(l->makes);
     alias_anchor(alias, l->head.kind, pattern_anchor(l->head.kind, template));
     put_field(l, FIELD_ALIAS, span_of(alias, sizeof alias));
+    if (word.len == 0) return;
+    if (l->head.makes) alias_word(alias, word);
+    else alias_named(alias, word);
+    put_field(l, FIELD_ALIAS, span_of(alias, sizeof alias));
+    if (!l->head.makes) return;
+    alias_state(alias, l->makes, acl);
+    put_field(l, FIELD_ALIAS, span_of(alias, sizeof alias));
+}
+
+static bool read_pattern_rules(line *l) {
+    if (l->head.makes) return read_acl(l);
+    l->why->text[0] = 0;
+    if (next(l))
+        return bad_token(l, "a user without a placeholder is named as by bind, and its rules stand in "
+                            "its `user` line: not here");
+    return l->why->text[0] == 0;
 }
 
 static bool read_pattern(line *l) {
@@ -489,7 +517,7 @@ static bool read_pattern(line *l) {
     put_field(l, FIELD_TEMPLATE, template);
     if (!read_pattern_user(l, template) || !read_pattern_options(l, &o)) return false;
     size_t said = l->text.len;
-    if (!read_acl(l)) return false;
+    if (!read_pattern_rules(l)) return false;
     put_pattern_aliases(l, template, span_of(l->text_bytes + said, l->text.len - said));
     line_key(l, l->head.kind, template, span_of(o.ca_bytes, o.ca.len));
     return true;

@@ -30,6 +30,7 @@ typedef struct {
     identity *leaf; /* owned; NULL: no certificate, or one that cannot be read */
     path *issuers;  /* owned; with a leaf */
     ip address;
+    int tls_version; /* of its connection; 0: not known, or not TLS */
     bool local;   /* a unix socket: never anybody's business */
     action act;   /* what was done to it when it connected or chose */
     bool strayed; /* it has changed its user since, by AUTH or RESET */

@@ -18,8 +18,8 @@ bool ip_of_socket(const struct sockaddr_storage *, ip *, uint16_t *port);
 
 /* What a handshake left. `chain` is the leaf and, after a full handshake, the verified path above it;
  * empty without a certificate. Borrowed: valid as long as the connection. `socket`: -1 where it is not
- * known. */
-typedef struct { X509 *chain[PATH_LENGTH + 1]; size_t count; void *ssl; int socket; } peer;
+ * known. `version`: as SSL_version(3) has it, 0 where it is not known. */
+typedef struct { X509 *chain[PATH_LENGTH + 1]; size_t count; void *ssl; int socket, version; } peer;
 
 /* Has libcrypto tell of every SSL object made and freed from now on. False where it cannot. */
 bool tls_watch(void);

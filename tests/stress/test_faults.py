@@ -397,9 +397,9 @@ def test_what_a_clock_set_back_meets_between_two_slices_goes_on(
                 users = [f"+user {base}-{n} on {keys}" for n in range(5_000)]
                 writer.send("CERTAUTH.POLICY", "PATCH", f"{base}", f"{base + 1}", "LINES", *users)
                 wait_until(
-                    lambda: status(admin)["generation"] > base,
+                    lambda: status(admin)["generation"] > base,  # noqa: B023
                     "it is in force",
-                    40,  # noqa: B023
+                    40,
                 )
                 meet(step)
                 assert writer.read()
