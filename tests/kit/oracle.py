@@ -448,9 +448,7 @@ def _made(told: Lines, leaf: Leaf) -> list[Told]:
     return found
 
 
-def _judged(
-    told: Lines, leaf: Leaf, now: int, address: str | None, version: int
-) -> Outcome:
+def _judged(told: Lines, leaf: Leaf, now: int, address: str | None, version: int) -> Outcome:
     hits = _bound(told, leaf)
     bad = _bad(told, leaf, now, hits)
     if bad == "untrusted_issuer" and leaf.odd and not hits:

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import redis
 
-from control import core
 from control._core import lib
-from control.core import CoreError, Policy, PolicyError
-from tests.certificates import (
+from control.policy import core
+from control.policy.core import CoreError, Policy, PolicyError
+from tests.kit.certs import (
     NOW,
     authority_line,
     ca,
@@ -25,8 +25,8 @@ from tests.certificates import (
     trusting,
     uri,
 )
-from tests.nodes import bootstrap
-from tests.policies import (
+from tests.kit.node import bootstrap
+from tests.kit.policies import (
     LOGIN,
     Node,
     Outcome,
@@ -39,8 +39,8 @@ from tests.policies import (
     refuse,
     whoami,
 )
-from tests.servers import Server
-from tests.support import Cert, Pki
+from tests.kit.servers import Server
+from tests.kit.support import Cert, Pki
 
 SHOP = "pattern uri spiffe://acme/ns/shop/sa/{sa} shop"
 MADE = "pattern uri spiffe://acme/ns/{ns}/sa/{sa} app:{ns}:{sa} on ~{ns}:{sa}:* +@read"
@@ -272,9 +272,7 @@ def test_sessions_follow_the_lines(server_kind: Server, start: Start, pki: Pki) 
     service, ends or leaves them as was foretold."""
     node = make_node(start, server_kind, *policy_of(pki, SHOP, USER))
     with ExitStack() as stack:
-        cart, pay = (
-            stack.enter_context(node.connect(workload(pki, sa))) for sa in ("cart", "pay")
-        )
+        cart, pay = (stack.enter_context(node.connect(workload(pki, sa))) for sa in ("cart", "pay"))
         alice = stack.enter_context(node.connect(pki.alice))
         ids = [client_id(one) for one in (cart, pay, alice)]
         assert node.patch(f"-{USER}", "+user shop on ~shop:* +@read +client|id")["closed"] == 0

@@ -9,10 +9,10 @@ import redis
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.certificates import authority_line
-from tests.nodes import bootstrap, show
-from tests.peers import REPLICA, linked, node_cert, peer_node, strict
-from tests.policies import (
+from tests.kit.certs import authority_line
+from tests.kit.node import bootstrap, show
+from tests.kit.peers import REPLICA, linked, node_cert, peer_node, strict
+from tests.kit.policies import (
     CLOSED,
     LOGIN,
     Node,
@@ -25,8 +25,8 @@ from tests.policies import (
     refuse,
     whoami,
 )
-from tests.servers import Server
-from tests.support import CLIENT, Cert, Pki, TlsConnection, days
+from tests.kit.servers import Server
+from tests.kit.support import CLIENT, Cert, Pki, TlsConnection, days
 
 GOLD = x509.ObjectIdentifier("1.3.6.1.4.1.99999.1")
 EMAIL = x509.ObjectIdentifier("1.3.6.1.5.5.7.3.4")
@@ -232,5 +232,3 @@ def test_shadow_says_what_a_demand_would_do(installed: Server, start: Start, pki
     with node.connect(pki.alice) as alice:
         assert whoami(alice)["reason"] == "lifetime"
     assert events(node)[-1]["event"] == "would-refuse"
-
-

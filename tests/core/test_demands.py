@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
 
-from control import core
 from control._core import ffi, lib
-from control.core import CoreError, Policy, PolicyError
+from control.policy import core
+from control.policy.core import CoreError, Policy, PolicyError
 from control.records import ClientCertificate
-from tests import certificates as raw
-from tests.certificates import (
+from tests.kit import certs as raw
+from tests.kit.certs import (
     ANY_USAGE,
     CERTIFICATE_POLICIES,
     CLIENT_AUTH,
@@ -37,7 +37,7 @@ from tests.certificates import (
     uri,
     utc,
 )
-from tests.support import der
+from tests.kit.support import der
 
 ALICE = person("alice")
 BIND = "bind subject CN=alice,O=acme alice"
