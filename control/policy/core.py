@@ -363,7 +363,8 @@ class Policy:
             if text := ffi.string(unknown.text):
                 tls |= {"refused": lib.REASON_UNKNOWN_ALGORITHM, "text": text}
             path.known = path.known and not (own and path.partial)
-            if own and path.known and path.weak:
+            vouched = path.known or lib.policy_pinned(self._raw, raw)
+            if own and vouched and path.weak:
                 tls = {"refused": lib.REASON_WEAK, "text": b"it is below security level 2"}
         from_where, _alive = _span(_address(address))
         request = ffi.new(

@@ -431,7 +431,8 @@ static reason read_usage(identity *id, X509 *leaf) {
     int client = X509_check_purpose(leaf, X509_PURPOSE_SSL_CLIENT, 0);
     uint32_t flags = X509_get_extension_flags(leaf);
     id->ca = (flags & EXFLAG_CA) != 0;
-    id->client = client == 1 && !id->ca;
+    id->fits = client == 1;
+    id->client = id->fits && !id->ca;
     /* Without the extension every bit is set. */
     id->serves = X509_get_extended_key_usage(leaf) & (XKU_SSL_SERVER | XKU_SGC | XKU_ANYEKU);
     id->signs = X509_get_key_usage(leaf) & (X509v3_KU_DIGITAL_SIGNATURE | X509v3_KU_KEY_AGREEMENT);

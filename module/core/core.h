@@ -55,7 +55,7 @@ typedef enum {
     REASON_TOO_LARGE,        /* over one of the bounds above */
     REASON_BAD_STRING,       /* NUL, control or invisible character, invalid encoding in a name */
     REASON_AMBIGUOUS,        /* two CNs, or two SANs of a kind, where the policy counts on one */
-    REASON_UNTRUSTED_ISSUER, /* no `ca` of the policy in the verified path */
+    REASON_UNTRUSTED_ISSUER, /* no `ca` of the policy in the verified path, and no `pin` for itself */
     REASON_CA_EXPIRED,       /* a CA of the path is outside its validity */
     REASON_CA_REVOKED,       /* a CA of the path is named by a `revoke` line */
     REASON_NOT_YET_VALID,
@@ -142,6 +142,7 @@ typedef struct {
     span serial;         /* big-endian, no leading zeros */
     int64_t not_before, not_after; /* seconds since 1970 */
     bool client;         /* usable by a TLS client: key usage, extended key usage, not a CA */
+    bool fits;           /* the same, be it a CA or not */
     bool serves;         /* for servers as well, by its extended key usage: so it can be taken for a node's */
     bool ca;             /* basic constraints CA:TRUE */
     bool signs;          /* its key usage, if any, lets it sign a handshake */
@@ -203,8 +204,8 @@ typedef struct {
 } authority;
 
 /* The CA certificates above a leaf, its issuer first. `known` is false where nobody vouches for
- * it. `partial`: it ends at a `ca` line below a root that is not known, `weak`: a key or signature in it
- * is below security level 2 (SSL_CTX_set_security_level(3)). Both by path_verify only. */
+ * it. `partial`: it ends below a root that is not known, `weak`: a key or signature in it is below
+ * security level 2 (SSL_CTX_set_security_level(3)), which path_verify alone says. */
 typedef struct {
     bool known, partial, weak;
     seal leaf; /* of the leaf */
@@ -221,6 +222,7 @@ typedef struct policy policy;
 /* By libcrypto's own verification under the policy's `ca` and `anchor` certificates; `extra` are
  * the intermediates presented with the leaf. Of two CAs with one name and key, that counts which is
  * valid at `now` (seconds since 1970; 0: this moment); what else times say is left to policy_decide.
+ * `weak` is said of the leaf's key also where nobody vouches for it.
  * `unknown` (may be NULL) has the text of algorithm_unknown, where that is why nobody vouches for it. */
 void path_verify(const policy *, X509 *leaf, X509 *const *extra, size_t count, int64_t now, path *out,
                  fault *unknown);
@@ -237,6 +239,11 @@ void algorithm_of_key(X509 *, char out[ALGORITHM_TEXT]);
  * names the first. */
 size_t policy_unverified(const policy *, fault *);
 
+/* How many `pin` lines there are; the certificate of one of them (`first` may be NULL) is to be freed by the
+ * caller. And is there one for this leaf? */
+size_t policy_pins(const policy *, X509 **first);
+bool policy_pinned(const policy *, identity *leaf);
+
 /* What a chain says that somebody has verified, leaf first; not known with fewer than two or too many. */
 void path_of_chain(X509 *const *chain, size_t count, path *out);
 
@@ -252,7 +259,7 @@ void path_after_handshake(const policy *, identity *, X509 *const *chain, size_t
 /* ---- line.c: one policy line --------------------------------------------------------------- */
 
 typedef enum {
-    LINE_SET, LINE_CA, LINE_ANCHOR, LINE_ALLOW, LINE_BIND, LINE_PATTERN, LINE_REVOKE, LINE_USER,
+    LINE_SET, LINE_CA, LINE_ANCHOR, LINE_PIN, LINE_ALLOW, LINE_BIND, LINE_PATTERN, LINE_REVOKE, LINE_USER,
     LINE_LIMIT, /* bootstrap files only: taken from every `user` line of the policy */
     LINE_WAS,   /* the node's own note, outside the digest: what an adopted user was before */
     LINE_TYPES
@@ -355,7 +362,7 @@ digest patch_digest(const patch *);        /* of the policy after the commit */
 int patch_setting(const patch *, setting); /* its value after the commit */
 const rule *patch_user(const patch *, line_type, span name); /* policy_user after the commit */
 
-bool patch_changes_trust(const patch *);   /* does it bring or take `ca` or `anchor` lines? */
+bool patch_changes_trust(const patch *);   /* does it bring or take `ca`, `anchor` or `pin` lines? */
 bool patch_is_large(const patch *);        /* too large to be freed by a thread that others wait for */
 
 /* Does beforehand what would make the commit of a large change long: in any thread, after

@@ -82,6 +82,9 @@ size_t put_asn1_text(writer *, int tag, span content);
 /* Hex digits of any case, colons between bytes allowed. False unless exactly `len` bytes. */
 bool hex_parse(span text, uint8_t *out, size_t len);
 
+/* Bytes written to `out`, which has three for each four of the text, and 0 where that is no base64. */
+size_t base64_decode(span text, uint8_t *out);
+
 /* Tokens of a line, quoted as in redis.conf (sdssplitargs): "…" with \n \r \t \b \a \xHH \" \\,
  * '…' with \'. Each call reads one token into `out` (LINE_BYTES at most: a token is never longer
  * than its text). TOKEN_BAD: unbalanced quotes, or text right after a closing quote. */
@@ -258,11 +261,20 @@ const rule *view_revocation(const view *, const revocable *, revoke_way);
 const rule *view_find(const view *, const uint8_t key[KEY_BYTES]);
 bool view_alias(const view *, const uint8_t alias[KEY_BYTES]); /* has any rule that alias? */
 int view_setting(const view *, setting);
+bool view_pins_leaf(const view *, identity *leaf); /* has it a `pin` line for it? */
 bool view_binds(const view *, bind_kind); /* may there be `bind` lines of that kind? */
 const near_lines *policy_near(const policy *);
 struct x509_store_st;
 struct x509_store_st *policy_store(const policy *); /* of its `ca` and `anchor` lines; or NULL */
 const rule *policy_authority_rule(const policy *, size_t index);
+/* Has it a `pin`, or a `ca`, line for exactly this certificate? In any thread, while nobody commits. */
+bool policy_has_pin(const policy *, X509 *);
+bool policy_has_ca(const policy *, X509 *);
+/* Leads a path from this CA up to a root, by the certificates of this store? No signature is looked at. */
+bool reaches_root(struct x509_store_st *, X509 *);
+/* The first of a policy's `ca` lines that does not reach one in there, and how many do not. The policy's own
+ * store where that is NULL. */
+size_t policy_rootless(const policy *, struct x509_store_st *, X509 **first);
 /* Exchanges what two policies hold. Cannot fail. */
 void policy_swap(policy *, policy *);
 

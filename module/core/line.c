@@ -168,33 +168,30 @@ static bool read_set(line *l) {
     return bad_token(l, "there is no such setting");
 }
 
-/* ---- ca, anchor ---- */
+/* ---- ca, anchor, pin ---- */
 
 /* EVP_DecodeBlock wants whole groups of four and counts the padding as bytes. */
-static size_t base64_decode(span text, uint8_t *out) {
+size_t base64_decode(span text, uint8_t *out) {
     size_t padding = 0;
     while (padding < 2 && padding < text.len && text.ptr[text.len - 1 - padding] == '=') padding++;
     int len = text.len % 4 ? -1 : EVP_DecodeBlock(out, text.ptr, (int)text.len);
     return len < (int)padding ? 0 : (size_t)len - padding;
 }
 
-static bool read_authority(line *l) {
-    if (!need(l, "the base64 DER of a CA certificate")) return false;
-    uint8_t *der = l->field_bytes; /* free until the fields are written */
-    size_t len = base64_decode(l->token, der);
-    const uint8_t *at = der;
-    X509 *certificate = len && len <= CERTIFICATE_BYTES ? d2i_X509(NULL, &at, (long)len) : NULL;
-    l->head.certificate = certificate;
-    if (certificate == NULL || at != der + len) {
-        return fail(l->why, "not the base64 DER of one certificate");
-    }
-    if (X509_check_ca(certificate) != 1) {
-        return fail(l->why,
-                    "not a CA certificate: its basic constraints do not say CA:TRUE, or its "
-                    "key usage does not let it sign certificates");
-    }
-    uint8_t hash[HASH_BYTES], key[HASH_BYTES], alias[KEY_BYTES];
-    uint8_t serial[SERIAL_BYTES];
+/* The certificate of the next word. Its DER stands where the fields are written later. */
+static bool read_certificate(line *l, const char *what, size_t *len) {
+    if (!need(l, what)) return false;
+    const uint8_t *at = l->field_bytes;
+    *len = base64_decode(l->token, l->field_bytes);
+    l->head.certificate = *len && *len <= CERTIFICATE_BYTES ? d2i_X509(NULL, &at, (long)*len) : NULL;
+    return (l->head.certificate && at == l->field_bytes + *len) ||
+           fail(l->why, "not the base64 DER of one certificate");
+}
+
+/* Says it; and the line's key, one for each certificate and `type`. */
+static bool take_certificate(line *l, size_t len, line_type type, uint8_t key[HASH_BYTES]) {
+    X509 *certificate = l->head.certificate;
+    uint8_t hash[HASH_BYTES], serial[SERIAL_BYTES];
     size_t serial_len;
     int64_t from, to;
     if (!certificate_key(certificate, key) || !certificate_times(certificate, &from, &to) ||
@@ -202,15 +199,40 @@ static bool read_authority(line *l) {
         return fail(l->why,
                     "its key, its validity or its serial number is nothing that could be checked");
     }
-    sha256(span_of(der, len), hash);
-    int text_len =
-        EVP_EncodeBlock(l->token_bytes, der, (int)len); /* base64 has several spellings */
+    sha256(span_of(l->field_bytes, len), hash);
+    int text_len = EVP_EncodeBlock(l->token_bytes, l->field_bytes,
+                                   (int)len); /* base64 has several spellings */
     say(l, span_of(l->token_bytes, (size_t)text_len));
-    put_key(&l->key, LINE_CA, 0,
-            span_of(hash, sizeof hash)); /* one certificate is `ca` or `anchor` */
+    put_key(&l->key, type, 0, span_of(hash, sizeof hash));
+    return true;
+}
+
+/* Whatever it is, CA or not: nobody is asked who has signed it, and it vouches for nobody. The rule keeps
+ * no X509, which would have it be one of the authorities. */
+static bool read_pin(line *l) {
+    uint8_t key[HASH_BYTES];
+    size_t len;
+    if (!read_certificate(l, "the base64 DER of a client's certificate", &len) ||
+        !take_certificate(l, len, LINE_PIN, key))
+        return false;
+    X509_free(l->head.certificate);
+    l->head.certificate = NULL;
+    return true;
+}
+
+static bool read_authority(line *l) {
+    uint8_t key[HASH_BYTES], alias[KEY_BYTES];
+    size_t len;
+    if (!read_certificate(l, "the base64 DER of a CA certificate", &len)) return false;
+    if (X509_check_ca(l->head.certificate) != 1) {
+        return fail(l->why,
+                    "not a CA certificate: its basic constraints do not say CA:TRUE, or its "
+                    "key usage does not let it sign certificates");
+    }
+    if (!take_certificate(l, len, LINE_CA, key)) return false; /* one is `ca` or `anchor` */
     alias_authority(alias, key);
     if (l->head.type == LINE_CA) put_field(l, FIELD_ALIAS, span_of(alias, sizeof alias));
-    unsigned long file = X509_subject_name_hash(certificate); /* 32 bits */
+    unsigned long file = X509_subject_name_hash(l->head.certificate); /* 32 bits */
     const uint8_t bytes[] = {(uint8_t)(file >> 24), (uint8_t)(file >> 16), (uint8_t)(file >> 8),
                              (uint8_t)file};
     put_field(l, FIELD_FILE, span_of(bytes, sizeof bytes));
@@ -532,6 +554,7 @@ static const struct {
     [LINE_SET] = {"set", read_set},
     [LINE_CA] = {"ca", read_authority},
     [LINE_ANCHOR] = {"anchor", read_authority},
+    [LINE_PIN] = {"pin", read_pin},
     [LINE_ALLOW] = {"allow", read_allow},
     [LINE_BIND] = {"bind", read_bind},
     [LINE_PATTERN] = {"pattern", read_pattern},
@@ -554,8 +577,8 @@ static bool read_line(line *l) {
         bool fits = !l->text.full && !l->key.full && !l->fields.full;
         return fits || fail(l->why, "the line is longer than %d bytes", LINE_BYTES);
     }
-    return bad_token(l, "a line starts with set, ca, anchor, allow, bind, pattern, revoke or user, "
-                        "not");
+    return bad_token(l, "a line starts with set, ca, anchor, pin, allow, bind, pattern, revoke or "
+                        "user, not");
 }
 
 static rule *rule_of(const line *l) {

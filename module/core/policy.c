@@ -24,6 +24,7 @@ void policy_free(policy *p) {
     if (p == NULL) return;
     table_free(&p->aliases, true);
     table_free(&p->authorities, false);
+    table_free(&p->pins, false);
     table_free(&p->lines, true);
     patterns_free(&p->patterns);
     near_free(&p->near);
@@ -47,6 +48,37 @@ X509 *policy_authority(const policy *p, size_t index) { return p->authorities.ru
 X509_STORE *policy_store(const policy *p) { return p->store; }
 
 const near_lines *policy_near(const policy *p) { return &p->near; }
+
+size_t policy_pins(const policy *p, X509 **first) {
+    if (first == NULL) return p->pins.count;
+    const rule *r = p->pins.count ? p->pins.rules[0] : NULL;
+    X509 *read[2] = {NULL, NULL};
+    fault why;
+    span text = r ? span_skip(rule_text(r), sizeof "pin") : span_of(NULL, 0);
+    uint8_t *der = text.len ? malloc(text.len) : NULL;
+    if (der) certificates_parse(span_of(der, base64_decode(text, der)), read, 2, &why);
+    free(der);
+    *first = read[0];
+    return p->pins.count;
+}
+
+static const rule *find_certificate(const policy *p, line_type type, X509 *certificate) {
+    uint8_t cert[HASH_BYTES], tbs[HASH_BYTES], key[KEY_BYTES];
+    const table *among = type == LINE_PIN ? &p->pins : &p->authorities;
+    if (among->count == 0 || !certificate_hashes(certificate, cert, tbs)) return NULL;
+    key_of(key, type, 0, span_of(cert, HASH_BYTES), span_of(NULL, 0));
+    return table_find(among, key);
+}
+
+bool policy_has_pin(const policy *p, X509 *certificate) {
+    return find_certificate(p, LINE_PIN, certificate);
+}
+
+/* `ca` and `anchor` lines have one key. */
+bool policy_has_ca(const policy *p, X509 *certificate) {
+    const rule *r = find_certificate(p, LINE_CA, certificate);
+    return r && r->type == LINE_CA;
+}
 
 const rule *policy_user(const policy *p, line_type type, span name) {
     uint8_t key[KEY_BYTES];
@@ -81,6 +113,7 @@ static void policy_put(policy *p, rule *r) {
     table_add(&p->lines, r);
     tally_rule(&p->aliases, r, 1);
     if (r->certificate) table_add(&p->authorities, r);
+    if (r->type == LINE_PIN) table_add(&p->pins, r);
     if (r->type == LINE_PATTERN) patterns_add(&p->patterns, r);
     near_add(&p->near, r);
     if (r->type == LINE_SET) p->settings[r->kind] = rule_setting(r);
@@ -99,6 +132,7 @@ static void policy_take(policy *p, const rule *r) {
     near_remove(&p->near, r);
     tally_rule(&p->aliases, r, -1);
     if (r->certificate) table_remove(&p->authorities, r);
+    if (r->type == LINE_PIN) table_remove(&p->pins, r);
     table_remove(&p->lines, r);
 }
 
@@ -251,6 +285,7 @@ static void patch_count_rule(patch *p, const rule *r, bool add) {
     tally_rule(&p->aliases, r, add ? 1 : -1);
     if (add && r->type == LINE_PATTERN) patterns_add(&p->patterns, r);
     p->authorities = p->authorities || r->certificate;
+    p->pins = p->pins || r->type == LINE_PIN;
 }
 
 /* How many lines will have an alias. */
@@ -325,7 +360,7 @@ const rule *patch_rule(const patch *p, bool added, size_t index, size_t *number)
 }
 
 digest patch_digest(const patch *p) { return p->sum; }
-bool patch_changes_trust(const patch *p) { return p->authorities; }
+bool patch_changes_trust(const patch *p) { return p->authorities || p->pins; }
 
 bool patch_has(const patch *p, bool added, const rule *r) {
     return table_find(added ? &p->added : &p->removed, r->key) == r;
@@ -431,6 +466,7 @@ bool view_binds(const view *v, bind_kind kind) { return v->pending || v->base->b
 bool view_binds_scoped(const view *v, bind_kind kind) {
     return v->pending || v->base->scoped[kind];
 }
+bool view_pins(const view *v) { return v->pending || v->base->pins.count; }
 bool view_revokes(const view *v, revoke_kind kind) {
     return v->pending || v->base->revokes[kind];
 }

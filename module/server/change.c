@@ -278,12 +278,13 @@ int reply_order(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
         return REDISMODULE_OK;
     }
     digest_print(&sum, text);
-    const char *unverified = node.unverified.text;
-    RedisModule_ReplyWithMap(ctx, unverified[0] ? 4 : 3);
+    const char *unverified = node.unverified.text, *untaken = node.untaken.text;
+    RedisModule_ReplyWithMap(ctx, 3 + (unverified[0] != 0) + (untaken[0] != 0));
     reply_number(ctx, "generation", order->next.generation);
     reply_named(ctx, "digest", text);
     reply_number(ctx, "closed", order->closed);
     if (unverified[0]) reply_named(ctx, "unverified", unverified);
+    if (untaken[0]) reply_named(ctx, "untaken", untaken);
     return REDISMODULE_OK;
 }
 

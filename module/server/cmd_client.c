@@ -69,8 +69,9 @@ static void reply_explanation(RedisModuleCtx *ctx, const request *r) {
     reply_trace(ctx, r, &d);
 }
 
-/* Leaf first. The path is the handshake's, or ours where it was not asked or refuses. */
-static handshake ask_handshake(X509 *const *certificates, size_t given, path *issuers) {
+/* Leaf first. The path is the handshake's, or ours where it was not asked or refuses; where it vouches for
+ * nobody, what a connection would have. */
+static handshake ask_handshake(identity *leaf, X509 *const *certificates, size_t given, path *issuers) {
     char asks[16];
     fault unknown;
     handshake tls = handshake_ask(certificates[0], certificates + 1, given - 1, issuers);
@@ -80,7 +81,10 @@ static handshake ask_handshake(X509 *const *certificates, size_t given, path *is
                           "this server asks for none (tls-auth-clients no)"};
     if (tls.state == HANDSHAKE_WITHOUT && strcmp(asks, "yes") == 0)
         tls.refused = REASON_NO_CERTIFICATE;
-    if (tls.state == HANDSHAKE_ASKED && !tls.refused) return tls;
+    if (tls.state == HANDSHAKE_ASKED && !tls.refused) {
+        if (!issuers->known) path_of_session(leaf, certificates, 1, issuers);
+        return tls;
+    }
     path_verify(node.policy, certificates[0], certificates + 1, given - 1, 0, issuers, &unknown);
     if (!issuers->known)
         path_verify(node.bootstrap, certificates[0], certificates + 1, given - 1, 0, issuers, NULL);
@@ -119,7 +123,7 @@ int explain(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
         return RedisModule_ReplyWithError(ctx, text);
     }
     identity_read(certificates[0], &id);
-    handshake tls = ask_handshake(certificates, given, &issuers);
+    handshake tls = ask_handshake(&id, certificates, given, &issuers);
     s.leaf = &id;
     s.issuers = &issuers;
     const regime now = regime_now();

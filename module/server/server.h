@@ -246,6 +246,7 @@ extern struct node {
     fault lost;                /* what is wrong with a journal that was sound; empty: nothing */
     fault trust_state;         /* of tls-ca-cert-dir, for a person */
     fault unverified;          /* what this libcrypto does not know of the policy's CAs; or empty */
+    fault untaken;             /* what the policy trusts and no handshake here takes; or empty */
     trust trust_files;
     bool watches;              /* the doors that are not the clients', see doors.c */
     bool blind;                /* a client has come, and we were not asked */
@@ -407,6 +408,7 @@ void session_ends_at(session *s, int64_t end);
 void session_user(session *s, span user);
 void session_free(session *s);
 session *session_new(uint64_t id, const char *address, bool local);
+void path_of_session(identity *leaf, X509 *const *chain, size_t count, path *out);
 bool session_certificate(RedisModuleCtx *ctx, session *s, uint16_t port, peer *found);
 
 /* ---- rights.c ---- */

@@ -598,10 +598,12 @@ def test_a_missing_intermediate_is_for_the_client_to_send() -> None:
     told = trusting(BIND).decide(leaf, now=NOW).trace[-1]
     assert told == (
         "to change it: where an intermediate CA issued it, the client has to send that with its "
-        "certificate; else add a `ca` line for the CA that issued it"
+        "certificate; else add a `ca` line for the CA that issued it, or a `pin` line for it alone"
     )
     known = decide(policy(["set enforce on", BIND]), certificate(ALICE)).trace[-1]
-    assert known == "to change it: add a `ca` line for the CA that issued it"
+    assert known == (
+        "to change it: add a `ca` line for the CA that issued it, or a `pin` line for it alone"
+    )
 
 
 def test_a_subject_that_no_gate_can_say() -> None:

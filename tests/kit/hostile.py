@@ -321,6 +321,7 @@ TEXTS = [
     "was alice on #abc >x \"~\\x00\\n\" '~a b'",
     authority_line(ca()),
     authority_line(ca(), "anchor"),
+    authority_line(ca(), "pin"),
 ]
 LINE_TOKENS = [
     b'"',

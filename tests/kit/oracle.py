@@ -111,6 +111,7 @@ class Lines:
 
     settings: dict[str, str] = field(default_factory=dict)
     cas: set[str] = field(default_factory=set)  # key ids
+    pins: set[bytes] = field(default_factory=set)  # DER
     allows: list[Attributes] = field(default_factory=list)
     binds: dict[tuple[str, str, str], Told] = field(default_factory=dict)
     patterns: dict[tuple[str, str, str], Told] = field(default_factory=dict)  # made: the word
@@ -241,6 +242,10 @@ def some_lines(
         if not some(rng, 0.1):
             told.cas.add(one.key_id)
             text.append(authority_line(one))
+    for leaf in leaves:
+        if leaf.der not in told.pins and some(rng, 0.15):
+            told.pins.add(leaf.der)
+            text.append(authority_line(leaf.der, "pin"))
     for _ in range(rng.randrange(5)):
         entry = [one for one in rng.choice(leaves).subject if one[0] != "UID"]
         kinds = [kind for kind, _ in entry]
@@ -506,11 +511,12 @@ def _bad(told: Lines, leaf: Leaf, now: int, hits: list[Told]) -> str:
         return "ambiguous"
     if gate == "san_cn" and leaf.several("cn") and not peer:
         return "ambiguous"
-    if not told.cas & set(leaf.keys) and not peer:
+    pinned = leaf.der in told.pins
+    if not told.cas & set(leaf.keys) and not peer and not pinned:
         return "untrusted_issuer"
     for one in leaf.chain:
         begin, end = one.certificate.not_valid_before_utc, one.certificate.not_valid_after_utc
-        if not begin.timestamp() <= now <= end.timestamp():
+        if not begin.timestamp() <= now <= end.timestamp() and not pinned:
             return "ca_expired"
         if _names(issuer_of(one).key_id, one.serial, one.fingerprint, one.key_id) & told.revoked:
             return "ca_revoked"
