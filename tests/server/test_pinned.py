@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.certificates import (
+from tests.core.test_issuer import resumed
+from tests.kit.certs import (
     BEGIN,
     END,
     NOW,
@@ -22,8 +23,8 @@ from tests.certificates import (
     pem,
     policy,
 )
-from tests.chains import rsa_key, sign, usage
-from tests.policies import (
+from tests.kit.chains import rsa_key, sign, usage
+from tests.kit.policies import (
     HANDSHAKE,
     LOGIN,
     Node,
@@ -34,9 +35,8 @@ from tests.policies import (
     pairs,
     refuse,
 )
-from tests.servers import Server
-from tests.support import SERVER, Cert, Key, Pki, days, free_port, root, wait_until
-from tests.test_issuer import resumed
+from tests.kit.servers import Server
+from tests.kit.support import SERVER, Cert, Key, Pki, days, free_port, root, wait_until
 
 LONG: dict[str, Any] = {"begin": BEGIN, "end": END}
 BIND, USER = "bind cn alice alice", "user alice on ~* &* +@all"
