@@ -6,8 +6,8 @@ several threads: a `Policy` is only ever read after it was made.
 
 import re
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 
@@ -81,20 +81,6 @@ class Decision:
     def user(self) -> str | None:
         """The user of a login."""
         return self.users[0] if self.action == "login" else None
-
-
-def render_decision(decision: Decision, names: Sequence[str] | None = None) -> dict[str, Any]:
-    """A decision as JSON; `names` instead of the users that the policy's line has."""
-    users = list(decision.users if names is None else names)
-    return {
-        "action": decision.action,
-        "reason": decision.reason,
-        "user": users[0] if decision.action == "login" else None,
-        "users": users,
-        "line": decision.line,
-        "trace": list(decision.trace),
-        "certificate": asdict(decision.leaf) if decision.leaf else None,
-    }
 
 
 def _span(data: bytes) -> tuple[Any, Any]:
