@@ -377,8 +377,8 @@ class Policy:
     def decide_known(
         self, known: ClientCertificate, now: int | None = None, address: str | None = None
     ) -> Decision:
-        """As `decide`, for a certificate of which only this is known. Its SANs are not, nor are
-        the CAs above the one that issued it."""
+        """As `decide`, for a certificate of which only this is known. Its SANs and extensions are
+        not, nor are the CAs above the one that issued it."""
         subject, _alive, odd = _shown_name(known.subject)
         serial, _held = _span(bytes.fromhex(known.serial.zfill(len(known.serial) + 1 & ~1)))
         raw = ffi.new(
