@@ -79,6 +79,7 @@ class Cast:
             ["user bob adopt on ~* &* +@all", "user bob adopt off", ""],
             ["user worker adopt on ~* &* +@all", "", ""],
             ["user default adopt off", "user default adopt on ~* &* +@all", "", "", ""],
+            ["bind attributes CN=stranger alice", "bind attributes O=acme bob", "", ""],
             ["pattern dns {id}.iot device:{id} on ~{id}:* +@read", "", ""],
             ["", "", f"revoke cert {certificate.fingerprint}"],
             ["", "", "", "set gate san_cn"],
