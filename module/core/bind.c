@@ -396,7 +396,7 @@ static void put_shared(line *l, bind_kind kind, span value) {
 }
 
 bool read_bind(line *l) {
-    uint8_t value[NAME_BYTES];
+    uint8_t value[NAME_BYTES], keys[ATTRIBUTES_VALUE];
     size_t len = 0;
     options o;
     options_start(&o);
@@ -413,6 +413,9 @@ bool read_bind(line *l) {
     put_shared(l, (bind_kind)kind, span_of(value, len));
     l->head.scoped = o.ca.len > 0;
     l->head.near = near_hash((bind_kind)kind, span_of(value, len));
-    line_key(l, kind, span_of(value, len), span_of(o.ca_bytes, o.ca.len));
+    span bound = kind == BIND_ATTRIBUTES
+                     ? span_of(keys, attributes_value(span_of(value, len), keys))
+                     : span_of(value, len);
+    line_key(l, kind, bound, span_of(o.ca_bytes, o.ca.len));
     return true;
 }

@@ -126,11 +126,11 @@ static void take_exact(match *m) {
 }
 
 /* By several attributes of the subject; a CN among them is one that the certificate has alone. */
-static void take_attributes(span sorted, void *data) {
+static void take_attributes(span value, bool cn, void *data) {
     match *m = data;
-    span cn;
-    if (!take_value(m, BIND_ATTRIBUTES, sorted, false) || name_common_names(sorted, &cn) == 0) return;
-    if (name_common_names(m->r->leaf->subject, &cn) > 1) note_several(m, BIND_CN);
+    span first;
+    if (!take_value(m, BIND_ATTRIBUTES, value, false) || !cn) return;
+    if (name_common_names(m->r->leaf->subject, &first) > 1) note_several(m, BIND_CN);
     m->odd = m->odd || m->r->leaf->odd & 1u << BIND_CN;
 }
 

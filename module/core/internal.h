@@ -213,6 +213,9 @@ const rule *pattern_search_next(pattern_search *); /* NULL at the end */
 /* Sorts the attributes of a name, each an RDN of its own, so that two lists of the same ones are the same
  * bytes. False where one stands twice. */
 bool attributes_sort(span name, uint8_t out[NAME_BYTES]);
+/* What a sorted list of at most ATTRIBUTES_MOST is bound by: see key_of. */
+enum { ATTRIBUTES_VALUE = ATTRIBUTES_MOST * KEY_BYTES };
+size_t attributes_value(span sorted, uint8_t out[ATTRIBUTES_VALUE]);
 
 /* The types of a sorted list, in its order: of all lines with these, one search finds those that fit. */
 typedef struct {
@@ -227,9 +230,10 @@ bool shapes_add(shapes *, const rule *); /* of a `bind attributes` line; false w
 void shapes_remove(shapes *, const rule *);
 void shapes_free(shapes *);
 
-/* Calls `take` for each list of attributes of the subject that a `bind attributes` line may name. False
- * where there are too many. */
-bool view_combinations(const view *, span subject, void (*take)(span sorted, void *data), void *data);
+/* Calls `take` for each list of attributes of the subject that a `bind attributes` line may name, with its
+ * value, and whether there is a CN in it. False where there are too many. */
+typedef void (*attributes_taker)(span value, bool cn, void *data);
+bool view_combinations(const view *, span subject, attributes_taker take, void *data);
 
 /* ---- Near lines ---- */
 
