@@ -279,6 +279,21 @@ def test_all_32_lists_of_types_are_looked_up() -> None:
     assert decide(held, leaf, pending=gone).reason == "no_binding"
 
 
+def test_a_list_of_types_goes_with_its_last_line() -> None:
+    """In place, in a change that is pending, and for the number of lookups."""
+    leaf = subject([(OU, "b")], *([(L, f"l{n}")] for n in range(40)))
+    one, other, pair = (f"bind attributes {part} alice" for part in ("OU=a", "OU=b", "L=x,L=y"))
+    held = policy(["set enforce on", authority_line(ca()), one, other, pair])
+    assert decide(held, leaf).reason == "too_large"
+    pending = ffi.gc(patch(held, [f"-{one}", f"-{pair}"]), lib.patch_free)
+    assert decide(held, leaf, pending=pending).users == ("alice",)
+    lib.policy_commit(held, pending)
+    assert decide(held, leaf).users == ("alice",)
+    last = ffi.gc(patch(held, [f"-{other}"]), lib.patch_free)
+    lib.policy_commit(held, last)
+    assert decide(held, leaf).reason == "no_binding"
+
+
 def others(lines: list[str], but: int) -> list[str]:
     """The other lines, with values that no subject has."""
     return [line.replace("x", "y") for n, line in enumerate(lines) if n != but]

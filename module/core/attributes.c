@@ -168,8 +168,7 @@ typedef struct {
     uint8_t value[ATTRIBUTES_VALUE];
 } search;
 
-/* Which of the pieces may stand in each place: of several places of one type, each leaves enough for the
- * others. False where the subject has too few of a type. */
+/* Which of the pieces may stand in each place. False where the subject has too few of a type. */
 static bool find_ranges(search *s, const shape *one) {
     span type[ATTRIBUTES_MOST];
     const uint8_t *p = one->types;
@@ -179,15 +178,14 @@ static bool find_ranges(search *s, const shape *one) {
         s->cn = s->cn || span_equal(type[i], OID_CN);
     }
     for (size_t i = 0; i < one->count; i++) {
-        size_t low = 0, high, before = 0, behind = 0;
+        size_t low = 0, high, needed = 0;
         while (low < s->own.count && !span_equal(type_of(s->own.of[low]), type[i])) low++;
         high = low;
         while (high < s->own.count && span_equal(type_of(s->own.of[high]), type[i])) high++;
-        for (size_t j = 0; j < i; j++) before += span_equal(type[j], type[i]);
-        for (size_t j = i + 1; j < one->count; j++) behind += span_equal(type[j], type[i]);
-        if (low + before + behind >= high) return false;
-        s->from[i] = low + before;
-        s->to[i] = high - behind;
+        for (size_t j = 0; j < one->count; j++) needed += span_equal(type[j], type[i]);
+        if (high - low < needed) return false;
+        s->from[i] = low;
+        s->to[i] = high;
     }
     return true;
 }
