@@ -364,8 +364,9 @@ class Policy:
     def decide_known(
         self, known: ClientCertificate, now: int | None = None, address: str | None = None
     ) -> Decision:
-        """As `decide`, for a certificate of which only this is known. Its SANs are not, nor are
-        the CAs above the one that issued it, nor what a policy may demand beside a lifetime."""
+        """As `decide`, for a certificate of which only this is known. Its SANs and extensions are
+        not, nor are the CAs above the one that issued it, nor what a policy may demand beside a
+        lifetime."""
         subject, _alive, odd = _shown_name(known.subject)
         serial, _held = _span(bytes.fromhex(known.serial.zfill(len(known.serial) + 1 & ~1)))
         raw = ffi.new(

@@ -545,11 +545,7 @@ def test_a_node_that_was_away_for_long_has_not_drifted(
     server.stop()
     plane.says("UNREACHABLE")
     monkeypatch.setattr("control.store.lines.POLICY_LOG_GENERATIONS", 3)
-<<<<<<< HEAD
     monkeypatch.setattr("control.nodes.reconcile.POLICY_LOG_GENERATIONS", 3)
-=======
-    monkeypatch.setattr("control.nodes.sync.POLICY_LOG_GENERATIONS", 3)
->>>>>>> store
     for number in range(6):
         plane.certificate_user(f"u{number}", f"CN=u{number}", role="admin")
     server.start()
