@@ -6,11 +6,11 @@ from typing import Any
 import redis
 from cryptography import x509
 
-from tests.certificates import CN, OU, O, name
-from tests.nodes import enrolled, load, patch, refused, show, status, turned_away, usual, who
-from tests.policies import Start, closed, make_node, pairs, whoami
-from tests.servers import Server
-from tests.support import Cert, Pki, der
+from tests.kit.certs import CN, OU, O, name
+from tests.kit.node import enrolled, load, patch, refused, show, status, turned_away, usual, who
+from tests.kit.policies import Start, closed, make_node, pairs, whoami
+from tests.kit.servers import Server
+from tests.kit.support import Cert, Pki, der
 
 OID = "1.3.6.1.4.1.99999.1"
 PART = "bind attributes OU=analytics,O=acme reader"

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from control._core import ffi, lib
-from control.core import Policy, PolicyError
-from tests import certificates as raw
-from tests.certificates import (
+from control.policy.core import Policy, PolicyError
+from tests.kit import certs as raw
+from tests.kit.certs import (
     BMP,
     CN,
     IA5,
@@ -45,7 +45,7 @@ from tests.certificates import (
     trusting,
     uri,
 )
-from tests.support import der
+from tests.kit.support import der
 
 LINE = "bind attributes OU=analytics,O=acme reader"
 DOTTED = "1.3.6.1.4.1.99999.1"
