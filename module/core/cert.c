@@ -58,9 +58,9 @@ static writer detail_writer(identity *id) {
     return (writer){id->bytes + sizeof id->bytes - DETAIL_BYTES, 0, DETAIL_BYTES, false};
 }
 
-static void detail_end(identity *id, const writer *w) { id->detail = span_of(w->ptr, w->len); }
+void detail_end(identity *id, const writer *w) { id->detail = span_of(w->ptr, w->len); }
 
-static reason refuse(identity *id, reason why, const char *format, ...) {
+reason refuse(identity *id, reason why, const char *format, ...) {
     writer w = detail_writer(id);
     char text[DETAIL_BYTES];
     va_list args;
@@ -88,7 +88,7 @@ static void put_shown(writer *w, span raw) {
 }
 
 /* Why a value is odd of which `clean` bytes are good, see put_asn1_text. */
-static void put_oddity(writer *w, int tag, span raw, size_t clean) {
+void put_oddity(writer *w, int tag, span raw, size_t clean) {
     const char *type = ASN1_tag2str(tag);
     char text[128];
     int len = 0;
@@ -106,7 +106,7 @@ static void put_oddity(writer *w, int tag, span raw, size_t clean) {
 
 /* Begins the detail of an odd value: "the subject's attribute 2, CN, ". False where another one is told
  * already; those of the issuer give way to what may count. */
-static bool note_odd(identity *id, unsigned bits, const char *field, size_t number, writer *w) {
+bool note_odd(identity *id, unsigned bits, const char *field, size_t number, writer *w) {
     unsigned before = id->odd, counts = ~(unsigned)ODD_ISSUER;
     char text[64];
     id->odd |= bits;
@@ -214,116 +214,6 @@ static reason read_name(const name_reader *r, const X509_NAME *name, span *out) 
     }
     *out = span_of(r->w->ptr + start, r->w->len - start);
     return REASON_UNDECIDED;
-}
-
-/* ---- Subject alternative names ---- */
-
-/* The kind by which a GENERAL_NAME can be bound; BIND_KINDS for one that nobody can be. */
-static bind_kind san_kind(const GENERAL_NAME *name, int *tag, span *value) {
-    *tag = V_ASN1_IA5STRING;
-    switch (name->type) {
-    case GEN_DNS: *value = asn1_span(name->d.dNSName); return BIND_DNS;
-    case GEN_URI: *value = asn1_span(name->d.uniformResourceIdentifier); return BIND_URI;
-    case GEN_EMAIL: *value = asn1_span(name->d.rfc822Name); return BIND_EMAIL;
-    case GEN_IPADD: *value = asn1_span(name->d.iPAddress); return BIND_IP;
-    case GEN_OTHERNAME: break;
-    default: return BIND_KINDS;
-    }
-    const OTHERNAME *other = name->d.otherName;
-    if (OBJ_obj2nid(other->type_id) != NID_ms_upn) return BIND_KINDS;
-    *tag = other->value->type;
-    bool text = *tag == V_ASN1_UTF8STRING || *tag == V_ASN1_BMPSTRING ||
-                *tag == V_ASN1_UNIVERSALSTRING || *tag == V_ASN1_IA5STRING ||
-                *tag == V_ASN1_PRINTABLESTRING;
-    *value = text ? asn1_span(other->value->value.asn1_string) : span_of(NULL, 0);
-    return BIND_UPN;
-}
-
-static void note_odd_san(identity *id, bind_kind kind, size_t number, int tag, span raw,
-                         size_t clean) {
-    writer w;
-    char text[64];
-    if (!note_odd(id, 1u << kind, "subject alternative name", number, &w)) return;
-    put_string(&w, bind_kind_name(kind));
-    put_text(&w, ", ");
-    if (kind == BIND_IP)
-        put(&w, text, (size_t)snprintf(text, sizeof text, "has %zu bytes, not 4 or 16", raw.len));
-    else put_oddity(&w, tag, raw, clean);
-    detail_end(id, &w);
-}
-
-/* One that is odd leaves no record. */
-static bool put_san(identity *id, writer *w, const GENERAL_NAME *name, size_t number) {
-    uint8_t bytes[NAME_BYTES];
-    writer value = {bytes, 0, sizeof bytes, false};
-    int tag;
-    span raw;
-    bind_kind kind = san_kind(name, &tag, &raw);
-    if (kind == BIND_KINDS) return true;
-    size_t clean = raw.ptr ? raw.len : NO_TEXT; /* no bytes: a type that no UPN may have */
-    if (kind != BIND_IP && raw.ptr) clean = put_asn1_text(&value, tag, raw);
-    else if (raw.len == 4 || raw.len == 16) put_span(&value, raw);
-    if (value.full) return false;
-    if (clean != raw.len || value.len == 0) {
-        note_odd_san(id, kind, number, tag, raw, clean);
-        return true;
-    }
-    put_byte(w, (uint8_t)kind);
-    put_u16(w, value.len);
-    put_span(w, span_of(bytes, value.len));
-    return !w->full;
-}
-
-static reason put_sans(identity *id, writer *w, const GENERAL_NAMES *names) {
-    for (int i = 0; i < sk_GENERAL_NAME_num(names); i++) {
-        if (!put_san(id, w, sk_GENERAL_NAME_value(names, i), (size_t)i + 1))
-            return refuse(id, REASON_TOO_LARGE,
-                          "the subject alternative names are longer than 16384 bytes, or one of them "
-                          "than 4096: number %d",
-                          i + 1);
-    }
-    return REASON_UNDECIDED;
-}
-
-static span san_extension(X509 *leaf) {
-    int index = X509_get_ext_by_NID(leaf, NID_subject_alt_name, -1);
-    return index < 0 ? span_of(NULL, 0)
-                     : asn1_span(X509_EXTENSION_get_data(X509_get_ext(leaf, index)));
-}
-
-/* The names; NULL where they do not parse or bytes are left behind them: DER has one length for them,
- * BER does not. */
-static GENERAL_NAMES *parse_sans(span der) {
-    const uint8_t *at = der.ptr;
-    GENERAL_NAMES *names = d2i_GENERAL_NAMES(NULL, &at, (long)der.len);
-    if (names && at == der.ptr + der.len && i2d_GENERAL_NAMES(names, NULL) == (int)der.len)
-        return names;
-    GENERAL_NAMES_free(names);
-    return NULL;
-}
-
-static reason read_sans(identity *id, X509 *leaf, writer *w) {
-    span der = san_extension(leaf);
-    if (X509_get_ext_by_NID(leaf, NID_subject_alt_name, -1) < 0) return REASON_UNDECIDED;
-    GENERAL_NAMES *names = parse_sans(der);
-    if (names == NULL)
-        return refuse(id, REASON_MALFORMED, "the subject alternative names are not DER");
-    writer sans = {w->ptr + w->len, 0, SAN_BYTES, false};
-    reason bad = put_sans(id, &sans, names);
-    GENERAL_NAMES_free(names);
-    if (bad) return bad; /* a record may be cut: nobody is to see it */
-    id->sans = span_of(sans.ptr, sans.len);
-    w->len += sans.len;
-    return REASON_UNDECIDED;
-}
-
-bool identity_next_san(const identity *id, size_t *at, bind_kind *kind, span *value) {
-    if (*at >= id->sans.len) return false;
-    const uint8_t *p = id->sans.ptr + *at;
-    *kind = (bind_kind)p[0];
-    *value = span_of(p + 3, get_u16(p + 1));
-    *at += 3 + value->len;
-    return true;
 }
 
 /* ---- Other extensions ---- */
@@ -631,74 +521,3 @@ void identity_bindings(identity *id, bind_taker take, void *data) {
     give(&g, BIND_CERT, span_of(identity_cert(id), HASH_BYTES));
     give(&g, BIND_KEY, span_of(identity_key(id), HASH_BYTES));
 }
-
-/* ---- Files ---- */
-
-static size_t free_all(X509 **out, size_t count) {
-    while (count) {
-        X509_free(out[--count]);
-        out[count] = NULL;
-    }
-    return 0;
-}
-
-/* The next certificate of a PEM text, other blocks being skipped; NULL at its end (`*ended`) or where
- * it is broken. Never through PEM_read_bio_X509, which takes bytes behind the DER and asks for the
- * password of an encrypted block on the terminal. */
-static X509 *next_pem(BIO *bio, bool *ended) {
-    for (;;) {
-        char *name = NULL, *header = NULL;
-        unsigned char *der = NULL;
-        long len = 0;
-        if (PEM_read_bio(bio, &name, &header, &der, &len) != 1) {
-            *ended = ERR_GET_REASON(ERR_peek_last_error()) == PEM_R_NO_START_LINE;
-            return NULL;
-        }
-        bool wanted = strcmp(name, PEM_STRING_X509) == 0;
-        const unsigned char *at = der;
-        X509 *certificate = wanted && header[0] == 0 ? d2i_X509(NULL, &at, len) : NULL;
-        bool whole = at == der + len;
-        OPENSSL_free(name);
-        OPENSSL_free(header);
-        OPENSSL_free(der);
-        if (!wanted) continue;
-        if (certificate && whole) return certificate;
-        X509_free(certificate);
-        return NULL;
-    }
-}
-
-static size_t parse_pem(span text, X509 **out, size_t room, fault *why) {
-    BIO *bio = BIO_new_mem_buf(text.ptr, (int)text.len);
-    size_t count = 0;
-    bool ended = false;
-    while (bio && count < room && (out[count] = next_pem(bio, &ended)) != NULL) count++;
-    BIO_free(bio);
-    if (ended && count) return count;
-    if (ended) fail(why, "no certificate in the PEM text");
-    else if (count == room) fail(why, "%zu certificates or more; at most %zu", room, room - 1);
-    else fail(why, "certificate %zu of the PEM text does not parse", count + 1);
-    return free_all(out, count);
-}
-
-static size_t parse_der(span bytes, X509 **out, fault *why) {
-    const uint8_t *at = bytes.ptr;
-    out[0] = d2i_X509(NULL, &at, (long)bytes.len);
-    if (out[0] && at == bytes.ptr + bytes.len) return 1;
-    fail(why, "not the DER of one certificate");
-    return free_all(out, 1);
-}
-
-size_t certificates_parse(span bytes, X509 **out, size_t room, fault *why) {
-    if (bytes.len == 0 || bytes.len > (size_t)CERTIFICATE_BYTES * 16 || room < 2) {
-        fail(why, "neither PEM nor the DER of one certificate, or too large");
-        return 0;
-    }
-    ERR_set_mark();
-    size_t count =
-        bytes.ptr[0] == 0x30 ? parse_der(bytes, out, why) : parse_pem(bytes, out, room, why);
-    ERR_pop_to_mark();
-    return count;
-}
-
-void certificate_free(X509 *certificate) { X509_free(certificate); }

@@ -1,5 +1,5 @@
 /* What the files of a policy share: its tables, and how it is laid out. For policy.c, table.c,
- * attributes.c and decide.c alone. */
+ * attributes.c, peer.c and decide.c alone. */
 #ifndef CERTAUTH_POLICY_H
 #define CERTAUTH_POLICY_H
 
@@ -57,6 +57,10 @@ struct patch {
 bool view_binds_scoped(const view *v, bind_kind kind);
 bool view_pins(const view *v);
 bool view_revokes(const view *v, revoke_kind kind);
+
+/* ---- decide.c ---- */
+
+bool is_revoked(const view *revocations, revocable c);
 
 /* ---- attributes.c ---- */
 

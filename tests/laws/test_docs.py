@@ -790,6 +790,32 @@ def test_every_package_has_its_layer() -> None:
     }
 
 
+def test_the_map_of_changes_names_files_that_are_there() -> None:
+    """CONTRIBUTING, "Where a change goes": ten everyday changes, each in a few files."""
+    found = rows(section("CONTRIBUTING.md", "Where a change goes"))
+    assert len(found) == 10
+    for change, files in found:
+        named = re.findall(r"`([\w./]+/[\w./]*)`", files)
+        assert 1 <= len(named) <= 4, change
+        for name in named:
+            assert (ROOT / name).exists(), (change, name)
+
+
+# Longest file, in lines: one that grows above it is two things.
+LONGEST = {"control": 450, "module/server": 600, "module/core": 600}
+LONGER = {"module/core/line.c": 750, "module/core/journal.c": 750}  # a grammar, and a format
+
+
+def test_no_file_is_longer_than_a_room() -> None:
+    """A file is one thing, which a reader can hold in mind."""
+    for folder, most in LONGEST.items():
+        for path in sorted((ROOT / folder).rglob("*.[chp]*")):
+            if path.suffix in (".c", ".h", ".py"):
+                name = path.relative_to(ROOT).as_posix()
+                lines = len(path.read_text().splitlines())
+                assert lines <= LONGER.get(name, most), name
+
+
 def test_no_test_imports_a_test() -> None:
     """What tests share is in tests/kit. (The laws of the store hold on PostgreSQL too, and the
     fuzzer begins with what the tests of the core read.)"""
@@ -916,7 +942,10 @@ def test_calls_in_the_glue_point_downward() -> None:
         assert not calls & above, f"{name} calls upward"
 
 
-@pytest.mark.parametrize("name", ["cert.c", "signature.c", "policy.c", "decide.c", "issuer.c"])
+@pytest.mark.parametrize(
+    "name",
+    ["cert.c", "san.c", "pem.c", "signature.c", "policy.c", "decide.c", "peer.c", "issuer.c"],
+)
 def test_certificate_bytes_are_no_c_strings(name: str) -> None:
     """An embedded NUL ends no name where the length comes with it. (The label of a PEM block is a
     string that libcrypto has made.)"""
