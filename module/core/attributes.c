@@ -141,12 +141,13 @@ void patch_check_shapes(patch *p) {
     for (size_t i = 0; i < p->added.count; i++) {
         const rule *r = p->added.rules[i];
         if (!is_attributes(r) || find_shape(&p->base->shapes, key_of_shape(r))) continue;
-        bool room = find_shape(&p->shapes, key_of_shape(r)) ||
-                    kept + p->shapes.count < ATTRIBUTES_SHAPES;
+        bool room =
+            find_shape(&p->shapes, key_of_shape(r)) || kept + p->shapes.count < ATTRIBUTES_SHAPES;
         if (room) shapes_add(&p->shapes, r);
         else
             patch_problem(p, r->number,
-                          "the `bind attributes` lines of a policy have at most 32 different lists of "
+                          "the `bind attributes` lines of a policy have at most 32 different lists "
+                          "of "
                           "attribute types, and this line would bring another");
     }
 }
@@ -164,7 +165,8 @@ typedef struct {
     attributes_taker take;
     void *data;
     bool cn; /* is there a CN in the shape? */
-    size_t from[ATTRIBUTES_MOST], to[ATTRIBUTES_MOST]; /* by place in the shape: what may stand there */
+    size_t from[ATTRIBUTES_MOST],
+        to[ATTRIBUTES_MOST]; /* by place in the shape: what may stand there */
     uint8_t value[ATTRIBUTES_VALUE];
 } search;
 

@@ -91,7 +91,8 @@ static bool read_oid(line *l, bind_kind kind, span type, uint8_t *out, size_t *l
     if (!oid_parse(type, kind == BIND_ATTRIBUTE, out, len)) {
         return fail(l->why,
                     kind == BIND_ATTRIBUTE
-                        ? "neither a type of attribute nor an object identifier such as 2.5.4.5: '%.*s'"
+                        ? "neither a type of attribute nor an object identifier such as 2.5.4.5: "
+                          "'%.*s'"
                         : "not an object identifier such as 1.3.6.1.4.1.99999.1: '%.*s'",
                     shown(type), shown_type);
     }
@@ -108,7 +109,8 @@ static bool read_typed(line *l, bind_kind kind, uint8_t *out, size_t *len) {
     uint8_t oid[UINT8_MAX], text[4 * NAME_BYTES];
     size_t oid_len;
     const uint8_t *equals = l->token.len ? memchr(l->token.ptr, '=', l->token.len) : NULL;
-    if (equals == NULL) return bad_token(l, "takes an OID, = and the value, such as 2.5.4.5=12345, not");
+    if (equals == NULL)
+        return bad_token(l, "takes an OID, = and the value, such as 2.5.4.5=12345, not");
     span type = span_of(l->token.ptr, (size_t)(equals - l->token.ptr));
     span value = span_skip(l->token, type.len + 1);
     size_t most = kind == BIND_EXTENSION ? EXTENSION_TEXT : NAME_BYTES - UINT8_MAX - 4;
@@ -412,8 +414,9 @@ bool read_bind(line *l) {
     if (!need(l, "what to bind")) return false;
     int kind = one_of(l, BIND_NAMES, BIND_KINDS);
     if (kind < 0)
-        return bad_token(l, "bind takes subject, cn, uri, dns, email, ip, upn, cert, key, attribute, "
-                            "extension or attributes, not");
+        return bad_token(l,
+                         "bind takes subject, cn, uri, dns, email, ip, upn, cert, key, attribute, "
+                         "extension or attributes, not");
     say(l, l->token);
     l->head.kind = (uint8_t)kind;
     if (!read_bind_value(l, (bind_kind)kind, value, &len) || !read_users_and_options(l, &o))

@@ -172,8 +172,7 @@ static bool put_entry(const name_reader *r, const X509_NAME *name, int number, b
     span raw = asn1_span(text), oid = span_of(OBJ_get0_data(type), OBJ_length(type));
     size_t clean = put_asn1_text(&value, ASN1_STRING_type(text), raw);
     bool odd = clean != raw.len || value.len == 0;
-    if (odd && !value.full)
-        note_odd_entry(r, number, oid, ASN1_STRING_type(text), raw, clean);
+    if (odd && !value.full) note_odd_entry(r, number, oid, ASN1_STRING_type(text), raw, clean);
     put_attribute(r->w, starts, oid, span_of(bytes, odd ? 0 : value.len));
     return !r->w->full && !value.full;
 }
@@ -236,7 +235,8 @@ static span extension_text(span content) {
     span text = content;
     if (string) {
         long len;
-        if (ASN1_get_object(&at, &len, &tag, &class, (long)content.len) & 0x81) return span_of(NULL, 0);
+        if (ASN1_get_object(&at, &len, &tag, &class, (long)content.len) & 0x81)
+            return span_of(NULL, 0);
         text = span_of(at, (size_t)len);
         /* With the shortest header, and nothing behind it. */
         if ((size_t)ASN1_object_size(0, (int)len, tag) != content.len) return span_of(NULL, 0);
@@ -285,7 +285,8 @@ static const char *extension_fault(X509 *leaf, int index, uint32_t flag) {
         bool unknown = X509_EXTENSION_get_critical(one) && !X509_supported_extension(one);
         return unknown ? "is critical, and libcrypto does not know it" : NULL;
     }
-    if (X509_get_ext_by_OBJ(leaf, X509_EXTENSION_get_object(one), index) >= 0) return "stands twice";
+    if (X509_get_ext_by_OBJ(leaf, X509_EXTENSION_get_object(one), index) >= 0)
+        return "stands twice";
     return extension_parses(one) ? NULL : "does not parse";
 }
 
@@ -487,7 +488,7 @@ typedef struct {
     identity *id;
     bind_taker take;
     void *data;
-    span first[BIND_KINDS]; /* of the values of each kind */
+    span first[BIND_KINDS];   /* of the values of each kind */
     bool several[BIND_KINDS]; /* are there others than the first? */
     bool done;
 } giver;

@@ -17,7 +17,8 @@ typedef struct {
 span asn1_span(const ASN1_STRING *s);
 bool encode(X509 *certificate, encoding *e);
 /* Says why the certificate is refused, and returns `why`. */
-reason refuse(identity *id, reason why, const char *format, ...) __attribute__((format(printf, 3, 4)));
+reason refuse(identity *id, reason why, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 void put_oddity(writer *w, int tag, span raw, size_t clean);
 bool note_odd(identity *id, unsigned bits, const char *field, size_t number, writer *w);
 void detail_end(identity *id, const writer *w);

@@ -13,8 +13,8 @@ typedef struct {
     const request *r;
     const rule *line; /* the first that matched */
     bool odd, ambiguous, conflict, elsewhere, peer;
-    bool pinned; /* a `pin` line of `lines` holds the leaf itself */
-    bool unread; /* an extension that a line names is not clean text */
+    bool pinned;       /* a `pin` line of `lines` holds the leaf itself */
+    bool unread;       /* an extension that a line names is not clean text */
     bind_kind several; /* ambiguous: of which kind */
     uint32_t session, compared;
     writer made; /* the user of the first `pattern` line: bytes of the decision */
@@ -162,7 +162,7 @@ static void take_pattern(match *m, const rule *line, span value, bool repeated) 
  * everybody's time: some 2 ms. */
 enum { COMPARISONS = 4096 };
 #define TOO_MANY_PATTERNS "more than 4096 `pattern` lines may fit it"
-#define TOO_MANY_COMBINATIONS                                                                       \
+#define TOO_MANY_COMBINATIONS                                                                      \
     "its subject has more than 512 lists of attributes that `bind attributes` lines may name"
 
 static bool take_patterns(bind_kind kind, span value, bool repeated, void *data) {
@@ -186,17 +186,22 @@ static bool take_patterns(bind_kind kind, span value, bool repeated, void *data)
 revocable revocable_leaf(const request *r) {
     bool own = !r->issuers->known && span_equal(r->leaf->subject, r->leaf->issuer);
     const uint8_t *issuer = own ? identity_key(r->leaf) : issuer_key(r->issuers);
-    return (revocable){issuer, identity_cert(r->leaf), identity_tbs(r->leaf),
-                       identity_key(r->leaf), &r->issuers->leaf, r->leaf->serial};
+    return (revocable){issuer,
+                       identity_cert(r->leaf),
+                       identity_tbs(r->leaf),
+                       identity_key(r->leaf),
+                       &r->issuers->leaf,
+                       r->leaf->serial};
 }
 
 revocable revocable_authority(const path *p, size_t i) {
     const authority *ca = &p->ca[i], *issuer = i + 1 < p->count ? ca + 1 : ca;
-    return (revocable){issuer->key, ca->cert, ca->tbs, ca->key, &ca->seal,
-                       span_of(ca->serial, ca->serial_len)};
+    return (revocable){issuer->key, ca->cert,  ca->tbs,
+                       ca->key,     &ca->seal, span_of(ca->serial, ca->serial_len)};
 }
 
-static const rule *find_revocation(const view *v, revoke_kind kind, const uint8_t *hash, span serial) {
+static const rule *find_revocation(const view *v, revoke_kind kind, const uint8_t *hash,
+                                   span serial) {
     uint8_t key[KEY_BYTES];
     if (!view_revokes(v, kind)) return NULL;
     key_of(key, LINE_REVOKE, kind, span_of(hash, HASH_BYTES), serial);
@@ -232,7 +237,9 @@ bool view_pins_leaf(const view *v, identity *leaf) {
     return view_find(v, key);
 }
 
-bool policy_pinned(const policy *p, identity *leaf) { return view_pins_leaf(&(view){p, NULL}, leaf); }
+bool policy_pinned(const policy *p, identity *leaf) {
+    return view_pins_leaf(&(view){p, NULL}, leaf);
+}
 
 /* A node's peer comes from the CA of the servers, which need not be one of clients: its own key is
  * known, and the handshake has verified it. A pinned leaf needs no CA, so that none of them ends it;
@@ -456,7 +463,7 @@ static span several_of(const match *m) {
     }
 }
 
-#define CUT_SIGNATURE \
+#define CUT_SIGNATURE                                                                              \
     "a signature of the path is shorter than the key that made it: its holder has cut it"
 
 static span detail_of(const match *m, const decision *d) {
@@ -467,13 +474,13 @@ static span detail_of(const match *m, const decision *d) {
         return leaf->detail.len ? leaf->detail
                                 : LITERAL("an extension that a line names is not clean text");
     case REASON_TOO_LARGE:
-        return leaf->refusal              ? leaf->detail
+        return leaf->refusal               ? leaf->detail
                : m->compared > COMPARISONS ? LITERAL(TOO_MANY_PATTERNS)
                                            : LITERAL(TOO_MANY_COMBINATIONS);
     case REASON_KEY_USAGE:
         return leaf->ca && !m->pinned ? LITERAL("its basic constraints say CA:TRUE")
-               : !leaf->signs ? LITERAL("its key usage has not digitalSignature")
-                              : LITERAL("its extended key usage has not clientAuth");
+               : !leaf->signs         ? LITERAL("its key usage has not digitalSignature")
+                                      : LITERAL("its extended key usage has not clientAuth");
     case REASON_AMBIGUOUS: return several_of(m);
     case REASON_NO_BINDING: return near_miss(m->lines, leaf);
     case REASON_USER_MISSING: return why_missing(m, d);

@@ -62,7 +62,9 @@ typedef struct {
     } of[LINE_OIDS + 1];
 } oids;
 
-static span oid_at(const oids *list, size_t i) { return span_of(list->of[i].bytes, list->of[i].len); }
+static span oid_at(const oids *list, size_t i) {
+    return span_of(list->of[i].bytes, list->of[i].len);
+}
 
 /* Moves the last one to its place. False where it is there already. */
 static bool put_in_order(oids *list) {
@@ -89,8 +91,9 @@ static bool read_oid(line *l, span text, oids *list) {
     span dotted = l->head.kind == SET_REQUIRE_EKU ? usage_oid(text) : text;
     if (!oid_parse(dotted, false, list->of[at].bytes, &list->of[at].len)) return false;
     if (stands_for_all(oid_at(list, at)))
-        return fail(l->why, "'%.*s' stands for all of them, and says nothing of what it is for: write "
-                            "those that a certificate is to have",
+        return fail(l->why,
+                    "'%.*s' stands for all of them, and says nothing of what it is for: write "
+                    "those that a certificate is to have",
                     shown(text), (const char *)text.ptr);
     return put_in_order(list);
 }
@@ -146,7 +149,9 @@ static bool has_all(span list, const rule *demand) {
     return true;
 }
 
-static int least_version(const rule *demand) { return demand->value == MIN_TLS_1_3 ? 0x0304 : 0x0303; }
+static int least_version(const rule *demand) {
+    return demand->value == MIN_TLS_1_3 ? 0x0304 : 0x0303;
+}
 
 bool demand_asked(const rule *demand, const request *r) {
     const bool explains = r->tls.state != HANDSHAKE_UNSAID;

@@ -38,9 +38,10 @@ static const struct {
                           "it names several identities of a kind that the policy "
                           "binds",
                           "bind its whole subject or its key, or issue one with a single name"},
-    [REASON_UNTRUSTED_ISSUER] = {"it comes from a trusted CA",
-                                 "no `ca` line of the policy is in its path, and no `pin` line holds it",
-                                 "add a `ca` line for the CA that issued it, or a `pin` line for it alone"},
+    [REASON_UNTRUSTED_ISSUER] =
+        {"it comes from a trusted CA",
+         "no `ca` line of the policy is in its path, and no `pin` line holds it",
+         "add a `ca` line for the CA that issued it, or a `pin` line for it alone"},
     [REASON_CA_EXPIRED] = {"the CAs of its path are within their validity",
                            "a CA of its path is outside its validity",
                            "renew the CA, and put its new certificate into the client's chain and "
@@ -64,14 +65,16 @@ static const struct {
                         "connect from an allowed address, or widen from="},
     [REASON_LIFETIME] = {"its lifetime is short enough", "it lives longer than the policy allows",
                          "issue one that ends sooner, or change `set max-lifetime`"},
-    [REASON_REQUIRED_EKU] = {"it has the extended key usages that the policy asks for",
-                             "it has not all extended key usages that the policy asks for",
-                             "issue one with these extended key usages, or change `set require-eku`"},
+    [REASON_REQUIRED_EKU] =
+        {"it has the extended key usages that the policy asks for",
+         "it has not all extended key usages that the policy asks for",
+         "issue one with these extended key usages, or change `set require-eku`"},
     [REASON_REQUIRED_POLICY] =
         {"it has the certificate policies that the policy asks for",
          "it has not all certificate policies that the policy asks for",
          "issue one with these certificate policies, or change `set require-policy`"},
-    [REASON_KEY_TOO_SMALL] = {"its key is large enough", "its key is smaller than the policy allows",
+    [REASON_KEY_TOO_SMALL] = {"its key is large enough",
+                              "its key is smaller than the policy allows",
                               "issue one with a larger key, or change `set min-key-bits`"},
     [REASON_TLS_VERSION] = {"the TLS version of its connection is new enough",
                             "the TLS version of its connection is older than the policy allows",
@@ -89,9 +92,9 @@ static const char *const MANAGED[REASON_COUNT] = {
     [REASON_AMBIGUOUS] =
         "redis-certauth user update <user> --subject with its whole subject, or issue one with a "
         "single name",
-    [REASON_UNTRUSTED_ISSUER] =
-        "redis-certauth ca set <file with all CAs> --trust-grows, or authentication_ssl_client_certs "
-        "of the database",
+    [REASON_UNTRUSTED_ISSUER] = "redis-certauth ca set <file with all CAs> --trust-grows, or "
+                                "authentication_ssl_client_certs "
+                                "of the database",
     [REASON_GATE] = "redis-certauth db update <database> --validation disabled, or add it to "
                     "authorized_subjects of the database",
     [REASON_NO_BINDING] = "give it a subject, and a user that subject: redis-certauth user update",
@@ -101,8 +104,9 @@ static const char *const MANAGED[REASON_COUNT] = {
     [REASON_REQUIRED_POLICY] = "issue one with these certificate policies",
     [REASON_KEY_TOO_SMALL] = "issue one with a larger key",
     [REASON_TLS_VERSION] = "let the client use a newer TLS version",
-    [REASON_USER_MISSING] = "give a role of the user an ACL here: redis-certauth db update <database> "
-                            "--grant <role>=<acl>, and --grant for each that it has already",
+    [REASON_USER_MISSING] =
+        "give a role of the user an ACL here: redis-certauth db update <database> "
+        "--grant <role>=<acl>, and --grant for each that it has already",
     [REASON_USER_OFF] = "see what the user's roles have here: redis-certauth user show <user>",
 };
 
@@ -231,8 +235,9 @@ static void tell_leaf(writer *w, const identity *leaf) {
     }
     put_byte(w, '\n');
     if (leaf->client && leaf->serves)
-        put_string(w, "its extended key usage is not clientAuth alone: where only the TLS handshake "
-                      "decides, it is good enough for a node\n");
+        put_string(w,
+                   "its extended key usage is not clientAuth alone: where only the TLS handshake "
+                   "decides, it is good enough for a node\n");
     if (!leaf->refusal) tell_rdns(w, leaf->subject);
     tell_sans(w, leaf);
     tell_extensions(w, leaf->extensions);
@@ -246,9 +251,10 @@ static void tell_handshake(writer *w, const handshake *tls) {
     case HANDSHAKE_NOT_ASKED:
         put_string(w, "the TLS handshake was not asked (");
         put_string(w, tls->text);
-        put_string(w, tls->refused ? ")\n"
-                                   : "): it also wants a root of the path in the server's trust store, "
-                                     "and keys and signatures of its security level\n");
+        put_string(w, tls->refused
+                          ? ")\n"
+                          : "): it also wants a root of the path in the server's trust store, "
+                            "and keys and signatures of its security level\n");
         return;
     case HANDSHAKE_WITHOUT:
         put_string(w, "the TLS handshake is without this certificate: ");
@@ -268,14 +274,17 @@ static void tell_handshake(writer *w, const handshake *tls) {
 /* What the path has that another verification may see in another way. */
 static void tell_unasked(writer *w, const request *r, bool pinned) {
     if (r->tls.state != HANDSHAKE_NOT_ASKED) return;
-    if (pinned) put_string(w, "path: the TLS handshake takes what is pinned where trust is managed\n");
+    if (pinned)
+        put_string(w, "path: the TLS handshake takes what is pinned where trust is managed\n");
     if (pinned || !r->issuers->known) return;
     if (r->issuers->weak)
-        put_string(w, "path: a key or a signature in it is below security level 2, at which a server "
-                      "refuses it: RSA keys want 2048 bits, signatures SHA-256\n");
+        put_string(w,
+                   "path: a key or a signature in it is below security level 2, at which a server "
+                   "refuses it: RSA keys want 2048 bits, signatures SHA-256\n");
     if (r->issuers->partial)
-        put_string(w, "path: it ends at a `ca` line, and the root above that is not known here: the "
-                      "TLS handshake takes that where trust is managed, and else wants the root\n");
+        put_string(w,
+                   "path: it ends at a `ca` line, and the root above that is not known here: the "
+                   "TLS handshake takes that where trust is managed, and else wants the root\n");
 }
 
 static void tell_path(writer *w, const view *lines, const request *r) {
@@ -371,13 +380,16 @@ static void tell_failed(writer *w, const view *lines, const request *r, const de
 /* Where the server's own TLS is what a certificate does not get past; else NULL. */
 static const char *handshake_cure(const view *lines, const request *r, reason why) {
     if (why == REASON_NO_CERTIFICATE && r->tls.state == HANDSHAKE_WITHOUT)
-        return "where the server asks for none, set tls-auth-clients to yes or optional; else issue "
+        return "where the server asks for none, set tls-auth-clients to yes or optional; else "
+               "issue "
                "it with an RSA key or an EC key of P-256, P-384 or P-521";
     if (why == REASON_UNTRUSTED_ISSUER && r->tls.refused && view_pins_leaf(lines, r->leaf))
         return "a `pin` line holds it, and a handshake takes that where trust is managed: let "
                "tls-ca-cert-dir be the journal's ca directory, see CERTAUTH.POLICY STATUS";
-    if (why == REASON_UNTRUSTED_ISSUER && r->tls.refused && r->issuers->known && r->issuers->partial)
-        return "the policy trusts its CA without its root, and a handshake takes that where trust is "
+    if (why == REASON_UNTRUSTED_ISSUER && r->tls.refused && r->issuers->known &&
+        r->issuers->partial)
+        return "the policy trusts its CA without its root, and a handshake takes that where trust "
+               "is "
                "managed: let tls-ca-cert-dir be the journal's ca directory, or add the root as an "
                "`anchor` line or to tls-ca-cert-file";
     if (why == REASON_UNTRUSTED_ISSUER && r->tls.refused && r->issuers->known)
@@ -393,17 +405,17 @@ static const char *own_cure(const view *lines, const request *r, const decision 
     span cn;
     switch (d->why) {
     case REASON_KEY_USAGE:
-        return leaf->ca || leaf->signs ? NULL
-                                       : "issue one with digitalSignature in its key usage";
+        return leaf->ca || leaf->signs ? NULL : "issue one with digitalSignature in its key usage";
     case REASON_AMBIGUOUS:
         return name_common_names(leaf->subject, &cn) > 1 &&
                        view_setting(lines, SET_GATE) == GATE_SAN_CN
-                   ? "the gate looks at the CN, so issue one with a single CN, or take the gate away"
+                   ? "the gate looks at the CN, so issue one with a single CN, or take the gate "
+                     "away"
                    : NULL;
     case REASON_GATE:
-        return view_setting(lines, SET_GATE) == GATE_FULL_SUBJECT &&
-                       !key_allow(key, leaf->subject)
-                   ? "no `allow` line can say this subject, which has other attributes than one CN, "
+        return view_setting(lines, SET_GATE) == GATE_FULL_SUBJECT && !key_allow(key, leaf->subject)
+                   ? "no `allow` line can say this subject, which has other attributes than one "
+                     "CN, "
                      "OUs and one of O, L, ST and C: take the gate away"
                    : NULL;
     default: return handshake_cure(lines, r, d->why);
@@ -448,8 +460,9 @@ static void tell_made(writer *w, const decision *d) {
 /* Whoever issues a certificate writes its OUs, and no CA has them alone. */
 static void tell_danger(writer *w, const request *r, const decision *d) {
     if (!is_attributes(d->line) || d->line->scoped || r->issuers->count == 0) return;
-    put_string(w, "every CA that the policy trusts may write these attributes into a subject; for the "
-                  "issuer of this certificate alone, add to the line: ca=");
+    put_string(w,
+               "every CA that the policy trusts may write these attributes into a subject; for the "
+               "issuer of this certificate alone, add to the line: ca=");
     put_hex(w, span_of(r->issuers->ca[0].key, HASH_BYTES));
     put_byte(w, '\n');
 }

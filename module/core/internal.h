@@ -47,13 +47,17 @@ extern void (*must_tell)(const char *text);
 /* ---- Bytes to write to ---- */
 
 /* A buffer of fixed size that remembers having been too small. */
-typedef struct { uint8_t *ptr; size_t len, room; bool full; } writer;
+typedef struct {
+    uint8_t *ptr;
+    size_t len, room;
+    bool full;
+} writer;
 void put(writer *, const void *bytes, size_t len);
 static inline void put_span(writer *w, span s) { put(w, s.ptr, s.len); }
 static inline void put_byte(writer *w, uint8_t byte) { put(w, &byte, 1); }
 void put_u16(writer *, size_t value); /* big-endian; too large a value fills the writer */
 void put_hex(writer *, span bytes);
-void put_token(writer *, span value); /* quoted where the reader of tokens would need it */
+void put_token(writer *, span value);     /* quoted where the reader of tokens would need it */
 void put_address(writer *, span address); /* 4 or 16 bytes, as inet_ntop(3) writes them */
 static inline void put_string(writer *w, const char *text) { put(w, text, strlen(text)); }
 #define put_text(w, text) put(w, "" text, sizeof(text) - 1)
@@ -131,7 +135,7 @@ bool certificate_serial(X509 *, uint8_t out[SERIAL_BYTES], size_t *len);
  * line the same line: a policy never holds two rules with one key. Behind it, in the same block:
  * the canonical text, then the fields (tag, u24 length, value), see rule_field. */
 struct rule {
-    X509 *certificate;  /* `ca`, `anchor`: owned */
+    X509 *certificate; /* `ca`, `anchor`: owned */
     uint32_t text_len, fields_len;
     uint32_t session;   /* `bind … session=`, seconds; the value of a setting that is a number */
     uint32_t number;    /* of the line in the write that brings it */
@@ -151,10 +155,14 @@ static inline bool is_attributes(const rule *r) {
 /* FIELD_ALIAS: another name by which rules are counted: the key of a CA, the CN of an `allow` line, what
  * pattern lines share, the OID of a `bind extension` line, the types of a `bind attributes` line. */
 enum field {
-    FIELD_USER, FIELD_NET, FIELD_ACL, FIELD_ALIAS,
+    FIELD_USER,
+    FIELD_NET,
+    FIELD_ACL,
+    FIELD_ALIAS,
     FIELD_FILE, /* `ca`, `anchor`: OpenSSL's hash of the subject, which names files; u32, big-endian */
     FIELD_TEMPLATE, /* `pattern`: what it matches; `bind attributes`: its attributes, sorted */
-    FIELD_MAKES, FIELD_CA, /* `pattern`: the user, ca= */
+    FIELD_MAKES,
+    FIELD_CA, /* `pattern`: the user, ca= */
     FIELD_OID /* `set require-…`: DER content, in the order of the bytes */
 };
 bool rule_field(const rule *, enum field, size_t *at, span *value);
@@ -182,7 +190,10 @@ void alias_anchor(uint8_t out[KEY_BYTES], bind_kind, span anchor);
 void alias_named(uint8_t out[KEY_BYTES], span word);
 
 /* What is in force, seen through a change that is not made yet. */
-typedef struct { const policy *base; const patch *pending; } view;
+typedef struct {
+    const policy *base;
+    const patch *pending;
+} view;
 
 /* ---- Patterns ---- */
 
@@ -205,7 +216,11 @@ span rule_word(const rule *); /* of `pattern` and `user` lines */
 span pattern_anchor(bind_kind, span template);
 
 /* The `pattern` lines of a policy or a patch, by anchor and by word; all zero is empty. */
-typedef struct { const rule *line; uint64_t hash; uint32_t next; } pattern_entry;
+typedef struct {
+    const rule *line;
+    uint64_t hash;
+    uint32_t next;
+} pattern_entry;
 typedef struct {
     pattern_entry *entries; /* linked by `next`: index + 1 */
     uint32_t *heads;
@@ -245,9 +260,13 @@ typedef struct {
     size_t count, len;
     uint8_t *types; /* records: u8 length | OID */
 } shape;
-typedef struct { shape of[ATTRIBUTES_SHAPES]; size_t count; } shapes; /* all zero is empty */
+typedef struct {
+    shape of[ATTRIBUTES_SHAPES];
+    size_t count;
+} shapes; /* all zero is empty */
 void alias_shape(uint8_t out[KEY_BYTES], span sorted);
-bool shapes_add(shapes *, const rule *); /* of a `bind attributes` line; false where there is no room */
+bool shapes_add(shapes *,
+                const rule *); /* of a `bind attributes` line; false where there is no room */
 void shapes_remove(shapes *, const rule *);
 void shapes_free(shapes *);
 
@@ -266,8 +285,15 @@ uint64_t near_subject(span name);
 
 /* The `bind` lines of a policy by that, 64 of each at the most, and others do not follow where one of them
  * goes; all zero is empty. */
-typedef struct { const rule *line; uint32_t next; } near_entry;
-typedef struct { near_entry *entries; uint32_t *heads; size_t count, room; } near_lines;
+typedef struct {
+    const rule *line;
+    uint32_t next;
+} near_entry;
+typedef struct {
+    near_entry *entries;
+    uint32_t *heads;
+    size_t count, room;
+} near_lines;
 void near_add(near_lines *, const rule *);
 void near_remove(near_lines *, const rule *);
 const rule *near_next(const near_lines *, uint64_t hash, uint32_t *at); /* `at` starts at 0 */
@@ -290,7 +316,7 @@ const rule *view_find(const view *, const uint8_t key[KEY_BYTES]);
 bool view_alias(const view *, const uint8_t alias[KEY_BYTES]); /* has any rule that alias? */
 int view_setting(const view *, setting);
 bool view_pins_leaf(const view *, identity *leaf); /* has it a `pin` line for it? */
-bool view_binds(const view *, bind_kind); /* may there be `bind` lines of that kind? */
+bool view_binds(const view *, bind_kind);          /* may there be `bind` lines of that kind? */
 const near_lines *policy_near(const policy *);
 struct x509_store_st;
 struct x509_store_st *policy_store(const policy *); /* of its `ca` and `anchor` lines; or NULL */
@@ -332,7 +358,10 @@ const uint8_t *issuer_key(const path *);
 
 /* ---- Names ---- */
 
-typedef struct { bool starts; span oid, value; } attribute;
+typedef struct {
+    bool starts;
+    span oid, value;
+} attribute;
 bool name_next(span name, size_t *at, attribute *out);
 /* Appends one attribute of an encoded name. */
 void put_attribute(writer *, bool starts, span oid, span value);

@@ -84,8 +84,8 @@ static int forgive(int good, X509_STORE_CTX *context) {
         X509_VERIFY_PARAM_set_flags(X509_STORE_CTX_get0_param(context), X509_V_FLAG_PARTIAL_CHAIN);
         return 1;
     }
-    reason why = reason_of_error(X509_STORE_CTX_get_error(context),
-                                 X509_STORE_CTX_get_error_depth(context));
+    reason why =
+        reason_of_error(X509_STORE_CTX_get_error(context), X509_STORE_CTX_get_error_depth(context));
     if (good) return good;
     out->weak = out->weak || why == REASON_WEAK;
     return why == REASON_WEAK || why == REASON_CA_EXPIRED || why == REASON_EXPIRED ||
@@ -153,7 +153,8 @@ typedef struct {
 static place places[PLACES];
 static X509 *seen[AUTHORITIES];
 static authority seen_as[AUTHORITIES];
-static bool seen_last[AUTHORITIES]; /* at the end of a path: what its own issuer says is not known */
+static bool
+    seen_last[AUTHORITIES]; /* at the end of a path: what its own issuer says is not known */
 static size_t oldest;
 
 static bool known_authority(X509 *certificate, X509 *issuer, authority *out) {
@@ -212,9 +213,7 @@ size_t policy_unverified(const policy *p, fault *why) {
 }
 
 /* By its names: of a key whose algorithm is not known, libcrypto does not say EXFLAG_SS. */
-static bool is_root(X509 *certificate) {
-    return X509_get_extension_flags(certificate) & EXFLAG_SI;
-}
+static bool is_root(X509 *certificate) { return X509_get_extension_flags(certificate) & EXFLAG_SI; }
 
 bool reaches_root(X509_STORE *store, X509 *ca) {
     X509_STORE_CTX *context = X509_STORE_CTX_new();

@@ -99,9 +99,7 @@ bool need(line *l, const char *what) {
 }
 
 /* The token in a message: only clean text is shown, and not much of it. */
-int shown(span token) {
-    return !text_clean(token) ? 0 : token.len > 80 ? 80 : (int)token.len;
-}
+int shown(span token) { return !text_clean(token) ? 0 : token.len > 80 ? 80 : (int)token.len; }
 
 bool bad_token(line *l, const char *what) {
     return fail(l->why, "%s: '%.*s'", what, shown(l->token), (const char *)l->token.ptr);
@@ -138,11 +136,16 @@ static const struct {
     [SET_PASSWORD_AUTH] = {"password-auth", {"refuse", "allow"}, "refuse or allow"},
     [SET_TLS_CLIENT_AUTH] = {"tls-client-auth", {NULL, "yes", "optional"}, "yes or optional"},
     [SET_INTERNAL_TRUST] = {"internal-trust", {"refuse", "allow"}, "refuse or allow"},
-    [SET_MAX_LIFETIME] = {"max-lifetime", {NULL}, "a whole number above 0 with s, m, h or d, up to 24855d"},
-    [SET_REQUIRE_EKU] = {"require-eku",
-                         {NULL},
-                         "OIDs, or names such as clientAuth, joined by commas, each once, 32 at most"},
-    [SET_REQUIRE_POLICY] = {"require-policy", {NULL}, "dotted OIDs joined by commas, each once, 32 at most"},
+    [SET_MAX_LIFETIME] = {"max-lifetime",
+                          {NULL},
+                          "a whole number above 0 with s, m, h or d, up to 24855d"},
+    [SET_REQUIRE_EKU] =
+        {"require-eku",
+         {NULL},
+         "OIDs, or names such as clientAuth, joined by commas, each once, 32 at most"},
+    [SET_REQUIRE_POLICY] = {"require-policy",
+                            {NULL},
+                            "dotted OIDs joined by commas, each once, 32 at most"},
     [SET_MIN_KEY_BITS] = {"min-key-bits", {NULL}, "a whole number of RSA bits from 1024 to 16384"},
     [SET_MIN_TLS] = {"min-tls", {NULL, "1.2", "1.3"}, "1.2 or 1.3"},
 };
@@ -167,8 +170,10 @@ static bool read_set(line *l) {
         l->head.kind = (uint8_t)i;
         l->why->text[0] = 0;
         if (read_word(l, SETTING[i].values) || read_demand(l)) return true;
-        return l->why->text[0] ? false : fail(l->why, "set %s takes %s, not '%.*s'", SETTING[i].name, SETTING[i].allowed,
-                    shown(l->token), (const char *)l->token.ptr);
+        return l->why->text[0]
+                   ? false
+                   : fail(l->why, "set %s takes %s, not '%.*s'", SETTING[i].name,
+                          SETTING[i].allowed, shown(l->token), (const char *)l->token.ptr);
     }
     return bad_token(l, "there is no such setting");
 }
@@ -188,7 +193,8 @@ static bool read_certificate(line *l, const char *what, size_t *len) {
     if (!need(l, what)) return false;
     const uint8_t *at = l->field_bytes;
     *len = base64_decode(l->token, l->field_bytes);
-    l->head.certificate = *len && *len <= CERTIFICATE_BYTES ? d2i_X509(NULL, &at, (long)*len) : NULL;
+    l->head.certificate =
+        *len && *len <= CERTIFICATE_BYTES ? d2i_X509(NULL, &at, (long)*len) : NULL;
     return (l->head.certificate && at == l->field_bytes + *len) ||
            fail(l->why, "not the base64 DER of one certificate");
 }
@@ -528,8 +534,9 @@ static bool read_pattern_rules(line *l) {
     if (l->head.makes) return read_acl(l);
     l->why->text[0] = 0;
     if (next(l))
-        return bad_token(l, "a user without a placeholder is named as by bind, and its rules stand in "
-                            "its `user` line: not here");
+        return bad_token(l,
+                         "a user without a placeholder is named as by bind, and its rules stand in "
+                         "its `user` line: not here");
     return l->why->text[0] == 0;
 }
 

@@ -15,8 +15,8 @@ typedef struct {
     writer key;  /* hashed at the end, see key_of */
     writer fields;
     fault *why;
-    bool held;     /* see rule_parse_held */
-    size_t counted; /* its users, or ACL rules */
+    bool held;            /* see rule_parse_held */
+    size_t counted;       /* its users, or ACL rules */
     bool is_named[NAMED]; /* the users of a `bind` line so far: a table of their keys */
     uint8_t named[NAMED][KEY_BYTES];
     span token; /* the last one read, in token_bytes */

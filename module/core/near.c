@@ -54,11 +54,14 @@ uint64_t near_hash(bind_kind kind, span value) {
     switch (kind) {
     case BIND_SUBJECT:
         return name_common_names(value, &cn) ? near_hash(BIND_CN, cn) : near_subject(value);
-    case BIND_CN: case BIND_URI: case BIND_DNS: case BIND_EMAIL: case BIND_UPN:
-        return hash_folded((int)kind, none, value);
-    case BIND_ATTRIBUTE: case BIND_EXTENSION: case BIND_ATTRIBUTES:
-        one = telling(value);
-        return hash_folded((int)kind, one.oid, one.value);
+    case BIND_CN:
+    case BIND_URI:
+    case BIND_DNS:
+    case BIND_EMAIL:
+    case BIND_UPN: return hash_folded((int)kind, none, value);
+    case BIND_ATTRIBUTE:
+    case BIND_EXTENSION:
+    case BIND_ATTRIBUTES: one = telling(value); return hash_folded((int)kind, one.oid, one.value);
     default: return 0;
     }
 }

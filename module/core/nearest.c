@@ -147,8 +147,7 @@ static void find_by_values(nearest *n, const identity *leaf) {
     for (size_t at = 0; name_next(leaf->subject, &at, &a);) {
         if (a.value.len && span_equal(a.oid, OID_CN)) find_by_value(n, BIND_CN, a.value);
     }
-    for (size_t at = 0; identity_next_san(leaf, &at, &kind, &value);)
-        find_by_value(n, kind, value);
+    for (size_t at = 0; identity_next_san(leaf, &at, &kind, &value);) find_by_value(n, kind, value);
     find_by_attributes(n, BIND_ATTRIBUTE, leaf->subject);
     find_by_attributes(n, BIND_EXTENSION, leaf->extensions);
     find_by_attributes(n, BIND_ATTRIBUTES, leaf->subject);
@@ -175,9 +174,8 @@ static void find_by_subject(nearest *n) {
 static void tell_subjects(writer *w, const candidate *best, span subject) {
     span other = span_of(best->subject, best->len);
     if (best->distance == 0) {
-        put_string(w, span_equal(other, subject)
-                          ? ": it asks for another CA"
-                          : ": it has the same attributes in another order");
+        put_string(w, span_equal(other, subject) ? ": it asks for another CA"
+                                                 : ": it has the same attributes in another order");
         return;
     }
     put_string(w, ": the certificate has ");
@@ -203,8 +201,12 @@ static void tell_other(writer *w, const candidate *best) {
 
 void tell_nearest(writer *w, const policy *p, const identity *leaf, size_t most) {
     candidate best;
-    nearest n = {p, leaf->subject, near_subject(leaf->subject), attributes_of(leaf->subject),
-                 p ? most : 0, &best};
+    nearest n = {p,
+                 leaf->subject,
+                 near_subject(leaf->subject),
+                 attributes_of(leaf->subject),
+                 p ? most : 0,
+                 &best};
     best.line = NULL;
     if (n.left) find_by_values(&n, leaf);
     if (n.left && best.line == NULL) find_by_subject(&n);

@@ -23,13 +23,12 @@ static reason node_revoked(const view *lines, X509 *const *chain, uint8_t (*keys
         const size_t above = i + 1 < count ? i + 1 : i;
         seal own = {0};
         size_t len;
-        if (!certificate_serial(chain[i], serial, &len) ||
-            !certificate_hashes(chain[i], cert, tbs))
+        if (!certificate_serial(chain[i], serial, &len) || !certificate_hashes(chain[i], cert, tbs))
             return REASON_MALFORMED;
         if (above > i) certificate_seal(chain[i], chain[above], &own);
         if (own.altered) return REASON_MALFORMED;
-        if (is_revoked(lines, (revocable){keys[above], cert, tbs, keys[i], &own,
-                                          span_of(serial, len)}))
+        if (is_revoked(lines,
+                       (revocable){keys[above], cert, tbs, keys[i], &own, span_of(serial, len)}))
             return i ? REASON_CA_REVOKED : REASON_REVOKED;
     }
     return REASON_UNDECIDED;

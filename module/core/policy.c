@@ -44,8 +44,12 @@ int policy_setting(const policy *p, setting s) { return p->settings[s]; }
 size_t policy_rules(const policy *p) { return p->lines.count; }
 const rule *policy_rule(const policy *p, size_t index) { return p->lines.rules[index]; }
 size_t policy_authorities(const policy *p) { return p->authorities.count; }
-const rule *policy_authority_rule(const policy *p, size_t index) { return p->authorities.rules[index]; }
-X509 *policy_authority(const policy *p, size_t index) { return p->authorities.rules[index]->certificate; }
+const rule *policy_authority_rule(const policy *p, size_t index) {
+    return p->authorities.rules[index];
+}
+X509 *policy_authority(const policy *p, size_t index) {
+    return p->authorities.rules[index]->certificate;
+}
 X509_STORE *policy_store(const policy *p) { return p->store; }
 
 const near_lines *policy_near(const policy *p) { return &p->near; }
@@ -157,7 +161,8 @@ void patch_free(patch *p) {
     shapes_free(&p->shapes);
     table_free(&p->added, !p->committed);
     table_free(&p->removed, p->committed);
-    if (p->next) p->next->lines.count = 0; /* the rules are the other policy's, or were just freed */
+    if (p->next)
+        p->next->lines.count = 0; /* the rules are the other policy's, or were just freed */
     policy_free(p->next);
     free(p);
 }
@@ -310,11 +315,11 @@ static const char *maker_clash(const view *v, span word, const uint32_t count[3]
     if (count[1] != count[2])
         return "another pattern line has the same word with another user or other ACL rules";
     if (view_tallied(v, named))
-        return "a `user` line has a name that starts with the same word, or the user of a pattern line "
+        return "a `user` line has a name that starts with the same word, or the user of a pattern "
+               "line "
                "that names one";
-    return count[1] > PATTERN_TWINS
-               ? "too many pattern lines have the same word: at most 1000"
-               : NULL;
+    return count[1] > PATTERN_TWINS ? "too many pattern lines have the same word: at most 1000"
+                                    : NULL;
 }
 
 /* Names that start with the word of a `pattern` line are nobody else's. */
@@ -333,7 +338,8 @@ static const char *pattern_clash(const view *v, const rule *r) {
     for (int i = 0; i < 3 && rule_field(r, FIELD_ALIAS, &at, &alias); i++)
         count[i] = view_tallied(v, alias.ptr);
     if (count[0] > PATTERN_TWINS)
-        return "too many pattern lines have the same literal at the end by which they are found: at "
+        return "too many pattern lines have the same literal at the end by which they are found: "
+               "at "
                "most 1000";
     return r->makes ? maker_clash(v, rule_word(r), count) : name_clash(v, rule_word(r));
 }
@@ -400,7 +406,8 @@ bool patch_is_large(const patch *p) {
 void patch_prepare(patch *p) {
     const table *lines = &p->base->lines;
     size_t count = lines->count - p->removed.count + p->added.count;
-    bool fits = count <= lines->room && p->base->aliases.count + p->aliases.count <= p->base->aliases.room;
+    bool fits =
+        count <= lines->room && p->base->aliases.count + p->aliases.count <= p->base->aliases.room;
     if (!patch_is_large(p) && (fits || lines->count <= SMALL_CHANGE)) return;
     policy *next = p->next = policy_new();
     table_reserve(&next->lines, count);
@@ -476,6 +483,4 @@ bool view_binds_scoped(const view *v, bind_kind kind) {
     return v->pending || v->base->scoped[kind];
 }
 bool view_pins(const view *v) { return v->pending || v->base->pins.count; }
-bool view_revokes(const view *v, revoke_kind kind) {
-    return v->pending || v->base->revokes[kind];
-}
+bool view_revokes(const view *v, revoke_kind kind) { return v->pending || v->base->revokes[kind]; }

@@ -63,7 +63,8 @@ static reason put_sans(identity *id, writer *w, const GENERAL_NAMES *names) {
     for (int i = 0; i < sk_GENERAL_NAME_num(names); i++) {
         if (!put_san(id, w, sk_GENERAL_NAME_value(names, i), (size_t)i + 1))
             return refuse(id, REASON_TOO_LARGE,
-                          "the subject alternative names are longer than 16384 bytes, or one of them "
+                          "the subject alternative names are longer than 16384 bytes, or one of "
+                          "them "
                           "than 4096: number %d",
                           i + 1);
     }

@@ -112,7 +112,8 @@ static const rule *walk_rule(const write_order *order, walked from, size_t *numb
 
 /* A `pattern` line that names a user is to the server what a `bind` line is. */
 static bool is_visited(const visit *row, const rule *line) {
-    return row->types & 1 << rule_type(line) && (rule_type(line) != LINE_PATTERN || rule_is_maker(line));
+    return row->types & 1 << rule_type(line) &&
+           (rule_type(line) != LINE_PATTERN || rule_is_maker(line));
 }
 
 /* True where there is more to do. */
@@ -176,8 +177,9 @@ static bool remake(write_order *order, const slice *now) {
     while (slice_goes_on(now)) {
         span last = order->remade ? string_span(order->remade) : span_of("", 0);
         size_t len;
-        RedisModuleDictIter *at = RedisModule_DictIteratorStartC(
-            node.made, order->remade ? ">" : "^", (void *)(uintptr_t)last.ptr, last.len);
+        RedisModuleDictIter *at =
+            RedisModule_DictIteratorStartC(node.made, order->remade ? ">" : "^",
+                                           (void *)(uintptr_t)last.ptr, last.len);
         const char *name = RedisModule_DictNextC(at, &len, NULL);
         RedisModuleString *copy = name ? string_of(span_of(name, len)) : NULL;
         RedisModule_DictIteratorStop(at);

@@ -71,7 +71,8 @@ static void reply_explanation(RedisModuleCtx *ctx, const request *r) {
 
 /* Leaf first. The path is the handshake's, or ours where it was not asked or refuses; where it vouches for
  * nobody, what a connection would have. */
-static handshake ask_handshake(identity *leaf, X509 *const *certificates, size_t given, path *issuers) {
+static handshake ask_handshake(identity *leaf, X509 *const *certificates, size_t given,
+                               path *issuers) {
     char asks[16];
     fault unknown;
     handshake tls = handshake_ask(certificates[0], certificates + 1, given - 1, issuers);
@@ -101,9 +102,12 @@ static bool read_connection(RedisModuleString **argv, int argc, session *s, faul
     if (argc % 2 && !ip_parse((const char *)string_span(argv[2]).ptr, &s->address))
         return fail(why, "ERR not an IP address");
     if (!versioned) return true;
-    s->tls_version = string_is(argv[argc - 1], "1.3") ? 0x0304 : string_is(argv[argc - 1], "1.2") ? 0x0303 : 0;
+    s->tls_version = string_is(argv[argc - 1], "1.3")   ? 0x0304
+                     : string_is(argv[argc - 1], "1.2") ? 0x0303
+                                                        : 0;
     return (string_is(argv[argc - 2], "TLS") && s->tls_version) ||
-           fail(why, "ERR behind the certificate, and the address of a client, stands TLS 1.2 or TLS 1.3");
+           fail(why, "ERR behind the certificate, and the address of a client, stands TLS 1.2 or "
+                     "TLS 1.3");
 }
 
 int explain(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
@@ -343,8 +347,10 @@ int sessions(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
         return RedisModule_ReplyWithError(ctx, "ERR FORCE stands before LINES");
     if (asks && !may_administer(ctx, "SETUSER")) return deny(ctx, "SETUSER");
     if (asks && !may_wait(ctx))
-        return RedisModule_ReplyWithError(ctx, "ERR LINES is not for MULTI, scripts or the time while a "
-                                               "dataset is loaded: the reply waits for them to be tried");
+        return RedisModule_ReplyWithError(ctx,
+                                          "ERR LINES is not for MULTI, scripts or the time while a "
+                                          "dataset is loaded: the reply waits for them to be "
+                                          "tried");
     if (asks && (!may_take_lines(argv + from, count, &why) || !has_journal(&why)))
         return RedisModule_ReplyWithError(ctx, why.text);
     if (user.len) which.user = string_of(user);

@@ -110,9 +110,10 @@ int policy_status(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
 /* Those that a handshake can fail for. */
 static void info_handshakes(RedisModuleInfoCtx *ctx) {
     static const reason whys[] = {
-        REASON_NO_CERTIFICATE, REASON_HANDSHAKE, REASON_WEAK, REASON_UNKNOWN_ALGORITHM,
-        REASON_MALFORMED, REASON_KEY_USAGE, REASON_UNTRUSTED_ISSUER, REASON_CA_EXPIRED,
-        REASON_NOT_YET_VALID, REASON_EXPIRED,
+        REASON_NO_CERTIFICATE,    REASON_HANDSHAKE,  REASON_WEAK,
+        REASON_UNKNOWN_ALGORITHM, REASON_MALFORMED,  REASON_KEY_USAGE,
+        REASON_UNTRUSTED_ISSUER,  REASON_CA_EXPIRED, REASON_NOT_YET_VALID,
+        REASON_EXPIRED,
     };
     char field[64];
     for (size_t i = 0; i < sizeof whys / sizeof *whys; i++) {

@@ -130,8 +130,7 @@ static void connected(RedisModuleCtx *ctx, session *s, const RedisModuleClientIn
     else enact(ctx, s, &found, d);
 }
 
-void on_client_change(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t sub,
-                      void *data) {
+void on_client_change(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t sub, void *data) {
     const RedisModuleClientInfo *client = data;
     (void)event;
     if (sub != REDISMODULE_CLIENT_CHANGE_CONNECTED) {

@@ -101,7 +101,10 @@ enum { NOTES = 64, SETS = 128, WAYS = 8, SECONDS = 60, STRANGERS = 32 };
 static pthread_mutex_t notes_lock = PTHREAD_MUTEX_INITIALIZER;
 static door_note notes[NOTES];
 static size_t first_note, note_count;
-typedef struct { uint8_t what[KEY_BYTES]; int64_t until; } telling;
+typedef struct {
+    uint8_t what[KEY_BYTES];
+    int64_t until;
+} telling;
 static telling told[SETS][WAYS];
 static _Atomic uint64_t refused;
 
@@ -138,8 +141,9 @@ static void kind_of_key(const door_note *n, bool verified, uint8_t out[KEY_BYTES
 
 /* Once and for all where a node is known. */
 static bool is_news(const door_note *n, bool verified) {
-    struct { uint8_t event, at, why, address[16], key[KEY_BYTES]; } it = {
-        .event = (uint8_t)n->event, .at = (uint8_t)n->at, .why = (uint8_t)n->why};
+    struct {
+        uint8_t event, at, why, address[16], key[KEY_BYTES];
+    } it = {.event = (uint8_t)n->event, .at = (uint8_t)n->at, .why = (uint8_t)n->why};
     uint8_t what[KEY_BYTES];
     kind_of_key(n, verified, it.key);
     if (n->event != DOOR_JOINED) memcpy(it.address, n->address.bytes, n->address.len);
@@ -192,8 +196,8 @@ static reason judge(const STACK_OF(X509) * verified, const ip *address) {
     for (int i = 0; i < sk_X509_num(verified) && count < PATH_LENGTH + 2; i++)
         chain[count++] = sk_X509_value(verified, i);
     pthread_rwlock_rdlock(&rules);
-    reason why = policy_node(lines, fixed, chain, count, own_keys,
-                             span_of(address->bytes, address->len));
+    reason why =
+        policy_node(lines, fixed, chain, count, own_keys, span_of(address->bytes, address->len));
     pthread_rwlock_unlock(&rules);
     return why;
 }
@@ -201,7 +205,8 @@ static reason judge(const STACK_OF(X509) * verified, const ip *address) {
 /* Why libcrypto finds a path wrong. What it does not know, it calls one or another. */
 static reason why_refused(X509_STORE_CTX *context, fault *unknown) {
     if (chain_unknown(X509_STORE_CTX_get0_chain(context), unknown)) return REASON_UNKNOWN_ALGORITHM;
-    return reason_of_error(X509_STORE_CTX_get_error(context), X509_STORE_CTX_get_error_depth(context));
+    return reason_of_error(X509_STORE_CTX_get_error(context),
+                           X509_STORE_CTX_get_error_depth(context));
 }
 
 /* Of one that no handshake has brought, from any address; NULL: the one that this server shows. */
@@ -344,7 +349,8 @@ static int see_client(int good, X509_STORE_CTX *context) {
     bool verified = timely && !is_pinned(X509_STORE_CTX_get0_cert(context));
     char detail[DOOR_DETAIL];
     snprintf(detail, sizeof detail, "%.100s, at depth %d",
-             why == REASON_UNKNOWN_ALGORITHM ? unknown.text : X509_verify_cert_error_string(error), depth);
+             why == REASON_UNKNOWN_ALGORITHM ? unknown.text : X509_verify_cert_error_string(error),
+             depth);
     seen(ssl);
     client_failed(ssl, why, X509_STORE_CTX_get0_cert(context),
                   verified ? X509_STORE_CTX_get0_chain(context) : NULL, detail);
@@ -379,7 +385,8 @@ static void look_at_end(SSL *ssl, int value) {
     const char *text = ERR_reason_error_string(error);
     char detail[DOOR_DETAIL];
     snprintf(detail, sizeof detail, "%s%s",
-             refuses_ours(ERR_GET_REASON(error)) ? "the client refuses this server's certificate: " : "",
+             refuses_ours(ERR_GET_REASON(error)) ? "the client refuses this server's certificate: "
+                                                 : "",
              text ? text : "unknown error");
     seen(ssl);
     client_failed(ssl, reason_of_failure(ssl, error), SSL_get0_peer_certificate(ssl), NULL, detail);

@@ -17,7 +17,8 @@
 /* The servers make a context for clients, and one for their own links where tls-client-cert-file is set,
  * with one trust store and one security level (createSSLContext in their tls.c), so that either will do. */
 static SSL_CTX *shown; /* of the client that came last; owned */
-static SSL_CTX *made;  /* the newest, as by CONFIG SET, until it is freed; borrowed from the server */
+static SSL_CTX
+    *made; /* the newest, as by CONFIG SET, until it is freed; borrowed from the server */
 static uintptr_t contexts; /* how many were made; each keeps its number as ex_data, 0: before us */
 static int ex_index = -1;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -111,7 +112,10 @@ static bool key_can_sign(SSL_CTX *context, X509 *leaf) {
     size_t len;
     long most = SSL_CTX_get_max_proto_version((SSL_CTX *)context);
     switch (key ? EVP_PKEY_get_base_id(key) : EVP_PKEY_NONE) {
-    case EVP_PKEY_RSA: case EVP_PKEY_RSA_PSS: case EVP_PKEY_ED25519: case EVP_PKEY_ED448: return true;
+    case EVP_PKEY_RSA:
+    case EVP_PKEY_RSA_PSS:
+    case EVP_PKEY_ED25519:
+    case EVP_PKEY_ED448: return true;
     case EVP_PKEY_DSA: return most && most < TLS1_3_VERSION;
     case EVP_PKEY_EC: break;
     default: return key && (!most || most >= TLS1_3_VERSION) && is_ml_dsa(key);

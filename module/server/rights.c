@@ -33,8 +33,8 @@ bool is_managed(const regime *r, span name) {
 static bool gives_up(const regime *r, span name, const rule **was) {
     if (!(r->when & (ON_OFF | ON_ON)) || is_bootstrap_user(name)) return false;
     const rule *line = regime_user(r, name);
-    bool had = patch_removed(r->change, LINE_USER, name) ||
-               (line && !patch_has(r->change, true, line));
+    bool had =
+        patch_removed(r->change, LINE_USER, name) || (line && !patch_has(r->change, true, line));
     *was = patch_user(r->change, LINE_WAS, name);
     return had && !(r->enforced && line);
 }

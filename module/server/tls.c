@@ -18,7 +18,7 @@
 typedef struct watched {
     struct watched *before, *behind;
     SSL *ssl;
-    bool resolved; /* `address` and `port` were looked up */
+    bool resolved;  /* `address` and `port` were looked up */
     unsigned looks; /* of tls_end_unfinished */
     ip address;
     uint16_t port;

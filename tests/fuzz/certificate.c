@@ -64,7 +64,8 @@ static void check_name(const identity *id, span name) {
     /* A type that libcrypto cannot write, or an RDN that no text can say, is printed as nothing. */
     if (size == 0) return;
     LAW(text_clean(span_of(text, size)));
-    if (name_parse(span_of(text, size), again, &len, &why)) LAW(span_equal(name, span_of(again, len)));
+    if (name_parse(span_of(text, size), again, &len, &why))
+        LAW(span_equal(name, span_of(again, len)));
 }
 
 static void check_extensions(const identity *id) {

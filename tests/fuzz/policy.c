@@ -74,7 +74,8 @@ static void check_rule(const rule *r) {
 static policy *loaded(const policy *p) {
     policy *made = policy_new();
     patch *all = patch_new(made, FROM_WIRE);
-    for (size_t i = policy_rules(p); i > 0; i--) patch_add(all, rule_text(policy_rule(p, i - 1)), i);
+    for (size_t i = policy_rules(p); i > 0; i--)
+        patch_add(all, rule_text(policy_rule(p, i - 1)), i);
     LAW(patch_finish(all, true));
     policy_commit(made, all);
     patch_free(all);

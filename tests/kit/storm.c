@@ -20,7 +20,11 @@
 #include <time.h>
 #include <unistd.h>
 
-typedef struct { X509 *cert; EVP_PKEY *key; char name[64]; } pair;
+typedef struct {
+    X509 *cert;
+    EVP_PKEY *key;
+    char name[64];
+} pair;
 enum { MOST = 1 << 16 };
 static pair pairs[MOST];
 static long count, per_second, known;
@@ -126,7 +130,8 @@ int main(int argc, char **argv) {
     begun = now();
     for (long i = 0; i < threads && i < 64; i++) pthread_create(&made[i], NULL, work, NULL);
     for (long i = 0; i < threads && i < 64; i++) pthread_join(made[i], NULL);
-    printf("{\"named\": %ld, \"others\": %ld, \"refused\": %ld, \"failed\": %ld, \"seconds\": %.2f, "
+    printf("{\"named\": %ld, \"others\": %ld, \"refused\": %ld, \"failed\": %ld, \"seconds\": "
+           "%.2f, "
            "\"longest\": %.4f}\n",
            named, others, refused, failed, now() - begun, (double)longest_us / 1e6);
     return 0;
