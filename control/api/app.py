@@ -77,10 +77,11 @@ def create_app(
     own: Own = dict,
 ) -> Flask:
     """The application over `store`. `peer_cert` reads the client's certificates out of a WSGI
-    environ: control.server.peer_cert. `rotate` puts a new certificate of this server into the
+    environ: control.http.server.peer_cert. `rotate` puts a new certificate of this server into the
     store, `authority` is the CA that issues clients' certificates; both may raise Refusal. `ask`
-    puts questions to nodes: control.sync.Worker.ask. `figures` are what control.audit.Collector has
-    read from them. `pulse` is that of this process, `own` names its certificates in files (PEM)."""
+    puts questions to nodes: control.nodes.sync.Worker.ask. `figures` are what
+    control.nodes.audit.Collector has read from them. `pulse` is that of this process, `own` names
+    its certificates in files (PEM)."""
     app = Flask("control.api", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = BODY
     app.url_map.strict_slashes = False

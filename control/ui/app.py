@@ -61,8 +61,8 @@ HEADERS = {
 
 
 def create_ui(api: Flask, peer_cert: PeerCert) -> Flask:
-    """The page over `api`, which is what control.app.create_app makes: all that is seen and done
-    here, its handlers do. `peer_cert` as there."""
+    """The page over `api`, which is what control.api.app.create_app makes: all that is seen and
+    done here, its handlers do. `peer_cert` as there."""
     app = Flask("control.ui", static_url_path="/ui/static")
     with api.app_context():
         key = store().cluster().jwt_key.encode()

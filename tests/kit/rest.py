@@ -21,7 +21,7 @@ PEER = "tests.peer"
 
 @dataclass(frozen=True)
 class Peer:
-    """What control.server.peer_cert gives."""
+    """What control.http.server.peer_cert gives."""
 
     chain: tuple[bytes, ...]
 

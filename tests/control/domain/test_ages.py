@@ -319,7 +319,7 @@ def disk_read_only(world: World) -> Iterator[None]:
 # The thread that keeps the servers in step waits while there is a file of this name.
 HANGS = """
 import os, time
-from control.lease import Lease
+from control.nodes.lease import Lease
 hold = Lease.hold
 def hangs(self):
     while os.path.exists({name!r}):

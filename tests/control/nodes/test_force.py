@@ -325,7 +325,7 @@ def test_a_server_that_dies_between_the_parts_goes_on(
 # Ends the process right behind the first change that a server has confirmed.
 DIES = """
 import os, signal
-from control.sync import Node
+from control.nodes.sync import Node
 patch = Node.patch
 Node.patch = lambda *words: (patch(*words), os.kill(os.getpid(), signal.SIGKILL))
 """
