@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from control.api.models import SubjectBody
+from control.api.models import IdentityBody, SubjectBody
 from control.records import (
     AuthMethod,
     Enforcement,
@@ -94,6 +94,7 @@ class UserAnswer(Answer):
     email: str
     auth_method: AuthMethod
     certificate_subject_line: str
+    certificate_identities: list[IdentityBody]
     role: Management
     role_uids: list[int]
     status: Literal["active", "locked", "password_expired"]

@@ -172,12 +172,47 @@ class CertificatesBody(Body):
 NewPassword = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 
 
+IdentityText = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
+
+
+class OidBody(Body):
+    oid: Annotated[str, StringConstraints(max_length=128, pattern=r"^[0-9.]+$")]
+    value: IdentityText
+
+
+class IdentityBody(Body):
+    """One of the kinds, and what else a certificate must fulfil to be the user by it."""
+
+    subject: IdentityText = ""
+    cn: IdentityText = ""
+    uri: IdentityText = ""
+    dns: IdentityText = ""
+    email: IdentityText = ""
+    ip: IdentityText = ""
+    upn: IdentityText = ""
+    key: IdentityText = ""
+    cert: IdentityText = ""
+    attributes: IdentityText = ""
+    attribute: OidBody | None = None
+    extension: OidBody | None = None
+    ca: Annotated[str, StringConstraints(max_length=1024)] = ""
+    from_: Annotated[list[IdentityText], Field(alias="from", max_length=64)] = []
+    session: Annotated[str, StringConstraints(pattern=r"^([1-9][0-9]{0,8}[smhd])?$")] = ""
+    shared: bool = False
+    comment: Annotated[str, StringConstraints(max_length=255)] = ""
+
+    def said(self) -> dict[str, Any]:
+        """The fields that the request has, by their names there."""
+        return self.model_dump(by_alias=True, exclude_unset=True)
+
+
 class UserBody(Body):
     name: UserName = ""
     email: Email = ""
     auth_method: AuthMethod = "regular"
     # Longer ones would not fit into the index of a PostgreSQL table.
     certificate_subject_line: Annotated[str, StringConstraints(max_length=512)] = ""
+    certificate_identities: Annotated[list[IdentityBody], Field(max_length=64)] = []
     password: NewPassword = ""
     role: Management = "none"
     role_uids: Many[Uid] = []

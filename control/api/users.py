@@ -3,12 +3,14 @@
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
+from itertools import combinations
 from typing import Any
 
 from flask import Blueprint, Response
 
 from control.api.answers import UserAnswer, UserRoleAnswer
-from control.api.models import NewUserBody, UserBody
+from control.api.models import IdentityBody, NewUserBody, UserBody
 from control.api.roles import check_administrator
 from control.api.web import (
     CHANGING,
@@ -22,12 +24,13 @@ from control.api.web import (
     store,
     synced,
     unchanged,
+    warn,
 )
 from control.domain import passwords
 from control.errors import forbidden, invalid
-from control.policy import core
+from control.policy import bindings, core
 from control.policy import lines as policy
-from control.records import BUILTIN_ROLES, Management, Password, Role, User, rendered_time
+from control.records import BUILTIN_ROLES, Binding, Management, Password, Role, User, rendered_time
 
 blueprint = Blueprint("users", __name__)
 # The one that `role` shows where a user has several; the field knows only one.
@@ -111,11 +114,72 @@ def prepared(sent: UserBody, user: User) -> dict[str, Any]:
         changes["certificate_subject_line"] = in_field(
             "certificate_subject_line", lambda: core.parse_name(text)
         )
+    if "certificate_identities" in changes:
+        changes |= identities(changes.pop("certificate_identities"), changes)
     if "password" in changes:
         password = changes.pop("password")
         after = replace(user, email=changes.get("email", user.email))
         changes |= {"passwords": (hashed(password, after),), "locked": 0}
     return changes
+
+
+def identities(sent: list[IdentityBody], changes: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a record that hold these identities. Raises Refusal 400, also where they and a
+    subject line beside them do not say the same."""
+    found = [
+        in_field(f"certificate_identities.{at}", partial(read_identity, one))
+        for at, one in enumerate(sent)
+    ]
+    for one, other in combinations(found, 2):
+        if bindings.is_same(one, other):
+            raise invalid(
+                "invalid_param", f"certificate_identities: {one.kind} '{one.value}' is there twice"
+            )
+    line, others = bindings.parted(found)
+    if changes.get("certificate_subject_line", line) != line:
+        raise invalid(
+            "invalid_param",
+            "certificate_subject_line: it is not among the certificate_identities that come with "
+            "it: send one of the two, or the same subject in both",
+        )
+    for one in found:
+        if doubt := bindings.doubt(one):
+            warn(doubt)
+    return {"certificate_subject_line": line, "bindings": others}
+
+
+def read_identity(sent: IdentityBody) -> Binding:
+    """The binding of a body. Raises ValueError."""
+    said = sent.said()
+    if said.get("ca"):
+        said["ca"] = ca_named(said["ca"])
+    return bindings.read(said)
+
+
+def ca_named(text: str) -> str:
+    """The key id of the trusted CA that has this name, SHA-256 or key id. Raises ValueError."""
+    trusted = [core.identity(der) for der in store().authorities()]
+    wanted = text.replace(":", "").lower()
+    names = {text, *spelled_name(text)}
+    found = {
+        one.key
+        for one in trusted
+        if wanted in (one.key, one.cert)
+        or one.subject in names
+        or text in core.common_names(one.subject)
+    }
+    if len(found) == 1:
+        return found.pop()
+    known = ", ".join(sorted({f"'{one.subject}'" for one in trusted})) or "none"
+    what = "several trusted CAs are" if found else "no trusted CA is"
+    raise ValueError(f"ca: {what} called '{text}' (trusted are: {known}); its key id names it")
+
+
+def spelled_name(text: str) -> tuple[str, ...]:
+    try:
+        return (core.parse_name(text),)
+    except core.CoreError:
+        return ()
 
 
 def hashed(password: str, user: User) -> Password:
@@ -138,13 +202,13 @@ def changed_user(user: User, changes: dict[str, Any]) -> User:
             "password: certificate users have none; send "
             '"auth_method": "regular" for a password user',
         )
-    if method == "regular" and changes.get("certificate_subject_line"):
-        raise invalid(
-            "invalid_param",
-            'certificate_subject_line: send "auth_method": "certificate" '
-            "with it; regular users have none",
-        )
-    other: dict[str, Any] = {"certificate_subject_line": ""}
+    for field, name in (("certificate_subject_line",) * 2, ("bindings", "certificate_identities")):
+        if method == "regular" and changes.get(field):
+            raise invalid(
+                "invalid_param",
+                f'{name}: send "auth_method": "certificate" with it; regular users have none',
+            )
+    other: dict[str, Any] = {"certificate_subject_line": "", "bindings": ()}
     if method == "certificate":
         other = {"passwords": (), "locked": 0}
     changed = replace(user, **(other | changes))
@@ -159,8 +223,11 @@ def check_complete(user: User) -> None:
         if not user.passwords:
             raise invalid("missing_field", "password: regular users need one")
         return
-    if not user.certificate_subject_line:
-        raise invalid("missing_field", "certificate_subject_line: certificate users need one")
+    if not user.identities:
+        raise invalid(
+            "missing_field",
+            "certificate_subject_line: certificate users need one, or certificate_identities",
+        )
     in_field("name", lambda: policy.check_user(user))
 
 
@@ -197,7 +264,10 @@ def render(
         "name": user.name,
         "email": user.email,
         "auth_method": user.auth_method,
-        "certificate_subject_line": user.certificate_subject_line,
+        "certificate_subject_line": next(
+            (one.value for one in user.identities if one.kind == "subject"), ""
+        ),
+        "certificate_identities": [bindings.shown(one) for one in user.identities],
         "role": min(held, key=RANKS.index, default="none"),
         "role_uids": list(user.role_uids),
         "status": passwords.status(user, store().cluster()),

@@ -4,13 +4,14 @@ A binding is what one `bind` line says of a certificate (docs/policy.md). The co
 spells it; nothing here knows what a value of a kind may be.
 """
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
 from control.policy import core
 from control.policy.taking import TOKEN
-from control.records import Binding, BindingKind
+from control.records import Binding, BindingKind, User
 
 KINDS: tuple[BindingKind, ...] = get_args(BindingKind)
 BY_OID = ("attribute", "extension")
@@ -43,6 +44,40 @@ def unquoted(token: str) -> str:
     return re.sub(r"\\(.)", r"\1", token[1:-1]) if token.startswith('"') else token
 
 
+def sharing(binding: Binding, user: User, others: Iterable[User]) -> tuple[User, ...]:
+    """The users of a binding of `user`, by uid: alone, or with those of `others` who share it."""
+    if not binding.shared:
+        return (user,)
+    found = {user.uid: user}
+    for other in others:
+        if any(one.shared and is_same(one, binding) for one in other.identities):
+            found[other.uid] = other
+    return tuple(found[uid] for uid in sorted(found))
+
+
+def is_same(one: Binding, other: Binding) -> bool:
+    """Whether one line would say both."""
+    return (one.kind, one.value, one.ca) == (other.kind, other.value, other.ca)
+
+
+def of_certificate(leaf: core.Identity) -> tuple[tuple[str, str], ...]:
+    """Kinds and values that a `bind` line may name this certificate by, in the spelling of
+    bindings; and its subject the other way round, for the hint. Lines of the kinds SCANNED may name
+    it as well."""
+    names = [("cn", name) for name in core.common_names(leaf.subject)]
+    rdns = re.findall(r"(?:\\.|[^,\\])+", leaf.subject)
+    subjects = [("subject", leaf.subject), ("subject", ",".join(reversed(rdns)))]
+    return (*subjects, *names, *leaf.sans, ("key", leaf.key), ("cert", leaf.cert))
+
+
+SCANNED: tuple[BindingKind, ...] = ("attributes", "attribute", "extension")
+
+
+def digest(kind: str, value: str) -> str:
+    """By which a kind and value are found: SHA-256, hex."""
+    return hashlib.sha256(f"{kind} {value}".encode()).hexdigest()
+
+
 def overlap(one: Binding, other: Binding) -> bool:
     """Whether a certificate may have both, by the same value."""
     same = (one.kind, one.value) == (other.kind, other.value)
@@ -52,6 +87,26 @@ def overlap(one: Binding, other: Binding) -> bool:
 def is_plain(binding: Binding) -> bool:
     """Whether `certificate_subject_line` can say it."""
     return binding == Binding("subject", binding.value)
+
+
+def doubt(binding: Binding) -> str:
+    """What is to be said of a value that certificates are not likely to have; "" for most."""
+    value = binding.value
+    likely = value
+    if binding.kind == "uri":
+        scheme, colon, rest = value.partition(":")
+        likely = scheme.lower() + colon + rest.replace(" ", "%20")
+        if scheme.lower() == "spiffe":  # SPIFFE-ID section 2: no upper case in the trust domain
+            domain, slash, path = rest.removeprefix("//").partition("/")
+            likely = f"spiffe://{domain.lower()}{slash}{path}".rstrip("/")
+    elif binding.kind == "dns":
+        likely = value.lower()
+    if likely == value:
+        return ""
+    return (
+        f"{binding.kind} '{value}' is compared byte for byte, and certificates rarely hold it so: "
+        f"they are likely to hold '{likely}'"
+    )
 
 
 # ---- JSON ----------------------------------------------------------------------------------------
@@ -64,12 +119,11 @@ def read(given: Mapping[str, Any]) -> Binding:
     if len(kinds) != 1:
         raise ValueError(f"an identity has exactly one of {', '.join(KINDS)}")
     kind = kinds[0]
-    return spelled(
-        Binding(
-            kind, _value(kind, given[kind]), given.get("ca", ""), tuple(given.get("from", ())),
-            given.get("session", ""), given.get("shared", False), given.get("comment", ""),
-        )  # fmt: skip
-    )
+    said = Binding(
+        kind, _value(kind, given[kind]), given.get("ca", ""), tuple(given.get("from", ())),
+        given.get("session", ""), given.get("shared", False), given.get("comment", ""),
+    )  # fmt: skip
+    return spelled(said)
 
 
 def _value(kind: str, value: Any) -> str:

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar, cast
@@ -39,14 +40,15 @@ from control import records
 from control.errors import Refusal, conflict, forbidden, invalid, missing, refused
 from control.pki import trust
 from control.pki.crl import Crl
+from control.policy import bindings, core, taking
 from control.policy import lines as policy
-from control.policy import taking
 from control.records import (
     BUILTIN_ROLES,
     DEFAULT_PROFILE,
     FIRST_ACLS,
     TRUSTED_CA,
     Action,
+    Binding,
     CaUses,
     Certificate,
     CertificateFigures,
@@ -209,12 +211,22 @@ users = _table(
     _text("auth_method"),
     _text("email"),
     _text("certificate_subject_line"),
+    _json("bindings", tuple[Binding, ...]),
     _json("passwords", tuple[Password, ...]),
     _number("last_login"),
     _number("locked"),
     sa.UniqueConstraint("name"),
     _unique_unless_empty("users_email", "email"),
     _unique_unless_empty("users_subject", "certificate_subject_line"),
+)
+# Where the bindings of users are looked up, subject lines among them.
+identities = _table(
+    "identities",
+    _of("users.uid", "user_uid", "CASCADE"),
+    _text("kind"),
+    _text("digest"),  # see bindings.digest
+    sa.Index("identities_digest", "digest"),
+    sa.Index("identities_user", "user_uid"),
 )
 user_roles = _table(
     "user_roles",
@@ -660,16 +672,15 @@ class Store:
 
         return self.recall(("login", login), load) if login else None
 
-    def users_by_subject(self, subjects: Sequence[str]) -> tuple[User, ...]:
-        """The users with one of these canonical subject lines."""
+    def users_like(self, leaf: core.Identity) -> tuple[User, ...]:
+        """The users who have an identity that this certificate may have."""
 
         def load() -> tuple[User, ...]:
             with self._engine.connect() as connection:
-                lines = [line for line in subjects if line]
-                query = _among(users, "certificate_subject_line")
-                return _records(connection, User, query, certificate_subject_line=lines)
+                digests = [bindings.digest(*one) for one in bindings.of_certificate(leaf)]
+                return _users_with(connection, digests, bindings.SCANNED)
 
-        return self.recall(("subjects", *subjects), load)
+        return self.recall(("certificate", leaf.cert), load)
 
     def roles_of(self, user: User) -> tuple[Role, ...]:
         """The roles that a user holds, as far as they exist."""
@@ -1634,7 +1645,7 @@ class Store:
         its own lines, unless those of its users depend on what differs from `before`."""
         granted = roles_permissions.c
         if isinstance(record, User):
-            _refresh_user(connection, record.uid)
+            _refresh_users(connection, record, before if isinstance(before, User) else None)
         elif isinstance(record, Database):
             own = before is not None and not OF_USERS & set(_differences(before, record))
             self._refresh(connection, [record.uid], own)
@@ -2109,6 +2120,13 @@ def _insert(connection: sa.Connection, record: AnyRecord) -> None:
 
 def _link(connection: sa.Connection, record: AnyRecord) -> None:
     """Writes what other tables hold of a record."""
+    if isinstance(record, User) and record.identities:
+        named = [
+            (one.kind, bindings.digest(one.kind, one.value)) for one in record.identities
+        ]
+        columns = ("user_uid", "kind", "digest")
+        rows = [dict(zip(columns, (record.uid, *one), strict=True)) for one in named]
+        connection.execute(_insertion(identities), rows)
     if isinstance(record, User) and record.role_uids:
         held = [{"user_uid": record.uid, "role_uid": uid} for uid in record.role_uids]
         connection.execute(_insertion(user_roles), held)
@@ -2124,6 +2142,7 @@ def _unlink(connection: sa.Connection, record: AnyRecord) -> None:
     """Removes what `_link` has written."""
     if isinstance(record, User):
         connection.execute(sa.delete(user_roles).where(user_roles.c.user_uid == record.uid))
+        connection.execute(sa.delete(identities).where(identities.c.user_uid == record.uid))
     if isinstance(record, Database):
         where = roles_permissions.c.bdb_uid == record.uid
         connection.execute(sa.delete(roles_permissions).where(where))
@@ -2232,6 +2251,12 @@ ALL_GRANTS = (
     .join(redis_acls, redis_acls.c.uid == roles_permissions.c.redis_acl_uid)
     .join(bdbs, bdbs.c.uid == roles_permissions.c.bdb_uid)
     .order_by(users.c.uid, roles_permissions.c.bdb_uid, roles_permissions.c.position)
+)
+WITH_IDENTITY = sa.select(identities.c.user_uid).distinct().where(
+    sa.or_(
+        identities.c.digest.in_(sa.bindparam("digests", expanding=True)),
+        identities.c.kind.in_(sa.bindparam("kinds", expanding=True)),
+    )
 )
 GRANTS = ALL_GRANTS.where(
     roles_permissions.c.bdb_uid == sa.bindparam("bdb"), users.c.auth_method == "certificate"
@@ -2436,6 +2461,44 @@ def _check(connection: sa.Connection, record: AnyRecord, before: AnyRecord | Non
         _check_roles(connection, record)
     if isinstance(record, User):
         _check_name(record, before)
+        _check_identities(connection, record)
+
+
+def _users_with(
+    connection: sa.Connection, digests: Sequence[str], kinds: Sequence[str] = ()
+) -> tuple[User, ...]:
+    """The users with one of these identities, or any of these kinds."""
+    uids = connection.scalars(WITH_IDENTITY, {"digests": list(digests), "kinds": list(kinds)}).all()
+    return _records(connection, User, _among(users, "uid"), uid=list(uids)) if uids else ()
+
+
+def _alike(connection: sa.Connection, user: User) -> tuple[User, ...]:
+    """Others with an identity of this user."""
+    digests = [bindings.digest(one.kind, one.value) for one in user.identities]
+    found = _users_with(connection, digests) if digests else ()
+    return tuple(other for other in found if other.uid != user.uid)
+
+
+def _check_identities(connection: sa.Connection, user: User) -> None:
+    """One certificate is one user, unless each of its users says otherwise, with the same options:
+    they are one line."""
+    for other in _alike(connection, user):
+        for mine, theirs in product(user.identities, other.identities):
+            if not bindings.overlap(mine, theirs):
+                continue
+            what = f"{mine.kind} '{mine.value}'"
+            if not (mine.shared and theirs.shared):
+                raise conflict(
+                    "certificate_identity_already_exists",
+                    f"user '{other.name}' has the identity {what}: one certificate is one user, "
+                    'unless each of its users has "shared": true with it',
+                )
+            if replace(mine, comment="") != replace(theirs, comment=""):
+                raise conflict(
+                    "certificate_identity_differs",
+                    f"user '{other.name}' shares the identity {what} with another ca, from or "
+                    "session: a client has these before it chooses, so they have to be the same",
+                )
 
 
 def _check_name(user: User, before: AnyRecord | None) -> None:
@@ -2627,13 +2690,24 @@ def _database_trust(connection: sa.Connection, database: Database) -> records.Tr
     return trust.stored(own, database.client_ca_uses) if own else _cluster_trust(connection)
 
 
+def _refresh_users(connection: sa.Connection, *states: User | None) -> None:
+    """Makes the policy lines of a user what the rows say, on every database, and those of all who
+    share an identity with it; `states` are what it was and is."""
+    known = [user for user in states if user is not None]
+    uids = {user.uid for user in known}
+    if any(one.shared for user in known for one in user.identities):
+        uids |= {other.uid for user in known for other in _alike(connection, user)}
+    for uid in sorted(uids):
+        _refresh_user(connection, uid)
+
+
 def _refresh_user(connection: sa.Connection, uid: int) -> None:
     """Makes the policy lines of one user what the rows say, on every database."""
     before: dict[int, Lines] = {}
     for row in connection.execute(LINES_OF, {"of": uid}):
         before.setdefault(row.bdb_uid, {})[row.owner, row.line] = row.id
     after = {
-        bdb_uid: _user_lines(*granted)
+        bdb_uid: _user_lines(*granted, _sharing(connection, bdb_uid, granted[0]))
         for (bdb_uid, _), granted in _granted(connection.execute(GRANTS_OF, {"of": uid}))
     }
     for bdb_uid in sorted(before.keys() | after.keys()):
@@ -2788,16 +2862,31 @@ def _lines(connection: sa.Connection, uid: int, own: bool) -> set[tuple[int, str
     trusts = _database_trust(connection, found)
     known = _nodes(connection, uid)
     lines = {(0, line) for line in policy.database_lines(found, trusts, known)}
-    for granted in () if own else _grants(connection, uid):
-        lines |= _user_lines(*granted)
+    granted = () if own else _grants(connection, uid)
+    sharing = [user for user, *_ in granted if any(one.shared for one in user.identities)]
+    for one in granted:
+        lines |= _user_lines(*one, sharing)
     return lines
 
 
 Granted = tuple[User, list[str], bool]  # its ACLs on a database, and whether that adopts users
 
 
-def _user_lines(user: User, acls: Sequence[str], adopt: bool) -> set[tuple[int, str]]:
-    return {(user.uid, line) for line in policy.user_lines(user, acls, adopt)}
+def _user_lines(
+    user: User, acls: Sequence[str], adopt: bool, others: Iterable[User]
+) -> set[tuple[int, str]]:
+    return {(user.uid, line) for line in policy.user_lines(user, acls, adopt, others)}
+
+
+def _sharing(connection: sa.Connection, bdb_uid: int, user: User) -> tuple[User, ...]:
+    """Who shares an identity with a user, of those with rights on a database."""
+    if not any(one.shared for one in user.identities):
+        return ()
+    return tuple(
+        other
+        for other in _alike(connection, user)
+        if any(row.bdb_uid == bdb_uid for row in connection.execute(GRANTS_OF, {"of": other.uid}))
+    )
 
 
 def _grants(connection: sa.Connection, bdb_uid: int) -> list[Granted]:
