@@ -32,7 +32,13 @@ if "CERTAUTH_BUILD" in os.environ:
 # Only `make test-all` brings a browser, and all of its tests are slow.
 collect_ignore_glob = [] if importlib.util.find_spec("playwright") else ["ui/test_ui_browser*.py"]
 # Imported after this file: with that core.
-pytest_plugins = ["tests.kit.fixtures", "tests.kit.faults"]
+pytest_plugins = [
+    "tests.kit.fixtures",
+    "tests.kit.chromium",
+    "tests.kit.faults",
+    "tests.kit.site",
+    "tests.kit.tls_client",
+]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -24,7 +24,7 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, pki: Pki) -> Iterator[Site]:
+def visited(tmp_path_factory: pytest.TempPathFactory, pki: Pki) -> Iterator[Site]:
     home = tmp_path_factory.mktemp("site") / "control"
     config = replace(initialised(home), ui_port=free_port())
     with service.running(config), Https(config) as api:

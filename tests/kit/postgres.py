@@ -11,14 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 import sqlalchemy as sa
 
-from control import service
 from control.api.app import create_app
 from control.service import Config
 from control.store import Store
-from tests.kit.rest import ADMIN, ControlPlane, peer_cert
+from tests.kit.rest import ControlPlane, peer_cert
 from tests.kit.support import free_port, wait_until
 
 PASSWORD = "the database's"
@@ -120,18 +118,6 @@ def postgres() -> Iterator[Postgres]:
         made.close()
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[Postgres]:
-    with postgres() as made:
-        yield made
-
-
-@pytest.fixture
-def url(running: Postgres) -> str:
-    """An empty database."""
-    return running.new()
-
-
 class Served(ControlPlane):
     """The control plane of a folder and a database that `init` or `restore` has made."""
 
@@ -139,11 +125,3 @@ class Served(ControlPlane):
         self.store = Store(config.url)
         self.app = create_app(self.store, peer_cert)
         self.client = self.app.test_client()
-
-
-@pytest.fixture
-def config(tmp_path: Path, url: str) -> Config:
-    """What `init` makes, its rows in PostgreSQL."""
-    made = Config(tmp_path / "home", database=url)
-    service.init(made, "acme", *ADMIN, ("localhost",))
-    return made

@@ -1,29 +1,18 @@
 """Rows of a store, and what must hold between them."""
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 import sqlalchemy as sa
 
 from control import store
 from control.policy import core
-from control.records import Cluster, RolePermission
+from control.records import RolePermission
 from control.store import Store
 from tests.kit.rest import database, user
 
 ADMIN = user(1, "admin", auth_method="regular", role_uids=(1,), certificate_subject_line="")
-
-
-@pytest.fixture
-def made(url: str) -> Iterator[Store]:
-    """A store with one administrator."""
-    opened = Store(url)
-    opened.initialise(Cluster("acme", "id", 1), ADMIN)
-    yield opened
-    opened.close()
 
 
 def granted(made: Store, *users: str) -> None:

@@ -14,10 +14,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Self
 
-import pytest
-
 from control.service import Config
-from tests.kit.plane import Https, initialised
+from tests.kit.plane import Https
 from tests.kit.support import wait_until
 from tests.kit.tls_client import client_hello
 
@@ -54,11 +52,6 @@ def listens(config: Config) -> bool:
     with contextlib.suppress(OSError), socket.create_connection((config.host, config.port), 1):
         return True
     return False
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Config:
-    return initialised(tmp_path / "control")
 
 
 def probe(config: Config) -> int:

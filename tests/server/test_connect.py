@@ -34,7 +34,11 @@ from tests.kit.policies import (
 )
 from tests.kit.servers import Server
 from tests.kit.support import Cert, Pki, days, root, wait_until
-from tests.kit.tls_client import RESUMPTIONS, resumable, session_of
+from tests.kit.tls_client import (
+    RESUMPTIONS,
+    resumable,
+    session_of,
+)
 
 # ---- First connections ---------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from tests.kit.certs import authority_line, pem, policy, x509
 from tests.kit.policies import LOGIN, Start, make_node, refuse
 from tests.kit.servers import Server
 from tests.kit.support import Cert, Pki, root
-from tests.kit.tls_client import RESUMPTIONS, held, resumable, session_of  # noqa: F401
+from tests.kit.tls_client import RESUMPTIONS, resumable, session_of
 from tests.kit.twins import KINDS, changed
 
 BIND = "bind cn alice alice"
@@ -143,7 +143,7 @@ def test_attack_a_revoked_certificate_comes_back_with_another_signature(
     server_kind: Server,
     start: Start,
     pki: Pki,
-    held: ExitStack,  # noqa: F811
+    held: ExitStack,
 ) -> None:
     """For the client's certificate and for a CA above it, on full handshakes and resumed ones, and
     for sessions that are open. What was not revoked goes on."""

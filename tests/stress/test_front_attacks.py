@@ -23,11 +23,16 @@ import pytest
 
 from control.service import Config
 from control.store import Store
-from tests.kit.plane import Https
+from tests.kit.plane import Https, initialised
 from tests.kit.rest import user
 from tests.kit.siege import ATTACKS, HEAD, ONCE, Attack, Siege, listens, probe, serving
 from tests.kit.support import ROOT, SERVER, Cert, Pki, root, scratch, wait_until
 from tests.kit.tls_client import has_ipv6
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return initialised(tmp_path / "control")
 
 pytestmark = pytest.mark.slow
 PROBES = 48

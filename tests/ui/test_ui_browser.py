@@ -18,7 +18,9 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser as Chromium
 from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
 
-from tests.kit.chromium import Site
+from tests.kit.chromium import (
+    Site,
+)
 from tests.kit.rest import ADMIN
 from tests.kit.support import Cert
 
@@ -50,7 +52,7 @@ def browser() -> Iterator[Chromium]:
 
 
 @pytest.fixture
-def visit(browser: Chromium, site: Site) -> Iterator[Callable[..., BrowserContext]]:
+def visit(browser: Chromium, visited: Site) -> Iterator[Callable[..., BrowserContext]]:
     """`visit(cert, **options)`: a fresh profile, whose connections show a certificate. Whatever
     the policy of content forbids, or a script gets wrong, fails the test."""
     contexts, complaints = [], []
@@ -58,9 +60,9 @@ def visit(browser: Chromium, site: Site) -> Iterator[Callable[..., BrowserContex
     def make(cert: Cert | None = None, **options: Any) -> BrowserContext:
         if cert:
             crt, key = cert.files
-            shown = {"origin": site.base, "certPath": crt, "keyPath": key}
+            shown = {"origin": visited.base, "certPath": crt, "keyPath": key}
             options["client_certificates"] = [shown]
-        context = browser.new_context(ignore_https_errors=True, base_url=site.base, **options)
+        context = browser.new_context(ignore_https_errors=True, base_url=visited.base, **options)
         context.set_default_timeout(20_000)
         context.on("console", lambda told: complaints.append(f"{told.type}: {told.text}"))
         context.on("weberror", lambda told: complaints.append(str(told.error)))
@@ -92,9 +94,9 @@ def by_password(context: BrowserContext) -> Page:
     return page
 
 
-def test_a_certificate_logs_in(site: Site, visit: Callable[..., BrowserContext]) -> None:
+def test_a_certificate_logs_in(visited: Site, visit: Callable[..., BrowserContext]) -> None:
     """At a click, as its user with its rights; and out again. One of nobody does not."""
-    page = by_certificate(visit(site.pki.alice))
+    page = by_certificate(visit(visited.pki.alice))
     expect(page.get_by_role("banner")).to_contain_text("alice by certificate")
     page.get_by_role("link", name="Users").click()
     expect(page.get_by_role("link", name="Add a user")).to_be_visible()
@@ -103,11 +105,11 @@ def test_a_certificate_logs_in(site: Site, visit: Callable[..., BrowserContext])
     page.goto("/ui/users/")
     expect(page.get_by_role("heading", level=1)).to_have_text("Log in")
 
-    page = by_certificate(visit(site.pki.bob), "bob")
+    page = by_certificate(visit(visited.pki.bob), "bob")
     expect(page.get_by_role("link", name="Users", exact=True)).to_have_count(0)
     assert page.goto("/ui/users/").status == 403  # type: ignore[union-attr]
 
-    page = visit(site.pki.ca.issue("CN=nobody,O=acme")).new_page()
+    page = visit(visited.pki.ca.issue("CN=nobody,O=acme")).new_page()
     page.goto("/ui/")
     expect(page.get_by_text("Nobody logs in with it: refused: no_binding")).to_be_visible()
 
@@ -130,9 +132,9 @@ def test_a_change_is_shown_made_and_searched_for(visit: Callable[..., BrowserCon
     expect(page.locator("tbody tr")).to_have_count(1)
 
 
-def test_it_works_without_scripts(site: Site, visit: Callable[..., BrowserContext]) -> None:
+def test_it_works_without_scripts(visited: Site, visit: Callable[..., BrowserContext]) -> None:
     """Login, reading, and a change."""
-    page = by_certificate(visit(site.pki.alice, java_script_enabled=False))
+    page = by_certificate(visit(visited.pki.alice, java_script_enabled=False))
     page.get_by_role("link", name="Roles").click()
     page.get_by_role("link", name="Add a role").click()
     page.get_by_label("Name").fill("readers")
@@ -145,17 +147,17 @@ def test_it_works_without_scripts(site: Site, visit: Callable[..., BrowserContex
 
 
 def test_a_file_is_read_into_its_field(
-    site: Site, visit: Callable[..., BrowserContext], tmp_path: Path
+    visited: Site, visit: Callable[..., BrowserContext], tmp_path: Path
 ) -> None:
     """With scripts before it is sent, without them when it is: both explain it."""
     file = tmp_path / "alice.pem"
-    file.write_bytes(site.pki.alice.pem)
+    file.write_bytes(visited.pki.alice.pem)
     for scripts in (True, False):
-        page = by_certificate(visit(site.pki.alice, java_script_enabled=scripts))
+        page = by_certificate(visit(visited.pki.alice, java_script_enabled=scripts))
         page.goto("/ui/explain/")
         page.get_by_label("Or a file with it").set_input_files(file)
         if scripts:
-            text = site.pki.alice.pem.decode()
+            text = visited.pki.alice.pem.decode()
             expect(page.get_by_label("Certificate (PEM)")).to_have_value(text)
         page.get_by_role("button", name="Explain").click()
         expect(page.get_by_role("heading", name="orders")).to_be_visible()
@@ -183,11 +185,11 @@ def test_the_keyboard_is_enough(visit: Callable[..., BrowserContext]) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_accessibility_checker_finds_nothing(
-    site: Site, visit: Callable[..., BrowserContext], scheme: str
+    visited: Site, visit: Callable[..., BrowserContext], scheme: str
 ) -> None:
     """axe-core's rules for WCAG 2.2 A and AA and for good practice, on each page and in both
     palettes."""
-    context = visit(site.pki.alice, color_scheme=scheme, bypass_csp=True)
+    context = visit(visited.pki.alice, color_scheme=scheme, bypass_csp=True)
     page = context.new_page()
     page.goto("/ui/login")
     found = violations(page)
@@ -203,7 +205,7 @@ def test_the_accessibility_checker_finds_nothing(
     page.get_by_role("button", name="Show what it would do").click()
     found += violations(page)
     page.goto("/ui/explain/")
-    page.get_by_label("Certificate (PEM)").fill(site.pki.bob.pem.decode())
+    page.get_by_label("Certificate (PEM)").fill(visited.pki.bob.pem.decode())
     page.get_by_role("button", name="Explain").click()
     found += violations(page)
     assert found == []
@@ -217,9 +219,9 @@ def violations(page: Page) -> list[str]:
     ]
 
 
-def test_a_phone_scrolls_one_way(site: Site, visit: Callable[..., BrowserContext]) -> None:
+def test_a_phone_scrolls_one_way(visited: Site, visit: Callable[..., BrowserContext]) -> None:
     """No page is wider than the screen."""
-    page = by_certificate(visit(site.pki.alice, viewport=PHONE))
+    page = by_certificate(visit(visited.pki.alice, viewport=PHONE))
     for place in PLACES:
         page.goto(f"/ui/{place}")
         wide = page.evaluate("document.documentElement.scrollWidth")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
 
-from tests.kit.chromium import Site, site  # noqa: F401 (a fixture)
+from tests.kit.chromium import Site
 from tests.kit.support import Cert, Pki
 
 pytestmark = pytest.mark.slow
@@ -79,16 +79,16 @@ def first_page(context: BrowserContext) -> Page:
 
 
 def test_only_certificates_that_fit_are_offered(
-    site: Site, tmp_path: Path, pki: Pki  # noqa: F811
+    visited: Site, tmp_path: Path, pki: Pki
 ) -> None:
     """Of two in the store, the one of a CA that is named, though the other was there first; alone,
     that other one is not shown at all."""
     stranger = pki.server_ca.issue("CN=alice,OU=eng,O=acme")
-    with person(tmp_path / "both", site, stranger, pki.alice) as context:
+    with person(tmp_path / "both", visited, stranger, pki.alice) as context:
         page = first_page(context)
         page.get_by_role("button", name="Log in as alice").click()
         expect(page.get_by_role("heading", level=1)).to_have_text("Overview")
-    with person(tmp_path / "one", site, stranger) as context:
+    with person(tmp_path / "one", visited, stranger) as context:
         page = first_page(context)
         expect(page.get_by_label("User name")).to_be_visible()
         expect(page.get_by_text("Nobody logs in with it")).to_have_count(0)

@@ -23,7 +23,13 @@ from control.policy import lines as policy
 from tests.kit.node import JOURNAL, Start, load, who
 from tests.kit.plane import enrolled_node
 from tests.kit.servers import Server
-from tests.kit.site import COMMAND, SUBJECT, InPlace, Site, here
+from tests.kit.site import (
+    COMMAND,
+    SUBJECT,
+    InPlace,
+    Site,
+    here,
+)
 from tests.kit.support import Pki, wait_until
 
 

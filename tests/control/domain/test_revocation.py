@@ -21,7 +21,7 @@ from tests.kit import crls
 from tests.kit.node import Start, reasons, who
 from tests.kit.plane import SOON, Https, Plane, enrolled_node, initialised, operator
 from tests.kit.servers import Server
-from tests.kit.site import Site, site  # noqa: F401 (a fixture)
+from tests.kit.site import Site
 from tests.kit.support import Cert, Pki, RedisServer, TlsConnection, TlsPeer, wait_until
 from tests.kit.tls_client import RESUMPTIONS
 
@@ -202,7 +202,7 @@ def test_the_service_publishes_its_own_list(tmp_path: Path) -> None:
 # ---- The commands ----
 
 
-def test_the_commands_revoke_and_take_back(site: Site) -> None:  # noqa: F811 (a fixture)
+def test_the_commands_revoke_and_take_back(site: Site) -> None:
     """By file, by user, by hash and by key; what they list is what the API has."""
     site.ok("cert", "request", "--user", "alice")
     file = site.folder / "alice.crt"
@@ -222,7 +222,7 @@ def test_the_commands_revoke_and_take_back(site: Site) -> None:  # noqa: F811 (a
         assert site.run("cert", "revoke", *words).exit_code == 2
 
 
-def test_the_commands_for_lists(site: Site) -> None:  # noqa: F811 (a fixture)
+def test_the_commands_for_lists(site: Site) -> None:
     """Our own list, fetched by curl, is one that we take; a file that is none says why."""
     key = core.identity(
         issuing.certificate_of((site.config.home / issuing.CLIENTS).read_text()).encode()

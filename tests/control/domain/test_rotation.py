@@ -20,7 +20,7 @@ from tests.kit.pages import section
 from tests.kit.plane import SOON, Plane, enrolled_node, frozen
 from tests.kit.rest import ControlPlane, peer_cert
 from tests.kit.servers import Server
-from tests.kit.site import COMMAND, Site, here, site  # noqa: F401 (a fixture)
+from tests.kit.site import COMMAND, Site, here
 from tests.kit.support import Cert, Pki, root, wait_until
 
 CAS = "/v1/certauth/ca"
@@ -297,7 +297,7 @@ def test_a_node_that_does_not_answer_is_named(
 
 
 def test_the_rotation_of_the_paper(
-    site: Site,  # noqa: F811 (a fixture)
+    site: Site,
     installed: Server,
     start: Start,
     pki: Pki,

@@ -3,6 +3,7 @@ from SQLite. A private server is started for it, and ended with the module."""
 
 import inspect
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,30 @@ from control.service import Config, ServiceError
 from control.store import Store
 from tests.control.store import test_store, test_store_certificates
 from tests.kit import rows
-from tests.kit.postgres import PASSWORD, Postgres, Served
-from tests.kit.rest import user
+from tests.kit.postgres import PASSWORD, Postgres, Served, postgres
+from tests.kit.rest import ADMIN, user
 from tests.kit.rows import granted, read_while_written, replayed
 from tests.kit.support import free_port, wait_until
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Postgres]:
+    with postgres() as made:
+        yield made
+
+
+@pytest.fixture
+def url(running: Postgres) -> str:
+    """An empty database."""
+    return running.new()
+
+
+@pytest.fixture
+def config(tmp_path: Path, url: str) -> Config:
+    """What `init` makes, its rows in PostgreSQL."""
+    made = Config(tmp_path / "home", database=url)
+    service.init(made, "acme", *ADMIN, ("localhost",))
+    return made
 
 pytestmark = [
     pytest.mark.slow,
@@ -35,7 +56,7 @@ LAWS = {
     for name, law in vars(module).items()
     if name.startswith("test_") and {"made", "url"} & set(inspect.signature(law).parameters)
 }
-globals().update({"made": rows.made, **LAWS})
+globals().update({"made": test_store.made, **LAWS})
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import os
 import stat
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,15 @@ from control.store import Replaced, Store
 from tests.kit.rest import database, user
 from tests.kit.rows import ADMIN, granted, read_while_written, replayed
 from tests.kit.support import Pki, wait_until
+
+
+@pytest.fixture
+def made(url: str) -> Iterator[Store]:
+    """A store with one administrator."""
+    opened = Store(url)
+    opened.initialise(Cluster("acme", "id", 1), ADMIN)
+    yield opened
+    opened.close()
 
 EMPTY = f"0:{0:064x}"
 
