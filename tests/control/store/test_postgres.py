@@ -17,9 +17,9 @@ from control.records import Cluster, Role, User
 from control.service import Config, ServiceError
 from control.store import Store
 from tests.control.store import test_store, test_store_certificates
-from tests.kit import rows
 from tests.kit.postgres import PASSWORD, Postgres, Served, postgres
 from tests.kit.rest import ADMIN, user
+from tests.kit.rows import ADMIN as FIRST
 from tests.kit.rows import granted, read_while_written, replayed
 from tests.kit.support import free_port, wait_until
 
@@ -116,7 +116,7 @@ def test_processes_that_write_at_once_lose_nothing(url: str) -> None:
     """Two stores with four threads each change users, and one user all of them: each change is a
     generation, and none is overwritten."""
     made = Store(url)
-    made.initialise(Cluster("acme", "id", 1), rows.ADMIN)
+    made.initialise(Cluster("acme", "id", 1), FIRST)
     granted(made, "shared")
     stores, errors, number = [made, Store(url)], [], iter(range(1000))
     turn = iter(stores * 4)
@@ -142,7 +142,7 @@ def test_processes_that_write_at_once_lose_nothing(url: str) -> None:
 def test_a_reader_sees_one_moment_while_another_process_writes(url: str) -> None:
     """Lines and digest belong together."""
     made, other = Store(url), Store(url)
-    made.initialise(Cluster("acme", "id", 1), rows.ADMIN)
+    made.initialise(Cluster("acme", "id", 1), FIRST)
     granted(made)
     read_while_written(made, other, 50)
     made.close()
@@ -250,7 +250,7 @@ def upgrade(url: str) -> None:
 def test_others_are_heard_outside_of_a_transaction(url: str) -> None:
     """Within one PostgreSQL tells nothing, and ends it two seconds later, again and again."""
     made, other, heard = Store(url), Store(url), threading.Event()
-    made.initialise(Cluster("acme", "id", 1), rows.ADMIN)
+    made.initialise(Cluster("acme", "id", 1), FIRST)
     made.listen(heard.set)
     question = sa.text("SELECT state FROM pg_stat_activity WHERE query LIKE 'LISTEN%'")
     engine = sa.create_engine(url)
@@ -272,7 +272,7 @@ def test_others_are_heard_outside_of_a_transaction(url: str) -> None:
 def test_a_refused_change_leaves_nothing(url: str) -> None:
     """PostgreSQL ends a transaction at its first error; the next one is none the worse."""
     made = Store(url)
-    made.initialise(Cluster("acme", "id", 1), rows.ADMIN)
+    made.initialise(Cluster("acme", "id", 1), FIRST)
     before = made.revision()
     for _ in range(3):
         with pytest.raises(Refusal):
