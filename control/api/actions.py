@@ -1,13 +1,43 @@
 """/v1/actions and /v2/actions: changes of databases on their way to the servers."""
 
-from typing import Any
+from typing import Any, Literal
 
 from flask import Blueprint, Response
+from pydantic import Field
 
 from control.ages import as_of_now
-from control.api.answers import ActionAnswer, ActionsAnswer, ActionV2Answer
+from control.api.models import Answer
 from control.api.web import answer, needs, store
 from control.records import Action, Database
+
+
+class ActionAnswer(Answer):
+    """`progress` is a percentage of the servers. A server that cannot be reached is tried for ever,
+    so an action goes on until it is done."""
+
+    action_uid: str
+    name: str
+    status: Literal["active", "completed"]
+    progress: float
+    creation_time: int
+    object_name: str
+    error: str = ""
+
+
+class ActionsAnswer(Answer):
+    actions: list[ActionAnswer]
+    state_machines: list[ActionAnswer] = Field(alias="state-machines")
+
+
+class ActionV2Answer(Answer):
+    action_uid: str
+    action_type: str
+    name: str
+    status: Literal["running", "completed"]
+    progress: float
+    creation_time: int
+    additional_info: dict[str, str]
+
 
 blueprint = Blueprint("actions", __name__)
 

@@ -32,7 +32,8 @@ from control.api import (
     users,
     web,
 )
-from control.api.models import NewUserBody, parse
+from control.api.models import parse
+from control.api.users import NewUserBody
 from control.domain import preview
 from control.domain.guard import Guard, PeerCert
 from control.domain.issuing import OpenPolicies
@@ -40,14 +41,13 @@ from control.domain.metrics import Figures, Own
 from control.domain.passwords import new_password
 from control.errors import Refusal, invalid, refused
 from control.nodes.trials import Trials
-from control.pki.ca import CertificateError, Issued
 from control.pki.crl import CrlError
+from control.pki.pem import CertificateError, Issued
 from control.records import Cluster, User
 from control.store import AWAY, Store
 
 log = logging.getLogger(__name__)
-
-BODY = 1 << 20  # bytes of a request's body, as in control/http/server.py
+BODY = 1 << 20  # bytes of a request's body, as in control/http/protocol.py
 MODULES = (
     cluster, certificates, users, login, roles, redis_acls, bdbs, actions, logs, system, certauth,
     metrics, issuing, revocation, rotation, sessions, reference,
@@ -77,9 +77,9 @@ def create_app(
     own: Own = dict,
 ) -> Flask:
     """The application over `store`. `peer_cert` reads the client's certificates out of a WSGI
-    environ: control.http.server.peer_cert. `rotate` puts a new certificate of this server into the
+    environ: control.http.bridge.peer_cert. `rotate` puts a new certificate of this server into the
     store, `authority` is the CA that issues clients' certificates; both may raise Refusal. `ask`
-    puts questions to nodes: control.nodes.sync.Worker.ask. `figures` are what
+    puts questions to nodes: control.nodes.worker.Worker.ask. `figures` are what
     control.nodes.audit.Collector has read from them. `pulse` is that of this process, `own` names
     its certificates in files (PEM)."""
     app = Flask("control.api", static_folder=None)

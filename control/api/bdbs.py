@@ -8,9 +8,9 @@ from flask import Blueprint, Response, request
 
 from control.ages import as_of_now, rendered
 from control.api import rotation
-from control.api.answers import BdbAnswer, Started
+from control.api.bdb_models import BdbAnswer, BdbBody, BdbPasswordBody, BdbV2Body, NewBdbBody
 from control.api.cluster import rendered_subjects, subjects
-from control.api.models import BdbBody, BdbPasswordBody, BdbV2Body, NewBdbBody
+from control.api.models import Answer
 from control.api.web import (
     CHANGING,
     LISTING,
@@ -23,8 +23,22 @@ from control.api.web import (
     unchanged,
 )
 from control.errors import Refusal, conflict, invalid, refused
-from control.pki import ca, trust
-from control.records import Database, Endpoint, Node, RolePermission, Target
+from control.pki import trust
+from control.pki.uploads import check_authorities, check_trust
+from control.records import (
+    Database,
+    Endpoint,
+    Node,
+    RolePermission,
+    Target,
+)
+
+
+class Started(Answer):
+    """See /v1/actions."""
+
+    action_uid: str = ""
+
 
 blueprint = Blueprint("bdbs", __name__)
 
@@ -153,7 +167,7 @@ def prepared(sent: BdbBody) -> dict[str, Any]:
     if "node_keys" in changes:
         changes["node_keys"] = tuple(dict.fromkeys(sent.node_keys))
     if sent.tls_server_ca:
-        changes["tls_server_ca"] = ca.check_authorities(sent.tls_server_ca)
+        changes["tls_server_ca"] = check_authorities(sent.tls_server_ca)
     return changes
 
 
@@ -188,7 +202,7 @@ def endpoints(sent: BdbBody) -> tuple[Endpoint, ...]:
 def client_certificates(sent: BdbBody) -> tuple[str, ...]:
     """One certificate an entry: a chain may be sent in one, or spread over several."""
     found = "\n".join(entry.client_cert for entry in sent.authentication_ssl_client_certs)
-    return ca.check_trust(found) if found else ()
+    return check_trust(found) if found else ()
 
 
 def roles_permissions(sent: BdbBody) -> tuple[RolePermission, ...]:
@@ -259,7 +273,9 @@ def render(
         "nodes": [rendered_node(node, target) for node in nodes],
         "refused": [
             {"address": node.address, "user": one.user, "line": one.line, "why": one.why}
-            for node in nodes for one in node.refused if one.why
+            for node in nodes
+            for one in node.refused
+            if one.why
         ],
         "not_synced": list(not_synced),
     }

@@ -4,18 +4,18 @@ has followed."""
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from flask import Blueprint, Response, current_app
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from control.ages import rendered, seconds
-from control.api.answers import ExplainAnswer, PreviewAnswer, ServersAnswer
-from control.api.models import ExplainBody, KnownBody, PreviewBody
+from control.api.models import Answer, Body, Many, Pem, Sha256, Uid
 from control.api.system import plane_faults
 from control.api.web import answer, guard, in_field, needs, rehearsed, store
 from control.domain import preview
 from control.errors import Refusal, invalid, refused
-from control.nodes.sync import NodeError
+from control.nodes.client import NodeError
 from control.nodes.trials import refusal
 from control.nodes.waiting import servers
 from control.policy import core
@@ -30,6 +30,130 @@ from control.records import (
 )
 from control.store import Stage
 
+
+class KnownBody(Body):
+    """What the event log has of a certificate."""
+
+    subject: Annotated[str, StringConstraints(max_length=65536)]
+    serial: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{1,64}$")]
+    cert: Sha256
+    key: Sha256
+    ca: Sha256 | None = None
+    not_after: Annotated[int, Field(ge=0, le=253_402_300_799)] = 0
+
+
+class ExplainBody(Body):
+    certificate: Pem = ""
+    known: KnownBody | None = None
+    address: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
+    time: Annotated[int, Field(ge=0, le=253_402_300_799)] | None = None
+    bdb_uid: Uid | None = None
+
+
+class ChangeBody(Body):
+    """A request. What is in its body, its own model checks."""
+
+    method: Literal["POST", "PUT", "DELETE"]
+    path: Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9_./-]{1,255}$")]
+    body: dict[str, Any] | None = None
+
+
+class PreviewBody(Body):
+    changes: Annotated[Many[ChangeBody], Field(min_length=1, max_length=1000)]
+
+
+class ServerAnswer(BaseModel):
+    """A node of a database. `lag` is in generations; `last_error_time` in seconds since 1970; `age`
+    in seconds since it was last looked at, null for never."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    bdb_uid: int
+    bdb_name: str
+    address: str
+    in_step: bool
+    generation: int
+    digest: str
+    lag: int
+    error: str
+    last_error: str
+    last_error_time: int
+    software: str
+    module: str
+    trust: str
+    certificate_subject: str
+    certificate_issuer: str
+    certificate_serial: str
+    certificate_not_after: str
+    age: float | None
+
+
+class ServersAnswer(Answer):
+    """`leader` is the control plane that last began to speak to them, and `epoch` counts them;
+    `leader_age` the seconds since it last said so, null for never. `faults` is what keeps the
+    control plane that answers from its work. `hold`: why nothing is sent to them."""
+
+    leader: str
+    epoch: int
+    leader_age: float | None
+    faults: list[str]
+    hold: str
+    nodes: list[ServerAnswer]
+
+
+class ExplainAnswer(Answer):
+    action: str
+    reason: str
+    user: str | None
+    users: list[str]
+    line: str | None
+    trace: list[str]
+    certificate: dict[str, Any] | None
+
+
+class RefusedAnew(BaseModel):
+    """`user` is "" where it is about nobody."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    user: str
+    line: str
+    why: str
+
+
+class PreviewOfNode(BaseModel):
+    """`ending` are sessions that would be closed; `users` those whose password would go; `refused`
+    are users of the change whom this server refuses, and why."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    address: str
+    error: str
+    sessions: int
+    ends: int
+    ending: list[dict[str, Any]]
+    users: list[dict[str, Any]]
+    refused: list[RefusedAnew]
+
+
+class PreviewOfDatabase(BaseModel):
+    """`added` and `removed` are policy lines. Lists of sessions and certificates end at a thousand;
+    the numbers say how many there are."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    bdb_uid: int
+    bdb_name: str
+    added: list[str]
+    removed: list[str]
+    nodes: list[PreviewOfNode]
+    certificates: list[dict[str, Any]]
+    certificates_changed: int
+    certificates_unknown: int
+
+
+class PreviewAnswer(Answer):
+    """A database for each whose policy would change."""
+
+    databases: list[PreviewOfDatabase]
+
+
 blueprint = Blueprint("certauth", __name__)
 UNKNOWN = "unknown_algorithm"
 HELD = 10  # seconds of a preview: all who want to change something wait meanwhile
@@ -41,7 +165,7 @@ def explain(sent: ExplainBody) -> Response:
     """Who a certificate is, and why: for the REST API, or on a database. Of one that is only known
     from the event log, on a database."""
     decided = in_field("certificate", lambda: decide(sent))
-    told = core.told(decided, names(decided, sent))
+    told = core.render_decision(decided, names(decided, sent))
     asks = sent.bdb_uid is not None and sent.certificate and sent.time is None
     return answer(with_handshakes(told, sent) if asks else told)
 

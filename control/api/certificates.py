@@ -4,17 +4,43 @@ Two certificates have a use here: `mtls_trusted_ca`, which clients are judged by
 this server shows. Private keys never leave."""
 
 from dataclasses import replace
+from typing import Annotated
 
 from flask import Blueprint, Response, current_app
+from pydantic import Field
 
 from control import records
 from control.api import rotation
-from control.api.answers import CertificatesAnswer
-from control.api.models import CertificateBody, CertificatesBody, RotateBody
+from control.api.models import Answer, Body, Filled, Many, Pem, Sha256
 from control.api.web import CHANGING, answer, needs, store
 from control.errors import forbidden, invalid, missing
-from control.pki import ca, trust
+from control.pki import trust
+from control.pki.uploads import check_server, check_trust
 from control.records import API, TRUSTED_CA, Certificate
+
+
+class RotateBody(Body):
+    name: Filled = "api"
+
+    OPTIONAL = True
+
+
+class CertificateBody(Body):
+    name: Filled
+    certificate: Pem
+    key: Pem = ""
+    client_cas: Many[Sha256] = []
+    trust_grows: bool = False
+
+
+class CertificatesBody(Body):
+    certificates: Annotated[Many[CertificateBody], Field(min_length=1)]
+
+
+class CertificatesAnswer(Answer):
+    api_cert: str = ""
+    mtls_trusted_ca_cert: str = ""
+
 
 blueprint = Blueprint("certificates", __name__)
 NAMES = (TRUSTED_CA, API)
@@ -115,7 +141,7 @@ def checked(sent: CertificateBody) -> Certificate:
         )
     if sent.name == API:
         kept = store().certificates().get(API)
-        issued = ca.check_server(sent.certificate, sent.key or (kept.key if kept else ""))
+        issued = check_server(sent.certificate, sent.key or (kept.key if kept else ""))
         return Certificate(API, issued.certificate, issued.key)
     if sent.key:
         raise invalid(
@@ -123,4 +149,4 @@ def checked(sent: CertificateBody) -> Certificate:
             f"{TRUSTED_CA} takes no key: a CA's private key belongs "
             "nowhere but to the CA. It is compromised wherever this request was logged",
         )
-    return Certificate(TRUSTED_CA, "".join(ca.check_trust(sent.certificate)))
+    return Certificate(TRUSTED_CA, "".join(check_trust(sent.certificate)))

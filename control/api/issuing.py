@@ -5,13 +5,13 @@ A CSR's signature is the proof that its sender holds the key, which never comes 
 
 import time
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Annotated, Any
 
 from flask import Blueprint, Response, current_app, request
+from pydantic import Field, StringConstraints
 
-from control.api.answers import ClientCertificateAnswer, ProfileAnswer
 from control.api.logs import END, LIMIT, moment
-from control.api.models import IssueBody, NewProfileBody, ProfileBody
+from control.api.models import Answer, Body, Many, ObjectName, Uid, UserName, words
 from control.api.roles import check_administrator
 from control.api.web import (
     CHANGING,
@@ -27,8 +27,67 @@ from control.api.web import (
 )
 from control.domain import issuing
 from control.errors import Refusal, forbidden
-from control.records import ClientCertificate, Profile, User
+from control.records import ClientCertificate, KeyUsage, Profile, User
 from control.store import also_serves, ends_by, ends_soon, from_ca, of_user
+
+Template = Annotated[str, StringConstraints(max_length=512)]
+
+
+class ProfileBody(Body):
+    name: ObjectName = ""
+    lifetime: Annotated[int, Field(ge=3600, le=366 * 86400)] = 86400  # seconds
+    subject: Template = ""
+    sans: Annotated[Many[Template], Field(max_length=16)] = []
+    key_usage: Annotated[Many[KeyUsage], Field(min_length=1)] = ["digital_signature"]
+    role_uids: Many[Uid] = []
+
+    IGNORED = words("uid")
+
+
+class NewProfileBody(ProfileBody):
+    name: ObjectName
+    uid: Uid = 0
+
+    IGNORED = frozenset()
+
+
+class IssueBody(Body):
+    csr: Annotated[str, StringConstraints(max_length=65536)]
+    user: UserName = ""
+    profile: ObjectName = ""
+
+
+class ProfileAnswer(Answer):
+    uid: int
+    name: str
+    lifetime: int
+    subject: str
+    sans: list[str]
+    key_usage: list[KeyUsage]
+    role_uids: list[int]
+
+
+class ClientCertificateAnswer(Answer):
+    """`certificate`, as clients present it, where it was issued here; not in lists. `serves`: its
+    extended key usage is not for clients alone."""
+
+    cert: str
+    key: str
+    ca: str
+    issuer: str
+    serial: str
+    subject: str
+    user: str
+    not_before: int
+    not_after: int
+    issued: bool
+    profile: str
+    last_login: int
+    bdb_uid: int
+    node: str
+    serves: bool
+    certificate: str = ""
+
 
 blueprint = Blueprint("issuing", __name__)
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 from flask import Blueprint, Response, request
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from control.api.answers import PermissionsOfRole, TokenAnswer
-from control.api.models import AuthorizeBody, NewPasswordBody, OldPasswordBody, RefreshBody
+from control.api.models import Answer, Body, UserName
 from control.api.roles import check_administrator
+from control.api.users import NewPassword
 from control.api.web import (
     CHANGING,
     PUBLIC,
@@ -25,6 +26,41 @@ from control.domain.guard import PERMISSIONS
 from control.domain.passwords import PASSWORDS
 from control.errors import Refusal, forbidden, invalid, missing, unauthorized
 from control.records import BUILTIN_ROLES, Password, User
+
+
+class AuthorizeBody(Body):
+    username: Annotated[str, StringConstraints(max_length=1024)] = ""
+    password: Annotated[str, StringConstraints(max_length=1024)] = ""
+    ttl: Annotated[int, Field(ge=1, le=86400)] = 300  # seconds
+
+    OPTIONAL = True
+
+
+class RefreshBody(Body):
+    ttl: Annotated[int, Field(ge=1, le=86400)] = 300  # seconds
+
+    OPTIONAL = True
+
+
+class NewPasswordBody(Body):
+    username: UserName = ""  # by default the caller's own
+    new_password: NewPassword
+
+
+class OldPasswordBody(Body):
+    username: UserName = ""
+    old_password: Annotated[str, StringConstraints(max_length=1024)]
+
+
+class TokenAnswer(Answer):
+    access_token: str
+
+
+class PermissionsOfRole(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    api_permissions: list[str]
+    ui_permissions: list[str]
+
 
 blueprint = Blueprint("login", __name__)
 

@@ -3,13 +3,31 @@
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import Literal
 
 from flask import Blueprint, Response, request
+from pydantic import BaseModel, ConfigDict
 
-from control.api.answers import EventAnswer, OutcomeAnswer
+from control.api.models import Answer
 from control.api.web import answer, needs, number, store
 from control.errors import invalid
 from control.nodes.audit import render
+
+
+class EventAnswer(BaseModel):
+    """And more, by type: whom or what it is about, and who did it."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    time: str
+    type: str
+    severity: Literal["INFO", "WARNING"]
+
+
+class OutcomeAnswer(Answer):
+    time: int
+    reason: str
+    count: int
+
 
 blueprint = Blueprint("logs", __name__)
 END = 253_402_300_799  # the last second of the year 9999

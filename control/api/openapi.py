@@ -13,7 +13,7 @@ from pydantic.json_schema import models_json_schema
 from werkzeug.routing import Rule as Route
 
 from control.api import models
-from control.api.answers import Problem
+from control.api.models import Problem
 from control.api.web import PUBLIC, Rule
 from control.nodes.waiting import LONGEST
 

@@ -1,12 +1,12 @@
 """/v1/redis_acls: rights on a database, in Redis's own ACL syntax."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 from flask import Blueprint, Response
+from pydantic import StringConstraints
 
-from control.api.answers import RedisAclAnswer
-from control.api.models import NewRedisAclBody, RedisAclBody
+from control.api.models import Answer, Body, ObjectName, Uid, words
 from control.api.web import (
     CHANGING,
     LISTING,
@@ -21,6 +21,28 @@ from control.api.web import (
 from control.errors import conflict
 from control.policy import lines as policy
 from control.records import FULL_ACCESS, RedisAcl
+
+
+class RedisAclBody(Body):
+    name: ObjectName = ""
+    acl: Annotated[str, StringConstraints(min_length=1, max_length=65536)] = ""
+
+    IGNORED = words("uid account_id action_uid min_version max_version")
+
+
+class NewRedisAclBody(RedisAclBody):
+    name: ObjectName
+    acl: Annotated[str, StringConstraints(min_length=1, max_length=65536)]
+    uid: Uid = 0
+
+    IGNORED = RedisAclBody.IGNORED - {"uid"}
+
+
+class RedisAclAnswer(Answer):
+    uid: int
+    name: str
+    acl: str
+
 
 blueprint = Blueprint("redis_acls", __name__)
 

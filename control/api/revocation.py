@@ -4,19 +4,80 @@ the list of our own CA, for everybody."""
 import base64
 import time
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 from flask import Blueprint, Response
+from pydantic import Field, StringConstraints
 
-from control.api.answers import CrlAnswer, RevocationAnswer, RevocationsAnswer
-from control.api.models import CrlBody, NewCrlBody, RevokeBody
+from control.api.models import Answer, Body, Pem, Uid, words
 from control.api.web import CHANGING, PUBLIC, answer, in_field, needs, number, store, unchanged
 from control.domain import revocation
 from control.errors import Refusal, invalid, missing
-from control.pki import ca, crl
+from control.pki import crl
+from control.pki.pem import pem_to_ders
 from control.policy import core
-from control.records import Revocation, RevocationList, User, rendered_time
+from control.records import Reason, Revocation, RevocationList, Stale, User, rendered_time
 from control.store import good_at, of_user
+
+Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$")]
+Serial = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F:]{1,95}$")]
+
+
+class RevokeBody(Body):
+    """One of: a certificate; `ca` and `serial`; `cert`; `key`; a user."""
+
+    certificate: Pem = ""
+    ca: Hash = ""
+    serial: Serial = ""
+    cert: Hash = ""
+    key: Hash = ""
+    user_uid: Uid = 0
+    reason: Reason = "unspecified"
+
+
+class CrlBody(Body):
+    url: Annotated[str, StringConstraints(max_length=2048)] = ""
+    interval: Annotated[int, Field(ge=60, le=10**9)] = 3600  # seconds
+    stale: Stale = "warn"
+
+    IGNORED = words("""
+        uid issuer ca scope number this_update next_update overdue entries last_fetch problem
+        ignored
+    """)
+
+
+class NewCrlBody(CrlBody):
+    crl: Pem = ""
+    authorities: Pem = ""
+
+
+class RevocationAnswer(Answer):
+    uid: int
+    line: str
+    reason: Reason
+    time: str
+
+
+class RevocationsAnswer(Answer):
+    revocations: list[RevocationAnswer]
+
+
+class CrlAnswer(Answer):
+    uid: int
+    issuer: str
+    ca: str
+    scope: str
+    number: str
+    this_update: str
+    next_update: str
+    overdue: bool
+    entries: int
+    stale: Stale
+    url: str
+    interval: int
+    last_fetch: str = ""
+    problem: str = ""
+
 
 blueprint = Blueprint("revocation", __name__)
 PAGE = 1000
@@ -73,7 +134,7 @@ def of_certificate(pem: str) -> str:
     own CA's list can say that. By its hash elsewhere, which holds for the certificate with another
     ECDSA signature as well."""
     leaf = in_field("certificate", lambda: core.identity(pem.encode()))
-    first, *above = ca.ders(pem)
+    first, *above = pem_to_ders(pem)
     found = in_field("certificate", lambda: crl.issuer_of(first, [*above, *store().authorities()]))
     issuer = found or seen_issuer(leaf.cert)
     return f"revoke serial {issuer} {leaf.serial}" if issuer else f"revoke cert {leaf.cert}"

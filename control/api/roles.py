@@ -5,8 +5,7 @@ from typing import Any
 
 from flask import Blueprint, Response
 
-from control.api.answers import RoleAnswer
-from control.api.models import NewRoleBody, RoleBody
+from control.api.models import Answer, Body, Many, ObjectName, Uid, words
 from control.api.web import (
     CHANGING,
     LISTING,
@@ -19,7 +18,29 @@ from control.api.web import (
     unchanged,
 )
 from control.errors import Refusal, forbidden, refused
-from control.records import BUILTIN_ROLES, Role
+from control.records import BUILTIN_ROLES, Management, Role
+
+
+class RoleBody(Body):
+    name: ObjectName = ""
+    management: Management = "none"
+    resources: Many[dict[str, Any]] = []
+
+    IGNORED = words("uid account_id action_uid")
+
+
+class NewRoleBody(RoleBody):
+    name: ObjectName
+    uid: Uid = 0
+
+    IGNORED = RoleBody.IGNORED - {"uid"}
+
+
+class RoleAnswer(Answer):
+    uid: int
+    name: str
+    management: Management
+
 
 blueprint = Blueprint("roles", __name__)
 BUILTIN = {role.uid for role in BUILTIN_ROLES}

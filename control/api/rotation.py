@@ -7,18 +7,54 @@ from dataclasses import asdict
 from typing import Any
 
 from flask import Blueprint, Response, current_app
+from pydantic import BaseModel, ConfigDict
 
-from control.api.answers import AuthoritiesAnswer
+from control.api.models import Answer
 from control.api.web import answer, flag, needs, rehearsing, store, warn
 from control.domain import rotation
 from control.domain.rotation import Use
 from control.errors import conflict
-from control.nodes.sync import NodeError
-from control.pki import ca, crl, trust
+from control.nodes.client import NodeError
+from control.pki import crl, trust
+from control.pki.pem import pem_to_ders
 from control.policy import core
 from control.policy.lines import revoke_lines
 from control.records import ClientCertificate, Database, Session, Trust, rendered_time
 from control.store import also_serves, from_ca, good_at
+
+
+class DependantAnswer(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    user: str
+    certificates: int
+    sessions: int
+    only: bool
+
+
+class AuthorityAnswer(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    ca: str
+    subject: str
+    not_after: str
+    admits: list[int]
+    anchors: list[int]
+    users: int
+    certificates: int
+    sessions: int
+    who: list[DependantAnswer]
+
+
+class RemovedAuthorityAnswer(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    ca: str
+    refused: list[int]
+
+
+class AuthoritiesAnswer(Answer):
+    cas: list[AuthorityAnswer]
+    removed: list[RemovedAuthorityAnswer]
+    silent: list[str]
+
 
 blueprint = Blueprint("rotation", __name__)
 KNOWN = 1_000_000  # certificates
@@ -89,7 +125,7 @@ def live() -> tuple[list[Session], list[str]]:
 
 
 def uses(sessions: Sequence[Session]) -> list[Use]:
-    kept = (der for one in store().crls() for der in ca.ders(one.authorities))
+    kept = (der for one in store().crls() for der in pem_to_ders(one.authorities))
     paths = crl.paths(dict.fromkeys([*store().authorities(), *kept]))
     good = store().client_certificates(good_at(int(time.time())), limit=KNOWN)
     return rotation.uses(not_revoked(good), sessions, paths)

@@ -1,16 +1,62 @@
 """/v1/certauth/sessions: who is connected to which server, by which certificate; and to end one."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from flask import Blueprint, Response, current_app, request
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from control.api.answers import SessionsAnswer
-from control.api.models import EndSessionBody
+from control.api.bdb_models import Address
+from control.api.models import Answer, Body, Uid
 from control.api.web import CHANGING, answer, flag, needs, number, store
 from control.errors import missing, refused
 from control.nodes.audit import Command
-from control.nodes.sync import NodeError
+from control.nodes.client import NodeError
 from control.records import Database
+
+
+class EndSessionBody(Body):
+    bdb_uid: Uid
+    node: Address
+    id: Annotated[int, Field(ge=1, le=2**62)]
+    cert: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
+
+
+class SessionAnswer(BaseModel):
+    """A client of a server; what is null is not known."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    bdb_uid: int
+    bdb_name: str
+    node: str
+    id: int
+    address: str
+    user: str | None
+    reason: str
+    subject: str | None
+    serial: str | None
+    cert: str | None
+    key: str | None
+    ca: str | None
+    since: int
+    end: int
+    not_after: int
+
+
+class SilentAnswer(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    bdb_uid: int
+    bdb_name: str
+    node: str
+    error: str
+
+
+class SessionsAnswer(Answer):
+    """`silent` are the servers that did not say, `more` is whether there are more than shown."""
+
+    sessions: list[SessionAnswer]
+    more: bool
+    silent: list[SilentAnswer]
+
 
 blueprint = Blueprint("sessions", __name__)
 PAGE = 1000  # sessions of a server in an answer

@@ -10,25 +10,86 @@ import os
 import platform
 import time
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
 from flask import Blueprint, Response, current_app
+from pydantic import BaseModel, ConfigDict
 
 from control.ages import OLD, as_of_now
-from control.api.answers import (
-    BootstrapAnswer,
-    CheckAnswer,
-    HealthAnswer,
-    HealthcheckAnswer,
-    NodeAnswer,
-    StatsAnswer,
-)
 from control.api.bdbs import node_status, status
-from control.api.models import BootstrapBody
+from control.api.models import Answer, Body, words
 from control.api.web import PUBLIC, Rule, answer, authorise, flag, needs, store
 from control.errors import conflict, missing, refused
 from control.policy import core
 from control.records import Database, RedisAcl, Role, User, rendered_time
+
+
+class BootstrapBody(Body):
+    """What POST /v1/bootstrap/… takes on Redis Enterprise; nothing of it is looked at."""
+
+    IGNORED = words("""
+        action cluster credentials node license dns_suffixes policy recovery_filename envoy
+        required_version retry_count_max retry_time cnm_https_port crdb certificates
+    """)
+
+    OPTIONAL = True
+
+
+class NodeAnswer(Answer):
+    uid: int
+    status: Literal["active", "down"]
+    software_version: str
+    os_version: str
+    architecture: str
+    cores: int
+    shard_count: int
+    shard_list: list[int]
+
+
+class BootstrapStatus(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    state: Literal["completed"]
+    start_time: str
+    end_time: str
+
+
+class BootstrapAnswer(Answer):
+    bootstrap_status: BootstrapStatus
+    local_node_info: dict[str, Any]
+
+
+class HealthcheckAnswer(Answer):
+    """`inactive` comes with a 503."""
+
+    status: Literal["active", "inactive"]
+
+
+class CheckAnswer(Answer):
+    cluster_test_result: bool
+    nodes: list[dict[str, Any]]
+
+
+class StatsAnswer(Answer):
+    """Counts of this moment; no history is kept."""
+
+    time: str
+    users: int
+    roles: int
+    redis_acls: int
+    bdbs: int
+    servers: int
+    servers_in_step: int
+
+
+class HealthAnswer(Answer):
+    fqdn: str
+    status: Literal["ok", "warning", "error"]
+    license: None
+    certificates: list[dict[str, Any]]
+    nodes: list[dict[str, Any]]
+    active_alerts: list[str]
+    database_infos: list[dict[str, Any]]
+
 
 blueprint = Blueprint("system", __name__)
 NODE = 1

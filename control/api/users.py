@@ -3,14 +3,13 @@
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
-from itertools import combinations
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from flask import Blueprint, Response
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from control.api.answers import UserAnswer, UserRoleAnswer
-from control.api.models import IdentityBody, NewUserBody, UserBody
+from control.api.identities import IdentityBody, identities
+from control.api.models import Answer, Body, Email, Many, Uid, UserName, words
 from control.api.roles import check_administrator
 from control.api.web import (
     CHANGING,
@@ -24,13 +23,79 @@ from control.api.web import (
     store,
     synced,
     unchanged,
-    warn,
 )
 from control.domain import passwords
 from control.errors import forbidden, invalid
 from control.policy import bindings, core
 from control.policy import lines as policy
-from control.records import BUILTIN_ROLES, Binding, Management, Password, Role, User, rendered_time
+from control.records import (
+    BUILTIN_ROLES,
+    AuthMethod,
+    Management,
+    Password,
+    Role,
+    User,
+    rendered_time,
+)
+
+# A sentence has room in it; argon2 takes as long for any length.
+NewPassword = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+
+
+class UserBody(Body):
+    name: UserName = ""
+    email: Email = ""
+    auth_method: AuthMethod = "regular"
+    # Longer ones would not fit into the index of a PostgreSQL table.
+    certificate_subject_line: Annotated[str, StringConstraints(max_length=512)] = ""
+    certificate_identities: Annotated[list[IdentityBody], Field(max_length=64)] = []
+    password: NewPassword = ""
+    role: Management = "none"
+    role_uids: Many[Uid] = []
+
+    IGNORED = words("""
+        uid account_id action_uid alert_bdb_backup bdbs_email_alerts cluster_email_alerts
+        email_alerts last_login note off_on password_issue_date status
+    """)
+
+
+class NewUserBody(UserBody):
+    uid: Uid = 0
+
+    IGNORED = UserBody.IGNORED - {"uid"}
+
+
+class OffBody(BaseModel):
+    """A server that refuses the user's rules."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    bdb_uid: int
+    address: str
+    why: str
+
+
+class UserAnswer(Answer):
+    """`off_on`: the servers on which the user is off, since they refuse its rules. `note`: what a
+    user without a role cannot do."""
+
+    uid: int
+    name: str
+    email: str
+    auth_method: AuthMethod
+    certificate_subject_line: str
+    certificate_identities: list[IdentityBody]
+    role: Management
+    role_uids: list[int]
+    status: Literal["active", "locked", "password_expired"]
+    password_issue_date: str = ""
+    last_login: int = 0
+    off_on: list[OffBody] = []
+    note: str = ""
+
+
+class UserRoleAnswer(Answer):
+    role: Management
+
 
 blueprint = Blueprint("users", __name__)
 # The one that `role` shows where a user has several; the field knows only one.
@@ -116,70 +181,13 @@ def prepared(sent: UserBody, user: User) -> dict[str, Any]:
         )
     if "certificate_identities" in changes:
         changes |= identities(changes.pop("certificate_identities"), changes)
+    elif any(one.value == changes.get("certificate_subject_line") for one in user.bindings):
+        del changes["certificate_subject_line"]  # what it reads, sent back
     if "password" in changes:
         password = changes.pop("password")
         after = replace(user, email=changes.get("email", user.email))
         changes |= {"passwords": (hashed(password, after),), "locked": 0}
     return changes
-
-
-def identities(sent: list[IdentityBody], changes: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a record that hold these identities. Raises Refusal 400, also where they and a
-    subject line beside them do not say the same."""
-    found = [
-        in_field(f"certificate_identities.{at}", partial(read_identity, one))
-        for at, one in enumerate(sent)
-    ]
-    for one, other in combinations(found, 2):
-        if bindings.is_same(one, other):
-            raise invalid(
-                "invalid_param", f"certificate_identities: {one.kind} '{one.value}' is there twice"
-            )
-    line, others = bindings.parted(found)
-    if changes.get("certificate_subject_line", line) != line:
-        raise invalid(
-            "invalid_param",
-            "certificate_subject_line: it is not among the certificate_identities that come with "
-            "it: send one of the two, or the same subject in both",
-        )
-    for one in found:
-        if doubt := bindings.doubt(one):
-            warn(doubt)
-    return {"certificate_subject_line": line, "bindings": others}
-
-
-def read_identity(sent: IdentityBody) -> Binding:
-    """The binding of a body. Raises ValueError."""
-    said = sent.said()
-    if said.get("ca"):
-        said["ca"] = ca_named(said["ca"])
-    return bindings.read(said)
-
-
-def ca_named(text: str) -> str:
-    """The key id of the trusted CA that has this name, SHA-256 or key id. Raises ValueError."""
-    trusted = [core.identity(der) for der in store().authorities()]
-    wanted = text.replace(":", "").lower()
-    names = {text, *spelled_name(text)}
-    found = {
-        one.key
-        for one in trusted
-        if wanted in (one.key, one.cert)
-        or one.subject in names
-        or text in core.common_names(one.subject)
-    }
-    if len(found) == 1:
-        return found.pop()
-    known = ", ".join(sorted({f"'{one.subject}'" for one in trusted})) or "none"
-    what = "several trusted CAs are" if found else "no trusted CA is"
-    raise ValueError(f"ca: {what} called '{text}' (trusted are: {known}); its key id names it")
-
-
-def spelled_name(text: str) -> tuple[str, ...]:
-    try:
-        return (core.parse_name(text),)
-    except core.CoreError:
-        return ()
 
 
 def hashed(password: str, user: User) -> Password:

@@ -22,7 +22,7 @@ from typing import Any, TypeVar, cast
 from flask import Flask, Response, current_app, g, jsonify, request
 
 from control.api import models
-from control.api.answers import Empty
+from control.api.models import Empty
 from control.domain.guard import Caller, Guard, denied
 from control.errors import conflict, forbidden, invalid
 from control.nodes.trials import Trials, refusal

@@ -12,6 +12,11 @@ from typing import Any, Literal, Protocol
 import yaml
 
 from control.api import models
+from control.api.bdb_models import BdbBody
+from control.api.cluster import ClusterBody, PolicyBody
+from control.api.redis_acls import RedisAclBody
+from control.api.roles import RoleBody
+from control.api.users import UserBody
 from control.cli.client import Client, item
 from control.policy import core
 from control.records import BUILTIN_ROLES, FIRST_ACLS
@@ -43,15 +48,15 @@ CA = "trusted_ca"
 # for they may shut out who is not there yet. Deleted in the other order.
 SECTIONS = {
     CA: Section("/v1/cluster/certificates", frozenset({"pem"}), single=True),
-    "redis_acls": Section("/v1/redis_acls", _of(models.RedisAclBody)),
-    "roles": Section("/v1/roles", _of(models.RoleBody, without=["resources"])),
+    "redis_acls": Section("/v1/redis_acls", _of(RedisAclBody)),
+    "roles": Section("/v1/roles", _of(RoleBody, without=["resources"])),
     "users": Section(
         "/v1/users",
-        _of(models.UserBody, "roles", "password_file", without=["role", "role_uids", "password"]),
+        _of(UserBody, "roles", "password_file", without=["role", "role_uids", "password"]),
     ),
-    "bdbs": Section("/v1/bdbs", _of(models.BdbBody)),
-    "cluster": Section("/v1/cluster", _of(models.ClusterBody), single=True),
-    "cluster_policy": Section("/v1/cluster/policy", _of(models.PolicyBody), single=True),
+    "bdbs": Section("/v1/bdbs", _of(BdbBody)),
+    "cluster": Section("/v1/cluster", _of(ClusterBody), single=True),
+    "cluster_policy": Section("/v1/cluster/policy", _of(PolicyBody), single=True),
 }
 KEPT = {
     "roles": {one.name for one in BUILTIN_ROLES},

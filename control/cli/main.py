@@ -12,8 +12,15 @@ import click
 
 from control import service
 from control.cli import quickstart
-from control.cli.commands import COMMANDS, FILE, ca_group
-from control.pki.ca import KEY_TYPES, KeyType
+from control.cli.applying import apply_command
+from control.cli.certificates import ca_group, cert_group
+from control.cli.explain import explain_command
+from control.cli.imports import import_group
+from control.cli.nouns import GROUPS
+from control.cli.options import FILE
+from control.cli.revocations import crl_group
+from control.cli.status import log_command, status_command
+from control.pki.keys import KEY_TYPES, KeyType
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -283,5 +290,9 @@ def enrol_sentinel(address: tuple[str, int], home: Path, conf: Path | None) -> N
         click.echo(service.enrol_sentinel(service.load_config(home), *address, conf))
 
 
+COMMANDS = (
+    *GROUPS, ca_group, cert_group, crl_group, status_command, explain_command, log_command,
+    import_group, apply_command,
+)  # fmt: skip
 for command in COMMANDS:
     main.add_command(command)

@@ -2,10 +2,8 @@
 control plane beside it, on loopback, set up through the REST API as an operator would.
 """
 
-import base64
 import contextlib
 import fcntl
-import http.client
 import json
 import os
 import re
@@ -14,7 +12,6 @@ import shlex
 import shutil
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import time
@@ -28,9 +25,12 @@ from typing import Any
 import click
 
 from control import service
+from control.cli.client import ApiError, Client, Profile
 from control.domain import issuing
-from control.nodes.sync import Access, Node, NodeError
-from control.pki.ca import Issued, issue, presented, write_private
+from control.nodes.client import Access, Node, NodeError
+from control.pki.files import write_private
+from control.pki.issue import chain_to_present, issue_certificate
+from control.pki.pem import Issued
 from control.policy import core
 from control.service import Config, ServiceError
 
@@ -82,9 +82,14 @@ def run(options: Options) -> None:
             stack.enter_context(service.running(config))
         except ServiceError as error:
             raise QuickstartError(str(error)) from error
-        api = Api(options.api_port, pki, password)
-        set_up(api, options, pki)
-        stop = service.told_to_stop()  # before anybody can read that all is up
+        url, ca = f"https://{LOOPBACK}:{options.api_port}", str(pki.certificate("ca"))
+        profile = Profile(url, ca, username=ADMIN, password=password)
+        try:
+            with Client(profile) as ask:
+                set_up(ask, options, pki)
+        except ApiError as error:
+            raise QuickstartError(str(error)) from error
+        stop = service.stop_on_signal()  # before anybody can read that all is up
         stack.enter_context(ready_file(options, pki, password))
         click.echo(walk_through(options, pki, password))
         while not stop.wait(0.2):
@@ -181,9 +186,9 @@ class Pki:
         certificate, key = self.certificate(name), self.key(name)
         if certificate.exists() and key.exists() and fresh(certificate):
             return
-        made = issue(ca, subject, server_names=names, client=True, lifetime=YEAR)
+        made = issue_certificate(ca, subject, server_names=names, client=True, lifetime=YEAR)
         write_private(key, made.key)
-        certificate.write_text(made.certificate + presented(ca))
+        certificate.write_text(made.certificate + chain_to_present(ca))
 
     def subject(self, name: str) -> str:
         return core.identity(self.certificate(name).read_bytes()).subject
@@ -281,56 +286,28 @@ def administrator(config: Config) -> str:
     return file.read_text()
 
 
-class Api:
-    """The REST API, as any client sees it."""
-
-    def __init__(self, port: int, pki: Pki, password: str) -> None:
-        self._port = port
-        self._tls = ssl.create_default_context(cadata=pki.ca.certificate)
-        token = base64.b64encode(f"{ADMIN}:{password}".encode()).decode()
-        self._headers = {"Authorization": f"Basic {token}", "Content-Type": "application/json"}
-
-    def call(self, method: str, path: str, body: object = None) -> Any:
-        """The answer's JSON. Raises QuickstartError where it is not 200."""
-        connection = http.client.HTTPSConnection(
-            LOOPBACK, self._port, timeout=30, context=self._tls
-        )
-        text = None if body is None else json.dumps(body)
-        try:
-            connection.request(method, path, text, self._headers)
-            response = connection.getresponse()
-            found = json.loads(response.read() or b"null")
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise QuickstartError(f"{method} {path}: {error}") from error
-        finally:
-            connection.close()
-        if response.status != 200:
-            raise QuickstartError(f"{method} {path}: {found['description']}")
-        return found
-
-
-def set_up(api: Api, options: Options, pki: Pki) -> None:
+def set_up(ask: Client, options: Options, pki: Pki) -> None:
     """At the first start three steps: certificate logins on, the database, its users. Later only
     the port is brought up to date. Returns when the server has the policy."""
     endpoints = [{"addr": [LOOPBACK], "port": options.redis_port}]
-    found = api.call("GET", "/v1/bdbs")
+    found = ask("GET", "/v1/bdbs")
     if not found:
-        first_set_up(api, endpoints, pki)
+        first_set_up(ask, endpoints, pki)
     elif [{"addr": one["addr"], "port": one["port"]} for one in found[0]["endpoints"]] != endpoints:
-        api.call("PUT", f"/v1/bdbs/{found[0]['uid']}", {"endpoints": endpoints})
+        ask("PUT", f"/v1/bdbs/{found[0]['uid']}", {"endpoints": endpoints})
     end = time.monotonic() + DEADLINE
-    while (database := api.call("GET", "/v1/bdbs")[0])["status"] != "active":
+    while (database := ask("GET", "/v1/bdbs")[0])["status"] != "active":
         for node in database["nodes"]:
             if node["origin"] == "leaving":  # the same server, where it listened before
-                api.call("DELETE", f"/v1/bdbs/{database['uid']}/nodes/{node['address']}")
+                ask("DELETE", f"/v1/bdbs/{database['uid']}/nodes/{node['address']}")
         if time.monotonic() > end:
             status = database["status"]
             raise QuickstartError(f"the server does not follow the control plane: {status}")
         time.sleep(0.05)
 
 
-def first_set_up(api: Api, endpoints: list[dict[str, Any]], pki: Pki) -> None:
-    api.call("PUT", "/v1/cluster", {"mtls_certificate_authentication": True})
+def first_set_up(ask: Client, endpoints: list[dict[str, Any]], pki: Pki) -> None:
+    ask("PUT", "/v1/cluster", {"mtls_certificate_authentication": True})
     database = {
         "name": "quickstart",
         "endpoints": endpoints,
@@ -342,10 +319,10 @@ def first_set_up(api: Api, endpoints: list[dict[str, Any]], pki: Pki) -> None:
             {"role_uid": 4, "redis_acl_uid": 3},
         ],
     }
-    api.call("POST", "/v1/bdbs", database)
+    ask("POST", "/v1/bdbs", database)
     for name, role in (("admin", 1), ("alice", 4)):
         user = {"name": name, "role_uids": [role], "auth_method": "certificate"}
-        api.call("POST", "/v1/users", user | {"certificate_subject_line": pki.subject(name)})
+        ask("POST", "/v1/users", user | {"certificate_subject_line": pki.subject(name)})
 
 
 # ---- For the person ------------------------------------------------------------------------------

@@ -16,8 +16,10 @@ from pathlib import Path
 
 from control.cli import client
 from control.cli.client import ApiError, Client, ProfileError
-from control.pki import ca
-from control.pki.ca import KeyType
+from control.pki.files import rewrite_file
+from control.pki.keys import KeyType, is_for_key
+from control.pki.pem import Issued, split_pem
+from control.pki.request import new_request
 from control.policy import core
 
 log = logging.getLogger(__name__)
@@ -50,7 +52,7 @@ def request(ask: Client, files: Files, user: str, kind: str, key_type: KeyType) 
             raise RenewalError(f"{file} is there already, and nothing is overwritten")
         if not os.access(file.parent, os.W_OK):
             raise RenewalError(f"{file} cannot be written: is there the folder {file.parent}?")
-    made = ca.new_request(key_type)
+    made = new_request(key_type)
     certificate = _issued(ask, made, {"user": user} if user else {}, kind)
     written: list[Path] = []
     try:
@@ -73,11 +75,11 @@ def renew(profile: client.Profile, kind: str) -> Files:
     files = Files(Path(profile.cert), Path(profile.key or profile.cert))
     try:
         key = _private(files.key)
-        made = ca.new_request("ec", key)
+        made = new_request("ec", key)
         with Client(profile) as ask:
             certificate = _issued(ask, made, {}, kind)
         one_file = files.key.resolve() == files.certificate.resolve()
-        ca.rewrite(files.certificate, certificate + (key if one_file else ""))
+        rewrite_file(files.certificate, certificate + (key if one_file else ""))
     except OSError as error:
         raise RenewalError(f"{error.filename}: {error.strerror}") from error
     except ValueError as error:
@@ -85,11 +87,11 @@ def renew(profile: client.Profile, kind: str) -> Files:
     return files
 
 
-def _issued(ask: Client, made: ca.Issued, whose: dict[str, str], kind: str) -> str:
+def _issued(ask: Client, made: Issued, whose: dict[str, str], kind: str) -> str:
     """The certificate, PEM, with those above it that are to be presented."""
     body = {"csr": made.certificate, **whose} | ({"profile": kind} if kind else {})
     found = str(ask("POST", CERTIFICATES, body)["certificate"])
-    if not ca.belongs(found, made.key):
+    if not is_for_key(found, made.key):
         raise RenewalError("the API has answered with a certificate for another key")
     return found
 
@@ -105,7 +107,7 @@ def _private(file: Path) -> str:
 
 def _public(text: bytes) -> bytes:
     """The certificates within a PEM text."""
-    return b"".join(re.findall(rb"-----BEGIN CERT.*?-----END CERTIFICATE-----\n?", text, re.DOTALL))
+    return "".join(split_pem(text.decode(errors="replace"))).encode()
 
 
 def end_of(files: Files) -> int:

@@ -86,7 +86,7 @@ PERMISSIONS: dict[str, Managements] = {
 
 
 class Presented(Protocol):
-    """The certificates of a client, DER, as control/http/server.py gives them."""
+    """The certificates of a client, DER, as control/http/bridge.py gives them."""
 
     @property
     def chain(self) -> tuple[bytes, ...]:

@@ -25,9 +25,15 @@ from urllib.parse import quote
 
 from control import records
 from control.errors import Refusal, forbidden, invalid, refused
-from control.nodes.sync import merged
-from control.pki import ca
-from control.pki.ca import Issued, KeyType
+from control.nodes.plan import merged
+from control.pki.files import write_private
+from control.pki.issue import chain_to_present, new_ca, open_authority, seal_authority
+from control.pki.keys import KeyType
+from control.pki.pem import Issued, split_pem
+from control.pki.request import Leaf, issue_requested, read_request
+from control.pki.request import check_sans as check_san_values
+from control.pki.trust import read_trust
+from control.pki.uploads import check_authority
 from control.policy import core
 from control.policy import lines as policy
 from control.records import ClientCertificate, Database, Profile, Target, User
@@ -64,7 +70,7 @@ class Authority:
             stamp = (state.st_ino, state.st_mtime_ns)
             known = self._known
             if known is None or known[0] != stamp:
-                known = (stamp, ca.unseal(self._file.read_text(), self._passphrase()))
+                known = (stamp, open_authority(self._file.read_text(), self._passphrase()))
                 self._known = known
         except FileNotFoundError:
             raise refused(
@@ -84,11 +90,11 @@ def create(
     root_file = home / ROOT
     now = time.strftime("%Y%m%d%H%M%S", time.gmtime())  # no two CAs have the same name
     if root_file.exists():
-        root = ca.unseal(root_file.read_text(), passphrase)
+        root = open_authority(root_file.read_text(), passphrase)
     else:
-        root = ca.new_ca([("O", name), ("CN", f"clients root {now}")], ROOT_LIFETIME, key_type)
-        ca.write_private(root_file, ca.seal(root, passphrase))
-    made = ca.new_ca([("O", name), ("CN", f"clients {now}")], LIFETIME, key_type, root)
+        root = new_ca([("O", name), ("CN", f"clients root {now}")], ROOT_LIFETIME, key_type)
+        write_private(root_file, seal_authority(root, passphrase))
+    made = new_ca([("O", name), ("CN", f"clients {now}")], LIFETIME, key_type, root)
     chain = made.certificate + root.certificate
     _put(home, Issued(chain, made.key), passphrase, trust)
 
@@ -96,7 +102,7 @@ def create(
 def adopt(home: Path, pem: str, key: str, passphrase: str, trust: Callable[[str], None]) -> None:
     """Takes a CA from elsewhere: its certificate and those above it, and its key, which may be
     encrypted with the passphrase. `trust` as for `create`. Raises CertificateError, OSError."""
-    _put(home, ca.check_authority(pem, key, passphrase), passphrase, trust)
+    _put(home, check_authority(pem, key, passphrase), passphrase, trust)
 
 
 def _put(home: Path, authority: Issued, passphrase: str, trust: Callable[[str], None]) -> None:
@@ -109,7 +115,7 @@ def _put(home: Path, authority: Issued, passphrase: str, trust: Callable[[str], 
         kept = home / f"clients-{core.identity(certificate.encode()).key[:16]}.pem"
         if not kept.exists():
             os.link(file, kept)
-    ca.write_private(file, ca.seal(authority, passphrase))
+    write_private(file, seal_authority(authority, passphrase))
 
 
 def files(home: Path) -> list[Path]:
@@ -119,7 +125,7 @@ def files(home: Path) -> list[Path]:
 
 def certificate_of(sealed: str) -> str:
     """What stands behind the key of a CA's file."""
-    return re.sub(r"(?s)^.*?(?=-----BEGIN CERTIFICATE)", "", sealed)
+    return "".join(split_pem(sealed))
 
 
 # ---- Profiles ------------------------------------------------------------------------------------
@@ -140,7 +146,7 @@ def check_subject(profile: Profile) -> None:
 
 def check_sans(profile: Profile) -> None:
     """The same, of the SANs. Raises ValueError."""
-    ca.check_sans(sans_of(profile, SAMPLE))
+    check_san_values(sans_of(profile, SAMPLE))
 
 
 def subject_of(profile: Profile, user: User) -> str:
@@ -259,13 +265,13 @@ def issue(
             "too_many_certificates",
             f"user '{user.name}' has {CERTIFICATES} good certificates: wait until some of them end",
         )
-    request = ca.read_request(csr)
+    request = read_request(csr)
     try:
         subject, sans = subject_of(profile, user), sans_of(profile, user)
     except ValueError as error:
         raise invalid("invalid_param", f"profile '{profile.name}': {error}") from error
-    leaf = ca.Leaf(subject, sans, profile.key_usage, timedelta(seconds=profile.lifetime))
-    pem = ca.issue_requested(authority, request, leaf) + ca.presented(authority)
+    leaf = Leaf(subject, sans, profile.key_usage, timedelta(seconds=profile.lifetime))
+    pem = issue_requested(authority, request, leaf) + chain_to_present(authority)
     check_whose(policies, decide, authority, user, pem)
     made = _remembered(pem, authority, user, profile)
     good = [line for one in (made, by) if one for line in policy.revoke_lines(one)]
@@ -311,7 +317,7 @@ def check_whose(
     """Raises Refusal 406 unless a certificate (PEM, with those above it) is this user's, wherever
     it is anybody's."""
     store = policies.store
-    trust = ca.read_trust(authority.certificate)
+    trust = read_trust(authority.certificate)
     presented = pem.encode()
     leaf = core.identity(presented)
     here = {user.name} if _rest_user(store, trust, leaf, presented) == user.uid else set()

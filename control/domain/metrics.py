@@ -4,7 +4,6 @@ The numbers of a node are those of its INFO certauth, which the sync worker read
 control plane that does not sync at the moment knows none.
 """
 
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
@@ -14,13 +13,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from control.ages import Pulse, as_of_now
 from control.nodes.audit import Key
+from control.pki.pem import split_pem
 from control.policy import core
 from control.records import Database, Node
 from control.store import Store
 
 Figures = Mapping[Key, Mapping[str, int]]
 Own = Callable[[], Mapping[str, str]]  # our certificates in files, PEM, by name
-PEM = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 # Numbers of INFO for each reason, and by what clients were refused.
 REASONS = {"refused_": "policy", "handshakes_refused_": "handshake"}
 
@@ -129,7 +128,7 @@ def _certificates(store: Store, own: Mapping[str, str]) -> Iterator[Metric]:
         labels=["name", "subject", "serial"],
     )
     for name, pem in (*own.items(), *_named(store)):
-        for block in PEM.findall(pem):
+        for block in split_pem(pem):
             found = core.identity(block.encode())
             ends.add_metric([name, found.subject, found.serial], found.not_after)
     yield ends

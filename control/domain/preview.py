@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from control.nodes.audit import Command
-from control.nodes.sync import NodeError, merged
+from control.nodes.client import NodeError
+from control.nodes.plan import merged
 from control.nodes.topology import mapping
 from control.policy import core, refusals
 from control.policy.lines import MARK

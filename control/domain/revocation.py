@@ -22,8 +22,10 @@ from urllib.parse import urlsplit
 
 from control.ages import Pulse
 from control.errors import Refusal
-from control.pki import ca, crl
+from control.pki import crl
 from control.pki.crl import CrlError
+from control.pki.pem import CertificateError, Issued, pem_to_ders
+from control.pki.uploads import check_authorities
 from control.policy import core
 from control.records import OwnCrl, RevocationList
 from control.store import Store
@@ -57,10 +59,10 @@ def take(
 ) -> RevocationList:
     """Judges a list, PEM or DER, and puts it in force. `of` is what it must be the next one of.
     Raises CertificateError, CrlError, Refusal."""
-    given = ca.check_authorities(wish.authorities) if wish.authorities else ""
-    above, trusted = ca.ders(given), store.authorities()
+    given = check_authorities(wish.authorities) if wish.authorities else ""
+    above, trusted = pem_to_ders(given), store.authorities()
     crl.check_authorities(above, trusted)
-    kept = [*above, *(der for one in store.crls() for der in ca.ders(one.authorities))]
+    kept = [*above, *(der for one in store.crls() for der in pem_to_ders(one.authorities))]
     found = crl.read(content, [*trusted, *crl.vouched(kept, trusted)], now)
     if of and (found.keys[0], found.scope) != (of.ca, of.scope):
         raise CrlError("crl_other", f"the list there is not the one of '{of.issuer}' any more")
@@ -169,7 +171,7 @@ class Signer(NamedTuple):
     """A CA of ours: its certificate, PEM, and how it is had with its key, which may be sealed."""
 
     certificate: str
-    opened: Callable[[], ca.Issued]
+    opened: Callable[[], Issued]
 
 
 Authorities = Callable[[], Sequence[Signer]]
@@ -211,7 +213,7 @@ def look(store: Store, authorities: Authorities, now: int) -> None:
     for signer in authorities():
         try:
             publish(store, signer, now)
-        except ca.CertificateError as error:  # its file does not open: no other list waits for it
+        except CertificateError as error:  # its file does not open: no other list waits for it
             log.warning("the revocation list of a CA of ours is not signed: %s", error)
     for one in store.crls():
         if one.url and is_due(one, now):

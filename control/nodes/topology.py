@@ -5,7 +5,7 @@ Addresses are `host:port`. Others are named by the addresses that they announce,
 those by which we reach them: `Database.node_addresses` says how they are reached.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ UNKNOWN_HOSTS = ("", "?")  # what a cluster says of a node whose address it does
 
 
 @dataclass(frozen=True)
-class Sight:
+class NodeInfo:
     """What one server said of itself, and whom it named."""
 
     role: NodeRole
@@ -32,7 +32,7 @@ class Sight:
     def in_cluster(self) -> bool:
         return self.role.startswith("cluster")
 
-    def reached_by(self, addresses: Mapping[str, str]) -> "Sight":
+    def reached_by(self, addresses: Mapping[str, str]) -> "NodeInfo":
         """With the names by which we reach those whom it named."""
         names, failed = (
             frozenset(addresses.get(name, name) for name in found)
@@ -57,7 +57,7 @@ def fields(info: str) -> dict[str, str]:
     return found
 
 
-def sight(info: Mapping[str, str]) -> Sight:
+def node_info(info: Mapping[str, str]) -> NodeInfo:
     """From INFO of a server (the SECTIONS) or of a Sentinel."""
     if "sentinel" in (info.get("redis_mode"), info.get("server_mode")):  # the latter on Valkey
         role: NodeRole = "sentinel"
@@ -70,7 +70,7 @@ def sight(info: Mapping[str, str]) -> Sight:
     down = info.get("master_link_status") == "down"
     is_cut = down and info.get("master_sync_in_progress", "0") == "0"
     names = frozenset(peers(info))
-    return Sight(role, run, software(info), module, names, master, is_cut=is_cut)
+    return NodeInfo(role, run, software(info), module, names, master, is_cut=is_cut)
 
 
 def software(info: Mapping[str, str]) -> str:
@@ -146,51 +146,21 @@ def listed(*replies: Sequence[Any]) -> frozenset[str]:
     return frozenset(one for node in nodes for one in address(node["ip"], node["port"]))
 
 
-# ---- Who belongs together ------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Status:
+    """What CERTAUTH.POLICY STATUS answers. `generation` 0: the node never had a policy.
+    `unverified` is what its OpenSSL does not know of the policy's CAs; the last three are of the
+    certificate that it shows. An older module does not say these."""
 
-
-def members(seeds: Iterable[str], sights: Mapping[str, Sight | None]) -> frozenset[str]:
-    """Who belongs to the deployment of `seeds`: whomever its members name, and so on. `sights` is
-    what those that are known said last, None where they never answered.
-
-    Whoever is known already also belongs to it by naming a member, as a replica does that has lost
-    its link; but not in a cluster, where the one that was removed goes on naming the others. A
-    stranger gets in by no claim of its own.
-    """
-    links: dict[str, set[str]] = {}
-    runs: dict[str, str] = {}
-    for one, seen in sights.items():
-        if seen is None:
-            continue
-        links.setdefault(one, set()).update(seen.names)
-        for other in () if seen.in_cluster else seen.names & sights.keys():
-            links.setdefault(other, set()).add(one)
-        twin = runs.setdefault(seen.run, one)
-        links.setdefault(twin, set()).add(one)
-        links[one].add(twin)
-    found: set[str] = set()
-    ahead = list(seeds)
-    while ahead:
-        one = ahead.pop()
-        if one not in found:
-            found.add(one)
-            ahead.extend(links.get(one, ()))
-    return frozenset(found)
-
-
-def twins(seeds: Collection[str], sights: Mapping[str, Sight | None]) -> frozenset[str]:
-    """The addresses that are second names of servers that are known by another one: of several,
-    the database's own word counts, then the first."""
-    first: dict[str, str] = {}
-    for one in sorted(sights, key=lambda one: (one not in seeds, one)):
-        seen = sights[one]
-        if seen and seen.run:
-            first.setdefault(seen.run, one)
-    return frozenset(
-        one for one, seen in sights.items() if seen and seen.run and first[seen.run] != one
-    )
-
-
-def is_alone(seen: Sight) -> bool:
-    """It is nobody's replica and has none, and is in no cluster but its own."""
-    return len(seen.names) <= (1 if seen.in_cluster else 0)
+    generation: int
+    digest: str
+    lines: int
+    owner: str
+    epoch: int
+    enforce: str
+    journal: str
+    trust: str
+    unverified: str = ""
+    key: str | None = None
+    next_key: str | None = None
+    certificate: str = "ok"

@@ -15,7 +15,7 @@ from typing import Any
 from control.errors import Refusal, refused
 from control.nodes import topology
 from control.nodes.audit import Command
-from control.nodes.sync import NodeError
+from control.nodes.client import NodeError
 from control.policy import known
 from control.policy.refusals import LISTED, PROBLEM
 from control.policy.taking import RESERVED

@@ -14,10 +14,11 @@ from typing import NamedTuple, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ed448, ed25519, types
+from cryptography.hazmat.primitives import serialization
 
-from control.pki.ca import SKEW, Issued
+from control.pki.issue import CLOCK_SKEW
+from control.pki.keys import hash_for, load_key
+from control.pki.pem import Issued, is_issued_by, printable_name
 from control.policy import core
 
 Kind = TypeVar("Kind", bound=x509.ExtensionType)
@@ -119,7 +120,7 @@ def _issuer(
     crl: x509.CertificateRevocationList, known: Sequence[x509.Certificate]
 ) -> x509.Certificate:
     """The CA that has signed the list. The name alone proves nothing: CAs may share one."""
-    name = _shown(crl.issuer)
+    name = printable_name(crl.issuer) or "an empty name"
     named = [one for one in known if one.subject == crl.issuer]
     if not named:
         raise CrlError(
@@ -160,10 +161,11 @@ def _same(signer: x509.Certificate, known: Sequence[x509.Certificate]) -> list[x
     named = [one for one in known if one.subject == signer.subject]
     found = [signer]
     for one in found:
-        parents = [above for above in known if above not in named and issued(one, above)]
+        parents = [above for above in known if above not in named and is_issued_by(one, above)]
         for other in named:
-            linked = issued(one, other) or issued(other, one)
-            if other not in found and (linked or any(issued(other, above) for above in parents)):
+            linked = is_issued_by(one, other) or is_issued_by(other, one)
+            linked = linked or any(is_issued_by(other, above) for above in parents)
+            if linked and other not in found:
                 found.append(other)
     return found
 
@@ -174,16 +176,8 @@ def _above(
     """CAs, and all of those that they come from."""
     found = list(certificates)
     for current in found:
-        found += [one for one in known if one not in found and issued(current, one)]
+        found += [one for one in known if one not in found and is_issued_by(current, one)]
     return found
-
-
-def issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
-        return False
-    return True
 
 
 def _check_extensions(extensions: x509.Extensions, what: str) -> None:
@@ -220,7 +214,7 @@ def _check_times(crl: x509.CertificateRevocationList, now: int) -> None:
     if crl.next_update_utc <= at:
         when = crl.next_update_utc.isoformat()
         raise CrlError("crl_expired", f"the list was to be replaced by {when} (nextUpdate)")
-    if crl.last_update_utc > at + SKEW:
+    if crl.last_update_utc > at + CLOCK_SKEW:
         when = crl.last_update_utc.isoformat()
         raise CrlError("crl_not_yet", f"the list is of the future: {when} (thisUpdate)")
 
@@ -270,16 +264,11 @@ def hex_serial(serial: int) -> str:
     return digits.zfill(len(digits) + len(digits) % 2)
 
 
-def _shown(name: x509.Name) -> str:
-    text = name.rfc4514_string() or "an empty name"
-    return "".join(one if one.isprintable() else "?" for one in text)[:200]
-
-
 def issuer_of(certificate: bytes, authorities: Sequence[bytes]) -> str | None:
     """The key id of the one of these CAs that has issued a certificate; all are DER."""
     leaf = x509.load_der_x509_certificate(certificate)
     above = (x509.load_der_x509_certificate(der) for der in authorities)
-    return next((_key_ids([one])[0] for one in above if issued(leaf, one)), None)
+    return next((_key_ids([one])[0] for one in above if is_issued_by(leaf, one)), None)
 
 
 def vouched(given: Sequence[bytes], trusted: Sequence[bytes]) -> list[bytes]:
@@ -287,7 +276,7 @@ def vouched(given: Sequence[bytes], trusted: Sequence[bytes]) -> list[bytes]:
     good = [x509.load_der_x509_certificate(der) for der in trusted]
     left = [(der, x509.load_der_x509_certificate(der)) for der in given]
     found: list[bytes] = []
-    while more := [one for one in left if any(issued(one[1], above) for above in good)]:
+    while more := [one for one in left if any(is_issued_by(one[1], above) for above in good)]:
         found += [der for der, _ in more]
         good += [certificate for _, certificate in more]
         left = [one for one in left if one not in more]
@@ -309,7 +298,8 @@ def check_authorities(given: Sequence[bytes], trusted: Sequence[bytes]) -> None:
     found = vouched(given, trusted)
     for der in given:
         if der not in found:
-            name = _shown(x509.load_der_x509_certificate(der).subject)
+            name = printable_name(x509.load_der_x509_certificate(der).subject)
+            name = name or "an empty name"
             raise CrlError("crl_authority", f"'{name}' does not come from a CA that is trusted")
 
 
@@ -326,19 +316,19 @@ def sign(
 ) -> bytes:
     """The list of a CA of ours, DER, numbered, good from `now` on for `lifetime`."""
     issuer = x509.load_pem_x509_certificate(authority.certificate.encode())
-    key = serialization.load_pem_private_key(authority.key.encode(), password=None)
+    key = load_key(authority.key)
     public = issuer.public_key()
     above = x509.AuthorityKeyIdentifier.from_issuer_public_key(public)  # type: ignore[arg-type]
     builder = (
         # One by one they would be copied each time.
         x509.CertificateRevocationListBuilder(revoked_certificates=[*map(_revoked, entries)])
         .issuer_name(issuer.subject)
-        .last_update(now - SKEW)
+        .last_update(now - CLOCK_SKEW)
         .next_update(now + lifetime)
         .add_extension(x509.CRLNumber(number), critical=False)
         .add_extension(above, critical=False)
     )
-    return builder.sign(_issuing(key), _hash(key)).public_bytes(serialization.Encoding.DER)
+    return builder.sign(key, hash_for(key)).public_bytes(serialization.Encoding.DER)
 
 
 def _revoked(entry: Entry) -> x509.RevokedCertificate:
@@ -351,12 +341,3 @@ def _revoked(entry: Entry) -> x509.RevokedCertificate:
         reason = x509.CRLReason(x509.ReasonFlags(entry.reason))
         made = made.add_extension(reason, critical=False)
     return made.build()
-
-
-def _issuing(key: types.PrivateKeyTypes) -> types.CertificateIssuerPrivateKeyTypes:
-    return key  # type: ignore[return-value]
-
-
-def _hash(key: types.PrivateKeyTypes) -> hashes.SHA256 | None:
-    edwards = isinstance(key, ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey)
-    return None if edwards else hashes.SHA256()

@@ -3,24 +3,32 @@ stand above them. A place is the REST API with the databases that have no CAs of
 database that has.
 
 It is stored as it was said. Of the first certificates of a place, the position says it: who has
-issued another of them is only above (`ca.read_trust`). From then on, what else is sent changes
+issued another of them is only above (`read_trust`). From then on, what else is sent changes
 nothing about a certificate that is there: it stays what it is until `client_cas` says otherwise, or
 until it goes. One that goes while its issuer stays is refused from then on, wherever it is brought
 along: a CA that was stolen must not come back under the root that issued it.
 
 Pure: nothing is read or written here."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
-from control.pki import ca
-from control.pki.ca import CertificateError
+from cryptography import x509
+
+from control.pki.pem import (
+    CertificateError,
+    is_issued_by,
+    issuers_within,
+    parse_bundle,
+    pem_to_ders,
+    to_der,
+)
 from control.policy import core
 from control.records import CaUses, Trust
 
 
 def stored(pem: str, uses: CaUses) -> Trust:
-    """What the certificates of a place admit. `pem` has passed `ca.check_trust`."""
-    ders = ca.ders(pem)
+    """What the certificates of a place admit. `pem` has passed `check_trust`."""
+    ders = pem_to_ders(pem)
     above = [der for der in ders if key_of(der) in uses.anchors]
     return Trust(tuple(der for der in ders if der not in above), tuple(above), uses.removed)
 
@@ -29,7 +37,7 @@ def settled(before: Trust, pem: str, clients: Collection[str] | None = None) -> 
     """What the certificates in `pem`, which are to be all of a place, are for: `before` is what it
     trusts now, `clients` are the key ids of those that clients come from, where that was said.
     Raises CertificateError where one of these is not there."""
-    read = ca.read_trust(pem)
+    read = read_trust(pem)
     here = {key_of(der): der for der in (*read.cas, *read.anchors)}
     if clients is None:
         was = _keys(before.anchors) | _keys(before.cas)
@@ -42,7 +50,7 @@ def settled(before: Trust, pem: str, clients: Collection[str] | None = None) -> 
             raise CertificateError(f"client_cas: no certificate here has the key {missing}")
         anchors = here.keys() - said
     gone = [der for der in (*before.cas, *before.anchors) if key_of(der) not in here]
-    removed = set(before.removed) | _keys(ca.issued_by(gone, list(here.values())))
+    removed = set(before.removed) | _keys(cas_issued_by(gone, list(here.values())))
     return CaUses(tuple(sorted(anchors)), tuple(sorted(removed - here.keys())))
 
 
@@ -75,3 +83,36 @@ def key_of(der: bytes) -> str:
 
 def _keys(ders: Collection[bytes]) -> set[str]:
     return {key_of(der) for der in ders}
+
+
+def read_trust(pem: str) -> Trust:
+    """What PEM that has passed `check_trust` admits where nobody has said what its certificates are
+    for, whatever the date is now: one that has issued no other of them is a `ca`, those above it
+    are anchors. So a root alone admits all that it issued, and an intermediate with its root admits
+    only what the intermediate did."""
+    certificates = parse_bundle(pem) if pem else []
+    issuers = {
+        issuer
+        for certificate in certificates
+        for issuer in issuers_within(certificate, certificates)
+        if issuer != certificate
+    }
+    return Trust(
+        tuple(to_der(certificate) for certificate in certificates if certificate not in issuers),
+        tuple(to_der(certificate) for certificate in certificates if certificate in issuers),
+    )
+
+
+def cas_issued_by(ders: Sequence[bytes], issuers: Sequence[bytes]) -> list[bytes]:
+    """Those of some CA certificates that one of `issuers` has issued, or another of them that one
+    of `issuers` stands above."""
+    left = [x509.load_der_x509_certificate(der) for der in ders]
+    todo = [x509.load_der_x509_certificate(der) for der in issuers]
+    found: list[bytes] = []
+    while todo:
+        above = todo.pop()
+        below = [one for one in left if is_issued_by(one, above)]
+        left = [one for one in left if one not in below]
+        found += map(to_der, below)
+        todo += below
+    return found

@@ -82,7 +82,7 @@ class Decision:
         return self.users[0] if self.action == "login" else None
 
 
-def told(decision: Decision, names: Sequence[str] | None = None) -> dict[str, Any]:
+def render_decision(decision: Decision, names: Sequence[str] | None = None) -> dict[str, Any]:
     """A decision as JSON; `names` instead of the users that the policy's line has."""
     users = list(decision.users if names is None else names)
     return {
@@ -181,11 +181,6 @@ def canonical(line: str) -> str:
 def digest(lines: Iterable[str]) -> str:
     """The digest of a set of policy lines, as `CERTAUTH.POLICY STATUS` gives it."""
     return Policy(lines).digest
-
-
-def reasons() -> tuple[str, ...]:
-    """Every reason there is, in the order of the checks."""
-    return tuple(_string(lib.reason_name(value)) for value in range(lib.REASON_COUNT))
 
 
 class _Certificates:

@@ -47,7 +47,7 @@ MENU = (
     ("explain.show", "Explain", "explain_certificates"),
     ("audit.show", "Audit", "view_logged_events"),
 )
-BODY = 1 << 20  # bytes of a request's body, as in control/http/server.py
+BODY = 1 << 20  # bytes of a request's body, as in control/http/protocol.py
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; "
     "img-src 'self' data:; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",

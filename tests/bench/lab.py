@@ -17,7 +17,7 @@ from tests.kit.servers import Server
 from tests.kit.support import Cert, Pki, RedisServer, scratch
 
 SOURCE = Path(__file__).with_name("driver.c")
-CHUNK = 1000  # lines in one STAGE, as control/nodes/sync.py sends them
+CHUNK = 1000  # lines in one STAGE, as control/nodes/client.py sends them
 Found = TypeVar("Found")
 
 

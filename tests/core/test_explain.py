@@ -38,6 +38,7 @@ from tests.kit.certs import (
     uri,
     utc,
 )
+from tests.kit.reasons import reasons
 
 ALICE = person("alice")
 BIND = "bind subject CN=alice,O=acme alice"
@@ -95,13 +96,13 @@ WAYS: dict[str, tuple[list[str], bytes | None, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("reason", core.reasons()[1:])
+@pytest.mark.parametrize("reason", reasons()[1:])
 def test_the_trace_claims_the_reason_of_the_decision(reason: str) -> None:
     """Once, behind every step that was passed, and with what to change unless all is well."""
     lines, leaf, options = WAYS[reason]
     found = decide(policy(lines), leaf, **options)
     assert found.reason == reason
-    names = core.reasons()
+    names = reasons()
     claims = [line for line in found.trace if line.split(":")[0] in names]
     assert len(claims) == 1
     assert claims[0].startswith(f"{reason}: ")
@@ -133,12 +134,12 @@ PASSED = {
 }
 
 
-@pytest.mark.parametrize("reason", core.reasons()[1:])
+@pytest.mark.parametrize("reason", reasons()[1:])
 def test_the_trace_shows_the_steps_before_the_reason_and_no_other(reason: str) -> None:
     """Nothing that was not looked at is said to be well."""
     lines, leaf, options = WAYS[reason]
     trace = decide(policy(lines), leaf, **options).trace
-    order = core.reasons()
+    order = reasons()
     wanted = [text for step, text in PASSED.items() if order.index(step) < order.index(reason)]
     if leaf is None or order.index(reason) < order.index("malformed"):
         wanted = []
@@ -850,7 +851,7 @@ def test_every_reason_has_words() -> None:
     identity, path = raw.read(certificate(ALICE)), ffi.new("path *")
     request, lines = ffi.new("request *"), policy(TRUST)
     request.leaf, request.issuers, request.now = identity, path, NOW
-    for number, reason in enumerate(core.reasons()):
+    for number, reason in enumerate(reasons()):
         trace = raw.explain(lines, request, ffi.new("decision *", {"why": number})[0])
         said = next(line for line in trace if line.startswith(f"{reason}: "))
         assert len(said) > len(reason) + 5
@@ -860,4 +861,4 @@ def test_every_reason_has_words() -> None:
 
 def test_the_words_are_the_keys_of_their_reasons() -> None:
     """The oracle of this file knows all reasons."""
-    assert tuple(WAYS) == core.reasons()[1:]
+    assert tuple(WAYS) == reasons()[1:]

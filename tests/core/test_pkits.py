@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from control.pki import ca, crl
-from control.pki.ca import CertificateError
+from control.pki import crl
 from control.pki.crl import CrlError
+from control.pki.pem import CertificateError, pem_to_ders
 from control.policy import core
 from tests.kit.support import der_content, der_elements
 
@@ -111,7 +111,7 @@ def signed_data(name: str) -> dict[int, list[bytes]]:
 def revoke_lines(content: bytes, authorities: list[bytes]) -> list[str]:
     """Of one list. Raises CrlError, CertificateError."""
     pem = "".join(map(ssl.DER_cert_to_PEM_cert, authorities))
-    found = crl.read(content, ca.ders(pem), NOW)
+    found = crl.read(content, pem_to_ders(pem), NOW)
     return [f"revoke serial {key} {serial}" for key in found.keys for serial in found.serials]
 
 

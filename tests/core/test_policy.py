@@ -50,6 +50,7 @@ from tests.kit.certs import (
     utc,
 )
 from tests.kit.oracle import digest_of
+from tests.kit.reasons import reasons
 from tests.kit.support import Cert, root
 
 ALICE = person("alice")
@@ -377,10 +378,10 @@ def test_the_checks_come_in_the_order_of_the_reasons() -> None:
     while (reason := step()) != "matched":
         repairs.pop(reason)()
     assert not repairs
-    ranks = [core.reasons().index(reason) for reason in mended]
+    ranks = [reasons().index(reason) for reason in mended]
     assert ranks == sorted(ranks)
     others = ("undecided", "handshake", "weak", "unknown_algorithm", "malformed", "too_large")
-    assert mended == [reason for reason in core.reasons() if reason not in others]
+    assert mended == [reason for reason in reasons() if reason not in others]
 
 
 # ---- Ambiguity -----------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from control._core import ffi, lib
-from control.policy import core
 from control.policy.core import Policy
 from tests.kit.certs import NOW, decide, patch, pem, policy
 from tests.kit.oracle import (
@@ -25,6 +24,7 @@ from tests.kit.oracle import (
     some_leaf,
     some_lines,
 )
+from tests.kit.reasons import reasons
 
 MAPS = ("bind", "pattern", "allow", "revoke")
 laws = settings(
@@ -161,7 +161,7 @@ def test_the_oracle_is_asked_about_every_reason() -> None:
         found.append(oracle(told, who, NOW, rng.choice(ADDRESSES), own))
     other = {"undecided", "no_journal", "no_policy", "handshake", "weak", "unknown_algorithm"}
     other |= {"malformed", "too_large"}
-    assert {one.reason for one in found} == set(core.reasons()) - other
+    assert {one.reason for one in found} == set(reasons()) - other
     assert {one.action for one in found} == {"login", "choose", "leave", "refuse"}
     assert {one.session for one in found} == {0, 3600, 7200}
     assert {one.users for one in found} >= {("alice",), ("alice", "bob"), ("p:a",), ("p:ab",)}

@@ -33,6 +33,7 @@ from tests.kit.certs import (
     text_of,
 )
 from tests.kit.names import INVISIBLE, NAMES, TREACHEROUS, VALUES
+from tests.kit.reasons import reasons
 
 ALICE = encoded([(O, "acme")], [(OU, "eng")], [(CN, "alice")])
 INVISIBLE += [0xFEFF, *range(0xFDD0, 0xFDF0), 0xFFFE, 0xFFFF, 0x1FFFE, 0x10FFFF, 0xE0001, 0xE0FFF]
@@ -406,7 +407,7 @@ def test_core_quotes_a_token_as_a_line_needs_it() -> None:
 
 def test_reasons_have_names_of_their_own() -> None:
     """One spelling each, lower case with underscores."""
-    names = core.reasons()
+    names = reasons()
     assert len(set(names)) == len(names) == lib.REASON_COUNT
     assert all(set(name) <= set(string.ascii_lowercase + "_") for name in names)
     assert (names[0], names[-1]) == ("undecided", "matched")

@@ -10,7 +10,8 @@ from itertools import count
 from typing import Any
 
 from control.domain import tokens
-from control.pki import ca, crl
+from control.pki import crl
+from control.pki.request import new_request
 from control.store import Store
 from tests.kit import crls
 from tests.kit.support import Pki
@@ -108,7 +109,7 @@ class Material:
             "client_cert": trusted,
             "tls_server_ca": pki.server_ca.pem.decode(),
             "authorities": trusted,
-            "csr": ca.new_request("ec").certificate,
+            "csr": new_request("ec").certificate,
             "crl": crl.pem(crls.crl(pki.ca, pki.bob)).decode(),
             "cert": pki.bob.fingerprint,
             "key": pki.bob.key_id,

@@ -38,6 +38,7 @@ from tests.kit.certs import (
     uri,
     utc,
 )
+from tests.kit.reasons import reasons
 from tests.kit.support import Cert
 
 Attributes = tuple[tuple[str, str], ...]
@@ -350,9 +351,9 @@ def oracle(
         # Limits are for policies; words belong to the policy's patterns everywhere.
         file = replace(own, revoked=told.revoked, words=told.words, limited=False)
         found = _judged(file, leaf, now, address)
-        passed = core.reasons().index(found.reason)
-        bound = bool(_bound(own, leaf)) and passed > core.reasons().index("untrusted_issuer")
-        if bound or passed > core.reasons().index("no_binding"):
+        passed = reasons().index(found.reason)
+        bound = bool(_bound(own, leaf)) and passed > reasons().index("untrusted_issuer")
+        if bound or passed > reasons().index("no_binding"):
             return found
         told = replace(told, taken=frozenset(own.users), limited=own.limited)
     if asked("enforce") == "off":

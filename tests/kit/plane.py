@@ -23,7 +23,8 @@ from control import service
 from control.ages import Pulse
 from control.api.app import create_app
 from control.nodes.audit import Collector
-from control.nodes.sync import Access, Node, Worker
+from control.nodes.client import Access, Node
+from control.nodes.worker import Worker
 from control.service import Config
 from control.store import Store
 from tests.kit.node import Start

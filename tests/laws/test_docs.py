@@ -27,16 +27,26 @@ from pydantic import BaseModel
 from control import service
 from control.api import models
 from control.api.app import create_app
+from control.api.bdb_models import (
+    ClientCertificateBody,
+    EndpointBody,
+    NewBdbBody,
+    RolePermissionBody,
+)
+from control.api.certauth import ChangeBody, KnownBody
+from control.api.certificates import CertificateBody
 from control.api.openapi import declared
+from control.api.system import BootstrapBody
 from control.api.web import PUBLIC, Rule
 from control.cli import quickstart
 from control.cli.main import main
 from control.domain.guard import PERMISSIONS
-from control.http.server import peer_cert
+from control.http.bridge import peer_cert
 from control.policy import core
 from control.records import FIRST_ACLS, Management
 from control.store import Store
 from tests.kit.pages import blocks, page, section
+from tests.kit.reasons import reasons
 from tests.kit.support import MODULE, ROOT, free_port, wait_until
 
 PAPER = sorted(
@@ -135,11 +145,11 @@ def test_every_reason_has_its_words() -> None:
     word."""
     assert [
         title.strip("`") for level, title in headings(page("docs/reasons.md")) if level == 2
-    ] == [*core.reasons()]
+    ] == [*reasons()]
     steps = table("module/core", "STEPS[REASON_COUNT]")
     steps = re.split(r"\[REASON_\w+\] =\s+", steps)[1:]
-    assert len(steps) == len(core.reasons())
-    for name, step in zip(core.reasons(), steps, strict=True):
+    assert len(steps) == len(reasons())
+    for name, step in zip(reasons(), steps, strict=True):
         _, failed, cure = strings(step)
         said = section("docs/reasons.md", f"`{name}`")
         assert f"> {name}: {failed}\n" in said
@@ -148,7 +158,7 @@ def test_every_reason_has_its_words() -> None:
 
 def test_every_refusal_has_a_cure() -> None:
     """Meaning, cause and cure; only the reason of a success needs no more than its name."""
-    for name in core.reasons()[:-1]:
+    for name in reasons()[:-1]:
         said = section("docs/reasons.md", f"`{name}`")
         assert all(f"**{word}.**" in said for word in ("Meaning", "Cause", "Cure")), name
 
@@ -370,7 +380,7 @@ def test_every_field_of_a_body_is_documented(routes: Declared) -> None:
         optional = names_in(item(said, "Optional"))
         assert required <= told, call
         assert not required & optional, call
-        if "Required: what" not in said and rule.takes is not models.BootstrapBody:
+        if "Required: what" not in said and rule.takes is not BootstrapBody:
             assert told | optional == set(fields), call
 
 
@@ -414,18 +424,18 @@ def test_every_object_is_documented() -> None:
     """The models within the bodies, as a table each."""
     titles = {
         models.SubjectBody: "Subjects",
-        models.EndpointBody: "Endpoints",
-        models.ClientCertificateBody: "Client certificates",
-        models.CertificateBody: "Certificate entries",
-        models.RolePermissionBody: "Role permissions",
-        models.ChangeBody: "Changes",
-        models.KnownBody: "Known certificates",
+        EndpointBody: "Endpoints",
+        ClientCertificateBody: "Client certificates",
+        CertificateBody: "Certificate entries",
+        RolePermissionBody: "Role permissions",
+        ChangeBody: "Changes",
+        KnownBody: "Known certificates",
     }
     bodies = [one for one in vars(models).values() if inspect.isclass(one)]
     bodies = [one for one in bodies if issubclass(one, models.Body)]
     fields = [field for one in bodies for field in one.model_fields.values()]
     within = {found for field in fields for found in inner(field.annotation)}
-    assert within == {*titles, models.NewBdbBody}  # the last is that of POST /v1/bdbs
+    assert within == {*titles, NewBdbBody}  # the last is that of POST /v1/bdbs
     for model, title in titles.items():
         said = rows(section("docs/rest.md", title))
         assert {word for row in said for word in ticked(row[0])} == set(model.model_fields)
@@ -441,7 +451,7 @@ def test_every_error_code_is_documented() -> None:
     for path in (ROOT / "control").rglob("*.py"):
         if path.parent.name != "ui":  # whose own are on its pages only
             codes |= set(re.findall(rf"\b(?:{makers})\s*\"(\w+)\"", path.read_text()))
-    codes -= set(core.reasons())
+    codes -= set(reasons())
     codes |= {f"{field}_already_exists" for field in ("name", "email", "certificate_subject_line")}
     codes |= {"invalid_schema", "unknown_field", "missing_db_name", "method_not_allowed"}
     said = {code for row in rows(section("docs/rest.md", "Error codes")) for code in ticked(row[1])}
@@ -712,7 +722,7 @@ LAW = {
     "cryptography": {"control/pki"},
     "cffi": {"build.py"},
     "control._core": {"control/policy/core.py"},
-    "redis": {"control/nodes"},
+    "redis": {"control/nodes/client.py"},
     "OpenSSL": {"control/pki", "control/http"},
     "uvicorn": {"control/http"},
     "argon2": {"control/domain/passwords.py"},

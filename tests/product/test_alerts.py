@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from control import service, store
-from control.nodes import sync
+from control.nodes import client
 from control.nodes.audit import Follower
 from tests.kit.alerts import Prometheus, promtool_test, rules, samples, scraped, seconds
 from tests.kit.crls import crl, text
@@ -364,7 +364,7 @@ def test_each_rule_has_its_outage() -> None:
 def world(plane: Plane, start: Any, installed: Server, pki: Pki) -> Iterator[World]:
     """Its control plane comes to each node anew every second."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sync, "FRESH", 1.0)
+        patch.setattr(client, "RECONNECT_SECONDS", 1.0)
         yield World(plane, start, installed, pki)
 
 

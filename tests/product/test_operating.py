@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from control import service
 from control.cli.main import main
 from control.service import Config
+from control.service.config import PASSPHRASE
 from tests.kit.node import is_open, mapping, show, status, who
 from tests.kit.pages import blocks, section
 from tests.kit.plane import (
@@ -362,7 +363,7 @@ def test_the_passphrase_is_lost(
     asking.home.mkdir()
     shutil.copy(alone.home / "ca.crt", asking.home)
     make, copy, _ = steps("The passphrase of the CAs is lost")
-    monkeypatch.setenv(service.PASSPHRASE, "another one")
+    monkeypatch.setenv(PASSPHRASE, "another one")
     monkeypatch.chdir(tmp_path)
     words = shlex.split(make)[1:]
     done = CliRunner().invoke(main, words, input="a password for nobody\n")

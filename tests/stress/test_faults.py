@@ -18,9 +18,9 @@ import pytest
 import redis
 
 from control import store
-from control.nodes import sync
+from control.nodes import client
 from control.nodes.lease import Lease
-from control.nodes.sync import Worker
+from control.nodes.worker import Worker
 from control.policy import core
 from control.store import Store
 from tests.kit.faults import Clock, Cut, Disk, Proxy, Silence, Silent, under
@@ -531,7 +531,7 @@ def test_nodes_that_accept_and_never_answer(
 ) -> None:
     """Twenty of them, more than there are threads: changes reach the node that answers as fast as
     ever, from the first moment on, and the database names each as UNREACHABLE."""
-    monkeypatch.setattr(sync, "LONGEST", 8.0)
+    monkeypatch.setattr(client, "COMMAND_SECONDS", 8.0)
     works = enrolled_node(start, installed, plane.config.home, pki)
     other = plane.register(works)
     plane.in_step(other)

@@ -10,7 +10,7 @@ import redis
 from control import service
 from control.domain import issuing
 from control.domain.issuing import Authority
-from control.pki import ca
+from control.pki.request import new_request
 from control.policy import core
 from tests.kit.browser import Browser
 from tests.kit.node import Start
@@ -154,7 +154,7 @@ def test_a_certificate_is_issued_and_revoked(
     api.app.extensions["authority"] = Authority(tmp_path, lambda: "")
     api.ok("PUT /v1/cluster", {"mtls_certificate_authentication": True})
     api.certificate_user("carol", "CN=carol,O=acme", role="cluster_viewer")
-    request = ca.new_request("ec")
+    request = new_request("ec")
     page = admin.send(admin.get("/ui/certificates/"), "/ui/certificates/", csr="x", user="carol")
     assert page.status == 400
     assert "No certificate was issued" in page.text

@@ -166,7 +166,7 @@ def test_an_expired_client_ca_does_not_block_other_changes(
     """What was valid when it came may expire; a change of the name has nothing to do with it."""
     old = root(not_before=days(-9), not_after=days(-1))
     with monkeypatch.context() as patched:
-        patched.setattr("control.pki.ca._check_dates", lambda *_: None)
+        patched.setattr("control.pki.uploads._check_dates", lambda *_: None)
         api.database(authentication_ssl_client_certs=[{"client_cert": old.pem.decode()}])
     assert api.ok("PUT /v1/bdbs/1", {"name": "renamed"})["name"] == "renamed"
 

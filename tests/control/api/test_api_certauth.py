@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import hashes
 
-from control.nodes.sync import NodeError
+from control.nodes.client import NodeError
 from control.records import Node, rendered_time
 from tests.kit.chains import rsa_key, sign
 from tests.kit.rest import ControlPlane

@@ -35,6 +35,14 @@ def test_identities_and_the_subject_line_are_read_alike(api: ControlPlane) -> No
     assert again == changed == api.ok("GET /v1/users/2")
 
 
+def test_a_user_that_is_sent_back_as_it_was_read_stays_as_it_is(api: ControlPlane) -> None:
+    """Whole, or the subject line alone, also where the subject has options."""
+    made = api.ok("POST /v1/users", cart({"subject": "CN=cart", "session": "8h"}, {"uri": CART}))
+    both = ("certificate_subject_line", "certificate_identities")
+    for fields in (both, both[:1]):
+        assert api.ok("PUT /v1/users/2", {name: made[name] for name in fields}) == made
+
+
 @pytest.mark.parametrize(
     ("fields", "code", "words"),
     [

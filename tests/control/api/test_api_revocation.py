@@ -13,8 +13,10 @@ import pytest
 from cryptography import x509
 
 from control.domain import revocation
-from control.pki import ca, crl
+from control.pki import crl
 from control.pki.crl import CrlError
+from control.pki.issue import new_ca
+from control.pki.pem import pem_to_ders
 from control.policy import core
 from control.records import ClientCertificate
 from tests.kit import crls
@@ -609,8 +611,8 @@ def test_nobody_at_the_url_says_so() -> None:
 def test_our_own_list_is_there_for_everybody(api: ControlPlane) -> None:
     """DER and PEM with their types, without a login, signed by the CA, numbered upwards; signed
     anew when something was revoked or a day is over, and otherwise the same."""
-    ours = ca.new_ca([("CN", "ours")], timedelta(days=99))
-    (der_of_ca,) = ca.ders(ours.certificate)
+    ours = new_ca([("CN", "ours")], timedelta(days=99))
+    (der_of_ca,) = pem_to_ders(ours.certificate)
     signer = revocation.Signer(ours.certificate, lambda: ours)
     key = core.identity(der_of_ca).key
     now = int(datetime.now(UTC).timestamp())

@@ -12,8 +12,8 @@ from control.api.web import FLAGS
 from control.domain import issuing
 from control.domain.issuing import Authority
 from control.nodes.waiting import IN_FORCE
-from control.pki import ca
-from control.pki.ca import Issued
+from control.pki.pem import Issued
+from control.pki.request import new_request
 from control.policy import core
 from control.records import API, Certificate, Node
 from tests.kit import crls
@@ -96,7 +96,7 @@ def newer_list(plane: Plane) -> Any:
 
 
 def request_of_alice(_: Plane) -> Any:
-    return {"csr": ca.new_request("ec").certificate, "user": "alice"}
+    return {"csr": new_request("ec").certificate, "user": "alice"}
 
 
 # Of each call that changes something: an address of it, and a body (or what makes one), that do.

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from control.cli.commands import clean
 from control.cli.main import main
+from control.cli.output import clean
 from control.service import Config
 from tests.kit.node import authority, status
 from tests.kit.plane import Https, enrolled_node, initialised

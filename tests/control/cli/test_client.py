@@ -10,8 +10,8 @@ from click.testing import CliRunner, Result
 
 from control import service
 from control.cli.client import ApiError, Client, Profile, ProfileError, load_profile, overridden
-from control.cli.commands import cell
 from control.cli.main import main
+from control.cli.output import cell
 from control.service import Config
 from tests.kit.plane import initialised
 from tests.kit.rest import ADMIN

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from control import service
-from control.cli import commands
+from control.cli import options
 from control.cli.main import main
 from control.service import Config
 from control.ui import changes
@@ -101,7 +101,7 @@ def test_a_server_that_is_down_is_pending(run: Run, node: RedisServer, tmp_path:
     )
     for words in (user("bob"), revoking, deleting):
         found = run(*words)
-        assert found.exit_code == commands.NOT_IN_FORCE == 3, found.output
+        assert found.exit_code == options.NOT_IN_FORCE == 3, found.output
         assert "in force on 0 of 1 servers" in found.stderr
         assert f"pending: {address}: UNREACHABLE" in found.stderr
     found = run(*user("carl"), "--no-wait")
@@ -117,14 +117,14 @@ def test_a_server_that_hangs_is_pending(
     """Only for as long as it hangs; a revocation that has not arrived is no success."""
     run(*user("alice", ALICE))
     assert who(node, pki.alice) == "alice"
-    monkeypatch.setattr(commands, "WAIT", 0.5)
+    monkeypatch.setattr(options, "WAIT_SECONDS", 0.5)
     with frozen(node):
         found = run("cert", "revoke", "--key-id", pki.alice.key_id)
         assert found.exit_code == 3
         assert "in force on 0 of 1 servers" in found.stderr
         assert f"pending: 127.0.0.1:{node.port}: " in found.stderr
     wait_until(lambda: who(node, pki.alice) is None, "it is revoked there")
-    monkeypatch.setattr(commands, "WAIT", 10)
+    monkeypatch.setattr(options, "WAIT_SECONDS", 10)
     assert run(*user("bob")).exit_code == 0
 
 
@@ -180,7 +180,7 @@ def test_apply_says_what_is_pending(
     run: Run, node: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It waits once, when all changes are made, and not for each of them."""
-    monkeypatch.setattr(commands, "WAIT", 0.5)
+    monkeypatch.setattr(options, "WAIT_SECONDS", 0.5)
     node.stop()
     found = run(*declared(tmp_path))
     assert found.exit_code == 3, found.output

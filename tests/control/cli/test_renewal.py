@@ -17,7 +17,10 @@ import pytest
 from control.cli import client, renewal
 from control.cli.renewal import Files, RenewalError
 from control.domain import issuing
-from control.pki import ca
+from control.pki.issue import chain_to_present, open_authority
+from control.pki.keys import KEY_TYPES, KeyType, is_for_key
+from control.pki.request import Leaf, issue_requested, new_request, read_request
+from control.pki.trust import read_trust
 from control.policy import core
 from control.policy import lines as policy
 from tests.kit.node import JOURNAL, Start, load, who
@@ -40,14 +43,14 @@ def end(file: Path) -> int:
 def aged(site: Site, name: str = "alice", life: float = 0.9) -> int:
     """Puts a certificate into NAME.crt, for the key in NAME.key, that has lived so much of a day;
     when it ends."""
-    authority = ca.unseal((site.config.home / issuing.CLIENTS).read_text(), "")
+    authority = open_authority((site.config.home / issuing.CLIENTS).read_text(), "")
     file = site.folder / f"{name}.crt"
-    request = ca.read_request(
-        ca.new_request("ec", (site.folder / f"{name}.key").read_text()).certificate
+    request = read_request(
+        new_request("ec", (site.folder / f"{name}.key").read_text()).certificate
     )
-    leaf = ca.Leaf(SUBJECT, (), ("digital_signature",), timedelta(days=1))
+    leaf = Leaf(SUBJECT, (), ("digital_signature",), timedelta(days=1))
     start = datetime.now(UTC) - timedelta(days=life)
-    pem = ca.issue_requested(authority, request, leaf, start) + ca.presented(authority)
+    pem = issue_requested(authority, request, leaf, start) + chain_to_present(authority)
     file.write_text(pem)
     return end(file)
 
@@ -94,8 +97,8 @@ def test_a_certificate_that_was_requested_logs_in(
     wait_until(seen_there, "the inventory knows the server", 30)
 
 
-@pytest.mark.parametrize("key_type", ca.KEY_TYPES)
-def test_keys_are_made_here_and_stay_here(site: Site, key_type: ca.KeyType) -> None:
+@pytest.mark.parametrize("key_type", KEY_TYPES)
+def test_keys_are_made_here_and_stay_here(site: Site, key_type: KeyType) -> None:
     """Of each kind; what was sent holds none."""
     sent: list[Any] = []
     files = Files(site.folder / "alice.crt", site.folder / "alice.key")
@@ -106,7 +109,7 @@ def test_keys_are_made_here_and_stay_here(site: Site, key_type: ca.KeyType) -> N
             return ask(method, path, body)
 
         renewal.request(watched, files, "alice", "", key_type)  # type: ignore[arg-type]
-    assert ca.belongs(files.certificate.read_text(), files.key.read_text())
+    assert is_for_key(files.certificate.read_text(), files.key.read_text())
     assert "PRIVATE" not in json.dumps(sent)
     assert json.loads(site.ok("cluster", "show", "--json", *LOGIN))["name"] == "acme"
 
@@ -198,7 +201,7 @@ def test_certificate_and_key_may_be_in_one_file(site: Site) -> None:
     site.ok("cert", "renew", "--cert", "one.pem")
     new = one.read_text()
     assert new != old
-    assert ca.belongs(new, new[new.index("-----BEGIN PRIVATE KEY") :])
+    assert is_for_key(new, new[new.index("-----BEGIN PRIVATE KEY") :])
     site.ok("user", "show", "alice", "--cert", "one.pem")
     assert stat.S_IMODE(one.stat().st_mode) == 0o600
 
@@ -241,7 +244,7 @@ def test_whoever_reads_the_pair_has_one_that_fits(site: Site) -> None:
             for order in (("crt", "key"), ("key", "crt")):
                 found = {kind: (site.folder / f"alice.{kind}").read_text() for kind in order}
                 count += 1
-                if not ca.belongs(found["crt"], found["key"]):
+                if not is_for_key(found["crt"], found["key"]):
                     problems.append(found)
 
     reader = threading.Thread(target=read)
@@ -353,17 +356,17 @@ def test_what_is_issued_logs_in_and_a_renewal_too(
     server.admin().config_set("tls-ca-cert-dir", str(server.directory / "journal" / "ca"))
     lines = ["set enforce on", f'bind subject "{SUBJECT}" alice', "user alice on ~* +@all"]
     files: list[Any] = []
-    for key_type in ca.KEY_TYPES:
+    for key_type in KEY_TYPES:
         home = tmp_path / key_type
         home.mkdir()
         issuing.create(home, key_type, "", key_type, lambda _: None)
         authority = issuing.Authority(home, lambda: "")()
-        lines += policy.trust_lines(ca.read_trust(authority.certificate))
-        made = ca.new_request(key_type)
+        lines += policy.trust_lines(read_trust(authority.certificate))
+        made = new_request(key_type)
         for number, life in enumerate((1, 2)):
-            leaf = ca.Leaf(SUBJECT, (), ("digital_signature",), timedelta(days=life))
-            pem = ca.issue_requested(authority, ca.read_request(made.certificate), leaf)
-            (home / f"{number}.crt").write_text(pem + ca.presented(authority))
+            leaf = Leaf(SUBJECT, (), ("digital_signature",), timedelta(days=life))
+            pem = issue_requested(authority, read_request(made.certificate), leaf)
+            (home / f"{number}.crt").write_text(pem + chain_to_present(authority))
             (home / "key").write_text(made.key)
             files.append(InPlace((str(home / f"{number}.crt"), str(home / "key"))))
     load(server.admin(), 1, lines)

@@ -18,8 +18,11 @@ from control import records
 from control.domain import issuing
 from control.domain.issuing import CLIENTS, ROOT, Authority
 from control.errors import Refusal
-from control.pki import ca
-from control.pki.ca import Issued
+from control.pki.issue import CLOCK_SKEW, chain_to_present, open_authority
+from control.pki.keys import KEY_TYPES
+from control.pki.pem import CertificateError, Issued
+from control.pki.request import Leaf, issue_requested, new_request, read_request
+from control.pki.trust import read_trust
 from control.policy import core
 from control.records import User
 from tests.kit.rest import ADMIN, ControlPlane, Peer
@@ -52,7 +55,7 @@ def peer(pem: str) -> Peer:
 # ---- The CA in its files -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key_type", ca.KEY_TYPES)
+@pytest.mark.parametrize("key_type", KEY_TYPES)
 def test_a_ca_is_a_root_and_one_that_issues_leaves_only(tmp_path: Path, key_type: Any) -> None:
     """Each in a file of its own, for its owner only; what it issues is a client of the kind."""
     told: list[str] = []
@@ -71,9 +74,9 @@ def test_a_ca_is_a_root_and_one_that_issues_leaves_only(tmp_path: Path, key_type
     kinds = {"ec": ec.EllipticCurvePublicKey, "rsa": rsa.RSAPublicKey,
              "ed25519": ed25519.Ed25519PublicKey}  # fmt: skip
     assert isinstance(issuer.public_key(), kinds[key_type])
-    request = ca.read_request(ca.new_request(key_type).certificate)
-    leaf = ca.Leaf(ALICE, (), ("digital_signature",), YEAR)
-    found = certificates(ca.issue_requested(made, request, leaf))[0]
+    request = read_request(new_request(key_type).certificate)
+    leaf = Leaf(ALICE, (), ("digital_signature",), YEAR)
+    found = certificates(issue_requested(made, request, leaf))[0]
     found.verify_directly_issued_by(issuer)
     assert core.identity(found.public_bytes(serialization.Encoding.DER)).client
 
@@ -90,7 +93,7 @@ def test_keys_are_encrypted_where_there_is_a_passphrase(tmp_path: Path) -> None:
         with pytest.raises(Refusal, match=reason) as caught:
             Authority(tmp_path, lambda wrong=wrong: wrong)()  # type: ignore[misc]
         assert caught.value.error_code == "no_ca"
-    with pytest.raises(ca.CertificateError, match="another passphrase"):
+    with pytest.raises(CertificateError, match="another passphrase"):
         issuing.create(tmp_path, "acme", "other", "ec", nothing)
 
 
@@ -114,7 +117,7 @@ def test_another_ca_takes_over_at_once_and_the_one_before_is_kept(tmp_path: Path
     assert certificates(first.certificate)[1] == certificates(second.certificate)[1]
     (kept,) = set(tmp_path.iterdir()) - {tmp_path / CLIENTS, tmp_path / ROOT}
     assert issuing.FILES.fullmatch(kept.name)
-    assert ca.unseal(kept.read_text(), "") == first
+    assert open_authority(kept.read_text(), "") == first
 
 
 def test_a_ca_that_is_not_to_be_trusted_is_not_made(tmp_path: Path) -> None:
@@ -143,7 +146,7 @@ def test_a_ca_from_elsewhere_is_taken_with_those_above_it(tmp_path: Path, passph
     made = Authority(tmp_path, lambda: passphrase)()
     assert certificates(made.certificate) == [issuer.certificate, above.certificate]
     assert ("ENCRYPTED" in (tmp_path / CLIENTS).read_text()) == bool(passphrase)
-    assert ca.presented(made) == issuer.pem.decode()
+    assert chain_to_present(made) == issuer.pem.decode()
 
 
 def test_a_ca_from_elsewhere_has_to_be_one(tmp_path: Path, pki: Pki) -> None:
@@ -159,7 +162,7 @@ def test_a_ca_from_elsewhere_has_to_be_one(tmp_path: Path, pki: Pki) -> None:
         (chain, "hello", "not a private key"),
         (chain, encrypted(issuer), "no passphrase"),
     ):
-        with pytest.raises(ca.CertificateError, match=reason):
+        with pytest.raises(CertificateError, match=reason):
             issuing.adopt(tmp_path, pem, its_key, "", nothing)
     assert list(tmp_path.iterdir()) == []
 
@@ -260,7 +263,7 @@ def test_an_administrator_gets_a_certificate_for_a_user(
     assert issuer == certificates(authority.certificate)[0]
     says = core.identity(found["certificate"].encode())
     assert (found["subject"], says.subject, says.sans) == (ALICE, ALICE, ())
-    assert 86400 <= says.not_after - says.not_before <= 86400 + 2 * ca.SKEW.seconds
+    assert 86400 <= says.not_after - says.not_before <= 86400 + 2 * CLOCK_SKEW.seconds
     assert found["ca"] == core.identity(authority.certificate.encode()).key
     usage = leaf.extensions.get_extension_for_class(x509.KeyUsage).value
     assert (usage.digital_signature, usage.key_encipherment, usage.key_cert_sign) == (
@@ -476,7 +479,7 @@ def test_a_policy_that_changes_is_asked_as_it_is_now(
     """Change by change, and whole where those are not known any more or the CA is another: what is
     kept decides as one made anew."""
     policies = issuing.OpenPolicies(api.store)
-    trust = ca.read_trust(authority.certificate)
+    trust = read_trust(authority.certificate)
     leaf = issued(api).encode()
 
     def same(expected: str | None, of: records.Trust = trust) -> bool:
@@ -496,7 +499,7 @@ def test_a_policy_that_changes_is_asked_as_it_is_now(
     monkeypatch.setattr(api.store, "policy", whole)
     monkeypatch.setattr(api.store, "changes", lambda *_: None)
     assert same("alicia")
-    assert same(None, ca.read_trust(root().pem.decode()))
+    assert same(None, read_trust(root().pem.decode()))
 
 
 def test_a_database_that_trusts_another_ca_is_asked_too(
@@ -542,7 +545,7 @@ def test_a_profile_says_what_certificates_are_like(api: ControlPlane) -> None:
         ("uri", "spiffe://acme/alice"), ("email", "alice@example.com"),
         ("dns", "alice.clients.acme"), ("ip", "10.0.0.1"), ("upn", "alice@acme"),
     }  # fmt: skip
-    assert says.not_after - says.not_before == 3600 + ca.SKEW.seconds
+    assert says.not_after - says.not_before == 3600 + CLOCK_SKEW.seconds
     leaf = certificates(found)[0]
     assert leaf.extensions.get_extension_for_class(x509.KeyUsage).value.key_agreement
     api.ok(f"PUT {PROFILES}/{uid}", {"sans": []})

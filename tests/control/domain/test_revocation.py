@@ -14,7 +14,8 @@ import redis
 
 from control import service
 from control.domain import issuing, revocation
-from control.pki import ca, crl
+from control.pki import crl
+from control.pki.pem import pem_to_ders
 from control.policy import core
 from control.store import of_user
 from tests.kit import crls
@@ -180,7 +181,7 @@ def test_the_service_publishes_its_own_list(tmp_path: Path) -> None:
     have it."""
     config = initialised(tmp_path)
     service.create_ca(config, "acme", "ec", again=False)
-    (der, *_) = ca.ders(issuing.certificate_of((tmp_path / issuing.CLIENTS).read_text()))
+    (der, *_) = pem_to_ders(issuing.certificate_of((tmp_path / issuing.CLIENTS).read_text()))
     key = core.identity(der).key
     path = f"/v1/certauth/ca/{key}.crl"
 

@@ -20,7 +20,10 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from flask import Flask, Response, jsonify, request
 
-from control.http.server import Limits, Listen, Server, peer_cert, source_of, tls_context
+from control.http.bridge import peer_cert
+from control.http.protocol import Limits
+from control.http.server import Listen, Server
+from control.http.tls import source_of, tls_context
 from tests.kit.tls_client import ROOT, Identity, client_hello, context, has_ipv6, issue
 
 PATIENCE = 20  # Seconds until a test gives up waiting.

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control.nodes.sync import Node, NodeError
+from control.nodes.client import Node, NodeError
 from control.policy import core, refusals, taking
 from control.records import RedisAcl, Refused
 from tests.kit.node import (
@@ -272,7 +272,7 @@ def test_what_was_refused_is_tried_again(
     one: RedisServer, plane: Plane, pki: Pki, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server's own user is removed: a little later ours is there, and no drift is reported."""
-    monkeypatch.setattr("control.nodes.sync.FRESH", 0.5)
+    monkeypatch.setattr("control.nodes.reconcile.RETRY_REFUSED_SECONDS", 0.5)
     plane.register(one)
     plane.in_step()
     admin = operator(one)

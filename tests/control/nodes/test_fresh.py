@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from control.nodes import sync
+from control.nodes import client, visit
 from tests.kit.node import status, who
 from tests.kit.plane import Plane, authority_of, enrolled_node, operator
 from tests.kit.servers import Server
@@ -31,8 +31,8 @@ from tests.kit.topologies import (
 def make_node(start: Any, plane: Plane, pki: Pki, monkeypatch: pytest.MonkeyPatch) -> MakeNode:
     """`make_node(kind, *config)`: an enrolled server with a key of its own, to which the control
     plane comes again each second instead of each minute."""
-    monkeypatch.setattr(sync, "FRESH", 1.0)
-    monkeypatch.setattr(sync, "CUT", 2.0)
+    monkeypatch.setattr(client, "RECONNECT_SECONDS", 1.0)
+    monkeypatch.setattr(visit, "LINK_DOWN_SECONDS", 2.0)
 
     def make(kind: Server, *config: str) -> RedisServer:
         home = plane.config.home

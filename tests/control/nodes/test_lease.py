@@ -14,8 +14,9 @@ import pytest
 import sqlalchemy as sa
 
 from control import service, store
+from control.nodes.client import Node, NodeError
 from control.nodes.lease import LASTS, Lease
-from control.nodes.sync import Node, NodeError, Worker
+from control.nodes.worker import Worker
 from control.records import Cluster, Target
 from control.records import Node as Seen
 from control.service import Config

@@ -4,6 +4,7 @@ of one that is not enrolled, and whose word about the master counts."""
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from control.nodes import sync
-from control.service.enrol import SENTINEL_RULES, sentinel_edited, sentinel_users
+from control.nodes import client, placement
+from control.service.redis_conf import SENTINEL_RULES, sentinel_edited, sentinel_users
 from tests.kit.node import status, who
 from tests.kit.peers import sentinel_cert
 from tests.kit.plane import Plane, enrolled_node, operator
@@ -91,8 +92,8 @@ def test_only_who_needs_a_secret_has_one() -> None:
 def make_node(start: Any, plane: Plane, pki: Pki, monkeypatch: pytest.MonkeyPatch) -> MakeNode:
     """`make_node(kind, *config)`: an enrolled server with a key of its own. The control plane comes
     again each second, and whoever has left, has after one."""
-    monkeypatch.setattr(sync, "FRESH", 1.0)
-    monkeypatch.setattr(sync, "LEAVE", 1.0)
+    monkeypatch.setattr(client, "RECONNECT_SECONDS", 1.0)
+    monkeypatch.setattr(placement, "LEAVE_SECONDS", 1.0)
 
     def make(kind: Server, *config: str) -> RedisServer:
         home = plane.config.home
@@ -260,18 +261,18 @@ def test_a_storm_of_strangers_holds_up_nobody(
 ) -> None:
     """Thousands of servers that do not exist are named: few of them are looked at, few at a time,
     and a change arrives as fast as ever."""
-    monkeypatch.setattr(sync, "STRANGERS", 50)
+    monkeypatch.setattr(placement, "MAX_STRANGERS", 50)
     master = make_node(KIND)
     plane.register(master)
     plane.in_step()
-    seen = sync.Node.sight
+    seen = client.Node.read_info
 
-    def storm(self: sync.Node, wide: bool, name: str = "") -> Any:
+    def storm(self: client.Node, wide: bool, name: str = "") -> Any:
         found = seen(self, wide, name)
         more = {f"127.0.0.1:{port}" for port in range(1, 3000)}
-        return sync.replace(found, names=found.names | more)
+        return replace(found, names=found.names | more)
 
-    monkeypatch.setattr(sync.Node, "sight", storm)
+    monkeypatch.setattr(client.Node, "read_info", storm)
     wait_until(lambda: len(addresses(plane)) > 10, "strangers are named")
     for name in ("u1", "u2", "u3"):
         cert = pki.ca.issue(f"CN={name}")

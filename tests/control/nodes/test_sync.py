@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from control.nodes.client import Access, Node, NodeError
 from control.nodes.lease import Lease
-from control.nodes.sync import Access, Node, NodeError, detach, merged, reconcile
+from control.nodes.plan import merged
+from control.nodes.reconcile import detach, reconcile
 from control.policy import core
 from control.records import Change, Target
 from tests.kit.faults import Disk

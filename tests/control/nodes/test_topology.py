@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from control.nodes import sync, topology
-from control.nodes.topology import Sight
+from control.nodes import client, placement, topology, worker
+from control.nodes.topology import NodeInfo
 from control.policy import lines
-from control.records import Database, NodeRole, RedisAcl, RolePermission
+from control.records import Database, Node, NodeRole, RedisAcl, RolePermission
 from tests.kit.node import load, patch, show, status, who
 from tests.kit.node_keys import own_pki, renew, rsa_key, server_cert, shown
 from tests.kit.peers import SLOTS, sentinel_cert
@@ -62,7 +62,7 @@ module:name=vectorset,ver=9,api=1,filters=0\r
 
 def test_a_master_names_its_replicas() -> None:
     """Also those that are still synchronizing, by IPv6 too; not one that has not said its port."""
-    assert topology.sight(topology.fields(MASTER)) == Sight(
+    assert topology.node_info(topology.fields(MASTER)) == NodeInfo(
         "master", "aaaa", "redis 8.6.3", "1", frozenset({"10.0.0.2:6379", "fd00::3:6380"})
     )
 
@@ -70,16 +70,17 @@ def test_a_master_names_its_replicas() -> None:
 def test_a_replica_names_its_master() -> None:
     """And Valkey is told from the Redis that it says it is."""
     said = "redis_version:7.2.4\nvalkey_version:9.1.2\nrole:slave\nmaster_host:db\nmaster_port:6379"
-    assert topology.sight(topology.fields(said)) == Sight(
+    assert topology.node_info(topology.fields(said)) == NodeInfo(
         "replica", "", "valkey 9.1.2", "", frozenset({"db:6379"}), "db:6379"
     )
-    assert lines.release("valkey 9.1.2") == ("valkey", 9)
+    node = Node(1, "db:6379", 0, True, "", software="valkey 9.1.2")
+    assert lines._release(node) == ("valkey", 9)
 
 
 @pytest.mark.parametrize("line", ["redis_mode:sentinel", "server_mode:sentinel"])
 def test_a_sentinel_says_what_it_is(line: str) -> None:
     """Redis and Valkey have different names for it."""
-    assert topology.sight(topology.fields(f"{line}\nrun_id:x")).role == "sentinel"
+    assert topology.node_info(topology.fields(f"{line}\nrun_id:x")).role == "sentinel"
 
 
 SHARDS = [
@@ -137,8 +138,8 @@ def test_a_sentinel_is_asked_about_the_one_master_that_is_meant(form: Callable[.
 # ---- Who belongs together ------------------------------------------------------------------------
 
 
-def seen(*names: str, role: NodeRole = "master", run: str = "") -> Sight:
-    return Sight(role, run or f"run of {names}", "redis 8.6.3", "1", frozenset(names))
+def seen(*names: str, role: NodeRole = "master", run: str = "") -> NodeInfo:
+    return NodeInfo(role, run or f"run of {names}", "redis 8.6.3", "1", frozenset(names))
 
 
 @pytest.mark.parametrize(
@@ -160,30 +161,30 @@ def seen(*names: str, role: NodeRole = "master", run: str = "") -> Sight:
     ],
 )  # fmt: skip
 def test_who_belongs_to_a_deployment(
-    seeds: str, sights: Mapping[str, Sight | None], expected: str
+    seeds: str, sights: Mapping[str, NodeInfo | None], expected: str
 ) -> None:
     """Whom members name, and who is known and names a member; in a cluster the former alone."""
-    assert topology.members(seeds, sights) == set(expected)
+    assert placement.members(seeds, sights) == set(expected)
 
 
 def test_a_stranger_does_not_join_by_its_own_claim() -> None:
     """Only whoever is known counts: a server that says it replicates from ours is not asked."""
-    assert "x" not in topology.members("a", {"a": seen("b")})
+    assert "x" not in placement.members("a", {"a": seen("b")})
 
 
 def test_one_of_two_names_is_enough() -> None:
     """The name that the database has counts, then the first."""
     sights = {"a": seen(run="x"), "b": seen(run="x"), "c": seen(run="y"), "d": None}
-    assert topology.twins("", sights) == {"b"}
-    assert topology.twins("b", sights) == {"a"}
+    assert placement.aliases("", sights) == {"b"}
+    assert placement.aliases("b", sights) == {"a"}
 
 
 def test_who_stands_alone() -> None:
     """No master and no replica; in a cluster, it names at most itself."""
-    assert topology.is_alone(seen())
-    assert not topology.is_alone(seen("b"))
-    assert topology.is_alone(seen("a", role="cluster master"))
-    assert not topology.is_alone(seen("a", "b", role="cluster master"))
+    assert placement.is_alone(seen())
+    assert not placement.is_alone(seen("b"))
+    assert placement.is_alone(seen("a", role="cluster master"))
+    assert not placement.is_alone(seen("a", "b", role="cluster master"))
 
 
 @pytest.fixture
@@ -343,7 +344,7 @@ def test_a_replica_that_is_on_its_own_has_left(
 ) -> None:
     """Once it has replicated from nobody for a while, it is given back; not while its master does
     not answer, for then nobody knows who belongs together."""
-    monkeypatch.setattr(sync, "LEAVE", 1.0)
+    monkeypatch.setattr(placement, "LEAVE_SECONDS", 1.0)
     master = make_node(KIND, *TLS_LINKS)
     replica = make_node(KIND, *replica_of(master))
     linked(replica)
@@ -515,7 +516,7 @@ def test_a_cluster_grows_and_shrinks(
     """From one of its nodes all are found; one that joins is brought up to date before it has a
     slot, one that is a replica replicates by certificate, slots move, and one that is removed is
     given back."""
-    monkeypatch.setattr(sync, "LEAVE", 1.0)
+    monkeypatch.setattr(placement, "LEAVE_SECONDS", 1.0)
     cluster = Shards(make_node, kind)
     plane.register(cluster.nodes[1], allow_trust_on_internal_links=True)
     finds(plane, *cluster.nodes)
@@ -711,7 +712,7 @@ def test_the_control_plane_may_do_nothing_else(
     own = plane.node(node)
     for words in ("GET k", "CONFIG GET *", "INFO all", "INFO keyspace", "CLUSTER RESET", "PING",
                   "CLIENT LIST", "ACL GETUSER default", "REPLICAOF NO ONE"):  # fmt: skip
-        with pytest.raises(sync.NodeError, match="no permissions"):
+        with pytest.raises(client.NodeError, match="no permissions"):
             own.command(*words.split())
     own.close()
 
@@ -746,7 +747,7 @@ def test_fifty_nodes_at_once(
         took.append(time.monotonic() - begin)
     finds(plane, *nodes, deadline=60)
     threads = [one.name for one in threading.enumerate() if one.name.startswith("sync")]
-    assert len(threads) <= 2 * sync.THREADS + 1
+    assert len(threads) <= 2 * worker.THREADS + 1
     with capsys.disabled():
         print(f"\n50 nodes in step after {[round(one, 2) for one in took]} s")
 

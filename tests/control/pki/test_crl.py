@@ -10,8 +10,10 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from control.pki import ca, crl
+from control.pki import crl
 from control.pki.crl import CrlError
+from control.pki.issue import new_ca
+from control.pki.pem import Issued, pem_to_ders
 from control.policy import core
 from tests.kit import crls
 from tests.kit.crls import Extension, entry, point
@@ -215,16 +217,16 @@ def test_a_ca_sent_along_must_come_from_a_trusted_one(pki: Pki) -> None:
 # ---- Our own ----
 
 
-def signed_by(authority: ca.Issued, *entries: crl.Entry) -> bytes:
+def signed_by(authority: Issued, *entries: crl.Entry) -> bytes:
     return crl.sign(authority, entries, 5, datetime.now(UTC), timedelta(days=7))
 
 
 def test_our_own_list_is_one_that_we_would_take() -> None:
     """Signed, numbered, with the next one's time, and each entry with its reason."""
-    authority = ca.new_ca([("CN", "ours")], timedelta(days=9))
+    authority = new_ca([("CN", "ours")], timedelta(days=9))
     entries = [crl.Entry("0a", now(), "keyCompromise"), crl.Entry("0b", now(), "unspecified")]
     der = signed_by(authority, *entries)
-    found = crl.read(der, ca.ders(authority.certificate), now())
+    found = crl.read(der, pem_to_ders(authority.certificate), now())
     assert (found.serials, found.number) == ({"0a", "0b"}, 5)
     assert found.next_update > now() + 6 * 86400
     listed = x509.load_der_x509_crl(der)
@@ -255,5 +257,5 @@ def test_a_ca_with_another_kind_of_key_signs_its_list(kind: str) -> None:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     ).decode()
-    der = signed_by(ca.Issued(pem, key_pem), crl.Entry("0a", now(), "superseded"))
-    assert crl.read(der, ca.ders(pem), now()).serials == {"0a"}
+    der = signed_by(Issued(pem, key_pem), crl.Entry("0a", now(), "superseded"))
+    assert crl.read(der, pem_to_ders(pem), now()).serials == {"0a"}

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from control.api.app import init_cluster
-from control.pki import ca, trust
-from control.pki.ca import CertificateError
+from control.pki import trust
+from control.pki.pem import CertificateError
+from control.pki.trust import read_trust
 from control.policy import lines as policy
 from control.records import Certificate, Database, Trust
 from control.store import Store, load
@@ -63,7 +64,7 @@ def admits(found: Trust, one: Cert) -> bool:
 def test_the_first_list_says_it_by_its_order_of_issuing() -> None:
     """As it was always read: `ca.read_trust`."""
     for part in PARTS:
-        read = ca.read_trust(pem(*part))
+        read = read_trust(pem(*part))
         assert (set(first(*part).cas), set(first(*part).anchors)) == (
             set(read.cas), set(read.anchors),
         )  # fmt: skip

@@ -20,7 +20,7 @@ from control.errors import Refusal
 from control.nodes.audit import follow
 from control.policy import core
 from control.records import API
-from control.service import Config, ServiceError
+from control.service import Config, ServiceError, backups, enrolment
 from control.store import Store
 from tests.kit.browser import Browser
 from tests.kit.node import load, show, status, who
@@ -224,7 +224,7 @@ def repacked(file: Path, to: Path, change: Callable[[dict[str, Any]], object]) -
             raw = old.extractfile(entry)
             assert raw is not None
             content = raw.read()
-            if entry.name == service.ROWS:
+            if entry.name == backups.ROWS_FILE:
                 rows = json.loads(content)
                 change(rows)
                 content = json.dumps(rows).encode()
@@ -398,7 +398,7 @@ def test_an_older_process_sends_nothing_to_the_servers(
     plane.register(server)
     plane.in_step()
     execute(plane.config, "UPDATE alembic_version SET version_num = '9999'")
-    wait_until(lambda: not plane.worker._cares, "it looks after nobody")
+    wait_until(lambda: not plane.worker.fleet.all(), "it looks after nobody")
     answer = plane("POST /v1/roles", {"name": "x"})
     assert (answer.status, answer.code) == (503, "other_schema")
     own = store._known_schemas()[0]
@@ -428,7 +428,8 @@ def test_commands_on_the_machine_compute_nothing_again(
     service.allow_passwords(config)
     service.set_password(config, "admin", "another")
     assert asked == []
-    monkeypatch.setattr(service, "_shown", lambda *_: (config.home / "control.crt").read_bytes())
+    shown = (config.home / "control.crt").read_bytes()
+    monkeypatch.setattr(enrolment, "_server_certificate", lambda *_: shown)
     service.enrol(config, service.Enrolment("127.0.0.1", 1, Path("/module"), database="db1"))
     assert asked == [True]  # the lines that the database has whoever its users are
 
@@ -438,7 +439,8 @@ def test_commands_on_the_machine_compute_nothing_again(
 
 def sights(plane: Plane) -> bool:
     """Whether its worker has looked at all of its servers since it was opened."""
-    return bool(plane.worker._all()) and all(care.sight for care in plane.worker._all())
+    nodes = plane.worker.fleet.all()
+    return bool(nodes) and all(tracked.info for tracked in nodes)
 
 
 def test_the_one_that_is_outbid_stops_and_says_so(there: Story) -> None:
@@ -542,7 +544,7 @@ def test_a_node_that_was_away_for_long_has_not_drifted(
     server.stop()
     plane.says("UNREACHABLE")
     monkeypatch.setattr("control.store.LOG", 3)
-    monkeypatch.setattr("control.nodes.sync.LOG", 3)
+    monkeypatch.setattr("control.nodes.reconcile.LOG", 3)
     for number in range(6):
         plane.certificate_user(f"u{number}", f"CN=u{number}", role="admin")
     server.start()

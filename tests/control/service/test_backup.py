@@ -16,7 +16,7 @@ from control.domain.passwords import new_password
 from control.errors import Refusal
 from control.policy import core
 from control.records import API, Database, User
-from control.service import Config, ServiceError
+from control.service import Config, ServiceError, backups
 from control.store import Store
 from tests.kit.rest import ADMIN, ControlPlane, peer_cert
 from tests.kit.support import Pki
@@ -92,7 +92,7 @@ def test_a_restored_control_plane_is_the_one_that_was_backed_up(
     assert restored.certificate_user("carol", "CN=carol")["uid"] == 4
     assert restored("GET /v1/users/role", auth=f"JWT {token}").code == "invalid_token"
     restored.close()
-    for name in service.FILES:
+    for name in backups.BACKUP_FILES:
         assert (there.home / name).read_bytes() == (config.home / name).read_bytes()
 
 

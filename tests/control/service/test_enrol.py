@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from control.cli.main import main
-from control.service.enrol import EnrolError, Files, edited, setting
+from control.service.redis_conf import EnrolError, Files, edited, setting
 from tests.kit.node import status, who
 from tests.kit.plane import Plane, operator
 from tests.kit.policies import OPERATOR

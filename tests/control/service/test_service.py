@@ -16,11 +16,14 @@ from cryptography import x509
 
 from control import service
 from control.domain import issuing
-from control.nodes.sync import Access, Identity, Node, NodeError
-from control.pki import ca
+from control.nodes.client import Access, Identity, Node, NodeError
+from control.pki.issue import issue_certificate
+from control.pki.keys import load_key
+from control.pki.pem import Issued
+from control.pki.trust import read_trust
 from control.policy import core
 from control.records import API, Certificate, ClientCertificate, Target
-from control.service import Config, ServiceError
+from control.service import Config, ServiceError, serving
 from control.store import Store
 from tests.kit.node import reasons, status
 from tests.kit.plane import NAMES, Https, authority_of, enrolled_node, initialised, operator
@@ -219,12 +222,13 @@ def test_a_renewed_certificate_is_still_the_control_planes(
 # ---- Certificates of our own ---------------------------------------------------------------------
 
 
-def aged(config: Config, days: float, **options: Any) -> ca.Issued:
+def aged(config: Config, days: float, **options: Any) -> Issued:
     """A certificate from the control plane's own CA that was issued so many days ago."""
-    authority = ca.Issued(*((config.home / f"ca.{end}").read_text() for end in ("crt", "key")))
+    authority = Issued(*((config.home / f"ca.{end}").read_text() for end in ("crt", "key")))
     started = datetime.now(UTC) - timedelta(days=days)
     subject = [("O", "acme"), ("CN", "localhost")]
-    return ca.issue(authority, subject, lifetime=service.LIFETIME, start=started, **options)
+    life = service.LIFETIME
+    return issue_certificate(authority, subject, lifetime=life, start=started, **options)
 
 
 def grown_old(config: Config, days: float = 61) -> None:
@@ -234,7 +238,7 @@ def grown_old(config: Config, days: float = 61) -> None:
     was = x509.load_pem_x509_certificate(config.identity.certificate.read_bytes())
     old = kept.issue(
         was.subject.rfc4514_string(),
-        key=ca._signer(config.identity.key.read_text()),
+        key=load_key(config.identity.key.read_text()),
         not_before=datetime.now(UTC) - timedelta(days=days),
         not_after=datetime.now(UTC) + service.LIFETIME - timedelta(days=days),
     )
@@ -402,8 +406,8 @@ def test_the_api_certificate_changes_live(config: Config) -> None:
 
         def new() -> bool:
             found = socket.create_connection((config.host, config.port), timeout=10)
-            context = service.ssl.SSLContext(service.ssl.PROTOCOL_TLS_CLIENT)
-            context.check_hostname, context.verify_mode = False, service.ssl.CERT_NONE
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
             with context.wrap_socket(found) as peer:
                 return bool(peer.getpeercert(True) == theirs.der)
 
@@ -415,7 +419,7 @@ def test_certificates_are_renewed_while_it_runs(
     config: Config, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody has to start anything anew: neither the API's nor the one that nodes see ends."""
-    monkeypatch.setattr(service, "CHECK", 0.05)
+    monkeypatch.setattr(serving, "RENEWAL_SECONDS", 0.05)
     with service.running(config):
         grown_old(config)
         old = api_certificate(config, 61)
@@ -433,7 +437,7 @@ def test_a_renewal_that_fails_is_not_the_last(
     config: Config, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A full disk today does not end the certificates in three months."""
-    monkeypatch.setattr(service, "CHECK", 0.05)
+    monkeypatch.setattr(serving, "RENEWAL_SECONDS", 0.05)
     renew, fails = service.renew, [True]
 
     def sometimes(*arguments: Any) -> None:
@@ -442,7 +446,7 @@ def test_a_renewal_that_fails_is_not_the_last(
         renew(*arguments)
 
     with service.running(config):
-        monkeypatch.setattr(service, "renew", sometimes)
+        monkeypatch.setattr(serving, "renew", sometimes)
         wait_until(lambda: "the disk is full" in caplog.text, "it has failed")
         fails[0] = False
         old = api_certificate(config, 61)
@@ -456,7 +460,7 @@ def test_a_renewal_that_fails_is_not_the_last(
 def trusted(store: Store) -> list[str]:
     """The subjects of `mtls_trusted_ca`."""
     found = store.certificates().get("mtls_trusted_ca")
-    ders = [*ca.read_trust(found.certificate).cas] if found else []
+    ders = [*read_trust(found.certificate).cas] if found else []
     return [core.identity(der).subject for der in ders]
 
 
@@ -522,7 +526,7 @@ def test_with_a_passphrase_every_cas_key_is_encrypted(tmp_path: Path, pki: Pki) 
         pass
     (config.home / issuing.CLIENTS).unlink()
     started = datetime.now(UTC) - timedelta(days=61)
-    old = ca.issue(
+    old = issue_certificate(
         service.authority_of(config), [("CN", "control")], client=True,
         lifetime=service.LIFETIME, start=started,
     )  # fmt: skip
@@ -537,7 +541,7 @@ def test_the_event_log_tells_which_certificates_end(
     config: Config, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the control plane runs, without being asked."""
-    monkeypatch.setattr(service, "WATCH", 0.05)
+    monkeypatch.setattr(serving, "WATCH_SECONDS", 0.05)
     now = int(time.time())
     store.record_certificate_seen(
         ClientCertificate("ab", "cd", "", "CN=CA", "01", "CN=x", "x", now - 900, now + 100, now)

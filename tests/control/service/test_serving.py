@@ -8,7 +8,7 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from control.cli import commands
+from control.cli import options
 from control.policy import core
 from tests.kit.browser import Browser
 from tests.kit.certs import authority_line
@@ -104,7 +104,7 @@ def test_the_page_and_the_command_line_warn(
     assert "1 certificates of clients by the CA 'CN=Root CA,O=acme' are not for" in page.text
     said: Any = lambda *_: {"warnings": ["mind \x1b this"]}  # noqa: E731
     with click.Context(click.Command("change")) as context:
-        context.meta[commands.HASTY] = True
-        commands.change(said, False, "PUT", "/v1/cluster/certificates", {})
+        context.meta[options.NO_WAITING] = True
+        options.change(said, False, "PUT", "/v1/cluster/certificates", {})
     told = capsys.readouterr()
     assert (told.out, told.err) == ("", "warning: mind \\1B this\n")

@@ -15,6 +15,7 @@ from control import service
 from control.errors import Refusal
 from control.records import Cluster, Role, User
 from control.service import Config, ServiceError
+from control.service.home import open_store
 from control.store import Store
 from tests.control.store import test_store, test_store_certificates
 from tests.kit.postgres import PASSWORD, Postgres, Served, postgres
@@ -82,7 +83,7 @@ def test_a_database_that_does_not_answer_is_an_error_without_its_password(
     ):
         config = Config(tmp_path, database=wrong.render_as_string(hide_password=False))
         with pytest.raises(ServiceError, match="cannot open the database") as error:
-            service._open(config)
+            open_store(config)
         assert "secret" not in str(error.value)
         assert PASSWORD not in str(error.value)
         assert "\n" not in str(error.value)

@@ -3,12 +3,12 @@ them. Nothing here knows the control plane; `service.enrol` brings both together
 
 import os
 import shlex
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+
+from control.pki.files import replace_file
 
 MODULE = "certauth.so"
 DEFAULT_OFF = "user default off resetpass"
@@ -92,7 +92,7 @@ def edited(text: str, files: Files, keep_default: bool = False) -> str:
 
 CONTROL, WATCHER, APPLICATION = "certauth-control", "certauth-sentinel", "certauth-application"
 SENTINEL_RULES = {
-    # What the control plane asks (control/nodes/sync.py).
+    # What the control plane asks (control/nodes/client.py).
     CONTROL: "+ping +info +acl|whoami +sentinel|masters +sentinel|replicas +sentinel|sentinels",
     # What Sentinels send each other.
     WATCHER: "&__sentinel__:hello +ping +publish +client|setname +sentinel|is-master-down-by-addr",
@@ -149,7 +149,7 @@ def write(path: Path, content: str, owner: os.stat_result) -> bool:
     changed. Raises OSError."""
     if path.exists() and path.read_text() == content:
         return False
-    replace(path, content, owner, 0o600)
+    replace_file(path, content, owner, 0o600)
     return True
 
 
@@ -165,27 +165,6 @@ def prepare(conf: Path, files: Files, text: str, bootstrap: str) -> bool:
             os.chown(path, owner.st_uid, owner.st_gid)
     for path, content in ((files.bootstrap, bootstrap), (conf, text)):
         if not path.exists() or path.read_text() != content:
-            replace(path, content, owner)
+            replace_file(path, content, owner)
             changed = True
     return changed
-
-
-def replace(path: Path, content: str, owner: os.stat_result, mode: int = 0o644) -> None:
-    """Puts a file in the place of another one, with the mode and owner that it had."""
-    path = path.resolve()
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(handle, "w") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.exists():
-            shutil.copymode(path, name)
-            owner = path.stat()
-        else:
-            os.chmod(name, mode)
-        os.chown(name, owner.st_uid, owner.st_gid)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -1,6 +1,6 @@
-"""control/cli/tell.py: what the API says, line by line."""
+"""control/cli/output.py: what the API says, line by line."""
 
-from control.cli.tell import explained, logged, previewed
+from control.cli.output import render_events, render_explanation, render_preview
 
 NODE = {"address": "10.0.0.5:6379", "error": "", "sessions": 12, "ends": 3, "users": []}
 ENDING = {
@@ -30,7 +30,7 @@ def test_a_preview_is_told_in_lines() -> None:
         "certificates": [{"subject": "CN=x", "before": WAS, "after": WILL}],
         "certificates_changed": 4,
     }  # fmt: skip
-    assert list(previewed([database])) == [
+    assert list(render_preview([database])) == [
         "orders:",
         "  - set enforce shadow",
         "  + set enforce on",
@@ -50,13 +50,13 @@ def test_a_preview_is_told_in_lines() -> None:
 
 def test_a_change_of_no_policy_is_told_too() -> None:
     """Rather than nothing."""
-    assert list(previewed([])) == ["no policy changes"]
+    assert list(render_preview([])) == ["no policy changes"]
 
 
 def test_an_explanation_ends_with_the_decision() -> None:
     """Behind the steps."""
     found = {"trace": ["a", "b"], "action": "login", "users": ["alice"]}
-    assert list(explained(found)) == ["a", "b", "decision: login alice"]
+    assert list(render_explanation(found)) == ["a", "b", "decision: login alice"]
 
 
 def test_an_event_is_a_line() -> None:
@@ -65,6 +65,6 @@ def test_an_event_is_a_line() -> None:
         "time": "2026-11-25T03:00:12Z", "type": "client_refused", "severity": "WARNING",
         "reason": "no_binding", "subject": "CN=x", "cert": "ab", "seq": 7,
     }  # fmt: skip
-    assert list(logged([event])) == [
+    assert list(render_events([event])) == [
         "2026-11-25T03:00:12Z client_refused reason=no_binding subject=CN=x"
     ]
