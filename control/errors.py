@@ -5,8 +5,6 @@ and a sentence for the person who must act. control/api/errors.py makes the resp
 """
 
 
-
-
 class Refusal(Exception):
     """A request that is not carried out; nothing was changed."""
 

@@ -254,6 +254,10 @@ class Node:
     refused: tuple["Refused", ...] = ()  # what it does not take of the policy that it holds
     age: float = field(default=0.0, compare=False)  # seconds since it was last looked at
 
+    def follows(self, target: "Target") -> bool:
+        """Whether it holds that generation of the policy."""
+        return self.in_step and self.generation == target.generation
+
     @property
     def is_peer(self) -> bool:
         """Whether its key lets it in to the others: a Sentinel, or a server that was seen to hold

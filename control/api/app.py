@@ -44,7 +44,7 @@ from control.nodes.trials import Trials
 from control.pki.crl import CrlError
 from control.pki.pem import CertificateError, Issued
 from control.records import Cluster, User
-from control.store import AWAY, Store
+from control.store import UNAVAILABLE_ERRORS, Store
 
 log = logging.getLogger(__name__)
 BODY = 1 << 20  # bytes of a request's body, as in control/http/protocol.py
@@ -89,7 +89,7 @@ def create_app(
     app.url_map.merge_slashes = False
     errors.install(app)
     app.register_error_handler(CertificateError, _bad_certificate)
-    for kind in AWAY:
+    for kind in UNAVAILABLE_ERRORS:
         app.register_error_handler(kind, _away)
     app.register_error_handler(CrlError, lambda e: errors.answer(invalid(e.code, str(e))))
     app.extensions["rotate"] = rotate
@@ -120,7 +120,7 @@ def init_cluster(store: Store, name: str, admin_username: str, admin_password: s
         passwords=(new_password(checked.password),),
     )
     cluster = Cluster(name, secrets.token_hex(16), now, jwt_key=secrets.token_hex(32))
-    store.initialise(cluster, administrator)
+    store.settings.initialise(cluster, administrator)
 
 
 def _away(error: Exception) -> Response:

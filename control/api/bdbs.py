@@ -52,7 +52,7 @@ def read_all() -> Response:
 @blueprint.get("/v1/bdbs/<int(max=2147483647):uid>")
 @needs("view_bdb_info", answers=BdbAnswer, query=("fields", "extended"))
 def read(uid: int) -> Response:
-    database = store().get(Database, uid)
+    database = store().objects.get(Database, uid)
     return answer(only(shown(database)), database)
 
 
@@ -71,7 +71,7 @@ def create_v2(sent: BdbV2Body) -> Response:
 def created(sent: NewBdbBody) -> Response:
     empty = Database(sent.uid, sent.name)
     database = trusting(empty, replace(empty, **prepared(sent)), sent)
-    made = synced(store().create(database))
+    made = synced(store().objects.create(database))
     rotation.warn_of_serving(rotation.trust_of(made))
     # A dry run leaves nothing behind that could be asked about.
     unmade = flag("dry_run")
@@ -86,11 +86,11 @@ def update(uid: int, sent: BdbBody) -> Response:
     def change(database: Database) -> Database:
         changed = trusting(unchanged(database), replace(database, **changes), sent)
         if changed.refuses and not database.refuses:
-            check_enforceable(changed, store().nodes(uid))
+            check_enforceable(changed, store().nodes.of(uid))
         return changed
 
     users = cut_off(uid, changes, sent)
-    changed = synced(store().update(Database, uid, change))
+    changed = synced(store().objects.update(Database, uid, change))
     rotation.note(users)
     if changes.get("authentication_ssl_client_certs"):
         rotation.warn_of_serving(rotation.trust_of(changed))
@@ -99,7 +99,7 @@ def update(uid: int, sent: BdbBody) -> Response:
 
 def cut_off(uid: int, changes: dict[str, Any], sent: BdbBody) -> list[str]:
     """See rotation.check."""
-    now = store().get(Database, uid)
+    now = store().objects.get(Database, uid)
     after = trusting(now, replace(now, **changes), sent)
     return rotation.check(rotation.trust_of(now), rotation.trust_of(after), {uid})
 
@@ -125,11 +125,11 @@ def trusting(before: Database, after: Database, sent: BdbBody) -> Database:
 def delete(uid: int) -> Response:
     """The first time, the nodes are detached and the database then goes; a second time while one of
     them cannot be reached, it goes at once."""
-    if store().get(Database, uid).deleting:
-        store().forget_database(uid)
+    if store().objects.get(Database, uid).deleting:
+        store().nodes.forget_database(uid)
     else:
-        store().delete(Database, uid, unchanged)
-    action = synced(store().actions(uid, 1))
+        store().objects.delete(Database, uid, unchanged)
+    action = synced(store().actions.recent(uid, 1))
     # That of a dry run is forgotten, and the last one is of another change.
     return answer({"action_uid": action[0].uid} if action and not flag("dry_run") else {})
 
@@ -138,7 +138,7 @@ def delete(uid: int) -> Response:
 @needs("update_bdb", query=CHANGING)
 def forget_node(uid: int, address: str) -> Response:
     """A server that was found and has gone for good. One that is there is found again."""
-    store().forget_node(uid, address)
+    store().nodes.forget(uid, address)
     return answer({})
 
 
@@ -146,7 +146,7 @@ def forget_node(uid: int, address: str) -> Response:
 @needs("update_bdb", takes=BdbPasswordBody)
 def passwords(uid: int, sent: BdbPasswordBody) -> Response:
     """Always a 406: Redis Enterprise sets the default user's password here."""
-    store().get(Database, uid)
+    store().objects.get(Database, uid)
     raise password_refusal()
 
 
@@ -228,11 +228,11 @@ def only(shown: dict[str, Any]) -> dict[str, Any]:
 
 def shown(database: Database) -> dict[str, Any]:
     uid = database.uid
-    left = [{"uid": user.uid, "name": user.name} for user in store().not_synced(uid)]
-    action = store().actions(uid, 1)
+    left = [{"uid": user.uid, "name": user.name} for user in store().policies.not_synced(uid)]
+    action = store().actions.recent(uid, 1)
     action_uid = action[0].uid if action else ""
-    known = tuple(map(as_of_now, store().nodes(uid)))
-    return render(database, store().target(uid), action_uid, known, left)
+    known = tuple(map(as_of_now, store().nodes.of(uid)))
+    return render(database, store().policies.target(uid), action_uid, known, left)
 
 
 def render(
@@ -306,8 +306,7 @@ def rendered_node(node: Node, target: Target) -> dict[str, Any]:
 def node_status(node: Node, target: Target) -> str:
     if node.error:
         return node.error
-    in_step = node.in_step and node.generation == target.generation
-    return "active" if in_step else "active-change-pending"
+    return "active" if node.follows(target) else "active-change-pending"
 
 
 def status(database: Database, target: Target, nodes: Sequence[Node]) -> str:

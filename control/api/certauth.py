@@ -28,7 +28,7 @@ from control.records import (
     User,
     rendered_time,
 )
-from control.store import Stage
+from control.store import InventoryFilter, Stage
 
 
 class KnownBody(Body):
@@ -217,7 +217,7 @@ def preview_changes(sent: PreviewBody) -> Response:
     new: list[tuple[int, NewRules]] = []
     found = preview.differences(store(), lambda stage: new.extend(make(stage, sent)))
     check_rules(new, sent)
-    known = preview.clients(store().client_certificates(limit=preview.CERTIFICATES))
+    known = preview.clients(store().inventory.find(InventoryFilter(), limit=preview.CERTIFICATES))
     ask, now = current_app.extensions["ask"], int(time.time())
     return answer(
         {
@@ -230,7 +230,7 @@ def preview_changes(sent: PreviewBody) -> Response:
 
 def servers_of(database: Database) -> list[Node]:
     """Its nodes that have a policy."""
-    return [node for node in store().nodes(database.uid) if node.role != "sentinel"]
+    return [node for node in store().nodes.of(database.uid) if node.role != "sentinel"]
 
 
 def check_rules(new: Sequence[tuple[int, NewRules]], sent: PreviewBody) -> None:
@@ -291,30 +291,30 @@ def client_certificate(sent: KnownBody) -> ClientCertificate:
 
 def database_policy(uid: int) -> core.Policy:
     """The policy of a database, as its nodes are to have it."""
-    return store().recall(("policy", uid), lambda: core.Policy(store().policy(uid)[1]))
+    return store().recall(("policy", uid), lambda: core.Policy(store().policies.whole(uid)[1]))
 
 
 def names(decided: core.Decision, sent: ExplainBody) -> list[str]:
     """The users of a decision by name: the REST API's own policy calls them by uid."""
     if sent.bdb_uid is not None:
         return list(decided.users)
-    return [store().get(User, int(uid)).name for uid in decided.users]
+    return [store().objects.get(User, int(uid)).name for uid in decided.users]
 
 
 @blueprint.get("/v1/certauth/nodes")
 @needs("view_all_bdbs_info", answers=ServersAnswer)
 def nodes() -> Response:
     """Every server, and which control plane speaks to them."""
-    (holder, epoch), silence = store().leader(), store().silence()
-    targets = store().targets()
+    (holder, epoch), silence = store().lease.leader(), store().lease.silence()
+    targets = store().policies.targets()
     found = [
         rendered_node(node, database, targets[database.uid])
-        for database in store().all(Database)
+        for database in store().objects.all(Database)
         if database.uid in targets
         for node in servers(store(), database)
     ]
     leader = {"leader": holder, "epoch": epoch, "leader_age": seconds(silence)}
-    hold = store().cluster().hold
+    hold = store().settings.cluster().hold
     return answer({**leader, "faults": plane_faults(), "hold": hold, "nodes": found})
 
 
@@ -323,7 +323,7 @@ def rendered_node(node: Node, database: Database, target: Target) -> dict[str, A
         "bdb_uid": database.uid,
         "bdb_name": database.name,
         "address": node.address,
-        "in_step": node.in_step and node.generation == target.generation and not node.error,
+        "in_step": node.follows(target) and not node.error,
         "generation": node.generation,
         "digest": node.digest,
         "lag": max(0, target.generation - node.generation),

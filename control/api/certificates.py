@@ -49,7 +49,7 @@ NAMES = (TRUSTED_CA, API)
 @blueprint.get("/v1/cluster/certificates")
 @needs("view_cluster_info", answers=CertificatesAnswer)
 def read() -> Response:
-    found = store().certificates()
+    found = store().settings.certificates()
     return answer({f"{name}_cert": found[name].certificate for name in NAMES if name in found})
 
 
@@ -79,7 +79,7 @@ def put(entries: list[CertificateBody]) -> Response:
 
     after = [trust_of(settle(one)) for one in certificates if one.name == TRUSTED_CA]
     users = rotation.check_cluster(after[0]) if after else []
-    store().put_certificates(certificates, settle)
+    store().settings.put_certificates(certificates, settle)
     rotation.note(users)
     for one in after:
         rotation.warn_of_serving(one)
@@ -89,7 +89,7 @@ def put(entries: list[CertificateBody]) -> Response:
 def trusting(certificate: Certificate, sent: CertificateBody) -> Certificate:
     """With what each of its CAs is for, as the request and what is stored say. Raises
     CertificateError, Refusal 409."""
-    before = trust_of(store().certificates().get(TRUSTED_CA))
+    before = trust_of(store().settings.certificates().get(TRUSTED_CA))
     clients = sent.client_cas if "client_cas" in sent.sent() else None
     uses = trust.settled(before, certificate.certificate, clients)
     made = replace(certificate, uses=uses)
@@ -126,7 +126,7 @@ def delete(name: str) -> Response:
     if name not in NAMES:
         raise missing(f"certificate '{name}'")
     users = rotation.check_cluster(records.Trust())
-    store().delete_certificate(name)
+    store().settings.delete_certificate(name)
     rotation.note(users)
     return answer({})
 
@@ -140,7 +140,7 @@ def checked(sent: CertificateBody) -> Certificate:
             f"this control plane are {' and '.join(NAMES)}",
         )
     if sent.name == API:
-        kept = store().certificates().get(API)
+        kept = store().settings.certificates().get(API)
         issued = check_server(sent.certificate, sent.key or (kept.key if kept else ""))
         return Certificate(API, issued.certificate, issued.key)
     if sent.key:

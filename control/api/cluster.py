@@ -95,7 +95,7 @@ blueprint = Blueprint("cluster", __name__)
 @blueprint.get("/v1/cluster")
 @needs("view_cluster_info", answers=ClusterAnswer)
 def read() -> Response:
-    return answer(render(store().cluster()), store().cluster())
+    return answer(render(store().settings.cluster()), store().settings.cluster())
 
 
 @blueprint.put("/v1/cluster")
@@ -113,7 +113,7 @@ def update(sent: ClusterBody) -> Response:
 @blueprint.get("/v1/cluster/policy")
 @needs("view_cluster_info", answers=PolicyAnswer)
 def read_policy() -> Response:
-    return answer(rendered_policy(store().cluster()), store().cluster())
+    return answer(rendered_policy(store().settings.cluster()), store().settings.cluster())
 
 
 @blueprint.put("/v1/cluster/policy")
@@ -124,7 +124,7 @@ def update_policy(sent: PolicyBody) -> Response:
 
 
 def configured(changes: dict[str, Any]) -> Cluster:
-    return store().configure(lambda cluster: replace(unchanged(cluster), **changes))
+    return store().settings.configure(lambda cluster: replace(unchanged(cluster), **changes))
 
 
 def subjects(field: str, entries: list[Any]) -> tuple[Subject, ...]:

@@ -83,7 +83,7 @@ def read_identity(sent: IdentityBody) -> Binding:
 
 def ca_named(text: str) -> str:
     """The key id of the trusted CA that has this name, SHA-256 or key id. Raises ValueError."""
-    trusted = [core.identity(der) for der in store().authorities()]
+    trusted = [core.identity(der) for der in store().settings.authorities()]
     wanted = text.replace(":", "").lower()
     names = {text, *spelled_name(text)}
     found = {

@@ -77,7 +77,7 @@ def authorize(sent: AuthorizeBody) -> Response:
         found = login()
     if found.by != "password":
         raise forbidden("password_login_required", "tokens are made for passwords only")
-    return answer({"access_token": tokens.make(found.user, store().cluster(), sent.ttl)})
+    return answer({"access_token": tokens.make(found.user, store().settings.cluster(), sent.ttl)})
 
 
 @blueprint.post("/v1/users/refresh_jwt")
@@ -85,7 +85,7 @@ def authorize(sent: AuthorizeBody) -> Response:
 def refresh(sent: RefreshBody) -> Response:
     """Another token for one that is still good, as long as passwords are taken and have not
     expired."""
-    cluster, user = store().cluster(), caller().user
+    cluster, user = store().settings.cluster(), caller().user
     if caller().by != "token":
         raise unauthorized("invalid_token", "send the token: Authorization: JWT or Bearer")
     if not cluster.control_plane_basic_authentication:
@@ -161,25 +161,25 @@ def whose(username: str) -> User:
     """The user whose password is to change. Raises Refusal 403, 404 or 400."""
     own = caller().user
     if not username or username in (own.name, own.email):
-        user = store().get(User, own.uid)
+        user = store().objects.get(User, own.uid)
     elif not caller().may("update_user"):
         raise forbidden("unauthorized_action", "only your own password is yours to change")
     else:
-        found = store().user_by_login(username)
+        found = store().objects.user_by_login(username)
         if found is None:
             raise Refusal(404, "user_not_exist", "there is no such user")
         user = found
-        check_administrator(*store().roles_of(user))
+        check_administrator(*store().objects.roles_of(user))
     if user.auth_method != "regular":
         raise invalid("invalid_param", "certificate users have no password")
     return user
 
 
 def checked(password: str, user: User) -> Password:
-    passwords.check_new(password, user, store().cluster())
+    passwords.check_new(password, user, store().settings.cluster())
     return passwords.new_password(password)
 
 
 def changed(user: User, change: Callable[[User], User]) -> Response:
-    store().update(User, user.uid, lambda now: change(unchanged(now)))
+    store().objects.update(User, user.uid, lambda now: change(unchanged(now)))
     return answer({})

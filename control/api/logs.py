@@ -49,7 +49,7 @@ def read() -> Response:
     order = request.args.get("order", "asc")
     if order not in ("asc", "desc"):
         raise invalid("invalid_param", "order: asc or desc")
-    found = store().events(
+    found = store().events.between(
         moment("stime", 0), moment("etime", END), order == "desc",
         number("limit", LIMIT), number("offset", 0),
         request.args.get("type", "").split(",")[:TYPES], request.args.get("user", ""),
@@ -66,7 +66,7 @@ def history() -> Response:
     since = moment("stime", until - DAY)
     if not 0 < until - since <= SPANS * step:
         raise invalid("invalid_param", f"step: give at least one span, and at most {SPANS}")
-    return answer([asdict(one) for one in store().history(since, until, step)])
+    return answer([asdict(one) for one in store().events.history(since, until, step)])
 
 
 def moment(name: str, default: int) -> int:

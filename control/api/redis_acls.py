@@ -56,7 +56,7 @@ def read_all() -> Response:
 @blueprint.get("/v1/redis_acls/<int(max=2147483647):uid>")
 @needs("view_redis_acl_info", answers=RedisAclAnswer)
 def read(uid: int) -> Response:
-    return shown(store().get(RedisAcl, uid))
+    return shown(store().objects.get(RedisAcl, uid))
 
 
 @blueprint.post("/v1/redis_acls")
@@ -69,13 +69,13 @@ def create(sent: NewRedisAclBody) -> Response:
 @needs("create_redis_acl", takes=NewRedisAclBody, answers=RedisAclAnswer)
 def validate(sent: NewRedisAclBody) -> Response:
     """The older spelling of POST /v1/redis_acls?dry_run."""
-    with store().dry_run():
+    with store().request.dry_run():
         return created(sent)
 
 
 def created(sent: NewRedisAclBody) -> Response:
     in_field("acl", lambda: policy.check_acl(sent.acl))
-    return shown(synced(store().create(RedisAcl(sent.uid, sent.name, sent.acl))))
+    return shown(synced(store().objects.create(RedisAcl(sent.uid, sent.name, sent.acl))))
 
 
 @blueprint.put("/v1/redis_acls/<int(max=2147483647):uid>")
@@ -89,14 +89,14 @@ def update(uid: int, sent: RedisAclBody) -> Response:
     def change(acl: RedisAcl) -> RedisAcl:
         return replace(unchanged(acl), **changes)
 
-    return shown(synced(store().update(RedisAcl, uid, change)))
+    return shown(synced(store().objects.update(RedisAcl, uid, change)))
 
 
 @blueprint.delete("/v1/redis_acls/<int(max=2147483647):uid>")
 @needs("delete_redis_acl", query=CHANGING)
 def delete(uid: int) -> Response:
     check_custom(uid)
-    store().delete(RedisAcl, uid, unchanged)
+    store().objects.delete(RedisAcl, uid, unchanged)
     return answer(synced({}))
 
 

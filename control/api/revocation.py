@@ -17,7 +17,7 @@ from control.pki import crl
 from control.pki.pem import pem_to_ders
 from control.policy import core
 from control.records import Reason, Revocation, RevocationList, Stale, User, rendered_time
-from control.store import good_at, of_user
+from control.store import InventoryFilter
 
 Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$")]
 Serial = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F:]{1,95}$")]
@@ -89,7 +89,7 @@ KNOWN = 10_000  # certificates of one user
 def read_all() -> Response:
     """What administrators have revoked, the newest first."""
     limit, offset = min(number("limit", PAGE), PAGE), number("offset", 0)
-    return answer([render(one) for one in store().revocations(limit, offset)])
+    return answer([render(one) for one in store().revocations.page(limit, offset)])
 
 
 @blueprint.post("/v1/certauth/revocations")
@@ -97,10 +97,10 @@ def read_all() -> Response:
 def revoke(sent: RevokeBody) -> Response:
     """Revokes a certificate, all that are known of a user, or a key: on every database, and here.
     Sessions end within about a second."""
-    made = store().revoke(lines(sent), sent.reason)
+    made = store().revocations.revoke(lines(sent), sent.reason)
     if "user_uid" in sent.model_fields_set:
         # Again, for one of the user's that was issued meanwhile: none can be after that.
-        made = store().revoke(lines(sent), sent.reason)
+        made = store().revocations.revoke(lines(sent), sent.reason)
     return answer({"revocations": [render(one) for one in made]})
 
 
@@ -108,7 +108,7 @@ def revoke(sent: RevokeBody) -> Response:
 @needs("revoke_certificates", query=CHANGING)
 def restore(uid: int) -> Response:
     """Takes a revocation back."""
-    store().restore_revoked(uid)
+    store().revocations.restore(uid)
     return answer({})
 
 
@@ -125,7 +125,7 @@ def lines(sent: RevokeBody) -> list[str]:
     if ways == {"certificate"}:
         return [of_certificate(sent.certificate)]
     if ways == {"user_uid"}:
-        return of_all(store().get(User, sent.user_uid))
+        return of_all(store().objects.get(User, sent.user_uid))
     raise invalid("invalid_param", "send one of: certificate; ca and serial; cert; key; user_uid")
 
 
@@ -135,7 +135,9 @@ def of_certificate(pem: str) -> str:
     ECDSA signature as well."""
     leaf = in_field("certificate", lambda: core.identity(pem.encode()))
     first, *above = pem_to_ders(pem)
-    found = in_field("certificate", lambda: crl.issuer_of(first, [*above, *store().authorities()]))
+    found = in_field(
+        "certificate", lambda: crl.issuer_of(first, [*above, *store().settings.authorities()])
+    )
     issuer = found or seen_issuer(leaf.cert)
     return f"revoke serial {issuer} {leaf.serial}" if issuer else f"revoke cert {leaf.cert}"
 
@@ -143,15 +145,15 @@ def of_certificate(pem: str) -> str:
 def seen_issuer(cert: str) -> str:
     """The key id of the CA of a certificate that has logged in; "" where it has not."""
     try:
-        return store().client_certificate(cert).ca
+        return store().inventory.get(cert).ca
     except Refusal:
         return ""
 
 
 def of_all(user: User) -> list[str]:
     """Of all certificates of a user that are known here. Raises Refusal where there is none."""
-    good = (of_user(user.name), good_at(int(time.time())))
-    found = store().client_certificates(*good, limit=KNOWN)
+    good = InventoryFilter(of_user=user.name, good_at=int(time.time()))
+    found = store().inventory.find(good, limit=KNOWN)
     if not found:
         raise missing(f"good certificate of user '{user.name}' known here")
     return [
@@ -171,14 +173,14 @@ def render(one: Revocation) -> dict[str, Any]:
 @blueprint.get("/v1/certauth/crls")
 @needs("view_cluster_info", answers=list[CrlAnswer])
 def read_crls() -> Response:
-    entries = store().crl_entries()
-    return answer([rendered(one, entries.get(one.uid, 0)) for one in store().crls()])
+    entries = store().crls.entry_counts()
+    return answer([rendered(one, entries.get(one.uid, 0)) for one in store().crls.all()])
 
 
 @blueprint.get("/v1/certauth/crls/<int(max=2147483647):uid>")
 @needs("view_cluster_info", answers=CrlAnswer)
 def read_crl(uid: int) -> Response:
-    return shown(store().crl(uid))
+    return shown(store().crls.get(uid))
 
 
 @blueprint.post("/v1/certauth/crls")
@@ -203,14 +205,14 @@ def update_crl(uid: int, sent: CrlBody) -> Response:
     """Where a list is fetched from, how often, and what happens when it is overdue."""
     if sent.url:
         revocation.check_url(sent.url)
-    return shown(store().update_crl(uid, lambda now: replace(unchanged(now), **sent.sent())))
+    return shown(store().crls.update(uid, lambda now: replace(unchanged(now), **sent.sent())))
 
 
 @blueprint.delete("/v1/certauth/crls/<int(max=2147483647):uid>")
 @needs("update_cluster", query=CHANGING)
 def delete_crl(uid: int) -> Response:
     """Forgets a list: what only it has revoked is revoked no more."""
-    store().delete_crl(uid)
+    store().crls.delete(uid)
     return answer({})
 
 
@@ -218,7 +220,7 @@ SETTINGS = CrlBody.model_fields.keys()
 
 
 def shown(one: RevocationList) -> Response:
-    return answer(rendered(one, store().crl_entries().get(one.uid, 0)), one)
+    return answer(rendered(one, store().crls.entry_counts().get(one.uid, 0)), one)
 
 
 def rendered(one: RevocationList, entries: int) -> dict[str, Any]:
@@ -251,7 +253,7 @@ def own_crl_pem(key: str) -> Response:
 
 
 def own(key: str) -> bytes:
-    found = store().own_crl(key)
+    found = store().crls.published(key)
     if found is None:
         raise missing("CA of this control plane with that key")
     return base64.b64decode(found.der)

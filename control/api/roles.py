@@ -55,7 +55,7 @@ def read_all() -> Response:
 @blueprint.get("/v1/roles/<int(max=2147483647):uid>")
 @needs("view_role_info", answers=RoleAnswer)
 def read(uid: int) -> Response:
-    return shown(store().get(Role, uid))
+    return shown(store().objects.get(Role, uid))
 
 
 @blueprint.post("/v1/roles")
@@ -64,7 +64,7 @@ def create(sent: NewRoleBody) -> Response:
     check_resources(sent)
     role = Role(sent.uid, sent.name, sent.management)
     check_administrator(role)
-    return shown(synced(store().create(role)))
+    return shown(synced(store().objects.create(role)))
 
 
 @blueprint.put("/v1/roles/<int(max=2147483647):uid>")
@@ -79,14 +79,14 @@ def update(uid: int, sent: RoleBody) -> Response:
         check_administrator(role, changed)
         return changed
 
-    return shown(synced(store().update(Role, uid, change)))
+    return shown(synced(store().objects.update(Role, uid, change)))
 
 
 @blueprint.delete("/v1/roles/<int(max=2147483647):uid>")
 @needs("delete_role", query=CHANGING)
 def delete(uid: int) -> Response:
     check_custom(uid)
-    store().delete(Role, uid, lambda role: check_administrator(unchanged(role)))
+    store().objects.delete(Role, uid, lambda role: check_administrator(unchanged(role)))
     return answer(synced({}))
 
 

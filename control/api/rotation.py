@@ -20,7 +20,7 @@ from control.pki.pem import pem_to_ders
 from control.policy import core
 from control.policy.lines import revoke_lines
 from control.records import ClientCertificate, Database, Session, Trust, rendered_time
-from control.store import also_serves, from_ca, good_at
+from control.store import InventoryFilter
 
 
 class DependantAnswer(BaseModel):
@@ -72,13 +72,13 @@ def read() -> Response:
     """Every CA that is trusted, where, and which users, certificates and live sessions need it."""
     sessions, silent = live()
     found = uses(sessions)
-    places = {CLUSTER: store().trust()} | {
-        one.uid: trust_of(one) for one in store().all(Database) if not one.deleting
+    places = {CLUSTER: store().settings.trust()} | {
+        one.uid: trust_of(one) for one in store().objects.all(Database) if not one.deleting
     }
     removed = sorted({key for place in places.values() for key in place.removed})
     return answer(
         {
-            "cas": [render(der, places, found) for der in store().authorities()],
+            "cas": [render(der, places, found) for der in store().settings.authorities()],
             "removed": [
                 {"ca": key, "refused": [uid for uid, one in places.items() if key in one.removed]}
                 for key in removed
@@ -106,14 +106,14 @@ def render(der: bytes, places: dict[int, Trust], found: Sequence[Use]) -> dict[s
 
 def trust_of(database: Database) -> Trust:
     own = "".join(database.authentication_ssl_client_certs)
-    return trust.stored(own, database.client_ca_uses) if own else store().trust()
+    return trust.stored(own, database.client_ca_uses) if own else store().settings.trust()
 
 
 def live() -> tuple[list[Session], list[str]]:
     """The sessions on all nodes by certificate, and the nodes that did not answer."""
     found: list[Session] = []
     silent: list[str] = []
-    for database in store().all(Database):
+    for database in store().objects.all(Database):
         asked = current_app.extensions["ask"](database.uid, rotation.everybody)
         for address, told in asked.items():
             if isinstance(told, NodeError):
@@ -125,9 +125,9 @@ def live() -> tuple[list[Session], list[str]]:
 
 
 def uses(sessions: Sequence[Session]) -> list[Use]:
-    kept = (der for one in store().crls() for der in pem_to_ders(one.authorities))
-    paths = crl.paths(dict.fromkeys([*store().authorities(), *kept]))
-    good = store().client_certificates(good_at(int(time.time())), limit=KNOWN)
+    kept = (der for one in store().crls.all() for der in pem_to_ders(one.authorities))
+    paths = crl.paths(dict.fromkeys([*store().settings.authorities(), *kept]))
+    good = store().inventory.find(InventoryFilter(good_at=int(time.time())), limit=KNOWN)
     return rotation.uses(not_revoked(good), sessions, paths)
 
 
@@ -136,7 +136,9 @@ def not_revoked(certificates: Sequence[ClientCertificate]) -> list[ClientCertifi
     found: list[ClientCertificate] = []
     for start in range(0, len(certificates), PART):
         part = {one: revoke_lines(one) for one in certificates[start : start + PART]}
-        revoked = set(store().revoked([line for lines in part.values() for line in lines]))
+        revoked = set(
+            store().revocations.among([line for lines in part.values() for line in lines])
+        )
         found += [one for one, lines in part.items() if revoked.isdisjoint(lines)]
     return found
 
@@ -161,9 +163,9 @@ def check_cluster(after: Trust) -> list[str]:
     """The users whom another `mtls_trusted_ca` cuts, here or on a database without CAs of its own;
     none without ?force: then they raise Refusal 409."""
     followers = {
-        one.uid for one in store().all(Database) if not one.authentication_ssl_client_certs
+        one.uid for one in store().objects.all(Database) if not one.authentication_ssl_client_certs
     }
-    return check(store().trust(), after, {CLUSTER, *followers})
+    return check(store().settings.trust(), after, {CLUSTER, *followers})
 
 
 def check(before: Trust, after: Trust, places: Collection[int]) -> list[str]:
@@ -186,8 +188,9 @@ def warn_of_serving(after: Trust) -> None:
     a node's where only the TLS handshake decides."""
     for der in after.cas:
         above = core.identity(der)
-        where = (from_ca(above.key), also_serves(), good_at(int(time.time())))
-        found = store().client_certificates(*where, limit=SHOWN + 1)
+        now = int(time.time())
+        wanted = InventoryFilter(from_ca=above.key, also_serves=True, good_at=now)
+        found = store().inventory.find(wanted, limit=SHOWN + 1)
         count = f"more than {SHOWN}" if len(found) > SHOWN else len(found)
         if found:
             warn(
@@ -201,4 +204,4 @@ def warn_of_serving(after: Trust) -> None:
 def note(users: Sequence[str]) -> None:
     """Tells the event log who was cut off by force."""
     if users:
-        store().note("ca_removed_in_use", "WARNING", users=list(users))
+        store().events.note("ca_removed_in_use", "WARNING", users=list(users))

@@ -79,7 +79,9 @@ def read() -> Response:
 
     found: list[dict[str, Any]] = []
     silent, more = [], False
-    for database in (store().get(Database, only),) if only else store().all(Database):
+    for database in (
+        (store().objects.get(Database, only),) if only else store().objects.all(Database)
+    ):
         where = {"bdb_uid": database.uid, "bdb_name": database.name}
         for address, told in current_app.extensions["ask"](database.uid, page).items():
             if isinstance(told, NodeError):
@@ -98,7 +100,7 @@ def render(one: dict[str, Any], where: dict[str, Any]) -> dict[str, Any]:
 @needs("update_bdb", takes=EndSessionBody, query=CHANGING)
 def end(sent: EndSessionBody) -> Response:
     """Closes the connection of a client. It may come again: revoke its certificate against that."""
-    database, only_looks = store().get(Database, sent.bdb_uid), flag("dry_run")
+    database, only_looks = store().objects.get(Database, sent.bdb_uid), flag("dry_run")
 
     def close(command: Command) -> bool:
         # Numbers of clients begin anew with each start of a server: is it still that one?
@@ -116,7 +118,7 @@ def end(sent: EndSessionBody) -> Response:
         )
     if not told:
         raise missing("such session any more")
-    store().note(
+    store().events.note(
         "session_ended", "WARNING", bdb_uid=database.uid, bdb_name=database.name, node=sent.node,
         client=sent.id, cert=sent.cert,
     )  # fmt: skip

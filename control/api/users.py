@@ -112,7 +112,7 @@ OWN = {"name", "password"}  # what a user may change about itself
 @blueprint.get("/v1/users")
 @needs("view_all_users_info", answers=list[UserAnswer], query=LISTING)
 def read_all() -> Response:
-    managements = {role.uid: role.management for role in store().all(Role)}
+    managements = {role.uid: role.management for role in store().objects.all(Role)}
     off = off_on()
     return answer([render(user, managements, off) for user in found(User)])
 
@@ -120,7 +120,7 @@ def read_all() -> Response:
 @blueprint.get("/v1/users/<int(max=2147483647):uid>")
 @needs("view_user_info", own=True, answers=UserAnswer)
 def read(uid: int) -> Response:
-    return shown(store().get(User, uid))
+    return shown(store().objects.get(User, uid))
 
 
 @blueprint.get("/v1/users/role")
@@ -138,30 +138,32 @@ def create(sent: NewUserBody) -> Response:
     user = changed_user(nobody, changes)
     if not user.name:
         raise invalid("missing_field", "name: this field is missing")
-    check_administrator(*store().roles_of(user))
-    return shown(synced(store().create(user)))
+    check_administrator(*store().objects.roles_of(user))
+    return shown(synced(store().objects.create(user)))
 
 
 @blueprint.put("/v1/users/<int(max=2147483647):uid>")
 @needs("update_user", own=True, takes=UserBody, answers=UserAnswer, query=CHANGING)
 def update(uid: int, sent: UserBody) -> Response:
-    user = store().get(User, uid)
+    user = store().objects.get(User, uid)
     check_own(user, sent)
     changes = prepared(sent, user)
 
     def change(user: User) -> User:
         changed = changed_user(unchanged(user), changes)
         if caller().user.uid != uid or changed.role_uids != user.role_uids:
-            check_administrator(*store().roles_of(user), *store().roles_of(changed))
+            check_administrator(*store().objects.roles_of(user), *store().objects.roles_of(changed))
         return changed
 
-    return shown(synced(store().update(User, uid, change)))
+    return shown(synced(store().objects.update(User, uid, change)))
 
 
 @blueprint.delete("/v1/users/<int(max=2147483647):uid>")
 @needs("delete_user", query=CHANGING)
 def delete(uid: int) -> Response:
-    store().delete(User, uid, lambda user: check_administrator(*store().roles_of(unchanged(user))))
+    store().objects.delete(
+        User, uid, lambda user: check_administrator(*store().objects.roles_of(unchanged(user)))
+    )
     return answer(synced({}))
 
 
@@ -194,9 +196,9 @@ def hashed(password: str, user: User) -> Password:
     """A new password as it is kept. Raises Refusal 400. A rehearsal has the store locked, and
     a thousand changes: it hashes nothing."""
     if rehearsing():
-        passwords.check_new(password, replace(user, passwords=()), store().cluster())
+        passwords.check_new(password, replace(user, passwords=()), store().settings.cluster())
         return Password("", int(time.time()))
-    passwords.check_new(password, user, store().cluster())
+    passwords.check_new(password, user, store().settings.cluster())
     return passwords.new_password(password)
 
 
@@ -258,7 +260,7 @@ def shown(user: User) -> Response:
 
 
 def rendered(user: User) -> dict[str, Any]:
-    managements = {role.uid: role.management for role in store().roles_of(user)}
+    managements = {role.uid: role.management for role in store().objects.roles_of(user)}
     return render(user, managements, off_on())
 
 
@@ -278,7 +280,7 @@ def render(
         "certificate_identities": [bindings.shown(one) for one in user.identities],
         "role": min(held, key=RANKS.index, default="none"),
         "role_uids": list(user.role_uids),
-        "status": passwords.status(user, store().cluster()),
+        "status": passwords.status(user, store().settings.cluster()),
     }
     if user.passwords:
         told["password_issue_date"] = rendered_time(user.passwords[-1].issued)
@@ -294,7 +296,7 @@ def render(
 def off_on() -> dict[str, list[dict[str, Any]]]:
     """Where users are off, since a server refuses their rules; by name as policy lines spell it."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for node in store().refusing():
+    for node in store().nodes.refusing():
         for one in node.refused:
             if one.why:
                 where = {"bdb_uid": node.bdb_uid, "address": node.address, "why": one.why}

@@ -74,7 +74,7 @@ def needs(permission: str, **declared: Any) -> Callable[[Handler], Handler]:
             g.waits = "wait_for_sync" in rule.query
             g.patience = _patience() if g.waits else 0.0
             given = {"sent": body(rule.takes)} if rule.takes else {}
-            with store().dry_run() if flag("dry_run") else nullcontext():
+            with store().request.dry_run() if flag("dry_run") else nullcontext():
                 return tried(lambda: handler(**given, **arguments))
 
         parsed.__dict__["rule"] = rule
@@ -88,10 +88,10 @@ def install(app: Flask, store: Store, guard: Guard) -> None:
     app.extensions["store"] = store
     app.extensions["guard"] = guard
     app.before_request(_refuse_nul)
-    app.before_request(store.enter)
+    app.before_request(store.request.enter)
     app.before_request(_authorise)
     app.after_request(_show_state)
-    app.teardown_request(lambda _: store.leave())
+    app.teardown_request(lambda _: store.request.leave())
 
 
 def _refuse_nul() -> None:
@@ -142,19 +142,19 @@ def tried(make: Callable[[], Response]) -> Response:
 
     while True:
         try:
-            with store().only_tried(is_tried):
+            with store().request.only_tried(is_tried):
                 return make()
         except Untried as new:
             if problems := trials.problems(ask, new.rules):
                 raise refusal(problems) from None
             known.update((one.bdb_uid, rules) for one in new.rules for rules in one.rules)
-            store().enter()
+            store().request.enter()
 
 
 def _show_state(response: Response) -> Response:
     if "caller" in g:
         response.headers["cluster-state-id"] = str(store().revision())
-    if moved := current_store().moved():
+    if moved := current_store().request.moved():
         response.headers[IN_FORCE] = g.get("in_force") or in_force(current_store(), moved)
     return response
 
@@ -253,9 +253,9 @@ def number(name: str, default: int) -> int:
 def found(kind: type[Record]) -> tuple[Record, ...]:
     """The records that the request asks for: all, or those of its LISTING. Raises Refusal 400."""
     if not any(name in request.args for name in LISTING):
-        return store().all(kind)
+        return store().objects.all(kind)
     text = request.args.get("search", "")
-    return store().find(kind, text, number("limit", MANY), number("offset", 0))
+    return store().objects.find(kind, text, number("limit", MANY), number("offset", 0))
 
 
 def _patience() -> float:
@@ -271,7 +271,7 @@ def synced(record: Parsed) -> Parsed:
     request does not want to wait any longer: `answer` then says what is missing."""
     waits = "wait_for_sync" in request.args and g.waits and "pending" not in g
     if waits and not flag("dry_run"):
-        g.pending = wait_for_sync(store(), store().moved(), g.patience)
+        g.pending = wait_for_sync(store(), store().request.moved(), g.patience)
     return record
 
 
@@ -300,7 +300,7 @@ def warn(text: str) -> None:
 def _follow_up() -> None:
     """How far the servers are with a change: for answers that are ours, and where they are asked
     about. Redis Enterprise's own stay as they are."""
-    moved = current_store().moved()
+    moved = current_store().request.moved()
     if not moved or not ("wait_for_sync" in request.args or request.path.startswith(OURS)):
         return
     if "pending" not in g:

@@ -27,7 +27,7 @@ from control.errors import Refusal, forbidden, unauthorized
 from control.policy import core
 from control.policy import lines as policy
 from control.records import ClientCertificate, Management, Password, User
-from control.store import AWAY, Store
+from control.store import UNAVAILABLE_ERRORS, Store
 
 log = logging.getLogger(__name__)
 
@@ -165,21 +165,21 @@ class Guard:
     def _revoked(self, pem: bytes) -> tuple[str, ...]:
         """The `revoke` lines that are about a certificate or the CAs above it."""
         store = self._store
-        if not store.has_revocations():
+        if not store.revocations.exist():
             return ()
 
         def trusted() -> tuple[tuple[bytes, core.Identity], ...]:
-            trust = store.trust()
+            trust = store.settings.trust()
             return tuple((der, core.identity(der)) for der in (*trust.cas, *trust.anchors))
 
-        return store.revoked(policy.revocations_of(pem, store.recall("trusted", trusted)))
+        return store.revocations.among(policy.revocations_of(pem, store.recall("trusted", trusted)))
 
     def _policy(self, leaf: core.Identity, revoked: tuple[str, ...]) -> core.Policy:
         store = self._store
-        users = store.users_like(leaf)
+        users = store.objects.users_like(leaf)
 
         def make() -> core.Policy:
-            lines = policy.rest_lines(store.cluster(), store.trust(), users)
+            lines = policy.rest_lines(store.settings.cluster(), store.settings.trust(), users)
             return core.Policy([*lines, *revoked])
 
         return store.recall(("rest policy", revoked, *(user.uid for user in users)), make)
@@ -187,26 +187,26 @@ class Guard:
     def by_password(self, login: str, password: str, address: str, expired: bool) -> Caller:
         """Who has this name or e-mail address, and this password; `expired` as above. Raises
         Refusal 401."""
-        if not self._store.cluster().control_plane_basic_authentication:
+        if not self._store.settings.cluster().control_plane_basic_authentication:
             raise unauthorized(
                 "basic_authentication_disabled",
                 "passwords are not taken here "
                 "(control_plane_basic_authentication): use a client certificate",
             )
         login = login.replace("\0", "\ufffd")  # nobody's name; PostgreSQL takes no text with it
-        user = self._store.user_by_login(login)
+        user = self._store.objects.user_by_login(login)
         stored = user.passwords if user else ()
         found = self._passwords.remembered(stored, password)
         if not found:
             found = self._passwords.check(stored, password)
             # While argon2 worked, others may have locked the user, or changed the password.
-            self._store.enter()
-            user = self._store.user_by_login(login)
-        cluster, now = self._store.cluster(), int(time.time())
+            self._store.request.enter()
+            user = self._store.objects.user_by_login(login)
+        cluster, now = self._store.settings.cluster(), int(time.time())
         locked = user is not None and is_locked(user, cluster, now)
         if user is None or found not in user.passwords or locked:
             counted = user.uid if user and user.passwords and not locked else 0
-            self._store.login_failed(
+            self._store.logins.failed(
                 counted, now, username=login[:SHOWN], address=address, reason="invalid_credentials"
             )
             raise unauthorized(
@@ -222,7 +222,7 @@ class Guard:
 
     def _by_token(self, token: str, address: str) -> Caller:
         try:
-            uid, stamp = tokens.owner(token, self._store.cluster())
+            uid, stamp = tokens.owner(token, self._store.settings.cluster())
             user = self._user_of_token(uid)
             if not tokens.fits(stamp, user):
                 raise tokens.refusal("its user's login has changed since")
@@ -233,7 +233,7 @@ class Guard:
 
     def _user_of_token(self, uid: int) -> User:
         try:
-            return self._store.get(User, uid)
+            return self._store.objects.get(User, uid)
         except Refusal:
             raise tokens.refusal("its user is gone") from None
 
@@ -245,7 +245,7 @@ class Guard:
                 "send a user name and a password (Basic) or a token (Bearer), or connect with a "
                 "client certificate",
             )
-        if not self._store.cluster().mtls_certificate_authentication:
+        if not self._store.settings.cluster().mtls_certificate_authentication:
             raise unauthorized(
                 "certificate_authentication_disabled",
                 "client certificates are not taken here: mtls_certificate_authentication is off",
@@ -272,7 +272,7 @@ class Guard:
             ) from error
         if decision.user is None or decision.leaf is None:
             raise unauthorized(decision.reason, _why(decision))
-        user = self._store.get(User, int(decision.user))
+        user = self._store.objects.get(User, int(decision.user))
         return user, decision.leaf, decision.ca or ""
 
     def _logged_in(
@@ -280,11 +280,11 @@ class Guard:
     ) -> Caller:
         now = int(time.time())
         shown = {"serial": leaf.serial, "issuer": leaf.issuer} if leaf else {}
-        self._store.act_as(user.name, address=address, **shown)
+        self._store.request.act_as(user.name, address=address, **shown)
         if by != "token" and now - user.last_login >= LOGIN_SECONDS:
-            self._write_down(lambda: self._store.logged_in(user.uid, now, by))
+            self._write_down(lambda: self._store.logins.succeeded(user.uid, now, by))
             API_LOGINS.labels(by).inc()
-        held = frozenset(role.management for role in self._store.roles_of(user))
+        held = frozenset(role.management for role in self._store.objects.roles_of(user))
         return Caller(user, held or NO_ROLE, by, leaf.cert if leaf else "")
 
     def _remember(self, user: User, leaf: core.Identity, ca: str) -> None:
@@ -299,7 +299,7 @@ class Guard:
             subject=leaf.subject, user=user.name, not_before=leaf.not_before,
             not_after=leaf.not_after, first=now, last_login=now, serves=leaf.serves,
         )  # fmt: skip
-        self._write_down(lambda: self._store.record_certificate_seen(seen))
+        self._write_down(lambda: self._store.inventory.record_seen(seen))
 
     def _write_down(self, write: Callable[[], None]) -> None:
         """When somebody logged in. Where the database takes nothing now, as when its disk is full,
@@ -309,14 +309,14 @@ class Guard:
             return
         try:
             write()
-        except AWAY as error:
+        except UNAVAILABLE_ERRORS as error:
             self._mute = time.monotonic() + MUTE
             log.warning("logins are not written down now: %s", str(error).splitlines()[0])
 
     def _refused(self, error: Refusal, address: str) -> None:
         if self._trickle.drop():
             reason, text = error.error_code, error.description[:1000]
-            self._store.note(
+            self._store.events.note(
                 "login_failed", "WARNING", address=address, reason=reason, description=text
             )
 

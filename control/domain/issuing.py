@@ -220,14 +220,14 @@ class OpenPolicies:
         with self._lock:
             kept = self._kept.get(uid)
             if kept is None or kept.trust != trust or not self._follows(uid, kept):
-                target, lines = self.store.policy(uid)
+                target, lines = self.store.policies.whole(uid)
                 kept = _Open(trust, target, core.Policy(_opened(lines, trust)))
                 self._kept[uid] = kept
             return kept.policy.decide(presented)
 
     def _follows(self, uid: int, kept: _Open) -> bool:
         """Makes the changes since it was made; false where they are not known any more."""
-        changes = self.store.changes(uid, kept.target.generation, kept.target.digest)
+        changes = self.store.policies.changes(uid, kept.target.generation, kept.target.digest)
         if changes:
             kept.policy.patch(line for line in merged(changes) if not line[1:].startswith(CLOSED))
             kept.target = Target(changes[-1].generation, changes[-1].digest)
@@ -260,7 +260,7 @@ def issue(
     logged in with. Raises Refusal, CertificateError."""
     store = policies.store
     profile = profile_for(store, user, profile_name)
-    if store.count_issued(user.name, int(time.time())) >= CERTIFICATES:
+    if store.inventory.count_issued(user.name, int(time.time())) >= CERTIFICATES:
         raise refused(
             "too_many_certificates",
             f"user '{user.name}' has {CERTIFICATES} good certificates: wait until some of them end",
@@ -275,7 +275,7 @@ def issue(
     check_whose(policies, decide, authority, user, pem)
     made = _remembered(pem, authority, user, profile)
     good = [line for one in (made, by) if one for line in policy.revoke_lines(one)]
-    store.record_certificate_issued(made, unless=good)
+    store.inventory.record_issued(made, unless=good)
     return made
 
 
@@ -288,7 +288,7 @@ def profile_for(store: Store, user: User, name: str) -> Profile:
             f"'{user.name}' logs in by password: certificates are for users whose auth_method is "
             "certificate. Say for which user it is to be",
         )
-    found = next((one for one in store.all(Profile) if one.name == name), None)
+    found = next((one for one in store.objects.all(Profile) if one.name == name), None)
     if found is None:
         raise Refusal(404, "not_found", f"there is no certificate profile '{name}'")
     if found.role_uids and not set(found.role_uids) & set(user.role_uids):
@@ -322,7 +322,7 @@ def check_whose(
     leaf = core.identity(presented)
     here = {user.name} if _rest_user(store, trust, leaf, presented) == user.uid else set()
     _check(decide(presented), str(user.uid), "this API")
-    for database in store.all(Database):
+    for database in store.objects.all(Database):
         if not database.deleting:
             decided = policies.decide(database.uid, trust, presented)
             _check(decided, user.name, f"database '{database.name}'")
@@ -352,7 +352,7 @@ def _rest_user(
     store: Store, trust: records.Trust, leaf: core.Identity, presented: bytes
 ) -> int | None:
     """The uid of whom it would be in the REST API, if that trusted this CA and had no gate."""
-    cluster = replace(store.cluster(), mtls_client_cert_subject_validation_type="disabled")
-    lines = policy.rest_lines(cluster, trust, store.users_like(leaf))
+    cluster = replace(store.settings.cluster(), mtls_client_cert_subject_validation_type="disabled")
+    lines = policy.rest_lines(cluster, trust, store.objects.users_like(leaf))
     found = core.Policy(lines).decide(presented).user
     return int(found) if found else None

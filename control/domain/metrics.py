@@ -37,9 +37,7 @@ Gauge("certauth_info", "The version that runs.", ["version"], registry=REGISTRY)
 ).set(1)
 
 
-def render(
-    store: Store, figures: Figures, pulse: Pulse, own: Mapping[str, str]
-) -> bytes:
+def render(store: Store, figures: Figures, pulse: Pulse, own: Mapping[str, str]) -> bytes:
     """All of them, in Prometheus's text format."""
     registry = CollectorRegistry()
     registry.register(_Collector(store, figures, pulse, own))
@@ -57,10 +55,10 @@ class _Collector:
         yield from _lists(self._store)
         yield from _certificates(self._store, self._own)
         yield from _clients(self._store)
-        databases = {one.uid: one for one in self._store.all(Database)}
+        databases = {one.uid: one for one in self._store.objects.all(Database)}
         seen = [
             (one, as_of_now(node))
-            for one in databases.values() for node in self._store.nodes(one.uid)
+            for one in databases.values() for node in self._store.nodes.of(one.uid)
         ]  # fmt: skip
         yield from _sync(self._store, seen)
         yield _shown(seen)
@@ -79,7 +77,7 @@ def _ages(store: Store, pulse: Pulse) -> Iterator[Metric]:
         "certauth_lease_age_seconds",
         "Since a control plane last wrote to the database that it speaks to the servers.",
     )
-    lease.add_metric([], store.silence())
+    lease.add_metric([], store.lease.silence())
     parts = GaugeMetricFamily(
         "certauth_part_age_seconds",
         "Since a part of this control plane has last done its work.", labels=["part"],
@@ -91,7 +89,7 @@ def _ages(store: Store, pulse: Pulse) -> Iterator[Metric]:
         "When something of this kind was last written to the event log; 0 for never.",
         labels=["type"],
     )
-    times = store.last_events(KINDS)
+    times = store.events.last_times(KINDS)
     for kind in KINDS:
         last.add_metric([kind], times.get(kind, 0))
     yield from (lease, parts, last)
@@ -111,7 +109,7 @@ def _lists(store: Store) -> Iterator[Metric]:
     failed = GaugeMetricFamily(
         "certauth_crl_fetch_failed", "1 where the last fetch brought no list.", labels=labels
     )
-    for one in store.crls():
+    for one in store.crls.all():
         names = [one.issuer, one.scope]
         if one.next_update:
             next_update.add_metric(names, one.next_update)
@@ -135,14 +133,14 @@ def _certificates(store: Store, own: Mapping[str, str]) -> Iterator[Metric]:
 
 
 def _named(store: Store) -> Iterator[tuple[str, str]]:
-    for one in store.certificates().values():
+    for one in store.settings.certificates().values():
         yield one.name, one.certificate
-    for database in store.all(Database):
+    for database in store.objects.all(Database):
         yield f"bdb:{database.uid}", "".join(database.authentication_ssl_client_certs)
 
 
 def _clients(store: Store) -> Iterator[Metric]:
-    found = store.certificate_figures(int(time.time()))
+    found = store.inventory.figures(int(time.time()))
     known = GaugeMetricFamily(
         "certauth_client_certificates",
         "Certificates of clients that were seen or issued here; expiring ones are valid too.",
@@ -182,12 +180,12 @@ def _sync(store: Store, seen: list[tuple[Database, Node]]) -> Iterator[Metric]:
         "module manages them, they are kept by hand, or they should be managed and are not.",
         labels=[*NODE, "state"],
     )  # fmt: skip
-    targets = store.targets()
+    targets = store.policies.targets()
     for database, node in seen:
-        names, target = [database.name, node.address], targets[database.uid].generation
+        names, target = [database.name, node.address], targets[database.uid]
         up.add_metric(names, node.in_step or not node.error)
-        in_step.add_metric(names, node.in_step and node.generation == target)
-        behind.add_metric(names, max(0, target - node.generation))
+        in_step.add_metric(names, node.follows(target))
+        behind.add_metric(names, max(0, target.generation - node.generation))
         looked.add_metric(names, node.age)
         if node.detail:
             trust.add_metric([*names, trust_of(node)], 1)

@@ -53,17 +53,19 @@ class Difference:
 def differences(store: Store, change: Callable[[Stage], None]) -> list[Difference]:
     """What `change` does to the policies; the store stays as it is. Raises what `change` does."""
     with store.rehearse() as stage:
-        before = stage.targets()
+        before = stage.policies.targets()
         change(stage)
         return list(_differences(stage, before))
 
 
 def _differences(stage: Stage, before: Mapping[int, Target]) -> Iterator[Difference]:
-    for uid, target in sorted(stage.targets().items()):
+    for uid, target in sorted(stage.policies.targets().items()):
         was = before.get(uid, Target(0, ""))
-        changes = merged(stage.changes(uid, was.generation, was.digest) or ())
+        changes = merged(stage.policies.changes(uid, was.generation, was.digest) or ())
         if target != was and changes:
-            yield Difference(stage.get(Database, uid), stage.policy(uid)[1], changes)
+            yield Difference(
+                stage.objects.get(Database, uid), stage.policies.whole(uid)[1], changes
+            )
 
 
 def told(

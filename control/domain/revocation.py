@@ -60,9 +60,9 @@ def take(
     """Judges a list, PEM or DER, and puts it in force. `of` is what it must be the next one of.
     Raises CertificateError, CrlError, Refusal."""
     given = check_authorities(wish.authorities) if wish.authorities else ""
-    above, trusted = pem_to_ders(given), store.authorities()
+    above, trusted = pem_to_ders(given), store.settings.authorities()
     crl.check_authorities(above, trusted)
-    kept = [*above, *(der for one in store.crls() for der in pem_to_ders(one.authorities))]
+    kept = [*above, *(der for one in store.crls.all() for der in pem_to_ders(one.authorities))]
     found = crl.read(content, [*trusted, *crl.vouched(kept, trusted)], now)
     if of and (found.keys[0], found.scope) != (of.ca, of.scope):
         raise CrlError("crl_other", f"the list there is not the one of '{of.issuer}' any more")
@@ -72,7 +72,7 @@ def take(
             raise CrlError("crl_other", "the list was deleted, or its url changed, meanwhile")
         return replace(before, **wish.settings, authorities=given or before.authorities)
 
-    return store.put_crl(found, change)
+    return store.crls.put(found, change)
 
 
 def fetched(store: Store, url: str, wish: Wish, of: RevocationList | None = None) -> RevocationList:
@@ -181,9 +181,7 @@ class Lists(threading.Thread):
     """Fetches lists when they are due, marks those that are overdue, and publishes ours: those of
     `authorities`, our CAs that sign for clients."""
 
-    def __init__(
-        self, store: Store, authorities: Authorities, pulse: Pulse | None = None
-    ) -> None:
+    def __init__(self, store: Store, authorities: Authorities, pulse: Pulse | None = None) -> None:
         super().__init__(name="revocation lists", daemon=True)
         self._store, self._authorities, self._pulse = store, authorities, pulse or Pulse()
         self._wake, self._stopping = threading.Event(), False
@@ -209,13 +207,13 @@ class Lists(threading.Thread):
 
 def look(store: Store, authorities: Authorities, now: int) -> None:
     """All that is due at a time."""
-    store.age_crls(now)
+    store.crls.mark_overdue(now)
     for signer in authorities():
         try:
             publish(store, signer, now)
         except CertificateError as error:  # its file does not open: no other list waits for it
             log.warning("the revocation list of a CA of ours is not signed: %s", error)
-    for one in store.crls():
+    for one in store.crls.all():
         if one.url and is_due(one, now):
             _fetch_again(store, one, now)
 
@@ -230,7 +228,7 @@ def _fetch_again(store: Store, one: RevocationList, now: int) -> None:
         fetched(store, one.url, Wish({}), one)
     except (ValueError, Refusal) as error:  # CrlError too: one bad list holds up no other
         log.warning("the revocation list of '%s': %s", one.issuer, error)
-        store.crl_tried(one.uid, now, str(error))
+        store.crls.record_failure(one.uid, now, str(error))
 
 
 # ---- Our own -------------------------------------------------------------------------------------
@@ -239,7 +237,7 @@ def _fetch_again(store: Store, one: RevocationList, now: int) -> None:
 def publish(store: Store, signer: Signer, now: int) -> None:
     """Signs the list of a CA of ours anew where it has changed, or is a day old."""
     key = core.identity(signer.certificate.encode()).key
-    last, revoked = store.own_crl(key), store.revoked_by(key)
+    last, revoked = store.crls.published(key), store.revocations.of_ca(key)
     entries = [crl.Entry(one.line.split()[-1], one.time, one.reason) for one in revoked]
     serials = tuple(entry.serial for entry in entries)
     if last and last.certificates == serials and now < last.this_update + DAILY:
@@ -249,4 +247,4 @@ def publish(store: Store, signer: Signer, now: int) -> None:
     at = datetime.fromtimestamp(now, UTC)
     der = crl.sign(signer.opened(), entries, number, at, LIFETIME)
     until = now + int(LIFETIME.total_seconds())
-    store.publish_crl(OwnCrl(key, number, now, until, serials, base64.b64encode(der).decode()))
+    store.crls.publish(OwnCrl(key, number, now, until, serials, base64.b64encode(der).decode()))

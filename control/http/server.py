@@ -10,7 +10,6 @@ when a request is complete. TLS asks for a client certificate and accepts whatev
 Who that is, and whether it may come in, the core decides on every request: see `peer_cert`.
 """
 
-
 import asyncio
 import logging
 import math

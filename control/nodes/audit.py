@@ -50,6 +50,7 @@ STRANGERS = 16  # at the doors of one node, of whom more than their number is ke
 RESTARTED = "the server was started again; what happened after its last entry here is not known"
 OVERWRITTEN = "more happened than the server keeps until it is read"
 
+
 @dataclass(frozen=True)
 class Ours:
     """Whose logins are no events: the control plane comes once a minute. From another address, its
@@ -135,16 +136,16 @@ class Collector:
     def _entries(
         self, database: Database, address: str, command: Command, ours: Ours | None
     ) -> None:
-        before = self.store.position(database.uid, address)
+        before = self.store.events.position(database.uid, address)
         for _ in range(PAGES):
             reply = command("CERTAUTH.LOG", "SINCE", before.seq, "COUNT", PAGE)
             after, found = _page(database, address, before, reply, ours)
-            if after == before or not self.store.collected(
+            if after == before or not self.store.events.collect(
                 database.uid, address, before, after, found
             ):
                 return  # nothing new, or another process was faster
             seen = (_seen(database, address, entry) for entry in reply["entries"])
-            self.store.record_certificate_seen(*filter(None, seen))
+            self.store.inventory.record_seen(*filter(None, seen))
             for entry in reply["entries"]:
                 if entry["event"] == "peer-refused":
                     self.doors.setdefault((database.uid, address), Doors()).take(entry)
@@ -265,12 +266,12 @@ class Follower(threading.Thread):
 def follow(store: Store, path: Path) -> int:
     """Writes the events behind the last one in the file, at most PAGE; how many there were. All
     that there are, where the store is another one since, as after a restore."""
-    cluster = store.cluster()
+    cluster = store.settings.cluster()
     last = _known(*_last(path), cluster)
-    found = store.events_after(last, PAGE)
+    found = store.events.after(last, PAGE)
     if last > found.newest:
         last = 0
-        found = store.events_after(last, PAGE)
+        found = store.events.after(last, PAGE)
 
     def line(number: int, event: Event) -> dict[str, Any]:
         return {"id": number, "store": cluster.store_of(number), **render(event)}

@@ -37,7 +37,7 @@ class Lease:
         """Takes or renews it where that is due. Whether it is ours; called at least every TRY."""
         now = time.monotonic()
         if now >= self._next:
-            epoch = self._store.take_lease(self.holder, LASTS)
+            epoch = self._store.lease.take(self.holder, LASTS)
             with self._lock:
                 # From before it was asked for: we stop before anybody else begins.
                 self._epoch, self._until = epoch, now + LASTS
@@ -76,7 +76,7 @@ class Lease:
         epoch = self.epoch
         if seen <= epoch:
             return epoch
-        raised = self._store.raise_epoch(self.holder, epoch, seen)
+        raised = self._store.lease.raise_epoch(self.holder, epoch, seen)
         with self._lock:
             self._epoch = max(self._epoch, raised) if self._epoch else 0
             self._highest = max(self._highest, self._epoch)
@@ -85,4 +85,4 @@ class Lease:
     def end(self) -> None:
         """Another process can have it at once."""
         self.lose()
-        self._store.end_lease(self.holder)
+        self._store.lease.end(self.holder)

@@ -27,7 +27,6 @@ def merged(changes: Sequence[Change]) -> tuple[str, ...]:
     return tuple(f"{'+' if sign > 0 else '-'}{line}" for line, sign in signs.items() if sign)
 
 
-
 @dataclass
 class Held:
     """What we know that a node holds, as long as it says this generation and digest: how that

@@ -11,7 +11,7 @@ from control.nodes.plan import Drift, Held, deviating, difference, is_within, me
 from control.nodes.topology import Status
 from control.policy import core, refusals, taking
 from control.records import Change, Database, Refused, Target
-from control.store import LOG, Store
+from control.store import POLICY_LOG_GENERATIONS, Store
 
 RETRY_REFUSED_SECONDS = 60.0  # between two tries of what a node refused
 EPOCH_LEAP = 1 << 32  # epochs: no backup is so far behind
@@ -40,13 +40,13 @@ def reconcile(
     if not known:
         held.now(Target(status.generation, status.digest), {}, ())
     logged = refusals.digest(status.digest, refusals.minus(held.differs))
-    changes = store.changes(bdb_uid, status.generation, logged)
+    changes = store.policies.changes(bdb_uid, status.generation, logged)
     write = _Write(store, bdb_uid, owner, node, lease, status, held)
     drift: Drift = {}
     if changes is None or status.generation == 0:
         # One that holds what we gave it, or is too far behind to tell, has not drifted.
-        behind = store.target(bdb_uid).generation - status.generation
-        drift = write.whole(last, tell=not known and behind < LOG)
+        behind = store.policies.target(bdb_uid).generation - status.generation
+        drift = write.whole(last, tell=not known and behind < POLICY_LOG_GENERATIONS)
     elif changes:
         write.change(changes)
     elif held.refused and time.monotonic() > held.tried + RETRY_REFUSED_SECONDS:
@@ -74,7 +74,7 @@ class _Write:
         too much for a patch: the whole policy, by force where the node is not behind us, as after a
         restore of the control plane from a backup. Unless the node is within changes that a control
         plane has begun and not ended: it gets the rest of those. `tell`: what differed is drift."""
-        target, lines = self._store.policy(self._uid)
+        target, lines = self._store.policies.whole(self._uid)
         drift: Drift = {}
         if tell and self._status.generation and self._status.owner:
             shown = self._node.show()
@@ -90,7 +90,7 @@ class _Write:
     def _since(self, last: Held, target: Target) -> list[Change]:
         """What has changed since then, up to a target; nothing where that is not known."""
         logged = refusals.digest(last.digest, refusals.minus(last.differs))
-        known = last.generation and self._store.changes(self._uid, last.generation, logged)
+        known = last.generation and self._store.policies.changes(self._uid, last.generation, logged)
         return [one for one in known or () if one.generation <= target.generation]
 
     def _go_on(
@@ -145,7 +145,7 @@ class _Write:
                 to = deviating(Target(last.generation, last.digest), differs)
                 self._patch(sent, to)
             except NodeError as error:
-                refused = _blamed(error, sent, refused, self._store.policy(self._uid)[1])
+                refused = _blamed(error, sent, refused, self._store.policies.whole(self._uid)[1])
             else:
                 held.now(to, differs, refused)
                 return
@@ -174,7 +174,7 @@ class _Write:
             if error.code == UNREACHABLE:
                 raise
             return
-        self._load(*self._store.policy(self._uid))
+        self._load(*self._store.policies.whole(self._uid))
 
 
 def _blamed(
@@ -197,9 +197,9 @@ def check_owner(store: Store, status: Status, owner: str) -> None:
 def render_owner(store: Store, owner: str) -> str:
     """For a person: our own databases by name."""
     cluster, _, uid = owner.rpartition("/")
-    if cluster != store.cluster().identifier or not uid.isdecimal():
+    if cluster != store.settings.cluster().identifier or not uid.isdecimal():
         return f"'{owner}', another control plane: if that one is gone, {TAKE}"
-    names = [one.name for one in store.all(Database) if one.uid == int(uid)]
+    names = [one.name for one in store.objects.all(Database) if one.uid == int(uid)]
     if not names:
         return f"bdb {uid} of this control plane, which is gone: {TAKE}"
     whose = f"bdb {uid} ('{names[0]}')"

@@ -19,26 +19,28 @@ def take(store: Store, identity: Identity, authorities: str, address: str) -> st
     who may log in does not change by that. What was done, for a person. Raises NodeError, also
     where it belongs to a database of ours; Refusal where no database has this node."""
     database, seen = _registered(store, address)
-    owner = f"{store.cluster().identifier}/{database.uid}"
+    owner = f"{store.settings.cluster().identifier}/{database.uid}"
     node = Node(access_of(database, seen, authorities), identity)
     try:
         status = node.status()
         if status.owner in ("", owner):
             return f"{address} is the control plane's already"
         cluster, _, uid = status.owner.rpartition("/")
-        if cluster == store.cluster().identifier and uid in map(str, store.targets()):
+        if cluster == store.settings.cluster().identifier and uid in map(
+            str, store.policies.targets()
+        ):
             check_owner(store, status, owner)
         at = Target(status.generation, status.digest)
         node.load(at, node.show(), owner, status.epoch, force=True)
     finally:
         node.close()
-    store.note("node_taken", "WARNING", bdb_uid=database.uid, bdb_name=database.name,
+    store.events.note("node_taken", "WARNING", bdb_uid=database.uid, bdb_name=database.name,
                address=address, previous_owner=status.owner)  # fmt: skip
     return f"{address} belonged to '{status.owner}', and is a node of '{database.name}' now"
 
 
 def _registered(store: Store, address: str) -> tuple[Database, Seen]:
-    for database in store.all(Database):
+    for database in store.objects.all(Database):
         for seen in servers(store, database):
             if seen.address == address:
                 return database, seen
@@ -50,8 +52,8 @@ def ahead(
 ) -> Iterator[tuple[str, Database, str]]:
     """Of each node: its address, and what it holds that this store would take back, or why that is
     not known; for a person."""
-    for database in store.all(Database):
-        owner = f"{store.cluster().identifier}/{database.uid}"
+    for database in store.objects.all(Database):
+        owner = f"{store.settings.cluster().identifier}/{database.uid}"
         for seen in servers(store, database):
             if seen.role == "sentinel":
                 continue
@@ -59,7 +61,7 @@ def ahead(
             try:
                 status = node.status()
                 check_owner(store, status, owner)
-                text = render_difference(status, *store.policy(database.uid), node.show())
+                text = render_difference(status, *store.policies.whole(database.uid), node.show())
             except NodeError as error:
                 text = str(error)
             finally:

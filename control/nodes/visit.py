@@ -25,7 +25,7 @@ from control.nodes.tracked import (
 from control.policy import refusals
 from control.records import Database, EventDetail, Target
 from control.records import Node as Seen
-from control.store import AWAY, Replaced, Store
+from control.store import UNAVAILABLE_ERRORS, Replaced, Store
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def note(store: Store, tracked: TrackedNode, kind: str, **detail: EventDetail) -
         "bdb_name": tracked.database.name,
         "address": tracked.seen.address,
     }
-    store.note(kind, "WARNING", **{**about, **detail})
+    store.events.note(kind, "WARNING", **{**about, **detail})
 
 
 class Visitor:
@@ -90,7 +90,7 @@ class Visitor:
             visit.seen = with_error(visit.seen, text)
         except Replaced:
             pass  # what it holds is for another process to report
-        except AWAY as error:  # says nothing about the node
+        except UNAVAILABLE_ERRORS as error:  # says nothing about the node
             reason = str(error).splitlines()[0]
             log.warning("%s of '%s' is not seen to: %s", seen.address, database.name, reason)
             self._found.put(tracked)
@@ -170,16 +170,16 @@ class Visitor:
         """What the node holds afterwards, and whether that is nothing of ours any more. The other
         nodes admit its key when it holds our policy, or waits only for them."""
         tracked = visit.tracked
-        owner = f"{self._store.cluster().identifier}/{database.uid}"
+        owner = f"{self._store.settings.cluster().identifier}/{database.uid}"
         if tracked.is_alias or info.role == "sentinel":
             self._without_policy(visit, info)
             return
-        if self._store.cluster().hold:
+        if self._store.settings.cluster().hold:
             self._hold(visit, database, info, owner)
             return
         tracked.on_hold = None
         if database.deleting or visit.seen.origin == "leaving":
-            self._give_back(visit, self._store.target(database.uid), owner)
+            self._give_back(visit, self._store.policies.target(database.uid), owner)
             return
         before = self._status(visit)
         if before.owner == owner:
@@ -193,7 +193,7 @@ class Visitor:
 
     def _without_policy(self, visit: Observation, info: NodeInfo) -> None:
         """A Sentinel has no policy; an alias has that of its server."""
-        target = self._store.target(visit.tracked.database.uid)
+        target = self._store.policies.target(visit.tracked.database.uid)
         first = self._server_behind(visit.tracked, info)
         module, visit.ready = (first.seen.module, first.ready) if first else ("", False)
         held = replace(with_policy(visit.seen, target, True), module=module)
@@ -212,13 +212,11 @@ class Visitor:
         if went_back(held, before, owner):
             note(self._store, tracked, "node_went_back", seen_generation=held.generation,
                  generation=before.generation)  # fmt: skip
-        status, drift = reconcile(
-            self._store, uid, owner, tracked.node, self._lease, before, held
-        )
+        status, drift = reconcile(self._store, uid, owner, tracked.node, self._lease, before, held)
         tracked.ours = True
         if drift:
             note(self._store, tracked, "node_drift", **drift)
-        target = self._store.target(uid)
+        target = self._store.policies.target(uid)
         in_step = held.is_of(status) and held.has(target)
         detail, error = judge_trust(visit.seen.detail, status.trust)
         visit.unverified = status.unverified
@@ -252,16 +250,16 @@ class Visitor:
         tracked, node, uid = visit.tracked, visit.tracked.node, database.uid
         status = self._status(visit)
         check_owner(self._store, status, owner)
-        held, target = Target(status.generation, status.digest), self._store.target(uid)
+        held, target = Target(status.generation, status.digest), self._store.policies.target(uid)
         before = tracked.on_hold
         if before is None or (before.last, before.target) != (held, target):
-            lines, wanted = node.show(), self._store.policy(uid)[1]
+            lines, wanted = node.show(), self._store.policies.whole(uid)[1]
             kept = set(lines) - set(wanted) - self._kept
             self._kept |= kept
             if any(line.startswith("revoke ") for line in kept):
                 where: dict[str, EventDetail] = {"bdb_uid": uid, "bdb_name": database.name}
-                self._store.keep_revocations(kept, **where, address=tracked.seen.address)
-                target, wanted = self._store.policy(uid)
+                self._store.revocations.keep(kept, **where, address=tracked.seen.address)
+                target, wanted = self._store.policies.whole(uid)
             text = render_difference(status, target, wanted, lines)
             first = before.first if before else held
             if before and before.last != held:
@@ -272,7 +270,7 @@ class Visitor:
         if before.first != held:
             raise NodeError(TWICE, f"{WRITTEN}. {before.text}")
         if before.text:
-            raise NodeError(HELD, f"{self._store.cluster().hold}: {before.text}")
+            raise NodeError(HELD, f"{self._store.settings.cluster().hold}: {before.text}")
         visit.seen = with_policy(visit.seen, status, True)
 
     def _find_other(self, visit: Observation, status: Status) -> None:
@@ -343,9 +341,7 @@ def _why_unbound(tracked: TrackedNode | None) -> str:
 
 # ---- What an operator is told --------------------------------------------------------------------
 
-SHARED = (
-    "its key is also that of {}, for whose sake the others let it in: give it a key of its own"
-)
+SHARED = "its key is also that of {}, for whose sake the others let it in: give it a key of its own"
 WRITTEN = (
     "another control plane with this one's identity goes on writing to this server: stop that one, "
     "or do not release this one"
@@ -359,9 +355,7 @@ BEFORE = (
     "a control plane with this one's identity, and not on this one's database, has written to this "
     "server; where it still runs, it stops now"
 )
-SHUT = (
-    "a new connection fails, as a client's does, and changes arrive over the one that is open"
-)
+SHUT = "a new connection fails, as a client's does, and changes arrive over the one that is open"
 REFUSED = (
     "the master refuses it where the key that it shows there is not known (redis-certauth node "
     "enrol --db, or node_keys); the logs of both say more"

@@ -8,7 +8,7 @@ from control.ages import as_of_now
 from control.errors import Refusal
 from control.policy import refusals
 from control.records import Database, Node
-from control.store import NOT_YET, Store
+from control.store import NOT_REACHED, Store
 
 LONGEST = 60.0  # seconds that a request may wait
 IN_FORCE = "Certauth-In-Force"  # the header that says on how many of how many servers a change is
@@ -26,12 +26,12 @@ def wait_for_sync(store: Store, moved: Mapping[int, range], seconds: float) -> l
     try:
         end = time.monotonic() + seconds
         while True:
-            seen = store.reports()
+            seen = store.nodes.report_count()
             pending, left = missing(store, moved), end - time.monotonic()
             if not pending or left <= 0:
                 return pending
-            store.await_report(seen, min(left, POLL))
-            store.enter()  # the changes of others are to be seen
+            store.nodes.wait_for_report(seen, min(left, POLL))
+            store.request.enter()  # the changes of others are to be seen
     finally:
         _PLACES.release()
 
@@ -39,9 +39,9 @@ def wait_for_sync(store: Store, moved: Mapping[int, range], seconds: float) -> l
 def servers(store: Store, database: Database) -> tuple[Node, ...]:
     """What is known now of the servers of a database; of its endpoints, where nothing is known
     yet."""
-    known = tuple(map(as_of_now, store.nodes(database.uid)))
+    known = tuple(map(as_of_now, store.nodes.of(database.uid)))
     named = dict.fromkeys(f"{end.hosts[0]}:{end.port}" for end in database.endpoints)
-    new = (Node(database.uid, address, 0, False, NOT_YET) for address in named)
+    new = (Node(database.uid, address, 0, False, NOT_REACHED) for address in named)
     return known or tuple(new)
 
 
@@ -60,7 +60,7 @@ def missing(store: Store, moved: Mapping[int, range]) -> list[str]:
 def _behind(store: Store, uid: int, made: range) -> Iterator[str]:
     """Which servers of a database do not hold what these generations changed, and why."""
     try:
-        database = store.get(Database, uid)
+        database = store.objects.get(Database, uid)
     except Refusal:
         return  # it is gone
     if database.deleting:
@@ -73,7 +73,7 @@ def _behind(store: Store, uid: int, made: range) -> Iterator[str]:
 def _followers(store: Store, uid: int, made: range) -> Iterator[tuple[str, str]]:
     """The servers of a database, by address, and why one does not hold what was changed: ""."""
     try:
-        database = store.get(Database, uid)
+        database = store.objects.get(Database, uid)
     except Refusal:
         return
     generation = made.stop - 1
@@ -90,5 +90,5 @@ def _followers(store: Store, uid: int, made: range) -> Iterator[tuple[str, str]]
 
 def _refused(store: Store, node: Node, made: range) -> str:
     """What a server does not take of what was changed."""
-    new = store.added(node.bdb_uid, made) if node.refused else frozenset()
+    new = store.policies.added(node.bdb_uid, made) if node.refused else frozenset()
     return refusals.said(one for one in node.refused if one.line in new)

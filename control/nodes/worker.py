@@ -28,7 +28,7 @@ from control.nodes.visit import VISIT_SECONDS, Visitor, note
 from control.policy import core
 from control.records import Database, Target
 from control.records import Node as Seen
-from control.store import AWAY, Replaced, Store
+from control.store import UNAVAILABLE_ERRORS, Replaced, Store
 
 log = logging.getLogger(__name__)
 
@@ -150,13 +150,13 @@ class Worker:
     def _connections(self, bdb_uid: int, of: Database | None, hurries: bool) -> dict[str, Node]:
         """Connections to the nodes of a database, for one question; to the endpoints of a database
         that is not stored yet. `hurries`: not to nodes that did not answer the last time."""
-        known = [seen for seen in self._store.nodes(bdb_uid) if seen.role != "sentinel"]
+        known = [seen for seen in self._store.nodes.of(bdb_uid) if seen.role != "sentinel"]
         if not known and of:
             ends = {f"{end.hosts[0]}:{end.port}": end.dns_name for end in of.endpoints}
             known = [replace(unknown_node(of, one), server_name=name) for one, name in ends.items()]
         if hurries:
             known = [seen for seen in known if not seen.error.startswith(UNREACHABLE)]
-        database = of or (self._store.get(Database, bdb_uid) if known else None)
+        database = of or (self._store.objects.get(Database, bdb_uid) if known else None)
         return {
             seen.address: Node(access_of(database, seen, self._authorities), self._identity)
             for seen in known
@@ -170,7 +170,7 @@ class Worker:
             try:
                 self._turn()
                 self._pulse.beat("sync")
-            except AWAY as error:
+            except UNAVAILABLE_ERRORS as error:
                 reason = str(error).splitlines()[0]
                 log.error("the sync worker goes on when the database does: %s", reason)
                 self._pulse.fail("sync", reason)
@@ -223,7 +223,7 @@ class Worker:
     def _follow(self) -> set[int]:
         """Takes over what has changed in the store. Returns the databases that changed
         themselves."""
-        databases, targets = self._store.all(Database), self._store.targets()
+        databases, targets = self._store.objects.all(Database), self._store.policies.targets()
         now = {one.uid: (one, targets[one.uid]) for one in databases if one.uid in targets}
         changed = set()
         for uid, (database, target) in now.items():
@@ -240,7 +240,7 @@ class Worker:
                 self._drop(tracked)
         self.fleet.keep(now)
         self._databases = now
-        for seen in self._store.gone():
+        for seen in self._store.nodes.gone():
             lost = self.fleet.get(seen.bdb_uid, seen.address)
             if lost:
                 self._drop(lost)
@@ -251,7 +251,7 @@ class Worker:
     def _remember(self, database: Database) -> None:
         """The nodes that were known before this control plane started."""
         self.fleet.open(database.uid)
-        for seen in self._store.nodes(database.uid):
+        for seen in self._store.nodes.of(database.uid):
             tracked = self._track(database, seen)
             tracked.bound = seen.is_peer
             tracked.visited = time.monotonic() - seen.age
@@ -408,14 +408,14 @@ class Worker:
             database, epoch = self._databases[uid][0], self.lease.epoch
             now = time.monotonic()
             seen = [replace(one.seen, age=now - one.visited) for one in nodes if not one.is_alias]
-            self._store.report(uid, seen, epoch, database)
+            self._store.nodes.report(uid, seen, epoch, database)
             news = [tracked for tracked in nodes if tracked.seen.is_peer != tracked.bound]
             for tracked in news:
                 tracked.bound = tracked.seen.is_peer
             if news:
                 self._visit_soon(uid)
             if database.deleting and all(tracked.detached for tracked in nodes):
-                self._store.forget_database(uid, epoch)
+                self._store.nodes.forget_database(uid, epoch)
         self._news = set()
 
     def _write_ages(self) -> None:
@@ -429,5 +429,5 @@ class Worker:
             for uid in self.fleet.uids()
         }  # fmt: skip
         if any(ages.values()):
-            self._store.looked(ages, self.lease.epoch)
+            self._store.nodes.record_looks(ages, self.lease.epoch)
         self._ages_written = now

@@ -18,6 +18,7 @@ _ROOM = 65536
 _CERTIFICATES = 16
 FOREVER = 2**62  # seconds since 1970
 _UNASKED = b"CERTAUTH.EXPLAIN on a server asks its own"
+_TLS_VERSIONS = {None: 0, "1.2": 0x0303, "1.3": 0x0304}  # as in the handshake
 _ODD_VALUE = re.compile(r"(?:^|(?<!\\)[,+])[A-Za-z0-9.]+=(?=[,+]|$)")
 
 
@@ -335,6 +336,7 @@ class Policy:
         address: str | None = None,
         own: bool = False,
         managed: bool = False,
+        tls_version: str | None = None,
     ) -> Decision:
         """Decides for a PEM (the leaf first, then the intermediates it is presented with) or one
         DER; None is a connection without a certificate. `now` is in seconds since 1970. On a
@@ -342,6 +344,9 @@ class Policy:
 
         `own`: for a client of ours, whom no handshake has verified. So its path has to go up to a
         root, and to be of security level 2, as Debian's servers want it.
+
+        `tls_version`: of the connection, "1.2" or "1.3"; None: not known, so that `set min-tls` is
+        not asked, or, of a client of ours, refuses it.
 
         `managed`: the cures are for those who have this control plane, and not for a file of lines.
 
@@ -358,13 +363,14 @@ class Policy:
             if text := ffi.string(unknown.text):
                 tls |= {"refused": lib.REASON_UNKNOWN_ALGORITHM, "text": text}
             path.known = path.known and not (own and path.partial)
-            if own and path.known and path.weak:
+            vouched = path.known or lib.policy_pinned(self._raw, raw)
+            if own and vouched and path.weak:
                 tls = {"refused": lib.REASON_WEAK, "text": b"it is below security level 2"}
         from_where, _alive = _span(_address(address))
         request = ffi.new(
             "request *",
             {"leaf": raw, "issuers": path, "address": from_where, "tls": tls}
-            | {"managed": own or managed}
+            | {"managed": own or managed, "tls_version": _TLS_VERSIONS[tls_version]}
             | {"now": int(time.time()) if now is None else now},
         )
         return _decision(self._raw, request, raw)
@@ -373,7 +379,7 @@ class Policy:
         self, known: ClientCertificate, now: int | None = None, address: str | None = None
     ) -> Decision:
         """As `decide`, for a certificate of which only this is known. Its SANs are not, nor are
-        the CAs above the one that issued it."""
+        the CAs above the one that issued it, nor what a policy may demand beside a lifetime."""
         subject, _alive, odd = _shown_name(known.subject)
         serial, _held = _span(bytes.fromhex(known.serial.zfill(len(known.serial) + 1 & ~1)))
         raw = ffi.new(
@@ -392,7 +398,7 @@ class Policy:
         from_where, _kept = _span(_address(address))
         request = ffi.new("request *", {"leaf": raw, "issuers": path, "address": from_where})
         request.now = int(time.time()) if now is None else now
-        request.managed = True
+        request.managed = request.recalled = True
         return _decision(self._raw, request, raw)
 
 

@@ -29,7 +29,7 @@ from control.service.home import (
     database_errors,
     open_store,
 )
-from control.store import Come, dump, load
+from control.store import Restore, dump, load
 
 BACKUP_FILES = ("bootstrap", "ca.crt", "control.crt", "control.key", "ca.key")
 ROWS_FILE = "rows.json"
@@ -52,7 +52,7 @@ def backup(config: Config, file: Path) -> None:
     except OSError as error:
         raise ServiceError(f"{error.filename}: {error.strerror}") from error
     with suppress(ServiceError), at_work(config) as store:  # of another version: it tells nobody
-        store.note("backup_made", file=str(file.absolute()))
+        store.events.note("backup_made", file=str(file.absolute()))
 
 
 def restore(config: Config, file: Path, names: Sequence[str] = ()) -> str:
@@ -141,7 +141,7 @@ def _put(found: _Backup, home: Path) -> None:
 
 
 def _fill(config: Config, found: _Backup, api: Certificate | None) -> None:
-    come = Come(found.made, f"uid {os.getuid()}", api)
+    come = Restore(found.made, f"uid {os.getuid()}", api)
     with database_errors(config):
         load(config.url, found.rows, come)
 

@@ -19,7 +19,7 @@ def create_ca(config: Config, name: str, key_type: KeyType, again: bool) -> None
     """Makes a CA of clients, and has `mtls_trusted_ca` trust it too. `name` is its organisation, ""
     for that of the cluster; `again`: instead of the one that is there. Raises ServiceError."""
     with _place_for_ca(config, again) as store:
-        named = name or store.cluster().name
+        named = name or store.settings.cluster().name
         issuing.create(
             config.home, named, config.passphrase(), key_type, lambda pem: trust_too(store, pem)
         )
@@ -52,7 +52,7 @@ def _place_for_ca(config: Config, again: bool) -> Iterator[Store]:
 
 def trust_too(store: Store, pem: str) -> None:
     """Adds CA certificates to `mtls_trusted_ca`. Raises Refusal."""
-    found = store.certificates().get(TRUSTED_CA)
+    found = store.settings.certificates().get(TRUSTED_CA)
     trusted = merge_bundles(found.certificate if found else "", pem)
-    uses = trust.settled(store.trust(), trusted)
-    store.put_certificates([Certificate(TRUSTED_CA, trusted, uses=uses)])
+    uses = trust.settled(store.settings.trust(), trusted)
+    store.settings.put_certificates([Certificate(TRUSTED_CA, trusted, uses=uses)])

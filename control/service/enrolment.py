@@ -78,7 +78,7 @@ def _files(node: Enrolment, text: str) -> redis_conf.Files:
 def _bind_node(config: Config, store: Store, node: Enrolment, text: str) -> str:
     """Admits a server as a peer of the nodes of a database before it has ever been one: by the key
     that it shows where it connects, and by the key that it shows where others connect."""
-    found = [one for one in store.all(Database) if one.name == node.database]
+    found = [one for one in store.objects.all(Database) if one.name == node.database]
     if not found:
         raise ServiceError(f"there is no database '{node.database}'")
     authorities = found[0].tls_server_ca or (config.home / "ca.crt").read_text()
@@ -92,7 +92,7 @@ def _bind_node(config: Config, store: Store, node: Enrolment, text: str) -> str:
         except core.CoreError as error:
             raise ServiceError(f"{place}: no certificate: {error}") from error
     if not set(keys) <= set(found[0].node_keys):
-        store.update(
+        store.objects.update(
             Database, found[0].uid,
             lambda one: replace(one, node_keys=tuple(dict.fromkeys((*one.node_keys, *keys)))),
         )  # fmt: skip

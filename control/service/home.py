@@ -88,7 +88,7 @@ def _administrator(config: Config, name: str, admin: str, password: str, api: Ce
     store = open_store(config, make=True)
     try:
         init_cluster(store, name, admin, password)
-        store.put_certificates([api])
+        store.settings.put_certificates([api])
     except Refusal as error:
         raise ServiceError(error.description) from error
     finally:
@@ -140,10 +140,10 @@ def renew(config: Config, store: Store) -> None:
     lines = bootstrap(authority, control_certificate(config))
     if (config.home / "bootstrap").read_text() != lines:  # of an older version
         (config.home / "bootstrap").write_text(lines)
-    api = store.certificates().get(API)
+    api = store.settings.certificates().get(API)
     if api and _old(api.certificate) and authority.certificate in api.certificate:
         renewed = renew_certificate(authority, Issued(api.certificate, api.key), LIFETIME)
-        store.put_certificates([replace(api, certificate=renewed + authority.certificate)])
+        store.settings.put_certificates([replace(api, certificate=renewed + authority.certificate)])
 
 
 def authority_of(config: Config) -> Issued:
@@ -158,14 +158,14 @@ def authority_of(config: Config) -> Issued:
 def rotate(config: Config, store: Store) -> None:
     """Gives the API a new certificate, with a new key, for the names that it has. Raises Refusal
     406 where an administrator has put one there that is not from our own CA."""
-    authority, api = authority_of(config), store.certificates()[API]
+    authority, api = authority_of(config), store.settings.certificates()[API]
     if authority.certificate not in api.certificate:
         raise refused(
             "unsupported_certificate",
             f"'{API}' is not from this control plane's own CA: put a new one in its place",
         )
     issued = reissue_certificate(authority, api.certificate, LIFETIME)
-    store.put_certificates(
+    store.settings.put_certificates(
         [Certificate(API, issued.certificate + authority.certificate, issued.key)]
     )
 
@@ -184,7 +184,7 @@ def at_work(config: Config) -> Iterator[Store]:
     again, so nobody waits for it. Refusals come out as ServiceError."""
     check_home(config)
     store = open_store(config, settle=False)
-    store.act_as(f"uid {os.getuid()}", address="this machine")
+    store.request.act_as(f"uid {os.getuid()}", address="this machine")
     try:
         yield store
     except Refusal as error:

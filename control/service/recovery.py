@@ -28,22 +28,22 @@ def allow_passwords(config: Config) -> None:
     """Switches control_plane_basic_authentication on again, for an administrator whose certificate
     does not come in any more. A running control plane follows at once."""
     with at_work(config) as store:
-        store.configure(lambda now: replace(now, control_plane_basic_authentication=True))
+        store.settings.configure(lambda now: replace(now, control_plane_basic_authentication=True))
 
 
 def set_password(config: Config, name: str, password: str) -> None:
     """Gives a password user this password instead of all others, and unlocks it."""
     with at_work(config) as store:
-        user = store.user_by_login(name)
+        user = store.objects.user_by_login(name)
         if user is None:
             raise missing(f"user '{name}'")
         if user.auth_method != "regular":
             raise invalid("invalid_param", f"'{user.name}' logs in by certificate")
         if not password:
             raise invalid("missing_field", "password: it must not be empty")
-        check_new(password, replace(user, passwords=()), store.cluster())
+        check_new(password, replace(user, passwords=()), store.settings.cluster())
         made = new_password(password)
-        store.update(User, user.uid, lambda now: replace(now, passwords=(made,), locked=0))
+        store.objects.update(User, user.uid, lambda now: replace(now, passwords=(made,), locked=0))
 
 
 def release(config: Config, force: bool) -> None:
@@ -51,8 +51,10 @@ def release(config: Config, force: bool) -> None:
     on the servers are brought to what is known here. Raises ServiceError, also (unless by `force`)
     where a server was not looked at, or where somebody else goes on writing to it."""
     with at_work(config) as store:
-        found = [(one, node) for one in store.all(Database) for node in servers(store, one)]
-        if not store.cluster().hold and not any(n.error.startswith(TWICE) for _, n in found):
+        found = [(one, node) for one in store.objects.all(Database) for node in servers(store, one)]
+        if not store.settings.cluster().hold and not any(
+            n.error.startswith(TWICE) for _, n in found
+        ):
             raise ServiceError("it is not on hold: the servers are kept in step")
         unseen = [
             f"{node.address} of '{database.name}': {node.error}"
@@ -61,7 +63,7 @@ def release(config: Config, force: bool) -> None:
         ]
         if unseen and not force:
             raise ServiceError("\n".join([UNSEEN, *unseen]))
-        store.release()
+        store.settings.release()
 
 
 UNSEEN = (

@@ -56,7 +56,7 @@ def running(config: Config) -> Iterator[Server]:
             raise ServiceError(f"{error.filename}: {error.strerror}") from error
         except Refusal as error:
             raise ServiceError(error.description) from error
-        api = store.certificates()[API]
+        api = store.settings.certificates()[API]
         collector, pulse = Collector(store), Pulse()
         worker = Worker(store, config.identity, authorities, collector, pulse)
         app = create_app(
@@ -114,7 +114,7 @@ def _front(config: Config, app: WSGIApplication, api: Certificate) -> Server:
 
 def _ui(config: Config, app: WSGIApplication, store: Store) -> Server:
     """The front of the web page, whose TLS names the CAs that people may log in from."""
-    listen, api = Listen(config.host, config.ui_port), store.certificates()[API]
+    listen, api = Listen(config.host, config.ui_port), store.settings.certificates()[API]
     shown = (api.certificate.encode(), api.key.encode())
     asked = login_authorities(store)
     front = Server(app, listen, *shown, tls_min=config.tls_min, authorities=asked, limits=UI_LIMITS)
@@ -123,7 +123,11 @@ def _ui(config: Config, app: WSGIApplication, store: Store) -> Server:
 
 def login_authorities(store: Store) -> tuple[bytes, ...]:
     """DER of the CAs whose certificates log in here; none where none does."""
-    return store.trust().cas if store.cluster().mtls_certificate_authentication else ()
+    return (
+        store.settings.trust().cas
+        if store.settings.cluster().mtls_certificate_authentication
+        else ()
+    )
 
 
 def _started(front: Server, listen: Listen) -> Server:
@@ -163,14 +167,14 @@ class CertificateKeeper(threading.Thread):
                 self._show()
                 if time.monotonic() > watched + WATCH_SECONDS:
                     watched = time.monotonic()
-                    self._store.watch_certificates(int(time.time()))
+                    self._store.inventory.watch(int(time.time()))
                 self._pulse.beat("certificates")
             except Exception as error:
                 log.exception("our certificates are looked at again later, after an error")
                 self._pulse.fail("certificates", str(error) or type(error).__name__)
 
     def _show(self) -> None:
-        api = self._store.certificates().get(API)
+        api = self._store.settings.certificates().get(API)
         for number, front in enumerate(self._fronts if api else ()):
             authorities = login_authorities(self._store) if number else None
             if api and self._shown[number] != (api, authorities):

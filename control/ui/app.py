@@ -65,7 +65,7 @@ def create_ui(api: Flask, peer_cert: PeerCert) -> Flask:
     done here, its handlers do. `peer_cert` as there."""
     app = Flask("control.ui", static_url_path="/ui/static")
     with api.app_context():
-        key = store().cluster().jwt_key.encode()
+        key = store().settings.cluster().jwt_key.encode()
     app.config.update(
         # Another key than that of the API's tokens, and the same on each control plane of ours.
         SECRET_KEY=hmac.digest(key, b"sessions of the web page", hashlib.sha256),

@@ -90,7 +90,7 @@ static const struct {
     uint32_t seconds;
 } UNIT[UNITS] = {{'d', 86400}, {'h', 3600}, {'m', 60}, {'s', 1}};
 
-static bool read_session(line *l, span text) {
+bool duration_parse(span text, uint32_t *seconds) {
     uint64_t number = 0;
     size_t i = 0;
     while (i < text.len && text.ptr[i] >= '0' && text.ptr[i] <= '9' && number <= UINT32_MAX) {
@@ -99,20 +99,29 @@ static bool read_session(line *l, span text) {
     for (size_t u = 0; i > 0 && i + 1 == text.len && u < UNITS; u++) {
         if (text.ptr[i] != (uint8_t)UNIT[u].name) continue;
         number *= UNIT[u].seconds;
-        if (number == 0 || number > UINT32_MAX) break;
-        l->head.session = (uint32_t)number;
-        return true;
+        *seconds = (uint32_t)number;
+        return number > 0 && number <= UINT32_MAX;
     }
-    return fail(l->why, "session= takes a whole number above 0 with s, m, h or d, such as 8h");
+    return false;
+}
+
+void put_duration(writer *w, uint64_t seconds) {
+    size_t u = 0;
+    while (seconds % UNIT[u].seconds) u++;
+    char text[32];
+    put(w, text,
+        (size_t)snprintf(text, sizeof text, "%llu%c",
+                         (unsigned long long)(seconds / UNIT[u].seconds), UNIT[u].name));
+}
+
+static bool read_session(line *l, span text) {
+    return duration_parse(text, &l->head.session) ||
+           fail(l->why, "session= takes a whole number above 0 with s, m, h or d, such as 8h");
 }
 
 static void say_session(line *l) {
-    size_t u = 0;
-    while (l->head.session % UNIT[u].seconds) u++;
-    char text[32];
-    int len = snprintf(text, sizeof text, " session=%u%c", l->head.session / UNIT[u].seconds,
-                       UNIT[u].name);
-    put(&l->text, text, (size_t)len);
+    put_text(&l->text, " session=");
+    put_duration(&l->text, l->head.session);
 }
 
 /* Bits of `address` behind the first `prefix`. */

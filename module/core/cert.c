@@ -359,12 +359,80 @@ static reason refuse_extension(identity *id, X509 *leaf, uint32_t flag) {
     return refuse(id, REASON_MALFORMED, "its extensions contradict each other or its version");
 }
 
+/* ---- What demands ask for ---- */
+
+static bool put_object(writer *w, const ASN1_OBJECT *object) {
+    size_t len = OBJ_length(object);
+    if (len > UINT8_MAX) return false;
+    put_byte(w, (uint8_t)len);
+    put(w, OBJ_get0_data(object), len);
+    return !w->full;
+}
+
+/* Without the extension it has none: to be asked for a usage is to be asked for this extension. */
+static bool put_usages(writer *w, X509 *leaf) {
+    EXTENDED_KEY_USAGE *usages = X509_get_ext_d2i(leaf, NID_ext_key_usage, NULL, NULL);
+    bool fits = true;
+    for (int i = 0; fits && i < sk_ASN1_OBJECT_num(usages); i++)
+        fits = put_object(w, sk_ASN1_OBJECT_value(usages, i));
+    EXTENDED_KEY_USAGE_free(usages);
+    return fits;
+}
+
+/* libcrypto looks at this extension only where somebody asks for policies: where it does not parse, or
+ * stands twice, the leaf asserts none. */
+static bool put_policies(writer *w, X509 *leaf) {
+    CERTIFICATEPOLICIES *policies = X509_get_ext_d2i(leaf, NID_certificate_policies, NULL, NULL);
+    bool fits = true;
+    for (int i = 0; fits && i < sk_POLICYINFO_num(policies); i++)
+        fits = put_object(w, sk_POLICYINFO_value(policies, i)->policyid);
+    CERTIFICATEPOLICIES_free(policies);
+    return fits;
+}
+
+static reason read_oids(identity *id, X509 *leaf, writer *w, span *out,
+                        bool (*put_all)(writer *, X509 *), const char *what) {
+    writer list = {w->ptr + w->len, 0, OIDS_BYTES, false};
+    if (!put_all(&list, leaf))
+        return refuse(id, REASON_TOO_LARGE, "%s are longer than %d bytes", what, OIDS_BYTES);
+    *out = span_of(list.ptr, list.len);
+    w->len += list.len;
+    return REASON_UNDECIDED;
+}
+
+/* NIST SP 800-57 part 1, table 2: which RSA key is as strong. */
+static uint32_t rsa_bits(int strength) {
+    return strength >= 256   ? 15360
+           : strength >= 192 ? 7680
+           : strength >= 128 ? 3072
+           : strength >= 112 ? 2048
+           : strength >= 80  ? 1024
+                             : 0;
+}
+
+/* 0 where libcrypto does not know the key. */
+static uint32_t key_bits(X509 *leaf) {
+    const EVP_PKEY *key = X509_get0_pubkey(leaf);
+    if (key == NULL) return 0;
+    int kind = EVP_PKEY_get_base_id(key), bits = EVP_PKEY_get_bits(key);
+    if (kind == EVP_PKEY_RSA || kind == EVP_PKEY_RSA_PSS) return bits > 0 ? (uint32_t)bits : 0;
+    return rsa_bits(EVP_PKEY_get_security_bits(key));
+}
+
+static reason read_demanded(identity *id, X509 *leaf, writer *w) {
+    id->key_bits = key_bits(leaf);
+    reason bad = read_oids(id, leaf, w, &id->usages, put_usages, "the extended key usages");
+    return bad ? bad
+               : read_oids(id, leaf, w, &id->policies, put_policies, "the certificate policies");
+}
+
 /* What libcrypto found out when it looked at the extensions. */
 static reason read_usage(identity *id, X509 *leaf) {
     int client = X509_check_purpose(leaf, X509_PURPOSE_SSL_CLIENT, 0);
     uint32_t flags = X509_get_extension_flags(leaf);
     id->ca = (flags & EXFLAG_CA) != 0;
-    id->client = client == 1 && !id->ca;
+    id->fits = client == 1;
+    id->client = id->fits && !id->ca;
     /* Without the extension every bit is set. */
     id->serves = X509_get_extended_key_usage(leaf) & (XKU_SSL_SERVER | XKU_SGC | XKU_ANYEKU);
     id->signs = X509_get_key_usage(leaf) & (X509v3_KU_DIGITAL_SIGNATURE | X509v3_KU_KEY_AGREEMENT);
@@ -396,7 +464,8 @@ static reason read_fields(identity *id, X509 *leaf) {
     id->serial = span_of(id->bytes, serial_len);
     put(&w, serial, serial_len);
     reason bad = read_usage(id, leaf);
-    return bad ? bad : read_names(id, leaf, &w);
+    if (!bad) bad = read_names(id, leaf, &w);
+    return bad ? bad : read_demanded(id, leaf, &w);
 }
 
 static reason read_leaf(identity *id, X509 *leaf) {
@@ -448,7 +517,8 @@ const uint8_t *identity_key(identity *id) {
 }
 
 identity *identity_keep(identity *id) {
-    const span parts[] = {id->serial, id->issuer, id->subject, id->sans}; /* as they stand in bytes */
+    const span parts[] = {id->serial, id->issuer,  id->subject, /* as they stand in bytes */
+                          id->sans,   id->usages, id->policies};
     size_t used = 0, count = sizeof parts / sizeof *parts;
     for (size_t i = 0; i < count; i++) {
         if (parts[i].len) used = (size_t)(parts[i].ptr - id->bytes) + parts[i].len;
@@ -459,7 +529,8 @@ identity *identity_keep(identity *id) {
     kept->leaf = NULL;
     if (id->detail.len) memcpy(kept->bytes + used, id->detail.ptr, id->detail.len);
     kept->detail.ptr = kept->bytes + used;
-    span *own[] = {&kept->serial, &kept->issuer, &kept->subject, &kept->sans};
+    span *own[] = {&kept->serial, &kept->issuer, &kept->subject,
+                   &kept->sans,   &kept->usages, &kept->policies};
     for (size_t i = 0; i < count; i++) {
         if (parts[i].len) own[i]->ptr = kept->bytes + (parts[i].ptr - id->bytes);
     }

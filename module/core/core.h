@@ -26,10 +26,12 @@ enum {
     NAME_ATTRIBUTES = 64,      /* attributes in one distinguished name */
     SAN_BYTES = 16384,         /* all subject alternative names of a leaf, encoded */
     SERIAL_BYTES = 32,         /* RFC 5280 4.1.2.2 says 20 */
+    OIDS_BYTES = 2048,         /* the extended key usages of a leaf, encoded; its certificate policies, too */
     DETAIL_BYTES = 384,        /* what is said of a certificate that can be nobody */
     PATH_LENGTH = 8,           /* CA certificates above a leaf */
     LINE_BYTES = 131072,       /* one policy line */
     LINE_USERS = 256,          /* users of a `bind` line that comes */
+    LINE_OIDS = 32,            /* object identifiers of a `set` line */
     LINE_RULES = 500,          /* ACL rules of a line that comes: the server's time for them is squared */
     USER_BYTES = 512,          /* the name of an ACL user */
     MADE_RULE_BYTES = 8192,    /* one ACL rule with the values of its placeholders */
@@ -53,7 +55,7 @@ typedef enum {
     REASON_TOO_LARGE,        /* over one of the bounds above */
     REASON_BAD_STRING,       /* NUL, control or invisible character, invalid encoding in a name */
     REASON_AMBIGUOUS,        /* two CNs, or two SANs of a kind, where the policy counts on one */
-    REASON_UNTRUSTED_ISSUER, /* no `ca` of the policy in the verified path */
+    REASON_UNTRUSTED_ISSUER, /* no `ca` of the policy in the verified path, and no `pin` for itself */
     REASON_CA_EXPIRED,       /* a CA of the path is outside its validity */
     REASON_CA_REVOKED,       /* a CA of the path is named by a `revoke` line */
     REASON_NOT_YET_VALID,
@@ -64,6 +66,11 @@ typedef enum {
     REASON_NO_BINDING,
     REASON_CONFLICT,         /* `bind` lines that name different users */
     REASON_ADDRESS,          /* outside the `from=` of a `bind` line */
+    REASON_LIFETIME,         /* a demand of the policy: it lives longer than `set max-lifetime` */
+    REASON_REQUIRED_EKU,     /* without an extended key usage of `set require-eku` */
+    REASON_REQUIRED_POLICY,  /* without a certificate policy of `set require-policy` */
+    REASON_KEY_TOO_SMALL,    /* `set min-key-bits` */
+    REASON_TLS_VERSION,      /* `set min-tls` */
     REASON_USER_MISSING,     /* the server has no such ACL user */
     REASON_USER_OFF,
     REASON_MATCHED,
@@ -130,17 +137,21 @@ typedef struct {
     span detail;         /* of the refusal, or of the first that is odd: clean text; or empty */
     span subject, issuer; /* encoded names */
     span sans;           /* records: u8 bind_kind | u16 length | value (addresses: 4 or 16 bytes) */
+    span usages;         /* its extended key usages; records: u8 length | OID (DER content) */
+    span policies;       /* its certificate policies, alike; none where they do not parse */
     span serial;         /* big-endian, no leading zeros */
     int64_t not_before, not_after; /* seconds since 1970 */
     bool client;         /* usable by a TLS client: key usage, extended key usage, not a CA */
+    bool fits;           /* the same, be it a CA or not */
     bool serves;         /* for servers as well, by its extended key usage: so it can be taken for a node's */
     bool ca;             /* basic constraints CA:TRUE */
     bool signs;          /* its key usage, if any, lets it sign a handshake */
+    uint32_t key_bits;   /* of its RSA key; of another key, those of an RSA key that is as strong */
     uint8_t lookup[KEY_BYTES]; /* of the DER: see path_after_handshake */
     X509 *leaf;             /* borrowed, for the hashes: they take longer than all the rest */
     bool hashed;            /* were they made? */
     uint8_t cert[HASH_BYTES], tbs[HASH_BYTES], key[HASH_BYTES]; /* read with the functions below */
-    uint8_t bytes[2 * NAME_BYTES + SAN_BYTES + SERIAL_BYTES + DETAIL_BYTES];
+    uint8_t bytes[2 * NAME_BYTES + SAN_BYTES + SERIAL_BYTES + 2 * OIDS_BYTES + DETAIL_BYTES];
 } identity;
 enum { ODD_ISSUER = 1 << BIND_KINDS }; /* never counts: no line names an issuer by its name */
 
@@ -193,8 +204,8 @@ typedef struct {
 } authority;
 
 /* The CA certificates above a leaf, its issuer first. `known` is false where nobody vouches for
- * it. `partial`: it ends at a `ca` line below a root that is not known, `weak`: a key or signature in it
- * is below security level 2 (SSL_CTX_set_security_level(3)). Both by path_verify only. */
+ * it. `partial`: it ends below a root that is not known, `weak`: a key or signature in it is below
+ * security level 2 (SSL_CTX_set_security_level(3)), which path_verify alone says. */
 typedef struct {
     bool known, partial, weak;
     seal leaf; /* of the leaf */
@@ -211,6 +222,7 @@ typedef struct policy policy;
 /* By libcrypto's own verification under the policy's `ca` and `anchor` certificates; `extra` are
  * the intermediates presented with the leaf. Of two CAs with one name and key, that counts which is
  * valid at `now` (seconds since 1970; 0: this moment); what else times say is left to policy_decide.
+ * `weak` is said of the leaf's key also where nobody vouches for it.
  * `unknown` (may be NULL) has the text of algorithm_unknown, where that is why nobody vouches for it. */
 void path_verify(const policy *, X509 *leaf, X509 *const *extra, size_t count, int64_t now, path *out,
                  fault *unknown);
@@ -227,6 +239,11 @@ void algorithm_of_key(X509 *, char out[ALGORITHM_TEXT]);
  * names the first. */
 size_t policy_unverified(const policy *, fault *);
 
+/* How many `pin` lines there are; the certificate of one of them (`first` may be NULL) is to be freed by the
+ * caller. And is there one for this leaf? */
+size_t policy_pins(const policy *, X509 **first);
+bool policy_pinned(const policy *, identity *leaf);
+
 /* What a chain says that somebody has verified, leaf first; not known with fewer than two or too many. */
 void path_of_chain(X509 *const *chain, size_t count, path *out);
 
@@ -242,14 +259,15 @@ void path_after_handshake(const policy *, identity *, X509 *const *chain, size_t
 /* ---- line.c: one policy line --------------------------------------------------------------- */
 
 typedef enum {
-    LINE_SET, LINE_CA, LINE_ANCHOR, LINE_ALLOW, LINE_BIND, LINE_PATTERN, LINE_REVOKE, LINE_USER,
+    LINE_SET, LINE_CA, LINE_ANCHOR, LINE_PIN, LINE_ALLOW, LINE_BIND, LINE_PATTERN, LINE_REVOKE, LINE_USER,
     LINE_LIMIT, /* bootstrap files only: taken from every `user` line of the policy */
     LINE_WAS,   /* the node's own note, outside the digest: what an adopted user was before */
     LINE_TYPES
 } line_type;
 typedef enum {
     SET_ENFORCE, SET_GATE, SET_UNMATCHED, SET_PLAIN, SET_PASSWORD_AUTH, SET_TLS_CLIENT_AUTH,
-    SET_INTERNAL_TRUST, SETTINGS
+    SET_INTERNAL_TRUST, SET_MAX_LIFETIME, SET_REQUIRE_EKU, SET_REQUIRE_POLICY, SET_MIN_KEY_BITS, SET_MIN_TLS,
+    SETTINGS
 } setting;
 enum { ENFORCE_OFF, ENFORCE_SHADOW, ENFORCE_ON };
 enum { GATE_DISABLED, GATE_SAN_CN, GATE_FULL_SUBJECT };
@@ -258,6 +276,7 @@ enum { PLAIN_LEAVE, PLAIN_REFUSE };
 enum { PASSWORD_AUTH_REFUSE, PASSWORD_AUTH_ALLOW };
 enum { TLS_CLIENT_AUTH_UNSET, TLS_CLIENT_AUTH_YES, TLS_CLIENT_AUTH_OPTIONAL };
 enum { INTERNAL_TRUST_REFUSE, INTERNAL_TRUST_ALLOW };
+enum { MIN_TLS_UNSET, MIN_TLS_1_2, MIN_TLS_1_3 };
 
 typedef struct rule rule; /* a parsed line */
 
@@ -286,6 +305,7 @@ X509 *rule_certificate(const rule *);       /* `ca`, `anchor`: borrowed */
 
 /* The name of such a user is word:…, and names with this word belong to no other line. What the user is
  * follows from the line and the name alone. */
+bool rule_is_maker(const rule *); /* a `pattern` line that makes users; others name one, as `bind` does */
 bool rule_makes(const rule *pattern, span user); /* may this name be one of the line's? */
 /* The ACL rules of a user that the line makes, one by one; `at` starts at 0. False at the end, and at
  * once for a user that it does not make. `token` is borrowed from the rule or in `out`. */
@@ -304,6 +324,7 @@ void digest_print(const digest *, char out[DIGEST_TEXT]); /* "<lines>:<64 hex di
 policy *policy_new(void);
 void policy_free(policy *);
 digest policy_digest(const policy *);
+/* The value; of `max-lifetime` seconds, of `min-key-bits` bits, of lists of OIDs 1; 0: not set. */
 int policy_setting(const policy *, setting);
 size_t policy_rules(const policy *);                    /* how many, notes (`was`) included */
 const rule *policy_rule(const policy *, size_t index);  /* in no order that lasts over a commit */
@@ -341,7 +362,7 @@ digest patch_digest(const patch *);        /* of the policy after the commit */
 int patch_setting(const patch *, setting); /* its value after the commit */
 const rule *patch_user(const patch *, line_type, span name); /* policy_user after the commit */
 
-bool patch_changes_trust(const patch *);   /* does it bring or take `ca` or `anchor` lines? */
+bool patch_changes_trust(const patch *);   /* does it bring or take `ca`, `anchor` or `pin` lines? */
 bool patch_is_large(const patch *);        /* too large to be freed by a thread that others wait for */
 
 /* Does beforehand what would make the commit of a large change long: in any thread, after
@@ -374,6 +395,9 @@ typedef struct {
     const path *issuers;    /* with a leaf */
     int64_t now;            /* seconds since 1970 */
     span address;           /* of the client: 4 or 16 bytes; empty: unknown */
+    int tls_version;        /* of the connection, as SSL_version(3) has it; 0: not known */
+    bool recalled;          /* the leaf is of an inventory, which keeps neither its usages, policies and key nor,
+                             * maybe, its times: what is not known of it is not judged */
     bool no_journal;        /* the policy could not be read: only `bootstrap` counts */
     bool no_policy;         /* there never was one */
     bool managed;           /* a control plane writes the policy: what is changed by hand comes back */
@@ -387,6 +411,7 @@ typedef struct {
     action act;
     reason why;
     bool shadow;          /* `set enforce shadow`: for the record only, nobody is to be changed */
+    bool exempt;          /* a node's peer, or the bootstrap file's: no demand concerns it */
     const rule *line;     /* the `bind` or `pattern` line that decided, or NULL; borrowed from the policy */
     span detail;          /* one more clause for a person, or empty; borrowed from the leaf, or static */
     int64_t until;        /* LOGIN, CHOOSE: when the first certificate of the path ends */

@@ -13,21 +13,24 @@ typedef struct {
     const request *r;
     const rule *line; /* the first that matched */
     bool odd, ambiguous, conflict, elsewhere, peer;
+    bool pinned; /* a `pin` line of `lines` holds the leaf itself */
     bind_kind several; /* ambiguous: of which kind */
     uint32_t session, compared;
-    writer made; /* the user of a `pattern` line: bytes of the decision */
+    writer made; /* the user of the first `pattern` line: bytes of the decision */
 } match;
 
 span decision_user(const decision *d, size_t index) {
     if (d->line == NULL) return span_of(NULL, 0);
-    if (d->line->type == LINE_PATTERN) return span_of(d->made, index ? 0 : d->made_len);
+    if (d->line->makes) return span_of(d->made, index ? 0 : d->made_len);
     return rule_user(d->line, index);
 }
 
 /* Is it the policy that is judged, and not the bootstrap file? */
 static bool is_policy(const match *m) { return m->bootstrap || m->lines == m->revocations; }
 
-/* The gate is for people and programs: neither the bootstrap file nor a node's peers stand before it. */
+/* The gate and demands are for people and programs: neither the bootstrap file nor a node's peers stand
+ * before them. A demand that cut replication, or locked out whoever could take it back, would harm more than
+ * the certificate that it refuses. */
 static bool is_gated(const match *m) { return is_policy(m) && !m->peer; }
 
 static bool same_users(const rule *a, const rule *b) {
@@ -88,7 +91,7 @@ static void take_pattern(match *m, const rule *line, span value, bool repeated) 
     m->compared++;
     if (rule_field(line, FIELD_CA, &at, &key) && !has_authority(m->r->issuers, key)) return;
     if (!pattern_match(line, value, &made)) return;
-    span user = span_of(name, made.len);
+    span user = line->makes ? span_of(name, made.len) : rule_user(line, 0);
     if (m->line == NULL) put_span(&m->made, user);
     m->conflict = m->conflict || !span_equal(user, span_of(m->made.ptr, m->made.len));
     take_line(m, line, repeated);
@@ -116,8 +119,11 @@ static bool take_patterns(bind_kind kind, span value, bool repeated, void *data)
     return true;
 }
 
+/* Of what signs itself, the key is known also where no path is. */
 revocable revocable_leaf(const request *r) {
-    return (revocable){issuer_key(r->issuers), identity_cert(r->leaf), identity_tbs(r->leaf),
+    bool own = !r->issuers->known && span_equal(r->leaf->subject, r->leaf->issuer);
+    const uint8_t *issuer = own ? identity_key(r->leaf) : issuer_key(r->issuers);
+    return (revocable){issuer, identity_cert(r->leaf), identity_tbs(r->leaf),
                        identity_key(r->leaf), &r->issuers->leaf, r->leaf->serial};
 }
 
@@ -155,8 +161,19 @@ static bool is_revoked(const view *revocations, revocable c) {
     return false;
 }
 
+/* By the hash of all of it, so that whoever holds it cannot make another of it. */
+bool view_pins_leaf(const view *v, identity *leaf) {
+    uint8_t key[KEY_BYTES];
+    if (!view_pins(v) || leaf->refusal) return false;
+    key_of(key, LINE_PIN, 0, span_of(identity_cert(leaf), HASH_BYTES), span_of(NULL, 0));
+    return view_find(v, key);
+}
+
+bool policy_pinned(const policy *p, identity *leaf) { return view_pins_leaf(&(view){p, NULL}, leaf); }
+
 /* A node's peer comes from the CA of the servers, which need not be one of clients: its own key is
- * known, and the handshake has verified it. */
+ * known, and the handshake has verified it. A pinned leaf needs no CA, so that none of them ends it;
+ * but what is revoked is. */
 static reason check_path(const match *m) {
     const request *r = m->r;
     const path *p = r->issuers;
@@ -166,10 +183,11 @@ static reason check_path(const match *m) {
         alias_authority(alias, p->ca[i].key);
         trusted = view_alias(m->lines, alias);
     }
-    if (!trusted && !m->peer) return REASON_UNTRUSTED_ISSUER;
+    if (!trusted && !m->peer && !m->pinned) return REASON_UNTRUSTED_ISSUER;
     for (size_t i = 0; p->known && i < p->count; i++) {
         const authority *ca = &p->ca[i];
-        if (r->now < ca->not_before || r->now > ca->not_after) return REASON_CA_EXPIRED;
+        bool valid = r->now >= ca->not_before && r->now <= ca->not_after;
+        if (!valid && !m->pinned) return REASON_CA_EXPIRED;
         if (is_revoked(m->revocations, revocable_authority(p, i))) return REASON_CA_REVOKED;
     }
     return REASON_UNDECIDED;
@@ -215,7 +233,7 @@ static bool is_made(const view *policy_lines, span user) {
 /* The line that says what a user of the match is, or NULL. */
 static const rule *line_of(const match *m, span user) {
     uint8_t key[KEY_BYTES];
-    if (m->line->type == LINE_PATTERN) return m->line;
+    if (m->line->makes) return m->line;
     key_of(key, LINE_USER, 0, user, span_of(NULL, 0));
     return view_find(m->lines, key);
 }
@@ -278,7 +296,7 @@ static reason check_leaf(const match *m) {
     if (bad) return bad;
     if (r->now < leaf->not_before) return REASON_NOT_YET_VALID;
     if (r->now > leaf->not_after) return REASON_EXPIRED;
-    if (!leaf->client) return REASON_KEY_USAGE;
+    if (!leaf->client && !(m->pinned && leaf->fits)) return REASON_KEY_USAGE;
     if (is_revoked(m->revocations, revocable_leaf(r))) return REASON_REVOKED;
     return is_gated(m) && !passes_gate(m->lines, leaf) ? REASON_GATE : REASON_UNDECIDED;
 }
@@ -292,16 +310,28 @@ static reason check_choice(const match *m) {
     return REASON_MATCHED;
 }
 
+/* Behind the binding, since whoever is nobody's is nobody of whom the policy could demand anything. */
+static reason check_demands(const match *m) {
+    for (int why = REASON_LIFETIME; is_gated(m) && why <= REASON_TLS_VERSION; why++) {
+        const rule *line = view_demand(m->lines, (reason)why);
+        if (line && !demand_met(line, m->r)) return (reason)why;
+    }
+    return REASON_UNDECIDED;
+}
+
 static reason check_match(const match *m, const decision *d) {
     if (m->line == NULL) return REASON_NO_BINDING;
     if (m->conflict) return REASON_CONFLICT;
     if (m->elsewhere) return REASON_ADDRESS;
+    reason unmet = check_demands(m);
+    if (unmet) return unmet;
     return decision_user(d, 1).len ? check_choice(m) : check_user(m, decision_user(d, 0));
 }
 
-static int64_t path_end(const request *r) {
+static int64_t path_end(const match *m) {
+    const request *r = m->r;
     int64_t end = r->leaf->not_after;
-    for (size_t i = 0; i < r->issuers->count; i++) {
+    for (size_t i = 0; i < r->issuers->count && !m->pinned; i++) {
         if (r->issuers->ca[i].not_after < end) end = r->issuers->ca[i].not_after;
     }
     return end;
@@ -363,7 +393,7 @@ static span detail_of(const match *m, const decision *d) {
     case REASON_BAD_STRING: return leaf->detail;
     case REASON_TOO_LARGE: return leaf->refusal ? leaf->detail : LITERAL(TOO_MANY_PATTERNS);
     case REASON_KEY_USAGE:
-        return leaf->ca       ? LITERAL("its basic constraints say CA:TRUE")
+        return leaf->ca && !m->pinned ? LITERAL("its basic constraints say CA:TRUE")
                : !leaf->signs ? LITERAL("its key usage has not digitalSignature")
                               : LITERAL("its extended key usage has not clientAuth");
     case REASON_AMBIGUOUS: return several_of(m);
@@ -381,7 +411,7 @@ static reason check_all(match *m, decision *d) {
     d->compared = m->compared;
     if (why) return why;
     d->line = m->line;
-    d->made_len = (uint16_t)m->made.len;
+    if (m->line && m->line->makes) d->made_len = (uint16_t)m->made.len;
     return check_match(m, d);
 }
 
@@ -390,13 +420,15 @@ static decision judge(match m, bool *bound) {
     const request *r = m.r;
     decision d = {.act = ACTION_REFUSE};
     m.made = (writer){d.made, 0, sizeof d.made, false};
+    m.pinned = view_pins_leaf(m.lines, r->leaf);
     if (!r->leaf->refusal) identity_bindings(r->leaf, take_binding, &m);
     *bound = m.line != NULL;
     d.why = check_odd(&m, check_all(&m, &d));
+    d.exempt = !is_gated(&m);
     d.detail = detail_of(&m, &d);
     if (d.why != REASON_MATCHED) return d;
     d.act = decision_user(&d, 1).len ? ACTION_CHOOSE : ACTION_LOGIN;
-    d.until = path_end(r);
+    d.until = path_end(&m);
     d.session = m.session;
     return d;
 }

@@ -39,8 +39,8 @@ static const struct {
                           "binds",
                           "bind its whole subject or its key, or issue one with a single name"},
     [REASON_UNTRUSTED_ISSUER] = {"it comes from a trusted CA",
-                                 "no `ca` line of the policy is in its path",
-                                 "add a `ca` line for the CA that issued it"},
+                                 "no `ca` line of the policy is in its path, and no `pin` line holds it",
+                                 "add a `ca` line for the CA that issued it, or a `pin` line for it alone"},
     [REASON_CA_EXPIRED] = {"the CAs of its path are within their validity",
                            "a CA of its path is outside its validity",
                            "renew the CA, and put its new certificate into the client's chain and "
@@ -62,6 +62,20 @@ static const struct {
                          "let one `bind` line of this certificate go"},
     [REASON_ADDRESS] = {"its address is allowed", "its address is outside from= of the line",
                         "connect from an allowed address, or widen from="},
+    [REASON_LIFETIME] = {"its lifetime is short enough", "it lives longer than the policy allows",
+                         "issue one that ends sooner, or change `set max-lifetime`"},
+    [REASON_REQUIRED_EKU] = {"it has the extended key usages that the policy asks for",
+                             "it has not all extended key usages that the policy asks for",
+                             "issue one with these extended key usages, or change `set require-eku`"},
+    [REASON_REQUIRED_POLICY] =
+        {"it has the certificate policies that the policy asks for",
+         "it has not all certificate policies that the policy asks for",
+         "issue one with these certificate policies, or change `set require-policy`"},
+    [REASON_KEY_TOO_SMALL] = {"its key is large enough", "its key is smaller than the policy allows",
+                              "issue one with a larger key, or change `set min-key-bits`"},
+    [REASON_TLS_VERSION] = {"the TLS version of its connection is new enough",
+                            "the TLS version of its connection is older than the policy allows",
+                            "let the client use a newer TLS version, or change `set min-tls`"},
     [REASON_USER_MISSING] = {"", "the server has no such user", "add a `user` line for it"},
     [REASON_USER_OFF] = {"the user is there and on", "the user is off",
                          "write on in its `user` line"},
@@ -82,6 +96,11 @@ static const char *const MANAGED[REASON_COUNT] = {
                     "authorized_subjects of the database",
     [REASON_NO_BINDING] = "give it a subject, and a user that subject: redis-certauth user update",
     [REASON_CONFLICT] = "let one user have what this certificate is named by",
+    [REASON_LIFETIME] = "issue one that ends sooner",
+    [REASON_REQUIRED_EKU] = "issue one with these extended key usages",
+    [REASON_REQUIRED_POLICY] = "issue one with these certificate policies",
+    [REASON_KEY_TOO_SMALL] = "issue one with a larger key",
+    [REASON_TLS_VERSION] = "let the client use a newer TLS version",
     [REASON_USER_MISSING] = "give a role of the user an ACL here: redis-certauth db update <database> "
                             "--grant <role>=<acl>, and --grant for each that it has already",
     [REASON_USER_OFF] = "see what the user's roles have here: redis-certauth user show <user>",
@@ -178,11 +197,6 @@ static void tell_sans(writer *w, const identity *leaf) {
     }
 }
 
-/* Of a certificate in the event log, not all is known; years are written with four digits. */
-static bool is_known_time(int64_t seconds) {
-    return seconds > -((int64_t)1 << 40) && seconds < (int64_t)1 << 40;
-}
-
 static void tell_leaf(writer *w, const identity *leaf) {
     put_string(w, "subject ");
     put_name(w, leaf->subject);
@@ -234,18 +248,22 @@ static void tell_handshake(writer *w, const handshake *tls) {
 }
 
 /* What the path has that another verification may see in another way. */
-static void tell_unasked(writer *w, const request *r) {
-    if (r->tls.state != HANDSHAKE_NOT_ASKED || !r->issuers->known) return;
+static void tell_unasked(writer *w, const request *r, bool pinned) {
+    if (r->tls.state != HANDSHAKE_NOT_ASKED) return;
+    if (pinned) put_string(w, "path: the TLS handshake takes what is pinned where trust is managed\n");
+    if (pinned || !r->issuers->known) return;
     if (r->issuers->weak)
         put_string(w, "path: a key or a signature in it is below security level 2, at which a server "
                       "refuses it: RSA keys want 2048 bits, signatures SHA-256\n");
     if (r->issuers->partial)
         put_string(w, "path: it ends at a `ca` line, and the root above that is not known here: the "
-                      "TLS handshake wants that as well, by an `anchor` line or of the server\n");
+                      "TLS handshake takes that where trust is managed, and else wants the root\n");
 }
 
-static void tell_path(writer *w, const request *r) {
-    if (!r->issuers->known && r->tls.refused != REASON_UNKNOWN_ALGORITHM) {
+static void tell_path(writer *w, const view *lines, const request *r) {
+    bool pinned = view_pins_leaf(lines, r->leaf);
+    if (pinned) put_string(w, "path: none is needed, a `pin` line holds this certificate\n");
+    if (!r->issuers->known && !pinned && r->tls.refused != REASON_UNKNOWN_ALGORITHM) {
         put_string(w,
                    "path: nobody vouches for it; if its intermediate CAs were not given, the TLS "
                    "handshake may know more\n");
@@ -255,7 +273,7 @@ static void tell_path(writer *w, const request *r) {
         put_hex(w, span_of(r->issuers->ca[i].key, HASH_BYTES));
         put_byte(w, '\n');
     }
-    tell_unasked(w, r);
+    tell_unasked(w, r, pinned);
 }
 
 /* ---- The lines behind a step ---- */
@@ -267,9 +285,16 @@ static void tell_line(writer *w, const rule *line) {
     put_byte(w, '\n');
 }
 
-/* The first CA of the path that a `ca` line names; its DER is too long to be told. */
-static void tell_trust(writer *w, const view *lines, const path *issuers) {
+/* The first CA of the path that a `ca` line names, or the `pin` line; their DER is too long to be told. */
+static void tell_trust(writer *w, const view *lines, const request *r) {
+    const path *issuers = r->issuers;
     uint8_t alias[KEY_BYTES];
+    if (view_pins_leaf(lines, r->leaf)) {
+        put_string(w, "by the `pin` line of the certificate with SHA-256 ");
+        put_hex(w, span_of(identity_cert(r->leaf), HASH_BYTES));
+        put_byte(w, '\n');
+        return;
+    }
     for (size_t i = 0; i < issuers->count; i++) {
         alias_authority(alias, issuers->ca[i].key);
         if (!view_alias(lines, alias)) continue;
@@ -296,19 +321,31 @@ static void tell_revoked_path(writer *w, const view *lines, const path *p) {
     for (size_t i = 0; i < p->count; i++) tell_revocations(w, lines, revocable_authority(p, i));
 }
 
+/* Has a check a step to show? A demand has, where the policy makes it of this client. */
+static bool is_step(const view *lines, const decision *d, int step) {
+    bool demand = step >= REASON_LIFETIME && step <= REASON_TLS_VERSION;
+    return demand ? !d->exempt && view_demand(lines, (reason)step) : STEPS[step].passed[0] != 0;
+}
+
 static void tell_passed(writer *w, const view *lines, const request *r, int step) {
+    const rule *demand = view_demand(lines, (reason)step);
+    if (demand && !demand_asked(demand, r)) put_string(w, "not known here is whether ");
     bool odd = step == REASON_BAD_STRING && r->leaf->odd;
-    put_string(w, odd ? "what is not clean text in its names binds it nowhere: "
-                      : STEPS[step].passed);
+    bool pinned = step == REASON_UNTRUSTED_ISSUER && view_pins_leaf(lines, r->leaf);
+    put_string(w, odd      ? "what is not clean text in its names binds it nowhere: "
+                  : pinned ? "it is pinned, whoever issued it"
+                           : STEPS[step].passed);
     if (odd) put_span(w, r->leaf->detail);
     put_byte(w, '\n');
-    if (step == REASON_UNTRUSTED_ISSUER) tell_trust(w, lines, r->issuers);
+    tell_line(w, view_demand(lines, (reason)step));
+    if (step == REASON_UNTRUSTED_ISSUER) tell_trust(w, lines, r);
     if (step == REASON_GATE) tell_gate(w, lines, r->leaf);
 }
 
 static void tell_failed(writer *w, const view *lines, const request *r, const decision *d) {
     if (d->why == REASON_CA_REVOKED) tell_revoked_path(w, lines, r->issuers);
     if (d->why == REASON_REVOKED) tell_revocations(w, lines, revocable_leaf(r));
+    tell_line(w, view_demand(lines, d->why));
 }
 
 /* ---- The nearest binding ---- */
@@ -491,10 +528,17 @@ static void tell_nearest(writer *w, const policy *p, const identity *leaf, size_
 /* ---- The end ---- */
 
 /* Where the server's own TLS is what a certificate does not get past; else NULL. */
-static const char *handshake_cure(const request *r, reason why) {
+static const char *handshake_cure(const view *lines, const request *r, reason why) {
     if (why == REASON_NO_CERTIFICATE && r->tls.state == HANDSHAKE_WITHOUT)
         return "where the server asks for none, set tls-auth-clients to yes or optional; else issue "
                "it with an RSA key or an EC key of P-256, P-384 or P-521";
+    if (why == REASON_UNTRUSTED_ISSUER && r->tls.refused && view_pins_leaf(lines, r->leaf))
+        return "a `pin` line holds it, and a handshake takes that where trust is managed: let "
+               "tls-ca-cert-dir be the journal's ca directory, see CERTAUTH.POLICY STATUS";
+    if (why == REASON_UNTRUSTED_ISSUER && r->tls.refused && r->issuers->known && r->issuers->partial)
+        return "the policy trusts its CA without its root, and a handshake takes that where trust is "
+               "managed: let tls-ca-cert-dir be the journal's ca directory, or add the root as an "
+               "`anchor` line or to tls-ca-cert-file";
     if (why == REASON_UNTRUSTED_ISSUER && r->tls.refused && r->issuers->known)
         return "the policy trusts its CA, and the server does not: let its tls-ca-cert-file or "
                "tls-ca-cert-dir hold the root of the path";
@@ -521,7 +565,7 @@ static const char *own_cure(const view *lines, const request *r, const decision 
                    ? "no `allow` line can say this subject, which has other attributes than one CN, "
                      "OUs and one of O, L, ST and C: take the gate away"
                    : NULL;
-    default: return handshake_cure(r, d->why);
+    default: return handshake_cure(lines, r, d->why);
     }
 }
 
@@ -560,13 +604,15 @@ static void tell_made(writer *w, const decision *d) {
     put_byte(w, '\n');
 }
 
-static void tell_end(writer *w, const decision *d) {
+static void tell_end(writer *w, const view *lines, const request *r, const decision *d) {
+    const rule *demand = view_demand(lines, d->why);
     put_string(w, reason_name(d->why));
     put_string(w, ": ");
     put_string(w, d->act == ACTION_CHOOSE ? "it may be any user of the line, and has to choose"
                                           : STEPS[d->why].failed);
     if (d->detail.len) put_string(w, ": ");
     put_span(w, d->detail);
+    if (demand) put_lack(w, demand, r);
     put_byte(w, '\n');
     if (d->line) {
         put_string(w, "decided by the line: ");
@@ -590,11 +636,11 @@ size_t decision_explain(const policy *p, const request *r, const decision *d, si
     bool decided = r->leaf && !r->tls.refused && r->tls.state != HANDSHAKE_WITHOUT;
     if (r->leaf) tell_handshake(&w, &r->tls);
     if (r->leaf) tell_leaf(&w, r->leaf);
-    if (r->leaf && !r->leaf->refusal) tell_path(&w, r);
+    if (r->leaf && !r->leaf->refusal) tell_path(&w, &lines, r);
     for (int step = REASON_MALFORMED; decided && step < (int)d->why; step++) {
-        if (STEPS[step].passed[0]) tell_passed(&w, &lines, r, step);
+        if (is_step(&lines, d, step)) tell_passed(&w, &lines, r, step);
     }
-    tell_end(&w, d);
+    tell_end(&w, &lines, r, d);
     if (decided) tell_failed(&w, &lines, r, d);
     if (d->why == REASON_NO_BINDING) tell_nearest(&w, p, r->leaf, most);
     if (STEPS[d->why].cure[0]) tell_cure(&w, &lines, r, d);

@@ -82,6 +82,9 @@ size_t put_asn1_text(writer *, int tag, span content);
 /* Hex digits of any case, colons between bytes allowed. False unless exactly `len` bytes. */
 bool hex_parse(span text, uint8_t *out, size_t len);
 
+/* Bytes written to `out`, which has three for each four of the text, and 0 where that is no base64. */
+size_t base64_decode(span text, uint8_t *out);
+
 /* Tokens of a line, quoted as in redis.conf (sdssplitargs): "…" with \n \r \t \b \a \xHH \" \\,
  * '…' with \'. Each call reads one token into `out` (LINE_BYTES at most: a token is never longer
  * than its text). TOKEN_BAD: unbalanced quotes, or text right after a closing quote. */
@@ -98,6 +101,24 @@ const struct evp_md_st *md_sha256(void); /* for libcrypto's own functions */
  * can make two that collide, and of no use to anybody else. */
 void lookup_key(span, uint8_t out[KEY_BYTES]);
 void siphash(const uint8_t key[16], span, uint8_t out[16]);
+
+/* ---- Object identifiers ---- */
+
+/* Dotted decimal to DER content and back. False where it is none (RFC 4512 1.4, numericoid). */
+bool oid_parse(span text, uint8_t out[UINT8_MAX], size_t *len);
+void put_dotted(writer *, span oid);
+
+/* ---- Times ---- */
+
+/* 8h: a whole number with s, m, h or d; and back, with the largest unit that divides it. False for all else,
+ * for 0 and for more than UINT32_MAX seconds. */
+bool duration_parse(span text, uint32_t *seconds);
+void put_duration(writer *, uint64_t seconds);
+
+/* Of a certificate in the event log, not all is known; years are written with four digits. */
+static inline bool is_known_time(int64_t seconds) {
+    return seconds > -((int64_t)1 << 40) && seconds < (int64_t)1 << 40;
+}
 
 /* ---- Certificates ---- */
 
@@ -116,13 +137,14 @@ bool certificate_serial(X509 *, uint8_t out[SERIAL_BYTES], size_t *len);
 struct rule {
     X509 *certificate;  /* `ca`, `anchor`: owned */
     uint32_t text_len, fields_len;
-    uint32_t session;   /* `bind … session=`, seconds */
+    uint32_t session;   /* `bind … session=`, seconds; the value of a setting that is a number */
     uint32_t number;    /* of the line in the write that brings it */
     uint64_t near;      /* `bind`: see near_hash */
     uint8_t type, kind; /* kind: bind_kind, setting or revoke_kind */
-    uint8_t value;      /* of a setting */
+    uint8_t value;      /* of a setting that is a word; 1 of a list */
     bool adopt, on;     /* `user` */
     bool scoped;        /* `bind … ca=` */
+    bool makes;         /* `pattern`: has its user placeholders? Else it is named by FIELD_USER */
     uint8_t key[KEY_BYTES];
 };
 static inline const uint8_t *rule_bytes(const rule *r) { return (const uint8_t *)(r + 1); }
@@ -132,10 +154,14 @@ static inline const uint8_t *rule_bytes(const rule *r) { return (const uint8_t *
 enum field {
     FIELD_USER, FIELD_NET, FIELD_ACL, FIELD_ALIAS,
     FIELD_FILE, /* `ca`, `anchor`: OpenSSL's hash of the subject, which names files; u32, big-endian */
-    FIELD_TEMPLATE, FIELD_MAKES, FIELD_CA /* `pattern`: what it matches, the user, ca= */
+    FIELD_TEMPLATE, FIELD_MAKES, FIELD_CA, /* `pattern`: what it matches, the user, ca= */
+    FIELD_OID /* `set require-…`: DER content, in the order of the bytes */
 };
 bool rule_field(const rule *, enum field, size_t *at, span *value);
 bool rule_covers(const rule *, span address); /* `bind … from=`; true without */
+
+/* The value of a `set` line, as policy_setting has it. */
+static inline int rule_setting(const rule *r) { return r->session ? (int)r->session : r->value; }
 
 typedef enum { REVOKE_SERIAL, REVOKE_CERT, REVOKE_KEY, REVOKE_KINDS } revoke_kind;
 
@@ -158,11 +184,12 @@ void alias_named(uint8_t out[KEY_BYTES], span word);
 
 /* Whether the parts of a `pattern` line are what they have to be; `template` is a subject's encoding,
  * or text. All of them are clean text. */
+bool has_placeholder(span text);
 bool pattern_check_template(bind_kind, span template, fault *why);
 bool pattern_check_user(bind_kind, span template, span user, fault *why);
 bool pattern_check_acl(span user, span acl, fault *why); /* `user`: its template */
 
-/* Does the line fit this value? Then the user is written to `made`. */
+/* Does the line fit this value? Then the user that it makes, if it makes any, is written to `made`. */
 bool pattern_match(const rule *, span value, writer *made);
 
 /* What starts a user's name, without its ':'; empty where no pattern could make it. */
@@ -234,13 +261,32 @@ const rule *view_revocation(const view *, const revocable *, revoke_way);
 const rule *view_find(const view *, const uint8_t key[KEY_BYTES]);
 bool view_alias(const view *, const uint8_t alias[KEY_BYTES]); /* has any rule that alias? */
 int view_setting(const view *, setting);
+bool view_pins_leaf(const view *, identity *leaf); /* has it a `pin` line for it? */
 bool view_binds(const view *, bind_kind); /* may there be `bind` lines of that kind? */
 const near_lines *policy_near(const policy *);
 struct x509_store_st;
 struct x509_store_st *policy_store(const policy *); /* of its `ca` and `anchor` lines; or NULL */
 const rule *policy_authority_rule(const policy *, size_t index);
+/* Has it a `pin`, or a `ca`, line for exactly this certificate? In any thread, while nobody commits. */
+bool policy_has_pin(const policy *, X509 *);
+bool policy_has_ca(const policy *, X509 *);
+/* Leads a path from this CA up to a root, by the certificates of this store? No signature is looked at. */
+bool reaches_root(struct x509_store_st *, X509 *);
+/* The first of a policy's `ca` lines that does not reach one in there, and how many do not. The policy's own
+ * store where that is NULL. */
+size_t policy_rootless(const policy *, struct x509_store_st *, X509 **first);
 /* Exchanges what two policies hold. Cannot fail. */
 void policy_swap(policy *, policy *);
+
+/* The line that demands what a certificate of this reason has not, or NULL. */
+const rule *view_demand(const view *, reason);
+
+/* Has the leaf, or the connection, what the line of a demand asks for? */
+bool demand_met(const rule *, const request *);
+/* Is it known whether it has? */
+bool demand_asked(const rule *, const request *);
+/* Appends what it has instead, for a person. */
+void put_lack(writer *, const rule *, const request *);
 
 /* Calls `take` for each (kind, value) by which `leaf` can be bound, until it returns false. */
 typedef bool (*bind_taker)(bind_kind, span value, bool repeated, void *data);

@@ -1,4 +1,4 @@
-/* What the readers of lines share. For line.c, bind.c alone. */
+/* What the readers of lines share. For line.c, bind.c, demand.c alone. */
 #ifndef CERTAUTH_LINE_H
 #define CERTAUTH_LINE_H
 
@@ -59,5 +59,9 @@ bool is_option(span token);
 bool is_one_more(line *l, size_t most, const char *what);
 bool read_bind(line *l);
 extern const char *const BIND_NAMES[BIND_KINDS];
+
+/* ---- demand.c ---- */
+
+bool read_demand(line *l);
 
 #endif

@@ -134,12 +134,7 @@ bool name_reverse(span name, uint8_t *out) {
 /* 255 bytes of DER are at most so many characters of dotted decimal. */
 enum { DOTTED = 4 * UINT8_MAX + 8 };
 
-void put_oid(writer *w, span oid) {
-    for (size_t i = 0; i < ATTRIBUTE_NAMES; i++) {
-        if (!span_equal(oid, span_of(ATTRIBUTES[i].oid, ATTRIBUTES[i].len))) continue;
-        for (const char *c = ATTRIBUTES[i].name; *c; c++) put_byte(w, (uint8_t)*c);
-        return;
-    }
+void put_dotted(writer *w, span oid) {
     uint8_t der[3 + UINT8_MAX], *content = der;
     ASN1_put_object(&content, 0, (int)oid.len, V_ASN1_OBJECT, V_ASN1_UNIVERSAL);
     memcpy(content, oid.ptr, oid.len);
@@ -153,6 +148,15 @@ void put_oid(writer *w, span oid) {
         return;
     }
     put(w, dotted, (size_t)len);
+}
+
+void put_oid(writer *w, span oid) {
+    for (size_t i = 0; i < ATTRIBUTE_NAMES; i++) {
+        if (!span_equal(oid, span_of(ATTRIBUTES[i].oid, ATTRIBUTES[i].len))) continue;
+        put_string(w, ATTRIBUTES[i].name);
+        return;
+    }
+    put_dotted(w, oid);
 }
 
 /* RFC 4514 section 2.4. */
@@ -222,14 +226,18 @@ static bool is_dotted(span type) {
     return !starts;
 }
 
-/* Dotted decimal, by libcrypto. */
-static bool read_dotted_oid(reader *r, span type, uint8_t *out, size_t *len) {
-    uint8_t der[UINT8_MAX];
-    if (span_starts(type, LITERAL("OID."))) type = span_skip(type, 4);
-    int n = type.len < DOTTED && is_dotted(type)
-                ? a2d_ASN1_OBJECT(der, sizeof der, (const char *)type.ptr, (int)type.len)
+/* By libcrypto. */
+bool oid_parse(span text, uint8_t out[UINT8_MAX], size_t *len) {
+    int n = text.len < DOTTED && is_dotted(text)
+                ? a2d_ASN1_OBJECT(out, UINT8_MAX, (const char *)text.ptr, (int)text.len)
                 : 0;
-    if (n <= 0) {
+    *len = n > 0 ? (size_t)n : 0;
+    return n > 0;
+}
+
+static bool read_dotted_oid(reader *r, span type, uint8_t *out, size_t *len) {
+    if (span_starts(type, LITERAL("OID."))) type = span_skip(type, 4);
+    if (!oid_parse(type, out, len)) {
         if (span_equal_nocase(type, LITERAL("SN"))) {
             return fail(r->why,
                         "attribute SN at character %zu of the subject is read as surname by some "
@@ -238,8 +246,6 @@ static bool read_dotted_oid(reader *r, span type, uint8_t *out, size_t *len) {
         }
         return reader_fail(r, "unknown attribute type");
     }
-    memcpy(out, der, (size_t)n);
-    *len = (size_t)n;
     return true;
 }
 

@@ -21,6 +21,7 @@ typedef struct {
 struct policy {
     table lines;   /* every rule, owned */
     table authorities; /* those of them with a certificate */
+    table pins;        /* `pin` lines */
     table aliases; /* how many lines have a FIELD_ALIAS */
     patterns patterns;
     near_lines near;
@@ -41,7 +42,7 @@ struct patch {
     patterns patterns; /* of those added */
     digest sum;
     policy *next; /* what `base` will be, see patch_prepare; after the commit, what it was */
-    bool authorities, committed;
+    bool authorities, pins, committed;
     size_t problems;
     struct {
         size_t number;
@@ -52,6 +53,7 @@ struct patch {
 /* ---- policy.c ---- */
 
 bool view_binds_scoped(const view *v, bind_kind kind);
+bool view_pins(const view *v);
 bool view_revokes(const view *v, revoke_kind kind);
 
 /* ---- table.c ---- */

@@ -30,6 +30,11 @@ const char *reason_name(reason why) {
     case REASON_NO_BINDING: return "no_binding";
     case REASON_CONFLICT: return "conflict";
     case REASON_ADDRESS: return "address";
+    case REASON_LIFETIME: return "lifetime";
+    case REASON_REQUIRED_EKU: return "required_eku";
+    case REASON_REQUIRED_POLICY: return "required_policy";
+    case REASON_KEY_TOO_SMALL: return "key_too_small";
+    case REASON_TLS_VERSION: return "tls_version";
     case REASON_USER_MISSING: return "user_missing";
     case REASON_USER_OFF: return "user_off";
     case REASON_MATCHED: return "matched";

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <strings.h>
 
+#include <openssl/x509.h>
+
 /* ---- Configuration of the server ---- */
 
 /* A setting as the server last told it. CONFIG GET is a command: each of ours is counted in commandstats,
@@ -206,6 +208,7 @@ void learn_trust(bool holds) {
     bool allowed = policy_setting(node.policy, SET_INTERNAL_TRUST) == INTERNAL_TRUST_ALLOW;
     node.trusts = holds && !allowed && internal_links() && uses_directory();
     follow_doors();
+    doors_take(uses_directory() && withheld() == NULL);
 }
 
 static void say_trust(const char *links) {
@@ -249,6 +252,39 @@ void learn_unverified(void) {
         tell("trust", node.unverified.text);
 }
 
+static void put_subject(fault *out, X509 *certificate) {
+    char name[64] = "";
+    if (certificate) X509_NAME_oneline(X509_get_subject_name(certificate), name, sizeof name);
+    fail(out, "%.60s", name);
+}
+
+/* What the policy trusts beside roots, where nobody takes it in the handshakes of this server. With
+ * `certificates api`, what the server's own files hold is not known. */
+static void say_untaken(size_t pins, X509 *pin, size_t rootless, X509 *ca) {
+    fault one, other;
+    put_subject(&one, pin);
+    put_subject(&other, ca);
+    const char *why = !node.watches ? "with certificates api nobody answers it"
+                      : !can_guard() ? "this server has an OpenSSL of its own"
+                                     : node.trust_state.text;
+    fail(&node.untaken, "the TLS handshake takes %s%.60s%s%s%s%.60s%s: %.100s", pins ? "no pin line (" : "",
+         one.text, pins ? ")" : "", pins && rootless ? ", and " : "",
+         rootless ? "no ca line without its root (" : "", other.text, rootless ? ")" : "", why);
+}
+
+static void learn_untaken(void) {
+    const fault before = node.untaken;
+    X509 *pin = NULL, *ca = NULL;
+    node.untaken.text[0] = 0;
+    if (doors_takes() && can_guard()) return;
+    size_t pins = policy_pins(node.policy, &pin);
+    size_t rootless = node.watches ? handshake_rootless(node.policy, &ca)
+                                   : policy_rootless(node.policy, NULL, &ca);
+    if (pins || rootless) say_untaken(pins, pin, rootless, ca);
+    certificate_free(pin);
+    if (node.untaken.text[0] && strcmp(before.text, node.untaken.text) != 0) tell("trust", node.untaken.text);
+}
+
 /* What is to be written, from what the main thread knows. The bootstrap file's certificates are the
  * operator's own word; a CA of clients must not open the cluster bus and the links that this node makes.
  * Nothing goes away while the policy is not enforced, or cannot be read; but all does with the policy. */
@@ -286,6 +322,7 @@ void take_trust(void) {
     say_trust(t->links);
     if (!t->ours) fail(&node.trust_state, "not managed: tls-ca-cert-dir is '%.80s'", t->setting);
     if (t->why.text[0]) node.trust_state = t->why;
+    learn_untaken();
 }
 
 static void trust_is_over(void *none) {

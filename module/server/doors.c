@@ -263,6 +263,56 @@ static void resume_nothing(SSL *ssl) {
     SSL_set_session_id_context(ssl, (const unsigned char *)&context, sizeof context);
 }
 
+/* ---- What the policy trusts beside roots ---- */
+
+/* Not by libcrypto's X509_V_FLAG_PARTIAL_CHAIN, under which no certificate of the trust store has its root
+ * asked about any more; nor by the trust store, which all doors have. */
+static atomic_bool takes;
+void doors_take(bool managed) { takes = managed; }
+bool doors_takes(void) { return takes; }
+
+/* Of a path above a leaf, and not of the leaf itself. Its signature is part of that. */
+static bool is_above(int error, int depth) {
+    return depth > 0 || error == X509_V_ERR_CA_MD_TOO_WEAK ||
+           reason_of_error(error, 0) == REASON_UNTRUSTED_ISSUER;
+}
+
+static bool is_pinned(X509 *leaf) {
+    pthread_rwlock_rdlock(&rules);
+    bool pinned = lines && policy_has_pin(lines, leaf);
+    pthread_rwlock_unlock(&rules);
+    return pinned;
+}
+
+static bool is_ca(X509 *certificate) {
+    pthread_rwlock_rdlock(&rules);
+    bool admits = lines && (policy_has_ca(lines, certificate) || policy_has_ca(fixed, certificate));
+    pthread_rwlock_unlock(&rules);
+    return admits;
+}
+
+/* It has come to a certificate of the trust store, from which one on all are of there, but to no root. */
+static bool ends_at_ca(X509_STORE_CTX *context) {
+    const STACK_OF(X509) *chain = X509_STORE_CTX_get0_chain(context);
+    if (X509_STORE_CTX_get_error(context) != X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT) return false;
+    for (int i = X509_STORE_CTX_get_num_untrusted(context); i < sk_X509_num(chain); i++) {
+        if (is_ca(sk_X509_value(chain, i))) return true;
+    }
+    return false;
+}
+
+int doors_verify(int good, X509_STORE_CTX *context) {
+    int error = X509_STORE_CTX_get_error(context), depth = X509_STORE_CTX_get_error_depth(context);
+    if (good || !takes || !is_above(error, depth)) return good;
+    bool pinned = is_pinned(X509_STORE_CTX_get0_cert(context));
+    bool partial = !pinned && ends_at_ca(context);
+    if (partial) { /* its end is looked at as well then, see forgive in issuer.c */
+        X509_VERIFY_PARAM_set_flags(X509_STORE_CTX_get0_param(context), X509_V_FLAG_PARTIAL_CHAIN);
+        X509_STORE_CTX_set_error(context, X509_V_OK);
+    }
+    return pinned || partial;
+}
+
 /* ---- Clients whose handshake fails ---- */
 
 /* The server decides about them, and tells its log little; here it is only learned why. */
@@ -283,14 +333,15 @@ static int see_no_more(int good, X509_STORE_CTX *context) { return (void)context
 static void seen(SSL *ssl) { SSL_set_verify(ssl, SSL_get_verify_mode(ssl), see_no_more); }
 
 /* The first fault ends the handshake. Where it is the leaf's time, libcrypto has verified all signatures
- * (internal_verify, crypto/x509/x509_vfy.c, OpenSSL 3.0). */
+ * (internal_verify, crypto/x509/x509_vfy.c, OpenSSL 3.0), if not of what is pinned. */
 static int see_client(int good, X509_STORE_CTX *context) {
     fault unknown;
-    if (good) return good;
+    if (doors_verify(good, context)) return 1;
     SSL *ssl = X509_STORE_CTX_get_ex_data(context, SSL_get_ex_data_X509_STORE_CTX_idx());
     int error = X509_STORE_CTX_get_error(context), depth = X509_STORE_CTX_get_error_depth(context);
     reason why = why_refused(context, &unknown);
-    bool verified = why == REASON_EXPIRED || why == REASON_NOT_YET_VALID;
+    bool timely = why == REASON_EXPIRED || why == REASON_NOT_YET_VALID;
+    bool verified = timely && !is_pinned(X509_STORE_CTX_get0_cert(context));
     char detail[DOOR_DETAIL];
     snprintf(detail, sizeof detail, "%.100s, at depth %d",
              why == REASON_UNKNOWN_ALGORITHM ? unknown.text : X509_verify_cert_error_string(error), depth);

@@ -92,6 +92,7 @@ static bool verified(X509_STORE_CTX *store, SSL_CTX *context, X509 *leaf, STACK_
     X509_VERIFY_PARAM_set_auth_level(param, SSL_CTX_get_security_level(context));
     X509_STORE_CTX_set_default(store, "ssl_client");
     X509_VERIFY_PARAM_set1(param, SSL_CTX_get0_param(context));
+    X509_STORE_CTX_set_verify_cb(store, doors_verify);
     return X509_verify_cert(store) == 1;
 }
 
@@ -151,7 +152,8 @@ static void ask(SSL_CTX *context, X509 *leaf, STACK_OF(X509) * extra, handshake 
         refuse(out, new ? REASON_UNKNOWN_ALGORITHM : reason_of_error(error, depth),
                new ? unknown.text : X509_verify_cert_error_string(error), depth);
     } else {
-        take_path(X509_STORE_CTX_get0_chain(store), issuers);
+        bool vouched = X509_STORE_CTX_get_error(store) == X509_V_OK;
+        take_path(vouched ? X509_STORE_CTX_get0_chain(store) : NULL, issuers);
     }
     X509_STORE_CTX_free(store);
 }
@@ -168,4 +170,11 @@ handshake handshake_ask(X509 *leaf, X509 *const *extra, size_t count, path *issu
     ERR_pop_to_mark();
     SSL_CTX_free(context);
     return out;
+}
+
+size_t handshake_rootless(const policy *p, X509 **first) {
+    SSL_CTX *context = context_of_now();
+    size_t count = context ? policy_rootless(p, SSL_CTX_get_cert_store(context), first) : 0;
+    SSL_CTX_free(context);
+    return count;
 }

@@ -104,6 +104,7 @@ request request_for(const session *s, const regime *r) {
         .issuers = s->issuers,
         .now = now_seconds(),
         .address = span_of(s->address.bytes, s->address.len),
+        .tls_version = s->tls_version,
         .no_journal = damaged(),
         .no_policy = !node.ever,
         .pending = r->pending,

@@ -30,6 +30,7 @@ typedef struct {
     identity *leaf; /* owned; NULL: no certificate, or one that cannot be read */
     path *issuers;  /* owned; with a leaf */
     ip address;
+    int tls_version; /* of its connection; 0: not known, or not TLS */
     bool local;   /* a unix socket: never anybody's business */
     action act;   /* what was done to it when it connected or chose */
     bool strayed; /* it has changed its user since, by AUTH or RESET */
@@ -245,6 +246,7 @@ extern struct node {
     fault lost;                /* what is wrong with a journal that was sound; empty: nothing */
     fault trust_state;         /* of tls-ca-cert-dir, for a person */
     fault unverified;          /* what this libcrypto does not know of the policy's CAs; or empty */
+    fault untaken;             /* what the policy trusts and no handshake here takes; or empty */
     trust trust_files;
     bool watches;              /* the doors that are not the clients', see doors.c */
     bool blind;                /* a client has come, and we were not asked */
@@ -406,6 +408,7 @@ void session_ends_at(session *s, int64_t end);
 void session_user(session *s, span user);
 void session_free(session *s);
 session *session_new(uint64_t id, const char *address, bool local);
+void path_of_session(identity *leaf, X509 *const *chain, size_t count, path *out);
 bool session_certificate(RedisModuleCtx *ctx, session *s, uint16_t port, peer *found);
 
 /* ---- rights.c ---- */

@@ -115,8 +115,7 @@ static void check_added(write_order *order, const rule *line, size_t number) {
 /* A line that counts once enforcement comes on: a typo is said now, and not on that day. */
 static void check_waiting(write_order *order, const rule *line, size_t number) {
     uint8_t bytes[USER_BYTES];
-    bool makes = rule_type(line) == LINE_PATTERN;
-    span name = makes ? span_of(bytes, rule_sample(line, bytes)) : rule_user(line, 0);
+    span name = rule_is_maker(line) ? span_of(bytes, rule_sample(line, bytes)) : rule_user(line, 0);
     fault why;
     if (!try_acl(line, name, true, &why)) line_problem(order->change, line, number, why.text);
 }

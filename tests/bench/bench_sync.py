@@ -8,7 +8,8 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from control.service import Config
-from control.store import Store, cluster_table, counters, user_roles, users
+from control.store import Store
+from control.store.schema import cluster_table, counters, user_roles, users
 from tests.bench.lab import Lab
 from tests.bench.report import Answer
 from tests.kit.node import who
@@ -38,7 +39,7 @@ class Measured:
 def populate(config: Config, count: int) -> None:
     """So many users with rights, faster than one by one."""
     store = Store(config.url)
-    with store._transaction() as connection:
+    with store._kernel.transaction() as connection:
         for start in range(0, count, BATCH):
             found = [user(n, f"user{n}") for n in range(start + 2, min(start + BATCH, count) + 2)]
             names = [column.name for column in users.c]

@@ -21,7 +21,7 @@ MIIBPDCB5KADAgECAg==
 """
 ASK = f"""
 import tests.conftest
-from control import core
+from control.policy import core
 try:
     core.identity({PEM_WITH_PASSWORD!r}.encode())
 except core.CoreError as refused:

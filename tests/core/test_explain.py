@@ -90,6 +90,15 @@ WAYS: dict[str, tuple[list[str], bytes | None, dict[str, Any]]] = {
     "no_binding": (TRUST, certificate(ALICE), {}),
     "conflict": ([*TRUST, BIND, "bind cn alice bob"], certificate(ALICE), {}),
     "address": ([*TRUST, BIND + " from=10.0.0.0/8"], certificate(ALICE), {}),
+    "lifetime": ([*TRUST, BIND, "set max-lifetime 90d"], certificate(ALICE), {}),
+    "required_eku": ([*TRUST, BIND, "set require-eku codeSigning"], certificate(ALICE), {}),
+    "required_policy": ([*TRUST, BIND, "set require-policy 1.2.3"], certificate(ALICE), {}),
+    "key_too_small": ([*TRUST, BIND, "set min-key-bits 4096"], certificate(ALICE), {}),
+    "tls_version": (
+        [*TRUST, BIND, "set min-tls 1.3"],
+        certificate(ALICE),
+        {"tls_version": 0x0303},
+    ),
     "user_missing": ([*TRUST, BIND], certificate(ALICE), {"ask": lambda _: lib.USER_MISSING}),
     "user_off": ([*TRUST, BIND, "user alice off"], certificate(ALICE), {}),
     "matched": ([*TRUST, BIND], certificate(ALICE), {}),
@@ -589,10 +598,12 @@ def test_a_missing_intermediate_is_for_the_client_to_send() -> None:
     told = trusting(BIND).decide(leaf, now=NOW).trace[-1]
     assert told == (
         "to change it: where an intermediate CA issued it, the client has to send that with its "
-        "certificate; else add a `ca` line for the CA that issued it"
+        "certificate; else add a `ca` line for the CA that issued it, or a `pin` line for it alone"
     )
     known = decide(policy(["set enforce on", BIND]), certificate(ALICE)).trace[-1]
-    assert known == "to change it: add a `ca` line for the CA that issued it"
+    assert known == (
+        "to change it: add a `ca` line for the CA that issued it, or a `pin` line for it alone"
+    )
 
 
 def test_a_subject_that_no_gate_can_say() -> None:

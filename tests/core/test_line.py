@@ -144,7 +144,8 @@ def test_a_line_and_its_canonical_text(line: str, canonical: str) -> None:
         (" \t", "a word is missing"),
         (
             "# comment",
-            "a line starts with set, ca, anchor, allow, bind, pattern, revoke or user, not: '#'",
+            "a line starts with set, ca, anchor, pin, allow, bind, pattern, revoke or user, "
+            "not: '#'",
         ),
         ("Set enforce on", "a line starts with set,"),
         ("pattern ip ::1 app:{id}", "pattern takes subject, cn, uri, dns, email or upn, not: 'ip'"),

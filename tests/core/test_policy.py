@@ -323,6 +323,11 @@ def test_the_checks_come_in_the_order_of_the_reasons() -> None:
         "set gate san_cn",
         "user bob off",
         "set plain refuse",
+        "set max-lifetime 1d",
+        "set require-eku codeSigning",
+        "set require-policy 1.2.3",
+        "set min-key-bits 4096",
+        "set min-tls 1.3",
     }
     mended: list[str] = []
 
@@ -372,6 +377,11 @@ def test_the_checks_come_in_the_order_of_the_reasons() -> None:
         ),
         "conflict": lambda: lines.remove("bind subject CN=alice,O=acme alice"),
         "address": lambda: state.update(address=b"\n\0\0\1", ask=lambda _: lib.USER_MISSING),
+        "lifetime": lambda: lines.remove("set max-lifetime 1d"),
+        "required_eku": lambda: lines.remove("set require-eku codeSigning"),
+        "required_policy": lambda: lines.remove("set require-policy 1.2.3"),
+        "key_too_small": lambda: lines.remove("set min-key-bits 4096"),
+        "tls_version": lambda: lines.remove("set min-tls 1.3"),
         "user_missing": lambda: state.update(ask=lambda _: lib.USER_OFF),
         "user_off": lambda: state.update(ask=lambda _: lib.USER_ON),
     }

@@ -15,6 +15,7 @@ from control.policy.core import Policy
 from tests.kit.certs import NOW, decide, patch, pem, policy
 from tests.kit.oracle import (
     ADDRESSES,
+    TLS_VERSIONS,
     Leaf,
     Outcome,
     digest_of,
@@ -145,9 +146,11 @@ def test_the_decision_is_the_naive_oracles(seeded: bool, data: st.DataObject) ->
         address = rng.choice(ADDRESSES)
         packed = ipaddress.ip_address(address).packed if address else b""
         shown = (leaf.der, leaf.chain) if leaf else (None, ())
-        found = decide(under, *shown, bootstrap=bootstrap, address=packed, pending=pending)
-        wanted = oracle(told, leaf, NOW, address, own)
-        assert Outcome.of(found) == wanted, (text, file, leaf, address)
+        version = rng.choice(TLS_VERSIONS)
+        options = {"bootstrap": bootstrap, "pending": pending, "tls_version": version}
+        found = decide(under, *shown, address=packed, **options)
+        wanted = oracle(told, leaf, NOW, address, own, version)
+        assert Outcome.of(found) == wanted, (text, file, leaf, address, version)
 
 
 def test_the_oracle_is_asked_about_every_reason() -> None:
@@ -158,7 +161,8 @@ def test_the_oracle_is_asked_about_every_reason() -> None:
         told, _ = some_lines(rng, [leaf])
         own = some_bootstrap(rng, [leaf])[0] if rng.random() < 0.3 else None
         who = rng.choice([leaf] * 20 + [None])
-        found.append(oracle(told, who, NOW, rng.choice(ADDRESSES), own))
+        version = rng.choice(TLS_VERSIONS)
+        found.append(oracle(told, who, NOW, rng.choice(ADDRESSES), own, version))
     other = {"undecided", "no_journal", "no_policy", "handshake", "weak", "unknown_algorithm"}
     other |= {"malformed", "too_large"}
     assert {one.reason for one in found} == set(reasons()) - other

@@ -27,6 +27,11 @@ static const char *const LINES[] = {
     "pattern upn {a}@{b} mail:{a}:{b} on",
     "pattern subject CN={id} cn:{id} on",
     "pattern cn {id} cn:{id} on",
+    "pattern uri spiffe://y/{id} bob",
+    "set max-lifetime 20000d",
+    "set require-eku clientAuth",
+    "set require-policy 1.2.3",
+    "set min-key-bits 2048",
 };
 
 static policy *lines(void) {
@@ -87,6 +92,7 @@ static void check_kept(const policy *p, request r) {
     identity *read = r.leaf, *kept = identity_keep(read);
     LAW(span_equal(kept->subject, read->subject) && span_equal(kept->issuer, read->issuer));
     LAW(span_equal(kept->serial, read->serial) && span_equal(kept->sans, read->sans));
+    LAW(span_equal(kept->usages, read->usages) && span_equal(kept->policies, read->policies));
     r.leaf = kept;
     check_decision(p, &r);
     LAW(memcmp(identity_cert(kept), identity_cert(read), HASH_BYTES) == 0);

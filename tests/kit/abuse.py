@@ -229,7 +229,7 @@ class Canaries:
     """Secrets that the control plane holds, and that nothing it says may hold."""
 
     def __init__(self, store: Store, **planted: str) -> None:
-        cluster = store.cluster()
+        cluster = store.settings.cluster()
         self._known = {"the key of tokens": cluster.jwt_key, "a password": PASSWORD, **planted}
         for name, text in planted.items():
             if "PRIVATE KEY" in text:
@@ -294,6 +294,6 @@ def logged() -> Iterator[io.StringIO]:
 
 def token_of(store: Store, name: str) -> str:
     """A token of the user with this name, as a header."""
-    user = store.user_by_login(name)
+    user = store.objects.user_by_login(name)
     assert user
-    return f"Bearer {tokens.make(user, store.cluster(), 3600)}"
+    return f"Bearer {tokens.make(user, store.settings.cluster(), 3600)}"

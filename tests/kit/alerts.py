@@ -228,6 +228,7 @@ def summary(rule: Mapping[str, Any], labels: Labels, value: float) -> str:
     given = {f"$labels.{name}": word for name, word in labels} | {"$value": f"{value:g}"}
     return re.sub(r"{{ (\S+) }}", lambda found: given[found[1]], rule["annotations"]["summary"])
 
+
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 

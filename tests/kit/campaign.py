@@ -94,7 +94,7 @@ class Campaign:
             for path, methods in document["paths"].items()
             for method in methods
         )
-        admin = self.store.user_by_login("c-admin")
+        admin = self.store.objects.user_by_login("c-admin")
         assert admin
         self.canaries = Canaries(
             self.store,
@@ -102,7 +102,7 @@ class Campaign:
             passphrase=PASSPHRASE,
             database=f"certauth:{quote(DATABASE_PASSWORD)}@",
             key=self.shown.key_pem.decode(),
-            token=tokens.make(admin, self.store.cluster(), 3600),
+            token=tokens.make(admin, self.store.settings.cluster(), 3600),
             hash=admin.passwords[0].hash,
         )
 
@@ -118,16 +118,16 @@ class Campaign:
         """The Authorization of somebody with this role, who is made if need be."""
         if role in (NOBODY, BEARER):
             return {}
-        self.store.enter()
+        self.store.request.enter()
         name = f"c-{role}"
         uid = next(one.uid for one in BUILTIN_ROLES if one.management == role)
-        user = self.store.user_by_login(name)
+        user = self.store.objects.user_by_login(name)
         if user is None or user.role_uids != (uid,) or user.auth_method != "regular":
             if user:
-                self.store.delete(User, user.uid, lambda _: None)
+                self.store.objects.delete(User, user.uid, lambda _: None)
             made = User(0, name, "regular", (uid,), passwords=(new_password(PASSWORD),))
-            user = self.store.create(made)
-        return {"Authorization": f"Bearer {tokens.make(user, self.store.cluster(), 3600)}"}
+            user = self.store.objects.create(made)
+        return {"Authorization": f"Bearer {tokens.make(user, self.store.settings.cluster(), 3600)}"}
 
     def heal(self) -> None:
         """Undoes what would shut the campaign out, and all but some of what it has made."""

@@ -41,8 +41,8 @@ C, L, ST, O, OU = (oid(f"2.5.4.{last}") for last in (6, 7, 8, 10, 11))  # noqa: 
 DC, UID = oid("0.9.2342.19200300.100.1.25"), oid("0.9.2342.19200300.100.1.1")
 EMAIL = oid("1.2.840.113549.1.9.1")
 UPN = oid("1.3.6.1.4.1.311.20.2.3")
-BASIC_CONSTRAINTS, KEY_USAGE, EXTENDED_KEY_USAGE, SAN = map(
-    oid, ("2.5.29.19", "2.5.29.15", "2.5.29.37", "2.5.29.17")
+BASIC_CONSTRAINTS, KEY_USAGE, EXTENDED_KEY_USAGE, SAN, CERTIFICATE_POLICIES = map(
+    oid, ("2.5.29.19", "2.5.29.15", "2.5.29.37", "2.5.29.17", "2.5.29.32")
 )
 CLIENT_AUTH, SERVER_AUTH = oid("1.3.6.1.5.5.7.3.2"), oid("1.3.6.1.5.5.7.3.1")
 ANY_USAGE = oid("2.5.29.37.0")
@@ -93,6 +93,12 @@ def extension(kind: bytes, content: bytes, critical: bool = False) -> bytes:
 def purposes(*kinds: bytes, critical: bool = False) -> bytes:
     """The extended key usage extension."""
     return extension(EXTENDED_KEY_USAGE, der(0x30, *(der(6, one) for one in kinds)), critical)
+
+
+def policies(*kinds: bytes, critical: bool = False) -> bytes:
+    """The certificate policies extension, without qualifiers."""
+    listed = der(0x30, *(der(0x30, der(6, one)) for one in kinds))
+    return extension(CERTIFICATE_POLICIES, listed, critical)
 
 
 def key_usage(bits: bytes) -> bytes:
@@ -319,10 +325,11 @@ def decide(
     no_journal: bool = False,
     no_policy: bool = False,
     tls: dict[str, Any] | None = None,
+    tls_version: int = 0,
 ) -> Verdict:
     """The decision under a raw policy. `chain`: the CAs that the handshake verified above the leaf,
     its issuer first; None where there was none, so that the core verifies by itself. `tls`: what
-    explain was told of a handshake."""
+    explain was told of a handshake; `tls_version` as in the handshake, 0x0303 for TLS 1.2."""
     raw, path, certificates = ffi.NULL, ffi.new("path *"), []
     if leaf is not None:
         certificates = [x509(leaf)]
@@ -346,7 +353,8 @@ def decide(
     request = ffi.new(
         "request *",
         {"leaf": raw, "issuers": path, "now": now, "address": span(address), "ask": callback}
-        | {"pending": pending, "no_journal": no_journal, "no_policy": no_policy, "tls": tls or {}},
+        | {"pending": pending, "no_journal": no_journal, "no_policy": no_policy, "tls": tls or {}}
+        | {"tls_version": tls_version},
     )
     decided = lib.policy_decide(lines, bootstrap, request)
     return Verdict(

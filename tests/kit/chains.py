@@ -348,6 +348,116 @@ def single_roots(table: Table) -> None:
     table.show("a root as a client", itself)
 
 
+# ---- Trusted by itself ---------------------------------------------------------------------------
+
+
+def pin(table: Table, name: str, cert: Cert, *above: Cert) -> None:
+    table.show(f"pinned, {name}", cert, *above)
+    table.lines.append(authority_line(cert, "pin"))
+
+
+def pins(table: Table, ca: Cert) -> None:
+    """Each kind of leaf, under nobody and under CAs that are known or not; and who is none of
+    them."""
+    stranger = root("CN=Of pins only")
+    below = stranger.authority("CN=Below it")
+    for name, by, above in (
+        ("unknown CA", stranger, ()),
+        ("unknown CA, sent", below, (below,)),
+        ("unknown CA and its root, sent", below, (below, stranger)),
+        ("trusted CA", ca, ()),
+    ):
+        for kind, leaf in leaves(by):
+            if kind != "brainpool":
+                pin(table, f"{kind}, {name}", leaf, *above)
+        table.show(f"beside those pinned, {name}", by.issue("CN=alice"), *above)
+    for name, options in {
+        "alone": {},
+        "CA:TRUE": {"ca": True},
+        "CA:TRUE, keyCertSign": {"ca": True, "more": [usage(key_cert_sign=True)]},
+        "CA:TRUE, both usages": {
+            "ca": True, "more": [usage(key_cert_sign=True, digital_signature=True)],
+        },
+        "expired": {"begin": days(-9), "end": days(-1)},
+        "future": {"begin": days(1)},
+        "serverAuth": {"eku": (SERVER,)},
+        "SHA-1": {"algorithm": hashes.SHA1()},
+        "MD5": {"key": rsa_key(2048, 3), "algorithm": hashes.MD5()},
+        "RSA-1024": {"key": rsa_key(1024, 3)},
+        "RSA-2048": {"key": rsa_key(2048, 3)},
+        "Ed25519": {"key": keys()["Ed25519"]},
+        "unknown critical extension": {"more": [(unknown(), True)]},
+    }.items():  # fmt: skip
+        key = ec.generate_private_key(ec.SECP256R1())
+        alone = sign(None, "CN=alice", **{"key": key, **options})
+        pin(table, f"by itself, {name}", alone)
+        if options.get("ca"):
+            table.show(f"its child, {name}", alone.issue("CN=alice"))
+            table.show(f"its child, with it, {name}", alone.issue("CN=alice"), alone)
+        table.show(f"its namesake, {name}", sign(None, "CN=alice", **{"key": key, **options}))
+
+
+def odd_pins(table: Table, ca: Cert) -> None:
+    """Under paths that are wrong by themselves."""
+    ended = ca.authority("CN=Ended of pins", not_before=days(-9), not_after=days(-1))
+    dead = ca.authority("CN=Dead of pins")
+    table.lines.append(f"revoke key {dead.key_id}")
+    small = sign(ca, "CN=Small of pins", rsa_key(1024, 4), ca=True)
+    only = [(x509.NameConstraints([x509.DNSName("only.example")], None), True)]
+    key = ec.generate_private_key(ec.SECP256R1())
+    narrow = sign(ca, "CN=Narrow", key, ca=True, more=only)
+    for name, by in {"ended": ended, "revoked": dead, "weak": small, "narrow": narrow}.items():
+        for sent in ((), (by,)):
+            leaf = by.issue("CN=alice", san=("dns:a.n",))
+            pin(table, f"of a CA that is {name}, {'' if sent else 'not '}sent", leaf, *sent)
+    # Another CA of that name is in the trust store: libcrypto tries no other.
+    table.trusted(root("CN=Taken name"))
+    pin(table, "of a CA whose name another has", root("CN=Taken name").issue("CN=alice"))
+    old = table.trusted(root("CN=Ended root", not_before=days(-9), not_after=days(-1)))
+    pin(table, "of a root that has ended", old.issue("CN=alice"))
+    revoked = sign(None, "CN=alice", ec.generate_private_key(ec.SECP256R1()))
+    pin(table, "and revoked", revoked)
+    table.lines.append(f"revoke serial {revoked.key_id} {revoked.serial}")
+    good = raw.certificate(raw.name([(raw.CN, "alice")]), by=ca)
+    broken = good[:-1] + bytes([good[-1] ^ 1])
+    table.show_der("pinned, broken signature", raw.leaf_key(), broken)
+    table.lines.append(authority_line(broken, "pin"))
+    bound = ca.authority("CN=Asked for").issue("CN=c")
+    table.lines.append(f"bind cn c alice ca={ca.key_id}")
+    pin(table, "of a CA asked for", bound, *bound.above[:1])
+
+
+def rootless(table: Table) -> None:
+    """`ca` lines below roots that are nowhere, and an `anchor` that is."""
+    top = root("CN=Nowhere at all")
+    weak = {"key": rsa_key(1024, 5)}
+    for name, options in {
+        "good": {}, "ended": {"begin": days(-9), "end": days(-1)}, "RSA-1024": weak,
+        "SHA-1": {"algorithm": hashes.SHA1()},
+        "for servers": {"more": [(x509.ExtendedKeyUsage([SERVER]), False)]},
+        "pathlen 0": {"more": [(x509.BasicConstraints(True, 0), True)]},
+    }.items():  # fmt: skip
+        made = {"key": ec.generate_private_key(ec.SECP256R1()), **options}
+        middle = sign(top, f"CN=Rootless {name}", ca=True, **made)
+        table.trusted(middle)
+        below = middle.authority("CN=Sub")
+        for kind, leaf in leaves(middle):
+            if kind in ("good", "expired", "SHA-1"):
+                table.show(f"{kind} of a rootless CA, {name}", leaf)
+                table.show(f"{kind} of a rootless CA, {name}, sent", leaf, middle)
+        table.show(f"below a rootless CA, {name}", below.issue("CN=alice"), below)
+        table.show(f"below a rootless CA, {name}, all sent", below.issue("CN=alice"), below, middle)
+        table.show(f"a rootless CA, {name}, its root sent", middle.issue("CN=alice"), middle, top)
+    table.show("of its root", top.issue("CN=alice"), top)
+    other = table.trusted(top.authority("CN=Rootless anchor"), "anchor")
+    table.show("of an anchor without its root", other.issue("CN=alice"))
+    under = table.trusted(other.authority("CN=Of it"))
+    table.show("a rootless CA below an anchor", under.issue("CN=alice"))
+    high = table.trusted(top.authority("CN=Rootless high"))
+    low = table.trusted(high.authority("CN=Rootless low"), "anchor")
+    table.show("an anchor below a rootless CA", low.issue("CN=alice"))
+
+
 @cache
 def table() -> Table:
     made = Table()
@@ -360,4 +470,7 @@ def table() -> Table:
     paths(made, ca)
     single_paths(made, ca)
     single_roots(made)
+    pins(made, ca)
+    odd_pins(made, ca)
+    rootless(made)
     return made

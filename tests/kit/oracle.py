@@ -7,11 +7,13 @@ import hashlib
 import ipaddress
 import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from control.policy import core
 from tests.kit import certs as raw
@@ -41,6 +43,15 @@ from tests.kit.certs import (
 from tests.kit.reasons import reasons
 from tests.kit.support import Cert
 
+# What a leaf's key may be: how many bits of RSA it counts as, and its SubjectPublicKeyInfo.
+KEYS: dict[str, Callable[[], tuple[int, bytes]]] = {
+    "P-256": lambda: (3072, spki_of(leaf_key())),
+    "P-384": cache(lambda: (7680, spki_of(ec.generate_private_key(ec.SECP384R1())))),
+    "RSA": cache(lambda: (2048, spki_of(rsa.generate_private_key(65537, 2048)))),
+}
+SERVER_USAGE, CLIENT_USAGE = "1.3.6.1.5.5.7.3.1", "1.3.6.1.5.5.7.3.2"
+POLICIES = ("1.2.3", "2.999.1")
+TLS_VERSIONS = (0, 0x0302, 0x0303, 0x0304)
 Attributes = tuple[tuple[str, str], ...]
 ADDRESSES = [None, "10.1.2.3", "10.9.9.9", "192.0.2.1", "2001:db8::1"]
 
@@ -57,6 +68,8 @@ class Leaf:
     client: bool
     serial: str
     chain: tuple[Cert, ...]  # its issuer first
+    key: str  # one of KEYS
+    policies: frozenset[str]
     odd: frozenset[str] = frozenset()  # kinds of which a value is not clean text
 
     @property
@@ -77,7 +90,7 @@ class Leaf:
             case "cert":
                 return [hashlib.sha256(self.der).hexdigest()]
             case "key":
-                return [hashlib.sha256(spki_of(leaf_key())).hexdigest()]
+                return [hashlib.sha256(KEYS[self.key]()[1]).hexdigest()]
         return [value for one, value in self.sans if one == kind]
 
 
@@ -89,6 +102,7 @@ class Told:
     users: tuple[str, ...]
     nets: str
     session: int  # seconds; 0: not said
+    made: bool = False  # by a pattern: the user has a placeholder
 
 
 @dataclass
@@ -97,12 +111,14 @@ class Lines:
 
     settings: dict[str, str] = field(default_factory=dict)
     cas: set[str] = field(default_factory=set)  # key ids
+    pins: set[bytes] = field(default_factory=set)  # DER
     allows: list[Attributes] = field(default_factory=list)
     binds: dict[tuple[str, str, str], Told] = field(default_factory=dict)
-    patterns: dict[tuple[str, str, str], Told] = field(default_factory=dict)  # its user: the word
+    patterns: dict[tuple[str, str, str], Told] = field(default_factory=dict)  # made: the word
     words: dict[str, bool] = field(default_factory=dict)  # of patterns: whether their users are on
     revoked: set[tuple[str, ...]] = field(default_factory=set)
     users: dict[str, bool] = field(default_factory=dict)
+    demands: dict[str, str] = field(default_factory=dict)  # setting → value
     taken: frozenset[str] = frozenset()  # users of the bootstrap file
     limited: bool = False  # there are `limit` lines in the bootstrap file
 
@@ -171,6 +187,8 @@ def some_leaf(rng: random.Random) -> Leaf:
     begin = rng.choice(["200101000000Z"] * 14 + ["270115080000Z", "270115080001Z"])
     end = rng.choice(["491231235959Z"] * 14 + ["270115080000Z", "270115075959Z"])
     client, serial = not some(rng, 0.05), rng.randrange(1, 4)
+    key = rng.choice(["P-256"] * 6 + list(KEYS))
+    asserted = [one for one in POLICIES if some(rng, 0.5)]
     odd, rdns, more = rng.choice(ODD) if some(rng, 0.1) else (set(), [], [])
     listed = [*(KINDS_OF_SAN[kind](value) for kind, value in names), *more]
     der = certificate(
@@ -179,7 +197,12 @@ def some_leaf(rng: random.Random) -> Leaf:
         by=issuer,
         serial=bytes([serial]),
         validity=(utc(begin), utc(end)),
-        extensions=[constraints(False), purposes(CLIENT_AUTH if client else raw.SERVER_AUTH)],
+        extensions=[
+            constraints(False),
+            purposes(CLIENT_AUTH if client else raw.SERVER_AUTH),
+            *([raw.policies(*map(raw.oid, asserted))] if asserted else []),
+        ],
+        spki=KEYS[key]()[1],
     )
     return Leaf(
         der,
@@ -190,6 +213,8 @@ def some_leaf(rng: random.Random) -> Leaf:
         client,
         f"{serial:02x}",
         (issuer, *issuer.above[:1]),
+        key,
+        frozenset(asserted),
         frozenset(odd),
     )
 
@@ -209,10 +234,18 @@ def some_lines(
         if word == "enforce" or some(rng, 0.3):
             told.settings[word] = rng.choice(values)
             text.append(f"set {word} {told.settings[word]}")
+    for word in DEMANDS:
+        if some(rng, 0.1):
+            told.demands[word] = some_demand(rng, word, leaves)
+            text.append(f"set {word} {told.demands[word]}")
     for one in authorities()[:4]:
         if not some(rng, 0.1):
             told.cas.add(one.key_id)
             text.append(authority_line(one))
+    for leaf in leaves:
+        if leaf.der not in told.pins and some(rng, 0.15):
+            told.pins.add(leaf.der)
+            text.append(authority_line(leaf.der, "pin"))
     for _ in range(rng.randrange(5)):
         entry = [one for one in rng.choice(leaves).subject if one[0] != "UID"]
         kinds = [kind for kind, _ in entry]
@@ -236,6 +269,22 @@ def some_lines(
             told.users[user] = not some(rng, 0.2)
             text.append(f"user {user} {'on' if told.users[user] else 'off'}")
     return told, [canonical(line) for line in text]
+
+
+def some_demand(rng: random.Random, word: str, leaves: Sequence[Leaf]) -> str:
+    """On either side of what a leaf has."""
+    leaf = rng.choice(leaves)
+    usages = [SERVER_USAGE, CLIENT_USAGE, CLIENT_USAGE, f"{SERVER_USAGE},{CLIENT_USAGE}"]
+    match word:
+        case "max-lifetime":
+            return f"{max(1, leaf.end - leaf.begin + rng.choice([-1, 0, 1]))}s"
+        case "require-eku":
+            return rng.choice(usages)
+        case "require-policy":
+            return rng.choice([*POLICIES, ",".join(POLICIES)])
+        case "min-key-bits":
+            return str(KEYS[leaf.key]()[0] + rng.choice([-1, 0, 1]))
+    return rng.choice(["1.2", "1.3"])
 
 
 def by_type(entry: Sequence[tuple[str, str]]) -> Attributes:
@@ -281,7 +330,11 @@ def some_pattern(rng: random.Random, told: Lines, leaf: Leaf) -> list[str]:
     issuer, nets, session, words = some_options(rng, leaf)
     if (kind, template, issuer) in told.patterns:
         return []
-    told.patterns[kind, template, issuer] = Told(kind, (word,), nets, session)
+    if some(rng, 0.3):
+        user = rng.choice(["alice", "alice", "bob", "carol"])
+        told.patterns[kind, template, issuer] = Told(kind, (user,), nets, session)
+        return [f"pattern {kind} {template} {user}{words}"]
+    told.patterns[kind, template, issuer] = Told(kind, (word,), nets, session, made=True)
     on = told.words.setdefault(word, not some(rng, 0.3))
     return [f"pattern {kind} {template} {word}:{{x}}{words} {'on' if on else 'off'}"]
 
@@ -314,6 +367,16 @@ def some_bootstrap(rng: random.Random, leaves: Sequence[Leaf]) -> tuple[Lines, l
     return own, kept + users + ["limit -@admin"] * own.limited
 
 
+# Setting → the reason of those that have not what it asks for, in the order of the checks.
+DEMANDS = {
+    "max-lifetime": "lifetime",
+    "require-eku": "required_eku",
+    "require-policy": "required_policy",
+    "min-key-bits": "key_too_small",
+    "min-tls": "tls_version",
+}
+
+
 # ---- The oracle ----------------------------------------------------------------------------------
 
 
@@ -343,14 +406,19 @@ class Outcome:
 
 
 def oracle(
-    told: Lines, leaf: Leaf | None, now: int, address: str | None, own: Lines | None = None
+    told: Lines,
+    leaf: Leaf | None,
+    now: int,
+    address: str | None,
+    own: Lines | None = None,
+    version: int = 0,
 ) -> Outcome:
-    """`own` is the bootstrap file."""
+    """`own` is the bootstrap file; `version` that of the connection's TLS, 0 where unknown."""
     asked = told.settings.get
     if leaf and own:
         # Limits are for policies; words belong to the policy's patterns everywhere.
         file = replace(own, revoked=told.revoked, words=told.words, limited=False)
-        found = _judged(file, leaf, now, address)
+        found = _judged(file, leaf, now, address, version)
         passed = reasons().index(found.reason)
         bound = bool(_bound(own, leaf)) and passed > reasons().index("untrusted_issuer")
         if bound or passed > reasons().index("no_binding"):
@@ -360,7 +428,7 @@ def oracle(
         return Outcome("leave", "off")
     if leaf is None:
         return Outcome("refuse" if asked("plain") == "refuse" else "leave", "no_certificate")
-    found = _judged(told, leaf, now, address)
+    found = _judged(told, leaf, now, address, version)
     nobody = found.reason in ("untrusted_issuer", "no_binding")
     return replace(found, action="leave") if nobody and asked("unmatched") == "leave" else found
 
@@ -380,11 +448,12 @@ def _made(told: Lines, leaf: Leaf) -> list[Told]:
         wanted = re.escape(template).replace(r"\{x\}", "([ab]+)")
         for value in leaf.values(kind) if issuer in ["", *leaf.keys] else []:
             if fits := re.fullmatch(wanted, value):
-                found.append(replace(line, users=(f"{line.users[0]}:{fits[1]}",)))
+                made = (f"{line.users[0]}:{fits[1]}",)
+                found.append(replace(line, users=made if line.made else line.users))
     return found
 
 
-def _judged(told: Lines, leaf: Leaf, now: int, address: str | None) -> Outcome:
+def _judged(told: Lines, leaf: Leaf, now: int, address: str | None, version: int) -> Outcome:
     hits = _bound(told, leaf)
     bad = _bad(told, leaf, now, hits)
     if bad == "untrusted_issuer" and leaf.odd and not hits:
@@ -392,19 +461,49 @@ def _judged(told: Lines, leaf: Leaf, now: int, address: str | None) -> Outcome:
     if bad:
         return Outcome("refuse", bad)
     if hits:
-        return _mapped(told, hits, address, made=False)
+        unmet = "" if _peer(hits) else _unmet(told, leaf, version)
+        return _mapped(told, hits, address, unmet)
     hits = _made(told, leaf)
     if any(leaf.several(one.kind) for one in hits):
         return Outcome("refuse", "ambiguous")
     if leaf.odd and (not hits or any(one.kind in leaf.odd for one in hits)):
         return Outcome("refuse", "bad_string")
-    return _mapped(told, hits, address, made=True) if hits else Outcome("refuse", "no_binding")
+    if not hits:
+        return Outcome("refuse", "no_binding")
+    return _mapped(told, hits, address, _unmet(told, leaf, version))
+
+
+def _peer(hits: list[Told]) -> bool:
+    return any(one.kind == "key" and one.users == ("certauth-peer-1",) for one in hits)
+
+
+def _unmet(told: Lines, leaf: Leaf, version: int) -> str:
+    """The first demand that the leaf, or its connection, does not meet."""
+    usages = {CLIENT_USAGE if leaf.client else SERVER_USAGE}
+    for word, reason in DEMANDS.items():
+        value = told.demands.get(word)
+        match word if value else "", value or "":
+            case "max-lifetime", most:
+                good = leaf.end - leaf.begin <= int(most[:-1])
+            case "require-eku", asked:
+                good = set(asked.split(",")) <= usages
+            case "require-policy", asked:
+                good = set(asked.split(",")) <= leaf.policies
+            case "min-key-bits", least:
+                good = KEYS[leaf.key]()[0] >= int(least)
+            case "min-tls", least:
+                good = version >= (0x0304 if least == "1.3" else 0x0303)
+            case _:
+                good = True
+        if not good:
+            return reason
+    return ""
 
 
 def _bad(told: Lines, leaf: Leaf, now: int, hits: list[Told]) -> str:
     """What is wrong with the certificate, whoever it would be."""
     gate = told.settings.get("gate")
-    peer = any(one.kind == "key" and one.users == ("certauth-peer-1",) for one in hits)
+    peer = _peer(hits)
     asked = {"san_cn": {"cn", "dns"}, "full_subject": {"subject"}}.get(gate or "", set())
     if leaf.odd & {*(one.kind for one in hits), *(asked if not peer else ())}:
         return "bad_string"
@@ -412,11 +511,12 @@ def _bad(told: Lines, leaf: Leaf, now: int, hits: list[Told]) -> str:
         return "ambiguous"
     if gate == "san_cn" and leaf.several("cn") and not peer:
         return "ambiguous"
-    if not told.cas & set(leaf.keys) and not peer:
+    pinned = leaf.der in told.pins
+    if not told.cas & set(leaf.keys) and not peer and not pinned:
         return "untrusted_issuer"
     for one in leaf.chain:
         begin, end = one.certificate.not_valid_before_utc, one.certificate.not_valid_after_utc
-        if not begin.timestamp() <= now <= end.timestamp():
+        if not begin.timestamp() <= now <= end.timestamp() and not pinned:
             return "ca_expired"
         if _names(issuer_of(one).key_id, one.serial, one.fingerprint, one.key_id) & told.revoked:
             return "ca_revoked"
@@ -440,15 +540,17 @@ def _names(issuer: str, serial: str, cert: str, key: str) -> set[tuple[str, ...]
     return {("serial", issuer, serial), ("cert", cert), ("key", key)}
 
 
-def _mapped(told: Lines, hits: list[Told], address: str | None, made: bool) -> Outcome:
-    """Whom the lines that name a certificate make it; `made`: they are patterns."""
-    users = hits[0].users
+def _mapped(told: Lines, hits: list[Told], address: str | None, unmet: str) -> Outcome:
+    """Whom the lines that name a certificate make it; `unmet`: a demand, see _unmet."""
+    users, made = hits[0].users, hits[0].made
     if any(one.users != users for one in hits):
         return Outcome("refuse", "conflict")
     inside = ipaddress.ip_address(address) if address else None
     for nets in (one.nets.split(",") for one in hits if one.nets):
         if not inside or not any(inside in ipaddress.ip_network(net) for net in nets):
             return Outcome("refuse", "address")
+    if unmet:
+        return Outcome("refuse", unmet)
     for user in users:
         owned = user.split(":")[0] in told.words and ":" in user
         loose = user not in told.users and not made

@@ -471,6 +471,7 @@ def asks(kind: Server) -> bool:
     """Does the server ask modules before it looks at a password? (Redis 7.2; Valkey always.)"""
     return kind.name == "valkey" or kind.release >= (7, 2)
 
+
 WORKER = "user worker on >secret ~* &* +@all"  # the operator's own, with a password
 
 

@@ -21,7 +21,7 @@ PEER = "tests.peer"
 
 @dataclass(frozen=True)
 class Peer:
-    """What control.http.server.peer_cert gives."""
+    """What control.http.bridge.peer_cert gives."""
 
     chain: tuple[bytes, ...]
 
@@ -147,7 +147,7 @@ class ControlPlane:
 
     def lines(self, uid: int = 1) -> set[str]:
         """The policy of a database."""
-        return set(self.store.policy(uid)[1])
+        return set(self.store.policies.whole(uid)[1])
 
 
 def user(uid: int = 1, name: str = "alice", **fields: Any) -> User:

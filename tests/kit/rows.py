@@ -6,10 +6,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from control import store
 from control.policy import core
 from control.records import RolePermission
-from control.store import Store
+from control.store import Store, engine, versions
 from tests.kit.rest import database, user
 
 ADMIN = user(1, "admin", auth_method="regular", role_uids=(1,), certificate_subject_line="")
@@ -18,7 +17,7 @@ ADMIN = user(1, "admin", auth_method="regular", role_uids=(1,), certificate_subj
 def granted(made: Store, *users: str) -> None:
     """Database 1, on which role 6 has Full Access, and users with that role."""
     given = (RolePermission(6, 1),)
-    made.create(
+    made.objects.create(
         database(
             0,
             tls_mode="enabled",
@@ -28,12 +27,12 @@ def granted(made: Store, *users: str) -> None:
         )
     )
     for name in users:
-        made.create(user(0, name))
+        made.objects.create(user(0, name))
 
 
 def replayed(made: Store, uid: int = 1) -> set[str]:
     """The policy that the log leads to, from nothing."""
-    changes = made.changes(uid, 0, "")
+    changes = made.policies.changes(uid, 0, "")
     assert changes is not None
     lines: set[str] = set()
     for change in changes:
@@ -50,25 +49,25 @@ def read_while_written(reader: Store, writer: Store, changes: int) -> None:
 
     def write() -> None:
         for i in range(changes):
-            writer.create(user(0, f"u{i}"))
+            writer.objects.create(user(0, f"u{i}"))
         done.set()
 
     writing = threading.Thread(target=write)
     writing.start()
     while not done.is_set():
-        target, lines = reader.policy(1)
+        target, lines = reader.policies.whole(1)
         assert target.digest == core.digest(lines)
     writing.join()
 
 
 def cut(dumped: dict[str, Any], schema: str, folder: Path) -> dict[str, Any]:
     """What an older version would have said: its tables, with the columns that they had."""
-    engine = store._engine(sa.make_url(f"sqlite:///{folder}/{schema}.db"))
-    with engine.begin() as connection:
-        store._migrate(connection, schema)
+    older = engine.make_engine(sa.make_url(f"sqlite:///{folder}/{schema}.db"))
+    with older.begin() as connection:
+        versions.migrate(connection, schema)
         found = sa.inspect(connection)
         had = {t: {c["name"] for c in found.get_columns(t)} for t in found.get_table_names()}
-    engine.dispose()
+    older.dispose()
     tables = {}
     for name, content in dumped["tables"].items():
         places = [i for i, c in enumerate(content["columns"]) if c in had.get(name, ())]

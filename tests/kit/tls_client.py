@@ -92,6 +92,7 @@ def has_ipv6() -> bool:
         return True
     return False
 
+
 # How a TLS session comes back: the version, and whether the client takes tickets.
 RESUMPTIONS = {
     "1.2 id": ("TLSv1_2", False),

@@ -167,6 +167,7 @@ def crc_slot(key: str) -> int:
 def events(plane: Plane, kind: str) -> list[dict[str, Any]]:
     return [one for one in plane.ok("GET /v1/logs") if one["type"] == kind]
 
+
 # What is asked of servers here, all do alike; one is enough for every day.
 KINDS = [
     pytest.param(kind, id=str(kind), marks=[] if kind == KIND else [pytest.mark.slow])

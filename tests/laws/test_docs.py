@@ -24,7 +24,7 @@ import click
 import pytest
 from pydantic import BaseModel
 
-from control import service
+from control import service, store
 from control.api import models
 from control.api.app import create_app
 from control.api.bdb_models import (
@@ -794,6 +794,43 @@ def test_no_test_imports_a_test() -> None:
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         found = [module for module, _ in imported(path) if ".test_" in module]
         assert not found or path.name == "test_postgres.py", (path, found)
+
+
+def test_the_store_is_reached_through_its_front() -> None:
+    """Other packages import the names of control/store/__init__.py, and never its rooms or its
+    kernel."""
+    for path in PYTHON[1:]:
+        if path.is_relative_to(ROOT / "control" / "store"):
+            continue
+        named = {one for one, _ in imported(path) if one.startswith("control.store.")}
+        assert named <= {f"control.store.{one}" for one in store.__all__}, path.name
+        assert "._kernel" not in path.read_text(), path.name
+
+
+def hinted(hint: object) -> Iterator[object]:
+    """A type and the types within it."""
+    yield hint
+    for part in hint if isinstance(hint, list) else typing.get_args(hint):
+        yield from hinted(part)
+
+
+def test_no_type_of_the_database_leaves_the_store(tmp_path: Path) -> None:
+    """No signature of the store and its services has a type of SQLAlchemy: then no expression of
+    SQL is built elsewhere either."""
+    opened = Store(f"sqlite:///{tmp_path}/control.db")
+    services = {type(one) for name, one in vars(opened).items() if not name.startswith("_")}
+    opened.close()
+    found = [one for one in map(vars(store).get, store.__all__) if inspect.isroutine(one)]
+    kinds = {one for one in map(vars(store).get, store.__all__) if inspect.isclass(one)}
+    for kind in services | kinds:
+        public = {name for name in vars(kind) if not name.startswith("_")} | {"__init__"}
+        found += [getattr(kind, name) for name in public if inspect.isroutine(getattr(kind, name))]
+    assert Store.rehearse in found
+    assert len(services) > 10
+    for method in found:
+        hints = getattr(method, "__annotations__", {}) and typing.get_type_hints(method)
+        for one in (part for hint in hints.values() for part in hinted(hint)):
+            assert not getattr(one, "__module__", "").startswith("sqlalchemy"), method
 
 
 def test_the_page_asks_the_api_and_nothing_else() -> None:

@@ -153,9 +153,7 @@ def certificate_expiring(world: World) -> Iterator[Minute]:
 
 def node_certificate_expiring(world: World) -> Iterator[Minute]:
     cert = server_cert(world.pki, not_before=days(-60), not_after=days(20))
-    node = enrolled_node(
-        world.start, world.kind, world.plane.config.home, own_pki(world.pki, cert)
-    )
+    node = enrolled_node(world.start, world.kind, world.plane.config.home, own_pki(world.pki, cert))
     world.plane.register(node)
     world.plane.in_step()
     yield nothing
@@ -166,9 +164,7 @@ def node_certificate_expiring(world: World) -> Iterator[Minute]:
 
 def node_unsound(world: World) -> Iterator[Minute]:
     cert = server_cert(world.pki)
-    node = enrolled_node(
-        world.start, world.kind, world.plane.config.home, own_pki(world.pki, cert)
-    )
+    node = enrolled_node(world.start, world.kind, world.plane.config.home, own_pki(world.pki, cert))
     world.plane.register(node)
     world.plane.in_step()
     put(cert.files[0], server_cert(world.pki).pem)  # without its key
@@ -283,8 +279,8 @@ def stands_still(world: World) -> Iterator[Minute]:
 
 def backup_old(world: World) -> Iterator[Minute]:
     """Three days later."""
-    with world.plane.store._transaction() as connection:
-        events = store.events
+    with world.plane.store._kernel.transaction() as connection:
+        events = store.schema.events
         then = sa.update(events).where(events.c.type == "backup_made")
         connection.execute(then.values(time=events.c.time - 3 * 86400))
     yield nothing

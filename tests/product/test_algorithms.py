@@ -168,9 +168,7 @@ def test_explain_asks_the_servers_where_the_openssl_here_does_not_know_an_algori
         assert "ca set" not in text
 
 
-def test_a_certificate_of_ml_dsa_is_revoked(
-    plane: Plane, later: RedisServer, cast: Cast
-) -> None:
+def test_a_certificate_of_ml_dsa_is_revoked(plane: Plane, later: RedisServer, cast: Cast) -> None:
     """By itself, as any other: refused from then on, and explained so."""
     for cert in (cast.pure, cast.mixed):
         assert later_user(later, cert)

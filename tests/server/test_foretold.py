@@ -16,7 +16,7 @@ from tests.kit.certs import authority_line
 from tests.kit.node import bootstrap
 from tests.kit.policies import CLOSED, NOBODY, Node, Start, make_node, pairs, whoami
 from tests.kit.servers import Server
-from tests.kit.support import Cert, Pki, TlsConnection, root, wait_until
+from tests.kit.support import Cert, Pki, TlsConnection, days, root, wait_until
 
 # Users of the operator's own, with a password.
 OWN = {
@@ -37,9 +37,11 @@ class Cast:
         self.certs: dict[str, Cert | None] = {
             "alice": pki.alice,
             "bob": self.other.issue("CN=bob"),
-            "several": pki.ca.issue("CN=several"),
+            "several": pki.ca.issue("CN=several", not_before=days(-1), not_after=days(1)),
             "stranger": pki.ca.issue("CN=stranger"),
-            "device": pki.ca.issue("CN=d", san=["dns:d1.iot"]),
+            "device": pki.ca.issue(
+                "CN=d", san=["dns:d1.iot", "email:d@iot"], not_before=days(-1), not_after=days(1)
+            ),
             "keeper": pki.ca.issue("CN=keeper"),
             "both": pki.ca.issue("CN=both"),
             "none": None,
@@ -80,9 +82,13 @@ class Cast:
             ["user worker adopt on ~* &* +@all", "", ""],
             ["user default adopt off", "user default adopt on ~* &* +@all", "", "", ""],
             ["pattern dns {id}.iot device:{id} on ~{id}:* +@read", "", ""],
+            ["pattern email {id}@iot alice", "pattern email {id}@iot bob session=1h", "", ""],
             ["", "", f"revoke cert {certificate.fingerprint}"],
             ["", "", "", "set gate san_cn"],
             ["allow CN=alice", ""],
+            ["", "", "", "set max-lifetime 2d"],  # several's and the device's live no longer
+            ["", "", "", "set min-tls 1.3"],  # bob's is 1.2, as is keeper's
+            ["", "", "", "", "set require-eku emailProtection"],
         ]  # fmt: skip
 
 
@@ -223,7 +229,8 @@ class Stage:
     def connect(self, way: str) -> TlsConnection:
         server = self.node.server
         if way not in ("unix", "plain"):
-            return self.node.connect(self.cast.certs[way])
+            version = "TLSv1_2" if way in ("bob", "keeper") else None
+            return self.node.connect(self.cast.certs[way], version)
         if way == "unix":
             one = socket.socket(socket.AF_UNIX)
             one.connect(str(server.socket))

@@ -53,7 +53,7 @@ def test_a_load_is_the_policy(server_kind: Server, start: Start, pki: Pki) -> No
     assert told.pop("trust").startswith("not managed")
     assert told == {
         "generation": 7, "digest": digest, "lines": 4, "owner": "", "epoch": 0,
-        "enforce": "on", "journal": "ok", "unverified": "", "key": pki.server.key_id,
+        "enforce": "on", "journal": "ok", "unverified": "", "untaken": "", "key": pki.server.key_id,
         "next_key": None, "certificate": "ok",
     }  # fmt: skip
     assert sorted(show(admin)) == sorted(map(core.canonical, lines))

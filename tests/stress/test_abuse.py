@@ -63,7 +63,7 @@ class Target:
         api.ok("POST /v1/roles", {"name": "ops"})
         api.ok("POST /v1/redis_acls", {"name": "get", "acl": "+get ~*"})
         api.database()
-        stored = api.store.user_by_login("root")
+        stored = api.store.objects.user_by_login("root")
         assert stored
         self.authorization = token_of(api.store, "root")
         self.canaries = Canaries(
@@ -151,12 +151,12 @@ def test_what_is_wrong_with_an_answer_is_found(status: int, kind: str, text: str
 def test_secrets_are_found(target: Target) -> None:
     """In any text: those that were planted, and what looks like one."""
     api, seen = target.api, target.canaries.seen
-    stored = api.store.user_by_login("root")
+    stored = api.store.objects.user_by_login("root")
     assert stored
-    token = target.authorization.partition(" ")[2]
+    token, cluster = target.authorization.partition(" ")[2], api.store.settings.cluster()
     for secret in (
-        PASSWORD, KEY, KEY.split("\n")[1], api.store.cluster().jwt_key, stored.passwords[0].hash,
-        token, "$argon2id$v=19$x", "-----BEGIN EC PRIVATE KEY-----",
+        PASSWORD, KEY, KEY.split("\n")[1], cluster.jwt_key, stored.passwords[0].hash, token,
+        "$argon2id$v=19$x", "-----BEGIN EC PRIVATE KEY-----",
         'Traceback (most recent call last):\n  File "x.py"',
     ):  # fmt: skip
         assert seen(f"a {secret} b"), secret
@@ -467,7 +467,7 @@ def test_odd_bytes(site: Site, name: str) -> None:
 
 
 def roles(target: Target) -> set[str]:
-    return {one.name for one in target.api.store.all(Role)}
+    return {one.name for one in target.api.store.objects.all(Role)}
 
 
 def test_who_does_not_wait_for_the_answer_is_answered_once(site: Site) -> None:

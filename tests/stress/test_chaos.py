@@ -165,7 +165,7 @@ def test_what_was_acknowledged_is_on_every_node_in_the_end(
     finally:
         print(planes[0].api("GET /v1/certauth/nodes").json)
     told_by = Store(planes[0].config.url)
-    target, lines = told_by.policy(1)
+    target, lines = told_by.policies.whole(1)
     told_by.close()
     for server in nodes:
         with_operator = operator(server)

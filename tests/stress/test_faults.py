@@ -397,7 +397,9 @@ def test_what_a_clock_set_back_meets_between_two_slices_goes_on(
                 users = [f"+user {base}-{n} on {keys}" for n in range(5_000)]
                 writer.send("CERTAUTH.POLICY", "PATCH", f"{base}", f"{base + 1}", "LINES", *users)
                 wait_until(
-                    lambda: status(admin)["generation"] > base, "it is in force", 40  # noqa: B023
+                    lambda: status(admin)["generation"] > base,  # noqa: B023
+                    "it is in force",
+                    40,
                 )
                 meet(step)
                 assert writer.read()
@@ -612,12 +614,12 @@ def test_a_connection_that_is_cut_in_the_middle_of_a_patch(
 
 def replaced(plane: Plane, count: int, number: int) -> tuple[int, set[str]]:
     """Other lines in the place of as many; the generation with them, and the whole policy."""
-    with plane.store._write() as connection:
-        rows = connection.execute(store.LINES_OF, {"of": 999})
+    with plane.store._kernel.change() as connection:
+        rows = connection.execute(store.statements.LINES_OF_USER, {"of": 999})
         before = {(row.owner, row.line): row.id for row in rows}
         after = {(999, f"user x{number}-{one} on -@all") for one in range(count)}
-        store._move(connection, 1, before, after)
-        aim = store._target(connection, 1).generation
+        store.lines.move_lines(connection, 1, before, after)
+        aim = store.lines.read_target(connection, 1).generation
     return aim, plane.lines()
 
 
@@ -680,7 +682,7 @@ def test_control_planes_that_all_think_they_lead(
             workers[-1].lease = Deluded(stores[-1])
             workers[-1].start()
             wait_until(lambda: workers[-1].lease._epoch, "it leads")
-            plane.store.end_lease(workers[-1].lease.holder)  # and the next one takes it
+            plane.store.lease.end(workers[-1].lease.holder)  # and the next one takes it
             for change in range(10):
                 plane.user(pki.ca.issue(f"CN=u{number}-{change}"), f"u{number}-{change}")
                 time.sleep(rng.uniform(0, 0.1))
@@ -691,7 +693,7 @@ def test_control_planes_that_all_think_they_lead(
         wait_until(lambda: set(show(admin)) == plane.lines(), "the node has it all")
         now = status(admin)
         assert now["epoch"] == workers[-1].lease.epoch
-        assert now["generation"] == plane.store.target(1).generation
+        assert now["generation"] == plane.store.policies.target(1).generation
         assert len({worker.lease.epoch for worker in workers}) == 5
     finally:
         for worker in workers:

@@ -34,6 +34,7 @@ from tests.kit.tls_client import has_ipv6
 def config(tmp_path: Path) -> Config:
     return initialised(tmp_path / "control")
 
+
 pytestmark = pytest.mark.slow
 PROBES = 48
 SPACING = 0.125  # seconds from probe to probe: together they outlast the deadline of handshakes
@@ -72,7 +73,7 @@ def test_a_large_answer_to_slow_readers_stops_nobody_and_arrives_whole(config: C
     kilobyte by kilobyte, all of it."""
     store = Store(config.url)
     for number in range(200):
-        store.create(user(0, f"u{number}", email=f"{number}@{'x' * 30000}"))
+        store.objects.create(user(0, f"u{number}", email=f"{number}@{'x' * 30000}"))
     store.close()
     with serving(config), contextlib.ExitStack() as stack:
         readers = [stack.enter_context(slow_reader(config)) for _ in range(5)]
@@ -215,7 +216,7 @@ def test_a_stop_finishes_what_has_begun(config: Config) -> None:
         assert busy.recv(65536).startswith(b"HTTP/1.1 200 ")
         assert process.wait(20) == 0
     store = Store(config.url)
-    assert store.user_by_login("late") is not None
+    assert store.objects.user_by_login("late") is not None
     store.close()
 
 

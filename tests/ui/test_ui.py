@@ -161,7 +161,7 @@ def test_what_ends_a_session(api: ControlPlane, pki: Pki, alice: Cert) -> None:
         return browser
 
     api.password_user("bob", "cluster_viewer")
-    bob = api.store.user_by_login("bob")
+    bob = api.store.objects.user_by_login("bob")
     assert bob
     entry = {"certificate": alice.pem.decode()}
     cases: list[tuple[Callable[[], Browser], str, Any]] = [
@@ -227,7 +227,7 @@ def test_an_expired_password_is_changed_at_the_login(api: ControlPlane) -> None:
     bob = api.password_user("bob", "cluster_viewer")
     api.ok("PUT /v1/cluster", {"password_expiration_duration": 10})
     old = Password(hash_password(bob[1]), issued=1)
-    api.store.update(User, 2, lambda now: replace(now, passwords=(old,)))
+    api.store.objects.update(User, 2, lambda now: replace(now, passwords=(old,)))
     browser = Browser(api)
     page = browser.log_in(*bob)
     assert page.status == 401

@@ -78,9 +78,7 @@ def first_page(context: BrowserContext) -> Page:
     return page
 
 
-def test_only_certificates_that_fit_are_offered(
-    visited: Site, tmp_path: Path, pki: Pki
-) -> None:
+def test_only_certificates_that_fit_are_offered(visited: Site, tmp_path: Path, pki: Pki) -> None:
     """Of two in the store, the one of a CA that is named, though the other was there first; alone,
     that other one is not shown at all."""
     stranger = pki.server_ca.issue("CN=alice,OU=eng,O=acme")

@@ -126,9 +126,7 @@ def test_explain_says_what_the_api_says(api: ControlPlane, admin: Browser, pki: 
     assert admin.get("/ui/explain/?cert=x").status == 400
 
 
-def test_what_the_log_knows_is_explained_on_a_database_only(
-    api: ControlPlane, pki: Pki
-) -> None:
+def test_what_the_log_knows_is_explained_on_a_database_only(api: ControlPlane, pki: Pki) -> None:
     """The REST API's own decision needs the certificate."""
     api.trust(pki.ca)
     api.database(tls_mode="enabled")

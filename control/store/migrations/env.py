@@ -1,7 +1,7 @@
 """Run by Alembic, which the store calls with a connection of its own when it opens a database.
 
-A change of the tables is a new file in versions/, written by hand beside store.py's tables; a test
-compares the two."""
+A change of the tables is a new file in versions/, written by hand beside the tables of
+schema.py; a test compares the two."""
 
 from alembic import context
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from control import store
 from control.records import Node
 from tests.kit.rest import ControlPlane
 
@@ -32,9 +31,9 @@ def test_an_action_is_done_when_every_server_has_followed(api: ControlPlane) -> 
     uid = api.database()["action_uid"]
     found = action(api, uid)
     assert (found["name"], found["status"], found["progress"]) == ("create_bdb", "active", 0)
-    api.store.report(1, [node(1), node(0, port=6381)])
+    api.store.nodes.report(1, [node(1), node(0, port=6381)])
     assert (action(api, uid)["status"], action(api, uid)["progress"]) == ("active", 50)
-    api.store.report(1, [node(1), node(1, port=6381)])
+    api.store.nodes.report(1, [node(1), node(1, port=6381)])
     assert (action(api, uid)["status"], action(api, uid)["progress"]) == ("completed", 100)
     later = api.ok("PUT /v1/bdbs/1", {"default_user": True})["action_uid"]
     assert later != uid
@@ -45,7 +44,7 @@ def test_an_action_is_done_when_every_server_has_followed(api: ControlPlane) -> 
 def test_a_server_that_cannot_be_reached_is_named(api: ControlPlane) -> None:
     """It is tried again, so nothing has failed for good."""
     uid = api.database()["action_uid"]
-    api.store.report(1, [node(1), node(1, "connection refused", 6381)])
+    api.store.nodes.report(1, [node(1), node(1, "connection refused", 6381)])
     found = action(api, uid)
     assert (found["status"], found["progress"]) == ("active", 50)
     assert found["error"] == "127.0.0.1:6381: connection refused"
@@ -54,7 +53,7 @@ def test_a_server_that_cannot_be_reached_is_named(api: ControlPlane) -> None:
 def test_other_servers_have_to_follow_anew(api: ControlPlane) -> None:
     """What the old ones held says nothing about the new ones."""
     api.database()
-    api.store.report(1, [node(9)])
+    api.store.nodes.report(1, [node(9)])
     endpoints = [{"addr": ["127.0.0.1"], "port": 6399}]
     uid = api.ok("PUT /v1/bdbs/1", {"endpoints": endpoints})["action_uid"]
     assert action(api, uid)["status"] == "active"
@@ -65,9 +64,9 @@ def test_a_deletion_is_done_when_the_database_is_gone(api: ControlPlane) -> None
     made = api.database()["action_uid"]
     uid = api.ok("DELETE /v1/bdbs/1")["action_uid"]
     assert (action(api, uid)["name"], action(api, uid)["status"]) == ("delete_bdb", "active")
-    api.store.report(1, [node(2)])
+    api.store.nodes.report(1, [node(2)])
     assert action(api, uid)["progress"] == 99
-    api.store.forget_database(1)
+    api.store.nodes.forget_database(1)
     assert action(api, uid)["status"] == "completed"
     assert api(f"GET /v1/actions/{made}").status == 404
 
@@ -83,11 +82,11 @@ def test_an_unknown_action_is_a_404(api: ControlPlane) -> None:
 
 def test_old_actions_go(api: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
     """The newest come first."""
-    monkeypatch.setattr(store, "ACTIONS", 10)
-    monkeypatch.setattr(store, "TRIM", 5)
+    monkeypatch.setattr("control.store.actions.ACTIONS_KEPT", 10)
+    monkeypatch.setattr("control.store.actions.TRIM_BATCH", 5)
     last = api.database()["action_uid"]
     for number in range(29):
         last = api.ok("PUT /v1/bdbs/1", {"name": f"db{number}"})["action_uid"]
-    found = api.store.actions(limit=1000)
+    found = api.store.actions.recent(limit=1000)
     assert len(found) == 10
     assert found[0].uid == last

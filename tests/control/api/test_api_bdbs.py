@@ -225,13 +225,13 @@ def test_the_status_says_what_the_nodes_do(api: ControlPlane) -> None:
     """Active where all hold the policy; pending; or why one is behind."""
     api.database()
     one, two = Node(1, "127.0.0.1:6380", 1, True), Node(1, "127.0.0.1:6381", 1, True)
-    api.store.report(1, [one, two])
+    api.store.nodes.report(1, [one, two])
     found = api.ok("GET /v1/bdbs/1")
     assert found["status"] == "active"
     assert [node["status"] for node in found["nodes"]] == ["active", "active"]
     assert found["nodes"][0]["address"] == "127.0.0.1:6380"
     down = Node(1, "127.0.0.1:6381", 0, False, "connection refused")
-    api.store.report(1, [one, down])
+    api.store.nodes.report(1, [one, down])
     found = api.ok("GET /v1/bdbs/1")
     assert found["status"] == "127.0.0.1:6381: connection refused"
     assert [node["status"] for node in found["nodes"]] == ["active", "connection refused"]
@@ -240,9 +240,9 @@ def test_the_status_says_what_the_nodes_do(api: ControlPlane) -> None:
 def test_a_change_makes_an_active_database_pending(api: ControlPlane) -> None:
     """Until the nodes have it: the report is of an older generation."""
     api.database()
-    api.store.report(1, [Node(1, "127.0.0.1:6380", 1, True)])
+    api.store.nodes.report(1, [Node(1, "127.0.0.1:6380", 1, True)])
     assert api.ok("PUT /v1/bdbs/1", {"default_user": True})["status"] == "active-change-pending"
-    api.store.report(1, [Node(1, "127.0.0.1:6380", 2, True)])
+    api.store.nodes.report(1, [Node(1, "127.0.0.1:6380", 2, True)])
     assert api.ok("GET /v1/bdbs/1")["status"] == "active"
 
 

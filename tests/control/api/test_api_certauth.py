@@ -163,7 +163,7 @@ def test_each_server_tells_how_far_it_is(api: ControlPlane, pki: Pki) -> None:
     seen = Node(1, "127.0.0.1:6380", 1, True, digest="1:ab", software="redis 8.6.3", module="1",
                 certificate=pki.server.pem.decode())  # fmt: skip
     ends = int(pki.server.certificate.not_valid_after_utc.timestamp())
-    api.store.report(1, [replace(seen, last_error="UNREACHABLE", last_error_time=7)])
+    api.store.nodes.report(1, [replace(seen, last_error="UNREACHABLE", last_error_time=7)])
     api.ok("PUT /v1/bdbs/1", {"default_user": True})
     answer = api.ok("GET /v1/certauth/nodes")
     assert 0 <= answer["nodes"][0].pop("age") < 5
@@ -196,8 +196,8 @@ def test_each_server_tells_how_far_it_is(api: ControlPlane, pki: Pki) -> None:
             }
         ],
     }
-    assert api.store.take_lease("here:1", 3) == 1
-    api.store.report(1, [replace(seen, generation=2)], 1)
+    assert api.store.lease.take("here:1", 3) == 1
+    api.store.nodes.report(1, [replace(seen, generation=2)], 1)
     found = api.ok("GET /v1/certauth/nodes")
     assert (found["leader"], found["epoch"], found["faults"]) == ("here:1", 1, [])
     assert 0 <= found["leader_age"] < 5

@@ -40,7 +40,7 @@ def test_a_private_key_is_never_shown(api: ControlPlane, pki: Pki) -> None:
     api.ok(PUT, body)
     for request in ("GET /v1/cluster/certificates", "GET /v1/cluster"):
         assert "PRIVATE" not in str(api.ok(request))
-    assert "PRIVATE" in api.store.certificates()["api"].key
+    assert "PRIVATE" in api.store.settings.certificates()["api"].key
 
 
 def test_a_batch_is_all_or_nothing(api: ControlPlane, pki: Pki) -> None:

@@ -126,7 +126,7 @@ def test_a_token_ends(
 def test_forged_tokens_are_refused(api: ControlPlane, bob: tuple[str, str]) -> None:
     """Another key, no signature, another user, another cluster, no end, another algorithm."""
     token = token_of(api, bob)
-    key = api.store.cluster().jwt_key
+    key = api.store.settings.cluster().jwt_key
     head, claims, signature = token.split(".")
     none = base64.urlsafe_b64encode(json.dumps({"alg": "none"}).encode()).decode().rstrip("=")
     for header in (
@@ -157,7 +157,7 @@ def test_forged_tokens_are_refused(api: ControlPlane, bob: tuple[str, str]) -> N
         lambda api: api.ok(f"PUT {PASSWORD}", {"username": "bob", "new_password": "new"}),
         lambda api: api.ok(f"POST {PASSWORD}", {"username": "bob", "new_password": "new"}),
         lambda api: api.ok("DELETE /v1/users/2"),
-        lambda api: api.store.update(User, 2, lambda found: replace(found, locked=1)),
+        lambda api: api.store.objects.update(User, 2, lambda found: replace(found, locked=1)),
         lambda api: api.ok(
             "PUT /v1/users/2",
             {"auth_method": "certificate", "certificate_subject_line": "CN=bob"},
@@ -231,11 +231,11 @@ def test_a_token_counts_before_the_certificate(
 
 def test_the_key_of_tokens_is_in_no_answer(api: ControlPlane) -> None:
     """Nor in what the cluster prints as."""
-    key = api.store.cluster().jwt_key
+    key = api.store.settings.cluster().jwt_key
     assert len(key) == 64
     for path in ("/v1/cluster", "/v1/cluster/policy", "/v1/logs", "/openapi.json"):
         assert key not in str(api.ok(f"GET {path}"))
-    assert key not in repr(api.store.cluster())
+    assert key not in repr(api.store.settings.cluster())
 
 
 # ---- Passwords ----
@@ -529,7 +529,7 @@ def test_who_was_locked_while_a_password_was_checked_stays_out(
     def slow(change: dict[str, Any]) -> Callable[..., Password | None]:
         def check(self: Passwords, stored: Any, password: str) -> Password | None:
             found = real(self, stored, password)
-            api.store.update(User, 2, lambda user: replace(user, **change))
+            api.store.objects.update(User, 2, lambda user: replace(user, **change))
             return found
 
         return check

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from control import store
 from control.domain.guard import BURST
 from tests.kit.rest import ADMIN, ControlPlane
 from tests.kit.support import Pki
@@ -113,10 +112,10 @@ def test_failed_logins_do_not_wash_away_what_administrators_did(
     api: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each type has its own room in the log, and the oldest of it go."""
-    monkeypatch.setattr(store, "EVENTS", 20)
-    monkeypatch.setattr(store, "TRIM", 10)
+    monkeypatch.setattr("control.store.events.EVENTS_PER_TYPE", 20)
+    monkeypatch.setattr("control.store.events.TRIM_BATCH", 10)
     for number in range(95):
-        api.store.login_failed(0, number, username=str(number))
+        api.store.logins.failed(0, number, username=str(number))
     found = api.ok("GET /v1/logs")
     assert found[0]["type"] == "cluster_created"
     names = [event["username"] for event in found if event["type"] == "login_failed"]

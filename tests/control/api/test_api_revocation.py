@@ -99,10 +99,10 @@ def test_revoking_twice_is_revoking_once(api_with_alice: ControlPlane, pki: Pki)
     api = api_with_alice
     body = {"key": pki.alice.key_id, "reason": "superseded"}
     first = api.ok(f"POST {REVOCATIONS}", body)["revocations"]
-    target = api.store.target(1)
+    target = api.store.policies.target(1)
     again = api.ok(f"POST {REVOCATIONS}", {**body, "reason": "keyCompromise"})
     assert again["revocations"] == first
-    assert api.store.target(1) == target
+    assert api.store.policies.target(1) == target
 
 
 def test_all_certificates_of_a_user_are_those_that_are_known(
@@ -112,7 +112,7 @@ def test_all_certificates_of_a_user_are_those_that_are_known(
     nor another user's."""
     api = api_with_alice
     second, unknown, bobs, old = (pki.ca.issue(ALICE) for _ in range(4))
-    api.store.record_certificate_seen(
+    api.store.inventory.record_seen(
         seen(pki.alice, "alice"), seen(second, "alice"), seen(unknown, "alice", ca=""),
         seen(bobs, "bob"), seen(old, "alice", not_after=int(time.time()) - 10),
     )  # fmt: skip
@@ -277,13 +277,13 @@ def test_the_next_list_is_a_patch_of_what_changed(api_with_alice: ControlPlane, 
     api = api_with_alice
     many = [crls.entry(number) for number in range(1, 3001)]
     imported(api, crls.crl(pki.ca, *many, number=1))
-    before = api.store.target(1)
+    before = api.store.policies.target(1)
     imported(api, crls.crl(pki.ca, *many[1:], pki.alice, number=2))
-    takes, gives = api.store.changes(1, before.generation, before.digest) or ()
+    takes, gives = api.store.policies.changes(1, before.generation, before.digest) or ()
     assert (takes.added, takes.removed) == ((line_of(pki.alice),), ())
     assert (gives.added, gives.removed) == ((), (f"revoke serial {pki.ca.key_id} 01",))
     imported(api, crls.crl(pki.ca, *many[1:], pki.alice, number=3))
-    assert api.store.target(1).generation == gives.generation
+    assert api.store.policies.target(1).generation == gives.generation
 
 
 @pytest.mark.slow
@@ -296,11 +296,11 @@ def test_a_hundred_thousand_entries_of_which_one_changes(
     uploaded = revocation.take(
         api.store, crls.crl(pki.ca, *many), revocation.Wish({}), int(time.time())
     )
-    assert api.store.crl_entries()[uploaded.uid] == 100_000
-    before = api.store.target(1)
+    assert api.store.crls.entry_counts()[uploaded.uid] == 100_000
+    before = api.store.policies.target(1)
     der = crls.crl(pki.ca, *many[1:], pki.alice, number=2)
     revocation.take(api.store, der, revocation.Wish({}), int(time.time()))
-    takes, gives = api.store.changes(1, before.generation, before.digest) or ()
+    takes, gives = api.store.policies.changes(1, before.generation, before.digest) or ()
     assert (len(takes.added), len(takes.removed)) == (1, 0)
     assert (len(gives.added), len(gives.removed)) == (0, 1)
 
@@ -345,7 +345,7 @@ def test_a_bad_list_changes_nothing(api_with_alice: ControlPlane, pki: Pki) -> N
     """The last good one holds; the answer says by name what is wrong."""
     api = api_with_alice
     made = imported(api, crls.crl(pki.ca, pki.alice))
-    target = api.store.target(1)
+    target = api.store.policies.target(1)
     bad = {
         "crl_signature": crls.crl(pki.ca, signer=root("CN=x")),
         "crl_expired": crls.crl(pki.ca, start=days(-3), end=days(-2)),
@@ -357,7 +357,7 @@ def test_a_bad_list_changes_nothing(api_with_alice: ControlPlane, pki: Pki) -> N
         answer = api(f"POST {CRLS}", {"crl": crls.text(der)})
         assert (answer.status, answer.code) == (400, code)
     assert api(f"POST {CRLS}", {"stale": "warn"}).code == "missing_field"
-    assert (api.ok(f"GET {CRLS}"), api.store.target(1)) == ([made], target)
+    assert (api.ok(f"GET {CRLS}"), api.store.policies.target(1)) == ([made], target)
 
 
 def test_the_list_of_a_presented_intermediate(api_with_alice: ControlPlane, pki: Pki) -> None:

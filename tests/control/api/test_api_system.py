@@ -35,7 +35,7 @@ def test_nobody_becomes_an_administrator_by_bootstrap(api: ControlPlane) -> None
 
 def test_the_only_node_is_the_control_plane(api: ControlPlane) -> None:
     """With what clients must find: uid and status; and no shards."""
-    api.store.take_lease("the test", 3)
+    api.store.lease.take("the test", 3)
     (node,) = api.ok("GET /v1/nodes")
     assert (node["uid"], node["status"], node["shard_count"]) == (1, "active", 0)
     assert api.ok("GET /v1/nodes/1") == node
@@ -52,7 +52,7 @@ def test_the_health_check_needs_a_login_unless_the_policy_says_otherwise(
 ) -> None:
     """And then only it does not."""
     path = "GET /v1/local/node/master_healthcheck"
-    api.store.take_lease("the test", 3)
+    api.store.lease.take("the test", 3)
     nothing = api.password_user("nothing", "none")
     assert api.ok(path) == {"status": "active"}
     assert api(path, auth=None).status == 401
@@ -66,7 +66,7 @@ def test_the_check_says_what_is_wrong(
     api: ControlPlane, pki: Pki, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server that is behind, a certificate that has expired; and that nothing is."""
-    epoch = api.store.take_lease("the test", 3)
+    epoch = api.store.lease.take("the test", 3)
     assert api.ok("GET /v1/cluster/check") == {
         "cluster_test_result": True,
         "nodes": [{"node_uid": 1, "result": True}],
@@ -75,9 +75,9 @@ def test_the_check_says_what_is_wrong(
     assert (health["fqdn"], health["status"], health["license"]) == ("acme", "ok", None)
     api.trust(pki.ca)
     api.database()
-    api.store.report(1, [Node(1, "127.0.0.1:6380", 1, True)], epoch)
+    api.store.nodes.report(1, [Node(1, "127.0.0.1:6380", 1, True)], epoch)
     assert api.ok("GET /v1/cluster/check")["cluster_test_result"] is True
-    api.store.report(1, [Node(1, "127.0.0.1:6380", 0, False, "connection refused")], epoch)
+    api.store.nodes.report(1, [Node(1, "127.0.0.1:6380", 0, False, "connection refused")], epoch)
     found = api.ok("GET /v1/cluster/check")
     assert found["cluster_test_result"] is found["nodes"][0]["result"] is False
     assert "connection refused" in found["nodes"][0]["error"]
@@ -98,7 +98,7 @@ def test_the_numbers_are_those_of_the_moment(api: ControlPlane) -> None:
     api.password_user("bob", "none")
     api.database()
     seen = [Node(1, "a:1", 1, True), Node(1, "a:2", 0, False)]
-    api.store.report(1, seen)
+    api.store.nodes.report(1, seen)
     found = api.ok("GET /v1/cluster/stats")
     assert found.pop("time").endswith("Z")
     assert found == {

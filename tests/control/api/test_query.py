@@ -48,7 +48,7 @@ class Plane(ControlPlane):
         self.app.extensions["authority"] = lambda: authority
         self.app.extensions["ask"] = self.ask
         other = root("CN=the API's")
-        self.app.extensions["rotate"] = lambda: self.store.put_certificates(
+        self.app.extensions["rotate"] = lambda: self.store.settings.put_certificates(
             [Certificate(API, other.pem.decode(), other.key_pem.decode())]
         )
         self.pki = pki
@@ -73,7 +73,7 @@ class Plane(ControlPlane):
         self.password_user("bob", "none")  # uid 3
         self.ok("POST /v1/users/password", {"username": "bob", "new_password": "second password"})
         self.database(roles_permissions=[{"role_uid": 6, "redis_acl_uid": 1}])
-        self.store.report(1, [Node(1, SERVER, 0, True, origin="found")])
+        self.store.nodes.report(1, [Node(1, SERVER, 0, True, origin="found")])
         self.ok("POST /v1/certauth/profiles", {"name": "short", "lifetime": 3600})  # uid 2
         self.ok("POST /v1/certauth/revocations", {"cert": "cd" * 32})
         self.ok("POST /v1/certauth/crls", {"crl": crls.text(crls.crl(self.pki.ca))})
@@ -205,10 +205,10 @@ def test_a_change_of_a_policy_says_how_far_it_is(plane: Plane, call: str) -> Non
     each call whose change servers have to follow, and of no other one."""
     who = token(plane)
     (path, given), method = REQUESTS[call], call.split()[0]
-    before = plane.store.targets()
+    before = plane.store.policies.targets()
     asked = f"{method} {with_query(path, 'wait_for_sync=0')}"
     answer = plane(asked, given(plane) if callable(given) else given, auth=who)
-    follow = plane.store.targets() != before or call == "PUT /v1/bdbs/{uid}"
+    follow = plane.store.policies.targets() != before or call == "PUT /v1/bdbs/{uid}"
     told = answer.headers.get(IN_FORCE, "")
     assert bool(told) == follow
     assert answer.json.get("in_force", "") == told

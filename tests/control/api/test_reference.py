@@ -127,9 +127,11 @@ class Front:
         """Of an administrator, whoever that is by now."""
         store = self.api.store
         admins = (
-            user for user in store.all(User) if Role(1, "Admin", "admin") in store.roles_of(user)
+            user
+            for user in store.objects.all(User)
+            if Role(1, "Admin", "admin") in store.objects.roles_of(user)
         )
-        return tokens.make(next(admins), store.cluster(), 60)
+        return tokens.make(next(admins), store.settings.cluster(), 60)
 
     def __call__(self, method: str, path: str, content: bytes | None) -> tuple[int, bytes]:
         headers = {"Authorization": f"JWT {self.token()}", "Content-Type": "application/json"}

@@ -45,9 +45,7 @@ def aged(site: Site, name: str = "alice", life: float = 0.9) -> int:
     when it ends."""
     authority = open_authority((site.config.home / issuing.CLIENTS).read_text(), "")
     file = site.folder / f"{name}.crt"
-    request = read_request(
-        new_request("ec", (site.folder / f"{name}.key").read_text()).certificate
-    )
+    request = read_request(new_request("ec", (site.folder / f"{name}.key").read_text()).certificate)
     leaf = Leaf(SUBJECT, (), ("digital_signature",), timedelta(days=1))
     start = datetime.now(UTC) - timedelta(days=life)
     pem = issue_requested(authority, request, leaf, start) + chain_to_present(authority)

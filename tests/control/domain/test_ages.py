@@ -90,9 +90,9 @@ def test_an_old_look_is_unknown_wherever_it_is_shown(api: ControlPlane) -> None:
     """By the clock of the database, in each answer that names the server, and on the page; a look
     without news is written down too, and by the one who leads alone."""
     made = api.database()
-    epoch = api.store.take_lease("the test", 120)
+    epoch = api.store.lease.take("the test", 120)
     address = "127.0.0.1:6380"
-    api.store.report(1, [Node(1, address, made["generation"], True)], epoch)
+    api.store.nodes.report(1, [Node(1, address, made["generation"], True)], epoch)
 
     def shown() -> tuple[str, bool, str, str]:
         (node,) = api.ok("GET /v1/certauth/nodes")["nodes"]
@@ -113,16 +113,18 @@ def test_an_old_look_is_unknown_wherever_it_is_shown(api: ControlPlane) -> None:
     browser = Browser(api)
     browser.log_in()
     assert f"{address}: UNKNOWN the control plane last looked at it" in browser.get("/ui/").text
-    api.store.looked({1: {address: 0.5}}, epoch)
+    api.store.nodes.record_looks({1: {address: 0.5}}, epoch)
     assert shown() == ("active", True, "", "")
     with pytest.raises(store.Replaced):
-        api.store.looked({1: {address: 0.5}}, epoch + 1)
+        api.store.nodes.record_looks({1: {address: 0.5}}, epoch + 1)
 
 
 def aged(of: Store, seconds: float) -> None:
-    with of._transaction() as connection:
-        looked = store.nodes.c.looked
-        connection.execute(sa.update(store.nodes).values(looked=looked - int(seconds * 1000)))
+    with of._kernel.transaction() as connection:
+        looked = store.schema.nodes.c.looked
+        connection.execute(
+            sa.update(store.schema.nodes).values(looked=looked - int(seconds * 1000))
+        )
 
 
 def test_no_lease_holder_is_a_fault(api: ControlPlane) -> None:
@@ -143,12 +145,12 @@ def test_no_lease_holder_is_a_fault(api: ControlPlane) -> None:
         return str(fault)
 
     assert "since the start: none has the lease" in said()
-    api.store.take_lease("the test", 120)
+    api.store.lease.take("the test", 120)
     assert api.ok("GET /v1/cluster/check")["cluster_test_result"]
     assert api.ok(path) == {"status": "active"}
-    with api.store._transaction() as connection:
-        renewed = store.lease.c.renewed
-        connection.execute(sa.update(store.lease).values(renewed=renewed - 30_000))
+    with api.store._kernel.transaction() as connection:
+        renewed = store.schema.lease.c.renewed
+        connection.execute(sa.update(store.schema.lease).values(renewed=renewed - 30_000))
     assert "no control plane speaks to the servers, since 3" in said()
 
 
@@ -162,8 +164,8 @@ def test_what_only_reads_goes_on_where_nothing_can_be_written(
     def fails(*_: object, **__: object) -> None:
         raise full
 
-    monkeypatch.setattr(Store, "logged_in", fails)
-    monkeypatch.setattr(Store, "create", fails)
+    monkeypatch.setattr(store.logins.Logins, "succeeded", fails)
+    monkeypatch.setattr(store.objects.Objects, "create", fails)
     monkeypatch.setattr("control.domain.guard.LOGIN_SECONDS", 0)
     assert api.ok("GET /v1/users")
     answer = api("POST /v1/roles", {"name": "x", "management": "none"})

@@ -393,7 +393,7 @@ def test_a_strangers_certificates_fill_no_memory(api: ControlPlane, alice: Cert,
     for number in range(30):
         stranger = pki.server_ca.issue(f"CN=stranger{number}")
         assert refused(role_of(api, stranger), "untrusted_issuer")
-    assert len(api.store._memory[1]) < 10
+    assert len(api.store._kernel.cache) < 10
 
 
 # ---- Permissions ----
@@ -527,7 +527,7 @@ def test_an_unexpected_error_is_a_500_that_tells_nothing(
     def fail() -> None:
         raise RuntimeError("the secret")
 
-    monkeypatch.setattr(api.store, "cluster", fail)
+    monkeypatch.setattr(api.store.settings, "cluster", fail)
     answer = api("GET /v1/cluster", auth=None, cert=Peer((b"x",)))
     assert (answer.status, answer.code) == (500, "internal_error")
     assert "secret" not in str(answer.json)

@@ -234,7 +234,7 @@ def test_a_revocation_is_not_outrun_by_a_renewal(
     stolen = issued(api)
     uid = next(one["uid"] for one in api.ok("GET /v1/users") if one["name"] == "alice")
     wanted = {"user_uid": uid, "key": core.identity(stolen.encode()).key}[way]
-    record = api.store.record_certificate_issued
+    record = api.store.inventory.record_issued
 
     def late(*arguments: Any, **options: Any) -> None:
         revoked = api.app.test_client().post(
@@ -244,7 +244,7 @@ def test_a_revocation_is_not_outrun_by_a_renewal(
         record(*arguments, **options)
 
     api.ok("GET /v1/users/role", cert=peer(stolen))  # it has logged in before
-    monkeypatch.setattr(api.store, "record_certificate_issued", late)
+    monkeypatch.setattr(api.store.inventory, "record_issued", late)
     answer = api(ISSUE, {"csr": csr()}, cert=peer(stolen))
     assert (answer.status, answer.code) == (403, "unauthorized_action")
     kept = api.ok("GET /v1/certauth/certificates?user=alice")
@@ -461,11 +461,11 @@ def test_a_certificate_is_put_to_every_policy_before_it_is_given_away(
 ) -> None:  # fmt: skip
     """Whatever binds it there, from whichever address, enforced now or later: to somebody else, to
     several, or to nobody for certain, it is thrown away."""
-    target, policy = api.store.policy(1)
+    target, policy = api.store.policies.whole(1)
     kept = [line for line in policy if not line.startswith(("bind", "set enforce", "set gate"))]
     users = [f"user {name} on +@read" for name in ("alice", "bob") if f"user {name} " not in
              " ".join(kept)]  # fmt: skip
-    monkeypatch.setattr(api.store, "policy", lambda uid: (target, (*kept, *users, *lines)))
+    monkeypatch.setattr(api.store.policies, "whole", lambda uid: (target, (*kept, *users, *lines)))
     sans = ["uri:spiffe://acme/{name}", "dns:one.example.com", "dns:two.example.com"]
     profile(api, "names", sans=sans)
     answer = api(ISSUE, {"csr": csr(), "user": "alice", "profile": "names"})
@@ -492,12 +492,12 @@ def test_a_policy_that_changes_is_asked_as_it_is_now(
     assert same("alicia")
     api.ok("PUT /v1/bdbs/1", {"roles_permissions": [], "tls_mode": "disabled"})
     assert same(None)
-    whole = api.store.policy
+    whole = api.store.policies.whole
     api.ok("PUT /v1/bdbs/1", {"roles_permissions": [{"role_uid": 6, "redis_acl_uid": 2}]})
-    monkeypatch.setattr(api.store, "policy", None)
+    monkeypatch.setattr(api.store.policies, "whole", None)
     assert policies.decide(1, trust, leaf).user == "alicia"  # without reading all of it
-    monkeypatch.setattr(api.store, "policy", whole)
-    monkeypatch.setattr(api.store, "changes", lambda *_: None)
+    monkeypatch.setattr(api.store.policies, "whole", whole)
+    monkeypatch.setattr(api.store.policies, "changes", lambda *_: None)
     assert same("alicia")
     assert same(None, read_trust(root().pem.decode()))
 
@@ -508,10 +508,10 @@ def test_a_database_that_trusts_another_ca_is_asked_too(
     """It may trust this one tomorrow."""
     sent = [{"client_cert": pki.ca.pem.decode()}]
     api.ok("PUT /v1/bdbs/1", {"authentication_ssl_client_certs": sent})
-    target, policy = api.store.policy(1)
+    target, policy = api.store.policies.whole(1)
     kept = [line for line in policy if not line.startswith("bind")]
     lines = (*kept, "bind cn alice bob", "user bob on +@read")
-    monkeypatch.setattr(api.store, "policy", lambda uid: (target, lines))
+    monkeypatch.setattr(api.store.policies, "whole", lambda uid: (target, lines))
     refusal = api(ISSUE, {"csr": csr(), "user": "alice"})
     assert (refusal.status, refusal.code) == (406, "certificate_of_another")
 
@@ -526,7 +526,7 @@ def test_nobody_fills_the_disk_with_certificates(
     refusal = api(ISSUE, {"csr": csr()}, cert=peer(first))
     assert (refusal.status, refusal.code) == (406, "too_many_certificates")
     assert issued(api, "bob")
-    assert api.store.count_issued("alice", int(time.time()) + 90_000) == 0
+    assert api.store.inventory.count_issued("alice", int(time.time()) + 90_000) == 0
 
 
 # ---- Profiles ------------------------------------------------------------------------------------

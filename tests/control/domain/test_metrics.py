@@ -110,7 +110,7 @@ def test_every_certificate_of_a_node_has_its_end(api: ControlPlane, pki: Pki) ->
     api.trust(pki.ca)
     api.database("orders", 6380)
     seen = Node(1, "127.0.0.1:6380", 1, True, certificate=pki.server.pem.decode())
-    api.store.report(1, [seen])
+    api.store.nodes.report(1, [seen])
     labels = {"bdb": "orders", "node": "127.0.0.1:6380", "issuer": "CN=Server CA",
               "subject": "CN=localhost", "serial": pki.server.serial}  # fmt: skip
     end = value(scraped(api), "certauth_node_certificate_not_after_seconds", **labels)

@@ -52,7 +52,7 @@ def api(tmp_path: Path, pki: Pki) -> Iterator[ControlPlane]:
     made.trust(pki.ca)
     made.certificate_user("alice", "CN=alice, OU=eng, O=acme", role="none")
     made.database(tls_mode="enabled", roles_permissions=[{"role_uid": 6, "redis_acl_uid": 2}])
-    made.store.record_certificate_seen(known(pki.alice, pki.ca, "alice"))
+    made.store.inventory.record_seen(known(pki.alice, pki.ca, "alice"))
     yield made
     made.close()
 
@@ -202,7 +202,7 @@ def test_certificates_that_become_nobody_are_listed(api: ControlPlane, pki: Pki)
 
 def test_certificates_that_become_somebody_else_are_listed(api: ControlPlane, pki: Pki) -> None:
     """A renamed user, and a certificate that nobody had yet."""
-    api.store.record_certificate_seen(known(pki.bob, pki.ca, "bob"))
+    api.store.inventory.record_seen(known(pki.bob, pki.ca, "bob"))
     (found,) = preview(api, "PUT /v1/users/2", body={"name": "al"})
     assert [one["after"]["users"] for one in found["certificates"]] == [["al"]]
     (found,) = preview(api, "POST /v1/users", body=CASES["a user"][1])
@@ -212,7 +212,7 @@ def test_certificates_that_become_somebody_else_are_listed(api: ControlPlane, pk
 
 def test_a_certificate_of_an_unknown_ca_is_counted(api: ControlPlane, pki: Pki) -> None:
     """Below an intermediate that no line names: nobody can say without its path."""
-    api.store.record_certificate_seen(known(pki.bob, pki.server_ca, "bob"))
+    api.store.inventory.record_seen(known(pki.bob, pki.server_ca, "bob"))
     (found,) = preview(api, "DELETE /v1/users/2")
     assert (found["certificates_changed"], found["certificates_unknown"]) == (1, 1)
 
@@ -286,7 +286,7 @@ def test_the_sessions_that_would_end_are_those_that_end(
 
 def test_a_node_that_nobody_here_speaks_to_is_listed_with_why(api: ControlPlane) -> None:
     """Of several control planes one speaks to the nodes; another one does not know."""
-    api.store.report(1, [Node(1, "10.0.0.5:6379", 1, True), Node(1, "s:1", 0, True,
+    api.store.nodes.report(1, [Node(1, "10.0.0.5:6379", 1, True), Node(1, "s:1", 0, True,
                                                                  role="sentinel")])  # fmt: skip
     (node,) = preview(api, "DELETE /v1/users/2")[0]["nodes"]
     assert (node["address"], node["sessions"]) == ("10.0.0.5:6379", 0)

@@ -17,7 +17,7 @@ from control.domain import issuing, revocation
 from control.pki import crl
 from control.pki.pem import pem_to_ders
 from control.policy import core
-from control.store import of_user
+from control.store import InventoryFilter
 from tests.kit import crls
 from tests.kit.node import Start, reasons, who
 from tests.kit.plane import SOON, Https, Plane, enrolled_node, initialised, operator
@@ -125,7 +125,9 @@ def test_a_revoked_certificate_ends_everywhere_and_comes_back_nowhere(
 
 def known(plane: Plane) -> set[str]:
     """The certificates of alice that the inventory has, from the nodes' own logs."""
-    return {one.cert for one in plane.store.client_certificates(of_user("alice"), limit=99)}
+    return {
+        one.cert for one in plane.store.inventory.find(InventoryFilter(of_user="alice"), limit=99)
+    }
 
 
 def test_an_overdue_list_that_refuses_ends_a_ca_until_the_next(
@@ -166,11 +168,11 @@ def test_a_large_list_reaches_a_node_and_its_next_one_is_a_line(
     plane.in_step(deadline=30)
     with node.tls(pki.alice).connect() as live:
         assert live.command("ACL", "WHOAMI") == b"alice"
-        before = plane.store.target(1)
+        before = plane.store.policies.target(1)
         der = crls.crl(pki.ca, *many[1:], pki.alice, number=2)
         revocation.take(plane.store, der, revocation.Wish({}), int(time.time()))
         wait_until(lambda: closed(live), "the session has ended", 2 * SOON)
-        changes = plane.store.changes(1, before.generation, before.digest) or ()
+        changes = plane.store.policies.changes(1, before.generation, before.digest) or ()
         sizes = [(len(one.added), len(one.removed)) for one in changes]
         assert sizes == [(1, 0), (0, 1)]  # what takes rights away goes first
     plane.in_step()

@@ -127,7 +127,7 @@ def test_each_ca_tells_who_depends_on_it(api: ControlPlane, pki: Pki) -> None:
     api.database("orders", 6380)
     chain = other.authority("CN=Between").pem.decode() + other.pem.decode()
     api.database("own", 6381, authentication_ssl_client_certs=[{"client_cert": chain}])
-    api.store.record_certificate_seen(seen(pki.alice, "alice"), seen(pki.ca.issue(BOB), "bob", 1))
+    api.store.inventory.record_seen(seen(pki.alice, "alice"), seen(pki.ca.issue(BOB), "bob", 1))
     answer = api.ok(f"GET {CAS}")
     old = of(answer, pki.ca)
     assert (old["users"], old["certificates"], old["sessions"]) == (2, 2, 0)
@@ -147,7 +147,7 @@ def test_a_ca_in_use_goes_only_by_force(api: ControlPlane, pki: Pki) -> None:
     one, and taking away one that nobody uses, needs no force."""
     new = root("CN=New")
     api.trust(pki.ca)
-    api.store.record_certificate_seen(seen(pki.alice, "alice"))
+    api.store.inventory.record_seen(seen(pki.alice, "alice"))
     api.ok(f"PUT {UPDATE}", pem(pki.ca, new))
     api.ok(f"PUT {UPDATE}", pem(pki.ca))
     for request, body in (
@@ -174,7 +174,7 @@ def test_a_database_loses_its_own_ca_only_by_force(api: ControlPlane, pki: Pki) 
     own = root("CN=Own")
     api.trust(pki.ca)
     api.database(authentication_ssl_client_certs=[{"client_cert": own.pem.decode()}])
-    api.store.record_certificate_seen(seen(own.issue(ALICE), "alice", 1))
+    api.store.inventory.record_seen(seen(own.issue(ALICE), "alice", 1))
     change = {"authentication_ssl_client_certs": [], "trust_grows": True}
     answer = api("PUT /v1/bdbs/1", change)
     assert (answer.status, answer.code) == (409, "ca_in_use")

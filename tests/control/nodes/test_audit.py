@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from control import store
 from control.nodes import audit
 from control.nodes.audit import Collector, follow
 from control.records import Database, Endpoint
+from control.store import InventoryFilter
 from tests.kit.node import turned_away, who
 from tests.kit.plane import Plane, enrolled_node, operator
 from tests.kit.rest import ControlPlane
@@ -96,7 +96,7 @@ def test_a_login_is_in_the_inventory_of_certificates(api: ControlPlane) -> None:
     ring = Ring()
     ring.happens(1)
     Collector(api.store).collect(BDB, NODE, ring)
-    (found,) = api.store.client_certificates(limit=10)
+    (found,) = api.store.inventory.find(InventoryFilter(), limit=10)
     assert (found.cert, found.user, found.not_after) == ("c" * 64, "alice", 1_800_000_000)
     assert (found.bdb_uid, found.node, found.last_login) == (1, NODE, 1_700_000_000)
 
@@ -176,7 +176,7 @@ def test_nothing_is_collected_for_a_database_that_is_gone(api: ControlPlane) -> 
     """It may have gone while its node was asked."""
     ring = Ring()
     ring.happens(1)
-    api.store.forget_database(1)
+    api.store.nodes.forget_database(1)
     Collector(api.store).collect(BDB, NODE, ring)
     assert told(api) == []
 
@@ -197,7 +197,7 @@ def test_the_file_holds_what_the_event_log_does(api: ControlPlane, tmp_path: Pat
     follow(api.store, path)
     found = lines(path)
     assert [one.pop("id") for one in found] == [*range(1, len(found) + 1)]
-    assert {one.pop("store") for one in found} == {api.store.cluster().stores[0][0]}
+    assert {one.pop("store") for one in found} == {api.store.settings.cluster().stores[0][0]}
     assert found == api.ok("GET /v1/logs")
     assert path.stat().st_mode & 0o777 == 0o600
 
@@ -236,10 +236,10 @@ def test_what_had_to_go_unwritten_is_told(
     """A file that could not be written for so long that the event log has moved on."""
     path = tmp_path / "audit.jsonl"
     follow(api.store, path)
-    monkeypatch.setattr(store, "EVENTS", 5)
-    monkeypatch.setattr(store, "TRIM", 1)
+    monkeypatch.setattr("control.store.events.EVENTS_PER_TYPE", 5)
+    monkeypatch.setattr("control.store.events.TRIM_BATCH", 1)
     for _ in range(20):
-        api.store.note("login_failed")
+        api.store.events.note("login_failed")
     follow(api.store, path)
     types = [one["type"] for one in lines(path)]
     assert types[-6:] == ["log_gap", *["login_failed"] * 5]

@@ -181,7 +181,7 @@ def user(plane: Plane, cert: Cert, name: str, role: int) -> int:
 
 def spoil(plane: Plane, acl: int) -> None:
     """As an upgrade brings it, from a version that tried no rules when they were saved."""
-    plane.store.update(RedisAcl, acl, lambda now: replace(now, acl=TYPO))
+    plane.store.objects.update(RedisAcl, acl, lambda now: replace(now, acl=TYPO))
 
 
 def revoke(plane: Plane, cert: Cert) -> None:
@@ -325,7 +325,7 @@ def test_a_server_that_dies_between_the_parts_goes_on(
 # Ends the process right behind the first change that a server has confirmed.
 DIES = """
 import os, signal
-from control.nodes.sync import Node
+from control.nodes.client import Node
 patch = Node.patch
 Node.patch = lambda *words: (patch(*words), os.kill(os.getpid(), signal.SIGKILL))
 """

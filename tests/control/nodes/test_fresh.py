@@ -100,9 +100,9 @@ def test_a_server_certificate_that_clients_refuse_is_said(
     good = pki.server_ca.issue("CN=good", san=["ip:127.0.0.1"], eku=(SERVER, CLIENT))
     shows(node, good)
     plane.in_step(deadline=20)
-    wait_until(lambda: plane.store.nodes(1)[0].key == good.key_id, "its key is known")
+    wait_until(lambda: plane.store.nodes.of(1)[0].key == good.key_id, "its key is known")
     shows(node, node.pki.server)  # it comes back with the old one
-    wait_until(lambda: plane.store.nodes(1)[0].key == key_of(node), "its key is known")
+    wait_until(lambda: plane.store.nodes.of(1)[0].key == key_of(node), "its key is known")
 
 
 def shows(server: RedisServer, cert: Any) -> None:

@@ -62,7 +62,7 @@ def test_every_write_to_a_node_carries_the_epoch(plane: Plane, make_node: MakeNo
     load(admin, 50, show(admin), "OWNER", now["owner"], "EPOCH", "7")
     node = plane.node(server)
     with pytest.raises(NodeError, match="^EPOCH"):
-        node.load(plane.store.target(1), plane.lines(), now["owner"], 6, force=True)
+        node.load(plane.store.policies.target(1), plane.lines(), now["owner"], 6, force=True)
     node.close()
 
 
@@ -81,7 +81,7 @@ def test_the_epoch_never_falls_below_what_a_node_holds(plane: Plane, make_node: 
     plane.in_step()
     wait_until(lambda: set(show(admin)) == plane.lines(), "it has the policy again")
     assert status(admin)["epoch"] == 42
-    assert plane.store.leader() == (plane.worker.lease.holder, 42)
+    assert plane.store.lease.leader() == (plane.worker.lease.holder, 42)
     plane.user(authority_of(plane.config).issue("CN=bob"), "bob")
     plane.in_step()
 
@@ -101,8 +101,8 @@ def test_who_was_replaced_writes_to_no_node(
     mine = Lease(plane.store)
     assert mine.hold()
     epoch = mine.epoch
-    plane.store.end_lease(mine.holder)
-    assert plane.store.take_lease("another", LASTS) == epoch + 1
+    plane.store.lease.end(mine.holder)
+    assert plane.store.lease.take("another", LASTS) == epoch + 1
     with pytest.raises(Replaced):
         mine.above(99)
     mine.lose()
@@ -123,7 +123,7 @@ def test_a_lease_is_over_for_its_holder_first(
     with pytest.raises(Replaced):
         _ = mine.epoch
     assert mine.hold()  # nobody else has come
-    assert mine.epoch == plane.store.leader()[1]
+    assert mine.epoch == plane.store.lease.leader()[1]
 
 
 def test_the_next_worker_begins_at_once_where_the_last_one_has_stopped(
@@ -134,12 +134,12 @@ def test_the_next_worker_begins_at_once_where_the_last_one_has_stopped(
     admin = operator(server)
     plane.register(server)
     plane.in_step()
-    before = plane.store.leader()
+    before = plane.store.lease.leader()
     plane.close()
     plane.open()
     plane.user(pki.bob, "bob")
     wait_until(lambda: who(server, pki.bob) == "bob", "bob is on the node", 3)
-    assert plane.store.leader()[0] != before[0]
+    assert plane.store.lease.leader()[0] != before[0]
     assert status(admin)["epoch"] == before[1] + 1
 
 
@@ -158,7 +158,7 @@ def test_a_second_worker_waits(plane: Plane, make_node: MakeNode, pki: Pki) -> N
     plane.worker.stop()
     plane.user(pki.ca.issue("CN=carol"), "carol")
     plane.in_step()
-    assert plane.store.leader()[0] == second.lease.holder
+    assert plane.store.lease.leader()[0] == second.lease.holder
     second.stop()
 
 
@@ -251,22 +251,22 @@ def test_a_leader_that_is_frozen_within_a_transaction_holds_up_nobody(running: P
     written is not there."""
     url = running.new()
     hangs, other = Store(url), Store(url)
-    hangs.initialise(Cluster("acme", "id", 1), ADMINISTRATOR)
-    assert hangs.take_lease("hangs", 1) == 1
+    hangs.settings.initialise(Cluster("acme", "id", 1), ADMINISTRATOR)
+    assert hangs.lease.take("hangs", 1) == 1
 
     def work() -> None:
-        with hangs._write() as connection:
-            store._keep_lease(connection, 1)
+        with hangs._kernel.change() as connection:
+            store.lease.check_lease(connection, 1)
             connection.execute(sa.text("INSERT INTO counters (name, last) VALUES ('x', 1)"))
             begun = time.monotonic()
-            wait_until(lambda: other.take_lease("other", 60) == 2, "the other one has it", SOON)
-            other.configure(lambda now: replace(now, name="changed"))
+            wait_until(lambda: other.lease.take("other", 60) == 2, "the other one has it", SOON)
+            other.settings.configure(lambda now: replace(now, name="changed"))
             assert time.monotonic() - begun < SOON
 
     with pytest.raises(sa.exc.DBAPIError):
         work()
     with pytest.raises(Replaced):
-        hangs.report(1, [Seen(1, "a:1", 1, True)], 1)
+        hangs.nodes.report(1, [Seen(1, "a:1", 1, True)], 1)
     assert "x" not in {row[0] for row in other.dump()["tables"]["counters"]["rows"]}
     hangs.close()
     other.close()
@@ -295,23 +295,23 @@ def test_a_node_that_was_away_for_9999_generations_catches_up_by_a_patch(
         part(self, base, target, changes, *more)
 
     monkeypatch.setattr(Node, "patch", patched)
-    for missed in (store.LOG - 1, store.LOG):
+    for missed in (store.POLICY_LOG_GENERATIONS - 1, store.POLICY_LOG_GENERATIONS):
         with frozen(server):
             target = moved(plane.store, missed)
         wait_until(partial(holds, admin, target), "it caught up", 60)
-        assert loads == ([] if missed < store.LOG else [1])
+        assert loads == ([] if missed < store.POLICY_LOG_GENERATIONS else [1])
     assert sizes == [1]
 
 
 def moved(of: Store, count: int) -> Target:
     """So many generations later, of the policy of database 1: one line comes and goes."""
-    with of._write() as connection:
+    with of._kernel.change() as connection:
         for number in range(count):
-            rows = connection.execute(store.LINES_OF, {"of": 999})
+            rows = connection.execute(store.statements.LINES_OF_USER, {"of": 999})
             before = {(row.owner, row.line): row.id for row in rows}
             after = set() if before else {(999, f"user extra{number} on -@all")}
-            store._move(connection, 1, before, after)
-        return store._target(connection, 1)
+            store.lines.move_lines(connection, 1, before, after)
+        return store.lines.read_target(connection, 1)
 
 
 def holds(admin: Any, target: Target) -> bool:

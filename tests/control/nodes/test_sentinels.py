@@ -225,7 +225,7 @@ def test_a_forged_master_is_not_followed(
         bob = plane.user(pki.bob, "bob")
         wait_until(lambda: who(master, pki.bob) == "bob", "the true master follows")
         assert status(operator(master))["owner"] != ""
-        stock = [node for node in plane.store.nodes(1) if node.address == f"127.0.0.1:{port}"]
+        stock = [node for node in plane.store.nodes.of(1) if node.address == f"127.0.0.1:{port}"]
         assert not [node for node in stock if node.is_peer]
         plane.ok(f"DELETE /v1/users/{bob}")
         set_master(one, pki.bob, master.port)
@@ -238,9 +238,7 @@ def registered(plane: Plane, node: RedisServer) -> int:
     return node.port
 
 
-def test_a_master_by_another_name_is_followed(
-    plane: Plane, make_node: MakeNode, pki: Pki
-) -> None:
+def test_a_master_by_another_name_is_followed(plane: Plane, make_node: MakeNode, pki: Pki) -> None:
     """The Sentinel tells of a host name, the database of an address: it is one server."""
     master = make_node(KIND, *TLS_LINKS)
     one = Watcher(KIND, pki, sentinel_cert(pki), master, 1, plane)

@@ -173,7 +173,7 @@ def test_nothing_that_an_operator_does_fails_a_command(
     command fails, whoever comes anew is let in, and no node refuses another one."""
     plane.register(six.nodes[0], allow_trust_on_internal_links=True)
     finds(plane, *six.nodes, deadline=60)
-    before = {node.key for node in plane.store.nodes(1)}
+    before = {node.key for node in plane.store.nodes.of(1)}
     one, two, three = six.nodes[:3]
     names = [f"k{n}" for n in range(1000)]
     with ExitStack() as stack:
@@ -192,7 +192,7 @@ def test_nothing_that_an_operator_does_fails_a_command(
         six.reshard(two, three, pki.alice, 100)
         six.fails_over(six.nodes[4], two)
         six.agree()
-    keys = {node.key for node in plane.store.nodes(1)}
+    keys = {node.key for node in plane.store.nodes.of(1)}
     assert len(keys) == 6
     assert {line.split()[2] for line in plane.lines() if line.startswith("bind key")} >= keys
     refused = {event["key"] for event in events(plane, "peer_refused")}

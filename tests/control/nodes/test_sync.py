@@ -187,9 +187,7 @@ def test_a_node_of_another_control_plane_is_left_alone(
     assert status(operator(server))["generation"] == 7
 
 
-def test_a_node_of_another_database_here_is_said_by_name(
-    plane: Plane, make_node: MakeNode
-) -> None:
+def test_a_node_of_another_database_here_is_said_by_name(plane: Plane, make_node: MakeNode) -> None:
     """Two names of one server, of which nobody can tell that they are: it belongs to the first, and
     the second says to which database of this very control plane."""
     server = make_node()
@@ -415,7 +413,7 @@ def test_a_change_during_the_look_is_no_error(
     plane.worker.stop()
     lease = Lease(plane.store)
     assert lease.hold()
-    store, read = plane.store, plane.store.target
+    store, read = plane.store, plane.store.policies.target
     plane.user(pki.bob, "bob")
 
     def overtaken(bdb_uid: int) -> Target:
@@ -424,7 +422,7 @@ def test_a_change_during_the_look_is_no_error(
         plane.user(pki.ca.issue("CN=carol"), "carol")
         return found
 
-    monkeypatch.setattr(store, "target", overtaken)
+    monkeypatch.setattr(store.policies, "target", overtaken)
     node = plane.node(server)
     owner = status(operator(server))["owner"]
     held, _ = reconcile(store, uid, owner, node, lease)
@@ -486,7 +484,7 @@ def test_a_slow_disk_is_not_a_node_that_is_away(
     plane.register(server)
     plane.in_step()
     plane.worker.stop()
-    target, lines = plane.store.policy(1)
+    target, lines = plane.store.policies.whole(1)
     owner = status(operator(server))["owner"]
     authorities = server.pki.server_ca.pem.decode()
     node = Node(Access("127.0.0.1", server.port, authorities), plane.config.identity, timeout=1)

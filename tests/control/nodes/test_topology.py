@@ -683,9 +683,11 @@ def test_a_node_that_refuses_stops_no_other(plane: Plane, make_node: MakeNode, p
     new = make_node(KIND)
     plane.register(old, new)
     finds(plane, old, new)
-    acl = plane.store.create(RedisAcl(0, "new", "+cluster|syncslots ~*"))  # as an upgrade brings it
+    acl = plane.store.objects.create(
+        RedisAcl(0, "new", "+cluster|syncslots ~*")
+    )  # as an upgrade brings it
     given = (RolePermission(1, acl.uid),)
-    plane.store.update(Database, 1, lambda now: replace(now, roles_permissions=given))
+    plane.store.objects.update(Database, 1, lambda now: replace(now, roles_permissions=given))
     said = plane.says("REFUSED")
     assert said.startswith(f"127.0.0.1:{old.port}: REFUSED")
     assert "syncslots" in said
@@ -753,4 +755,4 @@ def test_fifty_nodes_at_once(
 
 
 def in_step(plane: Plane, aim: int) -> int:
-    return sum(node.in_step and node.generation == aim for node in plane.store.nodes(1))
+    return sum(node.in_step and node.generation == aim for node in plane.store.nodes.of(1))

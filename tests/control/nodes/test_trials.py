@@ -174,9 +174,9 @@ def test_rules_from_before_stay_as_they_were(
     changed. Whoever is given them anew, or changes them to others that are bad, is told."""
     node = enrol(plane, start, installed, pki)
     uid = plane.register(node)
-    old = plane.store.create(RedisAcl(0, "old", BAD))
-    plane.store.update(Database, uid, lambda now: granting(now, old.uid))
-    plane.store.create(user(0, "bob", certificate_subject_line="CN=bob,OU=eng,O=acme"))
+    old = plane.store.objects.create(RedisAcl(0, "old", BAD))
+    plane.store.objects.update(Database, uid, lambda now: granting(now, old.uid))
+    plane.store.objects.create(user(0, "bob", certificate_subject_line="CN=bob,OU=eng,O=acme"))
     plane.says("REFUSED user bob is off here")
     assert who(node, pki.alice) == "alice"
     for call, body in (
@@ -244,9 +244,9 @@ def test_a_preview_knows_whom_a_server_holds_off(
     way."""
     node = enrol(plane, start, installed, pki)
     uid = plane.register(node)
-    old = plane.store.create(RedisAcl(0, "old", BAD))
-    plane.store.update(Database, uid, lambda now: granting(now, old.uid))
-    plane.store.create(user(0, "bob", certificate_subject_line="CN=bob,OU=eng,O=acme"))
+    old = plane.store.objects.create(RedisAcl(0, "old", BAD))
+    plane.store.objects.update(Database, uid, lambda now: granting(now, old.uid))
+    plane.store.objects.create(user(0, "bob", certificate_subject_line="CN=bob,OU=eng,O=acme"))
     plane.says("REFUSED user bob is off here")
     for request, body in (
         ("DELETE /v1/users/3", None),

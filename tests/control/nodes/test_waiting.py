@@ -29,7 +29,7 @@ def api(tmp_path: Path) -> Iterator[ControlPlane]:
 
 
 def report(api: ControlPlane, generation: int, error: str = "", port: int = 6380) -> None:
-    api.store.report(1, [Node(1, f"127.0.0.1:{port}", generation, not error, error)])
+    api.store.nodes.report(1, [Node(1, f"127.0.0.1:{port}", generation, not error, error)])
 
 
 def certified(name: str) -> dict[str, object]:
@@ -65,14 +65,16 @@ def test_a_server_that_was_never_looked_at_is_missing(api: ControlPlane) -> None
     """As after its database was given other endpoints: what was found of the old ones says
     nothing of them, whenever it is written down."""
     report(api, 1)
-    before = api.store.get(Database, 1)
+    before = api.store.objects.get(Database, 1)
     ends = {"endpoints": [{"addr": ["127.0.0.1"], "port": 6381}]}
     pending = ["127.0.0.1:6380: generation 0, and not yet 1"]
     assert api("PUT /v1/bdbs/1?wait_for_sync=0", ends).json["pending"] == pending
-    api.store.report(1, [Node(1, "127.0.0.1:6380", 1, True)], of=before)  # a worker that was late
+    api.store.nodes.report(
+        1, [Node(1, "127.0.0.1:6380", 1, True)], of=before
+    )  # a worker that was late
     assert api("PUT /v1/bdbs/1?wait_for_sync=0.05", {"name": "new"}).json["pending"] == pending
-    now = api.store.get(Database, 1)
-    api.store.report(1, [Node(1, "127.0.0.1:6381", 0, False, "not reached yet")], of=now)
+    now = api.store.objects.get(Database, 1)
+    api.store.nodes.report(1, [Node(1, "127.0.0.1:6381", 0, False, "not reached yet")], of=now)
     pending = ["127.0.0.1:6381: not reached yet"]
     assert api("PUT /v1/bdbs/1?wait_for_sync=0.05", {"name": "new"}).json["pending"] == pending
     report(api, 1, port=6381)
@@ -97,9 +99,9 @@ def test_a_removal_is_waited_for(api: ControlPlane) -> None:
     assert answer.json["pending"] == ["bdb 1 ('orders') is not removed yet", behind]
     assert answer.headers[IN_FORCE] == "0/1"
     assert api(f"GET /v1/actions/{answer.json['action_uid']}").status == 200
-    other = threading.Timer(0.1, lambda: api.store.forget_database(1, 0))
+    other = threading.Timer(0.1, lambda: api.store.nodes.forget_database(1, 0))
     api.database("other", 6390)
-    api.store.report(2, [Node(2, "127.0.0.1:6390", 1, True)])
+    api.store.nodes.report(2, [Node(2, "127.0.0.1:6390", 1, True)])
     other.start()
     waiting.wait_for_sync(api.store, {1: range(2, 3)}, 10)
     assert api("GET /v1/bdbs/1").status == 404
@@ -131,7 +133,7 @@ def test_only_so_many_wait(api: ControlPlane, monkeypatch: pytest.MonkeyPatch) -
 def test_each_change_says_on_how_many_servers_it_is_in_force(api: ControlPlane, pki: Pki) -> None:
     """Revocations and CAs too, whose answers have no room for it; and 202 where somebody waits for
     what is not. What concerns no server says nothing, nor does what is only asked."""
-    api.store.report(1, [Node(1, f"127.0.0.1:{port}", 1, True) for port in (6380, 6381)])
+    api.store.nodes.report(1, [Node(1, f"127.0.0.1:{port}", 1, True) for port in (6380, 6381)])
     revoked = {"cert": pki.alice.certificate.fingerprint(SHA256()).hex()}
     trusted = {"name": "mtls_trusted_ca", "certificate": pki.ca.pem.decode()}
     for call, body in (
@@ -141,13 +143,15 @@ def test_each_change_says_on_how_many_servers_it_is_in_force(api: ControlPlane, 
         ("DELETE /v1/users/2", None),
         ("DELETE /v1/certauth/revocations/1", None),
     ):
-        last = api.store.target(1).generation
-        api.store.report(1, [Node(1, f"127.0.0.1:{port}", last, True) for port in (6380, 6381)])
+        last = api.store.policies.target(1).generation
+        api.store.nodes.report(
+            1, [Node(1, f"127.0.0.1:{port}", last, True) for port in (6380, 6381)]
+        )
         answer = api(f"{call}?wait_for_sync=0.05", body)
         assert (answer.status, answer.headers[IN_FORCE]) == (202, "0/2"), call
-    last = api.store.target(1).generation
+    last = api.store.policies.target(1).generation
     away = Node(1, "127.0.0.1:6381", last - 1, False, "UNREACHABLE")
-    api.store.report(1, [Node(1, "127.0.0.1:6380", last, True), away])
+    api.store.nodes.report(1, [Node(1, "127.0.0.1:6380", last, True), away])
     assert api("PUT /v1/bdbs/1", {"name": "new"}).headers[IN_FORCE] == "1/2"
     for call, body in (("POST /v1/users?dry_run", certified("bob")), ("GET /v1/users", None)):
         assert IN_FORCE not in api(call, body).headers
@@ -159,9 +163,9 @@ def test_a_user_whom_a_server_refuses_is_not_in_force(api: ControlPlane) -> None
     assert made.headers[IN_FORCE] == "0/1"
     (line,) = (one for one in api.lines() if one.startswith("user alice"))
     off = Refused(line, "user alice off", "Unknown command", "alice")
-    generation = api.store.target(1).generation
+    generation = api.store.policies.target(1).generation
     node = Node(1, "127.0.0.1:6380", generation, True, "REFUSED user alice", refused=(off,))
-    api.store.report(1, [node])
+    api.store.nodes.report(1, [node])
     api.ok("PUT /v1/bdbs/1?wait_for_sync=5", {"name": "renamed"})
     moved = {1: range(generation, generation + 1)}
     why = "127.0.0.1:6380: REFUSED user alice is off here: Unknown command"
@@ -180,15 +184,15 @@ def test_the_body_says_how_far_a_change_is_where_it_is_ours(api: ControlPlane) -
     """Of calls below /v1/certauth at once, of Redis Enterprise's where somebody waits: the servers
     that do not hold it, and why. A 202 is only for those who have waited."""
     away = Node(1, "127.0.0.1:6381", 1, False, "UNREACHABLE refused")
-    api.store.report(1, [Node(1, "127.0.0.1:6380", 1, True), away])
+    api.store.nodes.report(1, [Node(1, "127.0.0.1:6380", 1, True), away])
     made = api("POST /v1/certauth/revocations", {"cert": "ab" * 32})
     assert (made.status, made.json["in_force"], made.headers[IN_FORCE]) == (200, "0/2", "0/2")
     pending = ["127.0.0.1:6380: generation 1, and not yet 2", "127.0.0.1:6381: UNREACHABLE refused"]
     assert made.json["pending"] == pending
-    api.store.report(1, [Node(1, "127.0.0.1:6380", 3, True), away])
+    api.store.nodes.report(1, [Node(1, "127.0.0.1:6380", 3, True), away])
     gone = api("DELETE /v1/certauth/revocations/1?wait_for_sync=0")
     assert (gone.status, gone.json) == (202, {"in_force": "1/2", "pending": pending[1:]})
     assert "in_force" not in api.ok("POST /v1/users", certified("alice"))
-    api.store.report(1, [Node(1, "127.0.0.1:6380", 9, True)])
+    api.store.nodes.report(1, [Node(1, "127.0.0.1:6380", 9, True)])
     assert api.ok("PUT /v1/users/2?wait_for_sync=5", certified("bob"))["in_force"] == "1/1"
     assert "in_force" not in api.ok("GET /v1/certauth/nodes")

@@ -182,7 +182,7 @@ def test_a_ca_that_went_is_shown_and_refused(api: ControlPlane) -> None:
     api.ok(UPDATE, entry(ROOT, RIGHT, client_cas=[ROOT.key_id], trust_grows=True))
     assert api.ok("POST /v1/certauth/explain", explained | {"bdb_uid": 1})["reason"] == "ca_revoked"
     (made,) = api.ok("POST /v1/certauth/revocations", {"key": LEFT.key_id})["revocations"]
-    assert [one for one in api.store.policy(1)[1] if one == line] == [line]
+    assert [one for one in api.store.policies.whole(1)[1] if one == line] == [line]
     api.ok(f"DELETE /v1/certauth/revocations/{made['uid']}")
     assert line in api.lines()
     api.ok(UPDATE, entry(ROOT, LEFT, RIGHT, trust_grows=True))
@@ -205,19 +205,21 @@ def test_rows_of_an_older_version_mean_what_they_meant(opened: Store, tmp_path: 
     give, from then on."""
     lists = {1: (ROOT, LEFT), 2: (ROOT,), 3: (ROOT, LEFT, BELOW, OTHER), 4: ()}
     uses = trust.settled(Trust(), pem(ROOT, LEFT, RIGHT))
-    opened.put_certificates([Certificate("mtls_trusted_ca", pem(ROOT, LEFT, RIGHT), uses=uses)])
+    opened.settings.put_certificates(
+        [Certificate("mtls_trusted_ca", pem(ROOT, LEFT, RIGHT), uses=uses)]
+    )
     for uid, cas in lists.items():
         own_cas = tuple(pem(one) for one in cas)
         said = trust.settled(Trust(), pem(*cas))
         fields: dict[str, Any] = {"authentication_ssl_client_certs": own_cas}
-        opened.create(database(uid, [6400 + uid], client_ca_uses=said, **fields))
-    lines = {uid: opened.policy(uid) for uid in lists}
+        opened.objects.create(database(uid, [6400 + uid], client_ca_uses=said, **fields))
+    lines = {uid: opened.policies.whole(uid) for uid in lists}
     load(f"sqlite:///{tmp_path}/again.db", cut(opened.dump(), "0004", tmp_path))
     again = Store(f"sqlite:///{tmp_path}/again.db")
     try:
-        assert {uid: again.policy(uid) for uid in lists} == lines
-        assert again.trust() == opened.trust() == first(ROOT, LEFT, RIGHT)
-        assert again.get(Database, 1) == opened.get(Database, 1)
-        assert again.certificates() == opened.certificates()
+        assert {uid: again.policies.whole(uid) for uid in lists} == lines
+        assert again.settings.trust() == opened.settings.trust() == first(ROOT, LEFT, RIGHT)
+        assert again.objects.get(Database, 1) == opened.objects.get(Database, 1)
+        assert again.settings.certificates() == opened.settings.certificates()
     finally:
         again.close()

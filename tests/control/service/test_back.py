@@ -207,7 +207,7 @@ def test_restored_under_another_name_the_api_shows_it(plane: Plane, tmp_path: Pa
     assert not config.home.exists()
     service.restore(config, tmp_path / "backup", ["new.example", "10.0.0.7"])
     opened = Store(config.url)
-    shown = opened.certificates()[API]
+    shown = opened.settings.certificates()[API]
     opened.close()
     names = core.identity(shown.certificate.encode()).sans
     assert {("dns", "new.example"), ("ip", "10.0.0.7")} == set(names), names
@@ -350,7 +350,7 @@ def test_a_backup_before_the_upgrade_changes_nothing(config: Config, tmp_path: P
         config,
         "ALTER TABLE cluster DROP COLUMN stores",
         "ALTER TABLE cluster DROP COLUMN hold",
-        f"UPDATE alembic_version SET version_num = '{store._known_schemas()[1]}'",
+        f"UPDATE alembic_version SET version_num = '{store.versions.known_versions()[1]}'",
     )
     before = content(config)
     for name, command in commands(config, tmp_path):
@@ -369,22 +369,22 @@ def test_an_older_process_writes_nothing_beside_a_newer_one(config: Config) -> N
     """The schema is looked at in each change: the API answers 503 with the reason, and nobody gets
     the lease. What it reads goes on."""
     opened = Store(config.url)
-    opened.note("before")
-    assert opened.take_lease("us", 3)
+    opened.events.note("before")
+    assert opened.lease.take("us", 3)
     execute(config, "UPDATE alembic_version SET version_num = '9999'")
     before = content(config)
     for change in (
-        lambda: opened.note("after"),
-        lambda: opened.take_lease("us", 3),
-        lambda: opened.raise_epoch("us", 1, 7),
-        lambda: opened.configure(lambda now: now),
-        lambda: opened.login_failed(0, 1),
+        lambda: opened.events.note("after"),
+        lambda: opened.lease.take("us", 3),
+        lambda: opened.lease.raise_epoch("us", 1, 7),
+        lambda: opened.settings.configure(lambda now: now),
+        lambda: opened.logins.failed(0, 1),
         lambda: opened.rehearse().__enter__(),
     ):
         with pytest.raises(Refusal, match="another version of redis-certauth has changed") as told:
             change()
         assert (told.value.status, told.value.error_code) == (503, "other_schema")
-    assert opened.cluster().name == "acme"
+    assert opened.settings.cluster().name == "acme"
     assert content(config) == before
     opened.close()
 
@@ -401,7 +401,7 @@ def test_an_older_process_sends_nothing_to_the_servers(
     wait_until(lambda: not plane.worker.fleet.all(), "it looks after nobody")
     answer = plane("POST /v1/roles", {"name": "x"})
     assert (answer.status, answer.code) == (503, "other_schema")
-    own = store._known_schemas()[0]
+    own = store.versions.known_versions()[0]
     execute(plane.config, f"UPDATE alembic_version SET version_num = '{own}'")
     plane.user(pki.bob, "bob")
     plane.in_step()
@@ -414,16 +414,17 @@ def test_commands_on_the_machine_compute_nothing_again(
     """All lines of all databases, while everybody waits: a backup is no outage, and an emergency
     is no time for it."""
     opened = Store(config.url)
-    opened.create(database(ports=(1,)))
+    opened.objects.create(database(ports=(1,)))
     opened.close()
     asked = []
-    refresh = Store._refresh
+    refresh = store.lines.refresh_databases
 
-    def counted(self: Store, connection: Any, uids: Any, own: bool = False) -> None:
+    def counted(connection: Any, uids: Any, own: bool = False) -> None:
         asked.append(own)
-        refresh(self, connection, uids, own)
+        refresh(connection, uids, own)
 
-    monkeypatch.setattr(Store, "_refresh", counted)
+    for room in ("policies", "objects", "settings", "nodes"):
+        monkeypatch.setattr(f"control.store.{room}.refresh_databases", counted)
     service.backup(config, tmp_path / "backup")
     service.allow_passwords(config)
     service.set_password(config, "admin", "another")
@@ -543,8 +544,8 @@ def test_a_node_that_was_away_for_long_has_not_drifted(
     plane.in_step()
     server.stop()
     plane.says("UNREACHABLE")
-    monkeypatch.setattr("control.store.LOG", 3)
-    monkeypatch.setattr("control.nodes.reconcile.LOG", 3)
+    monkeypatch.setattr("control.store.lines.POLICY_LOG_GENERATIONS", 3)
+    monkeypatch.setattr("control.nodes.reconcile.POLICY_LOG_GENERATIONS", 3)
     for number in range(6):
         plane.certificate_user(f"u{number}", f"CN=u{number}", role="admin")
     server.start()
@@ -605,9 +606,7 @@ def test_a_node_that_is_somebodys_here_is_not_taken(
 # ---- The audit file ----
 
 
-def test_the_audit_file_says_which_store_an_entry_is_from(
-    plane: Plane, tmp_path: Path
-) -> None:
+def test_the_audit_file_says_which_store_an_entry_is_from(plane: Plane, tmp_path: Path) -> None:
     """A file that was kept goes on behind what the backup has, and no two events have one id."""
     kept, fresh = tmp_path / "kept", tmp_path / "fresh"
     service.backup(plane.config, tmp_path / "backup")
@@ -616,7 +615,7 @@ def test_the_audit_file_says_which_store_an_entry_is_from(
     config = elsewhere(tmp_path)
     service.restore(config, tmp_path / "backup")
     restored = Store(config.url)
-    restored.note("found")
+    restored.events.note("found")
     for path in (kept, fresh):
         follow(restored, path)
         follow(restored, path)

@@ -86,8 +86,8 @@ def test_a_restored_control_plane_is_the_one_that_was_backed_up(
     restored = Served(there)
     before["logs"] += restored.ok("GET /v1/logs?type=restored")
     assert {path: restored.ok(f"GET /v1/{path}") for path in paths} == before
-    assert restored.store.policy(1) == api.store.policy(1)
-    assert restored.store.changes(1, 0, "") == api.store.changes(1, 0, "")
+    assert restored.store.policies.whole(1) == api.store.policies.whole(1)
+    assert restored.store.policies.changes(1, 0, "") == api.store.policies.changes(1, 0, "")
     assert restored.ok("GET /v1/users/role", cert=pki.alice) == {"role": "db_viewer"}
     assert restored.certificate_user("carol", "CN=carol")["uid"] == 4
     assert restored("GET /v1/users/role", auth=f"JWT {token}").code == "invalid_token"
@@ -206,10 +206,10 @@ def test_a_password_that_cannot_be_set_says_why(config: Config, api: Served) -> 
 def test_the_api_gets_a_new_certificate_and_key(config: Config, api: Served) -> None:
     """For the same names, from the same CA; the body may be left out."""
     for body in ({}, {"name": "api"}, None):
-        before = api.store.certificates()[API]
+        before = api.store.settings.certificates()[API]
         old = core.identity(before.certificate.encode())
         assert api.ok("POST /v1/cluster/certificates/rotate", body) == {}
-        after = api.store.certificates()[API]
+        after = api.store.settings.certificates()[API]
         new = core.identity(after.certificate.encode())
         assert (new.subject, new.sans) == (old.subject, old.sans)
         assert new.key != old.key
@@ -227,7 +227,7 @@ def test_what_is_not_ours_is_not_rotated(api: Served, pki: Pki) -> None:
     api.ok("PUT /v1/cluster/update_cert", {**own, "key": pki.server.key_pem.decode()})
     answer = api(path)
     assert (answer.status, answer.code) == (406, "unsupported_certificate")
-    assert api.store.certificates()[API].key == pki.server.key_pem.decode()
+    assert api.store.settings.certificates()[API].key == pki.server.key_pem.decode()
 
 
 def test_without_a_ca_nothing_is_rotated(tmp_path: Path) -> None:
@@ -280,14 +280,14 @@ def test_a_database_of_the_first_version_goes_on(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/control.db"
     store.load(url, older(url))
     opened = Store(url)
-    admin, alice = opened.all(User)
+    admin, alice = opened.objects.all(User)
     assert [password.issued for password in admin.passwords] == [5]
     assert (alice.passwords, alice.role_uids, alice.locked) == ((), (1,), 0)
-    cluster = opened.cluster()
+    cluster = opened.settings.cluster()
     assert (cluster.login_lockout_threshold, cluster.password_min_length) == (5, 8)
     assert cluster.master_healthcheck_api_auth is True
     assert len(cluster.jwt_key) == 64
-    assert opened.all(Database) == ()
+    assert opened.objects.all(Database) == ()
     opened.close()
     with pytest.raises(Refusal, match="holds a control plane already"):
         store.load(url, older(url))
@@ -298,13 +298,13 @@ def test_an_old_database_is_brought_up_to_date_when_it_is_opened(tmp_path: Path)
     url = f"sqlite:///{tmp_path}/control.db"
     engine = sa.create_engine(url)
     with engine.begin() as connection:
-        store._migrate(connection, "0001")
+        store.versions.migrate(connection, "0001")
         for name, content in older(url)["tables"].items():
             table = sa.table(name, *map(sa.column, content["columns"]))
             rows = [dict(zip(content["columns"], row, strict=True)) for row in content["rows"]]
             connection.execute(sa.insert(table), rows)
     engine.dispose()
     opened = Store(url)
-    assert [user.name for user in opened.all(User)] == ["admin", "alice"]
-    assert len(opened.cluster().jwt_key) == 64
+    assert [user.name for user in opened.objects.all(User)] == ["admin", "alice"]
+    assert len(opened.settings.cluster().jwt_key) == 64
     opened.close()

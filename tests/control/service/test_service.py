@@ -259,13 +259,13 @@ def test_our_certificates_are_renewed_at_two_thirds(
     before = core.identity(config.identity.certificate.read_bytes())
     key = config.identity.key.read_bytes()
     old = api_certificate(config, days)
-    store.put_certificates([old])
+    store.settings.put_certificates([old])
     service.renew(config, store)
     after = core.identity(config.identity.certificate.read_bytes())
     assert (after.not_after > before.not_after) is renewed
     assert (after.key, after.subject) == (before.key, before.subject)
     assert config.identity.key.read_bytes() == key
-    api = store.certificates()[API]
+    api = store.settings.certificates()[API]
     assert (api != old) is renewed
     assert api.key == old.key
     assert (
@@ -280,9 +280,9 @@ def test_an_administrators_own_api_certificate_is_theirs(config: Config, store: 
         "CN=localhost", san=("dns:localhost",), eku=(SERVER,), not_after=soon()
     )
     kept = Certificate(API, theirs.presented.decode(), theirs.key_pem.decode())
-    store.put_certificates([kept])
+    store.settings.put_certificates([kept])
     service.renew(config, store)
-    assert store.certificates()[API] == kept
+    assert store.settings.certificates()[API] == kept
 
 
 def soon() -> datetime:
@@ -392,7 +392,7 @@ def test_a_file_that_is_missing_is_named(config: Config) -> None:
 
 def test_an_old_api_certificate_is_renewed_before_it_is_shown(config: Config, store: Store) -> None:
     """A control plane that was off for long comes back with a good one."""
-    store.put_certificates([api_certificate(config, 91)])
+    store.settings.put_certificates([api_certificate(config, 91)])
     with service.running(config):
         assert shown(config).not_after > soon().timestamp()
 
@@ -423,7 +423,7 @@ def test_certificates_are_renewed_while_it_runs(
     with service.running(config):
         grown_old(config)
         old = api_certificate(config, 61)
-        store.put_certificates([old])
+        store.settings.put_certificates([old])
         wait_until(lambda: is_renewed(shown(config), old), "the API's is renewed")
 
         def renewed() -> bool:
@@ -450,7 +450,7 @@ def test_a_renewal_that_fails_is_not_the_last(
         wait_until(lambda: "the disk is full" in caplog.text, "it has failed")
         fails[0] = False
         old = api_certificate(config, 61)
-        store.put_certificates([old])
+        store.settings.put_certificates([old])
         wait_until(lambda: is_renewed(shown(config), old), "it is renewed")
 
 
@@ -459,7 +459,7 @@ def test_a_renewal_that_fails_is_not_the_last(
 
 def trusted(store: Store) -> list[str]:
     """The subjects of `mtls_trusted_ca`."""
-    found = store.certificates().get("mtls_trusted_ca")
+    found = store.settings.certificates().get("mtls_trusted_ca")
     ders = [*read_trust(found.certificate).cas] if found else []
     return [core.identity(der).subject for der in ders]
 
@@ -468,7 +468,7 @@ def test_a_ca_of_clients_is_trusted_beside_those_that_are(
     config: Config, store: Store, pki: Pki
 ) -> None:
     """Nobody is cut by it, and not by the next one either."""
-    store.put_certificates([Certificate("mtls_trusted_ca", pki.ca.pem.decode())])
+    store.settings.put_certificates([Certificate("mtls_trusted_ca", pki.ca.pem.decode())])
     service.create_ca(config, "", "ec", again=False)
     first = trusted(store)
     assert first[0] == "CN=Root CA,O=acme"
@@ -543,14 +543,15 @@ def test_the_event_log_tells_which_certificates_end(
     """While the control plane runs, without being asked."""
     monkeypatch.setattr(serving, "WATCH_SECONDS", 0.05)
     now = int(time.time())
-    store.record_certificate_seen(
+    store.inventory.record_seen(
         ClientCertificate("ab", "cd", "", "CN=CA", "01", "CN=x", "x", now - 900, now + 100, now)
     )
     with service.running(config):
 
         def told() -> bool:
             return any(
-                e.type == "certificate_expiring" for e in store.events(0, now * 2, True, 9, 0)
+                e.type == "certificate_expiring"
+                for e in store.events.between(0, now * 2, True, 9, 0)
             )
 
         wait_until(told, "it is told")

@@ -44,6 +44,7 @@ def config(tmp_path: Path, url: str) -> Config:
     service.init(made, "acme", *ADMIN, ("localhost",))
     return made
 
+
 pytestmark = [
     pytest.mark.slow,
     # Some of the store's tests leave a second store to the garbage collector, where psycopg warns.
@@ -117,7 +118,7 @@ def test_processes_that_write_at_once_lose_nothing(url: str) -> None:
     """Two stores with four threads each change users, and one user all of them: each change is a
     generation, and none is overwritten."""
     made = Store(url)
-    made.initialise(Cluster("acme", "id", 1), FIRST)
+    made.settings.initialise(Cluster("acme", "id", 1), FIRST)
     granted(made, "shared")
     stores, errors, number = [made, Store(url)], [], iter(range(1000))
     turn = iter(stores * 4)
@@ -126,16 +127,16 @@ def test_processes_that_write_at_once_lose_nothing(url: str) -> None:
         mine = next(turn)
         try:
             for _ in range(10):
-                mine.create(user(0, f"u{next(number)}"))
-                mine.update(User, 2, lambda found: replace(found, email=f"{found.email}x"))
+                mine.objects.create(user(0, f"u{next(number)}"))
+                mine.objects.update(User, 2, lambda found: replace(found, email=f"{found.email}x"))
         except Exception as error:
             errors.append(error)
 
     together(work, 8)
     assert errors == []
-    assert made.get(User, 2).email == "x" * 80
-    assert made.target(1).generation == 82
-    assert replayed(made) == set(made.policy(1)[1])
+    assert made.objects.get(User, 2).email == "x" * 80
+    assert made.policies.target(1).generation == 82
+    assert replayed(made) == set(made.policies.whole(1)[1])
     for store in stores:
         store.close()
 
@@ -143,7 +144,7 @@ def test_processes_that_write_at_once_lose_nothing(url: str) -> None:
 def test_a_reader_sees_one_moment_while_another_process_writes(url: str) -> None:
     """Lines and digest belong together."""
     made, other = Store(url), Store(url)
-    made.initialise(Cluster("acme", "id", 1), FIRST)
+    made.settings.initialise(Cluster("acme", "id", 1), FIRST)
     granted(made)
     read_while_written(made, other, 50)
     made.close()
@@ -175,10 +176,10 @@ def test_backups_go_from_either_database_to_the_other(
         enforce_client_authentication="disabled",
         roles_permissions=[{"role_uid": 5, "redis_acl_uid": 1}],
     )
-    before = rows(made.store)
-    with made.store.dry_run():
-        ops = made.store.create(Role(0, "ops", "none")).uid
-    assert rows(made.store) == before
+    before = all_rows(made.store)
+    with made.store.request.dry_run():
+        ops = made.store.objects.create(Role(0, "ops", "none")).uid
+    assert all_rows(made.store) == before
     service.backup(config, tmp_path / "one")
     lite = Config(tmp_path / "lite")
     service.restore(lite, tmp_path / "one")
@@ -187,22 +188,22 @@ def test_backups_go_from_either_database_to_the_other(
     back = Config(tmp_path / "back", database=again)
     service.restore(back, tmp_path / "two")
     for other in (Served(lite), Served(back)):
-        assert rows(other.store) == before
-        assert other.store.policy(1) == made.store.policy(1)
-        assert other.store.changes(1, 0, "") == made.store.changes(1, 0, "")
+        assert all_rows(other.store) == before
+        assert other.store.policies.whole(1) == made.store.policies.whole(1)
+        assert other.store.policies.changes(1, 0, "") == made.store.policies.changes(1, 0, "")
         logs = [one for one in other.ok("GET /v1/logs") if one["type"] != "restored"]
         assert logs == made.ok("GET /v1/logs")
-        numbers = [number for number, _ in other.store.events_after(0, 1000).events]
+        numbers = [number for number, _ in other.store.events.after(0, 1000).events]
         assert numbers == [*range(1, len(numbers) + 1)]
         assert other.certificate_user("carol", "CN=carol")["uid"] == 4
-        assert other.store.create(Role(0, "ops", "none")).uid == ops
+        assert other.store.objects.create(Role(0, "ops", "none")).uid == ops
         other.close()
     with pytest.raises(ServiceError, match="the database holds a control plane already"):
         service.restore(Config(tmp_path / "more", database=url), tmp_path / "one")
     made.close()
 
 
-def rows(store: Store) -> Any:
+def all_rows(store: Store) -> Any:
     """All rows, but for what a restore makes anew or adds, and the revision, which counts each
     opening."""
     tables = store.dump()["tables"]
@@ -220,21 +221,21 @@ def test_an_older_process_writes_nothing_beside_a_newer_one(config: Config, url:
     """Not even what it began before: it holds the tables as they are until it has ended, so that a
     newer one waits for it; and neither waits for ever."""
     made = Served(config)
-    with made.store._write() as connection:
+    with made.store._kernel.change() as connection:
         newer = threading.Thread(target=upgrade, args=(config.url,))
         newer.start()
         connection.execute(sa.text("UPDATE cluster SET name = 'before'"))
     newer.join(10)
     assert not newer.is_alive()
     for change in (
-        lambda: made.store.note("after"),
-        lambda: made.store.take_lease("us", 3),
-        lambda: made.store.configure(lambda now: replace(now, name="after")),
+        lambda: made.store.events.note("after"),
+        lambda: made.store.lease.take("us", 3),
+        lambda: made.store.settings.configure(lambda now: replace(now, name="after")),
     ):
         with pytest.raises(Refusal, match="another version of redis-certauth has changed"):
             change()
     assert made("POST /v1/roles", {"name": "x"}).code == "other_schema"
-    assert made.store.cluster().name == "before"
+    assert made.store.settings.cluster().name == "before"
     made.close()
 
 
@@ -251,7 +252,7 @@ def upgrade(url: str) -> None:
 def test_others_are_heard_outside_of_a_transaction(url: str) -> None:
     """Within one PostgreSQL tells nothing, and ends it two seconds later, again and again."""
     made, other, heard = Store(url), Store(url), threading.Event()
-    made.initialise(Cluster("acme", "id", 1), FIRST)
+    made.settings.initialise(Cluster("acme", "id", 1), FIRST)
     made.listen(heard.set)
     question = sa.text("SELECT state FROM pg_stat_activity WHERE query LIKE 'LISTEN%'")
     engine = sa.create_engine(url)
@@ -263,7 +264,7 @@ def test_others_are_heard_outside_of_a_transaction(url: str) -> None:
     wait_until(lambda: states() not in ([], ["active"]), "it listens")
     assert states() == ["idle"]
     heard.clear()
-    other.create(user(0, "b"))
+    other.objects.create(user(0, "b"))
     assert heard.wait(20)
     engine.dispose()
     other.close()
@@ -273,11 +274,11 @@ def test_others_are_heard_outside_of_a_transaction(url: str) -> None:
 def test_a_refused_change_leaves_nothing(url: str) -> None:
     """PostgreSQL ends a transaction at its first error; the next one is none the worse."""
     made = Store(url)
-    made.initialise(Cluster("acme", "id", 1), FIRST)
+    made.settings.initialise(Cluster("acme", "id", 1), FIRST)
     before = made.revision()
     for _ in range(3):
         with pytest.raises(Refusal):
-            made.create(user(1, "b"))
+            made.objects.create(user(1, "b"))
     assert made.revision() == before
-    assert made.create(user(0, "b")).uid == 2
+    assert made.objects.create(user(0, "b")).uid == 2
     made.close()

@@ -9,6 +9,4 @@ down_revision = "0010"
 
 def upgrade() -> None:
     for table, column in (("nodes", "looked"), ("lease", "renewed")):
-        op.add_column(
-            table, sa.Column(column, sa.BigInteger, nullable=False, server_default="0")
-        )
+        op.add_column(table, sa.Column(column, sa.BigInteger, nullable=False, server_default="0"))
