@@ -67,7 +67,13 @@ def of_certificate(leaf: core.Identity) -> tuple[tuple[str, str], ...]:
     names = [("cn", name) for name in core.common_names(leaf.subject)]
     rdns = re.findall(r"(?:\\.|[^,\\])+", leaf.subject)
     subjects = [("subject", leaf.subject), ("subject", ",".join(reversed(rdns)))]
-    return (*subjects, *names, *leaf.sans, ("key", leaf.key), ("cert", leaf.cert))
+    sans = [(kind, _as_bound(kind, value)) for kind, value in leaf.sans]
+    return (*subjects, *names, *sans, ("key", leaf.key), ("cert", leaf.cert))
+
+
+def _as_bound(kind: str, value: str) -> str:
+    """A name of a certificate as a line spells it: Python and libc write addresses differently."""
+    return spelled(Binding("ip", value)).value if kind == "ip" else value
 
 
 SCANNED: tuple[BindingKind, ...] = ("attributes", "attribute", "extension")

@@ -86,6 +86,14 @@ def test_a_certificate_is_looked_up_by_all_that_it_has(pki: Pki) -> None:
     assert core.parse_name(back) == back
 
 
+@pytest.mark.parametrize("address", ["fd00::1", "::ffff:0:1", "10.0.0.1", "::ffff:10.0.0.1"])
+def test_an_address_is_found_however_it_is_written(pki: Pki, address: str) -> None:
+    """What a line says and what a certificate is looked up by have one spelling."""
+    shown = core.identity(pki.ca.issue("CN=host", san=(f"ip:{address}",)).der)
+    binding = bindings.read({"ip": address})
+    assert ("ip", binding.value) in bindings.of_certificate(shown)
+
+
 def test_identities_overlap_unless_their_cas_differ() -> None:
     """Under one CA alone and under every CA: a certificate may have both."""
     one, other = Binding("cn", "a", ca=HASH), Binding("cn", "a", ca="cd" * 32)
