@@ -108,6 +108,26 @@ class Password:
     issued: int  # seconds since 1970
 
 
+BindingKind = Literal[
+    "subject", "cn", "uri", "dns", "email", "ip", "upn", "key", "cert", "attributes", "attribute",
+    "extension",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Binding:
+    """What a certificate must have to be a user: the words of a `bind` line (docs/policy.md), each
+    in its canonical spelling."""
+
+    kind: BindingKind
+    value: str  # of attribute and extension: OID=VALUE
+    ca: str = ""  # key id of the CA that must be in the certificate's path; "": any trusted CA
+    networks: tuple[str, ...] = ()  # addresses that the client may come from; (): all
+    session: str = ""  # such as "8h"; "": until the certificate ends
+    shared: bool = False  # whether other users may have the same binding: the client then chooses
+    comment: str = ""
+
+
 @dataclass(frozen=True)
 class User:
     uid: int
@@ -115,10 +135,17 @@ class User:
     auth_method: AuthMethod
     role_uids: tuple[int, ...]
     email: str = ""
-    certificate_subject_line: str = ""  # canonical RFC 4514; "" for regular users
+    certificate_subject_line: str = ""  # canonical RFC 4514; "" where no certificate is so bound
+    bindings: tuple[Binding, ...] = ()  # those beside it
     passwords: tuple[Password, ...] = ()  # any of them logs in; none for certificate users
     last_login: int = 0  # seconds since 1970; 0: never
     locked: int = 0  # when too many wrong passwords had come, in seconds since 1970; 0: never
+
+    @property
+    def identities(self) -> tuple[Binding, ...]:
+        """Every binding, the subject line first."""
+        line = self.certificate_subject_line
+        return ((Binding("subject", line),) if line else ()) + self.bindings
 
 
 @dataclass(frozen=True)

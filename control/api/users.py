@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from flask import Blueprint, Response
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from control.api.identities import IdentityBody, identities
 from control.api.models import Answer, Body, Email, Many, Uid, UserName, words
 from control.api.roles import check_administrator
 from control.api.web import (
@@ -25,7 +26,7 @@ from control.api.web import (
 )
 from control.domain import passwords
 from control.errors import forbidden, invalid
-from control.policy import core
+from control.policy import bindings, core
 from control.policy import lines as policy
 from control.records import (
     BUILTIN_ROLES,
@@ -47,6 +48,7 @@ class UserBody(Body):
     auth_method: AuthMethod = "regular"
     # Longer ones would not fit into the index of a PostgreSQL table.
     certificate_subject_line: Annotated[str, StringConstraints(max_length=512)] = ""
+    certificate_identities: Annotated[list[IdentityBody], Field(max_length=64)] = []
     password: NewPassword = ""
     role: Management = "none"
     role_uids: Many[Uid] = []
@@ -81,6 +83,7 @@ class UserAnswer(Answer):
     email: str
     auth_method: AuthMethod
     certificate_subject_line: str
+    certificate_identities: list[IdentityBody]
     role: Management
     role_uids: list[int]
     status: Literal["active", "locked", "password_expired"]
@@ -178,6 +181,10 @@ def prepared(sent: UserBody, user: User) -> dict[str, Any]:
         changes["certificate_subject_line"] = in_field(
             "certificate_subject_line", lambda: core.parse_name(text)
         )
+    if "certificate_identities" in changes:
+        changes |= identities(changes.pop("certificate_identities"), changes)
+    elif any(one.value == changes.get("certificate_subject_line") for one in user.bindings):
+        del changes["certificate_subject_line"]  # what it reads, sent back
     if "password" in changes:
         password = changes.pop("password")
         after = replace(user, email=changes.get("email", user.email))
@@ -205,13 +212,13 @@ def changed_user(user: User, changes: dict[str, Any]) -> User:
             "password: certificate users have none; send "
             '"auth_method": "regular" for a password user',
         )
-    if method == "regular" and changes.get("certificate_subject_line"):
-        raise invalid(
-            "invalid_param",
-            'certificate_subject_line: send "auth_method": "certificate" '
-            "with it; regular users have none",
-        )
-    other: dict[str, Any] = {"certificate_subject_line": ""}
+    for field, name in (("certificate_subject_line",) * 2, ("bindings", "certificate_identities")):
+        if method == "regular" and changes.get(field):
+            raise invalid(
+                "invalid_param",
+                f'{name}: send "auth_method": "certificate" with it; regular users have none',
+            )
+    other: dict[str, Any] = {"certificate_subject_line": "", "bindings": ()}
     if method == "certificate":
         other = {"passwords": (), "locked": 0}
     changed = replace(user, **(other | changes))
@@ -226,8 +233,11 @@ def check_complete(user: User) -> None:
         if not user.passwords:
             raise invalid("missing_field", "password: regular users need one")
         return
-    if not user.certificate_subject_line:
-        raise invalid("missing_field", "certificate_subject_line: certificate users need one")
+    if not user.identities:
+        raise invalid(
+            "missing_field",
+            "certificate_subject_line: certificate users need one, or certificate_identities",
+        )
     in_field("name", lambda: policy.check_user(user))
 
 
@@ -264,7 +274,10 @@ def render(
         "name": user.name,
         "email": user.email,
         "auth_method": user.auth_method,
-        "certificate_subject_line": user.certificate_subject_line,
+        "certificate_subject_line": next(
+            (one.value for one in user.identities if one.kind == "subject"), ""
+        ),
+        "certificate_identities": [bindings.shown(one) for one in user.identities],
         "role": min(held, key=RANKS.index, default="none"),
         "role_uids": list(user.role_uids),
         "status": passwords.status(user, store().settings.cluster()),

@@ -159,8 +159,8 @@ class Guard:
     ) -> core.Decision:
         """Who a certificate is for the REST API; the user of the decision is a uid. `pem` is the
         leaf and what is presented above it. Raises core.CoreError."""
-        subject = core.identity(pem).subject
-        return self._policy(subject, self._revoked(pem)).decide(pem, now, address, own=True)
+        policy = self._policy(core.identity(pem), self._revoked(pem))
+        return policy.decide(pem, now, address, own=True)
 
     def _revoked(self, pem: bytes) -> tuple[str, ...]:
         """The `revoke` lines that are about a certificate or the CAs above it."""
@@ -174,9 +174,9 @@ class Guard:
 
         return store.revocations.among(policy.revocations_of(pem, store.recall("trusted", trusted)))
 
-    def _policy(self, subject: str, revoked: tuple[str, ...]) -> core.Policy:
+    def _policy(self, leaf: core.Identity, revoked: tuple[str, ...]) -> core.Policy:
         store = self._store
-        users = store.objects.users_by_subject(policy.spellings(subject))
+        users = store.objects.users_like(leaf)
 
         def make() -> core.Policy:
             lines = policy.rest_lines(store.settings.cluster(), store.settings.trust(), users)

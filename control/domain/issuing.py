@@ -153,6 +153,8 @@ def subject_of(profile: Profile, user: User) -> str:
     """Canonical RFC 4514. A user's own values are written in hex pairs, so that none of them ends
     an attribute."""
     if not profile.subject:
+        if not user.certificate_subject_line:
+            raise ValueError(f"give it a subject: user '{user.name}' has no subject line")
         return user.certificate_subject_line
     return core.parse_name(_filled(profile.subject, user, _in_a_name))
 
@@ -317,8 +319,8 @@ def check_whose(
     store = policies.store
     trust = read_trust(authority.certificate)
     presented = pem.encode()
-    subject = core.identity(presented).subject
-    here = {user.name} if _rest_user(store, trust, subject, presented) == user.uid else set()
+    leaf = core.identity(presented)
+    here = {user.name} if _rest_user(store, trust, leaf, presented) == user.uid else set()
     _check(decide(presented), str(user.uid), "this API")
     for database in store.objects.all(Database):
         if not database.deleting:
@@ -326,10 +328,11 @@ def check_whose(
             _check(decided, user.name, f"database '{database.name}'")
             here |= set(decided.users)
     if not here:
+        named = ", ".join(f"{one.kind} '{one.value}'" for one in user.identities)
         raise refused(
             "certificate_of_nobody",
-            f"a certificate with the subject '{subject}' would be nobody: that of user "
-            f"'{user.name}' is '{user.certificate_subject_line}'. Change the profile or the user",
+            f"a certificate with the subject '{leaf.subject}' would be nobody: the identities of "
+            f"user '{user.name}' are {named}. Change the profile or the user",
         )
 
 
@@ -345,9 +348,11 @@ def _check(decided: core.Decision, name: str, where: str) -> None:
         )
 
 
-def _rest_user(store: Store, trust: records.Trust, subject: str, presented: bytes) -> int | None:
+def _rest_user(
+    store: Store, trust: records.Trust, leaf: core.Identity, presented: bytes
+) -> int | None:
     """The uid of whom it would be in the REST API, if that trusted this CA and had no gate."""
     cluster = replace(store.settings.cluster(), mtls_client_cert_subject_validation_type="disabled")
-    users = store.objects.users_by_subject(policy.spellings(subject))
-    found = core.Policy(policy.rest_lines(cluster, trust, users)).decide(presented).user
+    lines = policy.rest_lines(cluster, trust, store.objects.users_like(leaf))
+    found = core.Policy(lines).decide(presented).user
     return int(found) if found else None

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from control.policy import core, taking
+from control.policy import bindings, core, taking
 from control.policy.taking import RESERVED
 from control.records import ClientCertificate, Cluster, Database, Node, Subject, Trust, User
 
@@ -125,16 +125,24 @@ def _peers(peers: Peers) -> list[str]:
     return [*lines, *dict.fromkeys(lines.values())]
 
 
-def user_lines(user: User, acls: Sequence[str], adopt: bool = False) -> frozenset[str]:
+def user_lines(
+    user: User, acls: Sequence[str], adopt: bool = False, others: Iterable[User] = ()
+) -> frozenset[str]:
     """The lines of one user on one database, where its roles are given `acls`; none without a
     certificate or without an ACL, nor for a name from before `check_name` refused it: the lines of
-    all others must not wait for it. `adopt`: also where the server has a user of that name."""
+    all others must not wait for it. `adopt`: also where the server has a user of that name.
+    `others` are those with rights there who share an identity with this user: the line of a shared
+    identity belongs to the first of them."""
     if user.auth_method != "certificate" or not acls:
         return frozenset()
-    bind = f"bind subject {core.quote(user.certificate_subject_line)} {core.quote(user.name)}"
     taken = " adopt" if adopt else ""
+    lines = [f"user {core.quote(user.name)}{taken} on {_rules(acls)}"]
+    for binding in user.identities:
+        sharing = bindings.sharing(binding, user, others)
+        if sharing[0].uid == user.uid:
+            lines.append(bindings.line_of(binding, [one.name for one in sharing]))
     try:
-        return _canonical([bind, f"user {core.quote(user.name)}{taken} on {_rules(acls)}"])
+        return _canonical(lines)
     except core.CoreError:
         if is_name(user.name):
             raise
@@ -202,9 +210,9 @@ def _checked(rule: str) -> str:
 
 
 def rest_lines(cluster: Cluster, trust: Trust, users: Iterable[User]) -> frozenset[str]:
-    """The REST API's own policy, as far as it concerns one client: `users` are those whose subject
-    line is the one of the client's certificate, or that one the other way round (see `spellings`).
-    Other users' lines could not change what is decided, nor the hint that goes with it."""
+    """The REST API's own policy, as far as it concerns one client: `users` are those who have an
+    identity that the client's certificate may have (see bindings.of_certificate). Other users'
+    lines could not change what is decided, nor the hint that goes with it. Names are uids."""
     lines = [
         "set enforce on",
         f"set gate {cluster.mtls_client_cert_subject_validation_type}",
@@ -212,15 +220,12 @@ def rest_lines(cluster: Cluster, trust: Trust, users: Iterable[User]) -> frozens
         *trust_lines(trust),
         *removed_lines(trust),
     ]
+    users = list(users)
     for user in users:
-        lines.append(f"bind subject {core.quote(user.certificate_subject_line)} {user.uid}")
+        for binding in user.identities:
+            sharing = bindings.sharing(binding, user, users)
+            lines.append(bindings.line_of(binding, [str(one.uid) for one in sharing]))
     return _canonical(lines)
-
-
-def spellings(subject: str) -> tuple[str, str]:
-    """A canonical subject line, and the one with the same RDNs in the opposite order."""
-    rdns = re.findall(r"(?:\\.|[^,\\])+", subject)
-    return subject, ",".join(reversed(rdns))
 
 
 # ---- Parts of both ----

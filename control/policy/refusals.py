@@ -65,8 +65,8 @@ def unbound(refused: Iterable[Refused], lines: Iterable[str]) -> tuple[Refused, 
     known = {one.line for one in refused}
     found = (line for line in lines if line.startswith("bind ") and line not in known)
     return refused + tuple(
-        Refused(line, taking.unbound(line), "", taking.user_of(line))
-        for line in found if taken and taking.user_of(line) in taken
+        Refused(line, taking.unbound(line, taken), "", taking.user_of(line))
+        for line in found if taken and not taken.isdisjoint(taking.users_of(line))
     )  # fmt: skip
 
 
@@ -131,7 +131,9 @@ def _blame(found: dict[str, Refused], line: str, why: str) -> None:
 def instead(line: str) -> str:
     """What may stand for a line that a server refuses; "" for most."""
     word = line.partition(" ")[0]
-    return taking.off(line) if word == "user" else taking.unbound(line) if word == "bind" else ""
+    if word == "user":
+        return taking.off(line)
+    return taking.unbound(line, taking.users_of(line)) if word == "bind" else ""
 
 
 NAMED = 5  # in a sentence

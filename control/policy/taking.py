@@ -7,7 +7,7 @@ off who has the same rights after them as before.
 
 import base64
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from difflib import SequenceMatcher
 
 from control.policy import core
@@ -21,6 +21,7 @@ LOOSE = frozenset(
         "set password-auth allow", "set tls-client-auth optional", "set internal-trust allow",
     }
 )  # fmt: skip
+OPTIONS = ("ca=", "from=", "session=")  # of `bind` lines, behind the users
 TOKEN = re.compile(r'"(?:\\.|[^"\\])*"|\S+')
 Lines = list[str]
 
@@ -38,16 +39,31 @@ def parts(changes: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         for takes, lines in _divided(word, added, removed):
             (first if takes else rest).extend(lines)
     # A user stays as long as a certificate is bound to it.
-    bound = {user_of(line[1:]) for line in rest if line.startswith("-bind ")}
+    bound = {user for line in rest if line.startswith("-bind ") for user in users_of(line[1:])}
     bound -= {user_of(line[1:]) for line in first if line.startswith("+user ")}
     late = [line for line in first if line.startswith("-user ") and user_of(line[1:]) in bound]
     return tuple(line for line in first if line not in late), (*late, *rest)
 
 
 def user_of(line: str) -> str:
-    """The user of a `user` or `bind` line, as the line spells it; "" of others."""
-    place = {"user": 1, "bind": 3}.get(line.partition(" ")[0])
-    return _tokens(line, place + 1)[place] if place else ""
+    """The user of a `user` or `bind` line, the first of several, as the line spells it; "" of
+    others."""
+    return next(iter(users_of(line)), "")
+
+
+def users_of(line: str) -> tuple[str, ...]:
+    """The users of a `user` or `bind` line, as the line spells them; none of others."""
+    word = line.partition(" ")[0]
+    if word == "user":
+        return (_tokens(line, 2)[1],)
+    return tuple(_bound(line)[0]) if word == "bind" else ()
+
+
+def _bound(line: str) -> tuple[list[str], list[str]]:
+    """The users and the options of a `bind` line."""
+    words = [one[0] for one in TOKEN.finditer(line)][3:]
+    options = [word for word in words[1:] if word.startswith(OPTIONS)]
+    return words[: len(words) - len(options)], options
 
 
 def off(line: str) -> str:
@@ -56,10 +72,13 @@ def off(line: str) -> str:
     return " ".join([*tokens[:2], *[one for one in tokens[2:3] if one == "adopt"], "off"])
 
 
-def unbound(line: str) -> str:
-    """A `bind` line by which the same certificate is refused, whatever happens to strangers."""
+def unbound(line: str, names: Container[str]) -> str:
+    """A `bind` line without these users; where none is left, one by which the same certificate is
+    refused, whatever happens to strangers."""
     kind, what = _tokens(line, 3)[1:]
-    return f"bind {kind} {what} {NOBODY}"
+    users, options = _bound(line)
+    left = [user for user in users if user not in names] or [NOBODY]
+    return " ".join(["bind", kind, what, *left, *options])
 
 
 def _tokens(line: str, count: int) -> list[str]:
@@ -105,8 +124,10 @@ def _divided(word: str, added: Lines, removed: Lines) -> list[tuple[bool, Lines]
 
 def _goes_on(added: str, removed: str) -> bool:
     """Whether a certificate stays the same user, or a node's peer; or becomes nobody."""
-    new, old = user_of(added), user_of(removed)
-    return new in (old, NOBODY) or (new.startswith(RESERVED) and old.startswith(RESERVED))
+    new, old = users_of(added), users_of(removed)
+    if NOBODY in new or not set(new).isdisjoint(old):
+        return True
+    return all(user.startswith(RESERVED) for user in (*new, *old))
 
 
 def _takes(word: str, added: Lines, removed: Lines) -> bool:
@@ -121,11 +142,18 @@ def _takes(word: str, added: Lines, removed: Lines) -> bool:
     if word == "user":
         return all(map(_is_off, added)) if added else not all(map(_is_off, removed))
     if word == "bind" and added:
-        return user_of(added[0]) == NOBODY
+        return user_of(added[0]) == NOBODY or bool(removed and _narrows(removed[0], added[0]))
     if word == "ca" and added:
         held = {line.partition(" ")[2] for line in removed}
         return all(line.startswith("anchor ") and line[7:] in held for line in added)
     return not added
+
+
+def _narrows(before: str, after: str) -> bool:
+    """Whether a `bind` line loses users, or lets in from elsewhere or for another time: users and
+    networks that it may gain by that too have their `user` lines already, or wait for them."""
+    (old, was), (new, now) = _bound(before), _bound(after)
+    return was != now or not set(old) <= set(new)
 
 
 def _is_off(line: str) -> bool:

@@ -10,6 +10,7 @@ from control import records
 from control.errors import conflict, invalid, refused
 from control.policy import lines as policy
 from control.records import Database, Profile, RedisAcl, Role, User
+from control.store.identities import check_identities
 from control.store.rows import (
     cluster_trust,
     database_trust,
@@ -50,6 +51,7 @@ def check_record(connection: sa.Connection, record: AnyRecord, before: AnyRecord
         _check_roles(connection, record)
     if isinstance(record, User):
         _check_name(record, before)
+        check_identities(connection, record)
 
 
 def _check_name(user: User, before: AnyRecord | None) -> None:

@@ -10,6 +10,7 @@ from control.policy import lines as policy
 from control.policy import taking
 from control.records import Database, Target, User
 from control.store.engine import allow_long_idle
+from control.store.identities import sharing_on, users_alike
 from control.store.rows import database_trust, find_record, read_nodes
 from control.store.schema import bdbs, policy_lines, policy_log
 from control.store.statements import (
@@ -57,13 +58,22 @@ def refresh_databases(connection: sa.Connection, uids: Iterable[int], own: bool 
         move_lines(connection, uid, before, render_lines(connection, uid, own))
 
 
-def refresh_user(connection: sa.Connection, uid: int) -> None:
-    """Renders the policy lines of one user again, on every database."""
+def refresh_user(connection: sa.Connection, *states: User) -> None:
+    """Renders the policy lines of one user again, on every database, and those of all who share an
+    identity with it; `states` are what the user was and is."""
+    uids = {user.uid for user in states}
+    if any(one.shared for user in states for one in user.identities):
+        uids |= {other.uid for user in states for other in users_alike(connection, user)}
+    for uid in sorted(uids):
+        _refresh_one(connection, uid)
+
+
+def _refresh_one(connection: sa.Connection, uid: int) -> None:
     before: dict[int, Lines] = {}
     for row in connection.execute(LINES_OF_USER, {"of": uid}):
         before.setdefault(row.bdb_uid, {})[row.owner, row.line] = row.id
     after = {
-        bdb_uid: _render_user_lines(*granted)
+        bdb_uid: _render_user_lines(*granted, sharing_on(connection, bdb_uid, granted[0]))
         for (bdb_uid, _), granted in group_grants(connection.execute(GRANTS_OF_USER, {"of": uid}))
     }
     for bdb_uid in sorted(before.keys() | after.keys()):
@@ -96,13 +106,17 @@ def render_lines(connection: sa.Connection, uid: int, own: bool) -> set[tuple[in
     trusts = database_trust(connection, found)
     known = read_nodes(connection, uid)
     lines = {(0, line) for line in policy.database_lines(found, trusts, known)}
-    for granted in () if own else _read_grants(connection, uid):
-        lines |= _render_user_lines(*granted)
+    grants = [] if own else _read_grants(connection, uid)
+    sharing = [user for user, *_ in grants if any(one.shared for one in user.identities)]
+    for granted in grants:
+        lines |= _render_user_lines(*granted, sharing)
     return lines
 
 
-def _render_user_lines(user: User, acls: Sequence[str], adopt: bool) -> set[tuple[int, str]]:
-    return {(user.uid, line) for line in policy.user_lines(user, acls, adopt)}
+def _render_user_lines(
+    user: User, acls: Sequence[str], adopt: bool, others: Iterable[User]
+) -> set[tuple[int, str]]:
+    return {(user.uid, line) for line in policy.user_lines(user, acls, adopt, others)}
 
 
 def _read_grants(connection: sa.Connection, bdb_uid: int) -> list[Granted]:

@@ -1,10 +1,11 @@
 """Users, roles, ACLs, databases and certificate profiles."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import sqlalchemy as sa
 
+from control.policy import bindings, core
 from control.records import Database, EventDetail, RedisAcl, Role, User
 from control.store.actions import write_action
 from control.store.checks import (
@@ -14,6 +15,7 @@ from control.store.checks import (
     check_unused,
 )
 from control.store.events import note
+from control.store.identities import users_with
 from control.store.kernel import Kernel
 from control.store.lines import read_target, refresh_databases, refresh_user
 from control.store.revoking import follow_revocations
@@ -38,7 +40,7 @@ from control.store.schema import (
     roles_permissions,
     users,
 )
-from control.store.statements import select_all, select_among, select_by
+from control.store.statements import select_all, select_by
 from control.store.transaction import state_of
 from control.store.trials import note_granted_rules
 
@@ -98,16 +100,15 @@ class Objects:
 
         return self._kernel.cache.recall(("login", login), load) if login else None
 
-    def users_by_subject(self, subjects: Sequence[str]) -> tuple[User, ...]:
-        """The users with one of these canonical subject lines."""
+    def users_like(self, leaf: core.Identity) -> tuple[User, ...]:
+        """The users who have an identity that this certificate may have."""
 
         def load() -> tuple[User, ...]:
+            digests = [bindings.digest(*one) for one in bindings.of_certificate(leaf)]
             with self._kernel.read() as connection:
-                lines = [line for line in subjects if line]
-                query = select_among(users, "certificate_subject_line")
-                return read_records(connection, User, query, certificate_subject_line=lines)
+                return users_with(connection, digests, bindings.SCANNED)
 
-        return self._kernel.cache.recall(("subjects", *subjects), load)
+        return self._kernel.cache.recall(("certificate", leaf.cert), load)
 
     def roles_of(self, user: User) -> tuple[Role, ...]:
         """The roles that a user holds, as far as they exist."""
@@ -178,7 +179,7 @@ def _follow(connection: sa.Connection, record: AnyRecord, before: AnyRecord | No
     lines, unless those of its users depend on what differs from `before`."""
     granted = roles_permissions.c
     if isinstance(record, User):
-        refresh_user(connection, record.uid)
+        refresh_user(connection, record, *([before] if isinstance(before, User) else []))
     elif isinstance(record, Database):
         own = before is not None and not USER_LINE_FIELDS & set(differing_fields(before, record))
         refresh_databases(connection, [record.uid], own)

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from control import records
 from control.errors import conflict, missing, refused
 from control.pki import trust
+from control.policy import bindings
 from control.records import (
     TRUSTED_CA,
     Certificate,
@@ -26,6 +27,7 @@ from control.store.schema import (
     Record,
     certificates,
     cluster_table,
+    identities,
     nodes,
     roles_permissions,
     user_roles,
@@ -152,6 +154,16 @@ def insert_record(connection: sa.Connection, record: AnyRecord) -> None:
 
 def insert_links(connection: sa.Connection, record: AnyRecord) -> None:
     """Writes what other tables hold of a record."""
+    if isinstance(record, User) and record.identities:
+        named = [
+            {
+                "user_uid": record.uid,
+                "kind": one.kind,
+                "digest": bindings.digest(one.kind, one.value),
+            }
+            for one in record.identities
+        ]
+        connection.execute(insert_into(identities), named)
     if isinstance(record, User) and record.role_uids:
         held = [{"user_uid": record.uid, "role_uid": uid} for uid in record.role_uids]
         connection.execute(insert_into(user_roles), held)
@@ -166,7 +178,8 @@ def insert_links(connection: sa.Connection, record: AnyRecord) -> None:
 def delete_links(connection: sa.Connection, record: AnyRecord) -> None:
     """Deletes what `insert_links` has written."""
     if isinstance(record, User):
-        connection.execute(sa.delete(user_roles).where(user_roles.c.user_uid == record.uid))
+        for table in (user_roles, identities):
+            connection.execute(sa.delete(table).where(table.c.user_uid == record.uid))
     if isinstance(record, Database):
         where = roles_permissions.c.bdb_uid == record.uid
         connection.execute(sa.delete(roles_permissions).where(where))

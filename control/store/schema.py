@@ -6,6 +6,7 @@ import sqlalchemy as sa
 from pydantic import TypeAdapter
 
 from control.records import (
+    Binding,
     CaUses,
     Database,
     Endpoint,
@@ -122,12 +123,22 @@ users = _table(
     _text("auth_method"),
     _text("email"),
     _text("certificate_subject_line"),
+    _json("bindings", tuple[Binding, ...]),
     _json("passwords", tuple[Password, ...]),
     _number("last_login"),
     _number("locked"),
     sa.UniqueConstraint("name"),
     _unique_unless_empty("users_email", "email"),
     _unique_unless_empty("users_subject", "certificate_subject_line"),
+)
+# Where the bindings of users are looked up, subject lines among them.
+identities = _table(
+    "identities",
+    _of("users.uid", "user_uid", "CASCADE"),
+    _text("kind"),
+    _text("digest"),  # see bindings.digest
+    sa.Index("identities_digest", "digest"),
+    sa.Index("identities_user", "user_uid"),
 )
 user_roles = _table(
     "user_roles",

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from control.store.schema import (
     bdbs,
     cluster_table,
+    identities,
     policy_lines,
     redis_acls,
     revocations,
@@ -88,6 +89,16 @@ WRITE_TARGET = (
     sa.update(bdbs)
     .where(bdbs.c.uid == sa.bindparam("bdb"))
     .values(generation=sa.bindparam("after"), digest=sa.bindparam("now"))
+)
+USERS_WITH_IDENTITY = (
+    sa.select(identities.c.user_uid)
+    .distinct()
+    .where(
+        sa.or_(
+            identities.c.digest.in_(sa.bindparam("digests", expanding=True)),
+            identities.c.kind.in_(sa.bindparam("kinds", expanding=True)),
+        )
+    )
 )
 ALL_GRANTS = (
     sa.select(users, roles_permissions.c.bdb_uid, redis_acls.c.acl, bdbs.c.adopt_users)

@@ -25,6 +25,9 @@ def test_a_certificate_user_as_the_seed_makes_it(api: ControlPlane) -> None:
         "email": "",
         "auth_method": "certificate",
         "certificate_subject_line": "CN=John Doe,OU=sales,O=acme corp,L=Berlin,ST=BE,C=DE",
+        "certificate_identities": [
+            {"subject": "CN=John Doe,OU=sales,O=acme corp,L=Berlin,ST=BE,C=DE"}
+        ],
         "role": "db_viewer",
         "role_uids": [5],
         "status": "active",

@@ -205,16 +205,6 @@ def test_the_rest_policy_binds_a_subject_to_a_uid(pki: Pki) -> None:
     assert core.Policy(lines).decide(pki.bob.pem).reason == "no_binding"
 
 
-def test_spellings_turns_the_rdns_round() -> None:
-    """Escaped commas end no RDN."""
-    subject = core.parse_name("CN=a\\,b\\\\,OU=x+L=y,O=acme")
-    forth, back = policy.spellings(subject)
-    assert forth == subject
-    assert core.parse_name(back) == back
-    assert policy.spellings(back)[1] == subject
-    assert back.startswith("O=acme,")
-
-
 # ---- Digest ----
 
 
