@@ -19,6 +19,7 @@ from control.nodes.client import NodeError
 from control.nodes.trials import refusal
 from control.nodes.waiting import servers
 from control.policy import core
+from control.policy.decision import render_decision
 from control.records import (
     ClientCertificate,
     Database,
@@ -165,7 +166,7 @@ def explain(sent: ExplainBody) -> Response:
     """Who a certificate is, and why: for the REST API, or on a database. Of one that is only known
     from the event log, on a database."""
     decided = in_field("certificate", lambda: decide(sent))
-    told = core.render_decision(decided, names(decided, sent))
+    told = render_decision(decided, names(decided, sent))
     asks = sent.bdb_uid is not None and sent.certificate and sent.time is None
     return answer(with_handshakes(told, sent) if asks else told)
 

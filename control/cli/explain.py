@@ -13,6 +13,7 @@ import click
 from control.cli.options import FILE, asking, connection
 from control.cli.output import AS_JSON, clean, render_explanation
 from control.policy import core
+from control.policy.decision import render_decision
 
 
 @click.command("explain")
@@ -63,7 +64,7 @@ def explained_by(
         raise click.ClickException(str(error)) from error
     except UnicodeDecodeError as error:
         raise click.ClickException(f"{policy} is no text in UTF-8: {error}") from error
-    return core.render_decision(decision)
+    return render_decision(decision)
 
 
 def read_policy(file: Path) -> core.Policy:

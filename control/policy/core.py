@@ -6,8 +6,8 @@ several threads: a `Policy` is only ever read after it was made.
 
 import re
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 
@@ -81,20 +81,6 @@ class Decision:
     def user(self) -> str | None:
         """The user of a login."""
         return self.users[0] if self.action == "login" else None
-
-
-def render_decision(decision: Decision, names: Sequence[str] | None = None) -> dict[str, Any]:
-    """A decision as JSON; `names` instead of the users that the policy's line has."""
-    users = list(decision.users if names is None else names)
-    return {
-        "action": decision.action,
-        "reason": decision.reason,
-        "user": users[0] if decision.action == "login" else None,
-        "users": users,
-        "line": decision.line,
-        "trace": list(decision.trace),
-        "certificate": asdict(decision.leaf) if decision.leaf else None,
-    }
 
 
 def _span(data: bytes) -> tuple[Any, Any]:
@@ -378,8 +364,9 @@ class Policy:
     def decide_known(
         self, known: ClientCertificate, now: int | None = None, address: str | None = None
     ) -> Decision:
-        """As `decide`, for a certificate of which only this is known. Its SANs are not, nor are
-        the CAs above the one that issued it, nor what a policy may demand beside a lifetime."""
+        """As `decide`, for a certificate of which only this is known. Its SANs and extensions are
+        not, nor are the CAs above the one that issued it, nor what a policy may demand beside a
+        lifetime."""
         subject, _alive, odd = _shown_name(known.subject)
         serial, _held = _span(bytes.fromhex(known.serial.zfill(len(known.serial) + 1 & ~1)))
         raw = ffi.new(

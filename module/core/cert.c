@@ -326,6 +326,57 @@ bool identity_next_san(const identity *id, size_t *at, bind_kind *kind, span *va
     return true;
 }
 
+/* ---- Other extensions ---- */
+
+/* Those of X.509 (id-ce) and PKIX (id-pe). */
+bool is_structure(span oid) {
+    return span_starts(oid, LITERAL("\x55\x1d")) ||
+           span_starts(oid, LITERAL("\x2b\x06\x01\x05\x05\x07\x01"));
+}
+
+/* The text that the content of an extension is, or empty: one string in DER where it begins with the tag of
+ * one, else the content itself. Clean text begins with no such tag, so each content is one text at most. */
+static span extension_text(span content) {
+    uint8_t bytes[EXTENSION_TEXT];
+    writer w = {bytes, 0, sizeof bytes, false};
+    const uint8_t *at = content.ptr;
+    int tag = content.len ? content.ptr[0] : 0, class;
+    bool string = tag == V_ASN1_UTF8STRING || tag == V_ASN1_PRINTABLESTRING ||
+                  tag == V_ASN1_IA5STRING || tag == V_ASN1_VISIBLESTRING;
+    span text = content;
+    if (string) {
+        long len;
+        if (ASN1_get_object(&at, &len, &tag, &class, (long)content.len) & 0x81) return span_of(NULL, 0);
+        text = span_of(at, (size_t)len);
+        /* With the shortest header, and nothing behind it. */
+        if ((size_t)ASN1_object_size(0, (int)len, tag) != content.len) return span_of(NULL, 0);
+    }
+    size_t clean = text.len > sizeof bytes
+                       ? NO_TEXT
+                       : put_asn1_text(&w, string ? tag : V_ASN1_UTF8STRING, text);
+    return clean == text.len ? text : span_of(NULL, 0);
+}
+
+/* What lines may name is kept, also what is no text: a line may name it. */
+static void read_extensions(identity *id, X509 *leaf, writer *w) {
+    writer all = {w->ptr + w->len, 0, EXTENSION_BYTES, false}, detail;
+    for (int i = 0; i < X509_get_ext_count(leaf); i++) {
+        X509_EXTENSION *one = X509_get_ext(leaf, i);
+        const ASN1_OBJECT *type = X509_EXTENSION_get_object(one);
+        span oid = span_of(OBJ_get0_data(type), OBJ_length(type));
+        if (is_structure(oid)) continue;
+        span text = extension_text(asn1_span(X509_EXTENSION_get_data(one)));
+        if (oid.len <= UINT8_MAX && all.len + 4 + oid.len + text.len <= EXTENSION_BYTES) {
+            put_attribute(&all, true, oid, text);
+        } else if (note_odd(id, 1u << BIND_EXTENSION, "extension", (size_t)i + 1, &detail)) {
+            put_text(&detail, "is behind too many others: 4096 bytes of them are read");
+            detail_end(id, &detail);
+        }
+    }
+    id->extensions = span_of(all.ptr, all.len);
+    w->len += all.len;
+}
+
 /* ---- The whole ---- */
 
 /* Does the extension parse, as far as libcrypto knows it? */
@@ -445,7 +496,9 @@ static reason read_names(identity *id, X509 *leaf, writer *w) {
     name_reader issuer = {id, w, "the issuer", true}, subject = {id, w, "the subject", false};
     reason bad = read_name(&issuer, X509_get_issuer_name(leaf), &id->issuer);
     if (!bad) bad = read_name(&subject, X509_get_subject_name(leaf), &id->subject);
-    return bad ? bad : read_sans(id, leaf, w);
+    if (!bad) bad = read_sans(id, leaf, w);
+    if (!bad) read_extensions(id, leaf, w);
+    return bad;
 }
 
 static reason read_fields(identity *id, X509 *leaf) {
@@ -517,8 +570,9 @@ const uint8_t *identity_key(identity *id) {
 }
 
 identity *identity_keep(identity *id) {
-    const span parts[] = {id->serial, id->issuer,  id->subject, /* as they stand in bytes */
-                          id->sans,   id->usages, id->policies};
+    /* As they stand in bytes. */
+    const span parts[] = {id->serial,     id->issuer, id->subject, id->sans,
+                          id->extensions, id->usages, id->policies};
     size_t used = 0, count = sizeof parts / sizeof *parts;
     for (size_t i = 0; i < count; i++) {
         if (parts[i].len) used = (size_t)(parts[i].ptr - id->bytes) + parts[i].len;
@@ -529,8 +583,8 @@ identity *identity_keep(identity *id) {
     kept->leaf = NULL;
     if (id->detail.len) memcpy(kept->bytes + used, id->detail.ptr, id->detail.len);
     kept->detail.ptr = kept->bytes + used;
-    span *own[] = {&kept->serial, &kept->issuer, &kept->subject,
-                   &kept->sans,   &kept->usages, &kept->policies};
+    span *own[] = {&kept->serial,     &kept->issuer, &kept->subject, &kept->sans,
+                   &kept->extensions, &kept->usages, &kept->policies};
     for (size_t i = 0; i < count; i++) {
         if (parts[i].len) own[i]->ptr = kept->bytes + (parts[i].ptr - id->bytes);
     }

@@ -25,6 +25,8 @@ enum {
     NAME_BYTES = 4096,         /* one distinguished name, encoded as below */
     NAME_ATTRIBUTES = 64,      /* attributes in one distinguished name */
     SAN_BYTES = 16384,         /* all subject alternative names of a leaf, encoded */
+    EXTENSION_BYTES = 4096,    /* the extensions of a leaf that a line may name, encoded as a name */
+    EXTENSION_TEXT = 1024,     /* the text in one of them */
     SERIAL_BYTES = 32,         /* RFC 5280 4.1.2.2 says 20 */
     OIDS_BYTES = 2048,         /* the extended key usages of a leaf, encoded; its certificate policies, too */
     DETAIL_BYTES = 384,        /* what is said of a certificate that can be nobody */
@@ -36,6 +38,8 @@ enum {
     USER_BYTES = 512,          /* the name of an ACL user */
     MADE_RULE_BYTES = 8192,    /* one ACL rule with the values of its placeholders */
     PATTERN_TWINS = 1000,      /* `pattern` lines that share their word, or their anchor */
+    ATTRIBUTES_MOST = 4,       /* attributes of a `bind attributes` line */
+    ATTRIBUTES_SHAPES = 32,    /* lists of types that such lines of a policy have */
     HASH_BYTES = 32,           /* SHA-256 */
     KEY_BYTES = 16             /* of a table of this process */
 };
@@ -122,6 +126,7 @@ typedef struct x509_st X509; /* libcrypto's */
 
 typedef enum {
     BIND_SUBJECT, BIND_CN, BIND_URI, BIND_DNS, BIND_EMAIL, BIND_IP, BIND_UPN, BIND_CERT, BIND_KEY,
+    BIND_ATTRIBUTE, BIND_EXTENSION, BIND_ATTRIBUTES,
     BIND_KINDS
 } bind_kind;
 const char *bind_kind_name(bind_kind);
@@ -137,6 +142,7 @@ typedef struct {
     span detail;         /* of the refusal, or of the first that is odd: clean text; or empty */
     span subject, issuer; /* encoded names */
     span sans;           /* records: u8 bind_kind | u16 length | value (addresses: 4 or 16 bytes) */
+    span extensions;     /* a name of their OIDs and texts; empty what is not clean text */
     span usages;         /* its extended key usages; records: u8 length | OID (DER content) */
     span policies;       /* its certificate policies, alike; none where they do not parse */
     span serial;         /* big-endian, no leading zeros */
@@ -151,7 +157,8 @@ typedef struct {
     X509 *leaf;             /* borrowed, for the hashes: they take longer than all the rest */
     bool hashed;            /* were they made? */
     uint8_t cert[HASH_BYTES], tbs[HASH_BYTES], key[HASH_BYTES]; /* read with the functions below */
-    uint8_t bytes[2 * NAME_BYTES + SAN_BYTES + SERIAL_BYTES + 2 * OIDS_BYTES + DETAIL_BYTES];
+    uint8_t bytes[2 * NAME_BYTES + SAN_BYTES + EXTENSION_BYTES + SERIAL_BYTES + 2 * OIDS_BYTES +
+                  DETAIL_BYTES];
 } identity;
 enum { ODD_ISSUER = 1 << BIND_KINDS }; /* never counts: no line names an issuer by its name */
 
@@ -265,13 +272,14 @@ typedef enum {
     LINE_TYPES
 } line_type;
 typedef enum {
-    SET_ENFORCE, SET_GATE, SET_UNMATCHED, SET_PLAIN, SET_PASSWORD_AUTH, SET_TLS_CLIENT_AUTH,
+    SET_ENFORCE, SET_GATE, SET_UNMATCHED, SET_SEVERAL_NAMES, SET_PLAIN, SET_PASSWORD_AUTH, SET_TLS_CLIENT_AUTH,
     SET_INTERNAL_TRUST, SET_MAX_LIFETIME, SET_REQUIRE_EKU, SET_REQUIRE_POLICY, SET_MIN_KEY_BITS, SET_MIN_TLS,
     SETTINGS
 } setting;
 enum { ENFORCE_OFF, ENFORCE_SHADOW, ENFORCE_ON };
 enum { GATE_DISABLED, GATE_SAN_CN, GATE_FULL_SUBJECT };
 enum { UNMATCHED_REFUSE, UNMATCHED_LEAVE };
+enum { SEVERAL_NAMES_REFUSE, SEVERAL_NAMES_SAME };
 enum { PLAIN_LEAVE, PLAIN_REFUSE };
 enum { PASSWORD_AUTH_REFUSE, PASSWORD_AUTH_ALLOW };
 enum { TLS_CLIENT_AUTH_UNSET, TLS_CLIENT_AUTH_YES, TLS_CLIENT_AUTH_OPTIONAL };

@@ -14,6 +14,7 @@ typedef struct {
     const rule *line; /* the first that matched */
     bool odd, ambiguous, conflict, elsewhere, peer;
     bool pinned; /* a `pin` line of `lines` holds the leaf itself */
+    bool unread; /* an extension that a line names is not clean text */
     bind_kind several; /* ambiguous: of which kind */
     uint32_t session, compared;
     writer made; /* the user of the first `pattern` line: bytes of the decision */
@@ -42,38 +43,98 @@ static bool same_users(const rule *a, const rule *b) {
     }
 }
 
+/* The leaf has several values of a kind of which a line names one. */
+static void note_several(match *m, bind_kind kind) {
+    if (view_setting(m->lines, SET_SEVERAL_NAMES) == SEVERAL_NAMES_SAME) return;
+    if (!m->ambiguous) m->several = kind;
+    m->ambiguous = true;
+}
+
+/* Of `bind attributes` lines, which are found in no order, the first by its text is told. */
+static bool is_told(const match *m, const rule *line) {
+    return m->line == NULL ||
+           (is_attributes(line) && span_compare(rule_text(line), rule_text(m->line)) < 0);
+}
+
 static void take_line(match *m, const rule *line, bool repeated) {
-    if (m->line == NULL) m->line = line;
+    if (is_told(m, line)) m->line = line;
     m->odd = m->odd || m->r->leaf->odd & 1u << line->kind;
-    if (repeated && !m->ambiguous) m->several = (bind_kind)line->kind;
-    m->ambiguous = m->ambiguous || repeated;
+    if (repeated) note_several(m, (bind_kind)line->kind);
     m->elsewhere = m->elsewhere || !rule_covers(line, m->r->address);
     m->peer = m->peer || rule_binds_peer(line);
     if (line->session && (m->session == 0 || line->session < m->session))
         m->session = line->session;
 }
 
-static void take_bind(match *m, const rule *line, bool repeated) {
-    if (line == NULL) return;
+static bool take_bind(match *m, const rule *line, bool repeated) {
+    if (line == NULL) return false;
     m->conflict = m->conflict || (m->line && !same_users(m->line, line));
     take_line(m, line, repeated);
+    return true;
 }
 
 /* A line without ca= binds whichever trusted CA vouches; one with it, only where that CA's key is
- * in the path. */
-static bool take_binding(bind_kind kind, span value, bool repeated, void *data) {
-    match *m = data;
+ * in the path. Returns whether there is any. */
+static bool take_value(match *m, bind_kind kind, span value, bool repeated) {
     uint8_t key[KEY_BYTES];
-    if (!view_binds(m->lines, kind)) return true;
+    if (!view_binds(m->lines, kind)) return false;
     key_of(key, LINE_BIND, kind, value, span_of(NULL, 0));
-    take_bind(m, view_find(m->lines, key), repeated);
-    if (!view_binds_scoped(m->lines, kind)) return true;
+    bool any = take_bind(m, view_find(m->lines, key), repeated);
+    if (!view_binds_scoped(m->lines, kind)) return any;
     const path *issuers = m->r->issuers;
     for (size_t i = 0; issuers->known && i < issuers->count; i++) {
         key_of(key, LINE_BIND, kind, value, span_of(issuers->ca[i].key, HASH_BYTES));
-        take_bind(m, view_find(m->lines, key), repeated);
+        any = take_bind(m, view_find(m->lines, key), repeated) || any;
     }
+    return any;
+}
+
+static bool take_binding(bind_kind kind, span value, bool repeated, void *data) {
+    take_value(data, kind, value, repeated);
     return true;
+}
+
+/* What else of its type stands beside a value that a line names. An odd value is empty. */
+static void note_beside(match *m, bind_kind kind, span name, const attribute *named) {
+    attribute a;
+    for (size_t at = 0; name_next(name, &at, &a);) {
+        if (!span_equal(a.oid, named->oid) || span_equal(a.value, named->value)) continue;
+        if (a.value.len) note_several(m, kind);
+        else m->odd = true;
+    }
+}
+
+/* By the single attributes of the subject, or the extensions. */
+static void take_typed(match *m, bind_kind kind, span name) {
+    attribute a;
+    if (!view_binds(m->lines, kind)) return;
+    for (size_t at = 0; name_next(name, &at, &a);) {
+        uint8_t bytes[NAME_BYTES], alias[KEY_BYTES];
+        writer one = {bytes, 0, sizeof bytes, false};
+        put_attribute(&one, true, a.oid, a.value);
+        if (a.value.len == 0 && kind == BIND_EXTENSION) {
+            alias_extension(alias, a.oid);
+            m->unread = m->unread || view_alias(m->lines, alias);
+        }
+        if (a.value.len && take_value(m, kind, span_of(bytes, one.len), false))
+            note_beside(m, kind, name, &a);
+    }
+}
+
+static void take_exact(match *m) {
+    const identity *leaf = m->r->leaf;
+    identity_bindings(m->r->leaf, take_binding, m);
+    take_typed(m, BIND_ATTRIBUTE, leaf->subject);
+    take_typed(m, BIND_EXTENSION, leaf->extensions);
+}
+
+/* By several attributes of the subject; a CN among them is one that the certificate has alone. */
+static void take_attributes(span value, bool cn, void *data) {
+    match *m = data;
+    span first;
+    if (!take_value(m, BIND_ATTRIBUTES, value, false) || !cn) return;
+    if (name_common_names(m->r->leaf->subject, &first) > 1) note_several(m, BIND_CN);
+    m->odd = m->odd || m->r->leaf->odd & 1u << BIND_CN;
 }
 
 static bool has_authority(const path *issuers, span key) {
@@ -101,6 +162,8 @@ static void take_pattern(match *m, const rule *line, span value, bool repeated) 
  * everybody's time: some 2 ms. */
 enum { COMPARISONS = 4096 };
 #define TOO_MANY_PATTERNS "more than 4096 `pattern` lines may fit it"
+#define TOO_MANY_COMBINATIONS                                                                       \
+    "its subject has more than 512 lists of attributes that `bind attributes` lines may name"
 
 static bool take_patterns(bind_kind kind, span value, bool repeated, void *data) {
     match *m = data;
@@ -363,11 +426,19 @@ static reason match_patterns(match *m) {
     return m->odd ? REASON_BAD_STRING : REASON_UNDECIDED;
 }
 
+/* Where no pattern fits either. */
+static reason match_attributes(match *m) {
+    if (m->line || !view_binds(m->lines, BIND_ATTRIBUTES)) return REASON_UNDECIDED;
+    if (!view_combinations(m->lines, m->r->leaf->subject, take_attributes, m))
+        return REASON_TOO_LARGE;
+    return m->odd ? REASON_BAD_STRING : m->ambiguous ? REASON_AMBIGUOUS : REASON_UNDECIDED;
+}
+
 /* Nobody knows what an odd value would have said: who is nobody by what is clean is refused for it, and
  * never left. */
 static reason check_odd(const match *m, reason why) {
     bool nobody = why == REASON_UNTRUSTED_ISSUER || why == REASON_NO_BINDING;
-    bool odd = m->r->leaf->odd & ~(uint32_t)ODD_ISSUER;
+    bool odd = m->unread || m->r->leaf->odd & ~(uint32_t)ODD_ISSUER;
     return nobody && odd && m->line == NULL ? REASON_BAD_STRING : why;
 }
 
@@ -379,6 +450,8 @@ static span several_of(const match *m) {
     case BIND_EMAIL: return LITERAL("it has different e-mail addresses");
     case BIND_IP: return LITERAL("it has different IP addresses");
     case BIND_UPN: return LITERAL("it has different UPNs");
+    case BIND_ATTRIBUTE: return LITERAL("it has different attributes of a type that a line names");
+    case BIND_EXTENSION: return LITERAL("it has different extensions of an OID that a line names");
     default: return LITERAL("it has different CNs");
     }
 }
@@ -390,8 +463,13 @@ static span detail_of(const match *m, const decision *d) {
     const identity *leaf = m->r->leaf;
     switch (d->why) {
     case REASON_MALFORMED: return leaf->refusal ? leaf->detail : LITERAL(CUT_SIGNATURE);
-    case REASON_BAD_STRING: return leaf->detail;
-    case REASON_TOO_LARGE: return leaf->refusal ? leaf->detail : LITERAL(TOO_MANY_PATTERNS);
+    case REASON_BAD_STRING:
+        return leaf->detail.len ? leaf->detail
+                                : LITERAL("an extension that a line names is not clean text");
+    case REASON_TOO_LARGE:
+        return leaf->refusal              ? leaf->detail
+               : m->compared > COMPARISONS ? LITERAL(TOO_MANY_PATTERNS)
+                                           : LITERAL(TOO_MANY_COMBINATIONS);
     case REASON_KEY_USAGE:
         return leaf->ca && !m->pinned ? LITERAL("its basic constraints say CA:TRUE")
                : !leaf->signs ? LITERAL("its key usage has not digitalSignature")
@@ -409,6 +487,7 @@ static reason check_all(match *m, decision *d) {
     if (why) return why;
     why = match_patterns(m);
     d->compared = m->compared;
+    if (!why) why = match_attributes(m);
     if (why) return why;
     d->line = m->line;
     if (m->line && m->line->makes) d->made_len = (uint16_t)m->made.len;
@@ -421,7 +500,7 @@ static decision judge(match m, bool *bound) {
     decision d = {.act = ACTION_REFUSE};
     m.made = (writer){d.made, 0, sizeof d.made, false};
     m.pinned = view_pins_leaf(m.lines, r->leaf);
-    if (!r->leaf->refusal) identity_bindings(r->leaf, take_binding, &m);
+    if (!r->leaf->refusal) take_exact(&m);
     *bound = m.line != NULL;
     d.why = check_odd(&m, check_all(&m, &d));
     d.exempt = !is_gated(&m);

@@ -87,7 +87,7 @@ static bool read_oid(line *l, span text, oids *list) {
     if (list->count == LINE_OIDS) return false;
     size_t at = list->count++;
     span dotted = l->head.kind == SET_REQUIRE_EKU ? usage_oid(text) : text;
-    if (!oid_parse(dotted, list->of[at].bytes, &list->of[at].len)) return false;
+    if (!oid_parse(dotted, false, list->of[at].bytes, &list->of[at].len)) return false;
     if (stands_for_all(oid_at(list, at)))
         return fail(l->why, "'%.*s' stands for all of them, and says nothing of what it is for: write "
                             "those that a certificate is to have",

@@ -197,6 +197,23 @@ static void tell_sans(writer *w, const identity *leaf) {
     }
 }
 
+/* OID=text of an extension. */
+static void put_extension(writer *w, const attribute *one) {
+    put_dotted(w, one->oid);
+    put_byte(w, '=');
+    put_visible(w, one->value, "\\x");
+}
+
+static void tell_extensions(writer *w, span extensions) {
+    attribute one;
+    for (size_t at = 0; name_next(extensions, &at, &one);) {
+        if (one.value.len == 0) continue;
+        put_string(w, "its extension ");
+        put_extension(w, &one);
+        put_byte(w, '\n');
+    }
+}
+
 static void tell_leaf(writer *w, const identity *leaf) {
     put_string(w, "subject ");
     put_name(w, leaf->subject);
@@ -218,6 +235,7 @@ static void tell_leaf(writer *w, const identity *leaf) {
                       "decides, it is good enough for a node\n");
     if (!leaf->refusal) tell_rdns(w, leaf->subject);
     tell_sans(w, leaf);
+    tell_extensions(w, leaf->extensions);
 }
 
 /* What a new connection goes through before a policy sees it. */
@@ -357,7 +375,7 @@ typedef struct {
     size_t distance; /* attributes that only one of the two has */
     span other;      /* rank 0 of another kind than a subject: what the leaf has */
     size_t len;
-    uint8_t subject[NAME_BYTES];
+    uint8_t subject[NAME_BYTES]; /* of the line, or its attributes */
 } candidate;
 
 static bool has_attribute(span name, const attribute *wanted) {
@@ -421,6 +439,18 @@ static bool measure_subject(const rule *line, span subject, candidate *out) {
     return true;
 }
 
+/* Its distance is how many of the line's attributes the leaf lacks. */
+static bool measure_attributes(const rule *line, span subject, candidate *out) {
+    size_t at = 0;
+    span sorted;
+    if (!is_attributes(line) || !rule_field(line, FIELD_TEMPLATE, &at, &sorted)) return false;
+    memcpy(out->subject, sorted.ptr, out->len = sorted.len);
+    out->line = line;
+    out->distance = missing_in(subject, sorted, NULL);
+    out->other = span_of(NULL, 0);
+    return true;
+}
+
 static void take_candidate(const candidate *one, candidate *best) {
     if (is_nearer(one, best)) *best = *one;
 }
@@ -453,12 +483,23 @@ static void find_by_value(nearest *n, bind_kind kind, span value) {
         one.rank = 0;
         one.distance = 0;
         one.other = value;
-        if (line->kind == BIND_SUBJECT) {
+        if (is_attributes(line)) {
+            measure_attributes(line, n->subject, &one);
+            one.rank = 1;
+        } else if (line->kind == BIND_SUBJECT) {
             if (!measure_subject(line, n->subject, &one)) continue;
             one.rank = near_subject(span_of(one.subject, one.len)) == n->whole ? 0 : 1;
         }
         spend(n, span_of(one.subject, one.len));
         take_candidate(&one, n->best);
+    }
+}
+
+/* By each attribute of a name, alone. */
+static void find_by_attributes(nearest *n, bind_kind kind, span name) {
+    attribute a;
+    for (size_t start = 0, at = 0; name_next(name, &at, &a); start = at) {
+        if (a.value.len) find_by_value(n, kind, span_of(name.ptr + start, at - start));
     }
 }
 
@@ -474,6 +515,9 @@ static void find_by_values(nearest *n, const identity *leaf) {
     }
     for (size_t at = 0; identity_next_san(leaf, &at, &kind, &value);)
         find_by_value(n, kind, value);
+    find_by_attributes(n, BIND_ATTRIBUTE, leaf->subject);
+    find_by_attributes(n, BIND_EXTENSION, leaf->extensions);
+    find_by_attributes(n, BIND_ATTRIBUTES, leaf->subject);
 }
 
 /* Another subject that has something in common, of the first lines of the policy. */
@@ -484,11 +528,13 @@ static void find_by_subject(nearest *n) {
         one.line = policy_rule(n->p, i);
         one.rank = 2;
         one.len = 0;
-        bool is_subject = measure_subject(one.line, n->subject, &one);
+        bool part = measure_attributes(one.line, n->subject, &one);
+        bool whole = !part && measure_subject(one.line, n->subject, &one);
         span other = span_of(one.subject, one.len);
         spend(n, other);
-        if (is_subject && missing_in(other, n->subject, NULL) < n->own)
-            take_candidate(&one, n->best);
+        bool common = part ? one.distance < attributes_of(other)
+                           : whole && missing_in(other, n->subject, NULL) < n->own;
+        if (common) take_candidate(&one, n->best);
     }
 }
 
@@ -506,6 +552,21 @@ static void tell_subjects(writer *w, const candidate *best, span subject) {
     if (missing_in(subject, other, w) == 0) put_string(w, "nothing else");
 }
 
+static void tell_lack(writer *w, const candidate *best, span subject) {
+    put_string(w, best->distance ? ": the certificate lacks " : ": it asks for another CA");
+    missing_in(subject, span_of(best->subject, best->len), w);
+}
+
+static void tell_other(writer *w, const candidate *best) {
+    bind_kind kind = (bind_kind)best->line->kind;
+    attribute one;
+    size_t at = 0;
+    put_string(w, ": the certificate has ");
+    if (kind == BIND_ATTRIBUTE) put_name(w, best->other);
+    else if (kind == BIND_EXTENSION && name_next(best->other, &at, &one)) put_extension(w, &one);
+    else put_visible_token(w, best->other);
+}
+
 static void tell_nearest(writer *w, const policy *p, const identity *leaf, size_t most) {
     candidate best;
     nearest n = {p, leaf->subject, near_subject(leaf->subject), attributes_of(leaf->subject),
@@ -516,12 +577,9 @@ static void tell_nearest(writer *w, const policy *p, const identity *leaf, size_
     if (best.line == NULL) return;
     put_string(w, "nearest: ");
     put_line(w, rule_text(best.line));
-    if (best.other.len == 0) {
-        tell_subjects(w, &best, leaf->subject);
-    } else {
-        put_string(w, ": the certificate has ");
-        put_visible_token(w, best.other);
-    }
+    if (is_attributes(best.line)) tell_lack(w, &best, leaf->subject);
+    else if (best.other.len == 0) tell_subjects(w, &best, leaf->subject);
+    else tell_other(w, &best);
     put_byte(w, '\n');
 }
 
@@ -604,6 +662,15 @@ static void tell_made(writer *w, const decision *d) {
     put_byte(w, '\n');
 }
 
+/* Whoever issues a certificate writes its OUs, and no CA has them alone. */
+static void tell_danger(writer *w, const request *r, const decision *d) {
+    if (!is_attributes(d->line) || d->line->scoped || r->issuers->count == 0) return;
+    put_string(w, "every CA that the policy trusts may write these attributes into a subject; for the "
+                  "issuer of this certificate alone, add to the line: ca=");
+    put_hex(w, span_of(r->issuers->ca[0].key, HASH_BYTES));
+    put_byte(w, '\n');
+}
+
 static void tell_end(writer *w, const view *lines, const request *r, const decision *d) {
     const rule *demand = view_demand(lines, d->why);
     put_string(w, reason_name(d->why));
@@ -619,6 +686,7 @@ static void tell_end(writer *w, const view *lines, const request *r, const decis
         put_line(w, rule_text(d->line));
         put_byte(w, '\n');
         tell_made(w, d);
+        tell_danger(w, r, d);
     }
     if (d->why == REASON_NO_BINDING && d->compared) {
         char count[64];

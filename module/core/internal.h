@@ -102,12 +102,6 @@ const struct evp_md_st *md_sha256(void); /* for libcrypto's own functions */
 void lookup_key(span, uint8_t out[KEY_BYTES]);
 void siphash(const uint8_t key[16], span, uint8_t out[16]);
 
-/* ---- Object identifiers ---- */
-
-/* Dotted decimal to DER content and back. False where it is none (RFC 4512 1.4, numericoid). */
-bool oid_parse(span text, uint8_t out[UINT8_MAX], size_t *len);
-void put_dotted(writer *, span oid);
-
 /* ---- Times ---- */
 
 /* 8h: a whole number with s, m, h or d; and back, with the largest unit that divides it. False for all else,
@@ -126,6 +120,8 @@ static inline bool is_known_time(int64_t seconds) {
 bool certificate_key(X509 *, uint8_t out[HASH_BYTES]);
 /* Seconds since 1970 of notBefore and notAfter; false where they do not parse. */
 bool certificate_times(X509 *, int64_t *not_before, int64_t *not_after);
+/* Is it an extension of RFC 5280, none of which is text? */
+bool is_structure(span oid);
 /* The serial number without leading zeros; false where it is negative or too long. */
 bool certificate_serial(X509 *, uint8_t out[SERIAL_BYTES], size_t *len);
 
@@ -148,13 +144,17 @@ struct rule {
     uint8_t key[KEY_BYTES];
 };
 static inline const uint8_t *rule_bytes(const rule *r) { return (const uint8_t *)(r + 1); }
+static inline bool is_attributes(const rule *r) {
+    return r->type == LINE_BIND && r->kind == BIND_ATTRIBUTES;
+}
 
 /* FIELD_ALIAS: another name by which rules are counted: the key of a CA, the CN of an `allow` line, what
- * pattern lines share. */
+ * pattern lines share, the OID of a `bind extension` line, the types of a `bind attributes` line. */
 enum field {
     FIELD_USER, FIELD_NET, FIELD_ACL, FIELD_ALIAS,
     FIELD_FILE, /* `ca`, `anchor`: OpenSSL's hash of the subject, which names files; u32, big-endian */
-    FIELD_TEMPLATE, FIELD_MAKES, FIELD_CA, /* `pattern`: what it matches, the user, ca= */
+    FIELD_TEMPLATE, /* `pattern`: what it matches; `bind attributes`: its attributes, sorted */
+    FIELD_MAKES, FIELD_CA, /* `pattern`: the user, ca= */
     FIELD_OID /* `set require-…`: DER content, in the order of the bytes */
 };
 bool rule_field(const rule *, enum field, size_t *at, span *value);
@@ -173,12 +173,16 @@ void key_of(uint8_t out[KEY_BYTES], line_type, int kind, span a, span b);
 bool key_allow(uint8_t out[KEY_BYTES], span subject);
 void alias_authority(uint8_t out[KEY_BYTES], const uint8_t *key);
 void alias_common_name(uint8_t out[KEY_BYTES], span cn);
+void alias_extension(uint8_t out[KEY_BYTES], span oid);
 /* Of `pattern` lines: by their word; by user and ACL rules, which all of one word share; by anchor. And
  * of `user` lines whose name starts with a word. */
 void alias_word(uint8_t out[KEY_BYTES], span word);
 void alias_state(uint8_t out[KEY_BYTES], span user, span acl);
 void alias_anchor(uint8_t out[KEY_BYTES], bind_kind, span anchor);
 void alias_named(uint8_t out[KEY_BYTES], span word);
+
+/* What is in force, seen through a change that is not made yet. */
+typedef struct { const policy *base; const patch *pending; } view;
 
 /* ---- Patterns ---- */
 
@@ -225,6 +229,33 @@ typedef struct {
 pattern_search pattern_search_of(const patterns *, bind_kind, span value);
 const rule *pattern_search_next(pattern_search *); /* NULL at the end */
 
+/* ---- Attributes ---- */
+
+/* Sorts the attributes of a name, each an RDN of its own, so that two lists of the same ones are the same
+ * bytes. False where one stands twice. */
+bool attributes_sort(span name, uint8_t out[NAME_BYTES]);
+/* What a sorted list of at most ATTRIBUTES_MOST is bound by: see key_of. */
+enum { ATTRIBUTES_VALUE = ATTRIBUTES_MOST * KEY_BYTES };
+size_t attributes_value(span sorted, uint8_t out[ATTRIBUTES_VALUE]);
+
+/* The types of a sorted list, in its order: of all lines with these, one search finds those that fit. */
+typedef struct {
+    uint8_t key[KEY_BYTES]; /* alias_shape */
+    size_t lines;
+    size_t count, len;
+    uint8_t *types; /* records: u8 length | OID */
+} shape;
+typedef struct { shape of[ATTRIBUTES_SHAPES]; size_t count; } shapes; /* all zero is empty */
+void alias_shape(uint8_t out[KEY_BYTES], span sorted);
+bool shapes_add(shapes *, const rule *); /* of a `bind attributes` line; false where there is no room */
+void shapes_remove(shapes *, const rule *);
+void shapes_free(shapes *);
+
+/* Calls `take` for each list of attributes of the subject that a `bind attributes` line may name, with its
+ * value, and whether there is a CN in it. False where there are too many. */
+typedef void (*attributes_taker)(span value, bool cn, void *data);
+bool view_combinations(const view *, span subject, attributes_taker take, void *data);
+
 /* ---- Near lines ---- */
 
 /* One for all values that a person may take for each other: of a kind, the same but for case and blanks;
@@ -243,9 +274,6 @@ const rule *near_next(const near_lines *, uint64_t hash, uint32_t *at); /* `at` 
 void near_free(near_lines *);
 
 /* ---- Policy ---- */
-
-/* What is in force, seen through a change that is not made yet. */
-typedef struct { const policy *base; const patch *pending; } view;
 
 /* By what a certificate is revoked; and the line that does it, or NULL. `cert` holds whatever its holder
  * makes of the signature: what is signed, and the DER of either signature. */
@@ -310,6 +338,11 @@ bool name_next(span name, size_t *at, attribute *out);
 void put_attribute(writer *, bool starts, span oid, span value);
 /* The name of an attribute type, or dotted decimal. */
 void put_oid(writer *, span oid);
+void put_dotted(writer *, span oid);
+/* The content of the DER of an object identifier in dotted decimal; with `names`, also of an attribute type
+ * by its name. False where it is neither. */
+bool is_two_types(span type); /* SN: surname to some, serialNumber to others */
+bool oid_parse(span text, bool names, uint8_t out[UINT8_MAX], size_t *len);
 /* Sorts the attributes of the RDN that starts at `from`; false where two are the same. */
 bool name_close_rdn(writer *, size_t from);
 /* The six attributes of a gate entry, in the order of an `allow` line. */

@@ -31,6 +31,10 @@ void alias_common_name(uint8_t out[KEY_BYTES], span cn) {
     key_of(out, LINE_ALLOW, GATE_CN, cn, span_of(NULL, 0));
 }
 
+void alias_extension(uint8_t out[KEY_BYTES], span oid) {
+    key_of(out, LINE_BIND, BIND_EXTENSION, oid, span_of(NULL, 0));
+}
+
 enum { OF_WORD, OF_STATE, OF_ANCHOR };
 
 void alias_word(uint8_t out[KEY_BYTES], span word) {
@@ -129,6 +133,7 @@ static const struct {
                   {"disabled", "san_cn", "full_subject"},
                   "disabled, san_cn or full_subject"},
     [SET_UNMATCHED] = {"unmatched", {"refuse", "leave"}, "refuse or leave"},
+    [SET_SEVERAL_NAMES] = {"several-names", {"refuse", "same"}, "refuse or same"},
     [SET_PLAIN] = {"plain", {"leave", "refuse"}, "leave or refuse"},
     [SET_PASSWORD_AUTH] = {"password-auth", {"refuse", "allow"}, "refuse or allow"},
     [SET_TLS_CLIENT_AUTH] = {"tls-client-auth", {NULL, "yes", "optional"}, "yes or optional"},
@@ -474,7 +479,7 @@ static bool read_limit(line *l) {
 static bool read_pattern_kind(line *l) {
     if (!need(l, "the kind of name to match")) return false;
     int kind = one_of(l, BIND_NAMES, BIND_KINDS);
-    if (kind < 0 || kind == BIND_IP || kind == BIND_CERT || kind == BIND_KEY)
+    if (kind < 0 || kind == BIND_IP || kind > BIND_UPN)
         return bad_token(l, "pattern takes subject, cn, uri, dns, email or upn, not");
     say(l, l->token);
     l->head.kind = (uint8_t)kind;

@@ -226,19 +226,40 @@ static bool is_dotted(span type) {
     return !starts;
 }
 
-/* By libcrypto. */
-bool oid_parse(span text, uint8_t out[UINT8_MAX], size_t *len) {
-    int n = text.len < DOTTED && is_dotted(text)
-                ? a2d_ASN1_OBJECT(out, UINT8_MAX, (const char *)text.ptr, (int)text.len)
+static bool named_oid(span type, uint8_t *out, size_t *len) {
+    for (size_t i = 0; i < ATTRIBUTE_NAMES; i++) {
+        if (!span_equal_nocase(type, span_of(ATTRIBUTES[i].name, strlen(ATTRIBUTES[i].name))))
+            continue;
+        *len = ATTRIBUTES[i].len;
+        memcpy(out, ATTRIBUTES[i].oid, *len);
+        return true;
+    }
+    return false;
+}
+
+/* Dotted decimal, by libcrypto. */
+static bool dotted_oid(span type, uint8_t *out, size_t *len) {
+    uint8_t der[UINT8_MAX];
+    int n = type.len < DOTTED && is_dotted(type)
+                ? a2d_ASN1_OBJECT(der, sizeof der, (const char *)type.ptr, (int)type.len)
                 : 0;
-    *len = n > 0 ? (size_t)n : 0;
-    return n > 0;
+    if (n <= 0) return false;
+    memcpy(out, der, (size_t)n);
+    *len = (size_t)n;
+    return true;
+}
+
+/* The name that is left out of ATTRIBUTES on purpose. */
+bool is_two_types(span type) { return span_equal_nocase(type, LITERAL("SN")); }
+
+bool oid_parse(span text, bool names, uint8_t out[UINT8_MAX], size_t *len) {
+    return (names && named_oid(text, out, len)) || dotted_oid(text, out, len);
 }
 
 static bool read_dotted_oid(reader *r, span type, uint8_t *out, size_t *len) {
     if (span_starts(type, LITERAL("OID."))) type = span_skip(type, 4);
-    if (!oid_parse(type, out, len)) {
-        if (span_equal_nocase(type, LITERAL("SN"))) {
+    if (!dotted_oid(type, out, len)) {
+        if (is_two_types(type)) {
             return fail(r->why,
                         "attribute SN at character %zu of the subject is read as surname by some "
                         "and as serial number by others: write surname or serialNumber",
@@ -257,11 +278,7 @@ static bool read_type(reader *r, uint8_t *oid, size_t *len) {
     if (type.len == 0) return reader_fail(r, "an attribute type is missing");
     skip_blanks(r);
     if (peek(r) != '=') return reader_fail(r, "'=' is missing");
-    for (size_t i = 0; i < ATTRIBUTE_NAMES; i++) {
-        if (!span_equal_nocase(type, span_of(ATTRIBUTES[i].name, strlen(ATTRIBUTES[i].name))))
-            continue;
-        *len = ATTRIBUTES[i].len;
-        memcpy(oid, ATTRIBUTES[i].oid, *len);
+    if (named_oid(type, oid, len)) {
         r->at++;
         return true;
     }

@@ -27,6 +27,7 @@ void policy_free(policy *p) {
     table_free(&p->pins, false);
     table_free(&p->lines, true);
     patterns_free(&p->patterns);
+    shapes_free(&p->shapes);
     near_free(&p->near);
     X509_STORE_free(p->store);
     free(p);
@@ -115,6 +116,7 @@ static void policy_put(policy *p, rule *r) {
     if (r->certificate) table_add(&p->authorities, r);
     if (r->type == LINE_PIN) table_add(&p->pins, r);
     if (r->type == LINE_PATTERN) patterns_add(&p->patterns, r);
+    if (is_attributes(r)) shapes_add(&p->shapes, r);
     near_add(&p->near, r);
     if (r->type == LINE_SET) p->settings[r->kind] = rule_setting(r);
     if (r->type == LINE_BIND) p->binds[r->kind]++;
@@ -129,6 +131,7 @@ static void policy_take(policy *p, const rule *r) {
     if (r->type == LINE_BIND && r->scoped) p->scoped[r->kind]--;
     if (r->type == LINE_REVOKE) p->revokes[r->kind]--;
     if (r->type == LINE_PATTERN) patterns_remove(&p->patterns, r);
+    if (is_attributes(r)) shapes_remove(&p->shapes, r);
     near_remove(&p->near, r);
     tally_rule(&p->aliases, r, -1);
     if (r->certificate) table_remove(&p->authorities, r);
@@ -151,6 +154,7 @@ void patch_free(patch *p) {
     if (p == NULL) return;
     table_free(&p->aliases, true);
     patterns_free(&p->patterns);
+    shapes_free(&p->shapes);
     table_free(&p->added, !p->committed);
     table_free(&p->removed, p->committed);
     if (p->next) p->next->lines.count = 0; /* the rules are the other policy's, or were just freed */
@@ -175,11 +179,15 @@ const char *patch_problem_text(const patch *p, size_t index, size_t *number) {
 }
 
 /* Which lines may come from where. */
-static const char *out_of_place(patch_source source, line_type type) {
+static const char *out_of_place(patch_source source, const rule *r) {
+    line_type type = rule_type(r);
     switch (source) {
     case FROM_JOURNAL:
         return type == LINE_LIMIT ? "limit lines belong into the bootstrap file" : NULL;
     case FROM_BOOTSTRAP:
+        if (is_attributes(r))
+            return "a bootstrap file names those whom it admits: bind attributes belongs into the "
+                   "policy";
         return type == LINE_CA || type == LINE_ANCHOR || type == LINE_BIND || type == LINE_USER ||
                        type == LINE_LIMIT
                    ? NULL
@@ -198,7 +206,7 @@ static rule *patch_parse(patch *p, span text, size_t number, bool held) {
         patch_problem(p, number, why.text);
         return NULL;
     }
-    const char *misplaced = number ? out_of_place(p->source, rule_type(r)) : NULL;
+    const char *misplaced = number ? out_of_place(p->source, r) : NULL;
     if (misplaced == NULL) {
         r->number = (uint32_t)number;
         return r;
@@ -348,6 +356,7 @@ bool patch_finish(patch *p, bool whole) {
     for (size_t i = 0; i < p->removed.count; i++) patch_count_rule(p, p->removed.rules[i], false);
     for (size_t i = 0; i < p->added.count; i++) patch_count_rule(p, p->added.rules[i], true);
     patch_check_words(p);
+    patch_check_shapes(p);
     return p->problems == 0;
 }
 

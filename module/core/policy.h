@@ -1,5 +1,5 @@
-/* What the files of a policy share: its tables, and how it is laid out. For policy.c, table.c and
- * decide.c alone. */
+/* What the files of a policy share: its tables, and how it is laid out. For policy.c, table.c,
+ * attributes.c and decide.c alone. */
 #ifndef CERTAUTH_POLICY_H
 #define CERTAUTH_POLICY_H
 
@@ -24,6 +24,7 @@ struct policy {
     table pins;        /* `pin` lines */
     table aliases; /* how many lines have a FIELD_ALIAS */
     patterns patterns;
+    shapes shapes;
     near_lines near;
     digest sum;
     int settings[SETTINGS];
@@ -40,6 +41,7 @@ struct patch {
     table removed; /* rules of `base`; owned after the commit */
     table aliases; /* by how much their counts change, modulo 2^32 */
     patterns patterns; /* of those added */
+    shapes shapes;     /* of those added, which no line of `base` has */
     digest sum;
     policy *next; /* what `base` will be, see patch_prepare; after the commit, what it was */
     bool authorities, pins, committed;
@@ -55,6 +57,10 @@ struct patch {
 bool view_binds_scoped(const view *v, bind_kind kind);
 bool view_pins(const view *v);
 bool view_revokes(const view *v, revoke_kind kind);
+
+/* ---- attributes.c ---- */
+
+void patch_check_shapes(patch *p);
 
 /* ---- table.c ---- */
 

@@ -12,6 +12,7 @@ import hashlib
 import random
 import re
 import ssl
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
@@ -69,6 +70,7 @@ def ours(leaf: bytes) -> Reading | str:
         "not_before": found.not_before,
         "not_after": found.not_after,
         "sans": sans,
+        "extensions": bytes_of(found.extensions),
         "cert": bytes(raw.ffi.buffer(found.cert)),
         "key": bytes(raw.ffi.buffer(found.key)),
     }
@@ -102,6 +104,33 @@ def sans_of(made: pyca.Certificate) -> list[tuple[str, bytes]]:
     return [found for one in names if (found := san(one))]
 
 
+def extensions_of(made: pyca.Certificate) -> bytes:
+    """Those that a `bind extension` line may name, as core.h encodes them."""
+    found = []
+    for one in made.extensions:
+        if not one.oid.dotted_string.startswith(("2.5.29.", "1.3.6.1.5.5.7.1.")):
+            unknown = isinstance(one.value, pyca.UnrecognizedExtension)
+            content = one.value.value if unknown else one.value.public_bytes()
+            found.append([(oid(one.oid.dotted_string), text_in(content))])
+    return encoded(*found)
+
+
+def text_in(content: bytes) -> str:
+    """The text that docs/policy.md says an extension is; "" for none."""
+    tag = content[0] if content else 0
+    if tag in (UTF8, PRINTABLE, IA5, VISIBLE):
+        bodies = [content[at:] for at in (2, 3, 4) if content == der(tag, content[at:])]
+        if not bodies:
+            return ""
+        content = bodies[0]
+    try:
+        text = content.decode("utf-8" if tag == UTF8 or tag > 31 else "ascii")
+    except UnicodeDecodeError:
+        return ""
+    hidden = any(unicodedata.category(one) in ("Cc", "Cf") for one in text)
+    return "" if hidden or len(content) > 1024 else text
+
+
 def seconds(time: datetime) -> int:
     return int(time.timestamp())
 
@@ -113,6 +142,7 @@ FIELDS: dict[str, Callable[[pyca.Certificate], Any]] = {
     "not_before": lambda made: seconds(made.not_valid_before_utc),
     "not_after": lambda made: seconds(made.not_valid_after_utc),
     "sans": sans_of,
+    "extensions": extensions_of,
     "key": lambda made: hashlib.sha256(
         made.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     ).digest(),
@@ -296,6 +326,18 @@ def some_sans(rng: random.Random) -> list[bytes]:
     return [raw.sans(*parts)] if parts else []
 
 
+def some_extensions(rng: random.Random) -> list[bytes]:
+    """None twice, which `cryptography` does not read."""
+    found = []
+    for kind in rng.sample(["1.3.6.1.4.1.99999.1", "2.999.1", "2.5.4.5"], rng.choice([0, 1, 2])):
+        tag = rng.choice([*TYPES, VISIBLE])
+        content = some_value(rng, tag)
+        wrapped = [der(tag, content), der(tag, content), content, der(tag, content) + b"\0"]
+        wrapped += [bytes([tag, 0x81, len(content) % 256]) + content]
+        found.append(raw.extension(oid(kind), rng.choice(wrapped)))
+    return found
+
+
 @cache
 def spki() -> bytes:
     return raw.spki_of(raw.leaf_key())
@@ -313,7 +355,11 @@ def generated(count: int) -> Iterator[bytes]:
         tbs = der(
             0x30, der(0xA0, der(2, b"\2")), der(2, serial), raw.ECDSA_SHA256, some_name(rng),
             der(0x30, begin, end), some_name(rng), spki(),
-            *(der(0xA3, der(0x30, *found)) for found in [some_sans(rng)] if found),
+            *(
+                der(0xA3, der(0x30, *found))
+                for found in [some_sans(rng) + some_extensions(rng)]
+                if found
+            ),
         )  # fmt: skip
         yield der(0x30, tbs, raw.ECDSA_SHA256, der(3, b"\0" + der(0x30, der(2, b"\1") * 2)))
 
@@ -401,10 +447,13 @@ DIFFERENCES: dict[tuple[str, str], tuple[set[str], str]] = {
         "It writes the key anew, without the parameters of RSASSA-PSS and with an EC point in its "
         "own form; a key id is a hash of the bytes in the certificate.",
     ),
-    ("cryptography", f"sans {UNREAD}"): (
-        {VECTOR},
-        "It reads all extensions or none, and one that we do not need is not to its liking.",
-    ),
+    **{
+        ("cryptography", f"{field} {UNREAD}"): (
+            {VECTOR},
+            "It reads all extensions or none, and one that we do not need is not to its liking.",
+        )
+        for field in ("sans", "extensions")
+    },
 }
 
 

@@ -31,6 +31,7 @@ from tests.kit.certs import (
     person,
     policy,
     purposes,
+    resumed,
     sans,
     trusting,
     x509,
@@ -450,16 +451,6 @@ def test_leaves_that_share_a_place_do_not_share_a_path() -> None:
 
 def _place(leaf: bytes) -> int:
     return int.from_bytes(bytes(raw.read(leaf).lookup)[:2]) % 4096
-
-
-def resumed(lines: object, leaf: bytes) -> str:
-    """What a node decides on a connection whose session shows the leaf and no chain."""
-    certificate = x509(leaf)
-    identity, path = ffi.new("identity *"), ffi.new("path *")
-    lib.identity_read(certificate, identity)
-    lib.path_after_handshake(lines, identity, ffi.new("X509 *[]", [certificate]), 1, path)
-    request = ffi.new("request *", {"leaf": identity, "issuers": path, "now": NOW})
-    return raw.text_of(lib.reason_name(lib.policy_decide(lines, ffi.NULL, request).why))
 
 
 def test_nothing_verified_is_nobody() -> None:

@@ -13,13 +13,18 @@ from control.policy import core
 from tests.kit.certs import (
     BASIC_CONSTRAINTS,
     CA_USUAL,
+    OU,
+    UID,
+    O,
     authority_line,
     bytes_of,
     ca,
     certificate,
     constraints,
+    encoded,
     extension,
     key_usage,
+    oid,
     pem,
     person,
     print_name,
@@ -94,6 +99,22 @@ class Line:
         ("bind email a@b alice", "bind email a@b alice"),
         ("bind upn a@b alice", "bind upn a@b alice"),
         ("bind ip 10.0.0.1 alice", "bind ip 10.0.0.1 alice"),
+        ("bind attribute 2.5.4.5=12345 a", "bind attribute serialNumber=12345 a"),
+        ("bind attribute uid=x=y a", "bind attribute UID=x=y a"),
+        ("bind attribute OU=' a,b' a", 'bind attribute "OU= a,b" a'),
+        ("bind attribute 1.2.3.4=x a", "bind attribute 1.2.3.4=x a"),
+        ("bind extension 1.2.3.4=x a", "bind extension 1.2.3.4=x a"),
+        ("bind extension '2.999.1=a b=c' a", 'bind extension "2.999.1=a b=c" a'),
+        ("bind extension 2.5.4.5=x a", "bind extension 2.5.4.5=x a"),
+        (f"bind extension 1.2.3={'a' * 1024} b", f"bind extension 1.2.3={'a' * 1024} b"),
+        ("bind attributes O=acme,OU=a a", "bind attributes OU=a,O=acme a"),
+        ("bind attributes /O=acme/OU=a a", "bind attributes OU=a,O=acme a"),
+        ("bind attributes OU=a+O=acme a", "bind attributes OU=a,O=acme a"),
+        ("bind attributes 'OU=b, OU=a, cn=x' a", "bind attributes OU=b,OU=a,CN=x a"),
+        ("bind attributes 'OU=a, CN=x, OU=b' a", "bind attributes OU=b,OU=a,CN=x a"),
+        ("bind attributes 2.5.4.11=#130161 a", "bind attributes OU=a a"),
+        ("bind attributes OU=1,OU=2,OU=3,OU=4 a", "bind attributes OU=4,OU=3,OU=2,OU=1 a"),
+        ("set several-names same", "set several-names same"),
         ("bind ip 2001:DB8:0::1 alice", "bind ip 2001:db8::1 alice"),
         (f"bind cert {KEY.upper()} alice", f"bind cert {KEY} alice"),
         (f"bind key {':'.join(KEY[at : at + 2] for at in range(0, 64, 2))} a", f"bind key {KEY} a"),
@@ -183,7 +204,58 @@ def test_a_line_and_its_canonical_text(line: str, canonical: str) -> None:
         ("bind", "what to bind is missing"),
         (
             "bind CN alice alice",
-            "bind takes subject, cn, uri, dns, email, ip, upn, cert or key, not: 'CN'",
+            "bind takes subject, cn, uri, dns, email, ip, upn, cert, key, attribute, extension or "
+            "attributes, not: 'CN'",
+        ),
+        ("pattern attributes OU={x} p:{x}", "pattern takes subject, cn, uri, dns, email or upn"),
+        ("pattern extension 1.2.3={x} p:{x}", "pattern takes subject, cn, uri, dns, email or upn"),
+        ("set several-names first", "set several-names takes refuse or same, not 'first'"),
+        *(
+            (f"bind attribute {what} a", message)
+            for what, message in (
+                ("12345", "takes an OID, = and the value, such as 2.5.4.5=12345, not: '12345'"),
+                ("=x", "neither a type of attribute nor an object identifier such as 2.5.4.5: ''"),
+                ("XY=x", "neither a type of attribute nor an object identifier"),
+                ("SN=x", "SN is read as surname by some and as serial number by others"),
+                ("2.5.4.=x", "neither a type of attribute nor an object identifier"),
+                ("3.1=x", "neither a type of attribute nor an object identifier"),
+                ("1.40=x", "neither a type of attribute nor an object identifier"),
+                ("2.05.4=x", "neither a type of attribute nor an object identifier"),
+                ("2=x", "neither a type of attribute nor an object identifier"),
+                ("OID.2.5.4.5=x", "neither a type of attribute nor an object identifier"),
+                (f"1.{'2.' * 300}3=x", "neither a type of attribute nor an object identifier"),
+                ("CN=x", "the CN has a kind of its own: bind cn"),
+                ("2.5.4.3=x", "the CN has a kind of its own: bind cn"),
+                ("OU=", "an empty value, or a control or invisible character in it"),
+                ('"OU=a\x00"', "an empty value, or a control or invisible character in it"),
+                ('"2.5.4.5\x00=a"', "neither a type of attribute nor an object identifier"),
+                (f"OU={'a' * 3838}", "the value is longer than 3837 bytes"),
+            )
+        ),
+        *(
+            (f"bind extension {what} a", message)
+            for what, message in (
+                ("1.2.3", "takes an OID, = and the value"),
+                ("OU=x", "not an object identifier such as 1.3.6.1.4.1.99999.1: 'OU'"),
+                ("1.2.3.=x", "not an object identifier"),
+                ("2.5.29.17=x", "the extension 2.5.29.17 is one of RFC 5280, none of which"),
+                ("1.3.6.1.5.5.7.1.1=x", "is one of RFC 5280, none of which is text"),
+                ("1.2.3=", "an empty value, or a control or invisible character in it"),
+                (f"1.2.3={'a' * 1025}", "the value is longer than 1024 bytes"),
+            )
+        ),
+        *(
+            (f"bind attributes {what} a", message)
+            for what, message in (
+                ("OU=1,OU=2,OU=3,OU=4,OU=5", "bind attributes takes at most 4 attributes"),
+                ("OU=a,O=b,OU=a", "an attribute stands twice"),
+                ("OU=a+OU=a", "an attribute stands twice in one RDN"),
+                ("CN=a,CN=b", "two CNs: a certificate with both would be ambiguous"),
+                ("OU=", "an empty value"),
+                ("analytics", "'=' is missing at the end of the subject"),
+                ("''", "an attribute type is missing at the end of the subject"),
+                ("XY=b", "unknown attribute type at character 1 ('X') of the subject"),
+            )
         ),
         ("bind serial 1 alice", "bind takes subject, cn, uri"),
         ("bind cn", "the value to bind is missing"),
@@ -346,6 +418,7 @@ OTHERS = [
     *(f"set enforce {word}" for word in ("off", "shadow", "on")),
     "set gate full_subject",
     "set unmatched leave",
+    "set several-names same",
     "set plain refuse",
     "set password-auth allow",
     "set tls-client-auth optional",
@@ -387,6 +460,12 @@ KEPT = st.lists(
     max_size=5,
 )
 SERIAL = st.text("0123456789abcdefABCDEF", min_size=1, max_size=64)
+PART = st.lists(
+    st.tuples(st.sampled_from([OU, O, UID, oid("1.2.3")]), VALUE),
+    min_size=1,
+    max_size=4,
+    unique=True,
+).map(lambda part: encoded(*([one] for one in part)))
 LINES = st.one_of(
     st.builds(
         lambda what, users, options: ["bind", *what, *users, *options],
@@ -395,6 +474,12 @@ LINES = st.one_of(
             st.tuples(st.just("subject"), NAMES.map(print_name)),
             st.tuples(st.just("ip"), ADDRESS.map(str)),
             st.tuples(st.sampled_from(["cert", "key"]), HASH),
+            st.tuples(
+                st.just("attribute"),
+                st.builds("{}={}".format, st.sampled_from(["ou", "UID", "2.5.4.5"]), VALUE),
+            ),
+            st.tuples(st.just("extension"), VALUE.map("1.2.3={}".format)),
+            st.tuples(st.just("attributes"), PART.map(print_name)),
         ),
         st.lists(USER, min_size=1, max_size=3, unique=True),
         OPTIONS,

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from control._core import ffi, lib
 from control.policy.core import Policy
+from tests.kit import certs as raw
 from tests.kit.support import Cert, der, root, signed_tbs
 
 # No test of the core looks at the clock: its certificates are valid from 2020 to 2049.
@@ -384,3 +385,13 @@ def explain(
     out, one = ffi.new("char[]", room), ffi.new("decision *", decided)
     length = lib.decision_explain(lines, request, one, most, out, room)
     return tuple(bytes(ffi.buffer(out, length)).decode().split("\n"))
+
+
+def resumed(lines: object, leaf: bytes) -> str:
+    """What a node decides on a connection whose session shows the leaf and no chain."""
+    certificate = x509(leaf)
+    identity, path = ffi.new("identity *"), ffi.new("path *")
+    lib.identity_read(certificate, identity)
+    lib.path_after_handshake(lines, identity, ffi.new("X509 *[]", [certificate]), 1, path)
+    request = ffi.new("request *", {"leaf": identity, "issuers": path, "now": NOW})
+    return raw.text_of(lib.reason_name(lib.policy_decide(lines, ffi.NULL, request).why))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
+from itertools import combinations
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -29,10 +30,12 @@ from tests.kit.certs import (
     constraints,
     dns,
     email,
+    extension,
     intermediate,
     leaf_key,
     long_root,
     name,
+    oid,
     purposes,
     sans,
     spki_of,
@@ -41,7 +44,7 @@ from tests.kit.certs import (
     utc,
 )
 from tests.kit.reasons import reasons
-from tests.kit.support import Cert
+from tests.kit.support import Cert, der
 
 # What a leaf's key may be: how many bits of RSA it counts as, and its SubjectPublicKeyInfo.
 KEYS: dict[str, Callable[[], tuple[int, bytes]]] = {
@@ -71,6 +74,8 @@ class Leaf:
     key: str  # one of KEYS
     policies: frozenset[str]
     odd: frozenset[str] = frozenset()  # kinds of which a value is not clean text
+    extensions: tuple[tuple[str, str], ...] = ()  # OIDs and texts; "": not clean text
+    odd_types: frozenset[str] = frozenset()  # of attributes of which a value is not clean text
 
     @property
     def keys(self) -> list[str]:
@@ -79,6 +84,23 @@ class Leaf:
     def several(self, kind: str) -> bool:
         """Several values: one that stands twice is one."""
         return len(set(self.values(kind))) > 1
+
+    def typed(self, kind: str, of: str) -> set[str]:
+        """The values of one type of attribute, or of an extension; "" for those that are odd."""
+        listed = self.subject if kind == "attribute" else self.extensions
+        odd = {""} if kind == "attribute" and of in self.odd_types else set()
+        return {value for one, value in listed if one == of} | odd
+
+    def beside(self, line: "Told") -> str:
+        """What is wrong with the other values of a kind of which the line names one, or ""."""
+        if line.kind == "attributes":
+            if all(one != "CN" for one, _ in pairs(line.value)):
+                return ""
+            return "odd" if "cn" in self.odd else several_if(self.several("cn"))
+        if line.kind in ("attribute", "extension"):
+            values = self.typed(line.kind, line.value.partition("=")[0])
+            return "odd" if "" in values else several_if(len(values) > 1)
+        return "odd" if line.kind in self.odd else several_if(self.several(line.kind))
 
     def values(self, kind: str) -> list[str]:
         match kind:
@@ -91,14 +113,33 @@ class Leaf:
                 return [hashlib.sha256(self.der).hexdigest()]
             case "key":
                 return [hashlib.sha256(KEYS[self.key]()[1]).hexdigest()]
+            case "attribute":
+                return ["=".join(one) for one in self.subject if one[0] != "CN"]
+            case "extension":
+                return ["=".join(one) for one in self.extensions if one[1]]
+            case "attributes":
+                one = set(self.subject)
+                lists = [part for size in range(1, 5) for part in combinations(sorted(one), size)]
+                return [",".join(map("=".join, part)) for part in lists]
         return [value for one, value in self.sans if one == kind]
+
+
+def pairs(text: str) -> list[tuple[str, str]]:
+    """The attributes of a subject, or of part of one."""
+    found = [part.partition("=") for part in text.split(",")]
+    return [(one, value) for one, _, value in found]
+
+
+def several_if(true: bool) -> str:
+    return "several" if true else ""
 
 
 @dataclass(frozen=True)
 class Told:
-    """What a `bind` or `pattern` line says behind the value, for one leaf."""
+    """What a `bind` or `pattern` line says, for one leaf."""
 
     kind: str
+    value: str
     users: tuple[str, ...]
     nets: str
     session: int  # seconds; 0: not said
@@ -135,6 +176,7 @@ TIMES = {
     "270115080001Z": NOW + 1,
     "270115075959Z": NOW - 1,
 }
+EXTENSIONS = {"1.3.1": oid("1.3.1"), "1.3.2": oid("1.3.2")}
 SESSIONS = {"": 0, " session=1h": 3600, " session=2h": 7200}
 
 
@@ -165,6 +207,7 @@ def some(rng: random.Random, chance: float) -> bool:
 
 
 # What is odd in a leaf: of which kinds, as an RDN behind the others or a SAN.
+TYPES_OF_ODD = {OU: "OU", UID: "UID", CN: "CN"}
 ODD: list[tuple[set[str], list[Any], list[bytes]]] = [
     ({"subject"}, [[(OU, b"\xe9", raw.T61)]], []),
     ({"subject"}, [[(UID, "")]], []),
@@ -190,8 +233,12 @@ def some_leaf(rng: random.Random) -> Leaf:
     key = rng.choice(["P-256"] * 6 + list(KEYS))
     asserted = [one for one in POLICIES if some(rng, 0.5)]
     odd, rdns, more = rng.choice(ODD) if some(rng, 0.1) else (set(), [], [])
+    extensions = [
+        (rng.choice(list(EXTENSIONS)), rng.choice(["a", "a", "b", ""]))
+        for _ in range(rng.choice([0, 0, 1, 2]))
+    ]
     listed = [*(KINDS_OF_SAN[kind](value) for kind, value in names), *more]
-    der = certificate(
+    made = certificate(
         name(*([(TYPES[kind], value)] for kind, value in reversed(subject)), *rdns),
         *([sans(*listed)] if listed else []),
         by=issuer,
@@ -201,11 +248,12 @@ def some_leaf(rng: random.Random) -> Leaf:
             constraints(False),
             purposes(CLIENT_AUTH if client else raw.SERVER_AUTH),
             *([raw.policies(*map(raw.oid, asserted))] if asserted else []),
+            *(extension(EXTENSIONS[one], some_text(rng, text)) for one, text in extensions),
         ],
         spki=KEYS[key]()[1],
     )
     return Leaf(
-        der,
+        made,
         tuple(subject),
         tuple(names),
         TIMES[begin],
@@ -216,7 +264,16 @@ def some_leaf(rng: random.Random) -> Leaf:
         key,
         frozenset(asserted),
         frozenset(odd),
+        tuple(extensions),
+        frozenset(TYPES_OF_ODD[kind] for rdn in rdns for kind, *_ in rdn),
     )
+
+
+def some_text(rng: random.Random, text: str) -> bytes:
+    """The content of an extension with this text, or with what is no text."""
+    if not text:
+        return rng.choice([b"\n", der(raw.UTF8), der(raw.BMP, b"\0a"), der(raw.UTF8, b"a") + b"\0"])
+    return rng.choice([text.encode(), der(rng.choice([raw.UTF8, raw.IA5]), text.encode())])
 
 
 def some_lines(
@@ -229,6 +286,7 @@ def some_lines(
         "enforce": ["on"] * 12 + ["shadow", "off"],
         "gate": ["disabled", "san_cn", "full_subject"],
         "unmatched": ["refuse", "leave"],
+        "several-names": ["refuse", "same", "same"],
         "plain": ["leave", "refuse"],
     }.items():
         if word == "enforce" or some(rng, 0.3):
@@ -302,15 +360,21 @@ def some_options(rng: random.Random, leaf: Leaf) -> tuple[str, str, int, str]:
 
 
 def some_bind(rng: random.Random, told: Lines, leaf: Leaf) -> list[str]:
-    kind = rng.choice(["subject", "cn", "cert", "key", *(kind for kind, _ in leaf.sans)])
+    kinds = ["subject", "cn", "cert", "key", "attribute", "attributes", "attributes"]
+    kinds += [kind for kind, _ in leaf.sans] + ["extension"] * len(leaf.extensions)
+    kind = rng.choice(kinds)
     value = rng.choice(leaf.values(kind) or [""])
     users = rng.choice([("alice",)] * 7 + [("bob",), ("alice", "bob"), ("p:a",), ("bob", "q:b")])
     if kind == "key" and some(rng, 0.5):
         users = ("certauth-peer-1",)
+    if kind == "extension" and some(rng, 0.3):
+        value = f"{rng.choice(leaf.extensions)[0]}=a"
+    if kind == "attributes" and [one for one, _ in pairs(value)].count("CN") > 1:
+        return []
     issuer, nets, session, words = some_options(rng, leaf)
     if not value or (kind, value, issuer) in told.binds:
         return []
-    told.binds[kind, value, issuer] = Told(kind, users, nets, session)
+    told.binds[kind, value, issuer] = Told(kind, value, users, nets, session)
     return [f"bind {kind} {core.quote(value)} {' '.join(users)}{words}"]
 
 
@@ -332,9 +396,9 @@ def some_pattern(rng: random.Random, told: Lines, leaf: Leaf) -> list[str]:
         return []
     if some(rng, 0.3):
         user = rng.choice(["alice", "alice", "bob", "carol"])
-        told.patterns[kind, template, issuer] = Told(kind, (user,), nets, session)
+        told.patterns[kind, template, issuer] = Told(kind, template, (user,), nets, session)
         return [f"pattern {kind} {template} {user}{words}"]
-    told.patterns[kind, template, issuer] = Told(kind, (word,), nets, session, made=True)
+    told.patterns[kind, template, issuer] = Told(kind, template, (word,), nets, session, made=True)
     on = told.words.setdefault(word, not some(rng, 0.3))
     return [f"pattern {kind} {template} {word}:{{x}}{words} {'on' if on else 'off'}"]
 
@@ -360,9 +424,11 @@ def issuer_of(cert: Cert) -> Cert:
 def some_bootstrap(rng: random.Random, leaves: Sequence[Leaf]) -> tuple[Lines, list[str]]:
     """A bootstrap file, for the oracle and as text: of a policy what may stand in one."""
     told, text = some_lines(rng, leaves)
-    own = Lines(cas=told.cas, binds=told.binds, limited=some(rng, 0.3))
+    binds = {key: line for key, line in told.binds.items() if line.kind != "attributes"}
+    own = Lines(cas=told.cas, binds=binds, limited=some(rng, 0.3))
     own.users = {user: on for user, on in [*told.users.items(), ("p:a", True)] if some(rng, 0.3)}
     kept = [line for line in text if line.split()[0] in ("ca", "bind")]
+    kept = [line for line in kept if not line.startswith("bind attributes ")]
     users = [f"user {user} {'on' if on else 'off'}" for user, on in own.users.items()]
     return own, kept + users + ["limit -@admin"] * own.limited
 
@@ -434,10 +500,22 @@ def oracle(
 
 
 def _bound(told: Lines, leaf: Leaf) -> list[Told]:
+    """By lines that name the certificate."""
     return [
         line
         for (kind, value, issuer), line in told.binds.items()
-        if value in leaf.values(kind) and issuer in ["", *leaf.keys]
+        if kind != "attributes" and value in leaf.values(kind) and issuer in ["", *leaf.keys]
+    ]
+
+
+def _part(told: Lines, leaf: Leaf) -> list[Told]:
+    """By lines that name part of its subject."""
+    return [
+        line
+        for (kind, value, issuer), line in told.binds.items()
+        if kind == "attributes"
+        and set(pairs(value)) <= set(leaf.subject)
+        and issuer in ["", *leaf.keys]
     ]
 
 
@@ -456,18 +534,30 @@ def _made(told: Lines, leaf: Leaf) -> list[Told]:
 def _judged(told: Lines, leaf: Leaf, now: int, address: str | None, version: int) -> Outcome:
     hits = _bound(told, leaf)
     bad = _bad(told, leaf, now, hits)
-    if bad == "untrusted_issuer" and leaf.odd and not hits:
+    named = [line.value for line in told.binds.values() if line.kind == "extension"]
+    odd = leaf.odd or any("" in leaf.typed("extension", one.partition("=")[0]) for one in named)
+    if bad == "untrusted_issuer" and odd and not hits:
         bad = "bad_string"
     if bad:
         return Outcome("refuse", bad)
     if hits:
         unmet = "" if _peer(hits) else _unmet(told, leaf, version)
         return _mapped(told, hits, address, unmet)
+    same = told.settings.get("several-names") == "same"
     hits = _made(told, leaf)
-    if any(leaf.several(one.kind) for one in hits):
+    beside = {leaf.beside(one) for one in hits}
+    if any(leaf.several(one.kind) for one in hits) and not same:
         return Outcome("refuse", "ambiguous")
-    if leaf.odd and (not hits or any(one.kind in leaf.odd for one in hits)):
+    if "odd" in beside:
         return Outcome("refuse", "bad_string")
+    if hits:
+        return _mapped(told, hits, address, _unmet(told, leaf, version))
+    hits = _part(told, leaf)
+    beside = {leaf.beside(one) for one in hits}
+    if "odd" in beside or (odd and not hits):
+        return Outcome("refuse", "bad_string")
+    if "several" in beside and not same:
+        return Outcome("refuse", "ambiguous")
     if not hits:
         return Outcome("refuse", "no_binding")
     return _mapped(told, hits, address, _unmet(told, leaf, version))
@@ -505,9 +595,10 @@ def _bad(told: Lines, leaf: Leaf, now: int, hits: list[Told]) -> str:
     gate = told.settings.get("gate")
     peer = _peer(hits)
     asked = {"san_cn": {"cn", "dns"}, "full_subject": {"subject"}}.get(gate or "", set())
-    if leaf.odd & {*(one.kind for one in hits), *(asked if not peer else ())}:
+    beside = {leaf.beside(one) for one in hits}
+    if "odd" in beside or (leaf.odd & asked and not peer):
         return "bad_string"
-    if any(leaf.several(one.kind) for one in hits):
+    if "several" in beside and told.settings.get("several-names") != "same":
         return "ambiguous"
     if gate == "san_cn" and leaf.several("cn") and not peer:
         return "ambiguous"

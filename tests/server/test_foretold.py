@@ -81,6 +81,7 @@ class Cast:
             ["user bob adopt on ~* &* +@all", "user bob adopt off", ""],
             ["user worker adopt on ~* &* +@all", "", ""],
             ["user default adopt off", "user default adopt on ~* &* +@all", "", "", ""],
+            ["bind attributes CN=stranger alice", "bind attributes O=acme bob", "", ""],
             ["pattern dns {id}.iot device:{id} on ~{id}:* +@read", "", ""],
             ["pattern email {id}@iot alice", "pattern email {id}@iot bob session=1h", "", ""],
             ["", "", f"revoke cert {certificate.fingerprint}"],

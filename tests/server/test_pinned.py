@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.core.test_issuer import resumed
 from tests.kit.certs import (
     BEGIN,
     END,
@@ -22,6 +21,7 @@ from tests.kit.certs import (
     patch,
     pem,
     policy,
+    resumed,
 )
 from tests.kit.chains import rsa_key, sign, usage
 from tests.kit.policies import (
