@@ -17,7 +17,7 @@ Session = Annotated[str, StringConstraints(pattern=r"^([1-9][0-9]{0,8}[smhd])?$"
 
 
 class OidBody(Body):
-    oid: Annotated[str, StringConstraints(max_length=128, pattern=r"^[0-9.]+$")]
+    oid: Annotated[str, StringConstraints(max_length=128, pattern=r"^[A-Za-z0-9.-]+$")]
     value: Text
 
 
