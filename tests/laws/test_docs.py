@@ -481,14 +481,14 @@ def test_the_first_acls_are_as_told() -> None:
 # ---- docs/operating.md, CONTRIBUTING.md ----------------------------------------------------------
 
 
-def usages() -> Iterator[tuple[str, str, click.Command]]:
+def usages(group: click.Group = main, above: str = "") -> Iterator[tuple[str, str, click.Command]]:
     """Each command's heading, its full name, and itself; those of groups too."""
-    for name, command in main.commands.items():
+    for name, command in group.commands.items():
+        full = f"{above} {name}".strip()
         if isinstance(command, click.Group):
-            for inner, one in command.commands.items():
-                yield name, f"{name} {inner}", one
+            yield from usages(command, full)
         else:
-            yield name, name, command
+            yield full.split()[0], full, command
 
 
 def test_every_command_of_the_cli_is_documented() -> None:
