@@ -89,6 +89,32 @@ def is_plain(binding: Binding) -> bool:
     return binding == Binding("subject", binding.value)
 
 
+def ca_among(text: str, trusted: Sequence[core.Identity]) -> str:
+    """The key id of the one of these CAs that has this name, SHA-256 or key id. Raises
+    ValueError."""
+    wanted = text.replace(":", "").lower()
+    names = {text, *_spelled_name(text)}
+    found = {
+        one.key
+        for one in trusted
+        if wanted in (one.key, one.cert)
+        or one.subject in names
+        or text in core.common_names(one.subject)
+    }
+    if len(found) == 1:
+        return found.pop()
+    known = ", ".join(sorted({f"'{one.subject}'" for one in trusted})) or "none"
+    what = "several trusted CAs are" if found else "no trusted CA is"
+    raise ValueError(f"ca: {what} called '{text}' (trusted are: {known}); its key id names it")
+
+
+def _spelled_name(text: str) -> tuple[str, ...]:
+    try:
+        return (core.parse_name(text),)
+    except core.CoreError:
+        return ()
+
+
 def doubt(binding: Binding) -> str:
     """What is to be said of a value that certificates are not likely to have; "" for most."""
     value = binding.value
