@@ -17,7 +17,7 @@ Session = Annotated[str, StringConstraints(pattern=r"^([1-9][0-9]{0,8}[smhd])?$"
 
 
 class OidBody(Body):
-    oid: Annotated[str, StringConstraints(max_length=128, pattern=r"^[0-9.]+$")]
+    oid: Annotated[str, StringConstraints(max_length=128, pattern=r"^[A-Za-z0-9.-]+$")]
     value: Text
 
 
@@ -83,25 +83,4 @@ def read_identity(sent: IdentityBody) -> Binding:
 
 def ca_named(text: str) -> str:
     """The key id of the trusted CA that has this name, SHA-256 or key id. Raises ValueError."""
-    trusted = [core.identity(der) for der in store().settings.authorities()]
-    wanted = text.replace(":", "").lower()
-    names = {text, *spelled_name(text)}
-    found = {
-        one.key
-        for one in trusted
-        if wanted in (one.key, one.cert)
-        or one.subject in names
-        or text in core.common_names(one.subject)
-    }
-    if len(found) == 1:
-        return found.pop()
-    known = ", ".join(sorted({f"'{one.subject}'" for one in trusted})) or "none"
-    what = "several trusted CAs are" if found else "no trusted CA is"
-    raise ValueError(f"ca: {what} called '{text}' (trusted are: {known}); its key id names it")
-
-
-def spelled_name(text: str) -> tuple[str, ...]:
-    try:
-        return (core.parse_name(text),)
-    except core.CoreError:
-        return ()
+    return bindings.ca_among(text, [core.identity(der) for der in store().settings.authorities()])

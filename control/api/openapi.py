@@ -169,6 +169,13 @@ def _model(kind: Any) -> Any:
 
 def _name_ignored(name: str, schema: dict[str, Any]) -> None:
     """Adds the fields that a body may have and that mean nothing here."""
-    model = getattr(models, name, None)
-    for field in sorted(getattr(model, "IGNORED", ())):
+    known = {model.__name__: model for model in _below(models.Body)}
+    for field in sorted(getattr(known.get(name), "IGNORED", ())):
         schema.setdefault("properties", {})[field] = {"description": "Accepted and ignored."}
+
+
+def _below(model: type[models.Body]) -> Iterator[type[models.Body]]:
+    """The bodies that are made of one, which stand beside their handlers."""
+    for one in model.__subclasses__():
+        yield one
+        yield from _below(one)

@@ -14,11 +14,13 @@ import yaml
 from control.api import models
 from control.api.bdb_models import BdbBody
 from control.api.cluster import ClusterBody, PolicyBody
+from control.api.identities import IdentityBody
 from control.api.redis_acls import RedisAclBody
 from control.api.roles import RoleBody
 from control.api.users import UserBody
 from control.cli.client import Client, item
-from control.policy import core
+from control.cli.output import IDENTITIES
+from control.policy import bindings, core
 from control.records import BUILTIN_ROLES, FIRST_ACLS
 
 Fields = dict[str, Any]
@@ -150,6 +152,25 @@ def _pem(text: str, folder: Path) -> str:
     return text if not text or "-----BEGIN" in text else (folder / text).read_text()
 
 
+def exported(state: State) -> dict[str, Any]:
+    """The sections of a file that declares this. Passwords are not in it: nobody can read them."""
+    found: dict[str, Any] = {}
+    for name, objects in state.items():
+        if name == CA:
+            found |= {CA: objects[""]["pem"]} if objects[""]["pem"] else {}
+        elif SECTIONS[name].single:
+            found[name] = objects[""]
+        else:
+            found[name] = [_declared(one) for one in objects.values()]
+    return found
+
+
+def _declared(one: Fields) -> Fields:
+    """Without what says nothing, and without a subject line, which is among the identities."""
+    empty = {name for name in (IDENTITIES, "email") if not one.get(name)}
+    return {name: one[name] for name in one if name not in empty | {"certificate_subject_line"}}
+
+
 def dump(state: Mapping[str, Any]) -> str:
     """A file that declares this: sections with lists of objects, or with one."""
     return yaml.dump(dict(state), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
@@ -176,6 +197,11 @@ def normal(section: str, found: Mapping[str, Any]) -> Fields:
     fields = {name: found[name] for name in found if name in SECTIONS[section].known}
     if fields.get("certificate_subject_line"):
         fields["certificate_subject_line"] = core.parse_name(fields["certificate_subject_line"])
+    if IDENTITIES in fields:
+        fields[IDENTITIES] = in_order(map(_identity, fields[IDENTITIES]))
+        subjects = {one.get("subject", "") for one in fields[IDENTITIES]}
+        if fields.get("certificate_subject_line", "") not in subjects | {""}:
+            raise ValueError(f"certificate_subject_line is not among the {IDENTITIES}")
     if "roles" in fields:
         fields["roles"] = sorted(set(fields["roles"]))
     for name in ("pem", "tls_server_ca"):
@@ -195,6 +221,24 @@ def normal(section: str, found: Mapping[str, Any]) -> Fields:
         given = {(one["role"], one["redis_acl"]) for one in fields["roles_permissions"]}
         fields["roles_permissions"] = [{"role": r, "redis_acl": a} for r, a in sorted(given)]
     return fields
+
+
+def _identity(found: Any) -> Fields:
+    """An identity in its canonical spelling; its CA, which the trusted ones tell, as it is. Raises
+    ValueError."""
+    said = IdentityBody.model_validate(found).said()
+    ca = said.pop("ca", "")
+    shown = bindings.shown(bindings.read(said | {"from": sorted(said.get("from", ()))}))
+    return shown | ({"ca": ca} if ca else {})
+
+
+def in_order(identities: Iterable[Fields]) -> list[Fields]:
+    """The first plain subject, which is the subject line; then the others in an order that does not
+    depend on who wrote them."""
+    found = list(identities)
+    line = next((one for one in found if one.keys() == {"subject"}), None)
+    rest = sorted((one for one in found if one is not line), key=_brief)
+    return ([line] if line else []) + rest
 
 
 def _endpoint(found: Mapping[str, Any]) -> Fields:
@@ -270,6 +314,7 @@ def plan(wanted: State, found: State, me: str, prune: bool) -> list[Step]:
     """What is to be done, in order. With `prune`, what a list of the file does not have is deleted;
     not what a new control plane has, and not the user `me`. Raises PolicyFileError where something
     names what will not be there."""
+    wanted = _with_key_ids(wanted, found)
     steps = [
         step
         for section in SECTIONS
@@ -285,6 +330,30 @@ def plan(wanted: State, found: State, me: str, prune: bool) -> list[Step]:
     ]
     _check_names(wanted, found, {(step.section, step.name) for step in doomed})
     return steps + doomed
+
+
+def _with_key_ids(wanted: State, found: State) -> State:
+    """With the key id of each CA that an identity names. One that will not be trusted stays as it
+    is, and the API says so."""
+    pem = wanted.get(CA, found[CA]).get("", {}).get("pem", "")
+    try:
+        trusted = [core.identity(one.encode()) for one in _certificates(pem)]
+    except core.CoreError as error:
+        raise PolicyFileError(f"{CA}: {error}") from error
+
+    def key_id(identity: Fields) -> Fields:
+        try:
+            return {**identity, "ca": bindings.ca_among(identity["ca"], trusted)}
+        except (KeyError, ValueError):
+            return identity
+
+    users = {
+        name: {**user, IDENTITIES: in_order(map(key_id, user[IDENTITIES]))}
+        if IDENTITIES in user
+        else user
+        for name, user in wanted.get("users", {}).items()
+    }
+    return {**wanted, "users": users} if users else wanted
 
 
 def _made(section: str, name: str, fields: Fields, there: Fields | None) -> Step | None:

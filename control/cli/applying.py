@@ -58,6 +58,14 @@ def apply_command(ask: Client, file: Path, dry_run: bool, prune: bool, yes: bool
         follow_all(ask)
 
 
+@click.command("export")
+@connected
+def export_command(ask: Client) -> None:
+    """Print what there is, as a file for `apply`: there it is no change. Passwords are not in
+    it."""
+    click.echo(apply.dump(apply.exported(apply.fetch(ask))), nl=False)
+
+
 UNSEEN = ("preview_too_long", "insufficient_permissions")  # then each step is tried by itself
 
 

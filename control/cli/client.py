@@ -113,18 +113,28 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self._connection.close()
 
-    def __call__(self, method: str, path: str, body: object = None) -> Any:
-        """Raises ApiError."""
+    def __call__(self, method: str, path: str, body: object = None, match: str = "") -> Any:
+        """`match` is the ETag of the state that a change is for. Raises ApiError."""
+        return self._exchange(method, path, body, {"If-Match": match} if match else {})[0]
+
+    def read(self, path: str) -> tuple[Any, str]:
+        """What is there, and its ETag. Raises ApiError."""
+        return self._exchange("GET", path, None, {})
+
+    def _exchange(
+        self, method: str, path: str, body: object, headers: Mapping[str, str]
+    ) -> tuple[Any, str]:
         text = None if body is None else json.dumps(body)
         try:
-            self._connection.request(method, path, text, self._headers)
+            self._connection.request(method, path, text, {**self._headers, **headers})
             response = self._connection.getresponse()
             status, content = response.status, response.read()
+            etag = response.getheader("ETag", "")
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
             reason = f"{self.profile.url} cannot be reached: {error}"
             raise ApiError(0, "unreachable", reason) from error
-        return _answer(status, content)
+        return _answer(status, content), etag
 
     def named(self, path: str, name: str) -> dict[str, Any]:
         """The object of a collection by its name, or else by its uid. Raises ApiError 404."""

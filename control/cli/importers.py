@@ -6,22 +6,24 @@ declared comes out, and a note for whatever could not be carried over, with why.
 * A pg_ident.conf: maps the CN or the whole subject to a user.
 * A Redis Enterprise cluster, as its REST API answers.
 
-Here a user is the whole subject of a certificate, which is more than a CN. It comes from the
-certificates themselves, where they are at hand, or from a template such as `CN={},O=acme`.
+A URI is an identity of a user here too. A CN alone is not taken for one: the user is the whole
+subject, which is more. It comes from the certificates themselves, where they are at hand, or from a
+template such as `CN={},O=acme`. Several lines for one user are several identities.
 """
 
 import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, count
 from typing import Any, Literal
 
-from control.policy import core
+from control.policy import bindings, core
 from control.policy import lines as policy
 from control.records import BUILTIN_ROLES, FIRST_ACLS
 
 Fields = dict[str, Any]
-Subjects = Callable[[str], str | None]  # what a certificate logs in as → its subject
+Subjects = Callable[[str], str | None]  # the CN that a certificate logs in by → its subject
 Of = Literal["CN", "URI"]
 
 
@@ -43,10 +45,10 @@ class Import:
 
 
 def subjects_of(
-    certificates: Iterable[tuple[str, bytes]], of: Of, template: str, notes: Import
+    certificates: Iterable[tuple[str, bytes]], template: str, notes: Import
 ) -> Subjects:
-    """The subjects of certificates (name and content) by their CN or URI; then, where none has it,
-    by the template."""
+    """The subjects of certificates (name and content) by their CN; then, where none has it, by the
+    template."""
     found: dict[str, str] = {}
     for name, content in certificates:
         try:
@@ -54,7 +56,7 @@ def subjects_of(
         except core.CoreError as error:
             notes.note(name, f"no certificate: {error}")
             continue
-        for login in _logins(leaf, of):
+        for login in core.common_names(leaf.subject):
             if found.setdefault(login, leaf.subject) != leaf.subject:
                 notes.note(name, f"'{login}' has two subjects; {found[login]} is taken")
     return lambda login: found.get(login) or template.replace("{}", _escaped(login)) or None
@@ -64,12 +66,6 @@ def _escaped(value: str) -> str:
     """As a value in a distinguished name's text (RFC 4514, 2.4): it cannot add an attribute."""
     text = re.sub(r'([,+"\\<>;=#])', r"\\\1", value)
     return re.sub(r"^ | $", r"\\ ", text)
-
-
-def _logins(leaf: core.Identity, of: Of) -> list[str]:
-    if of == "URI":
-        return [value for kind, value in leaf.sans if kind == "uri"]
-    return core.common_names(leaf.subject)
 
 
 def _subject(out: Import, where: str, login: str, subjects: Subjects) -> str | None:
@@ -92,8 +88,9 @@ SILENT = {"sanitize-payload", "skip-sanitize-payload", "resetpass", "nopass", "o
 SAME = {"allkeys": "~*", "allchannels": "&*", "allcommands": "+@all", "nocommands": "-@all"}
 
 
-def from_acl_file(text: str, subjects: Subjects) -> Import:
-    """`text` is an aclfile, or what ACL LIST prints, or the `user` lines of a redis.conf."""
+def from_acl_file(text: str, subjects: Subjects | None) -> Import:
+    """`text` is an aclfile, or what ACL LIST prints, or the `user` lines of a redis.conf. Without
+    `subjects`, names are URIs of certificates."""
     out = Import()
     names: dict[str, str] = {}  # ACL text → its name
     for number, line in enumerate(text.splitlines(), 1):
@@ -123,29 +120,51 @@ def _default(out: Import, where: str, rules: list[str]) -> None:
 
 
 def _acl_user(
-    out: Import, where: str, name: str, rules: list[str], names: dict[str, str], subjects: Subjects
-) -> None:
-    subject = _subject(out, where, name, subjects)
+    out: Import, where: str, name: str, rules: list[str], names: dict[str, str],
+    subjects: Subjects | None,
+) -> None:  # fmt: skip
+    identity = _identity(out, where, name, subjects)
     acl = _acl(out, where, rules)
-    if subject is None or acl is None:
+    if identity is None or acl is None:
         return
     if "off" in rules:
         out.note(where, "is off: it is left out, and whoever has its certificate is nobody")
         return
-    if not _is_name(out, where, name, subject):
+    if not _is_name(out, where, name, identity):
         return
-    role = names.setdefault(acl, name)
-    if role == name:
-        out.add("redis_acls", {"name": name, "acl": acl})
-        out.add("roles", {"name": name, "management": "none"})
-    user = {"name": name, "auth_method": "certificate", "certificate_subject_line": subject}
-    out.add("users", {**user, "roles": [role]})
+    if acl not in names:
+        role = names[acl] = _object_name(name, names.values())
+        out.add("redis_acls", {"name": role, "acl": acl})
+        out.add("roles", {"name": role, "management": "none"})
+    out.add("users", {**_user(name, [identity]), "roles": [names[acl]]})
 
 
-def _is_name(out: Import, where: str, name: str, subject: str) -> bool:
+def _object_name(user: str, taken: Iterable[str]) -> str:
+    """Of a role or an ACL, after a user; their names hold fewer characters (models.ObjectName)."""
+    base = re.sub(r"[^a-zA-Z0-9_ \[\]()@,.;#-]+", "-", user)
+    numbered = (f"{base}-{number}" for number in count(2))
+    return next(name for name in chain([base], numbered) if name not in {*taken})
+
+
+def _identity(out: Import, where: str, login: str, subjects: Subjects | None) -> Fields | None:
+    if subjects is None:
+        return {"uri": login}
+    subject = _subject(out, where, login, subjects)
+    return {"subject": subject} if subject is not None else None
+
+
+def _user(name: str, identities: Sequence[Fields]) -> Fields:
+    """A user of a file; with one subject, as it is in one of Redis Enterprise."""
+    user = {"name": name, "auth_method": "certificate"}
+    if len(identities) == 1 and "subject" in identities[0]:
+        return {**user, "certificate_subject_line": identities[0]["subject"]}
+    return {**user, "certificate_identities": list(identities)}
+
+
+def _is_name(out: Import, where: str, name: str, identity: Fields) -> bool:
     try:
         policy.check_name(name)
-        core.canonical(f"bind subject {core.quote(subject)} {core.quote(name)}")
+        core.canonical(bindings.line_of(bindings.read(identity), [name]))
     except core.CoreError as error:
         out.note(where, f"cannot be a user here: {error}")
         return False
@@ -180,7 +199,7 @@ def _acl(out: Import, where: str, rules: list[str]) -> str | None:
 def from_pg_ident(text: str, subjects: Subjects) -> Import:
     """Users without rights yet: PostgreSQL's are in the database."""
     out = Import()
-    taken: dict[str, str] = {}  # user → subject
+    taken: dict[str, list[str]] = {}  # user → subjects
     for number, line in enumerate(text.splitlines(), 1):
         try:
             words = shlex.split(line, comments=True)
@@ -189,13 +208,15 @@ def from_pg_ident(text: str, subjects: Subjects) -> Import:
             continue
         if words:
             _ident(out, f"line {number}", words, taken, subjects)
+    for name, subjects_of_it in taken.items():
+        out.add("users", _user(name, [{"subject": one} for one in subjects_of_it]))
     if out.state:
         out.note("rights", "PostgreSQL keeps them in its databases: give the users roles here")
     return out
 
 
 def _ident(
-    out: Import, where: str, words: list[str], taken: dict[str, str], subjects: Subjects
+    out: Import, where: str, words: list[str], taken: dict[str, list[str]], subjects: Subjects
 ) -> None:
     if words[0].startswith("include"):
         out.note(where, f"{words[0]} is not followed: import that file too")
@@ -205,7 +226,7 @@ def _ident(
         return
     _, login, user = words
     if login.startswith("/"):
-        out.note(where, f"{login} is a regular expression: a user here has one subject")
+        out.note(where, f"{login} is a regular expression: an identity here is exact")
         return
     if user == "all" or user[0] in "+/":
         out.note(where, f"'{user}' stands for several users: a certificate here is one user")
@@ -214,7 +235,9 @@ def _ident(
     _mapped(out, where, user, subject, taken)
 
 
-def _mapped(out: Import, where: str, user: str, subject: str | None, taken: dict[str, str]) -> None:
+def _mapped(
+    out: Import, where: str, user: str, subject: str | None, taken: dict[str, list[str]]
+) -> None:
     if subject is None:
         return
     try:
@@ -222,15 +245,11 @@ def _mapped(out: Import, where: str, user: str, subject: str | None, taken: dict
     except core.CoreError as error:
         out.note(where, f"'{subject}' is no subject: {error}")
         return
-    owner = next((name for name, one in taken.items() if one == subject), None)
+    owner = next((name for name, those in taken.items() if subject in those), None)
     if owner and owner != user:
         out.note(where, f"{subject} is '{owner}' already: a certificate here is one user")
-    elif taken.get(user, subject) != subject:
-        out.note(where, f"'{user}' is {taken[user]} already: a user here has one subject")
-    elif user not in taken and _is_name(out, where, user, subject):
-        taken[user] = subject
-        made = {"name": user, "auth_method": "certificate", "certificate_subject_line": subject}
-        out.add("users", made)
+    elif not owner and _is_name(out, where, user, {"subject": subject}):
+        taken.setdefault(user, []).append(subject)
 
 
 # ---- Redis Enterprise ----------------------------------------------------------------------------

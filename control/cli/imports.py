@@ -32,12 +32,12 @@ def with_subjects(command: Command) -> Command:
 
 
 def subjects_from(
-    folder: Path | None, of: importers.Of, template: str
+    folder: Path | None, template: str
 ) -> tuple[importers.Import, importers.Subjects]:
     files = sorted(one for one in folder.iterdir() if one.is_file()) if folder else []
     notes = importers.Import()
     contents_of = ((one.name, one.read_bytes()) for one in files)
-    return notes, importers.subjects_of(contents_of, of, template, notes)
+    return notes, importers.subjects_of(contents_of, template, notes)
 
 
 @import_group.command("acl")
@@ -47,8 +47,11 @@ def subjects_from(
 @with_subjects
 def import_acl(file: Path, of: importers.Of, certificates: Path | None, template: str) -> None:
     """FILE is the aclfile of a server with tls-auth-clients-user, or its ACL LIST."""
-    notes, subjects = subjects_from(certificates, of, template)
-    found = importers.from_acl_file(file.read_text(), subjects)
+    notes, by_cn = subjects_from(certificates, template)
+    if of == "URI" and (certificates or template):
+        raise click.UsageError("--of URI: the URI is the identity; --subject and --certificates "
+                               "are for CN")  # fmt: skip
+    found = importers.from_acl_file(file.read_text(), by_cn if of == "CN" else None)
     print_import(importers.Import(found.state, notes.notes + found.notes))
 
 
@@ -57,7 +60,7 @@ def import_acl(file: Path, of: importers.Of, certificates: Path | None, template
 @with_subjects
 def import_pg_ident(file: Path, certificates: Path | None, template: str) -> None:
     """FILE is a pg_ident.conf whose maps are for certificates."""
-    notes, subjects = subjects_from(certificates, "CN", template)
+    notes, subjects = subjects_from(certificates, template)
     found = importers.from_pg_ident(file.read_text(), subjects)
     print_import(importers.Import(found.state, notes.notes + found.notes))
 

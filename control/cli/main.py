@@ -12,7 +12,7 @@ import click
 
 from control import service
 from control.cli import quickstart
-from control.cli.applying import apply_command
+from control.cli.applying import apply_command, export_command
 from control.cli.certificates import ca_group, cert_group
 from control.cli.explain import explain_command
 from control.cli.imports import import_group
@@ -292,7 +292,7 @@ def enrol_sentinel(address: tuple[str, int], home: Path, conf: Path | None) -> N
 
 COMMANDS = (
     *GROUPS, ca_group, cert_group, crl_group, status_command, explain_command, log_command,
-    import_group, apply_command,
+    import_group, apply_command, export_command,
 )  # fmt: skip
 for command in COMMANDS:
     main.add_command(command)

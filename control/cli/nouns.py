@@ -9,6 +9,13 @@ import click
 
 from control.cli import client
 from control.cli.client import Client
+from control.cli.identities import (
+    SUBJECT,
+    fields_of,
+    given_identities,
+    identity_group,
+    with_identities,
+)
 from control.cli.options import (
     DRY_RUN,
     FILE,
@@ -19,7 +26,7 @@ from control.cli.options import (
     choice,
     connected,
 )
-from control.cli.output import AS_JSON, echo
+from control.cli.output import AS_JSON, IDENTITIES, echo
 from control.records import (
     AuthMethod,
     Enforcement,
@@ -108,6 +115,7 @@ class Noun:
     help: str
     fields: tuple[Field, ...]
     columns: tuple[str, ...] = ()
+    identities: bool = False  # whether certificates are one
 
 
 NOUNS = (
@@ -115,14 +123,14 @@ NOUNS = (
         "user", "/v1/users", "People and programs, by certificate or by password.",
         (
             Field("auth-method", "auth_method", "How it logs in.", kind=choice(AuthMethod)),
-            Field("subject", "certificate_subject_line", "Of its certificate: CN=alice,O=acme"),
             Field("email", "email", "Its e-mail address."),
             Field("role", "role_uids", "A role by name; give all of them. The role None gives no "
                   "rights in this API.", several(uid_in(ROLES)), multiple=True, needed=True),
             Field("password", "password", "Ask for a password, or read a line of standard input.",
                   typed_password, flag=True),
         ),
-        ("uid", "name", "auth_method", "certificate_subject_line", "role", "status"),
+        ("uid", "name", "auth_method", IDENTITIES, "role", "status"),
+        identities=True,
     ),
     Noun(
         "role", ROLES, "What users may do in this API, and what rights are given to.",
@@ -196,16 +204,17 @@ def with_fields(noun: Noun) -> Callable[[Command], Command]:
     def add(command: Command) -> Command:
         for field in reversed(noun.fields):
             command = field.declare()(command)
-        return command
+        return with_identities(command) if noun.identities else command
 
     return add
 
 
 def body(ask: Client, noun: Noun, given: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that the command line has, as the request has them."""
+    identities = given_identities({**given})
     values = {field: given[field.name] for field in noun.fields}
     there = {field: one for field, one in values.items() if one not in (None, ())}
-    return {
+    return fields_of(identities) | {
         field.name: field.read(ask, one)
         for field, one in there.items()
         if one is not False or field.kind is bool
@@ -276,6 +285,8 @@ def collection(noun: Noun, group: click.Group) -> None:
             if field.needed and not given[field.name]:
                 raise click.UsageError(f"which {field.option}? --{field.option}: {field.help}")
         sent = {"name": name, **body(ask, noun, given)}
+        if sent.keys() & {IDENTITIES, SUBJECT}:
+            sent.setdefault("auth_method", "certificate")
         echo(change(ask, dry_run, "POST", noun.path, sent), as_json)
 
     @group.command()
@@ -310,6 +321,8 @@ def collection(noun: Noun, group: click.Group) -> None:
 def group_of(noun: Noun) -> click.Group:
     group = click.Group(noun.name, help=noun.help)
     (collection if noun.columns else one_of_a_kind)(noun, group)
+    if noun.identities:
+        group.add_command(identity_group)
     return group
 
 

@@ -89,11 +89,12 @@ NO_WAIT = click.option(
 )  # fmt: skip
 
 
-def change(ask: Client, dry_run: bool, method: str, path: str, sent: Any = None) -> Any:
+def change(ask: Client, dry_run: bool, method: str, path: str, sent: Any = None,
+           match: str = "") -> Any:  # fmt: skip
     """Makes a change, waits for the servers, and returns the API's answer; or, of a dry run, says
-    what it would do, and returns None."""
+    what it would do, and returns None. `match`: the ETag of the state that it is for."""
     if not dry_run:
-        found = make_change(ask, method, path, sent)
+        found = make_change(ask, method, path, sent, match)
         for warning in found.get("warnings", ()) if isinstance(found, dict) else ():
             click.echo(clean(f"warning: {warning}"), err=True)
         return found
@@ -103,10 +104,12 @@ def change(ask: Client, dry_run: bool, method: str, path: str, sent: Any = None)
     return None
 
 
-def make_change(ask: Client, method: str, path: str, sent: Any = None) -> Any:
+def make_change(
+    ask: Client, method: str, path: str, sent: Any = None, match: str = ""
+) -> Any:
     """Makes a change and says on how many servers it is in force, and why not on others."""
     with show_waiting():
-        found = ask(method, with_wait(path, wait_seconds()), sent)
+        found = ask(method, with_wait(path, wait_seconds()), sent, match)
     follow(found.pop("in_force", ""), found.pop("pending", []))
     return found
 

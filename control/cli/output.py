@@ -10,7 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from control.policy import bindings
+
 Fields = Mapping[str, Any]
+IDENTITIES = "certificate_identities"  # a field of users
 
 
 def render_explanation(found: Fields) -> Iterator[str]:
@@ -108,6 +111,11 @@ def cell(value: Any) -> Text:
     return Text(clean(str(value).strip()))
 
 
+def readable(name: str, value: Any) -> Any:
+    """A field's value as people read it, where its JSON is not that."""
+    return "; ".join(map(bindings.written, value)) if name == IDENTITIES and value else value
+
+
 def echo(value: Any, as_json: bool, columns: tuple[str, ...] = ()) -> None:
     """An object as two columns, a list as rows of `columns`; or either of them as JSON. Nothing for
     None."""
@@ -121,10 +129,10 @@ def echo(value: Any, as_json: bool, columns: tuple[str, ...] = ()) -> None:
         for column in columns:
             table.add_column(column.upper(), overflow="fold")
         for one in value:
-            table.add_row(*(cell(one.get(column, "")) for column in columns))
+            table.add_row(*(cell(readable(column, one.get(column, ""))) for column in columns))
     else:
         for name, content in value.items():
-            table.add_row(Text(name), cell(content))
+            table.add_row(Text(name), cell(readable(name, content)))
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(highlight=False, width=1000)
     console.print(table, crop=False)

@@ -6,7 +6,7 @@ spells it; nothing here knows what a value of a kind may be.
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, get_args
 
 from control.policy import core
@@ -95,6 +95,32 @@ def is_plain(binding: Binding) -> bool:
     return binding == Binding("subject", binding.value)
 
 
+def ca_among(text: str, trusted: Sequence[core.Identity]) -> str:
+    """The key id of the one of these CAs that has this name, SHA-256 or key id. Raises
+    ValueError."""
+    wanted = text.replace(":", "").lower()
+    names = {text, *_spelled_name(text)}
+    found = {
+        one.key
+        for one in trusted
+        if wanted in (one.key, one.cert)
+        or one.subject in names
+        or text in core.common_names(one.subject)
+    }
+    if len(found) == 1:
+        return found.pop()
+    known = ", ".join(sorted({f"'{one.subject}'" for one in trusted})) or "none"
+    what = "several trusted CAs are" if found else "no trusted CA is"
+    raise ValueError(f"ca: {what} called '{text}' (trusted are: {known}); its key id names it")
+
+
+def _spelled_name(text: str) -> tuple[str, ...]:
+    try:
+        return (core.parse_name(text),)
+    except core.CoreError:
+        return ()
+
+
 def doubt(binding: Binding) -> str:
     """What is to be said of a value that certificates are not likely to have; "" for most."""
     value = binding.value
@@ -156,6 +182,82 @@ def shown(binding: Binding) -> dict[str, Any]:
         "comment": binding.comment,
     }
     return {binding.kind: value} | {name: said for name, said in options.items() if said}
+
+
+def kind_of(given: Mapping[str, Any]) -> str:
+    """The kind of an identity in JSON."""
+    return next(kind for kind in KINDS if kind in given)
+
+
+def value_of(given: Mapping[str, Any]) -> str:
+    """Its value, as a binding has it. Raises ValueError."""
+    kind = kind_of(given)
+    return _value(kind, given[kind])
+
+
+# ---- One line of text, for people ----------------------------------------------------------------
+
+WORD = re.compile(r'(?:(?:ca|from|session|comment)=)?"(?:\\.|[^"\\])*"(?!\S)|\S+')
+OPTION = re.compile(r"(?:(ca|from|session|comment)=(.+)|shared)", re.DOTALL)
+
+
+def written(given: Mapping[str, Any]) -> str:
+    """An identity in JSON as a line that `typed` reads: `uri spiffe://a/b session=8h`."""
+    plain = _written(given, str)
+    try:
+        return plain if typed(plain) == given else _written(given, _quoted)
+    except ValueError:  # a value that ends as an option does
+        return _written(given, _quoted)
+
+
+def _written(given: Mapping[str, Any], value: Callable[[str], str]) -> str:
+    options = {**given, "from": ",".join(given.get("from", ()))}
+    words = [kind_of(given), value(value_of(given))]
+    words += [f"{name}={_word(options[name])}" for name in OPTIONS if options.get(name)]
+    words += ["shared"] if given.get("shared") else []
+    words += [f"comment={_word(given['comment'])}"] if given.get("comment") else []
+    return " ".join(words)
+
+
+def _word(text: str) -> str:
+    return _quoted(text) if re.search(r'[\s"]', text) else text
+
+
+def _quoted(text: str) -> str:
+    return '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
+
+
+def typed(text: str) -> dict[str, Any]:
+    """The JSON of an identity that somebody typed: a kind, its value (in quotes where it could be
+    taken for an option), options. A subject needs no kind. Raises ValueError."""
+    words = list(WORD.finditer(text))
+    if not words:
+        raise ValueError("an identity is a kind and a value")
+    kind = words[0][0]
+    if kind not in KINDS:
+        if "=" not in kind:
+            raise ValueError(f"'{kind}' is none of {', '.join(KINDS)}")
+        words.insert(0, words[0])
+        kind = "subject"
+    options: dict[str, Any] = {}
+    while len(words) > 2 and (found := OPTION.fullmatch(words[-1][0])):
+        name = found[1] or "shared"
+        if name in options:
+            raise ValueError(f"{name} is there twice")
+        options[name] = unquoted(found[2]) if found[1] else True
+        words.pop()
+    if len(words) < 2:
+        raise ValueError(f"{kind}: a value is missing")
+    value = text[words[1].start() : words[-1].end()]
+    value = unquoted(value) if len(words) == 2 else value
+    if "from" in options:
+        options["from"] = options["from"].split(",")
+    if kind not in BY_OID:
+        return {kind: value, **options}
+    oid, equals, said = value.partition("=")
+    if not equals:
+        raise ValueError(f"{kind}: '{value}' is not like OID=VALUE")
+    return {kind: {"oid": oid, "value": said}, **options}
 
 
 def parted(bindings: Iterable[Binding]) -> tuple[str, tuple[Binding, ...]]:

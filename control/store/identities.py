@@ -58,12 +58,14 @@ def _check_shared(mine: Binding, theirs: Binding, other: User) -> None:
     if not (mine.shared and theirs.shared):
         raise conflict(
             "certificate_identity_already_exists",
-            f"user '{other.name}' has the identity {what}: one certificate is one user, unless "
+            f"certificate_identities: user '{other.name}' has the identity {what}: "
+            "one certificate is one user, unless "
             'each of its users has "shared": true with it',
         )
     if replace(mine, comment="") != replace(theirs, comment=""):
         raise conflict(
             "certificate_identity_differs",
-            f"user '{other.name}' shares the identity {what} with another ca, from or session: a "
+            f"certificate_identities: user '{other.name}' shares the identity {what} "
+            "with another ca, from or session: a "
             "client has these before it chooses, so they have to be the same",
         )

@@ -35,6 +35,7 @@ from control.api.bdb_models import (
 )
 from control.api.certauth import ChangeBody, KnownBody
 from control.api.certificates import CertificateBody
+from control.api.identities import IdentityBody, OidBody
 from control.api.openapi import declared
 from control.api.system import BootstrapBody
 from control.api.web import PUBLIC, Rule
@@ -424,6 +425,8 @@ def test_every_object_is_documented() -> None:
     """The models within the bodies, as a table each."""
     titles = {
         models.SubjectBody: "Subjects",
+        IdentityBody: "Certificate identities",
+        OidBody: "Values by OID",
         EndpointBody: "Endpoints",
         ClientCertificateBody: "Client certificates",
         CertificateBody: "Certificate entries",
@@ -440,7 +443,8 @@ def test_every_object_is_documented() -> None:
     assert within == {*titles, NewBdbBody}  # the last is that of POST /v1/bdbs
     for model, title in titles.items():
         said = rows(section("docs/rest.md", title))
-        assert {word for row in said for word in ticked(row[0])} == set(model.model_fields)
+        names = {field.alias or name for name, field in model.model_fields.items()}
+        assert {word for row in said for word in ticked(row[0])} == names
         needed = {n for n, f in model.model_fields.items() if f.is_required()}
         marked = [row[0] for row in said if re.match(r"Required[.:]", row[1])]
         assert {word for cell in marked for word in ticked(cell)} == needed
@@ -477,14 +481,14 @@ def test_the_first_acls_are_as_told() -> None:
 # ---- docs/operating.md, CONTRIBUTING.md ----------------------------------------------------------
 
 
-def usages() -> Iterator[tuple[str, str, click.Command]]:
+def usages(group: click.Group = main, above: str = "") -> Iterator[tuple[str, str, click.Command]]:
     """Each command's heading, its full name, and itself; those of groups too."""
-    for name, command in main.commands.items():
+    for name, command in group.commands.items():
+        full = f"{above} {name}".strip()
         if isinstance(command, click.Group):
-            for inner, one in command.commands.items():
-                yield name, f"{name} {inner}", one
+            yield from usages(command, full)
         else:
-            yield name, name, command
+            yield full.split()[0], full, command
 
 
 def test_every_command_of_the_cli_is_documented() -> None:

@@ -147,6 +147,55 @@ def test_the_page_asks_for_a_role(api: ControlPlane, admin: Browser) -> None:
     assert api.ok("GET /v1/users/2")["role_uids"] == [6]
 
 
+URI = "uri spiffe://acme/cart"
+
+
+def test_identities_are_lines_of_a_form(api: ControlPlane, admin: Browser) -> None:
+    """Beside the subject, which is one of them; all that a form does not say goes."""
+    page = edited(
+        admin, "/ui/users/new", name="cart", auth_method="certificate", role_uids=["6"],
+        certificate_identities=f"{URI} session=8h\r\n\r\nCN=John Doe, O=acme from=10.0.0.0/8",
+    )  # fmt: skip
+    page = admin.send(page, "/ui/users/new")
+    assert f"Identities {URI} session=8h subject CN=John Doe,O=acme from=10.0.0.0/8" in page.text
+    both = api.ok("GET /v1/users/2")["certificate_identities"]
+    assert both[0] == {"uri": "spiffe://acme/cart", "session": "8h"}
+    assert both[1] == {"subject": "CN=John Doe,O=acme", "from": ["10.0.0.0/8"]}
+    for typed, told in (
+        ({"certificate_subject_line": "CN=cart"}, [{"subject": "CN=cart"}, *both]),
+        ({"email": "cart@acme.example"}, [{"subject": "CN=cart"}, *both]),
+        ({"certificate_identities": "dns a.acme"}, [{"subject": "CN=cart"}, {"dns": "a.acme"}]),
+        ({"certificate_subject_line": ""}, [{"dns": "a.acme"}]),
+        ({"certificate_subject_line": "CN=b", "certificate_identities": ""}, [{"subject": "CN=b"}]),
+    ):
+        page = edited(admin, "/ui/users/2", **typed)
+        assert page.title == "Change the user cart?", page.text
+        admin.send(page, "/ui/users/2")
+        assert api.ok("GET /v1/users/2")["certificate_identities"] == told
+    assert "CN=b" in admin.get("/ui/users/").text
+
+
+def test_a_wrong_identity_stands_at_its_field(api: ControlPlane, admin: Browser) -> None:
+    """With its line; one that somebody else has too; and what was typed stays."""
+    other = {"name": "a", "auth_method": "certificate", "role": "none"}
+    taken = [{"uri": "spiffe://acme/cart"}]
+    api.ok("POST /v1/users", {**other, "certificate_identities": taken})
+    form = {"name": "x", "auth_method": "certificate", "role_uids": ["6"]}
+    for typed, why in (
+        (f"{URI}x\nuri", "line 2: uri: a value is missing"),
+        ("key ab", "64 hex digits"),
+        (URI, "user 'a' has the identity"),
+        ("dns a.acme ca=nobody", "no trusted CA is called 'nobody'"),
+    ):
+        page = edited(admin, "/ui/users/new", **form, certificate_identities=typed)
+        assert page.status in (400, 409), page.text
+        assert '<a href="#certificate_identities">' in page.html, page.text
+        assert why in page.text
+        sent = page.form("/ui/users/new")["certificate_identities"]
+        assert "".join(sent).strip() == typed
+    assert len(api.ok("GET /v1/users")) == 2
+
+
 def test_of_two_editors_the_second_is_told(api: ControlPlane, admin: Browser, orders: Any) -> None:
     """While the form was open, or the preview: nothing of theirs is overwritten."""
     form = admin.get("/ui/acls/2")

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from control.policy import bindings
 from tests.kit.node import Start, who
 from tests.kit.plane import Plane, enrolled_node
 from tests.kit.rest import ControlPlane
@@ -66,6 +67,26 @@ def test_a_bad_identity_is_a_400_with_its_place(
     assert (answer.status, answer.code) == (400, code)
     assert words in answer.text
     assert len(api.ok("GET /v1/users")) == 1
+
+
+def test_an_attribute_by_oid_comes_back_as_it_can_be_sent(api: ControlPlane) -> None:
+    """By its name where it has one; what is no OID is refused."""
+    serial = {"attribute": {"oid": "2.5.4.5", "value": "12345"}}
+    made = api.ok("POST /v1/users", cart(serial, {"extension": {"oid": "1.2.3", "value": "x"}}))
+    both = made["certificate_identities"]
+    assert both[0] == {"attribute": {"oid": "serialNumber", "value": "12345"}}
+    assert api.ok("PUT /v1/users/2", {"certificate_identities": both}) == made
+    wrong = cart({"extension": {"oid": "serial number", "value": "x"}}, name="o")
+    assert api("POST /v1/users", wrong).code == "invalid_schema"
+
+
+def test_the_description_has_each_field_by_its_name(api: ControlPlane) -> None:
+    """`from`, not what Python calls it."""
+    schemas = api.ok("GET /openapi.json")["components"]["schemas"]
+    told = schemas["IdentityBody"]["properties"]
+    assert {*bindings.KINDS, "ca", "from", "session", "shared", "comment"} == set(told)
+    listed = schemas["NewUserBody"]["properties"]["certificate_identities"]
+    assert listed["items"] == {"$ref": "#/components/schemas/IdentityBody"}
 
 
 def test_one_identity_is_one_user(api: ControlPlane) -> None:

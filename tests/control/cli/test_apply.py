@@ -125,6 +125,39 @@ def test_a_key_that_is_there_twice_is_refused(tmp_path: Path) -> None:
         read(tmp_path / "f")
 
 
+@pytest.mark.parametrize(
+    ("identities", "message"),
+    [
+        ([{"uri": "a://b", "sesion": "8h"}], "sesion"),
+        ([{"uri": "a://b", "dns": "x"}], "exactly one"),
+        ([{"cn": "x", "from": "10.0.0.0/8"}], "from"),
+        ([{"cn": "x"}], "certificate_subject_line is not among"),
+        ("x", "wrong form"),
+    ],
+)
+def test_a_bad_identity_is_said(identities: Any, message: str, tmp_path: Path) -> None:
+    """A restriction that is misspelt is never taken for none."""
+    user = {"name": "x", "certificate_subject_line": "CN=x", "certificate_identities": identities}
+    with pytest.raises(PolicyFileError, match=f"users 'x': (?s:.*){message}"):
+        parse({"users": [user]}, tmp_path)
+
+
+def test_identities_that_are_spelled_or_ordered_otherwise_are_no_change(tmp_path: Path) -> None:
+    """The subject line is the first plain subject, so which that is counts."""
+
+    def user(*identities: Any) -> apply.State:
+        return parse({"users": [{"name": "x", "certificate_identities": [*identities]}]}, tmp_path)
+
+    networks = ["::1", "10.0.0.1"]
+    here = user({"subject": "CN=x,O=acme"}, {"uri": "a://b", "from": networks}, {"cn": "x"})
+    spelled = {"uri": "a://b", "from": networks[::-1]}
+    same = user({"cn": "x"}, spelled, {"subject": "/O=acme/CN=x"})
+    assert steps(same, here) == []
+    assert steps(user({"cn": "x"}, {"uri": "a://b"}), here) == ["update users 'x'"]
+    two = ({"subject": "CN=x"}, {"subject": "CN=y"})
+    assert steps(user(*two), user(*reversed(two))) == ["update users 'x'"]
+
+
 # ---- Made so ----
 
 FILE = """
@@ -138,6 +171,12 @@ users:
     auth_method: certificate
     certificate_subject_line: "CN=alice, OU=eng, O=acme"
     roles: [readers, DB Viewer]
+  - name: cart
+    auth_method: certificate
+    certificate_identities:
+      - {uri: "spiffe://acme/cart", ca: CANAME, comment: "a pod"}
+      - {subject: "/O=acme/CN=cart", session: 8h}
+    roles: [readers]
   - {name: bob, auth_method: regular, roles: [None], password_file: bob}
 bdbs:
   - name: orders
@@ -157,8 +196,10 @@ def connection(tmp_path: Path, pki: Pki, monkeypatch: pytest.MonkeyPatch) -> Ite
     """A running control plane, as options; the file and what it names."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     (tmp_path / "ca.pem").write_bytes(pki.ca.pem)
+    name = pki.ca.certificate.subject.rfc4514_string().removeprefix("CN=").split(",")[0]
     (tmp_path / "bob").write_text("a secret word\n")
-    (tmp_path / "policy.yaml").write_text(FILE.replace("[None]", '["None"]'))
+    text = FILE.replace("[None]", '["None"]').replace("CANAME", name)
+    (tmp_path / "policy.yaml").write_text(text)
     config = initialised(tmp_path / "home")
     with service.running(config):
         yield [
@@ -195,13 +236,35 @@ def test_the_declared_state_is_made_and_stays(connection: list[str], tmp_path: P
     assert run(connection, file, "--dry-run").stdout == dry.stdout
     made = run(connection, file, "--yes", "--no-wait")
     assert made.exit_code == 0, made.output
-    assert "8 changes made" in made.output
+    assert "9 changes made" in made.output
     for options in ([], ["--prune"]):
         assert "nothing to do" in run(connection, file, *options).output
     file.write_text(file.read_text().replace("port: 1", "port: 2"))
     changed = run(connection, file, "--yes", "--no-wait")
     assert "update bdbs 'orders'" in changed.output
     assert "1 changes made" in changed.output
+
+
+def test_what_is_exported_is_no_change(connection: list[str], tmp_path: Path) -> None:
+    """Also with --prune; an identity that is not in the file goes, and comes back."""
+    assert run(connection, tmp_path / "policy.yaml", "--yes", "--no-wait").exit_code == 0
+    told = CliRunner().invoke(main, ["export", *connection], input=f"{ADMIN[1]}\n")
+    assert told.exit_code == 0, told.output
+    text = told.stdout[told.stdout.index("trusted_ca:") :]
+    assert "spiffe://acme/cart" in text
+    assert "certificate_subject_line" not in text
+    file = tmp_path / "exported.yaml"
+    file.write_text(text)
+    found = run(connection, file, "--prune")
+    assert "nothing to do" in found.output, found.output
+    less = text.replace("  - subject: CN=cart,O=acme\n    session: 8h\n", "")
+    assert less != text
+    file.write_text(less)
+    changed = run(connection, file, "--yes", "--no-wait")
+    assert "update users 'cart'\n    certificate_identities: [" in changed.output, changed.output
+    file.write_text(text)
+    assert "1 changes made" in run(connection, file, "--yes", "--no-wait").output
+    assert "nothing to do" in run(connection, file, "--prune").output
 
 
 def test_pruning_deletes_what_is_not_declared(connection: list[str], tmp_path: Path) -> None:

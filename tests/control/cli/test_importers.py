@@ -20,7 +20,7 @@ from tests.kit.rest import ADMIN
 from tests.kit.servers import Server
 from tests.kit.support import Pki
 
-TEMPLATE = subjects_of([], "CN", "CN={},O=acme", Import())
+TEMPLATE = subjects_of([], "CN={},O=acme", Import())
 
 
 def user(name: str, role: str, subject: str = "") -> dict[str, Any]:
@@ -121,21 +121,35 @@ def test_a_name_cannot_add_an_attribute() -> None:
 
 
 def test_certificates_tell_their_subjects(pki: Pki) -> None:
-    """By CN, or by URI; one that is there twice, or is none, is told of."""
-    spiffe = pki.ca.issue("CN=x,O=acme", san=["uri:spiffe://a/b"])
+    """By CN; one that is there twice, or is none, is told of."""
     notes = Import()
-    named = [("a.pem", pki.alice.pem), ("s.pem", spiffe.pem), ("x.pem", b"x")]
-    by_name = subjects_of(named, "CN", "", notes)
+    by_name = subjects_of([("a.pem", pki.alice.pem), ("x.pem", b"x")], "", notes)
     assert by_name("alice") == "CN=alice,OU=eng,O=acme"
     assert by_name("nobody") is None
     assert noted(notes, "x.pem", "no certificate")
-    by_uri = subjects_of(named, "URI", "", Import())
-    assert by_uri("spiffe://a/b") == "CN=x,O=acme"
     again = [("a.pem", pki.alice.pem), ("b.pem", pki.ca.issue("CN=alice").pem)]
     twice = Import()
-    subjects_of(again, "CN", "", twice)
+    subjects_of(again, "", twice)
     assert noted(twice, "b.pem", "two subjects")
     assert noted(from_acl_file("user carol on +get", by_name), "'carol'", "--subject")
+
+
+def test_users_by_uri_have_it_as_their_identity(pki: Pki, tmp_path: Path) -> None:
+    """No certificate is needed for that; and one that is given, or a template, is refused."""
+    file = tmp_path / "users.acl"
+    file.write_text("user spiffe://a/b on +get\nuser spiffe:/a/b on +set\n")
+    found = from_acl_file(file.read_text(), None)
+    assert found.state["users"][0] == {
+        "name": "spiffe://a/b", "auth_method": "certificate", "roles": ["spiffe-a-b"],
+        "certificate_identities": [{"uri": "spiffe://a/b"}],
+    }  # fmt: skip
+    assert [one["name"] for one in found.state["roles"]] == ["spiffe-a-b", "spiffe-a-b-2"]
+    made = taken(found, tmp_path)["users"]["spiffe://a/b"]
+    assert made["certificate_identities"] == [{"uri": "spiffe://a/b"}]
+    command = ["import", "acl", str(file), "--of", "URI"]
+    assert "uri: spiffe://a/b" in CliRunner().invoke(main, command).output
+    refused = CliRunner().invoke(main, [*command, "--subject", "CN={}"])
+    assert (refused.exit_code, "are for CN" in refused.output) == (2, True)
 
 
 def test_the_acl_list_of_a_server_comes_over_whole(
@@ -176,8 +190,10 @@ certs "not closed
 def test_a_pg_ident_becomes_users(tmp_path: Path) -> None:
     """By the whole subject where it has one, by CN and template else."""
     found = from_pg_ident(IDENT, TEMPLATE)
-    declared = {one["name"]: one["certificate_subject_line"] for one in found.state["users"]}
-    assert declared == {"alice": "CN=alice,OU=eng,O=acme", "bob": "CN=bob,O=acme"}
+    alice, bob = found.state["users"]
+    subjects = [{"subject": "CN=alice,OU=eng,O=acme"}, {"subject": "CN=carol,O=acme"}]
+    assert (alice["name"], alice["certificate_identities"]) == ("alice", subjects)
+    assert (bob["name"], bob["certificate_subject_line"]) == ("bob", "CN=bob,O=acme")
     assert set(taken(found, tmp_path)["users"]) == {"alice", "bob"}
 
 
@@ -185,7 +201,7 @@ def test_what_a_pg_ident_has_and_we_have_not_is_told() -> None:
     """Each line that makes nobody, with its number and why."""
     found = from_pg_ident(IDENT, TEMPLATE)
     for number, why in (
-        (5, "has one subject"), (6, "is 'bob' already"), (7, "regular expression"),
+        (6, "is 'bob' already"), (7, "regular expression"),
         (8, "several users"), (9, "three words"), (10, "not followed"), (11, "quotation"),
     ):  # fmt: skip
         assert noted(found, f"line {number}:", why), (number, found.notes)
