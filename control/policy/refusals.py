@@ -1,7 +1,8 @@
 """What one server does not take of a policy costs whom it is about, there, and nobody else. Pure.
 
 A `user` line that a server refuses becomes one that is off; where the server refuses that as well,
-as it has a user of its own by that name, the user's certificates are bound to nobody there.
+as it has a user of its own by that name, the user's certificates are bound to nobody there. So are
+those that fit a `pattern` line that a server refuses.
 """
 
 import re
@@ -63,7 +64,9 @@ def unbound(refused: Iterable[Refused], lines: Iterable[str]) -> tuple[Refused, 
     refused = tuple(refused)
     taken = {one.user for one in refused if one.why and one.user and not one.instead}
     known = {one.line for one in refused}
-    found = (line for line in lines if line.startswith("bind ") and line not in known)
+    found = (
+        line for line in lines if line.startswith(("bind ", "pattern ")) and line not in known
+    )
     return refused + tuple(
         Refused(line, taking.unbound(line, taken), "", taking.user_of(line))
         for line in found if taken and not taken.isdisjoint(taking.users_of(line))
@@ -121,9 +124,10 @@ def _blame(found: dict[str, Refused], line: str, why: str) -> None:
     if replaced:  # nor does it take that
         found[replaced[0].line] = replace(replaced[0], instead="", why=why)
     elif line.startswith("user "):
-        instead = taking.off(line)
-        user = taking.user_of(line)
-        found[line] = Refused(line, "" if instead == line else instead, why, user)
+        off, user = taking.off(line), taking.user_of(line)
+        found[line] = Refused(line, "" if off == line else off, why, user)
+    elif line.startswith("pattern "):
+        found[line] = Refused(line, instead(line), why, "")
     else:
         found[line] = Refused(line, "", why, "")
 
@@ -133,7 +137,7 @@ def instead(line: str) -> str:
     word = line.partition(" ")[0]
     if word == "user":
         return taking.off(line)
-    return taking.unbound(line, taking.users_of(line)) if word == "bind" else ""
+    return taking.unbound(line, taking.users_of(line)) if word in ("bind", "pattern") else ""
 
 
 NAMED = 5  # in a sentence
