@@ -15,8 +15,9 @@ from control.records import Refused
 
 LISTED = 32  # problems that a server names in one answer (module/core/policy.c)
 PROBLEM = re.compile(
-    r"; (?:line (?P<number>\d+)|the policy's line '(?P<begin>.*?)(?P<cut>\.\.\.)?'): (?P<why>.*?)"
-    r"(?=; line \d+: |; the policy's line '|$)"
+    r"; (?:(?:line (?P<number>\d+)|the policy's line '(?P<begin>.*?)(?P<cut>\.\.\.)?'): |"
+    r"(?=the server has the user '(?P<own>.*?)' already, whose name))(?P<why>.*?)"
+    r"(?=; line \d+: |; the policy's line '|; the server has the user '|$)"
 )
 Signs = dict[str, int]  # line → how much more often it is there than somewhere else: -1, 0 or 1
 
@@ -83,6 +84,10 @@ def blamed(
     found = {one.line: one for one in refused}
     before = dict(found)
     for problem in PROBLEM.finditer(text):
+        if problem["own"]:
+            for one in _making(problem["own"], policy):
+                _blame(found, one, problem["why"])
+            continue
         line = _line(problem, sent, policy)
         if line is None:
             return None
@@ -106,6 +111,12 @@ def _line(problem: "re.Match[str]", sent: tuple[str, ...], policy: Iterable[str]
     begin, cut = problem["begin"], problem["cut"]
     held = [one for one in policy if (one.startswith(begin) if cut else one == begin)]
     return held[0] if len(held) == 1 else None
+
+
+def _making(user: str, policy: Iterable[str]) -> list[str]:
+    """The patterns that would make a user whom the server has by itself, or others of its word."""
+    lines = (line for line in policy if line.startswith("pattern "))
+    return [line for line in lines if user.startswith(taking.word_made(line) or "\0")]
 
 
 def _alike(line: str, why: str, sent: Iterable[str]) -> list[str]:

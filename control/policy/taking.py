@@ -79,6 +79,19 @@ def _pattern(line: str) -> tuple[list[str], list[str]]:
     return options, words[len(options) :]
 
 
+def word_made(line: str) -> str:
+    """How the names of the users that a `pattern` line makes begin, with the colon; "" where it
+    names a user."""
+    user = _tokens(line, 4)[3]
+    word, colon, _ = user.partition(":")
+    return word + colon if PLACEHOLDER.search(user) else ""
+
+
+def pattern_rules(line: str) -> list[str]:
+    """The rules of a `pattern` line, from `on`; none where it names a user."""
+    return _pattern(line)[1]
+
+
 def off(line: str) -> str:
     """A `user` line for the same user, who has no rights and is switched off."""
     tokens = _tokens(line, 3)

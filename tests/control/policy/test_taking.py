@@ -106,6 +106,14 @@ def test_a_refused_pattern_costs_that_pattern() -> None:
     text = "1 problem; line 1: Unknown command"
     found = refusals.blamed(text, [f"+{line}", f"+{SHOP}"], (), [line, SHOP])
     assert found == (Refused(line, taking.unbound(line, ()), "Unknown command", ""),)
+    text = (
+        "2 bad, nothing changed; the server has the user 'device:x' already, whose name belongs to "
+        "a pattern line: remove it; line 1: Unknown command"
+    )
+    found = refusals.blamed(text, [f"+{USERS[0][1:]}"], (), [line, SHOP, USERS[0][1:]])
+    assert found is not None
+    assert [one.line for one in found] == [line, USERS[0][1:]]
+    assert found[0].why.endswith("remove it")
     own = Refused("user shop on +@all", "", "is the server's own", "shop")
     (_, also) = refusals.unbound([own], [line, SHOP])
     assert also == Refused(SHOP, taking.unbound(SHOP, ()), "", "shop")
