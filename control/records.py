@@ -128,6 +128,26 @@ class Binding:
     comment: str = ""
 
 
+PatternKind = Literal["subject", "cn", "uri", "dns", "email", "upn"]
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A `pattern` line (docs/policy.md), each of its words in canonical spelling: many
+    certificates, each a user of its own whose rights come from `role_uids`, or all one user."""
+
+    uid: int
+    name: str
+    kind: PatternKind
+    template: str
+    user: str  # with placeholders of the template; or without, the name of a certificate user
+    role_uids: tuple[int, ...] = ()  # none where all of them are one user, who has its own
+    ca: str = ""  # as those of Binding
+    networks: tuple[str, ...] = ()
+    session: str = ""
+    comment: str = ""
+
+
 @dataclass(frozen=True)
 class User:
     uid: int

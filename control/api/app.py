@@ -22,6 +22,7 @@ from control.api import (
     login,
     logs,
     metrics,
+    patterns,
     redis_acls,
     reference,
     revocation,
@@ -50,7 +51,7 @@ log = logging.getLogger(__name__)
 BODY = 1 << 20  # bytes of a request's body, as in control/http/protocol.py
 MODULES = (
     cluster, certificates, users, login, roles, redis_acls, bdbs, actions, logs, system, certauth,
-    metrics, issuing, revocation, rotation, sessions, reference,
+    metrics, issuing, revocation, rotation, sessions, reference, patterns,
 )  # fmt: skip
 
 

@@ -32,6 +32,7 @@ from control.records import (
     Enforcement,
     KeyUsage,
     Management,
+    PatternKind,
     Switch,
     TlsMode,
     Validation,
@@ -91,15 +92,21 @@ class Field:
     flag: bool = False
     needed: bool = False  # to create one
 
+    @property
+    def parameter(self) -> str:
+        """What a command calls it: unlike any option that all commands have, such as --ca."""
+        return f"field_{self.option.replace('-', '_')}"
+
     def declare(self) -> Callable[[Any], Any]:
         if self.flag and self.kind is bool:
             option = f"--{self.option}/--no-{self.option}"
-            return click.option(option, self.name, default=None, help=self.help)
+            return click.option(option, self.parameter, default=None, help=self.help)
         if self.flag:
-            return click.option(f"--{self.option}", self.name, is_flag=True, help=self.help)
+            return click.option(f"--{self.option}", self.parameter, is_flag=True, help=self.help)
         return click.option(
-            f"--{self.option}", self.name, type=self.kind, multiple=self.multiple, help=self.help
-        )
+            f"--{self.option}", self.parameter, type=self.kind, multiple=self.multiple,
+            help=self.help,
+        )  # fmt: skip
 
 
 def switch(option: str, name: str, text: str) -> Field:
@@ -131,6 +138,25 @@ NOUNS = (
         ),
         ("uid", "name", "auth_method", IDENTITIES, "role", "status"),
         identities=True,
+    ),
+    Noun(
+        "pattern", "/v1/certauth/patterns",
+        "Many certificates by one line: each a user of its own, or all of them one.",
+        (
+            Field("kind", "kind", "What of a certificate the template is for.",
+                  kind=choice(PatternKind), needed=True),
+            Field("template", "template", "Like 'CN={id},OU=devices,O=acme'.", needed=True),
+            Field("user", "user", "Like 'device:{id}'; without a placeholder, a certificate user.",
+                  needed=True),
+            Field("role", "role_uids", "A role by name; give all of them.",
+                  several(uid_in(ROLES)), multiple=True),
+            Field("issued-by", "ca", "Only below this trusted CA: a name, SHA-256 or key id."),
+            Field("from", "from", "A network that they come from; give all of them.",
+                  several(as_is), multiple=True),
+            Field("session", "session", "How long a connection may last, like 8h."),
+            Field("comment", "comment", "For people."),
+        ),
+        ("uid", "name", "kind", "template", "user", "role_uids"),
     ),
     Noun(
         "role", ROLES, "What users may do in this API, and what rights are given to.",
@@ -212,7 +238,7 @@ def with_fields(noun: Noun) -> Callable[[Command], Command]:
 def body(ask: Client, noun: Noun, given: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that the command line has, as the request has them."""
     identities = given_identities({**given})
-    values = {field: given[field.name] for field in noun.fields}
+    values = {field: given[field.parameter] for field in noun.fields}
     there = {field: one for field, one in values.items() if one not in (None, ())}
     return fields_of(identities) | {
         field.name: field.read(ask, one)
@@ -282,7 +308,7 @@ def collection(noun: Noun, group: click.Group) -> None:
     def create(ask: Client, name: str, dry_run: bool, as_json: bool, **given: Any) -> None:
         """Make one, and show it."""
         for field in noun.fields:
-            if field.needed and not given[field.name]:
+            if field.needed and not given[field.parameter]:
                 raise click.UsageError(f"which {field.option}? --{field.option}: {field.help}")
         sent = {"name": name, **body(ask, noun, given)}
         if sent.keys() & {IDENTITIES, SUBJECT}:

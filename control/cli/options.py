@@ -104,9 +104,7 @@ def change(ask: Client, dry_run: bool, method: str, path: str, sent: Any = None,
     return None
 
 
-def make_change(
-    ask: Client, method: str, path: str, sent: Any = None, match: str = ""
-) -> Any:
+def make_change(ask: Client, method: str, path: str, sent: Any = None, match: str = "") -> Any:
     """Makes a change and says on how many servers it is in force, and why not on others."""
     with show_waiting():
         found = ask(method, with_wait(path, wait_seconds()), sent, match)

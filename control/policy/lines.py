@@ -1,8 +1,9 @@
 """From rows to policy lines. Pure: nothing is read or written here, so a preview, an explanation
 and what is sent to a node come from the same functions.
 
-A database's policy is the union of its own lines (`database_lines`) and those of each certificate
-user with rights on it (`user_lines`); no line belongs to two of them. All lines are canonical.
+A database's policy is the union of its own lines (`database_lines`), those of each certificate
+user with rights on it (`user_lines`), and those of patterns (control/policy/patterns.py); no line
+belongs to two of them. All lines are canonical.
 
 * `set enforce on` where the database speaks TLS to its clients (`tls_mode` enabled), else `off`:
   without TLS there are no certificates to decide by, and `off` leaves every user alone. The way
@@ -136,7 +137,7 @@ def user_lines(
     if user.auth_method != "certificate" or not acls:
         return frozenset()
     taken = " adopt" if adopt else ""
-    lines = [f"user {core.quote(user.name)}{taken} on {_rules(acls)}"]
+    lines = [f"user {core.quote(user.name)}{taken} on {joined_rules(acls)}"]
     for binding in user.identities:
         sharing = bindings.sharing(binding, user, others)
         if sharing[0].uid == user.uid:
@@ -149,7 +150,8 @@ def user_lines(
         return frozenset()
 
 
-def _rules(acls: Sequence[str]) -> str:
+def joined_rules(acls: Sequence[str]) -> str:
+    """The rules of who has these ACLs: what any one of them allows."""
     different = list(dict.fromkeys(" ".join(acl.split()) for acl in acls))
     if len(different) == 1:
         rules = split_acl(different[0])
@@ -264,11 +266,14 @@ def check_acl(text: str) -> None:
 def acl_rules(text: str) -> str:
     """An ACL as the `user` lines of those who have it and no other one end: `on`, and its rules.
     Raises ValueError, core.CoreError."""
-    return rules_of(core.canonical(f"user x on {_rules([text])}"))
+    return rules_of(core.canonical(f"user x on {joined_rules([text])}"))
 
 
 def rules_of(line: str) -> str:
-    """The end of a canonical `user` line of a certificate user, from `on`."""
+    """The end of a canonical `user` line of a certificate user, or of a `pattern` line, from `on`;
+    "" of a pattern that names a user."""
+    if line.startswith("pattern "):
+        return " ".join(taking.pattern_rules(line))
     _, _, rest = line.partition(" ")
     name = taking.user_of(line)
     return rest.removeprefix(f"{name} ").removeprefix("adopt ")

@@ -1,7 +1,8 @@
 """What one server does not take of a policy costs whom it is about, there, and nobody else. Pure.
 
 A `user` line that a server refuses becomes one that is off; where the server refuses that as well,
-as it has a user of its own by that name, the user's certificates are bound to nobody there.
+as it has a user of its own by that name, the user's certificates are bound to nobody there. So are
+those that fit a `pattern` line that a server refuses.
 """
 
 import re
@@ -14,8 +15,9 @@ from control.records import Refused
 
 LISTED = 32  # problems that a server names in one answer (module/core/policy.c)
 PROBLEM = re.compile(
-    r"; (?:line (?P<number>\d+)|the policy's line '(?P<begin>.*?)(?P<cut>\.\.\.)?'): (?P<why>.*?)"
-    r"(?=; line \d+: |; the policy's line '|$)"
+    r"; (?:(?:line (?P<number>\d+)|the policy's line '(?P<begin>.*?)(?P<cut>\.\.\.)?'): |"
+    r"(?=the server has the user '(?P<own>.*?)' already, whose name))(?P<why>.*?)"
+    r"(?=; line \d+: |; the policy's line '|; the server has the user '|$)"
 )
 Signs = dict[str, int]  # line → how much more often it is there than somewhere else: -1, 0 or 1
 
@@ -63,7 +65,7 @@ def unbound(refused: Iterable[Refused], lines: Iterable[str]) -> tuple[Refused, 
     refused = tuple(refused)
     taken = {one.user for one in refused if one.why and one.user and not one.instead}
     known = {one.line for one in refused}
-    found = (line for line in lines if line.startswith("bind ") and line not in known)
+    found = (line for line in lines if line.startswith(("bind ", "pattern ")) and line not in known)
     return refused + tuple(
         Refused(line, taking.unbound(line, taken), "", taking.user_of(line))
         for line in found if taken and not taken.isdisjoint(taking.users_of(line))
@@ -80,6 +82,10 @@ def blamed(
     found = {one.line: one for one in refused}
     before = dict(found)
     for problem in PROBLEM.finditer(text):
+        if problem["own"]:
+            for one in _making(problem["own"], policy):
+                _blame(found, one, problem["why"])
+            continue
         line = _line(problem, sent, policy)
         if line is None:
             return None
@@ -105,6 +111,12 @@ def _line(problem: "re.Match[str]", sent: tuple[str, ...], policy: Iterable[str]
     return held[0] if len(held) == 1 else None
 
 
+def _making(user: str, policy: Iterable[str]) -> list[str]:
+    """The patterns that would make a user whom the server has by itself, or others of its word."""
+    lines = (line for line in policy if line.startswith("pattern "))
+    return [line for line in lines if user.startswith(taking.word_made(line) or "\0")]
+
+
 def _alike(line: str, why: str, sent: Iterable[str]) -> list[str]:
     """Other users with the very rules, where it is about one of these: the server names a few."""
     user = taking.user_of(line)
@@ -121,9 +133,10 @@ def _blame(found: dict[str, Refused], line: str, why: str) -> None:
     if replaced:  # nor does it take that
         found[replaced[0].line] = replace(replaced[0], instead="", why=why)
     elif line.startswith("user "):
-        instead = taking.off(line)
-        user = taking.user_of(line)
-        found[line] = Refused(line, "" if instead == line else instead, why, user)
+        off, user = taking.off(line), taking.user_of(line)
+        found[line] = Refused(line, "" if off == line else off, why, user)
+    elif line.startswith("pattern "):
+        found[line] = Refused(line, instead(line), why, "")
     else:
         found[line] = Refused(line, "", why, "")
 
@@ -133,7 +146,7 @@ def instead(line: str) -> str:
     word = line.partition(" ")[0]
     if word == "user":
         return taking.off(line)
-    return taking.unbound(line, taking.users_of(line)) if word == "bind" else ""
+    return taking.unbound(line, taking.users_of(line)) if word in ("bind", "pattern") else ""
 
 
 NAMED = 5  # in a sentence

@@ -21,8 +21,9 @@ LOOSE = frozenset(
         "set password-auth allow", "set tls-client-auth optional", "set internal-trust allow",
     }
 )  # fmt: skip
-OPTIONS = ("ca=", "from=", "session=")  # of `bind` lines, behind the users
+OPTIONS = ("ca=", "from=", "session=")  # of `bind` and `pattern` lines, behind the users
 TOKEN = re.compile(r'"(?:\\.|[^"\\])*"|\S+')
+PLACEHOLDER = re.compile(r"\{([a-z0-9_]{1,32})\}")  # as in module/core/pattern.c
 Lines = list[str]
 
 
@@ -39,23 +40,28 @@ def parts(changes: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         for takes, lines in _divided(word, added, removed):
             (first if takes else rest).extend(lines)
     # A user stays as long as a certificate is bound to it.
-    bound = {user for line in rest if line.startswith("-bind ") for user in users_of(line[1:])}
+    leaving = [line[1:] for line in rest if line.startswith(("-bind ", "-pattern "))]
+    bound = {user for line in leaving for user in users_of(line)}
     bound -= {user_of(line[1:]) for line in first if line.startswith("+user ")}
     late = [line for line in first if line.startswith("-user ") and user_of(line[1:]) in bound]
     return tuple(line for line in first if line not in late), (*late, *rest)
 
 
 def user_of(line: str) -> str:
-    """The user of a `user` or `bind` line, the first of several, as the line spells it; "" of
-    others."""
+    """The user that a line is for or names, the first of several, as the line spells it; "" of
+    others. See `users_of`."""
     return next(iter(users_of(line)), "")
 
 
 def users_of(line: str) -> tuple[str, ...]:
-    """The users of a `user` or `bind` line, as the line spells them; none of others."""
+    """The users of a `user` or `bind` line, or of a `pattern` line that names one, as the line
+    spells them; none of others."""
     word = line.partition(" ")[0]
     if word == "user":
         return (_tokens(line, 2)[1],)
+    if word == "pattern":
+        user = _tokens(line, 4)[3]
+        return () if PLACEHOLDER.search(user) else (user,)
     return tuple(_bound(line)[0]) if word == "bind" else ()
 
 
@@ -66,6 +72,26 @@ def _bound(line: str) -> tuple[list[str], list[str]]:
     return words[: len(words) - len(options)], options
 
 
+def _pattern(line: str) -> tuple[list[str], list[str]]:
+    """The options and the rules, from `on`, of a `pattern` line."""
+    words = [one[0] for one in TOKEN.finditer(line)][4:]
+    options = [word for word in words if word.startswith(OPTIONS)]
+    return options, words[len(options) :]
+
+
+def word_made(line: str) -> str:
+    """How the names of the users that a `pattern` line makes begin, with the colon; "" where it
+    names a user."""
+    user = _tokens(line, 4)[3]
+    word, colon, _ = user.partition(":")
+    return word + colon if PLACEHOLDER.search(user) else ""
+
+
+def pattern_rules(line: str) -> list[str]:
+    """The rules of a `pattern` line, from `on`; none where it names a user."""
+    return _pattern(line)[1]
+
+
 def off(line: str) -> str:
     """A `user` line for the same user, who has no rights and is switched off."""
     tokens = _tokens(line, 3)
@@ -73,9 +99,11 @@ def off(line: str) -> str:
 
 
 def unbound(line: str, names: Container[str]) -> str:
-    """A `bind` line without these users; where none is left, one by which the same certificate is
-    refused, whatever happens to strangers."""
-    kind, what = _tokens(line, 3)[1:]
+    """A `bind` line without these users; where none is left, and of a `pattern` line, one by which
+    the same certificates are refused, whatever happens to strangers."""
+    word, kind, what = _tokens(line, 3)
+    if word == "pattern":
+        return " ".join([word, kind, what, NOBODY, *_pattern(line)[0]])
     users, options = _bound(line)
     left = [user for user in users if user not in names] or [NOBODY]
     return " ".join(["bind", kind, what, *left, *options])
@@ -96,6 +124,8 @@ def _about(line: str) -> tuple[str, ...]:
         return word, user_of(line)
     if word == "bind":
         return word, *_tokens(line, 3)[1:]
+    if word == "pattern":  # those that make users of one word have the same user, and its rules
+        return word, _tokens(line, 4)[3]
     if word == "allow" or line.startswith("set gate "):
         return ("gate",)
     if word == "set":  # all of them: enforcement that comes with `unmatched leave` cuts nobody off
@@ -117,9 +147,44 @@ def _key(line: str) -> str:
 def _divided(word: str, added: Lines, removed: Lines) -> list[tuple[bool, Lines]]:
     """The changes of lines about one thing, and whether they take: mostly all in one."""
     plus, minus = [f"+{line}" for line in added], [f"-{line}" for line in removed]
+    if word == "pattern":
+        return _divided_patterns(added, removed)
     if word == "bind" and added and removed and not _goes_on(added[0], removed[0]):
         return [(True, minus), (False, plus)]
     return [(_takes(word, added, removed), minus + plus)]
+
+
+def _divided_patterns(added: Lines, removed: Lines) -> list[tuple[bool, Lines]]:
+    """Of patterns of one user: those that go, and the others, which change or come, in one: what
+    makes users of one name has one set of rules at each time."""
+    if any(user_of(line) == NOBODY for line in (*added, *removed)):
+        # Strangers may be let in: a certificate is nobody's before it is one.
+        return [(True, [f"+{line}" for line in added]), (False, [f"-{line}" for line in removed])]
+    new, old = _by_template(added), _by_template(removed)
+    gone = [f"-{line}" for line in removed if _template(line) not in new]
+    rest = [f"-{line}" for line in removed if _template(line) in new]
+    takes = all(_pattern_narrows(old.get(what, []), lines) for what, lines in new.items())
+    return [(True, gone), (takes, [*rest, *(f"+{line}" for line in added)])]
+
+
+def _template(line: str) -> tuple[str, ...]:
+    return tuple(_tokens(line, 3)[1:])
+
+
+def _by_template(lines: Lines) -> dict[tuple[str, ...], Lines]:
+    found: dict[tuple[str, ...], Lines] = {}
+    for line in sorted(lines):
+        found.setdefault(_template(line), []).append(line)
+    return found
+
+
+def _pattern_narrows(before: Lines, after: Lines) -> bool:
+    """Whether `pattern` lines of one template only lose rights, or let in from elsewhere or for
+    another time."""
+    if len(before) != len(after):
+        return False
+    pairs = [(_pattern(old), _pattern(new)) for old, new in zip(before, after, strict=True)]
+    return all(rules == new or _shrinks(rules, new) for (_, rules), (_, new) in pairs)
 
 
 def _goes_on(added: str, removed: str) -> bool:

@@ -9,8 +9,9 @@ import sqlalchemy as sa
 from control import records
 from control.errors import conflict, invalid, refused
 from control.policy import lines as policy
-from control.records import Database, Profile, RedisAcl, Role, User
+from control.records import Database, Pattern, Profile, RedisAcl, Role, User
 from control.store.identities import check_identities
+from control.store.patterns import check_pattern, check_unnamed, check_user_and_patterns
 from control.store.rows import (
     cluster_trust,
     database_trust,
@@ -25,6 +26,8 @@ from control.store.schema import (
     AnyRecord,
     Kind,
     bdbs,
+    pattern_roles,
+    patterns,
     roles,
     roles_permissions,
     user_roles,
@@ -47,11 +50,14 @@ def check_record(connection: sa.Connection, record: AnyRecord, before: AnyRecord
         return
     fields = UNIQUE_USER_FIELDS if isinstance(record, User) else ("name",)
     _check_unique(connection, record, fields)
-    if isinstance(record, User | Profile):
+    if isinstance(record, User | Profile | Pattern):
         _check_roles(connection, record)
+    if isinstance(record, Pattern):
+        check_pattern(connection, record)
     if isinstance(record, User):
         _check_name(record, before)
         check_identities(connection, record)
+        check_user_and_patterns(connection, record, before if isinstance(before, User) else None)
 
 
 def _check_name(user: User, before: AnyRecord | None) -> None:
@@ -62,7 +68,9 @@ def _check_name(user: User, before: AnyRecord | None) -> None:
 
 
 def _check_unique(
-    connection: sa.Connection, record: User | Role | RedisAcl | Profile, fields: tuple[str, ...]
+    connection: sa.Connection,
+    record: User | Role | RedisAcl | Profile | Pattern,
+    fields: tuple[str, ...],
 ) -> None:
     values = {field: getattr(record, field) for field in fields}
     rows = connection.execute(select_by_any(TABLES[type(record)], fields), values).all()
@@ -72,7 +80,7 @@ def _check_unique(
             raise conflict(f"{field}_already_exists", f"another {noun} has the {field} '{value}'")
 
 
-def _check_roles(connection: sa.Connection, record: User | Profile) -> None:
+def _check_roles(connection: sa.Connection, record: User | Profile | Pattern) -> None:
     found = connection.execute(select_among(roles, "uid"), {"uid": list(record.role_uids)})
     for uid in sorted(set(record.role_uids) - {row.uid for row in found}):
         raise invalid("invalid_param", f"role_uids: there is no role {uid}")
@@ -145,6 +153,8 @@ def check_trusted_ca(connection: sa.Connection) -> None:
 
 def check_unused(connection: sa.Connection, record: AnyRecord) -> None:
     """No other record may refer to one that is about to be deleted."""
+    if isinstance(record, User):
+        check_unnamed(connection, record)
     if isinstance(record, Role):
         held = sa.select(users.c.name).join(user_roles, user_roles.c.user_uid == users.c.uid)
         found = connection.scalars(held.where(user_roles.c.role_uid == record.uid).limit(5)).all()
@@ -152,6 +162,15 @@ def check_unused(connection: sa.Connection, record: AnyRecord) -> None:
             raise refused(
                 "role_in_use",
                 f"users hold this role: {', '.join(found)}; give them another one first",
+            )
+        held = sa.select(patterns.c.name).join(
+            pattern_roles, pattern_roles.c.pattern_uid == patterns.c.uid
+        )
+        held = held.where(pattern_roles.c.role_uid == record.uid).order_by(patterns.c.name)
+        if found := connection.scalars(held.limit(5)).all():
+            raise refused(
+                "role_in_use",
+                f"patterns have this role: {', '.join(found)}; give them another one first",
             )
         named = [
             profile.name

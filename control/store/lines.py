@@ -7,27 +7,33 @@ import sqlalchemy as sa
 
 from control.errors import missing
 from control.policy import lines as policy
+from control.policy import patterns as pattern_policy
 from control.policy import taking
-from control.records import Database, Target, User
+from control.records import Database, Pattern, Target, User
 from control.store.engine import allow_long_idle
 from control.store.identities import sharing_on, users_alike
-from control.store.rows import database_trust, find_record, read_nodes
-from control.store.schema import bdbs, policy_lines, policy_log
+from control.store.patterns import group_pattern_grants, patterns_naming
+from control.store.rows import database_trust, find_record, read_nodes, read_records
+from control.store.schema import bdbs, policy_lines, policy_log, users
 from control.store.statements import (
+    GRANTS_OF_PATTERN,
     GRANTS_OF_USER,
     GRANTS_ON_BDB,
-    LINES_OF_USER,
+    LINES_OF,
     OWN_LINES,
+    PATTERNS_ON_BDB,
     POLICY_LINES,
     READ_TARGET,
     WRITE_TARGET,
     insert_into,
+    select_by,
 )
 from control.store.transaction import state_of
 from control.store.trials import note_rules
 
 # Generations of a policy that are kept: a node further behind gets the whole policy.
 POLICY_LOG_GENERATIONS = 10_000
+PATTERN_OWNERS = 1 << 32  # with its uid, the owner of a pattern's lines: no user has such a uid
 
 Lines = dict[tuple[int, str], int]  # (owner, line) → id
 # A user, its ACLs on a database, and whether that database adopts existing users of this name.
@@ -69,13 +75,39 @@ def refresh_user(connection: sa.Connection, *states: User) -> None:
 
 
 def _refresh_one(connection: sa.Connection, uid: int) -> None:
-    before: dict[int, Lines] = {}
-    for row in connection.execute(LINES_OF_USER, {"of": uid}):
-        before.setdefault(row.bdb_uid, {})[row.owner, row.line] = row.id
+    named = patterns_naming(connection, uid)
+    owners = [uid, *(PATTERN_OWNERS + one.uid for one in named)]
     after = {
-        bdb_uid: _render_user_lines(*granted, sharing_on(connection, bdb_uid, granted[0]))
+        bdb_uid: _render_user_lines(*granted, sharing_on(connection, bdb_uid, granted[0]), named)
         for (bdb_uid, _), granted in group_grants(connection.execute(GRANTS_OF_USER, {"of": uid}))
     }
+    _move_lines_of(connection, owners, after)
+
+
+def refresh_pattern(connection: sa.Connection, pattern: Pattern) -> None:
+    """Renders the lines of one pattern again, on every database; none of one that is deleted."""
+    owner = PATTERN_OWNERS + pattern.uid
+    rows = connection.execute(GRANTS_OF_PATTERN, {"of": pattern.uid})
+    after = {
+        bdb_uid: _render_pattern_lines(found, [acl for _, acl in acls])
+        for (bdb_uid, _), (found, acls) in group_pattern_grants(rows).items()
+    }
+    for user in read_records(connection, User, select_by(users, "name"), name=pattern.user):
+        named = [one for one in patterns_naming(connection, user.uid) if one.uid == pattern.uid]
+        grants = connection.execute(GRANTS_OF_USER, {"of": user.uid})
+        for (bdb_uid, _), granted in group_grants(grants) if named else ():
+            found = _render_user_lines(*granted, (), named)
+            after[bdb_uid] = {one for one in found if one[0] == owner}
+    _move_lines_of(connection, [owner], after)
+
+
+def _move_lines_of(
+    connection: sa.Connection, owners: list[int], after: dict[int, set[tuple[int, str]]]
+) -> None:
+    """`after` is what the lines of these owners are to be, by uid of the database."""
+    before: dict[int, Lines] = {}
+    for row in connection.execute(LINES_OF, {"owners": owners}):
+        before.setdefault(row.bdb_uid, {})[row.owner, row.line] = row.id
     for bdb_uid in sorted(before.keys() | after.keys()):
         move_lines(connection, bdb_uid, before.get(bdb_uid, {}), after.get(bdb_uid, set()))
 
@@ -106,17 +138,34 @@ def render_lines(connection: sa.Connection, uid: int, own: bool) -> set[tuple[in
     trusts = database_trust(connection, found)
     known = read_nodes(connection, uid)
     lines = {(0, line) for line in policy.database_lines(found, trusts, known)}
-    grants = [] if own else _read_grants(connection, uid)
+    if own:
+        return lines
+    rows = connection.execute(PATTERNS_ON_BDB, {"bdb": uid})
+    for pattern, acls in group_pattern_grants(rows).values():
+        lines |= _render_pattern_lines(pattern, [acl for _, acl in acls])
+    named: dict[str, list[Pattern]] = {}
+    for pattern in read_records(connection, Pattern):
+        if not pattern_policy.makes(pattern):
+            named.setdefault(pattern.user, []).append(pattern)
+    grants = _read_grants(connection, uid)
     sharing = [user for user, *_ in grants if any(one.shared for one in user.identities)]
     for granted in grants:
-        lines |= _render_user_lines(*granted, sharing)
+        lines |= _render_user_lines(*granted, sharing, named.get(granted[0].name, ()))
     return lines
 
 
 def _render_user_lines(
-    user: User, acls: Sequence[str], adopt: bool, others: Iterable[User]
+    user: User, acls: Sequence[str], adopt: bool, others: Iterable[User], named: Iterable[Pattern]
 ) -> set[tuple[int, str]]:
-    return {(user.uid, line) for line in policy.user_lines(user, acls, adopt, others)}
+    """Also those of the patterns that name the user."""
+    lines = {(user.uid, line) for line in policy.user_lines(user, acls, adopt, others)}
+    for pattern in named if lines else ():
+        lines |= _render_pattern_lines(pattern, ())
+    return lines
+
+
+def _render_pattern_lines(pattern: Pattern, acls: Sequence[str]) -> set[tuple[int, str]]:
+    return {(PATTERN_OWNERS + pattern.uid, one) for one in pattern_policy.lines(pattern, acls)}
 
 
 def _read_grants(connection: sa.Connection, bdb_uid: int) -> list[Granted]:

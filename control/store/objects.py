@@ -1,4 +1,4 @@
-"""Users, roles, ACLs, databases and certificate profiles."""
+"""Users, patterns, roles, ACLs, databases and certificate profiles."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -6,7 +6,8 @@ from dataclasses import replace
 import sqlalchemy as sa
 
 from control.policy import bindings, core
-from control.records import Database, EventDetail, RedisAcl, Role, User
+from control.policy.taking import PLACEHOLDER
+from control.records import Database, EventDetail, Pattern, RedisAcl, Role, User
 from control.store.actions import write_action
 from control.store.checks import (
     UNIQUE_USER_FIELDS,
@@ -17,7 +18,13 @@ from control.store.checks import (
 from control.store.events import note
 from control.store.identities import users_with
 from control.store.kernel import Kernel
-from control.store.lines import read_target, refresh_databases, refresh_user
+from control.store.lines import (
+    read_target,
+    refresh_databases,
+    refresh_pattern,
+    refresh_user,
+)
+from control.store.patterns import check_acls
 from control.store.revoking import follow_revocations
 from control.store.rows import (
     delete_links,
@@ -37,6 +44,7 @@ from control.store.schema import (
     client_certificates,
     login_failures,
     nodes,
+    patterns,
     roles_permissions,
     users,
 )
@@ -124,6 +132,7 @@ class Objects:
             made: Record = replace(record, uid=take_uid(connection, record))
             check_record(connection, made, None)
             insert_record(connection, made)
+            check_acls(connection, made)
             _follow(connection, made)
             note_granted_rules(connection, made, None)
             _note_change(connection, made, "created")
@@ -141,6 +150,7 @@ class Objects:
             delete_links(connection, changed)
             insert_links(connection, changed)
             _forget_state(connection, before, changed)
+            check_acls(connection, changed)
             _follow(connection, changed, before)
             note_granted_rules(connection, changed, before)
             check_administrators(connection)
@@ -180,6 +190,8 @@ def _follow(connection: sa.Connection, record: AnyRecord, before: AnyRecord | No
     granted = roles_permissions.c
     if isinstance(record, User):
         refresh_user(connection, record, *([before] if isinstance(before, User) else []))
+    elif isinstance(record, Pattern):
+        refresh_pattern(connection, record)
     elif isinstance(record, Database):
         own = before is not None and not USER_LINE_FIELDS & set(differing_fields(before, record))
         refresh_databases(connection, [record.uid], own)
@@ -198,6 +210,9 @@ def _forget_state(connection: sa.Connection, before: AnyRecord, after: AnyRecord
         table = client_certificates
         named = sa.update(table).where(table.c.user == before.name)
         connection.execute(named.values(user=after.name))
+        if not PLACEHOLDER.search(before.name):
+            named = sa.update(patterns).where(patterns.c.user == before.name)
+            connection.execute(named.values(user=after.name))
     if isinstance(after, Database) and REACH_FIELDS & set(differing_fields(before, after)):
         where = nodes.c.bdb_uid == after.uid
         connection.execute(sa.update(nodes).where(where).values(in_step=False, generation=0))

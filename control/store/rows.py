@@ -16,6 +16,7 @@ from control.records import (
     Cluster,
     Database,
     Node,
+    Pattern,
     RolePermission,
     User,
 )
@@ -29,6 +30,7 @@ from control.store.schema import (
     cluster_table,
     identities,
     nodes,
+    pattern_roles,
     roles_permissions,
     user_roles,
 )
@@ -95,14 +97,21 @@ def read_records(
     return tuple(kind(**values) for values in fields)
 
 
+# Where the roles are that records hold, and the column with the uid of these.
+HELD: dict[Kind, tuple[sa.Table, str]] = {
+    User: (user_roles, "user_uid"), Pattern: (pattern_roles, "pattern_uid")
+}  # fmt: skip
+
+
 def _linked(
     connection: sa.Connection, kind: Kind, uids: list[int] | None
 ) -> dict[str, dict[int, list[Any]]]:
     """Field name → uid → what other tables hold of these records; None for all records."""
     found: dict[int, list[Any]] = {}
-    if kind is User:
-        for row in _links(connection, user_roles, "user_uid", uids):
-            found.setdefault(row.user_uid, []).append(row.role_uid)
+    if kind in HELD:
+        table, column = HELD[kind]
+        for row in _links(connection, table, column, uids):
+            found.setdefault(row._mapping[column], []).append(row.role_uid)
         return {"role_uids": found}
     if kind is Database:
         for row in _links(connection, roles_permissions, "bdb_uid", uids):
@@ -164,9 +173,10 @@ def insert_links(connection: sa.Connection, record: AnyRecord) -> None:
             for one in record.identities
         ]
         connection.execute(insert_into(identities), named)
-    if isinstance(record, User) and record.role_uids:
-        held = [{"user_uid": record.uid, "role_uid": uid} for uid in record.role_uids]
-        connection.execute(insert_into(user_roles), held)
+    if isinstance(record, User | Pattern) and record.role_uids:
+        table, column = HELD[type(record)]
+        held = [{column: record.uid, "role_uid": uid} for uid in record.role_uids]
+        connection.execute(insert_into(table), held)
     if isinstance(record, Database) and record.roles_permissions:
         given = [
             {"bdb_uid": record.uid, "position": position, **vars(entry)}
@@ -180,6 +190,9 @@ def delete_links(connection: sa.Connection, record: AnyRecord) -> None:
     if isinstance(record, User):
         for table in (user_roles, identities):
             connection.execute(sa.delete(table).where(table.c.user_uid == record.uid))
+    if isinstance(record, Pattern):
+        where = pattern_roles.c.pattern_uid == record.uid
+        connection.execute(sa.delete(pattern_roles).where(where))
     if isinstance(record, Database):
         where = roles_permissions.c.bdb_uid == record.uid
         connection.execute(sa.delete(roles_permissions).where(where))

@@ -13,6 +13,7 @@ from control.records import (
     EventDetail,
     KeyUsage,
     Password,
+    Pattern,
     Profile,
     RedisAcl,
     Refused,
@@ -21,9 +22,9 @@ from control.records import (
     User,
 )
 
-Kind = type[User] | type[Role] | type[RedisAcl] | type[Database] | type[Profile]
-AnyRecord = User | Role | RedisAcl | Database | Profile
-Record = TypeVar("Record", User, Role, RedisAcl, Database, Profile)
+Kind = type[User] | type[Role] | type[RedisAcl] | type[Database] | type[Profile] | type[Pattern]
+AnyRecord = User | Role | RedisAcl | Database | Profile | Pattern
+Record = TypeVar("Record", User, Role, RedisAcl, Database, Profile, Pattern)
 
 
 class Json(sa.types.TypeDecorator[Any]):
@@ -147,6 +148,27 @@ user_roles = _table(
     sa.PrimaryKeyConstraint("user_uid", "role_uid"),
     sa.Index("user_roles_role", "role_uid"),
 )
+patterns = _table(
+    "patterns",
+    _uid(),
+    _text("name"),
+    _text("kind"),
+    _text("template"),
+    _text("user"),
+    _text("ca"),
+    _json("networks", tuple[str, ...]),
+    _text("session"),
+    _text("comment"),
+    sa.UniqueConstraint("name"),
+    sa.Index("patterns_user", "user"),
+)
+pattern_roles = _table(
+    "pattern_roles",
+    _of("patterns.uid", "pattern_uid", "CASCADE"),
+    _of("roles.uid", "role_uid", "RESTRICT"),
+    sa.PrimaryKeyConstraint("pattern_uid", "role_uid"),
+    sa.Index("pattern_roles_role", "role_uid"),
+)
 bdbs = _table(
     "bdbs",
     _uid(),
@@ -183,7 +205,7 @@ roles_permissions = _table(
     sa.Index("roles_permissions_acl", "redis_acl_uid"),
 )
 # `owner` is the uid of the user whom a line is for, 0 for the database's own lines, REVOKE_OWNER
-# for `revoke` lines.
+# for `revoke` lines, PATTERN_OWNERS and its uid for the line of a pattern.
 policy_lines = _table(
     "policy_lines",
     _id(),
@@ -351,8 +373,10 @@ client_certificates = _table(
 )
 
 TABLES: dict[Kind, sa.Table] = {
-    User: users, Role: roles, RedisAcl: redis_acls, Database: bdbs, Profile: profiles
+    User: users, Role: roles, RedisAcl: redis_acls, Database: bdbs, Profile: profiles,
+    Pattern: patterns,
 }  # fmt: skip
 NOUNS: dict[Kind, str] = {
-    User: "user", Role: "role", RedisAcl: "redis_acl", Database: "bdb", Profile: "profile"
+    User: "user", Role: "role", RedisAcl: "redis_acl", Database: "bdb", Profile: "profile",
+    Pattern: "pattern",
 }  # fmt: skip

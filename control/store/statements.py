@@ -9,6 +9,8 @@ from control.store.schema import (
     bdbs,
     cluster_table,
     identities,
+    pattern_roles,
+    patterns,
     policy_lines,
     redis_acls,
     revocations,
@@ -78,7 +80,9 @@ REVOCATIONS_OF = sa.select(revocations).where(revocations.c.source == sa.bindpar
 SOME_REVOCATIONS_OF = REVOCATIONS_OF.where(
     revocations.c.line.in_(sa.bindparam("lines", expanding=True))
 )
-LINES_OF_USER = sa.select(policy_lines).where(policy_lines.c.owner == sa.bindparam("of"))
+LINES_OF = sa.select(policy_lines).where(
+    policy_lines.c.owner.in_(sa.bindparam("owners", expanding=True))
+)
 COUNT_UP_REVISION = (
     sa.update(cluster_table)
     .values(revision=cluster_table.c.revision + 1)
@@ -119,4 +123,45 @@ GRANTS_WITHOUT_LINE = ALL_GRANTS.where(
 # Only on databases that are not being removed.
 GRANTS_OF_USER = ALL_GRANTS.where(
     users.c.uid == sa.bindparam("of"), users.c.auth_method == "certificate", ~bdbs.c.deleting
+)
+# What the users of patterns get, on databases that are not being removed.
+PATTERN_GRANTS = (
+    sa.select(
+        patterns, roles_permissions.c.bdb_uid, redis_acls.c.acl, redis_acls.c.name.label("acl_name")
+    )
+    .join(pattern_roles, pattern_roles.c.pattern_uid == patterns.c.uid)
+    .join(roles_permissions, roles_permissions.c.role_uid == pattern_roles.c.role_uid)
+    .join(redis_acls, redis_acls.c.uid == roles_permissions.c.redis_acl_uid)
+    .join(bdbs, bdbs.c.uid == roles_permissions.c.bdb_uid)
+    .where(~bdbs.c.deleting)
+    .order_by(patterns.c.uid, roles_permissions.c.bdb_uid, roles_permissions.c.position)
+)
+PATTERNS_ON_BDB = PATTERN_GRANTS.where(roles_permissions.c.bdb_uid == sa.bindparam("bdb"))
+GRANTS_OF_PATTERN = PATTERN_GRANTS.where(patterns.c.uid == sa.bindparam("of"))
+PATTERNS_WITH_ACL = PATTERN_GRANTS.where(redis_acls.c.uid == sa.bindparam("with"))
+# Those that name this user; also those that make users, where the user has such a name.
+PATTERNS_OF_USER = sa.select(patterns).join(users, users.c.name == patterns.c.user)
+PATTERNS_OF_USER = PATTERNS_OF_USER.where(users.c.uid == sa.bindparam("of"))
+# ACLs that patterns get, and that may hold placeholders.
+ACLS_OF_PATTERNS = (
+    sa.select(
+        redis_acls.c.uid,
+        redis_acls.c.name,
+        redis_acls.c.acl,
+        sa.func.min(patterns.c.name).label("by"),
+    )
+    .join(roles_permissions, roles_permissions.c.redis_acl_uid == redis_acls.c.uid)
+    .join(pattern_roles, pattern_roles.c.role_uid == roles_permissions.c.role_uid)
+    .join(patterns, patterns.c.uid == pattern_roles.c.pattern_uid)
+    .where(redis_acls.c.acl.contains("{"))
+    .group_by(redis_acls.c.uid, redis_acls.c.name, redis_acls.c.acl)
+    .order_by(redis_acls.c.uid)
+)
+USER_WITH_ACL = (
+    sa.select(users.c.name)
+    .join(user_roles, user_roles.c.user_uid == users.c.uid)
+    .join(roles_permissions, roles_permissions.c.role_uid == user_roles.c.role_uid)
+    .where(roles_permissions.c.redis_acl_uid == sa.bindparam("with"))
+    .where(users.c.auth_method == "certificate")
+    .limit(1)
 )

@@ -24,10 +24,10 @@ def note_rules(
 
 
 def _user_rules(lines: Iterable[tuple[int, str]]) -> set[str]:
-    """Of (owner, line)s."""
-    return {
-        policy.rules_of(line) for owner, line in lines if owner > 0 and line.startswith("user ")
-    }
+    """Of (owner, line)s, patterns included: braces are what they are to a server."""
+    words = ("user ", "pattern ")
+    rules = {policy.rules_of(line) for owner, line in lines if owner > 0 and line.startswith(words)}
+    return rules - {""}
 
 
 def note_granted_rules(

@@ -86,7 +86,7 @@ KIND = Kind(
             "Other identities",
             "One per line; a certificate with any of them is this user: uri spiffe://acme/cart, "
             "dns, email, ip, upn, cn, key or cert (SHA-256), attributes OU=eng. Behind it, if you "
-            "like: from=10.0.0.0/8 session=8h ca=NAME shared comment=\"…\".",
+            'like: from=10.0.0.0/8 session=8h ca=NAME shared comment="…".',
         ),
         Field("email", "E-mail address", "May be left out; logs in like the name."),
         Many(

@@ -180,6 +180,21 @@ def test_a_user_is_not_made_before_a_role_is_chosen(run: Run) -> None:
     ok(run("user", "create", "alice", *subject, "--role", "None"))
 
 
+def test_a_pattern_is_made_from_the_command_line(run: Run) -> None:
+    """What it cannot be without is asked for; what the API refuses is said."""
+    ok(run("role", "create", "devices"))
+    device = ("--kind", "cn", "--template", "dev-{id}", "--user", "device:{id}")
+    refused = run("pattern", "create", "devices", *device[:4])
+    assert (refused.exit_code, "which user? --user" in refused.output) == (2, True), refused.output
+    options = ("--role", "devices", "--from", "10.0.0.0/8", "--session", "8h", "--json")
+    found = json.loads(run("pattern", "create", "devices", *device, *options).stdout)
+    assert (found["from"], found["session"], found["role_uids"]) == (["10.0.0.0/8"], "8h", [8])
+    refused = run("pattern", "update", "devices", "--issued-by", "nobody")
+    assert (refused.exit_code, "no trusted CA" in refused.output) == (1, True), refused.output
+    assert "device:{id}" in ok(run("pattern", "list"))
+    ok(run("pattern", "delete", "devices", "--yes"))
+
+
 def test_databases_name_their_roles_and_acls(run: Run, pki: Pki, tmp_path: Path) -> None:
     """Names become uids; one that is not there, and what has no such form, is refused."""
     ok(run("role", "create", "readers"))
