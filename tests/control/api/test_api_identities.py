@@ -205,3 +205,29 @@ def test_who_shares_an_identity_chooses(
     uid = next(one["uid"] for one in plane.ok("GET /v1/users") if one["name"] == "reader")
     plane.ok(f"DELETE /v1/users/{uid}?wait_for_sync=10")
     assert who(node, team) == "writer"
+
+
+KINDS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
+    "upn": ("alice@corp.acme.com", {"san": ("upn:alice@corp.acme.com",)}, {"san": ("upn:a@x.y",)}),
+    "email": ("alice@acme.com", {"san": ("email:alice@acme.com",)}, {}),
+    "ip": ("10.1.2.3", {"san": ("ip:10.1.2.3",)}, {"san": ("ip:10.1.2.4",)}),
+    "attributes": ("OU=analytics", {"subject": "CN=x,OU=analytics,O=acme"}, {}),
+    "attribute": (
+        {"oid": "2.5.4.11", "value": "analytics"},
+        {"subject": "CN=x,OU=analytics,O=acme"},
+        {"subject": "CN=x,OU=other,O=acme"},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_is_the_user_and_its_like_is_refused(
+    plane: Plane, installed: Server, start: Start, pki: Pki, kind: str
+) -> None:
+    """Through REST alone: the certificate that has the value, and one that has another."""
+    node = enrolled_node(start, installed, plane.config.home, pki)
+    plane.register(node)
+    value, good, bad = KINDS[kind]
+    plane.ok("POST /v1/users?wait_for_sync=10", cart({kind: value}, role="admin"))
+    assert who(node, pki.ca.issue(**{"subject": "CN=one", **good})) == "cart"
+    assert who(node, pki.ca.issue(**{"subject": "CN=two", **bad})) is None

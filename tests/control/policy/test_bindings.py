@@ -20,6 +20,9 @@ GIVEN: list[dict[str, Any]] = [
     {"upn": "alice@corp.acme.com", "shared": True},
     {"key": HASH},
     {"cert": HASH},
+    {"attributes": "OU=analytics,O=acme", "ca": HASH},
+    {"attribute": {"oid": "serialNumber", "value": "a b=c"}},
+    {"extension": {"oid": "1.3.6.1.4.1.57264.1.8", "value": "https://issuer.example"}},
 ]
 
 
@@ -38,6 +41,10 @@ def test_json_and_back_is_the_same(given: dict[str, Any]) -> None:
     [
         ({"subject": "/O=acme/CN=alice"}, {"subject": "CN=alice,O=acme"}),
         ({"key": HASH.upper()}, {"key": HASH}),
+        (
+            {"attribute": {"oid": "2.5.4.5", "value": "7"}},
+            {"attribute": {"oid": "serialNumber", "value": "7"}},
+        ),
         ({"ip": "FD00:0::1"}, {"ip": "fd00::1"}),
     ],
 )
