@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
+from control.api.demands import DemandsAnswer, DemandsBody
 from control.api.models import MOST, Answer, Body, Host, Many, Pem, Sha256, SubjectBody, Uid, words
 from control.records import Enforcement, Switch, TlsMode, Validation
 
@@ -34,7 +35,7 @@ class RolePermissionBody(Body):
     redis_acl_uid: Uid
 
 
-class BdbBody(Body):
+class BdbBody(DemandsBody):
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,63}$")] = ""
     endpoints: Annotated[Many[EndpointBody], Field(min_length=1, max_length=MOST)] = []
     tls_mode: TlsMode = "disabled"
@@ -113,7 +114,7 @@ class BdbPasswordBody(Body):
     password: Annotated[str, StringConstraints(max_length=1024)]
 
 
-class BdbAnswer(Answer):
+class BdbAnswer(DemandsAnswer, Answer):
     """With ?fields=, only those. `refused` is what servers do not take of the policy: a user who is
     off there, or a line; `why` as the server says it."""
 

@@ -7,7 +7,7 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from control.ages import as_of_now, rendered
-from control.api import rotation
+from control.api import demands, rotation
 from control.api.bdb_models import BdbAnswer, BdbBody, BdbPasswordBody, BdbV2Body, NewBdbBody
 from control.api.cluster import rendered_subjects, subjects
 from control.api.models import Answer
@@ -70,7 +70,7 @@ def create_v2(sent: BdbV2Body) -> Response:
 
 def created(sent: NewBdbBody) -> Response:
     empty = Database(sent.uid, sent.name)
-    database = trusting(empty, replace(empty, **prepared(sent)), sent)
+    database = trusting(empty, following(empty, prepared(sent), sent), sent)
     made = synced(store().objects.create(database))
     rotation.warn_of_serving(rotation.trust_of(made))
     # A dry run leaves nothing behind that could be asked about.
@@ -84,11 +84,13 @@ def update(uid: int, sent: BdbBody) -> Response:
     changes = prepared(sent)
 
     def change(database: Database) -> Database:
-        changed = trusting(unchanged(database), replace(database, **changes), sent)
+        changed = trusting(unchanged(database), following(database, changes, sent), sent)
         if changed.refuses and not database.refuses:
             check_enforceable(changed, store().nodes.of(uid))
         return changed
 
+    if demands.FIELDS & sent.sent().keys():
+        demands.check_sessions(lambda stage: stage.objects.update(Database, uid, change))
     users = cut_off(uid, changes, sent)
     changed = synced(store().objects.update(Database, uid, change))
     rotation.note(users)
@@ -100,8 +102,13 @@ def update(uid: int, sent: BdbBody) -> Response:
 def cut_off(uid: int, changes: dict[str, Any], sent: BdbBody) -> list[str]:
     """See rotation.check."""
     now = store().objects.get(Database, uid)
-    after = trusting(now, replace(now, **changes), sent)
+    after = trusting(now, following(now, changes, sent), sent)
     return rotation.check(rotation.trust_of(now), rotation.trust_of(after), {uid})
+
+
+def following(before: Database, changes: dict[str, Any], sent: BdbBody) -> Database:
+    """With the fields of a request. Raises Refusal 400."""
+    return replace(before, **changes, demands=demands.demanded(before.demands, sent))
 
 
 def trusting(before: Database, after: Database, sent: BdbBody) -> Database:
@@ -152,7 +159,7 @@ def passwords(uid: int, sent: BdbPasswordBody) -> Response:
 
 def prepared(sent: BdbBody) -> dict[str, Any]:
     """The fields of a request as changes of a record. Raises Refusal, CertificateError."""
-    ours = ("uid", "client_cas", "trust_grows")  # no fields of a record
+    ours = {"uid", "client_cas", "trust_grows", *demands.FIELDS}  # no fields of a record
     changes = {name: value for name, value in sent.sent().items() if name not in ours}
     if "endpoints" in changes:
         changes["endpoints"] = endpoints(sent)
@@ -269,6 +276,7 @@ def render(
         "allow_trust_on_internal_links": database.allow_trust_on_internal_links,
         "enforcement": database.enforcement,
         "adopt_users": database.adopt_users,
+        **demands.rendered(database.demands),
         "generation": target.generation,
         "nodes": [rendered_node(node, target) for node in nodes],
         "refused": [

@@ -11,7 +11,7 @@ from control.policy import taking
 from control.records import Database, Target, User
 from control.store.engine import allow_long_idle
 from control.store.identities import sharing_on, users_alike
-from control.store.rows import database_trust, find_record, read_nodes
+from control.store.rows import database_trust, find_record, read_cluster, read_nodes
 from control.store.schema import bdbs, policy_lines, policy_log
 from control.store.statements import (
     GRANTS_OF_USER,
@@ -105,7 +105,8 @@ def render_lines(connection: sa.Connection, uid: int, own: bool) -> set[tuple[in
         return set()
     trusts = database_trust(connection, found)
     known = read_nodes(connection, uid)
-    lines = {(0, line) for line in policy.database_lines(found, trusts, known)}
+    demands = read_cluster(connection).demands
+    lines = {(0, line) for line in policy.database_lines(found, trusts, known, demands)}
     grants = [] if own else _read_grants(connection, uid)
     sharing = [user for user, *_ in grants if any(one.shared for one in user.identities)]
     for granted in grants:
