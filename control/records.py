@@ -90,12 +90,13 @@ class Cluster:
 
 @dataclass(frozen=True)
 class CaUses:
-    """What the CA certificates of a place are for, by their key ids: `anchors` are only above
+    """What the certificates of a place are for. Of CAs, by their key ids: `anchors` are only above
     others, all others are what clients come from; `removed` were taken away from under one that
-    stayed. See control/pki/trust.py."""
+    stayed. `pins`, by the SHA-256 of their DER, are clients' own. See control/pki/trust.py."""
 
     anchors: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
+    pins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -484,8 +485,10 @@ FIRST_ACLS = (
 class Trust:
     """What an upload admits, as DER: leaves that come from `cas` may become users; `anchors` are
     the certificates above those, which the TLS handshake needs to verify them. CAs whose key id is
-    in `removed` are refused, no matter who issued them."""
+    in `removed` are refused, no matter who issued them. `pins` are clients' own certificates, each
+    of which is trusted by itself."""
 
     cas: tuple[bytes, ...] = ()
     anchors: tuple[bytes, ...] = ()
     removed: tuple[str, ...] = ()
+    pins: tuple[bytes, ...] = ()

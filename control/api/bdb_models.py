@@ -44,6 +44,7 @@ class BdbBody(DemandsBody):
     authorized_subjects: Many[SubjectBody] = []
     authentication_ssl_client_certs: Many[ClientCertificateBody] = []
     client_cas: Many[Sha256] = []
+    pinned_certificates: Many[Sha256] = []
     trust_grows: bool = False
     roles_permissions: Many[RolePermissionBody] = []
     default_user: bool = False
@@ -128,6 +129,7 @@ class BdbAnswer(DemandsAnswer, Answer):
     client_cert_subject_validation_type: Validation
     authorized_subjects: list[SubjectBody]
     authentication_ssl_client_certs: list[dict[str, str]]
+    pinned_certificates: list[str]
     roles_permissions: list[dict[str, int]]
     default_user: bool
     tls_server_ca: str

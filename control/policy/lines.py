@@ -333,10 +333,10 @@ def _attributes(subject: Subject) -> list[tuple[str, str]]:
 
 
 def trust_lines(trust: Trust) -> list[str]:
-    """The lines that admit leaves of these CAs."""
+    """The lines that admit leaves of these CAs, and the pinned certificates."""
     return [
         f"{word} {base64.b64encode(der).decode()}"
-        for word, ders in (("ca", trust.cas), ("anchor", trust.anchors))
+        for word, ders in (("ca", trust.cas), ("anchor", trust.anchors), ("pin", trust.pins))
         for der in ders
     ]
 
