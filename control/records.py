@@ -1,6 +1,6 @@
 """What the control plane knows, as frozen records. The store keeps them, the policy reads them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -13,6 +13,7 @@ Switch = Literal["enabled", "disabled"]
 NodeRole = Literal["", "master", "replica", "cluster master", "cluster replica", "sentinel"]
 Origin = Literal["endpoint", "found", "leaving", "gone"]
 Enforcement = Literal["shadow", "leave", "refuse"]
+MinTls = Literal["", "1.2", "1.3"]
 AuthMethod = Literal["regular", "certificate"]
 KeyUsage = Literal["digital_signature", "key_encipherment", "key_agreement"]
 Severity = Literal["INFO", "WARNING"]
@@ -40,6 +41,24 @@ class Subject:
 
 
 @dataclass(frozen=True)
+class Demands:
+    """What certificates have to have, see "Demands" in docs/policy.md. 0, () and "" demand nothing;
+    None is what the cluster demands, and of the cluster nothing."""
+
+    max_certificate_lifetime: int | None = None  # seconds from notBefore to notAfter
+    required_extended_key_usages: tuple[str, ...] | None = None  # OIDs, as policy lines have them
+    required_certificate_policies: tuple[str, ...] | None = None
+    min_key_bits: int | None = None
+    min_tls_version: MinTls | None = None
+
+    def over(self, defaults: "Demands") -> "Demands":
+        """These, and where they say nothing, those."""
+        return replace(
+            defaults, **{name: said for name, said in vars(self).items() if said is not None}
+        )
+
+
+@dataclass(frozen=True)
 class Cluster:
     """The settings of the control plane itself."""
 
@@ -49,6 +68,7 @@ class Cluster:
     mtls_certificate_authentication: bool = False
     mtls_client_cert_subject_validation_type: Validation = "disabled"
     mtls_authorized_subjects: tuple[Subject, ...] = ()
+    demands: Demands = Demands()  # of all databases, and of this API but for the TLS version
     control_plane_basic_authentication: bool = True
     password_complexity: bool = False
     password_min_length: int = 8  # where password_complexity is on
@@ -70,12 +90,13 @@ class Cluster:
 
 @dataclass(frozen=True)
 class CaUses:
-    """What the CA certificates of a place are for, by their key ids: `anchors` are only above
+    """What the certificates of a place are for. Of CAs, by their key ids: `anchors` are only above
     others, all others are what clients come from; `removed` were taken away from under one that
-    stayed. See control/pki/trust.py."""
+    stayed. `pins`, by the SHA-256 of their DER, are clients' own. See control/pki/trust.py."""
 
     anchors: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
+    pins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -201,6 +222,7 @@ class Database:
     authorized_subjects: tuple[Subject, ...] = ()
     authentication_ssl_client_certs: tuple[str, ...] = ()  # PEM
     client_ca_uses: CaUses = CaUses()  # of those
+    demands: Demands = Demands()
     roles_permissions: tuple[RolePermission, ...] = ()
     default_user: bool = False
     tls_server_ca: str = ""  # PEM; "": the control plane's own CA
@@ -483,8 +505,10 @@ FIRST_ACLS = (
 class Trust:
     """What an upload admits, as DER: leaves that come from `cas` may become users; `anchors` are
     the certificates above those, which the TLS handshake needs to verify them. CAs whose key id is
-    in `removed` are refused, no matter who issued them."""
+    in `removed` are refused, no matter who issued them. `pins` are clients' own certificates, each
+    of which is trusted by itself."""
 
     cas: tuple[bytes, ...] = ()
     anchors: tuple[bytes, ...] = ()
     removed: tuple[str, ...] = ()
+    pins: tuple[bytes, ...] = ()

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
+from control.api.demands import DemandsAnswer, DemandsBody
 from control.api.models import MOST, Answer, Body, Host, Many, Pem, Sha256, SubjectBody, Uid, words
 from control.records import Enforcement, Switch, TlsMode, Validation
 
@@ -34,7 +35,7 @@ class RolePermissionBody(Body):
     redis_acl_uid: Uid
 
 
-class BdbBody(Body):
+class BdbBody(DemandsBody):
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,63}$")] = ""
     endpoints: Annotated[Many[EndpointBody], Field(min_length=1, max_length=MOST)] = []
     tls_mode: TlsMode = "disabled"
@@ -43,6 +44,7 @@ class BdbBody(Body):
     authorized_subjects: Many[SubjectBody] = []
     authentication_ssl_client_certs: Many[ClientCertificateBody] = []
     client_cas: Many[Sha256] = []
+    pinned_certificates: Many[Sha256] = []
     trust_grows: bool = False
     roles_permissions: Many[RolePermissionBody] = []
     default_user: bool = False
@@ -113,7 +115,7 @@ class BdbPasswordBody(Body):
     password: Annotated[str, StringConstraints(max_length=1024)]
 
 
-class BdbAnswer(Answer):
+class BdbAnswer(DemandsAnswer, Answer):
     """With ?fields=, only those. `refused` is what servers do not take of the policy: a user who is
     off there, or a line; `why` as the server says it."""
 
@@ -127,6 +129,7 @@ class BdbAnswer(Answer):
     client_cert_subject_validation_type: Validation
     authorized_subjects: list[SubjectBody]
     authentication_ssl_client_certs: list[dict[str, str]]
+    pinned_certificates: list[str]
     roles_permissions: list[dict[str, int]]
     default_user: bool
     tls_server_ca: str

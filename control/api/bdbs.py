@@ -7,7 +7,7 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from control.ages import as_of_now, rendered
-from control.api import rotation
+from control.api import demands, rotation
 from control.api.bdb_models import BdbAnswer, BdbBody, BdbPasswordBody, BdbV2Body, NewBdbBody
 from control.api.cluster import rendered_subjects, subjects
 from control.api.models import Answer
@@ -24,13 +24,14 @@ from control.api.web import (
 )
 from control.errors import Refusal, conflict, invalid, refused
 from control.pki import trust
-from control.pki.uploads import check_authorities, check_trust
+from control.pki.uploads import check_authorities, check_clients
 from control.records import (
     Database,
     Endpoint,
     Node,
     RolePermission,
     Target,
+    Trust,
 )
 
 
@@ -41,6 +42,8 @@ class Started(Answer):
 
 
 blueprint = Blueprint("bdbs", __name__)
+# Fields that say whom a database trusts.
+TRUSTED = {"authentication_ssl_client_certs", "client_cas", "pinned_certificates"}
 
 
 @blueprint.get("/v1/bdbs")
@@ -70,9 +73,11 @@ def create_v2(sent: BdbV2Body) -> Response:
 
 def created(sent: NewBdbBody) -> Response:
     empty = Database(sent.uid, sent.name)
-    database = trusting(empty, replace(empty, **prepared(sent)), sent)
+    database = trusting(empty, following(empty, prepared(sent), sent), sent)
     made = synced(store().objects.create(database))
     rotation.warn_of_serving(rotation.trust_of(made))
+    if database.authentication_ssl_client_certs:
+        rotation.warn_of_pins(Trust(), made)
     # A dry run leaves nothing behind that could be asked about.
     unmade = flag("dry_run")
     return answer(render(made, Target(0, ""), "", (), ()) if unmade else shown(made), made)
@@ -84,37 +89,48 @@ def update(uid: int, sent: BdbBody) -> Response:
     changes = prepared(sent)
 
     def change(database: Database) -> Database:
-        changed = trusting(unchanged(database), replace(database, **changes), sent)
+        changed = trusting(unchanged(database), following(database, changes, sent), sent)
         if changed.refuses and not database.refuses:
             check_enforceable(changed, store().nodes.of(uid))
         return changed
 
+    if demands.FIELDS & sent.sent().keys():
+        demands.check_sessions(lambda stage: stage.objects.update(Database, uid, change))
+    before = rotation.trust_of(store().objects.get(Database, uid))
     users = cut_off(uid, changes, sent)
     changed = synced(store().objects.update(Database, uid, change))
     rotation.note(users)
     if changes.get("authentication_ssl_client_certs"):
         rotation.warn_of_serving(rotation.trust_of(changed))
+    if changed.authentication_ssl_client_certs and TRUSTED & sent.sent().keys():
+        rotation.warn_of_pins(before, changed)
     return answer(shown(changed), changed)
 
 
 def cut_off(uid: int, changes: dict[str, Any], sent: BdbBody) -> list[str]:
     """See rotation.check."""
     now = store().objects.get(Database, uid)
-    after = trusting(now, replace(now, **changes), sent)
+    after = trusting(now, following(now, changes, sent), sent)
     return rotation.check(rotation.trust_of(now), rotation.trust_of(after), {uid})
+
+
+def following(before: Database, changes: dict[str, Any], sent: BdbBody) -> Database:
+    """With the fields of a request. Raises Refusal 400."""
+    return replace(before, **changes, demands=demands.demanded(before.demands, sent))
 
 
 def trusting(before: Database, after: Database, sent: BdbBody) -> Database:
     """With what each of its CAs is for, as the request and what is stored say. Raises
     CertificateError, Refusal 409 where more would be trusted than was agreed to: by a database
     whose CAs are the cluster's, what it brings first is its own to say."""
-    if not {"authentication_ssl_client_certs", "client_cas"} & sent.sent().keys():
+    said = sent.sent()
+    if not TRUSTED & said.keys():
         return after
-    clients = sent.client_cas if "client_cas" in sent.sent() else None
+    clients, pinned = said.get("client_cas"), said.get("pinned_certificates")
     stored = "".join(before.authentication_ssl_client_certs)
     own = "".join(after.authentication_ssl_client_certs)
     known = trust.stored(stored, before.client_ca_uses)
-    after = replace(after, client_ca_uses=trust.settled(known, own, clients))
+    after = replace(after, client_ca_uses=trust.settled(known, own, clients, pinned))
     if stored:
         rotation.check_growth(known, rotation.trust_of(after), sent.trust_grows)
     return after
@@ -152,7 +168,8 @@ def passwords(uid: int, sent: BdbPasswordBody) -> Response:
 
 def prepared(sent: BdbBody) -> dict[str, Any]:
     """The fields of a request as changes of a record. Raises Refusal, CertificateError."""
-    ours = ("uid", "client_cas", "trust_grows")  # no fields of a record
+    # These are no fields of a record.
+    ours = {"uid", "client_cas", "pinned_certificates", "trust_grows", *demands.FIELDS}
     changes = {name: value for name, value in sent.sent().items() if name not in ours}
     if "endpoints" in changes:
         changes["endpoints"] = endpoints(sent)
@@ -202,7 +219,7 @@ def endpoints(sent: BdbBody) -> tuple[Endpoint, ...]:
 def client_certificates(sent: BdbBody) -> tuple[str, ...]:
     """One certificate an entry: a chain may be sent in one, or spread over several."""
     found = "\n".join(entry.client_cert for entry in sent.authentication_ssl_client_certs)
-    return check_trust(found) if found else ()
+    return check_clients(found, sent.pinned_certificates) if found else ()
 
 
 def roles_permissions(sent: BdbBody) -> tuple[RolePermission, ...]:
@@ -255,6 +272,7 @@ def render(
         "authentication_ssl_client_certs": [
             {"client_cert": pem} for pem in database.authentication_ssl_client_certs
         ],
+        "pinned_certificates": list(database.client_ca_uses.pins),
         "roles_permissions": [
             {"role_uid": given.role_uid, "redis_acl_uid": given.redis_acl_uid}
             for given in database.roles_permissions
@@ -269,6 +287,7 @@ def render(
         "allow_trust_on_internal_links": database.allow_trust_on_internal_links,
         "enforcement": database.enforcement,
         "adopt_users": database.adopt_users,
+        **demands.rendered(database.demands),
         "generation": target.generation,
         "nodes": [rendered_node(node, target) for node in nodes],
         "refused": [

@@ -6,13 +6,15 @@ from typing import Annotated, Any
 from flask import Blueprint, Response
 from pydantic import Field
 
+from control.api import demands
+from control.api.demands import DemandsAnswer, DemandsBody
 from control.api.models import Answer, Body, Many, SubjectBody, words
 from control.api.web import CHANGING, answer, in_field, needs, store, unchanged
 from control.policy import lines as policy
 from control.records import Cluster, Subject, Validation, rendered_time
 
 
-class ClusterBody(Body):
+class ClusterBody(DemandsBody):
     mtls_certificate_authentication: bool = False
     mtls_client_cert_subject_validation_type: Validation = "disabled"
     mtls_authorized_subjects: Many[SubjectBody] = []
@@ -70,7 +72,7 @@ class PolicyBody(Body):
     """)
 
 
-class ClusterAnswer(Answer):
+class ClusterAnswer(DemandsAnswer, Answer):
     name: str
     created_time: str
     mtls_certificate_authentication: bool
@@ -99,14 +101,23 @@ def read() -> Response:
 
 
 @blueprint.put("/v1/cluster")
-@needs("update_cluster", takes=ClusterBody, answers=ClusterAnswer, query=CHANGING)
+@needs("update_cluster", takes=ClusterBody, answers=ClusterAnswer, query=(*CHANGING, "force"))
 def update(sent: ClusterBody) -> Response:
-    changes = sent.sent()
+    said = sent.sent()
+    changes = {name: value for name, value in said.items() if name not in demands.FIELDS}
     if "mtls_authorized_subjects" in changes:
         changes["mtls_authorized_subjects"] = subjects(
             "mtls_authorized_subjects", changes["mtls_authorized_subjects"]
         )
-    changed = configured(changes)
+
+    def change(cluster: Cluster) -> Cluster:
+        after = demands.demanded(cluster.demands, sent)
+        return replace(unchanged(cluster), **changes, demands=after)
+
+    if demands.FIELDS & said.keys():
+        demands.check_own(change(store().settings.cluster()))
+        demands.check_sessions(lambda stage: stage.settings.configure(change))
+    changed = store().settings.configure(change)
     return answer(render(changed), changed)
 
 
@@ -119,12 +130,9 @@ def read_policy() -> Response:
 @blueprint.put("/v1/cluster/policy")
 @needs("update_cluster", takes=PolicyBody, answers=PolicyAnswer, query=CHANGING)
 def update_policy(sent: PolicyBody) -> Response:
-    changed = configured(sent.sent())
+    changes = sent.sent()
+    changed = store().settings.configure(lambda cluster: replace(unchanged(cluster), **changes))
     return answer(rendered_policy(changed), changed)
-
-
-def configured(changes: dict[str, Any]) -> Cluster:
-    return store().settings.configure(lambda cluster: replace(unchanged(cluster), **changes))
 
 
 def subjects(field: str, entries: list[Any]) -> tuple[Subject, ...]:
@@ -152,6 +160,7 @@ def render(cluster: Cluster) -> dict[str, Any]:
         "password_complexity": cluster.password_complexity,
         "password_min_length": cluster.password_min_length,
         "password_expiration_duration": cluster.password_expiration_duration,
+        **demands.rendered(cluster.demands.over(demands.NOTHING)),
     }
 
 

@@ -177,8 +177,9 @@ def check(before: Trust, after: Trust, places: Collection[int]) -> list[str]:
     if found and not flag("force"):
         raise conflict(
             "ca_in_use",
-            f"a CA would go that is still in use, by {rotation.told(found)}: GET /v1/certauth/ca "
-            f"has more. Give them certificates of another CA first; ?force cuts them off{stays}",
+            "a CA or a pinned certificate would go that is still in use, by "
+            f"{rotation.told(found)}: GET /v1/certauth/ca has more. Give them certificates of "
+            f"another CA first; ?force cuts them off{stays}",
         )
     return sorted({one.user for one in found})
 
@@ -198,6 +199,28 @@ def warn_of_serving(after: Trust) -> None:
                 f"alone, such as that of {found[0].user}: where only the TLS handshake decides, "
                 "each is good enough for a node. Issue them for clientAuth only (extended key "
                 "usage); GET /v1/certauth/certificates?serves lists them"
+            )
+
+
+def warn_of_pins(before: Trust, database: Database) -> None:
+    """Of what only comes in where a server's module answers for it in the handshake: the servers
+    where it does not; and of a client's own certificate that passes for a CA."""
+    after = trust_of(database)
+    more = set(after.pins) - set(before.pins) | set(trust.rootless(after)) - set(before.cas)
+    for node in store().nodes.of(database.uid) if more else ():
+        if node.detail and not node.detail.startswith("managed"):
+            warn(
+                f"{node.address}: its TLS handshake takes no pinned certificate, and no CA "
+                f"without its root unless its own files have that: its trust is {node.detail}"
+            )
+    for der in set(after.cas) - set(before.cas):
+        leaf = core.identity(der)
+        users = store().objects.users_like(leaf)
+        if users and leaf.subject == leaf.issuer:
+            warn(
+                f"'{leaf.subject}' says that it is a CA: those come in that it issued, and not "
+                f"itself, though user '{users[0].name}' has what it says. Where it is a client's "
+                f'own certificate: pinned_certificates: ["{leaf.cert}"]'
             )
 
 

@@ -32,6 +32,7 @@ from control.records import (
     Enforcement,
     KeyUsage,
     Management,
+    MinTls,
     PatternKind,
     Switch,
     TlsMode,
@@ -74,6 +75,11 @@ def grant(ask: Client, text: str) -> dict[str, int]:
 
 def typed_password(_: Client, wanted: bool) -> str:
     return ask_password("New password", twice=True)
+
+
+def several_or_none(_: Client, values: tuple[str, ...]) -> list[str]:
+    """'' is none of them."""
+    return [value for value in values if value]
 
 
 ROLES, ACLS = "/v1/roles", "/v1/redis_acls"
@@ -123,6 +129,20 @@ class Noun:
     fields: tuple[Field, ...]
     columns: tuple[str, ...] = ()
     identities: bool = False  # whether certificates are one
+
+
+DEMANDS = (
+    Field("max-lifetime", "max_certificate_lifetime",
+          "Of clients' certificates, in seconds; 0: any.", kind=int),
+    Field("require-eku", "required_extended_key_usages",
+          "That they have: a name or an OID; may be given again; '': none.",
+          several_or_none, multiple=True),
+    Field("require-policy", "required_certificate_policies",
+          "That they have: an OID; may be given again; '': none.",
+          several_or_none, multiple=True),
+    Field("min-key-bits", "min_key_bits", "Of their keys, as of RSA; 0: any.", kind=int),
+    Field("min-tls", "min_tls_version", "Of clients' connections; '': any.", kind=choice(MinTls)),
+)  # fmt: skip
 
 
 NOUNS = (
@@ -186,6 +206,7 @@ NOUNS = (
             Field("enforcement", "enforcement", "The step on the way from passwords.",
                   kind=choice(Enforcement)),
             switch("adopt-users", "adopt_users", "Take over users that a server has already."),
+            *DEMANDS,
         ),
         ("uid", "name", "status", "generation", "tls_mode"),
     ),
@@ -213,6 +234,7 @@ NOUNS = (
             switch("complexity", "password_complexity", "Rules for passwords."),
             Field("min-length", "password_min_length", "Of passwords.", kind=int),
             Field("expiration", "password_expiration_duration", "Of passwords, in days.", kind=int),
+            *DEMANDS,
         ),
     ),
     Noun(

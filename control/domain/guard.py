@@ -26,7 +26,7 @@ from control.domain.passwords import Passwords, is_expired, is_locked
 from control.errors import Refusal, forbidden, unauthorized
 from control.policy import core
 from control.policy import lines as policy
-from control.records import ClientCertificate, Management, Password, User
+from control.records import ClientCertificate, Cluster, Management, Password, User
 from control.store import UNAVAILABLE_ERRORS, Store
 
 log = logging.getLogger(__name__)
@@ -173,6 +173,18 @@ class Guard:
             return tuple((der, core.identity(der)) for der in (*trust.cas, *trust.anchors))
 
         return store.revocations.among(policy.revocations_of(pem, store.recall("trusted", trusted)))
+
+    def own_reason(self, request: Request, cluster: Cluster) -> str:
+        """Why the client certificate of this request would be refused if these were the settings of
+        the cluster; "" where it is let in, or there is none."""
+        presented = self._peer_cert(request.environ)
+        if presented is None or not cluster.mtls_certificate_authentication:
+            return ""
+        pem = "".join(map(ssl.DER_cert_to_PEM_cert, presented.chain)).encode()
+        users = self._store.objects.users_like(core.identity(pem))
+        lines = policy.rest_lines(cluster, self._store.settings.trust(), users)
+        decided = core.Policy(lines).decide(pem, address=request.remote_addr, own=True)
+        return "" if decided.user else decided.reason
 
     def _policy(self, leaf: core.Identity, revoked: tuple[str, ...]) -> core.Policy:
         store = self._store

@@ -342,9 +342,10 @@ def _check(decided: core.Decision, name: str, where: str) -> None:
             "certificate_of_another", f"this certificate would be somebody else on {where}"
         )
     if decided.reason not in HARMLESS:
+        steps = (step for step in decided.trace if step.startswith(f"{decided.reason}:"))
         raise refused(
             "certificate_not_accepted",
-            f"this certificate would be refused on {where}: {decided.reason}",
+            f"this certificate would be refused on {where}: {next(steps, decided.reason)}",
         )
 
 

@@ -50,7 +50,7 @@ class Difference:
         return frozenset(self.after).difference(self.added).union(self.removed)
 
 
-def differences(store: Store, change: Callable[[Stage], None]) -> list[Difference]:
+def differences(store: Store, change: Callable[[Stage], object]) -> list[Difference]:
     """What `change` does to the policies; the store stays as it is. Raises what `change` does."""
     with store.rehearse() as stage:
         before = stage.policies.targets()

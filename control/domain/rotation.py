@@ -81,14 +81,14 @@ def cut(found: Sequence[Use], before: Trust, after: Trust, places: Collection[in
     have a successor which still would."""
     staying: dict[str, list[Use]] = {}
     for one in found:
-        if trust.admits(after, one.path):
+        if trust.admits(after, one.path, one.cert):
             staying.setdefault(one.user, []).append(one)
     gone = [
         one
         for one in found
         if one.place in places
-        and trust.admits(before, one.path)
-        and not trust.admits(after, one.path)
+        and trust.admits(before, one.path, one.cert)
+        and not trust.admits(after, one.path, one.cert)
     ]
     return [
         one

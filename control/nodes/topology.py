@@ -149,8 +149,9 @@ def listed(*replies: Sequence[Any]) -> frozenset[str]:
 @dataclass(frozen=True)
 class Status:
     """What CERTAUTH.POLICY STATUS answers. `generation` 0: the node never had a policy.
-    `unverified` is what its OpenSSL does not know of the policy's CAs; the last three are of the
-    certificate that it shows. An older module does not say these."""
+    `unverified` is what its OpenSSL does not know of the policy's CAs, `untaken` what its
+    handshakes do not take of what the policy trusts; the last three are of the certificate that it
+    shows. An older module does not say these."""
 
     generation: int
     digest: str
@@ -161,6 +162,7 @@ class Status:
     journal: str
     trust: str
     unverified: str = ""
+    untaken: str = ""
     key: str | None = None
     next_key: str | None = None
     certificate: str = "ok"

@@ -69,6 +69,7 @@ class Observation:
     detached: bool = False
     ready: bool = False
     unverified: str = ""  # as its STATUS says
+    untaken: str = ""
 
 
 class Fleet:

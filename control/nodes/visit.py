@@ -80,6 +80,8 @@ class Visitor:
                 doubt = doubt or self._refused_at_doors(tracked, database)
                 if visit.unverified and not doubt:
                     doubt = f"ALGORITHM {visit.unverified}"
+                if visit.untaken and not doubt:
+                    doubt = f"UNTAKEN {visit.untaken}"
                 visit.seen = with_error(visit.seen, doubt, visit.seen.in_step)
         except NodeError as error:
             if error.code == UNREACHABLE:
@@ -219,7 +221,7 @@ class Visitor:
         target = self._store.policies.target(uid)
         in_step = held.is_of(status) and held.has(target)
         detail, error = judge_trust(visit.seen.detail, status.trust)
-        visit.unverified = status.unverified
+        visit.unverified, visit.untaken = status.unverified, status.untaken
         if status.certificate != "ok" and not status.next_key:
             error = error or f"CERTIFICATE {status.certificate}"
         seen = with_policy(enrolled, status, in_step)

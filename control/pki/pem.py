@@ -95,6 +95,16 @@ def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> boo
     return True
 
 
+def is_authority(certificate: x509.Certificate) -> bool:
+    """Whether it may sign certificates, by its basic constraints and, where it has one, its key
+    usage."""
+    found = {one.oid: one.value for one in certificate.extensions}
+    constraints = found.get(x509.BasicConstraints.oid)
+    usage = found.get(x509.KeyUsage.oid)
+    signs = not isinstance(usage, x509.KeyUsage) or usage.key_cert_sign
+    return isinstance(constraints, x509.BasicConstraints) and constraints.ca and signs
+
+
 def to_der(certificate: x509.Certificate) -> bytes:
     """One certificate as DER."""
     return certificate.public_bytes(serialization.Encoding.DER)

@@ -8,6 +8,10 @@ nothing about a certificate that is there: it stays what it is until `client_cas
 until it goes. One that goes while its issuer stays is refused from then on, wherever it is brought
 along: a CA that was stolen must not come back under the root that issued it.
 
+A database may have clients' own certificates among them, each trusted by itself: those that are no
+CAs, and those of which it is said (`pinned`). One that has signed itself and says CA:TRUE, as those
+of `openssl req -x509` do, could be either, and is a CA unless it is said.
+
 Pure: nothing is read or written here."""
 
 from collections.abc import Collection, Sequence
@@ -16,6 +20,7 @@ from cryptography import x509
 
 from control.pki.pem import (
     CertificateError,
+    is_authority,
     is_issued_by,
     issuers_within,
     parse_bundle,
@@ -27,17 +32,27 @@ from control.records import CaUses, Trust
 
 
 def stored(pem: str, uses: CaUses) -> Trust:
-    """What the certificates of a place admit. `pem` has passed `check_trust`."""
+    """What the certificates of a place admit. `pem` has passed `check_trust` or
+    `check_clients`."""
     ders = pem_to_ders(pem)
-    above = [der for der in ders if key_of(der) in uses.anchors]
-    return Trust(tuple(der for der in ders if der not in above), tuple(above), uses.removed)
+    pins = tuple(der for der in ders if cert_of(der) in uses.pins)
+    cas = [der for der in ders if der not in pins]
+    above = [der for der in cas if key_of(der) in uses.anchors]
+    return Trust(tuple(der for der in cas if der not in above), tuple(above), uses.removed, pins)
 
 
-def settled(before: Trust, pem: str, clients: Collection[str] | None = None) -> CaUses:
+def settled(
+    before: Trust,
+    pem: str,
+    clients: Collection[str] | None = None,
+    pinned: Collection[str] | None = None,
+) -> CaUses:
     """What the certificates in `pem`, which are to be all of a place, are for: `before` is what it
-    trusts now, `clients` are the key ids of those that clients come from, where that was said.
-    Raises CertificateError where one of these is not there."""
-    read = read_trust(pem)
+    trusts now, `clients` are the key ids of those that clients come from, and `pinned` the SHA-256
+    of those that are clients' own, where that was said. Raises CertificateError where one of these
+    is not there."""
+    pins = _pins(before, pem, pinned)
+    read = _read([one for one in _parsed(pem) if cert_of(to_der(one)) not in pins])
     here = {key_of(der): der for der in (*read.cas, *read.anchors)}
     if clients is None:
         was = _keys(before.anchors) | _keys(before.cas)
@@ -51,13 +66,33 @@ def settled(before: Trust, pem: str, clients: Collection[str] | None = None) -> 
         anchors = here.keys() - said
     gone = [der for der in (*before.cas, *before.anchors) if key_of(der) not in here]
     removed = set(before.removed) | _keys(cas_issued_by(gone, list(here.values())))
-    return CaUses(tuple(sorted(anchors)), tuple(sorted(removed - here.keys())))
+    return CaUses(tuple(sorted(anchors)), tuple(sorted(removed - here.keys())), tuple(sorted(pins)))
+
+
+def _pins(before: Trust, pem: str, said: Collection[str] | None) -> set[str]:
+    """By their SHA-256: those that can be nothing else, and those that were or are said to be."""
+    certificates = {cert_of(to_der(one)): one for one in _parsed(pem)}
+    leaves = {cert for cert, one in certificates.items() if not is_authority(one)}
+    if said is None:
+        return leaves | (set(map(cert_of, before.pins)) & certificates.keys())
+    if missing := set(said) - certificates.keys():
+        text = f"no certificate here has the SHA-256 {', '.join(sorted(missing))}"
+        raise CertificateError(f"pinned_certificates: {text}")
+    return leaves | set(said)
+
+
+def _parsed(pem: str) -> list[x509.Certificate]:
+    return parse_bundle(pem) if pem else []
 
 
 def grown(before: Trust, after: Trust) -> list[str]:
-    """The CAs that clients may come from after a change and could not before, in words."""
+    """The CAs that clients may come from after a change and could not before, and the certificates
+    that are trusted by themselves, in words."""
     was, above = _keys(before.cas), _keys(before.anchors)
+    own = [der for der in after.pins if der not in before.pins]
     return [
+        *(f"{core.identity(der).subject} (this certificate alone)" for der in own),
+    ] + [
         core.identity(der).subject
         + (" (so far only above others)" if key_of(der) in above else "")
         + (" (taken away before)" if key_of(der) in before.removed else "")
@@ -68,17 +103,33 @@ def grown(before: Trust, after: Trust) -> list[str]:
 
 def lessens(before: Trust, after: Trust) -> bool:
     """Whether anybody can get in no more after a change."""
-    gone = _keys(before.cas) - _keys(after.cas)
+    gone = _keys(before.cas) - _keys(after.cas) or set(before.pins) - set(after.pins)
     return bool(gone) or not set(after.removed) <= set(before.removed)
 
 
-def admits(trust: Trust, path: Collection[str]) -> bool:
-    """Whether a leaf below CAs with these key ids may be somebody."""
+def admits(trust: Trust, path: Collection[str], cert: str = "") -> bool:
+    """Whether a leaf with this SHA-256, below CAs with these key ids, may be somebody."""
+    if cert in map(cert_of, trust.pins):
+        return True
     return not _keys(trust.cas).isdisjoint(path) and not set(trust.removed).intersection(path)
+
+
+def rootless(trust: Trust) -> list[bytes]:
+    """The CAs that clients come from whose root is not among them."""
+    certificates = [x509.load_der_x509_certificate(der) for der in (*trust.cas, *trust.anchors)]
+    rooted = [one for one in certificates if is_issued_by(one, one)]
+    for above in rooted:
+        rooted += [one for one in certificates if one not in rooted and is_issued_by(one, above)]
+    known = set(map(to_der, rooted))
+    return [der for der in trust.cas if der not in known]
 
 
 def key_of(der: bytes) -> str:
     return core.identity(der).key
+
+
+def cert_of(der: bytes) -> str:
+    return core.identity(der).cert
 
 
 def _keys(ders: Collection[bytes]) -> set[str]:
@@ -90,7 +141,10 @@ def read_trust(pem: str) -> Trust:
     for, whatever the date is now: one that has issued no other of them is a `ca`, those above it
     are anchors. So a root alone admits all that it issued, and an intermediate with its root admits
     only what the intermediate did."""
-    certificates = parse_bundle(pem) if pem else []
+    return _read(_parsed(pem))
+
+
+def _read(certificates: Sequence[x509.Certificate]) -> Trust:
     issuers = {
         issuer
         for certificate in certificates

@@ -2,7 +2,8 @@
 
 The decision about a client is never made here; that is the core's."""
 
-from collections.abc import Callable, Mapping, Sequence
+import base64
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 
 import cryptography
@@ -14,6 +15,7 @@ from control.pki.keys import is_for_key, load_key, open_key, public_bytes, rende
 from control.pki.pem import (
     CertificateError,
     Issued,
+    is_authority,
     is_issued_by,
     issuers_within,
     name_in_bundle,
@@ -23,7 +25,7 @@ from control.pki.pem import (
 )
 from control.policy import core
 
-NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME of libcrypto
+NO_CHECK_TIME, PARTIAL_CHAIN = 0x200000, 0x80000  # X509_V_FLAG_… of libcrypto
 
 
 def check_authority(pem: str, key_pem: str, passphrase: str) -> Issued:
@@ -56,9 +58,49 @@ def check_trust(pem: str) -> tuple[str, ...]:
     issuers = _all_issuers(certificates)
     for index, certificate in enumerate(certificates):
         _check_complete(certificate, issuers, name_in_bundle(certificates, index))
-        _check_length(certificate, issuers, name_in_bundle(certificates, index))
-    _check_paths(certificates, issuers)
+    _check_below(issuers, NO_CHECK_TIME)
     return tuple(to_pem(certificate) for certificate in certificates)
+
+
+def check_clients(pem: str, pinned: Collection[str] = ()) -> tuple[str, ...]:
+    """The same of what a database trusts: also intermediates without their roots; and clients' own
+    certificates, which are those that are no CAs, and those whose SHA-256 is in `pinned`."""
+    certificates = parse_bundle(pem)
+    authorities = []
+    for index, certificate in enumerate(certificates):
+        which = name_in_bundle(certificates, index)
+        _check_known(certificate, which)
+        _check_dates(certificate, which)
+        if not is_authority(certificate) or core.identity(to_der(certificate)).cert in pinned:
+            _check_client(certificate, which)
+        else:
+            authorities.append(certificate)
+    _check_below(_all_issuers(authorities), NO_CHECK_TIME | PARTIAL_CHAIN)
+    return tuple(to_pem(certificate) for certificate in certificates)
+
+
+def _check_client(certificate: x509.Certificate, which: str) -> None:
+    """A client's own certificate is judged by what decides about clients."""
+    der = to_der(certificate)
+    lines = [
+        "set enforce on", "user x on", f"bind cert {core.identity(der).cert} x",
+        f"pin {base64.b64encode(der).decode()}",
+    ]  # fmt: skip
+    decided = core.Policy(lines).decide(der, own=True)
+    if decided.user is None:
+        steps = (step for step in decided.trace if step.startswith(f"{decided.reason}:"))
+        raise CertificateError(
+            f"{which} is not a CA certificate, and as a client's own it would be refused: "
+            f"{next(steps, decided.reason)}"
+        )
+
+
+def _check_below(issuers: Issuers, flags: int) -> None:
+    """What the CAs of an upload may issue; `flags` are those of libcrypto."""
+    certificates = list(issuers)
+    for index, certificate in enumerate(certificates):
+        _check_length(certificate, issuers, name_in_bundle(certificates, index))
+    _check_paths(certificates, issuers, flags)
 
 
 def merge_bundles(first: str, second: str) -> str:
@@ -182,13 +224,14 @@ def _check_length(certificate: x509.Certificate, issuers: Issuers, which: str) -
                 todo.append((above, count))
 
 
-def _check_paths(certificates: Sequence[x509.Certificate], issuers: Issuers) -> None:
-    """Each certificate as a TLS server will verify it, up to a root: name constraints and critical
-    extensions are libcrypto's to judge, here as there."""
-    roots = [one for one in certificates if one in issuers[one]]
+def _check_paths(certificates: Sequence[x509.Certificate], issuers: Issuers, flags: int) -> None:
+    """Each certificate as a TLS server will verify it, up to a root, or to the end of the upload:
+    name constraints and critical extensions are libcrypto's to judge, here as there."""
+    partial = bool(flags & PARTIAL_CHAIN)
+    roots = [one for one in certificates if one in issuers[one] or partial > bool(issuers[one])]
     between = [crypto.X509.from_cryptography(one) for one in certificates if one not in roots]
     store = crypto.X509Store()
-    store.set_flags(NO_CHECK_TIME)  # dates have been looked at, by name
+    store.set_flags(flags)  # dates have been looked at, by name
     for one in roots:
         store.add_cert(crypto.X509.from_cryptography(one))
     for index, one in enumerate(certificates):

@@ -20,17 +20,27 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from control.policy import bindings, core, taking
 from control.policy.taking import RESERVED
-from control.records import ClientCertificate, Cluster, Database, Node, Subject, Trust, User
+from control.records import (
+    ClientCertificate,
+    Cluster,
+    Database,
+    Demands,
+    Node,
+    Subject,
+    Trust,
+    User,
+)
 
 # What a server shows of each user that a line makes, as if it were the hash of a password: see MARK
 # in module/certauth.c.
 MARK = b"redis-certauth: not a password!!".hex()
 
+NOTHING = Demands()
 RULE = re.compile(
     r"[+-]@?[\w.|-]+|~\S+|%(?:R|W|RW|WR)~\S+|&\S+|"
     r"allkeys|resetkeys|allchannels|resetchannels|allcommands|nocommands|clearselectors",
@@ -41,9 +51,11 @@ RULE = re.compile(
 # ---- Databases ----
 
 
-def database_lines(database: Database, trust: Trust, nodes: Iterable[Node] = ()) -> frozenset[str]:
+def database_lines(
+    database: Database, trust: Trust, nodes: Iterable[Node] = (), demands: Demands = NOTHING
+) -> frozenset[str]:
     """The lines that a database has whoever its users are. `nodes` are its servers and Sentinels,
-    as far as they are known."""
+    as far as they are known; `demands` are the cluster's."""
     on = "shadow" if database.enforcement == "shadow" else "on"
     leave = database.default_user or database.enforcement == "leave"
     lines = [
@@ -60,6 +72,7 @@ def database_lines(database: Database, trust: Trust, nodes: Iterable[Node] = ())
         lines.append("set internal-trust allow")
     if not database.default_user:
         lines.append("user default adopt off")
+    lines += demand_lines(database.demands.over(demands))
     lines += _peers(peers_of(nodes, database.node_keys))
     return _canonical([*lines, *_gate(database.authorized_subjects), *trust_lines(trust)])
 
@@ -219,6 +232,7 @@ def rest_lines(cluster: Cluster, trust: Trust, users: Iterable[User]) -> frozens
         "set enforce on",
         f"set gate {cluster.mtls_client_cert_subject_validation_type}",
         *_gate(cluster.mtls_authorized_subjects),
+        *demand_lines(replace(cluster.demands, min_tls_version=None)),
         *trust_lines(trust),
         *removed_lines(trust),
     ]
@@ -231,6 +245,30 @@ def rest_lines(cluster: Cluster, trust: Trust, users: Iterable[User]) -> frozens
 
 
 # ---- Parts of both ----
+
+
+SETTINGS = {  # of Demands, in policy lines
+    "max_certificate_lifetime": "max-lifetime",
+    "required_extended_key_usages": "require-eku",
+    "required_certificate_policies": "require-policy",
+    "min_key_bits": "min-key-bits",
+    "min_tls_version": "min-tls",
+}
+
+
+def demand_lines(demands: Demands) -> list[str]:
+    """Raises core.CoreError."""
+    return [line for name in SETTINGS if (line := demand_line(name, getattr(demands, name)))]
+
+
+def demand_line(name: str, value: int | str | Sequence[str] | None) -> str:
+    """The canonical line of a field of Demands; "" where it demands nothing. Raises
+    core.CoreError."""
+    if not value:
+        return ""
+    text = str(value) if isinstance(value, int | str) else ",".join(value)
+    unit = "s" if name == "max_certificate_lifetime" else ""
+    return core.canonical(f"set {SETTINGS[name]} {text}{unit}")
 
 
 def check_user(user: User) -> None:
@@ -300,10 +338,10 @@ def _attributes(subject: Subject) -> list[tuple[str, str]]:
 
 
 def trust_lines(trust: Trust) -> list[str]:
-    """The lines that admit leaves of these CAs."""
+    """The lines that admit leaves of these CAs, and the pinned certificates."""
     return [
         f"{word} {base64.b64encode(der).decode()}"
-        for word, ders in (("ca", trust.cas), ("anchor", trust.anchors))
+        for word, ders in (("ca", trust.cas), ("anchor", trust.anchors), ("pin", trust.pins))
         for der in ders
     ]
 

@@ -21,6 +21,9 @@ LOOSE = frozenset(
         "set password-auth allow", "set tls-client-auth optional", "set internal-trust allow",
     }
 )  # fmt: skip
+# Settings that each demand something of certificates, see docs/policy.md.
+DEMANDS = frozenset({"max-lifetime", "require-eku", "require-policy", "min-key-bits", "min-tls"})
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 OPTIONS = ("ca=", "from=", "session=")  # of `bind` and `pattern` lines, behind the users
 TOKEN = re.compile(r'"(?:\\.|[^"\\])*"|\S+')
 PLACEHOLDER = re.compile(r"\{([a-z0-9_]{1,32})\}")  # as in module/core/pattern.c
@@ -128,7 +131,9 @@ def _about(line: str) -> tuple[str, ...]:
         return word, _tokens(line, 4)[3]
     if word == "allow" or line.startswith("set gate "):
         return ("gate",)
-    if word == "set":  # all of them: enforcement that comes with `unmatched leave` cuts nobody off
+    if word == "set" and (name := line.split(" ")[1]) in DEMANDS:
+        return "demand", name
+    if word == "set":  # all others: enforcement that comes with `unmatched leave` cuts nobody off
         return ("set",)
     if word in ("ca", "anchor"):
         return "ca", _key(line)
@@ -200,6 +205,8 @@ def _takes(word: str, added: Lines, removed: Lines) -> bool:
         return bool(added)
     if word == "set":
         return bool(set(added) - LOOSE or LOOSE.intersection(removed))
+    if word == "demand":
+        return bool(added) and not (removed and _demands_less(removed[0], added[0]))
     if word == "gate":  # no server has a reason to refuse these
         return bool(removed) and "set gate disabled" not in added
     if word == "user" and added and removed:
@@ -212,6 +219,20 @@ def _takes(word: str, added: Lines, removed: Lines) -> bool:
         held = {line.partition(" ")[2] for line in removed}
         return all(line.startswith("anchor ") and line[7:] in held for line in added)
     return not added
+
+
+def _demands_less(before: str, after: str) -> bool:
+    """Whether all that meets one demand meets another one of the same name."""
+    (_, name, old), (_, _, new) = before.split(" "), after.split(" ")
+    if name == "max-lifetime":
+        return _seconds(new) >= _seconds(old)
+    if name in ("require-eku", "require-policy"):
+        return set(new.split(",")) <= set(old.split(","))
+    return float(new) <= float(old)
+
+
+def _seconds(time: str) -> int:
+    return int(time[:-1]) * UNITS[time[-1]]
 
 
 def _narrows(before: str, after: str) -> bool:

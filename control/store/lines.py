@@ -13,7 +13,13 @@ from control.records import Database, Pattern, Target, User
 from control.store.engine import allow_long_idle
 from control.store.identities import sharing_on, users_alike
 from control.store.patterns import group_pattern_grants, patterns_naming
-from control.store.rows import database_trust, find_record, read_nodes, read_records
+from control.store.rows import (
+    database_trust,
+    find_record,
+    read_cluster,
+    read_nodes,
+    read_records,
+)
 from control.store.schema import bdbs, policy_lines, policy_log, users
 from control.store.statements import (
     GRANTS_OF_PATTERN,
@@ -137,7 +143,8 @@ def render_lines(connection: sa.Connection, uid: int, own: bool) -> set[tuple[in
         return set()
     trusts = database_trust(connection, found)
     known = read_nodes(connection, uid)
-    lines = {(0, line) for line in policy.database_lines(found, trusts, known)}
+    demands = read_cluster(connection).demands
+    lines = {(0, line) for line in policy.database_lines(found, trusts, known, demands)}
     if own:
         return lines
     rows = connection.execute(PATTERNS_ON_BDB, {"bdb": uid})

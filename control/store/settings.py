@@ -76,6 +76,8 @@ class Settings:
                 check_trusted_ca(connection)
             values = values_of(cluster_table, changed)
             connection.execute(sa.update(cluster_table).values(**values))
+            if changed.demands != before.demands:
+                refresh_databases(connection, all_databases(connection), own=True)
             check_administrators(connection)
             note(connection, "cluster_updated", fields=differing_fields(before, changed))
         return changed

@@ -6,7 +6,7 @@ import pytest
 
 from control.records import Node
 from tests.kit.rest import ControlPlane
-from tests.kit.support import Pki, days, root
+from tests.kit.support import SERVER, Pki, days, root
 
 ENDPOINTS = [{"addr": ["127.0.0.1"], "port": 6380}]
 
@@ -33,6 +33,7 @@ def test_a_database_as_the_issue_writes_it(api: ControlPlane, pki: Pki) -> None:
         "action_uid": made["action_uid"],
         **body,
         "endpoints": [endpoint],
+        "pinned_certificates": [],
         "tls_server_ca": "",
         "tls_server_name": "",
         "node_addresses": {},
@@ -42,6 +43,11 @@ def test_a_database_as_the_issue_writes_it(api: ControlPlane, pki: Pki) -> None:
         "allow_trust_on_internal_links": False,
         "enforcement": "refuse",
         "adopt_users": False,
+        "max_certificate_lifetime": None,
+        "required_extended_key_usages": None,
+        "required_certificate_policies": None,
+        "min_key_bits": None,
+        "min_tls_version": None,
         "generation": 1,
         "nodes": [],
         "refused": [],
@@ -135,8 +141,7 @@ def test_a_bad_database_is_a_400_with_the_field(
 @pytest.mark.parametrize(
     ("make", "status", "code"),
     [
-        (lambda pki: [pki.alice], 400, "invalid_certificate"),
-        (lambda pki: [pki.ca.authority()], 400, "invalid_certificate"),
+        (lambda pki: [pki.ca.issue(eku=(SERVER,))], 400, "invalid_certificate"),
         (lambda pki: [pki.ca, pki.ca], 400, "invalid_certificate"),
         (lambda pki: [root(not_before=days(-9), not_after=days(-1))], 406, "certificate_expired"),
     ],
@@ -144,7 +149,7 @@ def test_a_bad_database_is_a_400_with_the_field(
 def test_a_bad_client_ca_is_refused(
     api: ControlPlane, pki: Pki, make: Any, status: int, code: str
 ) -> None:
-    """A leaf too: Redis Enterprise would then skip the checks of the subject."""
+    """Also a leaf that no client can log in by."""
     api.database()
     certs = [{"client_cert": cert.pem.decode()} for cert in make(pki)]
     answer = api("PUT /v1/bdbs/1", {"authentication_ssl_client_certs": certs})

@@ -23,6 +23,11 @@ def test_a_new_cluster_has_redis_enterprises_defaults(api: ControlPlane) -> None
         "password_complexity": False,
         "password_min_length": 8,
         "password_expiration_duration": 0,
+        "max_certificate_lifetime": 0,
+        "required_extended_key_usages": [],
+        "required_certificate_policies": [],
+        "min_key_bits": 0,
+        "min_tls_version": "",
     }
 
 

@@ -410,6 +410,19 @@ def test_what_is_no_good_request_is_refused(
     assert reason in refusal.text
 
 
+def test_a_profile_whose_certificates_a_demand_refuses_issues_none(api: ControlPlane) -> None:
+    """Of this API or of a database, with the reason and the place; what meets the demand is
+    issued."""
+    where = {"/v1/cluster": "this API", "/v1/bdbs/1": "database 'orders'"}
+    for path, place in where.items():
+        api.ok(f"PUT {path}", {"max_certificate_lifetime": 3600})
+        refusal = api(ISSUE, {"csr": csr(), "user": "alice"})
+        assert (refusal.status, refusal.code) == (406, "certificate_not_accepted")
+        assert f"refused on {place}: lifetime: " in refusal.text
+        api.ok(f"PUT {path}", {"max_certificate_lifetime": 2 * 86400})
+        assert issued(api)
+
+
 @pytest.mark.parametrize("key", [
     lambda: rsa.generate_private_key(65537, 2048), lambda: ec.generate_private_key(ec.SECP384R1()),
     ed25519.Ed25519PrivateKey.generate,
