@@ -2,6 +2,8 @@
 write and read them as."""
 
 import json
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from control.cli.main import main
 from control.policy import bindings
 from tests.kit.plane import initialised
 from tests.kit.rest import ADMIN
-from tests.kit.support import Pki
+from tests.kit.support import ROOT, Pki, root
 
 CART = "spiffe://acme/ns/shop/sa/cart"
 
@@ -141,6 +143,24 @@ def test_half_an_identity_is_refused(words: tuple[str, ...], why: str) -> None:
     login = ("--url", "https://127.0.0.1:1", "--username", "admin")
     found = CliRunner().invoke(main, [*NEW, *words, *login], input="x\n")
     assert (found.exit_code, why in found.output) == (2, True), found.output
+
+
+def test_each_example_of_the_page_works(run: Shell, pki: Pki, tmp_path: Path) -> None:
+    """docs/identities.md, from its first command, which makes nobody, to its last."""
+    (tmp_path / "ca.pem").write_bytes(root("CN=Acme Workload CA").pem)
+    assert run("ca", "set", tmp_path / "ca.pem").exit_code == 0
+    for name in ("cart", "sensor-17"):
+        leaf = pki.ca.issue(f"CN={name}", san=(f"uri:urn:{name}",))
+        (tmp_path / f"{name}.pem").write_bytes(leaf.pem)
+    page = (ROOT / "docs/identities.md").read_text()
+    blocks = "".join(re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S)).replace("\\\n", " ")
+    first, *commands = [shlex.split(line)[1:] for line in blocks.splitlines()]
+    found = run(*(tmp_path / one if one.endswith(".pem") else one for one in first))
+    assert (found.exit_code, "--by uri: urn:cart" in found.output) == (2, True), found.output
+    for words in commands:
+        found = run(*(tmp_path / one if one.endswith(".pem") else one for one in words))
+        assert found.exit_code == 0, found.output
+    assert run.identities("user", "show", "jane") == [{"subject": "CN=jane,OU=sales,O=acme"}]
 
 
 # ---- Lines -----------------------------------------------------------------------------------
