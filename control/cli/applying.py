@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from control.cli import apply
+from control.cli import apply, making
 from control.cli.client import ApiError, Client
 from control.cli.options import (
     FILE,
@@ -36,20 +36,20 @@ def apply_command(ask: Client, file: Path, dry_run: bool, prune: bool, yes: bool
         return
     for step in steps:
         click.echo(clean(str(step)))
-    steps = [apply.with_password(step) for step in steps]
-    rehearsal = apply.Rehearsal(ask)
+    steps = [making.with_password(step) for step in steps]
+    rehearsal = making.Rehearsal(ask)
     for step in steps:
-        apply.carry_out(rehearsal, step)
+        making.carry_out(rehearsal, step)
     if dry_run:
         show_preview(rehearsal.preview())
         return
     rehearse(rehearsal)
     if not yes:
         click.confirm(f"Make these {len(steps)} changes?", abort=True, err=True)
-    changes = apply.Changes(ask)
+    changes = making.Changes(ask)
     for number, step in enumerate(steps):
         try:
-            apply.carry_out(changes, step)
+            making.carry_out(changes, step)
         except ApiError as error:
             where = f"{step.title}: {error.description}; {number} of {len(steps)} changes are made"
             raise ApiError(error.status, error.error_code, where) from error
@@ -69,10 +69,10 @@ def export_command(ask: Client) -> None:
 UNSEEN = ("preview_too_long", "insufficient_permissions")  # then each step is tried by itself
 
 
-def rehearse(rehearsal: apply.Rehearsal) -> None:
+def rehearse(rehearsal: making.Rehearsal) -> None:
     """Raises ApiError where the API would refuse a step, click.ClickException where a server
     would."""
-    if len(rehearsal.changes) > apply.MOST:
+    if len(rehearsal.changes) > making.MOST:
         return
     try:
         found = rehearsal.preview()

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args
 import click
 from rich.console import Console
 
-from control.cli import apply, client, renewal
+from control.cli import apply, client, making, renewal
 from control.cli.client import ApiError, Client, ProfileError
 from control.cli.output import clean, render_preview
 
@@ -98,7 +98,7 @@ def change(ask: Client, dry_run: bool, method: str, path: str, sent: Any = None,
         for warning in found.get("warnings", ()) if isinstance(found, dict) else ():
             click.echo(clean(f"warning: {warning}"), err=True)
         return found
-    rehearsal = apply.Rehearsal(ask)
+    rehearsal = making.Rehearsal(ask)
     rehearsal(method, path, sent)
     show_preview(rehearsal.preview())
     return None

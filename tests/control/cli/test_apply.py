@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from control import service
-from control.cli import apply
+from control.cli import apply, making
 from control.cli.apply import PolicyFileError, Step, parse, plan, read
 from control.cli.main import main
 from tests.kit.plane import initialised
@@ -293,7 +293,7 @@ def test_a_refusal_says_how_far_it_came(
         assert "create roles 'b'" in refused.output
         assert said in refused.output
         assert "invalid_schema" in refused.output
-        monkeypatch.setattr(apply, "MOST", 1)
+        monkeypatch.setattr(making, "MOST", 1)
     carol = "{name: carol, auth_method: regular, password_file: none}"
     for text, message in (
         ("roles: [{nam: a}]\n", "it has no name"),
