@@ -8,7 +8,8 @@ from pydantic import Field
 from control.ages import as_of_now
 from control.api.models import Answer
 from control.api.web import answer, needs, store
-from control.records import Action, Database
+from control.records import Database
+from control.reports import Action
 
 
 class ActionAnswer(Answer):

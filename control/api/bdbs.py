@@ -25,14 +25,8 @@ from control.api.web import (
 from control.errors import Refusal, conflict, invalid, refused
 from control.pki import trust
 from control.pki.uploads import check_authorities, check_clients
-from control.records import (
-    Database,
-    Endpoint,
-    Node,
-    RolePermission,
-    Target,
-    Trust,
-)
+from control.records import Database, Endpoint, RolePermission, Target, Trust
+from control.reports import Node
 
 
 class Started(Answer):

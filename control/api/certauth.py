@@ -20,15 +20,8 @@ from control.nodes.trials import refusal
 from control.nodes.waiting import servers
 from control.policy import core
 from control.policy.decision import render_decision
-from control.records import (
-    ClientCertificate,
-    Database,
-    NewRules,
-    Node,
-    Target,
-    User,
-    rendered_time,
-)
+from control.records import Database, Target, User, rendered_time
+from control.reports import ClientCertificate, NewRules, Node
 from control.store import InventoryFilter, Stage
 
 

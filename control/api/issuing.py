@@ -27,7 +27,8 @@ from control.api.web import (
 )
 from control.domain import issuing
 from control.errors import Refusal, forbidden
-from control.records import ClientCertificate, KeyUsage, Profile, User
+from control.records import KeyUsage, Profile, User
+from control.reports import ClientCertificate
 from control.store import InventoryFilter
 
 Template = Annotated[str, StringConstraints(max_length=512)]

@@ -16,7 +16,8 @@ from control.errors import Refusal, invalid, missing
 from control.pki import crl
 from control.pki.pem import pem_to_ders
 from control.policy import core
-from control.records import Reason, Revocation, RevocationList, Stale, User, rendered_time
+from control.records import Reason, Stale, User, rendered_time
+from control.reports import Revocation, RevocationList
 from control.store import InventoryFilter
 
 Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$")]

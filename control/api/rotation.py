@@ -19,7 +19,8 @@ from control.pki import crl, trust
 from control.pki.pem import pem_to_ders
 from control.policy import core
 from control.policy.lines import revoke_lines
-from control.records import ClientCertificate, Database, Session, Trust, rendered_time
+from control.records import Database, Trust, rendered_time
+from control.reports import ClientCertificate, Session
 from control.store import InventoryFilter
 
 

@@ -159,7 +159,7 @@ def exported(state: State) -> dict[str, Any]:
         if name == CA:
             found |= {CA: objects[""]["pem"]} if objects[""]["pem"] else {}
         elif SECTIONS[name].single:
-            found[name] = objects[""]
+            found[name] = {key: one for key, one in objects[""].items() if one is not None}
         else:
             found[name] = [_declared(one) for one in objects.values()]
     return found
@@ -167,7 +167,8 @@ def exported(state: State) -> dict[str, Any]:
 
 def _declared(one: Fields) -> Fields:
     """Without what says nothing, and without a subject line, which is among the identities."""
-    empty = {name for name in (IDENTITIES, "email") if not one.get(name)}
+    empty = {name for name in one if one[name] is None}
+    empty |= {name for name in (IDENTITIES, "email") if not one.get(name)}
     return {name: one[name] for name in one if name not in empty | {"certificate_subject_line"}}
 
 

@@ -26,7 +26,8 @@ from control.domain.passwords import Passwords, is_expired, is_locked
 from control.errors import Refusal, forbidden, unauthorized
 from control.policy import core
 from control.policy import lines as policy
-from control.records import ClientCertificate, Cluster, Management, Password, User
+from control.records import Cluster, Management, Password, User
+from control.reports import ClientCertificate
 from control.store import UNAVAILABLE_ERRORS, Store
 
 log = logging.getLogger(__name__)

@@ -36,7 +36,8 @@ from control.pki.trust import read_trust
 from control.pki.uploads import check_authority
 from control.policy import core
 from control.policy import lines as policy
-from control.records import ClientCertificate, Database, Profile, Target, User
+from control.records import Database, Profile, Target, User
+from control.reports import ClientCertificate
 from control.store import Store
 
 CLIENTS, ROOT = "clients.pem", "clients-root.pem"

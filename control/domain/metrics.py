@@ -15,7 +15,8 @@ from control.ages import Pulse, as_of_now
 from control.nodes.audit import Key
 from control.pki.pem import split_pem
 from control.policy import core
-from control.records import Database, Node
+from control.records import Database
+from control.reports import Node
 from control.store import Store
 
 Figures = Mapping[Key, Mapping[str, int]]

@@ -18,7 +18,8 @@ from control.nodes.topology import mapping
 from control.policy import core, refusals
 from control.policy.lines import MARK
 from control.policy.taking import RESERVED
-from control.records import ClientCertificate, Database, Node, Refused, Target
+from control.records import Database, Target
+from control.reports import ClientCertificate, Node, Refused
 from control.store import Stage, Store
 
 # Asks each node of a database, or one by its address: by address what it answers, or its NodeError.

@@ -27,7 +27,7 @@ from control.pki.crl import CrlError
 from control.pki.pem import CertificateError, Issued, pem_to_ders
 from control.pki.uploads import check_authorities
 from control.policy import core
-from control.records import OwnCrl, RevocationList
+from control.reports import OwnCrl, RevocationList
 from control.store import Store
 
 log = logging.getLogger(__name__)

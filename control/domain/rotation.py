@@ -7,7 +7,8 @@ from typing import Any
 
 from control.nodes.audit import Command
 from control.pki import trust
-from control.records import ClientCertificate, Session, Trust
+from control.records import Trust
+from control.reports import ClientCertificate, Session
 
 Paths = Mapping[str, frozenset[str]]  # key id of a CA → its own, and those of the CAs above it
 

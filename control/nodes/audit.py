@@ -21,16 +21,8 @@ from typing import Any
 
 from control.ages import Pulse
 from control.nodes import topology
-from control.records import (
-    ClientCertificate,
-    Cluster,
-    Database,
-    Event,
-    EventDetail,
-    Position,
-    Severity,
-    rendered_time,
-)
+from control.records import Cluster, Database, EventDetail, Severity, rendered_time
+from control.reports import ClientCertificate, Event, Position
 from control.store import Store
 
 log = logging.getLogger(__name__)

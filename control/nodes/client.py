@@ -21,8 +21,8 @@ from control.nodes import topology
 from control.nodes.topology import NodeInfo, Status
 from control.pki.keys import derive_secret
 from control.policy import core
-from control.records import Node as Seen
 from control.records import Target
+from control.reports import Node as Seen
 
 RECONNECT_SECONDS = 60.0  # between two connections to a node, made as a client makes them
 COMMAND_SECONDS = 30.0  # at most for one command, of a node that answers a byte at a time

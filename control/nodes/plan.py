@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from control.nodes.topology import Status
 from control.policy import refusals
 from control.policy.refusals import Signs
-from control.records import Change, EventDetail, Refused, Target
-from control.records import Node as Seen
+from control.records import Change, EventDetail, Target
+from control.reports import Node as Seen
+from control.reports import Refused
 
 Drift = dict[str, EventDetail]  # how a node differed: details of an event
 SHOWN_LINES = 20  # of a difference

@@ -10,7 +10,8 @@ from control.nodes.lease import Lease
 from control.nodes.plan import Drift, Held, deviating, difference, is_within, merged
 from control.nodes.topology import Status
 from control.policy import core, refusals, taking
-from control.records import Change, Database, Refused, Target
+from control.records import Change, Database, Target
+from control.reports import Refused
 from control.store import POLICY_LOG_GENERATIONS, Store
 
 RETRY_REFUSED_SECONDS = 60.0  # between two tries of what a node refused

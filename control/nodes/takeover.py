@@ -10,7 +10,7 @@ from control.nodes.reconcile import check_owner
 from control.nodes.tracked import access_of
 from control.nodes.waiting import servers
 from control.records import Database, Target
-from control.records import Node as Seen
+from control.reports import Node as Seen
 from control.store import Store
 
 

@@ -9,7 +9,7 @@ from control.nodes.client import UNREACHABLE, Access, Node
 from control.nodes.plan import Held
 from control.nodes.topology import NodeInfo, Status
 from control.records import Database, Target
-from control.records import Node as Seen
+from control.reports import Node as Seen
 
 
 @dataclass(eq=False)

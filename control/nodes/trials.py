@@ -19,7 +19,7 @@ from control.nodes.client import NodeError
 from control.policy import known
 from control.policy.refusals import LISTED, PROBLEM
 from control.policy.taking import RESERVED
-from control.records import NewRules, Node, Place
+from control.reports import NewRules, Node, Place
 
 Ask = Callable[..., Mapping[str, Any]]  # see control/domain/preview.py
 PATIENCE = 2.0  # seconds for all servers

@@ -24,7 +24,7 @@ from control.nodes.tracked import (
 )
 from control.policy import refusals
 from control.records import Database, EventDetail, Target
-from control.records import Node as Seen
+from control.reports import Node as Seen
 from control.store import UNAVAILABLE_ERRORS, Replaced, Store
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from control.ages import as_of_now
 from control.errors import Refusal
 from control.policy import refusals
-from control.records import Database, Node
+from control.records import Database
+from control.reports import Node
 from control.store import NOT_REACHED, Store
 
 LONGEST = 60.0  # seconds that a request may wait

@@ -27,7 +27,7 @@ from control.nodes.tracked import Fleet, Observation, TrackedNode, access_of, un
 from control.nodes.visit import VISIT_SECONDS, Visitor, note
 from control.policy import core
 from control.records import Database, Target
-from control.records import Node as Seen
+from control.reports import Node as Seen
 from control.store import UNAVAILABLE_ERRORS, Replaced, Store
 
 log = logging.getLogger(__name__)

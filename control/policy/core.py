@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from control._core import ffi, lib
-from control.records import ClientCertificate
+from control.reports import ClientCertificate
 
 _ROOM = 65536
 _CERTIFICATES = 16

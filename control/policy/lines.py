@@ -25,16 +25,8 @@ from typing import Literal
 
 from control.policy import bindings, core, taking
 from control.policy.taking import RESERVED
-from control.records import (
-    ClientCertificate,
-    Cluster,
-    Database,
-    Demands,
-    Node,
-    Subject,
-    Trust,
-    User,
-)
+from control.records import Cluster, Database, Demands, Subject, Trust, User
+from control.reports import ClientCertificate, Node
 
 # What a server shows of each user that a line makes, as if it were the hash of a password: see MARK
 # in module/certauth.c.

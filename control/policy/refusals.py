@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from control.policy import taking
 from control.policy.lines import digest_of
-from control.records import Refused
+from control.reports import Refused
 
 LISTED = 32  # problems that a server names in one answer (module/core/policy.c)
 PROBLEM = re.compile(

@@ -154,9 +154,30 @@ def _divided(word: str, added: Lines, removed: Lines) -> list[tuple[bool, Lines]
     plus, minus = [f"+{line}" for line in added], [f"-{line}" for line in removed]
     if word == "pattern":
         return _divided_patterns(added, removed)
-    if word == "bind" and added and removed and not _goes_on(added[0], removed[0]):
-        return [(True, minus), (False, plus)]
+    if word == "bind" and added and removed:
+        return _divided_bindings(added, removed)
     return [(_takes(word, added, removed), minus + plus)]
+
+
+def _divided_bindings(added: Lines, removed: Lines) -> list[tuple[bool, Lines]]:
+    """Of bindings of one value: users who go, go first; who comes waits for its `user` line; and
+    whoever stays is never away in between. Nodes' peers, whose names follow from what they are,
+    stay peers."""
+    plus, minus = [f"+{line}" for line in added], [f"-{line}" for line in removed]
+    new = {user for line in added for user in users_of(line)}
+    old = {user for line in removed for user in users_of(line)}
+    if NOBODY in new:
+        return [(True, minus + plus)]
+    if all(user.startswith(RESERVED) for user in new | old):
+        return [(False, minus + plus)]
+    if not new & old:
+        return [(True, minus), (False, plus)]
+    if new <= old:
+        return [(True, minus + plus)]
+    if old - new and len(added) == len(removed) == 1:
+        between = unbound(added[0], new - old)
+        return [(True, [*minus, f"+{between}"]), (False, [f"-{between}", *plus])]
+    return [(False, minus + plus)]
 
 
 def _divided_patterns(added: Lines, removed: Lines) -> list[tuple[bool, Lines]]:
@@ -192,14 +213,6 @@ def _pattern_narrows(before: Lines, after: Lines) -> bool:
     return all(rules == new or _shrinks(rules, new) for (_, rules), (_, new) in pairs)
 
 
-def _goes_on(added: str, removed: str) -> bool:
-    """Whether a certificate stays the same user, or a node's peer; or becomes nobody."""
-    new, old = users_of(added), users_of(removed)
-    if NOBODY in new or not set(new).isdisjoint(old):
-        return True
-    return all(user.startswith(RESERVED) for user in (*new, *old))
-
-
 def _takes(word: str, added: Lines, removed: Lines) -> bool:
     if word == "revoke":
         return bool(added)
@@ -214,7 +227,7 @@ def _takes(word: str, added: Lines, removed: Lines) -> bool:
     if word == "user":
         return all(map(_is_off, added)) if added else not all(map(_is_off, removed))
     if word == "bind" and added:
-        return user_of(added[0]) == NOBODY or bool(removed and _narrows(removed[0], added[0]))
+        return user_of(added[0]) == NOBODY
     if word == "ca" and added:
         held = {line.partition(" ")[2] for line in removed}
         return all(line.startswith("anchor ") and line[7:] in held for line in added)
@@ -233,13 +246,6 @@ def _demands_less(before: str, after: str) -> bool:
 
 def _seconds(time: str) -> int:
     return int(time[:-1]) * UNITS[time[-1]]
-
-
-def _narrows(before: str, after: str) -> bool:
-    """Whether a `bind` line loses users, or lets in from elsewhere or for another time: users and
-    networks that it may gain by that too have their `user` lines already, or wait for them."""
-    (old, was), (new, now) = _bound(before), _bound(after)
-    return was != now or not set(old) <= set(new)
 
 
 def _is_off(line: str) -> bool:

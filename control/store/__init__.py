@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from control.records import NewRules
+from control.reports import NewRules
 from control.store.actions import Actions
 from control.store.backup import NOT_REACHED, Restore, dump, dump_tables, load
 from control.store.crls import Crls

@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from control.errors import missing
-from control.records import Action
+from control.reports import Action
 from control.store.kernel import Kernel
 from control.store.schema import actions
 from control.store.statements import insert_into

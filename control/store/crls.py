@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from control.errors import conflict, missing
 from control.pki.crl import Crl
-from control.records import OwnCrl, RevocationList
+from control.reports import OwnCrl, RevocationList
 from control.store.events import note
 from control.store.kernel import Kernel
 from control.store.lines import all_databases

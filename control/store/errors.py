@@ -4,7 +4,7 @@ import sqlite3
 
 import sqlalchemy as sa
 
-from control.records import NewRules
+from control.reports import NewRules
 
 # Raised where the database cannot be reached, read or written.
 UNAVAILABLE_ERRORS = (

@@ -6,7 +6,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from control.records import Database, Event, EventDetail, EventPage, Outcome, Position, Severity
+from control.records import Database, EventDetail, Severity
+from control.reports import Event, EventPage, Outcome, Position
 from control.store.kernel import Kernel
 from control.store.rows import record_exists
 from control.store.schema import counters, events, log_positions

@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from control.errors import forbidden, missing
-from control.records import CertificateFigures, ClientCertificate
+from control.reports import CertificateFigures, ClientCertificate
 from control.store.events import EVENTS_PER_TYPE, note
 from control.store.kernel import Kernel
 from control.store.rows import values_of

@@ -11,7 +11,8 @@ from types import MappingProxyType
 import sqlalchemy as sa
 
 from control.errors import refused
-from control.records import EventDetail, NewRules
+from control.records import EventDetail
+from control.reports import NewRules
 from control.store.cache import Cache
 from control.store.engine import Connections
 from control.store.errors import Untried

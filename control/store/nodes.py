@@ -6,7 +6,8 @@ from dataclasses import replace
 import sqlalchemy as sa
 
 from control.errors import missing, refused
-from control.records import Database, Node
+from control.records import Database
+from control.reports import Node
 from control.store.checks import endpoint_addresses
 from control.store.events import note
 from control.store.kernel import Kernel

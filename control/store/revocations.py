@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 import sqlalchemy as sa
 
 from control.errors import missing
-from control.records import EventDetail, Reason, Revocation
+from control.records import EventDetail, Reason
+from control.reports import Revocation
 from control.store.events import note
 from control.store.kernel import Kernel
 from control.store.lines import all_databases

@@ -7,7 +7,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from control.policy import lines as policy
-from control.records import Database, Reason, Revocation
+from control.records import Database, Reason
+from control.reports import Revocation
 from control.store.lines import move_lines
 from control.store.rows import database_trust, find_record
 from control.store.schema import crls, revocations

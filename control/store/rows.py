@@ -15,11 +15,11 @@ from control.records import (
     Certificate,
     Cluster,
     Database,
-    Node,
     Pattern,
     RolePermission,
     User,
 )
+from control.reports import Node
 from control.store.schema import (
     NOUNS,
     TABLES,

@@ -17,11 +17,11 @@ from control.records import (
     Pattern,
     Profile,
     RedisAcl,
-    Refused,
     Role,
     Subject,
     User,
 )
+from control.reports import Refused
 
 Kind = type[User] | type[Role] | type[RedisAcl] | type[Database] | type[Profile] | type[Pattern]
 AnyRecord = User | Role | RedisAcl | Database | Profile | Pattern

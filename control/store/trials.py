@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Mapping
 import sqlalchemy as sa
 
 from control.policy import lines as policy
-from control.records import Database, NewRules, Place, RedisAcl
+from control.records import Database, RedisAcl
+from control.reports import NewRules, Place
 from control.store.rows import find_record, read_nodes, read_records
 from control.store.schema import AnyRecord, roles_permissions
 from control.store.transaction import state_of

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, r
 from control._core import ffi, lib
 from control.policy import core
 from control.policy.core import CoreError, Policy, PolicyError
-from control.records import ClientCertificate
+from control.reports import ClientCertificate
 from tests.kit import certs as raw
 from tests.kit.certs import (
     ANY_USAGE,

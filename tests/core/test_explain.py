@@ -9,7 +9,7 @@ import pytest
 
 from control._core import ffi, lib
 from control.policy import core
-from control.records import ClientCertificate
+from control.reports import ClientCertificate
 from tests.kit import certs as raw
 from tests.kit.certs import (
     BMP,

@@ -112,6 +112,8 @@ class Material:
             "csr": new_request("ec").certificate,
             "crl": crl.pem(crls.crl(pki.ca, pki.bob)).decode(),
             "cert": pki.bob.fingerprint,
+            "kind": "dns",
+            "template": "{id}.iot.acme.com",
             "key": pki.bob.key_id,
             "ca": pki.ca.key_id,
             "bdb_uid": 1,

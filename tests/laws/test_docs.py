@@ -792,6 +792,7 @@ def test_every_package_has_its_layer() -> None:
         "ages",
         "errors",
         "records",
+        "reports",
     }
 
 

@@ -615,7 +615,7 @@ def test_a_connection_that_is_cut_in_the_middle_of_a_patch(
 def replaced(plane: Plane, count: int, number: int) -> tuple[int, set[str]]:
     """Other lines in the place of as many; the generation with them, and the whole policy."""
     with plane.store._kernel.change() as connection:
-        rows = connection.execute(store.statements.LINES_OF_USER, {"of": 999})
+        rows = connection.execute(store.statements.LINES_OF, {"owners": [999]})
         before = {(row.owner, row.line): row.id for row in rows}
         after = {(999, f"user x{number}-{one} on -@all") for one in range(count)}
         store.lines.move_lines(connection, 1, before, after)

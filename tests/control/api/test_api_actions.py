@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from control.records import Node
+from control.reports import Node
 from tests.kit.rest import ControlPlane
 
 

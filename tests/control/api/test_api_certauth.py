@@ -9,7 +9,8 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 
 from control.nodes.client import NodeError
-from control.records import Node, rendered_time
+from control.records import rendered_time
+from control.reports import Node
 from tests.kit.chains import rsa_key, sign
 from tests.kit.rest import ControlPlane
 from tests.kit.support import Cert, Pki, days

@@ -18,7 +18,7 @@ from control.pki.crl import CrlError
 from control.pki.issue import new_ca
 from control.pki.pem import pem_to_ders
 from control.policy import core
-from control.records import ClientCertificate
+from control.reports import ClientCertificate
 from tests.kit import crls
 from tests.kit.crls import point
 from tests.kit.rest import ADMIN, ControlPlane

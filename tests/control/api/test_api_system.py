@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from control.records import Node
+from control.reports import Node
 from tests.kit.rest import ControlPlane
 from tests.kit.support import Pki
 

@@ -15,7 +15,8 @@ from control.nodes.waiting import IN_FORCE
 from control.pki.pem import Issued
 from control.pki.request import new_request
 from control.policy import core
-from control.records import API, Certificate, Node
+from control.records import API, Certificate
+from control.reports import Node
 from tests.kit import crls
 from tests.kit.rest import ControlPlane
 from tests.kit.support import Pki, root
@@ -34,6 +35,15 @@ PASSWORDS = {"username": "bob", "new_password": "another password"}
 ACL = {"name": "writes", "acl": "+@write ~*"}
 SESSION = {"bdb_uid": 1, "node": SERVER, "id": 7, "cert": "ab" * 32}
 CERT = "/v1/cluster/certificates"
+
+
+PATTERN = {
+    "name": "devices",
+    "kind": "dns",
+    "template": "{id}.pods.acme.com",
+    "user": "device:{id}",
+    "role_uids": [6],
+}
 
 
 class Plane(ControlPlane):
@@ -75,6 +85,7 @@ class Plane(ControlPlane):
         self.database(roles_permissions=[{"role_uid": 6, "redis_acl_uid": 1}])
         self.store.nodes.report(1, [Node(1, SERVER, 0, True, origin="found")])
         self.ok("POST /v1/certauth/profiles", {"name": "short", "lifetime": 3600})  # uid 2
+        self.ok("POST /v1/certauth/patterns", {**PATTERN, "template": "{id}.iot.acme.com"})  # uid 1
         self.ok("POST /v1/certauth/revocations", {"cert": "cd" * 32})
         self.ok("POST /v1/certauth/crls", {"crl": crls.text(crls.crl(self.pki.ca))})
 
@@ -117,6 +128,9 @@ REQUESTS: dict[str, tuple[str, Any]] = {
     "POST /v1/roles": ("/v1/roles", {"name": "dev"}),
     "PUT /v1/roles/{uid}": ("/v1/roles/8", {"name": "dev"}),
     "DELETE /v1/roles/{uid}": ("/v1/roles/8", None),
+    "POST /v1/certauth/patterns": ("/v1/certauth/patterns", {**PATTERN, "name": "pods"}),
+    "PUT /v1/certauth/patterns/{uid}": ("/v1/certauth/patterns/1", {"session": "8h"}),
+    "DELETE /v1/certauth/patterns/{uid}": ("/v1/certauth/patterns/1", None),
     "POST /v1/redis_acls": ("/v1/redis_acls", ACL),
     "PUT /v1/redis_acls/{uid}": ("/v1/redis_acls/4", ACL),
     "DELETE /v1/redis_acls/{uid}": ("/v1/redis_acls/4", None),

@@ -23,7 +23,7 @@ from click.testing import CliRunner
 from control import store
 from control.ages import AWAY, OLD, Pulse, as_of_now
 from control.cli.main import main
-from control.records import Node
+from control.reports import Node
 from control.store import Store
 from tests.kit.alerts import Samples, samples
 from tests.kit.browser import Browser, Form

@@ -440,7 +440,7 @@ def test_a_profile_that_would_make_somebody_else_makes_nothing(api: ControlPlane
     profile(api, "nobody", subject="CN={name},O=elsewhere")
     refusal = api(ISSUE, {"csr": csr(), "user": "alice", "profile": "nobody"})
     assert (refusal.status, refusal.code) == (406, "certificate_of_nobody")
-    assert f"that of user 'alice' is '{ALICE}'" in refusal.text
+    assert f"the identities of user 'alice' are subject '{ALICE}'" in refusal.text
     profile(api, "team", subject="CN={name},OU=eng,O=acme")
     assert issued(api, profile="team")
     assert len(api.ok("GET /v1/certauth/certificates")) == 1

@@ -11,7 +11,7 @@ import promql_parser as promql
 import pytest
 
 from control.domain.metrics import API_LOGINS, API_REFUSED
-from control.records import Node
+from control.reports import Node
 from tests.kit.alerts import Samples, rules, scraped
 from tests.kit.node import turned_away, who
 from tests.kit.plane import Plane, enrolled_node, operator

@@ -14,7 +14,7 @@ from control.domain import passwords
 from control.domain import preview as foretelling
 from control.policy import core
 from control.policy import lines as policy
-from control.records import ClientCertificate, Node
+from control.reports import ClientCertificate, Node
 from control.service import ca_line
 from tests.kit.node import who
 from tests.kit.plane import Plane, enrolled_node

@@ -14,7 +14,8 @@ import pytest
 from control.api.app import create_app
 from control.domain import rotation
 from control.domain.rotation import Dependant, Use
-from control.records import ClientCertificate, Session, Trust
+from control.records import Trust
+from control.reports import ClientCertificate, Session
 from tests.kit.node import Start, who
 from tests.kit.pages import section
 from tests.kit.plane import SOON, Plane, enrolled_node, frozen

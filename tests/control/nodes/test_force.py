@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from control.nodes.client import Node, NodeError
 from control.policy import core, refusals, taking
-from control.records import RedisAcl, Refused
+from control.records import RedisAcl
+from control.reports import Refused
 from tests.kit.node import (
     Start,
     authority,
@@ -46,7 +47,10 @@ NODE, BOTH = f"bind key {KEY} certauth-peer-replica", f"bind key {KEY} certauth-
         pytest.param(
             [f"-{ALICE}", "+bind subject CN=alice bob"], [f"-{ALICE}"], id="somebody else's"
         ),
-        pytest.param([f"-{ALICE}", f"+{ALICE} session=60"], [], id="the same user"),
+        pytest.param(
+            [f"-{ALICE}", f"+{ALICE} session=60"], [f"-{ALICE}", f"+{ALICE} session=60"],
+            id="the same user",
+        ),
         pytest.param(
             [f"-{NODE}", f"+{BOTH}", "-user certauth-peer-replica on +psync",
              "+user certauth-peer-both on +psync"], [], id="a peer stays one",

@@ -18,7 +18,7 @@ from control.nodes.client import Node, NodeError
 from control.nodes.lease import LASTS, Lease
 from control.nodes.worker import Worker
 from control.records import Cluster, Target
-from control.records import Node as Seen
+from control.reports import Node as Seen
 from control.service import Config
 from control.store import Replaced, Store
 from tests.kit.node import load, show, status, who

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from control.policy import lines as policy
-from control.records import Node
+from control.reports import Node
 from tests.kit.node import show, who
 from tests.kit.peers import SLOTS
 from tests.kit.plane import Plane, authority_of, enrolled_node, operator

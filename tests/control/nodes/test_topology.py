@@ -14,7 +14,8 @@ import pytest
 from control.nodes import client, placement, topology, worker
 from control.nodes.topology import NodeInfo
 from control.policy import lines
-from control.records import Database, Node, NodeRole, RedisAcl, RolePermission
+from control.records import Database, NodeRole, RedisAcl, RolePermission
+from control.reports import Node
 from tests.kit.node import load, patch, show, status, who
 from tests.kit.node_keys import own_pki, renew, rsa_key, server_cert, shown
 from tests.kit.peers import SLOTS, sentinel_cert

@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from control.api.openapi import declared
 from control.nodes import waiting
 from control.nodes.waiting import IN_FORCE
-from control.records import Database, Node, Refused
+from control.records import Database
+from control.reports import Node, Refused
 from tests.kit.rest import ControlPlane
 from tests.kit.support import Pki
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from control.policy import core
 from control.policy import lines as policy
-from control.records import Cluster, Database, Node, NodeRole, Subject, Trust
+from control.records import Cluster, Database, NodeRole, Subject, Trust
+from control.reports import Node
 from tests.kit import peers
 from tests.kit.rest import database, user
 from tests.kit.support import Pki, days, root

@@ -3,7 +3,7 @@
 import pytest
 
 from control.policy import refusals, taking
-from control.records import Refused
+from control.reports import Refused
 
 USERS = ["+user a on +@all", "+user b on +@all"]
 
@@ -25,6 +25,15 @@ def test_a_user_or_a_place_that_goes_from_a_line_goes_first(
     takes, gives = taking.parts([f"-{removed}", f"+{added}", *USERS])
     changed = takes if first else gives
     assert {f"-{removed}", f"+{added}"} <= set(changed)
+
+
+def test_who_goes_and_who_comes_on_one_line_are_two_steps() -> None:
+    """Between them the line has those who stay: b is away at once, and c waits for its user."""
+    old, new = "bind cn x a b session=8h", "bind cn x a c session=8h"
+    takes, gives = taking.parts([f"-{old}", f"+{new}", "+user c on +@all"])
+    between = "bind cn x a session=8h"
+    assert set(takes) == {f"-{old}", f"+{between}"}
+    assert set(gives) == {f"-{between}", f"+{new}", "+user c on +@all"}
 
 
 def test_a_line_without_one_of_its_users_keeps_the_others_and_its_options() -> None:

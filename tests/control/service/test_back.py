@@ -348,8 +348,8 @@ def test_a_backup_before_the_upgrade_changes_nothing(config: Config, tmp_path: P
     leave it to `serve`, which brings it up to date."""
     execute(
         config,
-        "ALTER TABLE cluster DROP COLUMN stores",
-        "ALTER TABLE cluster DROP COLUMN hold",
+        "ALTER TABLE cluster DROP COLUMN demands",
+        "ALTER TABLE bdbs DROP COLUMN demands",
         f"UPDATE alembic_version SET version_num = '{store.versions.known_versions()[1]}'",
     )
     before = content(config)

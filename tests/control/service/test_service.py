@@ -22,7 +22,8 @@ from control.pki.keys import load_key
 from control.pki.pem import Issued
 from control.pki.trust import read_trust
 from control.policy import core
-from control.records import API, Certificate, ClientCertificate, Target
+from control.records import API, Certificate, Target
+from control.reports import ClientCertificate
 from control.service import Config, ServiceError, serving
 from control.store import Store
 from tests.kit.node import reasons, status

@@ -20,16 +20,8 @@ from hypothesis import strategies as st
 from control import store
 from control.errors import Refusal
 from control.policy import core
-from control.records import (
-    Certificate,
-    Cluster,
-    Database,
-    Node,
-    RedisAcl,
-    Role,
-    RolePermission,
-    User,
-)
+from control.records import Certificate, Cluster, Database, RedisAcl, Role, RolePermission, User
+from control.reports import Node
 from control.store import Replaced, Store
 from tests.kit.rest import database, user
 from tests.kit.rows import ADMIN, granted, read_while_written, replayed

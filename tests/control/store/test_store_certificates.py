@@ -9,16 +9,8 @@ import pytest
 
 from control.api.app import init_cluster
 from control.errors import Refusal
-from control.records import (
-    DEFAULT_PROFILE,
-    CertificateFigures,
-    ClientCertificate,
-    Cluster,
-    Event,
-    Profile,
-    Role,
-    User,
-)
+from control.records import DEFAULT_PROFILE, Cluster, Profile, Role, User
+from control.reports import CertificateFigures, ClientCertificate, Event
 from control.store import InventoryFilter, Store, load
 from control.store.inventory import ENDED_CERT_KEEP_SECONDS, LAST_LOGIN_LAG_SECONDS
 from tests.kit.rest import ADMIN, user
