@@ -10,6 +10,8 @@ QUICKSTART = $(if $(HOME_DIR),--home '$(HOME_DIR)') $(if $(REDIS_PORT),--redis-p
 # As many at a time as there are cores; a process that is done early takes tests from the others.
 PYTEST = .venv/bin/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
+C = $(wildcard module/*/*.[ch] tests/*/*.[ch])
+
 BENCH = $(if $(ONLY),--only '$(ONLY)') $(if $(SCALE),--scale '$(SCALE)') $(if $(SERVER),--server '$(SERVER)')
 
 .PHONY: help setup setup-all build run dist deb lock lint test bench servers test-servers test-docker test-all test-sanitize fuzz clean
@@ -22,7 +24,7 @@ help:
 	@echo 'make dist          wheel and sdist of the control plane, in build/dist'
 	@echo 'make deb           Debian package of the module, in build/dist'
 	@echo 'make lock          constraints.txt anew: the newest releases that fit, with their hashes'
-	@echo 'make lint          ruff and mypy'
+	@echo 'make lint          ruff, clang-format and mypy'
 	@echo 'make test-servers  fetch Redis 8 and Valkey, and run the module'\''s tests on each'
 	@echo 'make test-docker   build both images and test them, on an engine that it starts if need be'
 	@echo 'make test-all      everything but that, slow tests included'
@@ -68,23 +70,25 @@ lock: setup
 
 lint: setup
 	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/clang-format --dry-run --Werror $(C)
 	.venv/bin/mypy
 
 test: lint
 	$(PYTEST) -m 'not slow'
 
 servers: setup
-	.venv/bin/python -m tests.servers
+	.venv/bin/python -m tests.kit.servers
 
 test-servers: servers
 	$(PYTEST) -m servers
 
 test-docker:
 	@PYTHON='$(PYTHON)' .ci/setup docker
-	.venv/bin/python -m tests.engine
+	.venv/bin/python -m tests.kit.engine
 
 test-all: setup-all lint servers
-	.venv/bin/python -m tests.suites
+	.venv/bin/python -m tests.kit.suites
 	$(PYTEST) -m 'not docker'
 
 bench: servers

@@ -6,7 +6,7 @@ import threading
 import time
 from dataclasses import replace
 
-from control.records import Node
+from control.reports import Node
 
 OLD = 10.0  # seconds after which what was seen of a server that answered counts for nothing
 AWAY = 60.0  # the same of one that did not answer, which is tried less often

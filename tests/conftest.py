@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests import support
-from tests.servers import Server, Unavailable, servers, survey
-from tests.support import Pki, RedisServer
+from tests.kit import support
+from tests.kit.servers import Server, Unavailable, servers, survey
+from tests.kit.support import Pki, RedisServer
 
 
 def use_core(folder: str) -> None:
@@ -30,9 +30,15 @@ if "CERTAUTH_BUILD" in os.environ:
     use_core(os.environ["CERTAUTH_BUILD"])
 
 # Only `make test-all` brings a browser, and all of its tests are slow.
-collect_ignore_glob = [] if importlib.util.find_spec("playwright") else ["test_ui_browser*.py"]
+collect_ignore_glob = [] if importlib.util.find_spec("playwright") else ["ui/test_ui_browser*.py"]
 # Imported after this file: with that core.
-pytest_plugins = ["tests.fixtures", "tests.faults"]
+pytest_plugins = [
+    "tests.kit.fixtures",
+    "tests.kit.chromium",
+    "tests.kit.faults",
+    "tests.kit.site",
+    "tests.kit.tls_client",
+]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,15 +6,12 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from control import ca, trust
 from control.ages import as_of_now, rendered
-from control.answers import BdbAnswer, Started
-from control.api import rotation
+from control.api import demands, rotation
+from control.api.bdb_models import BdbAnswer, BdbBody, BdbPasswordBody, BdbV2Body, NewBdbBody
 from control.api.cluster import rendered_subjects, subjects
-from control.errors import Refusal, conflict, invalid, refused
-from control.models import BdbBody, BdbPasswordBody, BdbV2Body, NewBdbBody
-from control.records import Database, Endpoint, Node, RolePermission, Target
-from control.web import (
+from control.api.models import Answer
+from control.api.web import (
     CHANGING,
     LISTING,
     answer,
@@ -25,8 +22,22 @@ from control.web import (
     synced,
     unchanged,
 )
+from control.errors import Refusal, conflict, invalid, refused
+from control.pki import trust
+from control.pki.uploads import check_authorities, check_clients
+from control.records import Database, Endpoint, RolePermission, Target, Trust
+from control.reports import Node
+
+
+class Started(Answer):
+    """See /v1/actions."""
+
+    action_uid: str = ""
+
 
 blueprint = Blueprint("bdbs", __name__)
+# Fields that say whom a database trusts.
+TRUSTED = {"authentication_ssl_client_certs", "client_cas", "pinned_certificates"}
 
 
 @blueprint.get("/v1/bdbs")
@@ -38,7 +49,7 @@ def read_all() -> Response:
 @blueprint.get("/v1/bdbs/<int(max=2147483647):uid>")
 @needs("view_bdb_info", answers=BdbAnswer, query=("fields", "extended"))
 def read(uid: int) -> Response:
-    database = store().get(Database, uid)
+    database = store().objects.get(Database, uid)
     return answer(only(shown(database)), database)
 
 
@@ -56,9 +67,11 @@ def create_v2(sent: BdbV2Body) -> Response:
 
 def created(sent: NewBdbBody) -> Response:
     empty = Database(sent.uid, sent.name)
-    database = trusting(empty, replace(empty, **prepared(sent)), sent)
-    made = synced(store().create(database))
+    database = trusting(empty, following(empty, prepared(sent), sent), sent)
+    made = synced(store().objects.create(database))
     rotation.warn_of_serving(rotation.trust_of(made))
+    if database.authentication_ssl_client_certs:
+        rotation.warn_of_pins(Trust(), made)
     # A dry run leaves nothing behind that could be asked about.
     unmade = flag("dry_run")
     return answer(render(made, Target(0, ""), "", (), ()) if unmade else shown(made), made)
@@ -70,37 +83,48 @@ def update(uid: int, sent: BdbBody) -> Response:
     changes = prepared(sent)
 
     def change(database: Database) -> Database:
-        changed = trusting(unchanged(database), replace(database, **changes), sent)
+        changed = trusting(unchanged(database), following(database, changes, sent), sent)
         if changed.refuses and not database.refuses:
-            check_enforceable(changed, store().nodes(uid))
+            check_enforceable(changed, store().nodes.of(uid))
         return changed
 
+    if demands.FIELDS & sent.sent().keys():
+        demands.check_sessions(lambda stage: stage.objects.update(Database, uid, change))
+    before = rotation.trust_of(store().objects.get(Database, uid))
     users = cut_off(uid, changes, sent)
-    changed = synced(store().update(Database, uid, change))
+    changed = synced(store().objects.update(Database, uid, change))
     rotation.note(users)
     if changes.get("authentication_ssl_client_certs"):
         rotation.warn_of_serving(rotation.trust_of(changed))
+    if changed.authentication_ssl_client_certs and TRUSTED & sent.sent().keys():
+        rotation.warn_of_pins(before, changed)
     return answer(shown(changed), changed)
 
 
 def cut_off(uid: int, changes: dict[str, Any], sent: BdbBody) -> list[str]:
     """See rotation.check."""
-    now = store().get(Database, uid)
-    after = trusting(now, replace(now, **changes), sent)
+    now = store().objects.get(Database, uid)
+    after = trusting(now, following(now, changes, sent), sent)
     return rotation.check(rotation.trust_of(now), rotation.trust_of(after), {uid})
+
+
+def following(before: Database, changes: dict[str, Any], sent: BdbBody) -> Database:
+    """With the fields of a request. Raises Refusal 400."""
+    return replace(before, **changes, demands=demands.demanded(before.demands, sent))
 
 
 def trusting(before: Database, after: Database, sent: BdbBody) -> Database:
     """With what each of its CAs is for, as the request and what is stored say. Raises
     CertificateError, Refusal 409 where more would be trusted than was agreed to: by a database
     whose CAs are the cluster's, what it brings first is its own to say."""
-    if not {"authentication_ssl_client_certs", "client_cas"} & sent.sent().keys():
+    said = sent.sent()
+    if not TRUSTED & said.keys():
         return after
-    clients = sent.client_cas if "client_cas" in sent.sent() else None
+    clients, pinned = said.get("client_cas"), said.get("pinned_certificates")
     stored = "".join(before.authentication_ssl_client_certs)
     own = "".join(after.authentication_ssl_client_certs)
     known = trust.stored(stored, before.client_ca_uses)
-    after = replace(after, client_ca_uses=trust.settled(known, own, clients))
+    after = replace(after, client_ca_uses=trust.settled(known, own, clients, pinned))
     if stored:
         rotation.check_growth(known, rotation.trust_of(after), sent.trust_grows)
     return after
@@ -111,11 +135,11 @@ def trusting(before: Database, after: Database, sent: BdbBody) -> Database:
 def delete(uid: int) -> Response:
     """The first time, the nodes are detached and the database then goes; a second time while one of
     them cannot be reached, it goes at once."""
-    if store().get(Database, uid).deleting:
-        store().forget_database(uid)
+    if store().objects.get(Database, uid).deleting:
+        store().nodes.forget_database(uid)
     else:
-        store().delete(Database, uid, unchanged)
-    action = synced(store().actions(uid, 1))
+        store().objects.delete(Database, uid, unchanged)
+    action = synced(store().actions.recent(uid, 1))
     # That of a dry run is forgotten, and the last one is of another change.
     return answer({"action_uid": action[0].uid} if action and not flag("dry_run") else {})
 
@@ -124,7 +148,7 @@ def delete(uid: int) -> Response:
 @needs("update_bdb", query=CHANGING)
 def forget_node(uid: int, address: str) -> Response:
     """A server that was found and has gone for good. One that is there is found again."""
-    store().forget_node(uid, address)
+    store().nodes.forget(uid, address)
     return answer({})
 
 
@@ -132,13 +156,14 @@ def forget_node(uid: int, address: str) -> Response:
 @needs("update_bdb", takes=BdbPasswordBody)
 def passwords(uid: int, sent: BdbPasswordBody) -> Response:
     """Always a 406: Redis Enterprise sets the default user's password here."""
-    store().get(Database, uid)
+    store().objects.get(Database, uid)
     raise password_refusal()
 
 
 def prepared(sent: BdbBody) -> dict[str, Any]:
     """The fields of a request as changes of a record. Raises Refusal, CertificateError."""
-    ours = ("uid", "client_cas", "trust_grows")  # no fields of a record
+    # These are no fields of a record.
+    ours = {"uid", "client_cas", "pinned_certificates", "trust_grows", *demands.FIELDS}
     changes = {name: value for name, value in sent.sent().items() if name not in ours}
     if "endpoints" in changes:
         changes["endpoints"] = endpoints(sent)
@@ -153,7 +178,7 @@ def prepared(sent: BdbBody) -> dict[str, Any]:
     if "node_keys" in changes:
         changes["node_keys"] = tuple(dict.fromkeys(sent.node_keys))
     if sent.tls_server_ca:
-        changes["tls_server_ca"] = ca.check_authorities(sent.tls_server_ca)
+        changes["tls_server_ca"] = check_authorities(sent.tls_server_ca)
     return changes
 
 
@@ -188,7 +213,7 @@ def endpoints(sent: BdbBody) -> tuple[Endpoint, ...]:
 def client_certificates(sent: BdbBody) -> tuple[str, ...]:
     """One certificate an entry: a chain may be sent in one, or spread over several."""
     found = "\n".join(entry.client_cert for entry in sent.authentication_ssl_client_certs)
-    return ca.check_trust(found) if found else ()
+    return check_clients(found, sent.pinned_certificates) if found else ()
 
 
 def roles_permissions(sent: BdbBody) -> tuple[RolePermission, ...]:
@@ -214,11 +239,11 @@ def only(shown: dict[str, Any]) -> dict[str, Any]:
 
 def shown(database: Database) -> dict[str, Any]:
     uid = database.uid
-    left = [{"uid": user.uid, "name": user.name} for user in store().not_synced(uid)]
-    action = store().actions(uid, 1)
+    left = [{"uid": user.uid, "name": user.name} for user in store().policies.not_synced(uid)]
+    action = store().actions.recent(uid, 1)
     action_uid = action[0].uid if action else ""
-    known = tuple(map(as_of_now, store().nodes(uid)))
-    return render(database, store().target(uid), action_uid, known, left)
+    known = tuple(map(as_of_now, store().nodes.of(uid)))
+    return render(database, store().policies.target(uid), action_uid, known, left)
 
 
 def render(
@@ -241,6 +266,7 @@ def render(
         "authentication_ssl_client_certs": [
             {"client_cert": pem} for pem in database.authentication_ssl_client_certs
         ],
+        "pinned_certificates": list(database.client_ca_uses.pins),
         "roles_permissions": [
             {"role_uid": given.role_uid, "redis_acl_uid": given.redis_acl_uid}
             for given in database.roles_permissions
@@ -255,11 +281,14 @@ def render(
         "allow_trust_on_internal_links": database.allow_trust_on_internal_links,
         "enforcement": database.enforcement,
         "adopt_users": database.adopt_users,
+        **demands.rendered(database.demands),
         "generation": target.generation,
         "nodes": [rendered_node(node, target) for node in nodes],
         "refused": [
             {"address": node.address, "user": one.user, "line": one.line, "why": one.why}
-            for node in nodes for one in node.refused if one.why
+            for node in nodes
+            for one in node.refused
+            if one.why
         ],
         "not_synced": list(not_synced),
     }
@@ -290,8 +319,7 @@ def rendered_node(node: Node, target: Target) -> dict[str, Any]:
 def node_status(node: Node, target: Target) -> str:
     if node.error:
         return node.error
-    in_step = node.in_step and node.generation == target.generation
-    return "active" if in_step else "active-change-pending"
+    return "active" if node.follows(target) else "active-change-pending"
 
 
 def status(database: Database, target: Target, nodes: Sequence[Node]) -> str:

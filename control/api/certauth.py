@@ -4,30 +4,149 @@ has followed."""
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from flask import Blueprint, Response, current_app
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from control import core, preview
 from control.ages import rendered, seconds
-from control.answers import ExplainAnswer, PreviewAnswer, ServersAnswer
+from control.api.models import Answer, Body, Many, Pem, Sha256, Uid
 from control.api.system import plane_faults
+from control.api.web import answer, guard, in_field, needs, rehearsed, store
+from control.domain import preview
 from control.errors import Refusal, invalid, refused
-from control.models import ExplainBody, KnownBody, PreviewBody
-from control.records import (
-    ClientCertificate,
-    Database,
-    NewRules,
-    Node,
-    Target,
-    User,
-    rendered_time,
-)
-from control.store import Stage
-from control.sync import NodeError
-from control.trials import refusal
-from control.waiting import servers
-from control.web import answer, guard, in_field, needs, rehearsed, store
+from control.nodes.client import NodeError
+from control.nodes.trials import refusal
+from control.nodes.waiting import servers
+from control.policy import core
+from control.policy.decision import render_decision
+from control.records import Database, Target, User, rendered_time
+from control.reports import ClientCertificate, NewRules, Node
+from control.store import InventoryFilter, Stage
+
+
+class KnownBody(Body):
+    """What the event log has of a certificate."""
+
+    subject: Annotated[str, StringConstraints(max_length=65536)]
+    serial: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{1,64}$")]
+    cert: Sha256
+    key: Sha256
+    ca: Sha256 | None = None
+    not_after: Annotated[int, Field(ge=0, le=253_402_300_799)] = 0
+
+
+class ExplainBody(Body):
+    certificate: Pem = ""
+    known: KnownBody | None = None
+    address: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
+    time: Annotated[int, Field(ge=0, le=253_402_300_799)] | None = None
+    bdb_uid: Uid | None = None
+
+
+class ChangeBody(Body):
+    """A request. What is in its body, its own model checks."""
+
+    method: Literal["POST", "PUT", "DELETE"]
+    path: Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9_./-]{1,255}$")]
+    body: dict[str, Any] | None = None
+
+
+class PreviewBody(Body):
+    changes: Annotated[Many[ChangeBody], Field(min_length=1, max_length=1000)]
+
+
+class ServerAnswer(BaseModel):
+    """A node of a database. `lag` is in generations; `last_error_time` in seconds since 1970; `age`
+    in seconds since it was last looked at, null for never."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    bdb_uid: int
+    bdb_name: str
+    address: str
+    in_step: bool
+    generation: int
+    digest: str
+    lag: int
+    error: str
+    last_error: str
+    last_error_time: int
+    software: str
+    module: str
+    trust: str
+    certificate_subject: str
+    certificate_issuer: str
+    certificate_serial: str
+    certificate_not_after: str
+    age: float | None
+
+
+class ServersAnswer(Answer):
+    """`leader` is the control plane that last began to speak to them, and `epoch` counts them;
+    `leader_age` the seconds since it last said so, null for never. `faults` is what keeps the
+    control plane that answers from its work. `hold`: why nothing is sent to them."""
+
+    leader: str
+    epoch: int
+    leader_age: float | None
+    faults: list[str]
+    hold: str
+    nodes: list[ServerAnswer]
+
+
+class ExplainAnswer(Answer):
+    action: str
+    reason: str
+    user: str | None
+    users: list[str]
+    line: str | None
+    trace: list[str]
+    certificate: dict[str, Any] | None
+
+
+class RefusedAnew(BaseModel):
+    """`user` is "" where it is about nobody."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    user: str
+    line: str
+    why: str
+
+
+class PreviewOfNode(BaseModel):
+    """`ending` are sessions that would be closed; `users` those whose password would go; `refused`
+    are users of the change whom this server refuses, and why."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    address: str
+    error: str
+    sessions: int
+    ends: int
+    ending: list[dict[str, Any]]
+    users: list[dict[str, Any]]
+    refused: list[RefusedAnew]
+
+
+class PreviewOfDatabase(BaseModel):
+    """`added` and `removed` are policy lines. Lists of sessions and certificates end at a thousand;
+    the numbers say how many there are."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    bdb_uid: int
+    bdb_name: str
+    added: list[str]
+    removed: list[str]
+    nodes: list[PreviewOfNode]
+    certificates: list[dict[str, Any]]
+    certificates_changed: int
+    certificates_unknown: int
+
+
+class PreviewAnswer(Answer):
+    """A database for each whose policy would change."""
+
+    databases: list[PreviewOfDatabase]
+
 
 blueprint = Blueprint("certauth", __name__)
 UNKNOWN = "unknown_algorithm"
@@ -40,7 +159,7 @@ def explain(sent: ExplainBody) -> Response:
     """Who a certificate is, and why: for the REST API, or on a database. Of one that is only known
     from the event log, on a database."""
     decided = in_field("certificate", lambda: decide(sent))
-    told = core.told(decided, names(decided, sent))
+    told = render_decision(decided, names(decided, sent))
     asks = sent.bdb_uid is not None and sent.certificate and sent.time is None
     return answer(with_handshakes(told, sent) if asks else told)
 
@@ -92,7 +211,7 @@ def preview_changes(sent: PreviewBody) -> Response:
     new: list[tuple[int, NewRules]] = []
     found = preview.differences(store(), lambda stage: new.extend(make(stage, sent)))
     check_rules(new, sent)
-    known = preview.clients(store().client_certificates(limit=preview.CERTIFICATES))
+    known = preview.clients(store().inventory.find(InventoryFilter(), limit=preview.CERTIFICATES))
     ask, now = current_app.extensions["ask"], int(time.time())
     return answer(
         {
@@ -105,7 +224,7 @@ def preview_changes(sent: PreviewBody) -> Response:
 
 def servers_of(database: Database) -> list[Node]:
     """Its nodes that have a policy."""
-    return [node for node in store().nodes(database.uid) if node.role != "sentinel"]
+    return [node for node in store().nodes.of(database.uid) if node.role != "sentinel"]
 
 
 def check_rules(new: Sequence[tuple[int, NewRules]], sent: PreviewBody) -> None:
@@ -166,30 +285,30 @@ def client_certificate(sent: KnownBody) -> ClientCertificate:
 
 def database_policy(uid: int) -> core.Policy:
     """The policy of a database, as its nodes are to have it."""
-    return store().recall(("policy", uid), lambda: core.Policy(store().policy(uid)[1]))
+    return store().recall(("policy", uid), lambda: core.Policy(store().policies.whole(uid)[1]))
 
 
 def names(decided: core.Decision, sent: ExplainBody) -> list[str]:
     """The users of a decision by name: the REST API's own policy calls them by uid."""
     if sent.bdb_uid is not None:
         return list(decided.users)
-    return [store().get(User, int(uid)).name for uid in decided.users]
+    return [store().objects.get(User, int(uid)).name for uid in decided.users]
 
 
 @blueprint.get("/v1/certauth/nodes")
 @needs("view_all_bdbs_info", answers=ServersAnswer)
 def nodes() -> Response:
     """Every server, and which control plane speaks to them."""
-    (holder, epoch), silence = store().leader(), store().silence()
-    targets = store().targets()
+    (holder, epoch), silence = store().lease.leader(), store().lease.silence()
+    targets = store().policies.targets()
     found = [
         rendered_node(node, database, targets[database.uid])
-        for database in store().all(Database)
+        for database in store().objects.all(Database)
         if database.uid in targets
         for node in servers(store(), database)
     ]
     leader = {"leader": holder, "epoch": epoch, "leader_age": seconds(silence)}
-    hold = store().cluster().hold
+    hold = store().settings.cluster().hold
     return answer({**leader, "faults": plane_faults(), "hold": hold, "nodes": found})
 
 
@@ -198,7 +317,7 @@ def rendered_node(node: Node, database: Database, target: Target) -> dict[str, A
         "bdb_uid": database.uid,
         "bdb_name": database.name,
         "address": node.address,
-        "in_step": node.in_step and node.generation == target.generation and not node.error,
+        "in_step": node.follows(target) and not node.error,
         "generation": node.generation,
         "digest": node.digest,
         "lag": max(0, target.generation - node.generation),

@@ -4,16 +4,43 @@ Two certificates have a use here: `mtls_trusted_ca`, which clients are judged by
 this server shows. Private keys never leave."""
 
 from dataclasses import replace
+from typing import Annotated
 
 from flask import Blueprint, Response, current_app
+from pydantic import Field
 
-from control import ca, trust
-from control.answers import CertificatesAnswer
+from control import records
 from control.api import rotation
+from control.api.models import Answer, Body, Filled, Many, Pem, Sha256
+from control.api.web import CHANGING, answer, needs, store
 from control.errors import forbidden, invalid, missing
-from control.models import CertificateBody, CertificatesBody, RotateBody
+from control.pki import trust
+from control.pki.uploads import check_server, check_trust
 from control.records import API, TRUSTED_CA, Certificate
-from control.web import CHANGING, answer, needs, store
+
+
+class RotateBody(Body):
+    name: Filled = "api"
+
+    OPTIONAL = True
+
+
+class CertificateBody(Body):
+    name: Filled
+    certificate: Pem
+    key: Pem = ""
+    client_cas: Many[Sha256] = []
+    trust_grows: bool = False
+
+
+class CertificatesBody(Body):
+    certificates: Annotated[Many[CertificateBody], Field(min_length=1)]
+
+
+class CertificatesAnswer(Answer):
+    api_cert: str = ""
+    mtls_trusted_ca_cert: str = ""
+
 
 blueprint = Blueprint("certificates", __name__)
 NAMES = (TRUSTED_CA, API)
@@ -22,7 +49,7 @@ NAMES = (TRUSTED_CA, API)
 @blueprint.get("/v1/cluster/certificates")
 @needs("view_cluster_info", answers=CertificatesAnswer)
 def read() -> Response:
-    found = store().certificates()
+    found = store().settings.certificates()
     return answer({f"{name}_cert": found[name].certificate for name in NAMES if name in found})
 
 
@@ -52,7 +79,7 @@ def put(entries: list[CertificateBody]) -> Response:
 
     after = [trust_of(settle(one)) for one in certificates if one.name == TRUSTED_CA]
     users = rotation.check_cluster(after[0]) if after else []
-    store().put_certificates(certificates, settle)
+    store().settings.put_certificates(certificates, settle)
     rotation.note(users)
     for one in after:
         rotation.warn_of_serving(one)
@@ -62,17 +89,17 @@ def put(entries: list[CertificateBody]) -> Response:
 def trusting(certificate: Certificate, sent: CertificateBody) -> Certificate:
     """With what each of its CAs is for, as the request and what is stored say. Raises
     CertificateError, Refusal 409."""
-    before = trust_of(store().certificates().get(TRUSTED_CA))
+    before = trust_of(store().settings.certificates().get(TRUSTED_CA))
     clients = sent.client_cas if "client_cas" in sent.sent() else None
     uses = trust.settled(before, certificate.certificate, clients)
     made = replace(certificate, uses=uses)
-    if before != ca.Trust():
+    if before != records.Trust():
         rotation.check_growth(before, trust_of(made), sent.trust_grows)
     return made
 
 
-def trust_of(found: Certificate | None) -> ca.Trust:
-    return trust.stored(found.certificate, found.uses) if found else ca.Trust()
+def trust_of(found: Certificate | None) -> records.Trust:
+    return trust.stored(found.certificate, found.uses) if found else records.Trust()
 
 
 @blueprint.post("/v1/cluster/certificates/rotate")
@@ -98,8 +125,8 @@ def delete(name: str) -> Response:
         )
     if name not in NAMES:
         raise missing(f"certificate '{name}'")
-    users = rotation.check_cluster(ca.Trust())
-    store().delete_certificate(name)
+    users = rotation.check_cluster(records.Trust())
+    store().settings.delete_certificate(name)
     rotation.note(users)
     return answer({})
 
@@ -113,8 +140,8 @@ def checked(sent: CertificateBody) -> Certificate:
             f"this control plane are {' and '.join(NAMES)}",
         )
     if sent.name == API:
-        kept = store().certificates().get(API)
-        issued = ca.check_server(sent.certificate, sent.key or (kept.key if kept else ""))
+        kept = store().settings.certificates().get(API)
+        issued = check_server(sent.certificate, sent.key or (kept.key if kept else ""))
         return Certificate(API, issued.certificate, issued.key)
     if sent.key:
         raise invalid(
@@ -122,4 +149,4 @@ def checked(sent: CertificateBody) -> Certificate:
             f"{TRUSTED_CA} takes no key: a CA's private key belongs "
             "nowhere but to the CA. It is compromised wherever this request was logged",
         )
-    return Certificate(TRUSTED_CA, "".join(ca.check_trust(sent.certificate)))
+    return Certificate(TRUSTED_CA, "".join(check_trust(sent.certificate)))

@@ -5,19 +5,15 @@ A CSR's signature is the proof that its sender holds the key, which never comes 
 
 import time
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Annotated, Any
 
 from flask import Blueprint, Response, current_app, request
+from pydantic import Field, StringConstraints
 
-from control import issuing
-from control.answers import ClientCertificateAnswer, ProfileAnswer
 from control.api.logs import END, LIMIT, moment
+from control.api.models import Answer, Body, Many, ObjectName, Uid, UserName, words
 from control.api.roles import check_administrator
-from control.errors import Refusal, forbidden
-from control.models import IssueBody, NewProfileBody, ProfileBody
-from control.records import ClientCertificate, Profile, User
-from control.store import also_serves, ends_by, ends_soon, from_ca, of_user
-from control.web import (
+from control.api.web import (
     CHANGING,
     answer,
     caller,
@@ -29,6 +25,70 @@ from control.web import (
     store,
     unchanged,
 )
+from control.domain import issuing
+from control.errors import Refusal, forbidden
+from control.records import KeyUsage, Profile, User
+from control.reports import ClientCertificate
+from control.store import InventoryFilter
+
+Template = Annotated[str, StringConstraints(max_length=512)]
+
+
+class ProfileBody(Body):
+    name: ObjectName = ""
+    lifetime: Annotated[int, Field(ge=3600, le=366 * 86400)] = 86400  # seconds
+    subject: Template = ""
+    sans: Annotated[Many[Template], Field(max_length=16)] = []
+    key_usage: Annotated[Many[KeyUsage], Field(min_length=1)] = ["digital_signature"]
+    role_uids: Many[Uid] = []
+
+    IGNORED = words("uid")
+
+
+class NewProfileBody(ProfileBody):
+    name: ObjectName
+    uid: Uid = 0
+
+    IGNORED = frozenset()
+
+
+class IssueBody(Body):
+    csr: Annotated[str, StringConstraints(max_length=65536)]
+    user: UserName = ""
+    profile: ObjectName = ""
+
+
+class ProfileAnswer(Answer):
+    uid: int
+    name: str
+    lifetime: int
+    subject: str
+    sans: list[str]
+    key_usage: list[KeyUsage]
+    role_uids: list[int]
+
+
+class ClientCertificateAnswer(Answer):
+    """`certificate`, as clients present it, where it was issued here; not in lists. `serves`: its
+    extended key usage is not for clients alone."""
+
+    cert: str
+    key: str
+    ca: str
+    issuer: str
+    serial: str
+    subject: str
+    user: str
+    not_before: int
+    not_after: int
+    issued: bool
+    profile: str
+    last_login: int
+    bdb_uid: int
+    node: str
+    serves: bool
+    certificate: str = ""
+
 
 blueprint = Blueprint("issuing", __name__)
 
@@ -54,19 +114,19 @@ def whose(name: str) -> User:
     """The user that a certificate is to be for. Raises Refusal 403, 404."""
     own = caller().user
     if not name or name == own.name:
-        return store().get(User, own.uid)
+        return store().objects.get(User, own.uid)
     if not caller().may("update_user"):
         raise forbidden("unauthorized_action", "only your own certificate is yours to ask for")
-    found = store().user_by_login(name)
+    found = store().objects.user_by_login(name)
     if found is None or found.name != name:
         raise Refusal(404, "user_not_exist", f"there is no user '{name}'")
-    check_administrator(*store().roles_of(found))
+    check_administrator(*store().objects.roles_of(found))
     return found
 
 
 def certificate_of_login() -> ClientCertificate | None:
     try:
-        return store().client_certificate(caller().cert)
+        return store().inventory.get(caller().cert)
     except Refusal:
         return None
 
@@ -79,20 +139,14 @@ def certificate_of_login() -> ClientCertificate | None:
 )
 def read_all() -> Response:
     """Those that end first, first."""
-    where = []
-    if "user" in request.args:
-        where.append(of_user(request.args["user"]))
-    if "ca" in request.args:
-        where.append(from_ca(request.args["ca"]))
-    if "expires_before" in request.args:
-        where.append(ends_by(moment("expires_before", END)))
-    if flag("expiring"):
-        where.append(ends_soon(int(time.time())))
-    if flag("serves"):
-        where.append(also_serves())
-    found = store().client_certificates(
-        *where, limit=number("limit", LIMIT), offset=number("offset", 0)
+    wanted = InventoryFilter(
+        of_user=request.args.get("user"),
+        from_ca=request.args.get("ca"),
+        ends_by=moment("expires_before", END) if "expires_before" in request.args else None,
+        ends_soon=int(time.time()) if flag("expiring") else None,
+        also_serves=flag("serves"),
     )
+    found = store().inventory.find(wanted, limit=number("limit", LIMIT), offset=number("offset", 0))
     return answer([render(one) for one in found])
 
 
@@ -100,7 +154,7 @@ def read_all() -> Response:
 @needs("view_all_users_info", answers=ClientCertificateAnswer)
 def read(cert: str) -> Response:
     """By the SHA-256 of the certificate, in hex."""
-    found = store().client_certificate(cert)
+    found = store().inventory.get(cert)
     return answer({**render(found), "certificate": found.pem})
 
 
@@ -116,20 +170,20 @@ def render(one: ClientCertificate) -> dict[str, Any]:
 @blueprint.get("/v1/certauth/profiles")
 @needs("view_cluster_info", answers=list[ProfileAnswer])
 def read_profiles() -> Response:
-    return answer([asdict(one) for one in store().all(Profile)])
+    return answer([asdict(one) for one in store().objects.all(Profile)])
 
 
 @blueprint.get("/v1/certauth/profiles/<int(max=2147483647):uid>")
 @needs("view_cluster_info", answers=ProfileAnswer)
 def read_profile(uid: int) -> Response:
-    return shown(store().get(Profile, uid))
+    return shown(store().objects.get(Profile, uid))
 
 
 @blueprint.post("/v1/certauth/profiles")
 @needs("update_cluster", takes=NewProfileBody, answers=ProfileAnswer, query=CHANGING)
 def create_profile(sent: NewProfileBody) -> Response:
     made = changed(Profile(sent.uid, sent.name), sent)
-    return shown(store().create(made))
+    return shown(store().objects.create(made))
 
 
 @blueprint.put("/v1/certauth/profiles/<int(max=2147483647):uid>")
@@ -140,13 +194,13 @@ def update_profile(uid: int, sent: ProfileBody) -> Response:
     def change(profile: Profile) -> Profile:
         return changed(unchanged(profile), sent)
 
-    return shown(store().update(Profile, uid, change))
+    return shown(store().objects.update(Profile, uid, change))
 
 
 @blueprint.delete("/v1/certauth/profiles/<int(max=2147483647):uid>")
 @needs("update_cluster", query=CHANGING)
 def delete_profile(uid: int) -> Response:
-    store().delete(Profile, uid, unchanged)
+    store().objects.delete(Profile, uid, unchanged)
     return answer({})
 
 

@@ -2,19 +2,65 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 from flask import Blueprint, Response, request
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from control import passwords, tokens
-from control.answers import PermissionsOfRole, TokenAnswer
+from control.api.models import Answer, Body, UserName
 from control.api.roles import check_administrator
+from control.api.users import NewPassword
+from control.api.web import (
+    CHANGING,
+    PUBLIC,
+    answer,
+    caller,
+    guard,
+    login,
+    needs,
+    store,
+    unchanged,
+)
+from control.domain import passwords, tokens
+from control.domain.guard import PERMISSIONS
+from control.domain.passwords import PASSWORDS
 from control.errors import Refusal, forbidden, invalid, missing, unauthorized
-from control.guard import PERMISSIONS
-from control.models import AuthorizeBody, NewPasswordBody, OldPasswordBody, RefreshBody
-from control.passwords import PASSWORDS
 from control.records import BUILTIN_ROLES, Password, User
-from control.web import CHANGING, PUBLIC, answer, caller, guard, login, needs, store, unchanged
+
+
+class AuthorizeBody(Body):
+    username: Annotated[str, StringConstraints(max_length=1024)] = ""
+    password: Annotated[str, StringConstraints(max_length=1024)] = ""
+    ttl: Annotated[int, Field(ge=1, le=86400)] = 300  # seconds
+
+    OPTIONAL = True
+
+
+class RefreshBody(Body):
+    ttl: Annotated[int, Field(ge=1, le=86400)] = 300  # seconds
+
+    OPTIONAL = True
+
+
+class NewPasswordBody(Body):
+    username: UserName = ""  # by default the caller's own
+    new_password: NewPassword
+
+
+class OldPasswordBody(Body):
+    username: UserName = ""
+    old_password: Annotated[str, StringConstraints(max_length=1024)]
+
+
+class TokenAnswer(Answer):
+    access_token: str
+
+
+class PermissionsOfRole(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    api_permissions: list[str]
+    ui_permissions: list[str]
+
 
 blueprint = Blueprint("login", __name__)
 
@@ -31,7 +77,7 @@ def authorize(sent: AuthorizeBody) -> Response:
         found = login()
     if found.by != "password":
         raise forbidden("password_login_required", "tokens are made for passwords only")
-    return answer({"access_token": tokens.make(found.user, store().cluster(), sent.ttl)})
+    return answer({"access_token": tokens.make(found.user, store().settings.cluster(), sent.ttl)})
 
 
 @blueprint.post("/v1/users/refresh_jwt")
@@ -39,7 +85,7 @@ def authorize(sent: AuthorizeBody) -> Response:
 def refresh(sent: RefreshBody) -> Response:
     """Another token for one that is still good, as long as passwords are taken and have not
     expired."""
-    cluster, user = store().cluster(), caller().user
+    cluster, user = store().settings.cluster(), caller().user
     if caller().by != "token":
         raise unauthorized("invalid_token", "send the token: Authorization: JWT or Bearer")
     if not cluster.control_plane_basic_authentication:
@@ -115,25 +161,25 @@ def whose(username: str) -> User:
     """The user whose password is to change. Raises Refusal 403, 404 or 400."""
     own = caller().user
     if not username or username in (own.name, own.email):
-        user = store().get(User, own.uid)
+        user = store().objects.get(User, own.uid)
     elif not caller().may("update_user"):
         raise forbidden("unauthorized_action", "only your own password is yours to change")
     else:
-        found = store().user_by_login(username)
+        found = store().objects.user_by_login(username)
         if found is None:
             raise Refusal(404, "user_not_exist", "there is no such user")
         user = found
-        check_administrator(*store().roles_of(user))
+        check_administrator(*store().objects.roles_of(user))
     if user.auth_method != "regular":
         raise invalid("invalid_param", "certificate users have no password")
     return user
 
 
 def checked(password: str, user: User) -> Password:
-    passwords.check_new(password, user, store().cluster())
+    passwords.check_new(password, user, store().settings.cluster())
     return passwords.new_password(password)
 
 
 def changed(user: User, change: Callable[[User], User]) -> Response:
-    store().update(User, user.uid, lambda now: change(unchanged(now)))
+    store().objects.update(User, user.uid, lambda now: change(unchanged(now)))
     return answer({})

@@ -3,13 +3,31 @@
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import Literal
 
 from flask import Blueprint, Response, request
+from pydantic import BaseModel, ConfigDict
 
-from control.answers import EventAnswer, OutcomeAnswer
-from control.audit import render
+from control.api.models import Answer
+from control.api.web import answer, needs, number, store
 from control.errors import invalid
-from control.web import answer, needs, number, store
+from control.nodes.audit import render
+
+
+class EventAnswer(BaseModel):
+    """And more, by type: whom or what it is about, and who did it."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    time: str
+    type: str
+    severity: Literal["INFO", "WARNING"]
+
+
+class OutcomeAnswer(Answer):
+    time: int
+    reason: str
+    count: int
+
 
 blueprint = Blueprint("logs", __name__)
 END = 253_402_300_799  # the last second of the year 9999
@@ -31,7 +49,7 @@ def read() -> Response:
     order = request.args.get("order", "asc")
     if order not in ("asc", "desc"):
         raise invalid("invalid_param", "order: asc or desc")
-    found = store().events(
+    found = store().events.between(
         moment("stime", 0), moment("etime", END), order == "desc",
         number("limit", LIMIT), number("offset", 0),
         request.args.get("type", "").split(",")[:TYPES], request.args.get("user", ""),
@@ -48,7 +66,7 @@ def history() -> Response:
     since = moment("stime", until - DAY)
     if not 0 < until - since <= SPANS * step:
         raise invalid("invalid_param", f"step: give at least one span, and at most {SPANS}")
-    return answer([asdict(one) for one in store().history(since, until, step)])
+    return answer([asdict(one) for one in store().events.history(since, until, step)])
 
 
 def moment(name: str, default: int) -> int:

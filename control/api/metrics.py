@@ -2,8 +2,8 @@
 
 from flask import Blueprint, Response, current_app
 
-from control.metrics import render
-from control.web import needs, store
+from control.api.web import needs, store
+from control.domain.metrics import render
 
 blueprint = Blueprint("metrics", __name__)
 

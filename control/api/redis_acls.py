@@ -1,16 +1,13 @@
 """/v1/redis_acls: rights on a database, in Redis's own ACL syntax."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 from flask import Blueprint, Response
+from pydantic import StringConstraints
 
-from control import policy
-from control.answers import RedisAclAnswer
-from control.errors import conflict
-from control.models import NewRedisAclBody, RedisAclBody
-from control.records import FULL_ACCESS, RedisAcl
-from control.web import (
+from control.api.models import Answer, Body, ObjectName, Uid, words
+from control.api.web import (
     CHANGING,
     LISTING,
     answer,
@@ -21,6 +18,31 @@ from control.web import (
     synced,
     unchanged,
 )
+from control.errors import conflict
+from control.policy import lines as policy
+from control.records import FULL_ACCESS, RedisAcl
+
+
+class RedisAclBody(Body):
+    name: ObjectName = ""
+    acl: Annotated[str, StringConstraints(min_length=1, max_length=65536)] = ""
+
+    IGNORED = words("uid account_id action_uid min_version max_version")
+
+
+class NewRedisAclBody(RedisAclBody):
+    name: ObjectName
+    acl: Annotated[str, StringConstraints(min_length=1, max_length=65536)]
+    uid: Uid = 0
+
+    IGNORED = RedisAclBody.IGNORED - {"uid"}
+
+
+class RedisAclAnswer(Answer):
+    uid: int
+    name: str
+    acl: str
+
 
 blueprint = Blueprint("redis_acls", __name__)
 
@@ -34,7 +56,7 @@ def read_all() -> Response:
 @blueprint.get("/v1/redis_acls/<int(max=2147483647):uid>")
 @needs("view_redis_acl_info", answers=RedisAclAnswer)
 def read(uid: int) -> Response:
-    return shown(store().get(RedisAcl, uid))
+    return shown(store().objects.get(RedisAcl, uid))
 
 
 @blueprint.post("/v1/redis_acls")
@@ -47,13 +69,13 @@ def create(sent: NewRedisAclBody) -> Response:
 @needs("create_redis_acl", takes=NewRedisAclBody, answers=RedisAclAnswer)
 def validate(sent: NewRedisAclBody) -> Response:
     """The older spelling of POST /v1/redis_acls?dry_run."""
-    with store().dry_run():
+    with store().request.dry_run():
         return created(sent)
 
 
 def created(sent: NewRedisAclBody) -> Response:
     in_field("acl", lambda: policy.check_acl(sent.acl))
-    return shown(synced(store().create(RedisAcl(sent.uid, sent.name, sent.acl))))
+    return shown(synced(store().objects.create(RedisAcl(sent.uid, sent.name, sent.acl))))
 
 
 @blueprint.put("/v1/redis_acls/<int(max=2147483647):uid>")
@@ -67,14 +89,14 @@ def update(uid: int, sent: RedisAclBody) -> Response:
     def change(acl: RedisAcl) -> RedisAcl:
         return replace(unchanged(acl), **changes)
 
-    return shown(synced(store().update(RedisAcl, uid, change)))
+    return shown(synced(store().objects.update(RedisAcl, uid, change)))
 
 
 @blueprint.delete("/v1/redis_acls/<int(max=2147483647):uid>")
 @needs("delete_redis_acl", query=CHANGING)
 def delete(uid: int) -> Response:
     check_custom(uid)
-    store().delete(RedisAcl, uid, unchanged)
+    store().objects.delete(RedisAcl, uid, unchanged)
     return answer(synced({}))
 
 

@@ -5,18 +5,15 @@ from typing import Any, cast
 
 from flask import Blueprint, Flask, Response, current_app, render_template, request
 
+from control.api.bdb_models import BdbBody
+from control.api.cluster import ClusterBody, PolicyBody
+from control.api.models import Body
+from control.api.openapi import body_schema, describe
+from control.api.redis_acls import RedisAclBody
+from control.api.roles import RoleBody
+from control.api.users import UserBody
+from control.api.web import PUBLIC, answer, needs
 from control.errors import refused
-from control.models import (
-    BdbBody,
-    Body,
-    ClusterBody,
-    PolicyBody,
-    RedisAclBody,
-    RoleBody,
-    UserBody,
-)
-from control.reference import body_schema, describe
-from control.web import PUBLIC, answer, needs
 
 blueprint = Blueprint("reference", __name__)
 OBJECTS: dict[str, type[Body]] = {

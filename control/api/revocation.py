@@ -4,17 +4,81 @@ the list of our own CA, for everybody."""
 import base64
 import time
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 from flask import Blueprint, Response
+from pydantic import Field, StringConstraints
 
-from control import ca, core, crl, revocation
-from control.answers import CrlAnswer, RevocationAnswer, RevocationsAnswer
+from control.api.models import Answer, Body, Pem, Uid, words
+from control.api.web import CHANGING, PUBLIC, answer, in_field, needs, number, store, unchanged
+from control.domain import revocation
 from control.errors import Refusal, invalid, missing
-from control.models import CrlBody, NewCrlBody, RevokeBody
-from control.records import Revocation, RevocationList, User, rendered_time
-from control.store import good_at, of_user
-from control.web import CHANGING, PUBLIC, answer, in_field, needs, number, store, unchanged
+from control.pki import crl
+from control.pki.pem import pem_to_ders
+from control.policy import core
+from control.records import Reason, Stale, User, rendered_time
+from control.reports import Revocation, RevocationList
+from control.store import InventoryFilter
+
+Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$")]
+Serial = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F:]{1,95}$")]
+
+
+class RevokeBody(Body):
+    """One of: a certificate; `ca` and `serial`; `cert`; `key`; a user."""
+
+    certificate: Pem = ""
+    ca: Hash = ""
+    serial: Serial = ""
+    cert: Hash = ""
+    key: Hash = ""
+    user_uid: Uid = 0
+    reason: Reason = "unspecified"
+
+
+class CrlBody(Body):
+    url: Annotated[str, StringConstraints(max_length=2048)] = ""
+    interval: Annotated[int, Field(ge=60, le=10**9)] = 3600  # seconds
+    stale: Stale = "warn"
+
+    IGNORED = words("""
+        uid issuer ca scope number this_update next_update overdue entries last_fetch problem
+        ignored
+    """)
+
+
+class NewCrlBody(CrlBody):
+    crl: Pem = ""
+    authorities: Pem = ""
+
+
+class RevocationAnswer(Answer):
+    uid: int
+    line: str
+    reason: Reason
+    time: str
+
+
+class RevocationsAnswer(Answer):
+    revocations: list[RevocationAnswer]
+
+
+class CrlAnswer(Answer):
+    uid: int
+    issuer: str
+    ca: str
+    scope: str
+    number: str
+    this_update: str
+    next_update: str
+    overdue: bool
+    entries: int
+    stale: Stale
+    url: str
+    interval: int
+    last_fetch: str = ""
+    problem: str = ""
+
 
 blueprint = Blueprint("revocation", __name__)
 PAGE = 1000
@@ -26,7 +90,7 @@ KNOWN = 10_000  # certificates of one user
 def read_all() -> Response:
     """What administrators have revoked, the newest first."""
     limit, offset = min(number("limit", PAGE), PAGE), number("offset", 0)
-    return answer([render(one) for one in store().revocations(limit, offset)])
+    return answer([render(one) for one in store().revocations.page(limit, offset)])
 
 
 @blueprint.post("/v1/certauth/revocations")
@@ -34,10 +98,10 @@ def read_all() -> Response:
 def revoke(sent: RevokeBody) -> Response:
     """Revokes a certificate, all that are known of a user, or a key: on every database, and here.
     Sessions end within about a second."""
-    made = store().revoke(lines(sent), sent.reason)
+    made = store().revocations.revoke(lines(sent), sent.reason)
     if "user_uid" in sent.model_fields_set:
         # Again, for one of the user's that was issued meanwhile: none can be after that.
-        made = store().revoke(lines(sent), sent.reason)
+        made = store().revocations.revoke(lines(sent), sent.reason)
     return answer({"revocations": [render(one) for one in made]})
 
 
@@ -45,7 +109,7 @@ def revoke(sent: RevokeBody) -> Response:
 @needs("revoke_certificates", query=CHANGING)
 def restore(uid: int) -> Response:
     """Takes a revocation back."""
-    store().restore_revoked(uid)
+    store().revocations.restore(uid)
     return answer({})
 
 
@@ -62,7 +126,7 @@ def lines(sent: RevokeBody) -> list[str]:
     if ways == {"certificate"}:
         return [of_certificate(sent.certificate)]
     if ways == {"user_uid"}:
-        return of_all(store().get(User, sent.user_uid))
+        return of_all(store().objects.get(User, sent.user_uid))
     raise invalid("invalid_param", "send one of: certificate; ca and serial; cert; key; user_uid")
 
 
@@ -71,8 +135,10 @@ def of_certificate(pem: str) -> str:
     own CA's list can say that. By its hash elsewhere, which holds for the certificate with another
     ECDSA signature as well."""
     leaf = in_field("certificate", lambda: core.identity(pem.encode()))
-    first, *above = ca.ders(pem)
-    found = in_field("certificate", lambda: crl.issuer_of(first, [*above, *store().authorities()]))
+    first, *above = pem_to_ders(pem)
+    found = in_field(
+        "certificate", lambda: crl.issuer_of(first, [*above, *store().settings.authorities()])
+    )
     issuer = found or seen_issuer(leaf.cert)
     return f"revoke serial {issuer} {leaf.serial}" if issuer else f"revoke cert {leaf.cert}"
 
@@ -80,15 +146,15 @@ def of_certificate(pem: str) -> str:
 def seen_issuer(cert: str) -> str:
     """The key id of the CA of a certificate that has logged in; "" where it has not."""
     try:
-        return store().client_certificate(cert).ca
+        return store().inventory.get(cert).ca
     except Refusal:
         return ""
 
 
 def of_all(user: User) -> list[str]:
     """Of all certificates of a user that are known here. Raises Refusal where there is none."""
-    good = (of_user(user.name), good_at(int(time.time())))
-    found = store().client_certificates(*good, limit=KNOWN)
+    good = InventoryFilter(of_user=user.name, good_at=int(time.time()))
+    found = store().inventory.find(good, limit=KNOWN)
     if not found:
         raise missing(f"good certificate of user '{user.name}' known here")
     return [
@@ -108,14 +174,14 @@ def render(one: Revocation) -> dict[str, Any]:
 @blueprint.get("/v1/certauth/crls")
 @needs("view_cluster_info", answers=list[CrlAnswer])
 def read_crls() -> Response:
-    entries = store().crl_entries()
-    return answer([rendered(one, entries.get(one.uid, 0)) for one in store().crls()])
+    entries = store().crls.entry_counts()
+    return answer([rendered(one, entries.get(one.uid, 0)) for one in store().crls.all()])
 
 
 @blueprint.get("/v1/certauth/crls/<int(max=2147483647):uid>")
 @needs("view_cluster_info", answers=CrlAnswer)
 def read_crl(uid: int) -> Response:
-    return shown(store().crl(uid))
+    return shown(store().crls.get(uid))
 
 
 @blueprint.post("/v1/certauth/crls")
@@ -140,14 +206,14 @@ def update_crl(uid: int, sent: CrlBody) -> Response:
     """Where a list is fetched from, how often, and what happens when it is overdue."""
     if sent.url:
         revocation.check_url(sent.url)
-    return shown(store().update_crl(uid, lambda now: replace(unchanged(now), **sent.sent())))
+    return shown(store().crls.update(uid, lambda now: replace(unchanged(now), **sent.sent())))
 
 
 @blueprint.delete("/v1/certauth/crls/<int(max=2147483647):uid>")
 @needs("update_cluster", query=CHANGING)
 def delete_crl(uid: int) -> Response:
     """Forgets a list: what only it has revoked is revoked no more."""
-    store().delete_crl(uid)
+    store().crls.delete(uid)
     return answer({})
 
 
@@ -155,7 +221,7 @@ SETTINGS = CrlBody.model_fields.keys()
 
 
 def shown(one: RevocationList) -> Response:
-    return answer(rendered(one, store().crl_entries().get(one.uid, 0)), one)
+    return answer(rendered(one, store().crls.entry_counts().get(one.uid, 0)), one)
 
 
 def rendered(one: RevocationList, entries: int) -> dict[str, Any]:
@@ -188,7 +254,7 @@ def own_crl_pem(key: str) -> Response:
 
 
 def own(key: str) -> bytes:
-    found = store().own_crl(key)
+    found = store().crls.published(key)
     if found is None:
         raise missing("CA of this control plane with that key")
     return base64.b64decode(found.der)

@@ -5,11 +5,8 @@ from typing import Any
 
 from flask import Blueprint, Response
 
-from control.answers import RoleAnswer
-from control.errors import Refusal, forbidden, refused
-from control.models import NewRoleBody, RoleBody
-from control.records import BUILTIN_ROLES, Role
-from control.web import (
+from control.api.models import Answer, Body, Many, ObjectName, Uid, words
+from control.api.web import (
     CHANGING,
     LISTING,
     answer,
@@ -20,6 +17,30 @@ from control.web import (
     synced,
     unchanged,
 )
+from control.errors import Refusal, forbidden, refused
+from control.records import BUILTIN_ROLES, Management, Role
+
+
+class RoleBody(Body):
+    name: ObjectName = ""
+    management: Management = "none"
+    resources: Many[dict[str, Any]] = []
+
+    IGNORED = words("uid account_id action_uid")
+
+
+class NewRoleBody(RoleBody):
+    name: ObjectName
+    uid: Uid = 0
+
+    IGNORED = RoleBody.IGNORED - {"uid"}
+
+
+class RoleAnswer(Answer):
+    uid: int
+    name: str
+    management: Management
+
 
 blueprint = Blueprint("roles", __name__)
 BUILTIN = {role.uid for role in BUILTIN_ROLES}
@@ -34,7 +55,7 @@ def read_all() -> Response:
 @blueprint.get("/v1/roles/<int(max=2147483647):uid>")
 @needs("view_role_info", answers=RoleAnswer)
 def read(uid: int) -> Response:
-    return shown(store().get(Role, uid))
+    return shown(store().objects.get(Role, uid))
 
 
 @blueprint.post("/v1/roles")
@@ -43,7 +64,7 @@ def create(sent: NewRoleBody) -> Response:
     check_resources(sent)
     role = Role(sent.uid, sent.name, sent.management)
     check_administrator(role)
-    return shown(synced(store().create(role)))
+    return shown(synced(store().objects.create(role)))
 
 
 @blueprint.put("/v1/roles/<int(max=2147483647):uid>")
@@ -58,14 +79,14 @@ def update(uid: int, sent: RoleBody) -> Response:
         check_administrator(role, changed)
         return changed
 
-    return shown(synced(store().update(Role, uid, change)))
+    return shown(synced(store().objects.update(Role, uid, change)))
 
 
 @blueprint.delete("/v1/roles/<int(max=2147483647):uid>")
 @needs("delete_role", query=CHANGING)
 def delete(uid: int) -> Response:
     check_custom(uid)
-    store().delete(Role, uid, lambda role: check_administrator(unchanged(role)))
+    store().objects.delete(Role, uid, lambda role: check_administrator(unchanged(role)))
     return answer(synced({}))
 
 

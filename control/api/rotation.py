@@ -7,17 +7,55 @@ from dataclasses import asdict
 from typing import Any
 
 from flask import Blueprint, Response, current_app
+from pydantic import BaseModel, ConfigDict
 
-from control import ca, core, crl, rotation, trust
-from control.answers import AuthoritiesAnswer
-from control.ca import Trust
+from control.api.models import Answer
+from control.api.web import answer, flag, needs, rehearsing, store, warn
+from control.domain import rotation
+from control.domain.rotation import Use
 from control.errors import conflict
-from control.policy import revoke_lines
-from control.records import ClientCertificate, Database, Session, rendered_time
-from control.rotation import Use
-from control.store import also_serves, from_ca, good_at
-from control.sync import NodeError
-from control.web import answer, flag, needs, rehearsing, store, warn
+from control.nodes.client import NodeError
+from control.pki import crl, trust
+from control.pki.pem import pem_to_ders
+from control.policy import core
+from control.policy.lines import revoke_lines
+from control.records import Database, Trust, rendered_time
+from control.reports import ClientCertificate, Session
+from control.store import InventoryFilter
+
+
+class DependantAnswer(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    user: str
+    certificates: int
+    sessions: int
+    only: bool
+
+
+class AuthorityAnswer(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    ca: str
+    subject: str
+    not_after: str
+    admits: list[int]
+    anchors: list[int]
+    users: int
+    certificates: int
+    sessions: int
+    who: list[DependantAnswer]
+
+
+class RemovedAuthorityAnswer(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    ca: str
+    refused: list[int]
+
+
+class AuthoritiesAnswer(Answer):
+    cas: list[AuthorityAnswer]
+    removed: list[RemovedAuthorityAnswer]
+    silent: list[str]
+
 
 blueprint = Blueprint("rotation", __name__)
 KNOWN = 1_000_000  # certificates
@@ -35,13 +73,13 @@ def read() -> Response:
     """Every CA that is trusted, where, and which users, certificates and live sessions need it."""
     sessions, silent = live()
     found = uses(sessions)
-    places = {CLUSTER: store().trust()} | {
-        one.uid: trust_of(one) for one in store().all(Database) if not one.deleting
+    places = {CLUSTER: store().settings.trust()} | {
+        one.uid: trust_of(one) for one in store().objects.all(Database) if not one.deleting
     }
     removed = sorted({key for place in places.values() for key in place.removed})
     return answer(
         {
-            "cas": [render(der, places, found) for der in store().authorities()],
+            "cas": [render(der, places, found) for der in store().settings.authorities()],
             "removed": [
                 {"ca": key, "refused": [uid for uid, one in places.items() if key in one.removed]}
                 for key in removed
@@ -69,14 +107,14 @@ def render(der: bytes, places: dict[int, Trust], found: Sequence[Use]) -> dict[s
 
 def trust_of(database: Database) -> Trust:
     own = "".join(database.authentication_ssl_client_certs)
-    return trust.stored(own, database.client_ca_uses) if own else store().trust()
+    return trust.stored(own, database.client_ca_uses) if own else store().settings.trust()
 
 
 def live() -> tuple[list[Session], list[str]]:
     """The sessions on all nodes by certificate, and the nodes that did not answer."""
     found: list[Session] = []
     silent: list[str] = []
-    for database in store().all(Database):
+    for database in store().objects.all(Database):
         asked = current_app.extensions["ask"](database.uid, rotation.everybody)
         for address, told in asked.items():
             if isinstance(told, NodeError):
@@ -88,9 +126,9 @@ def live() -> tuple[list[Session], list[str]]:
 
 
 def uses(sessions: Sequence[Session]) -> list[Use]:
-    kept = (der for one in store().crls() for der in ca.ders(one.authorities))
-    paths = crl.paths(dict.fromkeys([*store().authorities(), *kept]))
-    good = store().client_certificates(good_at(int(time.time())), limit=KNOWN)
+    kept = (der for one in store().crls.all() for der in pem_to_ders(one.authorities))
+    paths = crl.paths(dict.fromkeys([*store().settings.authorities(), *kept]))
+    good = store().inventory.find(InventoryFilter(good_at=int(time.time())), limit=KNOWN)
     return rotation.uses(not_revoked(good), sessions, paths)
 
 
@@ -99,7 +137,9 @@ def not_revoked(certificates: Sequence[ClientCertificate]) -> list[ClientCertifi
     found: list[ClientCertificate] = []
     for start in range(0, len(certificates), PART):
         part = {one: revoke_lines(one) for one in certificates[start : start + PART]}
-        revoked = set(store().revoked([line for lines in part.values() for line in lines]))
+        revoked = set(
+            store().revocations.among([line for lines in part.values() for line in lines])
+        )
         found += [one for one, lines in part.items() if revoked.isdisjoint(lines)]
     return found
 
@@ -124,9 +164,9 @@ def check_cluster(after: Trust) -> list[str]:
     """The users whom another `mtls_trusted_ca` cuts, here or on a database without CAs of its own;
     none without ?force: then they raise Refusal 409."""
     followers = {
-        one.uid for one in store().all(Database) if not one.authentication_ssl_client_certs
+        one.uid for one in store().objects.all(Database) if not one.authentication_ssl_client_certs
     }
-    return check(store().trust(), after, {CLUSTER, *followers})
+    return check(store().settings.trust(), after, {CLUSTER, *followers})
 
 
 def check(before: Trust, after: Trust, places: Collection[int]) -> list[str]:
@@ -138,8 +178,9 @@ def check(before: Trust, after: Trust, places: Collection[int]) -> list[str]:
     if found and not flag("force"):
         raise conflict(
             "ca_in_use",
-            f"a CA would go that is still in use, by {rotation.told(found)}: GET /v1/certauth/ca "
-            f"has more. Give them certificates of another CA first; ?force cuts them off{stays}",
+            "a CA or a pinned certificate would go that is still in use, by "
+            f"{rotation.told(found)}: GET /v1/certauth/ca has more. Give them certificates of "
+            f"another CA first; ?force cuts them off{stays}",
         )
     return sorted({one.user for one in found})
 
@@ -149,8 +190,9 @@ def warn_of_serving(after: Trust) -> None:
     a node's where only the TLS handshake decides."""
     for der in after.cas:
         above = core.identity(der)
-        where = (from_ca(above.key), also_serves(), good_at(int(time.time())))
-        found = store().client_certificates(*where, limit=SHOWN + 1)
+        now = int(time.time())
+        wanted = InventoryFilter(from_ca=above.key, also_serves=True, good_at=now)
+        found = store().inventory.find(wanted, limit=SHOWN + 1)
         count = f"more than {SHOWN}" if len(found) > SHOWN else len(found)
         if found:
             warn(
@@ -161,7 +203,29 @@ def warn_of_serving(after: Trust) -> None:
             )
 
 
+def warn_of_pins(before: Trust, database: Database) -> None:
+    """Of what only comes in where a server's module answers for it in the handshake: the servers
+    where it does not; and of a client's own certificate that passes for a CA."""
+    after = trust_of(database)
+    more = set(after.pins) - set(before.pins) | set(trust.rootless(after)) - set(before.cas)
+    for node in store().nodes.of(database.uid) if more else ():
+        if node.detail and not node.detail.startswith("managed"):
+            warn(
+                f"{node.address}: its TLS handshake takes no pinned certificate, and no CA "
+                f"without its root unless its own files have that: its trust is {node.detail}"
+            )
+    for der in set(after.cas) - set(before.cas):
+        leaf = core.identity(der)
+        users = store().objects.users_like(leaf)
+        if users and leaf.subject == leaf.issuer:
+            warn(
+                f"'{leaf.subject}' says that it is a CA: those come in that it issued, and not "
+                f"itself, though user '{users[0].name}' has what it says. Where it is a client's "
+                f'own certificate: pinned_certificates: ["{leaf.cert}"]'
+            )
+
+
 def note(users: Sequence[str]) -> None:
     """Tells the event log who was cut off by force."""
     if users:
-        store().note("ca_removed_in_use", "WARNING", users=list(users))
+        store().events.note("ca_removed_in_use", "WARNING", users=list(users))

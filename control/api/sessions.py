@@ -1,16 +1,62 @@
 """/v1/certauth/sessions: who is connected to which server, by which certificate; and to end one."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from flask import Blueprint, Response, current_app, request
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from control.answers import SessionsAnswer
-from control.audit import Command
+from control.api.bdb_models import Address
+from control.api.models import Answer, Body, Uid
+from control.api.web import CHANGING, answer, flag, needs, number, store
 from control.errors import missing, refused
-from control.models import EndSessionBody
+from control.nodes.audit import Command
+from control.nodes.client import NodeError
 from control.records import Database
-from control.sync import NodeError
-from control.web import CHANGING, answer, flag, needs, number, store
+
+
+class EndSessionBody(Body):
+    bdb_uid: Uid
+    node: Address
+    id: Annotated[int, Field(ge=1, le=2**62)]
+    cert: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")]
+
+
+class SessionAnswer(BaseModel):
+    """A client of a server; what is null is not known."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    bdb_uid: int
+    bdb_name: str
+    node: str
+    id: int
+    address: str
+    user: str | None
+    reason: str
+    subject: str | None
+    serial: str | None
+    cert: str | None
+    key: str | None
+    ca: str | None
+    since: int
+    end: int
+    not_after: int
+
+
+class SilentAnswer(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    bdb_uid: int
+    bdb_name: str
+    node: str
+    error: str
+
+
+class SessionsAnswer(Answer):
+    """`silent` are the servers that did not say, `more` is whether there are more than shown."""
+
+    sessions: list[SessionAnswer]
+    more: bool
+    silent: list[SilentAnswer]
+
 
 blueprint = Blueprint("sessions", __name__)
 PAGE = 1000  # sessions of a server in an answer
@@ -33,7 +79,9 @@ def read() -> Response:
 
     found: list[dict[str, Any]] = []
     silent, more = [], False
-    for database in (store().get(Database, only),) if only else store().all(Database):
+    for database in (
+        (store().objects.get(Database, only),) if only else store().objects.all(Database)
+    ):
         where = {"bdb_uid": database.uid, "bdb_name": database.name}
         for address, told in current_app.extensions["ask"](database.uid, page).items():
             if isinstance(told, NodeError):
@@ -52,7 +100,7 @@ def render(one: dict[str, Any], where: dict[str, Any]) -> dict[str, Any]:
 @needs("update_bdb", takes=EndSessionBody, query=CHANGING)
 def end(sent: EndSessionBody) -> Response:
     """Closes the connection of a client. It may come again: revoke its certificate against that."""
-    database, only_looks = store().get(Database, sent.bdb_uid), flag("dry_run")
+    database, only_looks = store().objects.get(Database, sent.bdb_uid), flag("dry_run")
 
     def close(command: Command) -> bool:
         # Numbers of clients begin anew with each start of a server: is it still that one?
@@ -70,7 +118,7 @@ def end(sent: EndSessionBody) -> Response:
         )
     if not told:
         raise missing("such session any more")
-    store().note(
+    store().events.note(
         "session_ended", "WARNING", bdb_uid=database.uid, bdb_name=database.name, node=sent.node,
         client=sent.id, cert=sent.cert,
     )  # fmt: skip

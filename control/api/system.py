@@ -10,25 +10,86 @@ import os
 import platform
 import time
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
 from flask import Blueprint, Response, current_app
+from pydantic import BaseModel, ConfigDict
 
-from control import core
 from control.ages import OLD, as_of_now
-from control.answers import (
-    BootstrapAnswer,
-    CheckAnswer,
-    HealthAnswer,
-    HealthcheckAnswer,
-    NodeAnswer,
-    StatsAnswer,
-)
 from control.api.bdbs import node_status, status
+from control.api.models import Answer, Body, words
+from control.api.web import PUBLIC, Rule, answer, authorise, flag, needs, store
 from control.errors import conflict, missing, refused
-from control.models import BootstrapBody
+from control.policy import core
 from control.records import Database, RedisAcl, Role, User, rendered_time
-from control.web import PUBLIC, Rule, answer, authorise, flag, needs, store
+
+
+class BootstrapBody(Body):
+    """What POST /v1/bootstrap/… takes on Redis Enterprise; nothing of it is looked at."""
+
+    IGNORED = words("""
+        action cluster credentials node license dns_suffixes policy recovery_filename envoy
+        required_version retry_count_max retry_time cnm_https_port crdb certificates
+    """)
+
+    OPTIONAL = True
+
+
+class NodeAnswer(Answer):
+    uid: int
+    status: Literal["active", "down"]
+    software_version: str
+    os_version: str
+    architecture: str
+    cores: int
+    shard_count: int
+    shard_list: list[int]
+
+
+class BootstrapStatus(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    state: Literal["completed"]
+    start_time: str
+    end_time: str
+
+
+class BootstrapAnswer(Answer):
+    bootstrap_status: BootstrapStatus
+    local_node_info: dict[str, Any]
+
+
+class HealthcheckAnswer(Answer):
+    """`inactive` comes with a 503."""
+
+    status: Literal["active", "inactive"]
+
+
+class CheckAnswer(Answer):
+    cluster_test_result: bool
+    nodes: list[dict[str, Any]]
+
+
+class StatsAnswer(Answer):
+    """Counts of this moment; no history is kept."""
+
+    time: str
+    users: int
+    roles: int
+    redis_acls: int
+    bdbs: int
+    servers: int
+    servers_in_step: int
+
+
+class HealthAnswer(Answer):
+    fqdn: str
+    status: Literal["ok", "warning", "error"]
+    license: None
+    certificates: list[dict[str, Any]]
+    nodes: list[dict[str, Any]]
+    active_alerts: list[str]
+    database_infos: list[dict[str, Any]]
+
 
 blueprint = Blueprint("system", __name__)
 NODE = 1
@@ -37,7 +98,7 @@ NODE = 1
 @blueprint.get("/v1/bootstrap")
 @needs("any", answers=BootstrapAnswer)
 def bootstrap() -> Response:
-    created = rendered_time(store().cluster().created)
+    created = rendered_time(store().settings.cluster().created)
     done = {"state": "completed", "start_time": created, "end_time": created}
     return answer({"bootstrap_status": done, "local_node_info": node()})
 
@@ -82,7 +143,7 @@ def read_license() -> Response:
 def master_healthcheck() -> Response:
     """For load balancers: a 503 where this control plane does not do its work. Without a login
     where master_healthcheck_api_auth is off."""
-    if store().cluster().master_healthcheck_api_auth:
+    if store().settings.cluster().master_healthcheck_api_auth:
         authorise(Rule("view_cluster_info"))
     faults = plane_faults()
     response = answer({"status": "inactive" if faults else "active"})
@@ -105,18 +166,18 @@ def check() -> Response:
 @needs("view_cluster_stats", answers=StatsAnswer, query=("interval", "stime", "etime"))
 def stats() -> Response:
     """As they are now, whatever span of time the query names."""
-    databases = store().all(Database)
+    databases = store().objects.all(Database)
     servers = [
-        node_status(as_of_now(node), store().target(one.uid))
+        node_status(as_of_now(node), store().policies.target(one.uid))
         for one in databases
-        for node in store().nodes(one.uid)
+        for node in store().nodes.of(one.uid)
     ]
     return answer(
         {
             "time": rendered_time(int(time.time())),
-            "users": len(store().all(User)),
-            "roles": len(store().all(Role)),
-            "redis_acls": len(store().all(RedisAcl)),
+            "users": len(store().objects.all(User)),
+            "roles": len(store().objects.all(Role)),
+            "redis_acls": len(store().objects.all(RedisAcl)),
             "bdbs": len(databases),
             "servers": len(servers),
             "servers_in_step": servers.count("active"),
@@ -133,13 +194,13 @@ def health() -> Response:
     own_alerts = [*faults, *certificate_faults()]
     infos = [
         {"uid": one.uid, "name": one.name, "status": database_status(one)}
-        for one in store().all(Database)
+        for one in store().objects.all(Database)
         if everything or database_status(one) != "active"
     ]
     worst = "error" if own_alerts else "warning" if database_alerts else "ok"
     return answer(
         {
-            "fqdn": store().cluster().name,
+            "fqdn": store().settings.cluster().name,
             "status": worst,
             "license": None,
             "certificates": [one for one in certificates() if everything or one["expired"]],
@@ -165,7 +226,7 @@ def node() -> dict[str, Any]:
 
 def certificates() -> list[dict[str, Any]]:
     """The first of each name: the server's own, or the first CA of clients."""
-    named = {name: one.certificate for name, one in store().certificates().items()}
+    named = {name: one.certificate for name, one in store().settings.certificates().items()}
     pems = named | current_app.extensions["own"]()
     found = {name: core.identity(pem.encode()).not_after for name, pem in pems.items()}
     return [
@@ -182,7 +243,7 @@ def plane_faults() -> list[str]:
     """What keeps this control plane from its work: a part of it that stands still, or that none
     speaks to the servers."""
     faults: list[str] = current_app.extensions["pulse"].faults()
-    silence = store().silence()
+    silence = store().lease.silence()
     if silence > OLD:
         since = f"since {silence:.0f} seconds" if silence < math.inf else "since the start"
         faults.append(f"no control plane speaks to the servers, {since}: none has the lease")
@@ -190,10 +251,10 @@ def plane_faults() -> list[str]:
 
 
 def database_status(database: Database) -> str:
-    known = tuple(map(as_of_now, store().nodes(database.uid)))
-    return status(database, store().target(database.uid), known)
+    known = tuple(map(as_of_now, store().nodes.of(database.uid)))
+    return status(database, store().policies.target(database.uid), known)
 
 
 def database_faults() -> list[str]:
-    states = [(one, database_status(one)) for one in store().all(Database)]
+    states = [(one, database_status(one)) for one in store().objects.all(Database)]
     return [f"bdb {one.uid} ('{one.name}'): {state}" for one, state in states if state != "active"]

@@ -3,17 +3,15 @@
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from flask import Blueprint, Response
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from control import core, passwords, policy
-from control.answers import UserAnswer, UserRoleAnswer
+from control.api.identities import IdentityBody, identities
+from control.api.models import Answer, Body, Email, Many, Uid, UserName, words
 from control.api.roles import check_administrator
-from control.errors import forbidden, invalid
-from control.models import NewUserBody, UserBody
-from control.records import BUILTIN_ROLES, Management, Password, Role, User, rendered_time
-from control.web import (
+from control.api.web import (
     CHANGING,
     LISTING,
     answer,
@@ -26,6 +24,78 @@ from control.web import (
     synced,
     unchanged,
 )
+from control.domain import passwords
+from control.errors import forbidden, invalid
+from control.policy import bindings, core
+from control.policy import lines as policy
+from control.records import (
+    BUILTIN_ROLES,
+    AuthMethod,
+    Management,
+    Password,
+    Role,
+    User,
+    rendered_time,
+)
+
+# A sentence has room in it; argon2 takes as long for any length.
+NewPassword = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+
+
+class UserBody(Body):
+    name: UserName = ""
+    email: Email = ""
+    auth_method: AuthMethod = "regular"
+    # Longer ones would not fit into the index of a PostgreSQL table.
+    certificate_subject_line: Annotated[str, StringConstraints(max_length=512)] = ""
+    certificate_identities: Annotated[list[IdentityBody], Field(max_length=64)] = []
+    password: NewPassword = ""
+    role: Management = "none"
+    role_uids: Many[Uid] = []
+
+    IGNORED = words("""
+        uid account_id action_uid alert_bdb_backup bdbs_email_alerts cluster_email_alerts
+        email_alerts last_login note off_on password_issue_date status
+    """)
+
+
+class NewUserBody(UserBody):
+    uid: Uid = 0
+
+    IGNORED = UserBody.IGNORED - {"uid"}
+
+
+class OffBody(BaseModel):
+    """A server that refuses the user's rules."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    bdb_uid: int
+    address: str
+    why: str
+
+
+class UserAnswer(Answer):
+    """`off_on`: the servers on which the user is off, since they refuse its rules. `note`: what a
+    user without a role cannot do."""
+
+    uid: int
+    name: str
+    email: str
+    auth_method: AuthMethod
+    certificate_subject_line: str
+    certificate_identities: list[IdentityBody]
+    role: Management
+    role_uids: list[int]
+    status: Literal["active", "locked", "password_expired"]
+    password_issue_date: str = ""
+    last_login: int = 0
+    off_on: list[OffBody] = []
+    note: str = ""
+
+
+class UserRoleAnswer(Answer):
+    role: Management
+
 
 blueprint = Blueprint("users", __name__)
 # The one that `role` shows where a user has several; the field knows only one.
@@ -42,7 +112,7 @@ OWN = {"name", "password"}  # what a user may change about itself
 @blueprint.get("/v1/users")
 @needs("view_all_users_info", answers=list[UserAnswer], query=LISTING)
 def read_all() -> Response:
-    managements = {role.uid: role.management for role in store().all(Role)}
+    managements = {role.uid: role.management for role in store().objects.all(Role)}
     off = off_on()
     return answer([render(user, managements, off) for user in found(User)])
 
@@ -50,7 +120,7 @@ def read_all() -> Response:
 @blueprint.get("/v1/users/<int(max=2147483647):uid>")
 @needs("view_user_info", own=True, answers=UserAnswer)
 def read(uid: int) -> Response:
-    return shown(store().get(User, uid))
+    return shown(store().objects.get(User, uid))
 
 
 @blueprint.get("/v1/users/role")
@@ -68,30 +138,32 @@ def create(sent: NewUserBody) -> Response:
     user = changed_user(nobody, changes)
     if not user.name:
         raise invalid("missing_field", "name: this field is missing")
-    check_administrator(*store().roles_of(user))
-    return shown(synced(store().create(user)))
+    check_administrator(*store().objects.roles_of(user))
+    return shown(synced(store().objects.create(user)))
 
 
 @blueprint.put("/v1/users/<int(max=2147483647):uid>")
 @needs("update_user", own=True, takes=UserBody, answers=UserAnswer, query=CHANGING)
 def update(uid: int, sent: UserBody) -> Response:
-    user = store().get(User, uid)
+    user = store().objects.get(User, uid)
     check_own(user, sent)
     changes = prepared(sent, user)
 
     def change(user: User) -> User:
         changed = changed_user(unchanged(user), changes)
         if caller().user.uid != uid or changed.role_uids != user.role_uids:
-            check_administrator(*store().roles_of(user), *store().roles_of(changed))
+            check_administrator(*store().objects.roles_of(user), *store().objects.roles_of(changed))
         return changed
 
-    return shown(synced(store().update(User, uid, change)))
+    return shown(synced(store().objects.update(User, uid, change)))
 
 
 @blueprint.delete("/v1/users/<int(max=2147483647):uid>")
 @needs("delete_user", query=CHANGING)
 def delete(uid: int) -> Response:
-    store().delete(User, uid, lambda user: check_administrator(*store().roles_of(unchanged(user))))
+    store().objects.delete(
+        User, uid, lambda user: check_administrator(*store().objects.roles_of(unchanged(user)))
+    )
     return answer(synced({}))
 
 
@@ -109,6 +181,10 @@ def prepared(sent: UserBody, user: User) -> dict[str, Any]:
         changes["certificate_subject_line"] = in_field(
             "certificate_subject_line", lambda: core.parse_name(text)
         )
+    if "certificate_identities" in changes:
+        changes |= identities(changes.pop("certificate_identities"), changes)
+    elif any(one.value == changes.get("certificate_subject_line") for one in user.bindings):
+        del changes["certificate_subject_line"]  # what it reads, sent back
     if "password" in changes:
         password = changes.pop("password")
         after = replace(user, email=changes.get("email", user.email))
@@ -120,9 +196,9 @@ def hashed(password: str, user: User) -> Password:
     """A new password as it is kept. Raises Refusal 400. A rehearsal has the store locked, and
     a thousand changes: it hashes nothing."""
     if rehearsing():
-        passwords.check_new(password, replace(user, passwords=()), store().cluster())
+        passwords.check_new(password, replace(user, passwords=()), store().settings.cluster())
         return Password("", int(time.time()))
-    passwords.check_new(password, user, store().cluster())
+    passwords.check_new(password, user, store().settings.cluster())
     return passwords.new_password(password)
 
 
@@ -136,13 +212,13 @@ def changed_user(user: User, changes: dict[str, Any]) -> User:
             "password: certificate users have none; send "
             '"auth_method": "regular" for a password user',
         )
-    if method == "regular" and changes.get("certificate_subject_line"):
-        raise invalid(
-            "invalid_param",
-            'certificate_subject_line: send "auth_method": "certificate" '
-            "with it; regular users have none",
-        )
-    other: dict[str, Any] = {"certificate_subject_line": ""}
+    for field, name in (("certificate_subject_line",) * 2, ("bindings", "certificate_identities")):
+        if method == "regular" and changes.get(field):
+            raise invalid(
+                "invalid_param",
+                f'{name}: send "auth_method": "certificate" with it; regular users have none',
+            )
+    other: dict[str, Any] = {"certificate_subject_line": "", "bindings": ()}
     if method == "certificate":
         other = {"passwords": (), "locked": 0}
     changed = replace(user, **(other | changes))
@@ -157,8 +233,11 @@ def check_complete(user: User) -> None:
         if not user.passwords:
             raise invalid("missing_field", "password: regular users need one")
         return
-    if not user.certificate_subject_line:
-        raise invalid("missing_field", "certificate_subject_line: certificate users need one")
+    if not user.identities:
+        raise invalid(
+            "missing_field",
+            "certificate_subject_line: certificate users need one, or certificate_identities",
+        )
     in_field("name", lambda: policy.check_user(user))
 
 
@@ -181,7 +260,7 @@ def shown(user: User) -> Response:
 
 
 def rendered(user: User) -> dict[str, Any]:
-    managements = {role.uid: role.management for role in store().roles_of(user)}
+    managements = {role.uid: role.management for role in store().objects.roles_of(user)}
     return render(user, managements, off_on())
 
 
@@ -195,10 +274,13 @@ def render(
         "name": user.name,
         "email": user.email,
         "auth_method": user.auth_method,
-        "certificate_subject_line": user.certificate_subject_line,
+        "certificate_subject_line": next(
+            (one.value for one in user.identities if one.kind == "subject"), ""
+        ),
+        "certificate_identities": [bindings.shown(one) for one in user.identities],
         "role": min(held, key=RANKS.index, default="none"),
         "role_uids": list(user.role_uids),
-        "status": passwords.status(user, store().cluster()),
+        "status": passwords.status(user, store().settings.cluster()),
     }
     if user.passwords:
         told["password_issue_date"] = rendered_time(user.passwords[-1].issued)
@@ -214,7 +296,7 @@ def render(
 def off_on() -> dict[str, list[dict[str, Any]]]:
     """Where users are off, since a server refuses their rules; by name as policy lines spell it."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for node in store().refusing():
+    for node in store().nodes.refusing():
         for one in node.refused:
             if one.why:
                 where = {"bdb_uid": node.bdb_uid, "address": node.address, "why": one.why}

@@ -10,8 +10,9 @@ from typing import Any
 from flask import Flask, Response, g, redirect, render_template, request
 from werkzeug.exceptions import HTTPException
 
+from control.api.web import store
+from control.domain.guard import PeerCert
 from control.errors import Refusal
-from control.guard import PeerCert
 from control.records import rendered_time
 from control.ui import (
     audit,
@@ -27,7 +28,6 @@ from control.ui import (
     users,
 )
 from control.ui.ask import may
-from control.web import store
 
 log = logging.getLogger(__name__)
 MODULES = (
@@ -47,7 +47,7 @@ MENU = (
     ("explain.show", "Explain", "explain_certificates"),
     ("audit.show", "Audit", "view_logged_events"),
 )
-BODY = 1 << 20  # bytes of a request's body, as in control/server.py
+BODY = 1 << 20  # bytes of a request's body, as in control/http/protocol.py
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; "
     "img-src 'self' data:; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
@@ -61,11 +61,11 @@ HEADERS = {
 
 
 def create_ui(api: Flask, peer_cert: PeerCert) -> Flask:
-    """The page over `api`, which is what control.app.create_app makes: all that is seen and done
-    here, its handlers do. `peer_cert` as there."""
+    """The page over `api`, which is what control.api.app.create_app makes: all that is seen and
+    done here, its handlers do. `peer_cert` as there."""
     app = Flask("control.ui", static_url_path="/ui/static")
     with api.app_context():
-        key = store().cluster().jwt_key.encode()
+        key = store().settings.cluster().jwt_key.encode()
     app.config.update(
         # Another key than that of the API's tokens, and the same on each control plane of ours.
         SECRET_KEY=hmac.digest(key, b"sessions of the web page", hashlib.sha256),

@@ -11,9 +11,9 @@ from urllib.parse import quote
 
 from flask import Flask, current_app, g, request, session
 
+from control.domain.guard import Caller
 from control.errors import Refusal
-from control.guard import Caller
-from control.waiting import IN_FORCE
+from control.nodes.waiting import IN_FORCE
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,15 @@
 """The CAs that clients come from: who depends on each, and those of the cluster to add or remove.
 What a database has of its own is edited there."""
 
-import re
 from http import HTTPStatus
 from typing import Any
 
 from flask import Blueprint, render_template, request
 
-from control import ca, core
-from control.ca import CertificateError
 from control.errors import Refusal, invalid, missing
+from control.pki.pem import CertificateError, split_pem
+from control.pki.uploads import merge_bundles
+from control.policy import core
 from control.records import TRUSTED_CA
 from control.ui import changes
 from control.ui.ask import ask, may
@@ -17,7 +17,6 @@ from control.ui.changes import Change
 from control.ui.fields import pasted
 
 blueprint = Blueprint("cas", __name__, url_prefix="/ui/cas")
-PEM = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n?", re.DOTALL)
 LABELS = {"certificate": "Certificates"}
 
 
@@ -30,7 +29,7 @@ def show(error: Refusal | None = None) -> Any:
     page = render_template(
         "cas.html", cas=found["cas"], silent=found["silent"], names=names,
         removed=found["removed"],
-        own={core.identity(one.encode()).key for one in PEM.findall(trusted())},
+        own={core.identity(one.encode()).key for one in split_pem(trusted())},
         pem=request.form.get("pem", ""), errors=changes.problems(error, LABELS) if error else [],
     )  # fmt: skip
     return page, error.status if error else HTTPStatus.OK
@@ -46,7 +45,7 @@ def trusted() -> str:
 def add() -> Any:
     pem = pasted("pem")
     try:
-        together = ca.together(trusted(), pem)
+        together = merge_bundles(trusted(), pem)
         change = replaced(together, "Trust these CAs too", "More CAs are trusted.")
         return changes.run(change, {"pem": pem}, lambda _: "/ui/cas/")
     except CertificateError as error:
@@ -60,7 +59,7 @@ def add() -> Any:
 @blueprint.post("/<key>/remove")
 def remove(key: str) -> Any:
     kept, gone = [], ""
-    for block in PEM.findall(trusted()):
+    for block in split_pem(trusted()):
         identity = core.identity(block.encode())
         if identity.key == key:
             gone = identity.subject

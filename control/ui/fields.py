@@ -8,6 +8,7 @@ from flask import request
 from werkzeug.datastructures import MultiDict
 
 from control.errors import invalid
+from control.policy import bindings
 
 Form = MultiDict[str, str]
 LONG = 19  # digits: no number of ours is longer, and Python reads no more than 4300
@@ -162,3 +163,31 @@ class Certificates(Area):
     def read(self, form: Form) -> Any:
         text = super().read(form)
         return [{"client_cert": text}] if text else []
+
+
+class Identities(Area):
+    """A line for each, beside the subject, which is the field `subject` of the same form: what is
+    sent is all of them."""
+
+    subject = "certificate_subject_line"
+
+    def shown(self, value: Any) -> Any:
+        plain = next((one for one in value or () if one.keys() == {"subject"}), None)
+        return "\n".join(bindings.written(one) for one in value or () if one is not plain)
+
+    def read(self, form: Form) -> Any:
+        lines = enumerate(self.typed(form).splitlines(), 1)
+        found = [self._read(number, line) for number, line in lines if line.strip()]
+        line = form.get(self.subject, "").strip()
+        there = not line or any(one.get("subject") == line for one in found)
+        return found if there else [{"subject": line}, *found]
+
+    def _read(self, number: int, line: str) -> dict[str, Any]:
+        try:
+            return bindings.typed(line)
+        except ValueError as error:
+            raise invalid("invalid_param", f"{self.name}: line {number}: {error}") from error
+
+    def posted(self, value: Any) -> list[tuple[str, str]]:
+        subjects = [one["subject"] for one in value or () if "subject" in one]
+        return [(self.name, self.shown(value)), (self.subject, (*subjects, "")[0])]

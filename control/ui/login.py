@@ -29,9 +29,9 @@ from flask import (
     session,
 )
 
-from control import core
+from control.domain.guard import Caller
 from control.errors import Refusal, forbidden, unauthorized
-from control.guard import Caller
+from control.policy import core
 from control.ui.ask import answer, ask, who
 
 blueprint = Blueprint("login", __name__, url_prefix="/ui")

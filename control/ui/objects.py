@@ -10,8 +10,8 @@ from typing import Any
 from flask import Blueprint, render_template, request
 from werkzeug.datastructures import MultiDict
 
+from control.domain.guard import denied
 from control.errors import Refusal, invalid
-from control.guard import denied
 from control.ui import changes
 from control.ui.ask import answer, ask, may, who
 from control.ui.changes import Change, Item

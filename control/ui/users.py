@@ -6,11 +6,12 @@ from typing import Any
 
 from flask import flash, redirect, request
 
+from control.policy import bindings
 from control.records import rendered_time
 from control.ui import objects
 from control.ui.ask import ask, may
 from control.ui.changes import Item
-from control.ui.fields import Field, Many, Pick
+from control.ui.fields import Field, Identities, Many, Pick
 from control.ui.objects import Column, Kind
 
 
@@ -33,9 +34,23 @@ def seen(user: Item) -> str:
 
 
 def more(user: Item) -> dict[str, Any]:
-    if not may("view_all_users_info"):
-        return {"certificates": []}
-    return {"certificates": ask("GET /v1/certauth/certificates", user=user["name"], limit=20)}
+    found: dict[str, Any] = {"identities": identities_of(user), "certificates": []}
+    if may("view_all_users_info"):
+        asked = ask("GET /v1/certauth/certificates", user=user["name"], limit=20)
+        found["certificates"] = asked
+    return found
+
+
+def identities_of(user: Item) -> list[str]:
+    """A line for each. A user without the right to see others has them too: they are its own."""
+    return [bindings.written(one) for one in user["certificate_identities"]]
+
+
+def known_by(user: Item) -> str:
+    """The first of them, a subject without the word, and how many more there are."""
+    first, *others = identities_of(user) or [""]
+    text = user["certificate_subject_line"] or first
+    return f"{text} and {len(others)} more" if others else text
 
 
 KIND = Kind(
@@ -48,7 +63,7 @@ KIND = Kind(
     ("create_new_user", "update_user", "delete_user"),
     (
         Column("Logs in", lambda user: dict(methods())[user["auth_method"]]),
-        Column("Subject", lambda user: user["certificate_subject_line"], code=True),
+        Column("Certificate", known_by, code=True),
         Column("Management", lambda user: user["role"]),
         Column(
             "Status",
@@ -65,6 +80,13 @@ KIND = Kind(
             "Subject of the certificate",
             "As RFC 4514 has it, such as CN=alice,OU=eng,O=acme; only for who logs in by "
             "certificate.",
+        ),
+        Identities(
+            "certificate_identities",
+            "Other identities",
+            "One per line; a certificate with any of them is this user: uri spiffe://acme/cart, "
+            "dns, email, ip, upn, cn, key or cert (SHA-256), attributes OU=eng. Behind it, if you "
+            'like: from=10.0.0.0/8 session=8h ca=NAME shared comment="…".',
         ),
         Field("email", "E-mail address", "May be left out; logs in like the name."),
         Many(

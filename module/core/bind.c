@@ -7,8 +7,10 @@
 
 /* ---- bind ---- */
 
-const char *const BIND_NAMES[BIND_KINDS] = {"subject", "cn",  "uri",  "dns", "email",
-                                                   "ip",      "upn", "cert", "key"};
+const char *const BIND_NAMES[BIND_KINDS] = {
+    "subject", "cn",   "uri", "dns",       "email",     "ip",
+    "upn",     "cert", "key", "attribute", "extension", "attributes",
+};
 
 const char *bind_kind_name(bind_kind kind) { return kind < BIND_KINDS ? BIND_NAMES[kind] : "?"; }
 
@@ -51,19 +53,90 @@ static bool read_bind_text(line *l, uint8_t *out, size_t *len) {
     return true;
 }
 
-/* The value of a `bind` line, as identity_bindings gives it. */
-bool read_bind_value(line *l, bind_kind kind, uint8_t *out, size_t *len) {
+/* Distinguished names are said as RFC 4514 text. */
+static bool say_name(line *l, span name) {
     char text[2 * NAME_BYTES];
+    size_t printed = name_print(name, text, sizeof text);
+    say(l, span_of(text, printed));
+    return printed > 0 ||
+           fail(l->why, "the subject is longer than %zu bytes when it is written out", sizeof text);
+}
+
+static size_t count_attributes(span name) {
+    size_t count = 0;
+    attribute a;
+    for (size_t at = 0; name_next(name, &at, &a);) count++;
+    return count;
+}
+
+static bool read_attributes(line *l, uint8_t *out, size_t *len) {
+    uint8_t name[NAME_BYTES];
+    span cn;
+    if (!name_parse(l->token, name, len, l->why)) return false;
+    span given = span_of(name, *len);
+    if (count_attributes(given) > ATTRIBUTES_MOST)
+        return fail(l->why, "bind attributes takes at most %d attributes", ATTRIBUTES_MOST);
+    if (!attributes_sort(given, out)) return fail(l->why, "an attribute stands twice");
+    if (name_common_names(given, &cn) > 1)
+        return fail(l->why, "two CNs: a certificate with both would be ambiguous");
+    return say_name(l, span_of(out, *len));
+}
+
+/* What `bind attribute` and `bind extension` name, and nothing else does. */
+static bool read_oid(line *l, bind_kind kind, span type, uint8_t *out, size_t *len) {
+    const char *shown_type = (const char *)type.ptr;
+    if (kind == BIND_ATTRIBUTE && is_two_types(type))
+        return fail(l->why, "SN is read as surname by some and as serial number by others: write "
+                            "surname or serialNumber");
+    if (!oid_parse(type, kind == BIND_ATTRIBUTE, out, len)) {
+        return fail(l->why,
+                    kind == BIND_ATTRIBUTE
+                        ? "neither a type of attribute nor an object identifier such as 2.5.4.5: "
+                          "'%.*s'"
+                        : "not an object identifier such as 1.3.6.1.4.1.99999.1: '%.*s'",
+                    shown(type), shown_type);
+    }
+    span oid = span_of(out, *len);
+    if (kind == BIND_ATTRIBUTE && span_equal(oid, OID_CN))
+        return fail(l->why, "the CN has a kind of its own: bind cn");
+    return kind == BIND_ATTRIBUTE || !is_structure(oid) ||
+           fail(l->why, "the extension %.*s is one of RFC 5280, none of which is text", shown(type),
+                shown_type);
+}
+
+/* OID=VALUE: what stands behind the first = is the value as it is. */
+static bool read_typed(line *l, bind_kind kind, uint8_t *out, size_t *len) {
+    uint8_t oid[UINT8_MAX], text[4 * NAME_BYTES];
+    size_t oid_len;
+    const uint8_t *equals = l->token.len ? memchr(l->token.ptr, '=', l->token.len) : NULL;
+    if (equals == NULL)
+        return bad_token(l, "takes an OID, = and the value, such as 2.5.4.5=12345, not");
+    span type = span_of(l->token.ptr, (size_t)(equals - l->token.ptr));
+    span value = span_skip(l->token, type.len + 1);
+    size_t most = kind == BIND_EXTENSION ? EXTENSION_TEXT : NAME_BYTES - UINT8_MAX - 4;
+    if (!read_oid(l, kind, type, oid, &oid_len)) return false;
+    if (value.len == 0 || !text_clean(value))
+        return fail(l->why, "an empty value, or a control or invisible character in it");
+    if (value.len > most) return fail(l->why, "the value is longer than %zu bytes", most);
+    writer bound = {out, 0, NAME_BYTES, false}, said = {text, 0, sizeof text, false};
+    put_attribute(&bound, true, span_of(oid, oid_len), value);
+    *len = bound.len;
+    (kind == BIND_ATTRIBUTE ? put_oid : put_dotted)(&said, span_of(oid, oid_len));
+    put_byte(&said, '=');
+    put_span(&said, value);
+    say(l, span_of(text, said.len));
+    return (!bound.full && !said.full) || fail(l->why, "the object identifier is too long");
+}
+
+/* The value of a `bind` line, as a certificate is asked for it. */
+bool read_bind_value(line *l, bind_kind kind, uint8_t *out, size_t *len) {
     if (!need(l, "the value to bind")) return false;
     switch (kind) {
-    case BIND_SUBJECT: {
-        if (!name_parse(l->token, out, len, l->why)) return false;
-        size_t printed = name_print(span_of(out, *len), text, sizeof text);
-        say(l, span_of(text, printed));
-        return printed > 0 ||
-               fail(l->why, "the subject is longer than %zu bytes when it is written out",
-                    sizeof text);
-    }
+    case BIND_SUBJECT:
+        return name_parse(l->token, out, len, l->why) && say_name(l, span_of(out, *len));
+    case BIND_ATTRIBUTES: return read_attributes(l, out, len);
+    case BIND_ATTRIBUTE:
+    case BIND_EXTENSION: return read_typed(l, kind, out, len);
     case BIND_IP: {
         *len = address_parse(l->token, out);
         if (*len == 0) return bad_token(l, "not an IP address");
@@ -90,7 +163,7 @@ static const struct {
     uint32_t seconds;
 } UNIT[UNITS] = {{'d', 86400}, {'h', 3600}, {'m', 60}, {'s', 1}};
 
-static bool read_session(line *l, span text) {
+bool duration_parse(span text, uint32_t *seconds) {
     uint64_t number = 0;
     size_t i = 0;
     while (i < text.len && text.ptr[i] >= '0' && text.ptr[i] <= '9' && number <= UINT32_MAX) {
@@ -99,20 +172,29 @@ static bool read_session(line *l, span text) {
     for (size_t u = 0; i > 0 && i + 1 == text.len && u < UNITS; u++) {
         if (text.ptr[i] != (uint8_t)UNIT[u].name) continue;
         number *= UNIT[u].seconds;
-        if (number == 0 || number > UINT32_MAX) break;
-        l->head.session = (uint32_t)number;
-        return true;
+        *seconds = (uint32_t)number;
+        return number > 0 && number <= UINT32_MAX;
     }
-    return fail(l->why, "session= takes a whole number above 0 with s, m, h or d, such as 8h");
+    return false;
+}
+
+void put_duration(writer *w, uint64_t seconds) {
+    size_t u = 0;
+    while (seconds % UNIT[u].seconds) u++;
+    char text[32];
+    put(w, text,
+        (size_t)snprintf(text, sizeof text, "%llu%c",
+                         (unsigned long long)(seconds / UNIT[u].seconds), UNIT[u].name));
+}
+
+static bool read_session(line *l, span text) {
+    return duration_parse(text, &l->head.session) ||
+           fail(l->why, "session= takes a whole number above 0 with s, m, h or d, such as 8h");
 }
 
 static void say_session(line *l) {
-    size_t u = 0;
-    while (l->head.session % UNIT[u].seconds) u++;
-    char text[32];
-    int len = snprintf(text, sizeof text, " session=%u%c", l->head.session / UNIT[u].seconds,
-                       UNIT[u].name);
-    put(&l->text, text, (size_t)len);
+    put_text(&l->text, " session=");
+    put_duration(&l->text, l->head.session);
 }
 
 /* Bits of `address` behind the first `prefix`. */
@@ -308,22 +390,44 @@ static bool read_users_and_options(line *l, options *o) {
            fail(l->why, "the user is missing");
 }
 
+/* What the line shares with others, see FIELD_ALIAS. */
+static void put_shared(line *l, bind_kind kind, span value) {
+    uint8_t alias[KEY_BYTES];
+    attribute a;
+    size_t at = 0;
+    if (kind == BIND_ATTRIBUTES) {
+        put_field(l, FIELD_TEMPLATE, value);
+        alias_shape(alias, value);
+    } else if (kind == BIND_EXTENSION && name_next(value, &at, &a)) {
+        alias_extension(alias, a.oid);
+    } else {
+        return;
+    }
+    put_field(l, FIELD_ALIAS, span_of(alias, sizeof alias));
+}
+
 bool read_bind(line *l) {
-    uint8_t value[NAME_BYTES];
+    uint8_t value[NAME_BYTES], keys[ATTRIBUTES_VALUE];
     size_t len = 0;
     options o;
     options_start(&o);
     if (!need(l, "what to bind")) return false;
     int kind = one_of(l, BIND_NAMES, BIND_KINDS);
     if (kind < 0)
-        return bad_token(l, "bind takes subject, cn, uri, dns, email, ip, upn, cert or key, not");
+        return bad_token(l,
+                         "bind takes subject, cn, uri, dns, email, ip, upn, cert, key, attribute, "
+                         "extension or attributes, not");
     say(l, l->token);
     l->head.kind = (uint8_t)kind;
     if (!read_bind_value(l, (bind_kind)kind, value, &len) || !read_users_and_options(l, &o))
         return false;
     say_bind_options(l, &o);
+    put_shared(l, (bind_kind)kind, span_of(value, len));
     l->head.scoped = o.ca.len > 0;
     l->head.near = near_hash((bind_kind)kind, span_of(value, len));
-    line_key(l, kind, span_of(value, len), span_of(o.ca_bytes, o.ca.len));
+    span bound = kind == BIND_ATTRIBUTES
+                     ? span_of(keys, attributes_value(span_of(value, len), keys))
+                     : span_of(value, len);
+    line_key(l, kind, bound, span_of(o.ca_bytes, o.ca.len));
     return true;
 }

@@ -58,9 +58,9 @@ static writer detail_writer(identity *id) {
     return (writer){id->bytes + sizeof id->bytes - DETAIL_BYTES, 0, DETAIL_BYTES, false};
 }
 
-static void detail_end(identity *id, const writer *w) { id->detail = span_of(w->ptr, w->len); }
+void detail_end(identity *id, const writer *w) { id->detail = span_of(w->ptr, w->len); }
 
-static reason refuse(identity *id, reason why, const char *format, ...) {
+reason refuse(identity *id, reason why, const char *format, ...) {
     writer w = detail_writer(id);
     char text[DETAIL_BYTES];
     va_list args;
@@ -88,7 +88,7 @@ static void put_shown(writer *w, span raw) {
 }
 
 /* Why a value is odd of which `clean` bytes are good, see put_asn1_text. */
-static void put_oddity(writer *w, int tag, span raw, size_t clean) {
+void put_oddity(writer *w, int tag, span raw, size_t clean) {
     const char *type = ASN1_tag2str(tag);
     char text[128];
     int len = 0;
@@ -106,7 +106,7 @@ static void put_oddity(writer *w, int tag, span raw, size_t clean) {
 
 /* Begins the detail of an odd value: "the subject's attribute 2, CN, ". False where another one is told
  * already; those of the issuer give way to what may count. */
-static bool note_odd(identity *id, unsigned bits, const char *field, size_t number, writer *w) {
+bool note_odd(identity *id, unsigned bits, const char *field, size_t number, writer *w) {
     unsigned before = id->odd, counts = ~(unsigned)ODD_ISSUER;
     char text[64];
     id->odd |= bits;
@@ -172,8 +172,7 @@ static bool put_entry(const name_reader *r, const X509_NAME *name, int number, b
     span raw = asn1_span(text), oid = span_of(OBJ_get0_data(type), OBJ_length(type));
     size_t clean = put_asn1_text(&value, ASN1_STRING_type(text), raw);
     bool odd = clean != raw.len || value.len == 0;
-    if (odd && !value.full)
-        note_odd_entry(r, number, oid, ASN1_STRING_type(text), raw, clean);
+    if (odd && !value.full) note_odd_entry(r, number, oid, ASN1_STRING_type(text), raw, clean);
     put_attribute(r->w, starts, oid, span_of(bytes, odd ? 0 : value.len));
     return !r->w->full && !value.full;
 }
@@ -216,114 +215,56 @@ static reason read_name(const name_reader *r, const X509_NAME *name, span *out) 
     return REASON_UNDECIDED;
 }
 
-/* ---- Subject alternative names ---- */
+/* ---- Other extensions ---- */
 
-/* The kind by which a GENERAL_NAME can be bound; BIND_KINDS for one that nobody can be. */
-static bind_kind san_kind(const GENERAL_NAME *name, int *tag, span *value) {
-    *tag = V_ASN1_IA5STRING;
-    switch (name->type) {
-    case GEN_DNS: *value = asn1_span(name->d.dNSName); return BIND_DNS;
-    case GEN_URI: *value = asn1_span(name->d.uniformResourceIdentifier); return BIND_URI;
-    case GEN_EMAIL: *value = asn1_span(name->d.rfc822Name); return BIND_EMAIL;
-    case GEN_IPADD: *value = asn1_span(name->d.iPAddress); return BIND_IP;
-    case GEN_OTHERNAME: break;
-    default: return BIND_KINDS;
+/* Those of X.509 (id-ce) and PKIX (id-pe). */
+bool is_structure(span oid) {
+    return span_starts(oid, LITERAL("\x55\x1d")) ||
+           span_starts(oid, LITERAL("\x2b\x06\x01\x05\x05\x07\x01"));
+}
+
+/* The text that the content of an extension is, or empty: one string in DER where it begins with the tag of
+ * one, else the content itself. Clean text begins with no such tag, so each content is one text at most. */
+static span extension_text(span content) {
+    uint8_t bytes[EXTENSION_TEXT];
+    writer w = {bytes, 0, sizeof bytes, false};
+    const uint8_t *at = content.ptr;
+    int tag = content.len ? content.ptr[0] : 0, class;
+    bool string = tag == V_ASN1_UTF8STRING || tag == V_ASN1_PRINTABLESTRING ||
+                  tag == V_ASN1_IA5STRING || tag == V_ASN1_VISIBLESTRING;
+    span text = content;
+    if (string) {
+        long len;
+        if (ASN1_get_object(&at, &len, &tag, &class, (long)content.len) & 0x81)
+            return span_of(NULL, 0);
+        text = span_of(at, (size_t)len);
+        /* With the shortest header, and nothing behind it. */
+        if ((size_t)ASN1_object_size(0, (int)len, tag) != content.len) return span_of(NULL, 0);
     }
-    const OTHERNAME *other = name->d.otherName;
-    if (OBJ_obj2nid(other->type_id) != NID_ms_upn) return BIND_KINDS;
-    *tag = other->value->type;
-    bool text = *tag == V_ASN1_UTF8STRING || *tag == V_ASN1_BMPSTRING ||
-                *tag == V_ASN1_UNIVERSALSTRING || *tag == V_ASN1_IA5STRING ||
-                *tag == V_ASN1_PRINTABLESTRING;
-    *value = text ? asn1_span(other->value->value.asn1_string) : span_of(NULL, 0);
-    return BIND_UPN;
+    size_t clean = text.len > sizeof bytes
+                       ? NO_TEXT
+                       : put_asn1_text(&w, string ? tag : V_ASN1_UTF8STRING, text);
+    return clean == text.len ? text : span_of(NULL, 0);
 }
 
-static void note_odd_san(identity *id, bind_kind kind, size_t number, int tag, span raw,
-                         size_t clean) {
-    writer w;
-    char text[64];
-    if (!note_odd(id, 1u << kind, "subject alternative name", number, &w)) return;
-    put_string(&w, bind_kind_name(kind));
-    put_text(&w, ", ");
-    if (kind == BIND_IP)
-        put(&w, text, (size_t)snprintf(text, sizeof text, "has %zu bytes, not 4 or 16", raw.len));
-    else put_oddity(&w, tag, raw, clean);
-    detail_end(id, &w);
-}
-
-/* One that is odd leaves no record. */
-static bool put_san(identity *id, writer *w, const GENERAL_NAME *name, size_t number) {
-    uint8_t bytes[NAME_BYTES];
-    writer value = {bytes, 0, sizeof bytes, false};
-    int tag;
-    span raw;
-    bind_kind kind = san_kind(name, &tag, &raw);
-    if (kind == BIND_KINDS) return true;
-    size_t clean = raw.ptr ? raw.len : NO_TEXT; /* no bytes: a type that no UPN may have */
-    if (kind != BIND_IP && raw.ptr) clean = put_asn1_text(&value, tag, raw);
-    else if (raw.len == 4 || raw.len == 16) put_span(&value, raw);
-    if (value.full) return false;
-    if (clean != raw.len || value.len == 0) {
-        note_odd_san(id, kind, number, tag, raw, clean);
-        return true;
+/* What lines may name is kept, also what is no text: a line may name it. */
+static void read_extensions(identity *id, X509 *leaf, writer *w) {
+    writer all = {w->ptr + w->len, 0, EXTENSION_BYTES, false}, detail;
+    for (int i = 0; i < X509_get_ext_count(leaf); i++) {
+        X509_EXTENSION *one = X509_get_ext(leaf, i);
+        const ASN1_OBJECT *type = X509_EXTENSION_get_object(one);
+        span oid = span_of(OBJ_get0_data(type), OBJ_length(type));
+        if (is_structure(oid)) continue;
+        span text = extension_text(asn1_span(X509_EXTENSION_get_data(one)));
+        if (oid.len <= UINT8_MAX && all.len + 4 + oid.len + text.len <= EXTENSION_BYTES) {
+            put_attribute(&all, true, oid, text);
+        } else if (note_odd(id, 1u << BIND_EXTENSION, "extension", (size_t)i + 1, &detail)) {
+            put_text(&detail, "is behind too many others: 4096 bytes of them are read");
+            detail_end(id, &detail);
+        }
     }
-    put_byte(w, (uint8_t)kind);
-    put_u16(w, value.len);
-    put_span(w, span_of(bytes, value.len));
-    return !w->full;
-}
-
-static reason put_sans(identity *id, writer *w, const GENERAL_NAMES *names) {
-    for (int i = 0; i < sk_GENERAL_NAME_num(names); i++) {
-        if (!put_san(id, w, sk_GENERAL_NAME_value(names, i), (size_t)i + 1))
-            return refuse(id, REASON_TOO_LARGE,
-                          "the subject alternative names are longer than 16384 bytes, or one of them "
-                          "than 4096: number %d",
-                          i + 1);
-    }
-    return REASON_UNDECIDED;
-}
-
-static span san_extension(X509 *leaf) {
-    int index = X509_get_ext_by_NID(leaf, NID_subject_alt_name, -1);
-    return index < 0 ? span_of(NULL, 0)
-                     : asn1_span(X509_EXTENSION_get_data(X509_get_ext(leaf, index)));
-}
-
-/* The names; NULL where they do not parse or bytes are left behind them: DER has one length for them,
- * BER does not. */
-static GENERAL_NAMES *parse_sans(span der) {
-    const uint8_t *at = der.ptr;
-    GENERAL_NAMES *names = d2i_GENERAL_NAMES(NULL, &at, (long)der.len);
-    if (names && at == der.ptr + der.len && i2d_GENERAL_NAMES(names, NULL) == (int)der.len)
-        return names;
-    GENERAL_NAMES_free(names);
-    return NULL;
-}
-
-static reason read_sans(identity *id, X509 *leaf, writer *w) {
-    span der = san_extension(leaf);
-    if (X509_get_ext_by_NID(leaf, NID_subject_alt_name, -1) < 0) return REASON_UNDECIDED;
-    GENERAL_NAMES *names = parse_sans(der);
-    if (names == NULL)
-        return refuse(id, REASON_MALFORMED, "the subject alternative names are not DER");
-    writer sans = {w->ptr + w->len, 0, SAN_BYTES, false};
-    reason bad = put_sans(id, &sans, names);
-    GENERAL_NAMES_free(names);
-    if (bad) return bad; /* a record may be cut: nobody is to see it */
-    id->sans = span_of(sans.ptr, sans.len);
-    w->len += sans.len;
-    return REASON_UNDECIDED;
-}
-
-bool identity_next_san(const identity *id, size_t *at, bind_kind *kind, span *value) {
-    if (*at >= id->sans.len) return false;
-    const uint8_t *p = id->sans.ptr + *at;
-    *kind = (bind_kind)p[0];
-    *value = span_of(p + 3, get_u16(p + 1));
-    *at += 3 + value->len;
-    return true;
+    id->extensions = span_of(all.ptr, all.len);
+    w->len += all.len;
 }
 
 /* ---- The whole ---- */
@@ -344,7 +285,8 @@ static const char *extension_fault(X509 *leaf, int index, uint32_t flag) {
         bool unknown = X509_EXTENSION_get_critical(one) && !X509_supported_extension(one);
         return unknown ? "is critical, and libcrypto does not know it" : NULL;
     }
-    if (X509_get_ext_by_OBJ(leaf, X509_EXTENSION_get_object(one), index) >= 0) return "stands twice";
+    if (X509_get_ext_by_OBJ(leaf, X509_EXTENSION_get_object(one), index) >= 0)
+        return "stands twice";
     return extension_parses(one) ? NULL : "does not parse";
 }
 
@@ -359,12 +301,80 @@ static reason refuse_extension(identity *id, X509 *leaf, uint32_t flag) {
     return refuse(id, REASON_MALFORMED, "its extensions contradict each other or its version");
 }
 
+/* ---- What demands ask for ---- */
+
+static bool put_object(writer *w, const ASN1_OBJECT *object) {
+    size_t len = OBJ_length(object);
+    if (len > UINT8_MAX) return false;
+    put_byte(w, (uint8_t)len);
+    put(w, OBJ_get0_data(object), len);
+    return !w->full;
+}
+
+/* Without the extension it has none: to be asked for a usage is to be asked for this extension. */
+static bool put_usages(writer *w, X509 *leaf) {
+    EXTENDED_KEY_USAGE *usages = X509_get_ext_d2i(leaf, NID_ext_key_usage, NULL, NULL);
+    bool fits = true;
+    for (int i = 0; fits && i < sk_ASN1_OBJECT_num(usages); i++)
+        fits = put_object(w, sk_ASN1_OBJECT_value(usages, i));
+    EXTENDED_KEY_USAGE_free(usages);
+    return fits;
+}
+
+/* libcrypto looks at this extension only where somebody asks for policies: where it does not parse, or
+ * stands twice, the leaf asserts none. */
+static bool put_policies(writer *w, X509 *leaf) {
+    CERTIFICATEPOLICIES *policies = X509_get_ext_d2i(leaf, NID_certificate_policies, NULL, NULL);
+    bool fits = true;
+    for (int i = 0; fits && i < sk_POLICYINFO_num(policies); i++)
+        fits = put_object(w, sk_POLICYINFO_value(policies, i)->policyid);
+    CERTIFICATEPOLICIES_free(policies);
+    return fits;
+}
+
+static reason read_oids(identity *id, X509 *leaf, writer *w, span *out,
+                        bool (*put_all)(writer *, X509 *), const char *what) {
+    writer list = {w->ptr + w->len, 0, OIDS_BYTES, false};
+    if (!put_all(&list, leaf))
+        return refuse(id, REASON_TOO_LARGE, "%s are longer than %d bytes", what, OIDS_BYTES);
+    *out = span_of(list.ptr, list.len);
+    w->len += list.len;
+    return REASON_UNDECIDED;
+}
+
+/* NIST SP 800-57 part 1, table 2: which RSA key is as strong. */
+static uint32_t rsa_bits(int strength) {
+    return strength >= 256   ? 15360
+           : strength >= 192 ? 7680
+           : strength >= 128 ? 3072
+           : strength >= 112 ? 2048
+           : strength >= 80  ? 1024
+                             : 0;
+}
+
+/* 0 where libcrypto does not know the key. */
+static uint32_t key_bits(X509 *leaf) {
+    const EVP_PKEY *key = X509_get0_pubkey(leaf);
+    if (key == NULL) return 0;
+    int kind = EVP_PKEY_get_base_id(key), bits = EVP_PKEY_get_bits(key);
+    if (kind == EVP_PKEY_RSA || kind == EVP_PKEY_RSA_PSS) return bits > 0 ? (uint32_t)bits : 0;
+    return rsa_bits(EVP_PKEY_get_security_bits(key));
+}
+
+static reason read_demanded(identity *id, X509 *leaf, writer *w) {
+    id->key_bits = key_bits(leaf);
+    reason bad = read_oids(id, leaf, w, &id->usages, put_usages, "the extended key usages");
+    return bad ? bad
+               : read_oids(id, leaf, w, &id->policies, put_policies, "the certificate policies");
+}
+
 /* What libcrypto found out when it looked at the extensions. */
 static reason read_usage(identity *id, X509 *leaf) {
     int client = X509_check_purpose(leaf, X509_PURPOSE_SSL_CLIENT, 0);
     uint32_t flags = X509_get_extension_flags(leaf);
     id->ca = (flags & EXFLAG_CA) != 0;
-    id->client = client == 1 && !id->ca;
+    id->fits = client == 1;
+    id->client = id->fits && !id->ca;
     /* Without the extension every bit is set. */
     id->serves = X509_get_extended_key_usage(leaf) & (XKU_SSL_SERVER | XKU_SGC | XKU_ANYEKU);
     id->signs = X509_get_key_usage(leaf) & (X509v3_KU_DIGITAL_SIGNATURE | X509v3_KU_KEY_AGREEMENT);
@@ -377,7 +387,9 @@ static reason read_names(identity *id, X509 *leaf, writer *w) {
     name_reader issuer = {id, w, "the issuer", true}, subject = {id, w, "the subject", false};
     reason bad = read_name(&issuer, X509_get_issuer_name(leaf), &id->issuer);
     if (!bad) bad = read_name(&subject, X509_get_subject_name(leaf), &id->subject);
-    return bad ? bad : read_sans(id, leaf, w);
+    if (!bad) bad = read_sans(id, leaf, w);
+    if (!bad) read_extensions(id, leaf, w);
+    return bad;
 }
 
 static reason read_fields(identity *id, X509 *leaf) {
@@ -396,7 +408,8 @@ static reason read_fields(identity *id, X509 *leaf) {
     id->serial = span_of(id->bytes, serial_len);
     put(&w, serial, serial_len);
     reason bad = read_usage(id, leaf);
-    return bad ? bad : read_names(id, leaf, &w);
+    if (!bad) bad = read_names(id, leaf, &w);
+    return bad ? bad : read_demanded(id, leaf, &w);
 }
 
 static reason read_leaf(identity *id, X509 *leaf) {
@@ -448,7 +461,9 @@ const uint8_t *identity_key(identity *id) {
 }
 
 identity *identity_keep(identity *id) {
-    const span parts[] = {id->serial, id->issuer, id->subject, id->sans}; /* as they stand in bytes */
+    /* As they stand in bytes. */
+    const span parts[] = {id->serial,     id->issuer, id->subject, id->sans,
+                          id->extensions, id->usages, id->policies};
     size_t used = 0, count = sizeof parts / sizeof *parts;
     for (size_t i = 0; i < count; i++) {
         if (parts[i].len) used = (size_t)(parts[i].ptr - id->bytes) + parts[i].len;
@@ -459,7 +474,8 @@ identity *identity_keep(identity *id) {
     kept->leaf = NULL;
     if (id->detail.len) memcpy(kept->bytes + used, id->detail.ptr, id->detail.len);
     kept->detail.ptr = kept->bytes + used;
-    span *own[] = {&kept->serial, &kept->issuer, &kept->subject, &kept->sans};
+    span *own[] = {&kept->serial,     &kept->issuer, &kept->subject, &kept->sans,
+                   &kept->extensions, &kept->usages, &kept->policies};
     for (size_t i = 0; i < count; i++) {
         if (parts[i].len) own[i]->ptr = kept->bytes + (parts[i].ptr - id->bytes);
     }
@@ -472,7 +488,7 @@ typedef struct {
     identity *id;
     bind_taker take;
     void *data;
-    span first[BIND_KINDS]; /* of the values of each kind */
+    span first[BIND_KINDS];   /* of the values of each kind */
     bool several[BIND_KINDS]; /* are there others than the first? */
     bool done;
 } giver;
@@ -506,74 +522,3 @@ void identity_bindings(identity *id, bind_taker take, void *data) {
     give(&g, BIND_CERT, span_of(identity_cert(id), HASH_BYTES));
     give(&g, BIND_KEY, span_of(identity_key(id), HASH_BYTES));
 }
-
-/* ---- Files ---- */
-
-static size_t free_all(X509 **out, size_t count) {
-    while (count) {
-        X509_free(out[--count]);
-        out[count] = NULL;
-    }
-    return 0;
-}
-
-/* The next certificate of a PEM text, other blocks being skipped; NULL at its end (`*ended`) or where
- * it is broken. Never through PEM_read_bio_X509, which takes bytes behind the DER and asks for the
- * password of an encrypted block on the terminal. */
-static X509 *next_pem(BIO *bio, bool *ended) {
-    for (;;) {
-        char *name = NULL, *header = NULL;
-        unsigned char *der = NULL;
-        long len = 0;
-        if (PEM_read_bio(bio, &name, &header, &der, &len) != 1) {
-            *ended = ERR_GET_REASON(ERR_peek_last_error()) == PEM_R_NO_START_LINE;
-            return NULL;
-        }
-        bool wanted = strcmp(name, PEM_STRING_X509) == 0;
-        const unsigned char *at = der;
-        X509 *certificate = wanted && header[0] == 0 ? d2i_X509(NULL, &at, len) : NULL;
-        bool whole = at == der + len;
-        OPENSSL_free(name);
-        OPENSSL_free(header);
-        OPENSSL_free(der);
-        if (!wanted) continue;
-        if (certificate && whole) return certificate;
-        X509_free(certificate);
-        return NULL;
-    }
-}
-
-static size_t parse_pem(span text, X509 **out, size_t room, fault *why) {
-    BIO *bio = BIO_new_mem_buf(text.ptr, (int)text.len);
-    size_t count = 0;
-    bool ended = false;
-    while (bio && count < room && (out[count] = next_pem(bio, &ended)) != NULL) count++;
-    BIO_free(bio);
-    if (ended && count) return count;
-    if (ended) fail(why, "no certificate in the PEM text");
-    else if (count == room) fail(why, "%zu certificates or more; at most %zu", room, room - 1);
-    else fail(why, "certificate %zu of the PEM text does not parse", count + 1);
-    return free_all(out, count);
-}
-
-static size_t parse_der(span bytes, X509 **out, fault *why) {
-    const uint8_t *at = bytes.ptr;
-    out[0] = d2i_X509(NULL, &at, (long)bytes.len);
-    if (out[0] && at == bytes.ptr + bytes.len) return 1;
-    fail(why, "not the DER of one certificate");
-    return free_all(out, 1);
-}
-
-size_t certificates_parse(span bytes, X509 **out, size_t room, fault *why) {
-    if (bytes.len == 0 || bytes.len > (size_t)CERTIFICATE_BYTES * 16 || room < 2) {
-        fail(why, "neither PEM nor the DER of one certificate, or too large");
-        return 0;
-    }
-    ERR_set_mark();
-    size_t count =
-        bytes.ptr[0] == 0x30 ? parse_der(bytes, out, why) : parse_pem(bytes, out, room, why);
-    ERR_pop_to_mark();
-    return count;
-}
-
-void certificate_free(X509 *certificate) { X509_free(certificate); }

@@ -13,21 +13,25 @@ typedef struct {
     const request *r;
     const rule *line; /* the first that matched */
     bool odd, ambiguous, conflict, elsewhere, peer;
+    bool pinned;       /* a `pin` line of `lines` holds the leaf itself */
+    bool unread;       /* an extension that a line names is not clean text */
     bind_kind several; /* ambiguous: of which kind */
     uint32_t session, compared;
-    writer made; /* the user of a `pattern` line: bytes of the decision */
+    writer made; /* the user of the first `pattern` line: bytes of the decision */
 } match;
 
 span decision_user(const decision *d, size_t index) {
     if (d->line == NULL) return span_of(NULL, 0);
-    if (d->line->type == LINE_PATTERN) return span_of(d->made, index ? 0 : d->made_len);
+    if (d->line->makes) return span_of(d->made, index ? 0 : d->made_len);
     return rule_user(d->line, index);
 }
 
 /* Is it the policy that is judged, and not the bootstrap file? */
 static bool is_policy(const match *m) { return m->bootstrap || m->lines == m->revocations; }
 
-/* The gate is for people and programs: neither the bootstrap file nor a node's peers stand before it. */
+/* The gate and demands are for people and programs: neither the bootstrap file nor a node's peers stand
+ * before them. A demand that cut replication, or locked out whoever could take it back, would harm more than
+ * the certificate that it refuses. */
 static bool is_gated(const match *m) { return is_policy(m) && !m->peer; }
 
 static bool same_users(const rule *a, const rule *b) {
@@ -39,38 +43,98 @@ static bool same_users(const rule *a, const rule *b) {
     }
 }
 
+/* The leaf has several values of a kind of which a line names one. */
+static void note_several(match *m, bind_kind kind) {
+    if (view_setting(m->lines, SET_SEVERAL_NAMES) == SEVERAL_NAMES_SAME) return;
+    if (!m->ambiguous) m->several = kind;
+    m->ambiguous = true;
+}
+
+/* Of `bind attributes` lines, which are found in no order, the first by its text is told. */
+static bool is_told(const match *m, const rule *line) {
+    return m->line == NULL ||
+           (is_attributes(line) && span_compare(rule_text(line), rule_text(m->line)) < 0);
+}
+
 static void take_line(match *m, const rule *line, bool repeated) {
-    if (m->line == NULL) m->line = line;
+    if (is_told(m, line)) m->line = line;
     m->odd = m->odd || m->r->leaf->odd & 1u << line->kind;
-    if (repeated && !m->ambiguous) m->several = (bind_kind)line->kind;
-    m->ambiguous = m->ambiguous || repeated;
+    if (repeated) note_several(m, (bind_kind)line->kind);
     m->elsewhere = m->elsewhere || !rule_covers(line, m->r->address);
     m->peer = m->peer || rule_binds_peer(line);
     if (line->session && (m->session == 0 || line->session < m->session))
         m->session = line->session;
 }
 
-static void take_bind(match *m, const rule *line, bool repeated) {
-    if (line == NULL) return;
+static bool take_bind(match *m, const rule *line, bool repeated) {
+    if (line == NULL) return false;
     m->conflict = m->conflict || (m->line && !same_users(m->line, line));
     take_line(m, line, repeated);
+    return true;
 }
 
 /* A line without ca= binds whichever trusted CA vouches; one with it, only where that CA's key is
- * in the path. */
-static bool take_binding(bind_kind kind, span value, bool repeated, void *data) {
-    match *m = data;
+ * in the path. Returns whether there is any. */
+static bool take_value(match *m, bind_kind kind, span value, bool repeated) {
     uint8_t key[KEY_BYTES];
-    if (!view_binds(m->lines, kind)) return true;
+    if (!view_binds(m->lines, kind)) return false;
     key_of(key, LINE_BIND, kind, value, span_of(NULL, 0));
-    take_bind(m, view_find(m->lines, key), repeated);
-    if (!view_binds_scoped(m->lines, kind)) return true;
+    bool any = take_bind(m, view_find(m->lines, key), repeated);
+    if (!view_binds_scoped(m->lines, kind)) return any;
     const path *issuers = m->r->issuers;
     for (size_t i = 0; issuers->known && i < issuers->count; i++) {
         key_of(key, LINE_BIND, kind, value, span_of(issuers->ca[i].key, HASH_BYTES));
-        take_bind(m, view_find(m->lines, key), repeated);
+        any = take_bind(m, view_find(m->lines, key), repeated) || any;
     }
+    return any;
+}
+
+static bool take_binding(bind_kind kind, span value, bool repeated, void *data) {
+    take_value(data, kind, value, repeated);
     return true;
+}
+
+/* What else of its type stands beside a value that a line names. An odd value is empty. */
+static void note_beside(match *m, bind_kind kind, span name, const attribute *named) {
+    attribute a;
+    for (size_t at = 0; name_next(name, &at, &a);) {
+        if (!span_equal(a.oid, named->oid) || span_equal(a.value, named->value)) continue;
+        if (a.value.len) note_several(m, kind);
+        else m->odd = true;
+    }
+}
+
+/* By the single attributes of the subject, or the extensions. */
+static void take_typed(match *m, bind_kind kind, span name) {
+    attribute a;
+    if (!view_binds(m->lines, kind)) return;
+    for (size_t at = 0; name_next(name, &at, &a);) {
+        uint8_t bytes[NAME_BYTES], alias[KEY_BYTES];
+        writer one = {bytes, 0, sizeof bytes, false};
+        put_attribute(&one, true, a.oid, a.value);
+        if (a.value.len == 0 && kind == BIND_EXTENSION) {
+            alias_extension(alias, a.oid);
+            m->unread = m->unread || view_alias(m->lines, alias);
+        }
+        if (a.value.len && take_value(m, kind, span_of(bytes, one.len), false))
+            note_beside(m, kind, name, &a);
+    }
+}
+
+static void take_exact(match *m) {
+    const identity *leaf = m->r->leaf;
+    identity_bindings(m->r->leaf, take_binding, m);
+    take_typed(m, BIND_ATTRIBUTE, leaf->subject);
+    take_typed(m, BIND_EXTENSION, leaf->extensions);
+}
+
+/* By several attributes of the subject; a CN among them is one that the certificate has alone. */
+static void take_attributes(span value, bool cn, void *data) {
+    match *m = data;
+    span first;
+    if (!take_value(m, BIND_ATTRIBUTES, value, false) || !cn) return;
+    if (name_common_names(m->r->leaf->subject, &first) > 1) note_several(m, BIND_CN);
+    m->odd = m->odd || m->r->leaf->odd & 1u << BIND_CN;
 }
 
 static bool has_authority(const path *issuers, span key) {
@@ -88,7 +152,7 @@ static void take_pattern(match *m, const rule *line, span value, bool repeated) 
     m->compared++;
     if (rule_field(line, FIELD_CA, &at, &key) && !has_authority(m->r->issuers, key)) return;
     if (!pattern_match(line, value, &made)) return;
-    span user = span_of(name, made.len);
+    span user = line->makes ? span_of(name, made.len) : rule_user(line, 0);
     if (m->line == NULL) put_span(&m->made, user);
     m->conflict = m->conflict || !span_equal(user, span_of(m->made.ptr, m->made.len));
     take_line(m, line, repeated);
@@ -98,6 +162,8 @@ static void take_pattern(match *m, const rule *line, span value, bool repeated) 
  * everybody's time: some 2 ms. */
 enum { COMPARISONS = 4096 };
 #define TOO_MANY_PATTERNS "more than 4096 `pattern` lines may fit it"
+#define TOO_MANY_COMBINATIONS                                                                      \
+    "its subject has more than 512 lists of attributes that `bind attributes` lines may name"
 
 static bool take_patterns(bind_kind kind, span value, bool repeated, void *data) {
     match *m = data;
@@ -116,18 +182,26 @@ static bool take_patterns(bind_kind kind, span value, bool repeated, void *data)
     return true;
 }
 
+/* Of what signs itself, the key is known also where no path is. */
 revocable revocable_leaf(const request *r) {
-    return (revocable){issuer_key(r->issuers), identity_cert(r->leaf), identity_tbs(r->leaf),
-                       identity_key(r->leaf), &r->issuers->leaf, r->leaf->serial};
+    bool own = !r->issuers->known && span_equal(r->leaf->subject, r->leaf->issuer);
+    const uint8_t *issuer = own ? identity_key(r->leaf) : issuer_key(r->issuers);
+    return (revocable){issuer,
+                       identity_cert(r->leaf),
+                       identity_tbs(r->leaf),
+                       identity_key(r->leaf),
+                       &r->issuers->leaf,
+                       r->leaf->serial};
 }
 
 revocable revocable_authority(const path *p, size_t i) {
     const authority *ca = &p->ca[i], *issuer = i + 1 < p->count ? ca + 1 : ca;
-    return (revocable){issuer->key, ca->cert, ca->tbs, ca->key, &ca->seal,
-                       span_of(ca->serial, ca->serial_len)};
+    return (revocable){issuer->key, ca->cert,  ca->tbs,
+                       ca->key,     &ca->seal, span_of(ca->serial, ca->serial_len)};
 }
 
-static const rule *find_revocation(const view *v, revoke_kind kind, const uint8_t *hash, span serial) {
+static const rule *find_revocation(const view *v, revoke_kind kind, const uint8_t *hash,
+                                   span serial) {
     uint8_t key[KEY_BYTES];
     if (!view_revokes(v, kind)) return NULL;
     key_of(key, LINE_REVOKE, kind, span_of(hash, HASH_BYTES), serial);
@@ -148,15 +222,28 @@ const rule *view_revocation(const view *v, const revocable *c, revoke_way way) {
     return NULL;
 }
 
-static bool is_revoked(const view *revocations, revocable c) {
+bool is_revoked(const view *revocations, revocable c) {
     for (int way = 0; way < REVOKE_WAYS; way++) {
         if (view_revocation(revocations, &c, (revoke_way)way)) return true;
     }
     return false;
 }
 
+/* By the hash of all of it, so that whoever holds it cannot make another of it. */
+bool view_pins_leaf(const view *v, identity *leaf) {
+    uint8_t key[KEY_BYTES];
+    if (!view_pins(v) || leaf->refusal) return false;
+    key_of(key, LINE_PIN, 0, span_of(identity_cert(leaf), HASH_BYTES), span_of(NULL, 0));
+    return view_find(v, key);
+}
+
+bool policy_pinned(const policy *p, identity *leaf) {
+    return view_pins_leaf(&(view){p, NULL}, leaf);
+}
+
 /* A node's peer comes from the CA of the servers, which need not be one of clients: its own key is
- * known, and the handshake has verified it. */
+ * known, and the handshake has verified it. A pinned leaf needs no CA, so that none of them ends it;
+ * but what is revoked is. */
 static reason check_path(const match *m) {
     const request *r = m->r;
     const path *p = r->issuers;
@@ -166,10 +253,11 @@ static reason check_path(const match *m) {
         alias_authority(alias, p->ca[i].key);
         trusted = view_alias(m->lines, alias);
     }
-    if (!trusted && !m->peer) return REASON_UNTRUSTED_ISSUER;
+    if (!trusted && !m->peer && !m->pinned) return REASON_UNTRUSTED_ISSUER;
     for (size_t i = 0; p->known && i < p->count; i++) {
         const authority *ca = &p->ca[i];
-        if (r->now < ca->not_before || r->now > ca->not_after) return REASON_CA_EXPIRED;
+        bool valid = r->now >= ca->not_before && r->now <= ca->not_after;
+        if (!valid && !m->pinned) return REASON_CA_EXPIRED;
         if (is_revoked(m->revocations, revocable_authority(p, i))) return REASON_CA_REVOKED;
     }
     return REASON_UNDECIDED;
@@ -215,7 +303,7 @@ static bool is_made(const view *policy_lines, span user) {
 /* The line that says what a user of the match is, or NULL. */
 static const rule *line_of(const match *m, span user) {
     uint8_t key[KEY_BYTES];
-    if (m->line->type == LINE_PATTERN) return m->line;
+    if (m->line->makes) return m->line;
     key_of(key, LINE_USER, 0, user, span_of(NULL, 0));
     return view_find(m->lines, key);
 }
@@ -278,7 +366,7 @@ static reason check_leaf(const match *m) {
     if (bad) return bad;
     if (r->now < leaf->not_before) return REASON_NOT_YET_VALID;
     if (r->now > leaf->not_after) return REASON_EXPIRED;
-    if (!leaf->client) return REASON_KEY_USAGE;
+    if (!leaf->client && !(m->pinned && leaf->fits)) return REASON_KEY_USAGE;
     if (is_revoked(m->revocations, revocable_leaf(r))) return REASON_REVOKED;
     return is_gated(m) && !passes_gate(m->lines, leaf) ? REASON_GATE : REASON_UNDECIDED;
 }
@@ -292,16 +380,28 @@ static reason check_choice(const match *m) {
     return REASON_MATCHED;
 }
 
+/* Behind the binding, since whoever is nobody's is nobody of whom the policy could demand anything. */
+static reason check_demands(const match *m) {
+    for (int why = REASON_LIFETIME; is_gated(m) && why <= REASON_TLS_VERSION; why++) {
+        const rule *line = view_demand(m->lines, (reason)why);
+        if (line && !demand_met(line, m->r)) return (reason)why;
+    }
+    return REASON_UNDECIDED;
+}
+
 static reason check_match(const match *m, const decision *d) {
     if (m->line == NULL) return REASON_NO_BINDING;
     if (m->conflict) return REASON_CONFLICT;
     if (m->elsewhere) return REASON_ADDRESS;
+    reason unmet = check_demands(m);
+    if (unmet) return unmet;
     return decision_user(d, 1).len ? check_choice(m) : check_user(m, decision_user(d, 0));
 }
 
-static int64_t path_end(const request *r) {
+static int64_t path_end(const match *m) {
+    const request *r = m->r;
     int64_t end = r->leaf->not_after;
-    for (size_t i = 0; i < r->issuers->count; i++) {
+    for (size_t i = 0; i < r->issuers->count && !m->pinned; i++) {
         if (r->issuers->ca[i].not_after < end) end = r->issuers->ca[i].not_after;
     }
     return end;
@@ -333,11 +433,19 @@ static reason match_patterns(match *m) {
     return m->odd ? REASON_BAD_STRING : REASON_UNDECIDED;
 }
 
+/* Where no pattern fits either. */
+static reason match_attributes(match *m) {
+    if (m->line || !view_binds(m->lines, BIND_ATTRIBUTES)) return REASON_UNDECIDED;
+    if (!view_combinations(m->lines, m->r->leaf->subject, take_attributes, m))
+        return REASON_TOO_LARGE;
+    return m->odd ? REASON_BAD_STRING : m->ambiguous ? REASON_AMBIGUOUS : REASON_UNDECIDED;
+}
+
 /* Nobody knows what an odd value would have said: who is nobody by what is clean is refused for it, and
  * never left. */
 static reason check_odd(const match *m, reason why) {
     bool nobody = why == REASON_UNTRUSTED_ISSUER || why == REASON_NO_BINDING;
-    bool odd = m->r->leaf->odd & ~(uint32_t)ODD_ISSUER;
+    bool odd = m->unread || m->r->leaf->odd & ~(uint32_t)ODD_ISSUER;
     return nobody && odd && m->line == NULL ? REASON_BAD_STRING : why;
 }
 
@@ -349,23 +457,30 @@ static span several_of(const match *m) {
     case BIND_EMAIL: return LITERAL("it has different e-mail addresses");
     case BIND_IP: return LITERAL("it has different IP addresses");
     case BIND_UPN: return LITERAL("it has different UPNs");
+    case BIND_ATTRIBUTE: return LITERAL("it has different attributes of a type that a line names");
+    case BIND_EXTENSION: return LITERAL("it has different extensions of an OID that a line names");
     default: return LITERAL("it has different CNs");
     }
 }
 
-#define CUT_SIGNATURE \
+#define CUT_SIGNATURE                                                                              \
     "a signature of the path is shorter than the key that made it: its holder has cut it"
 
 static span detail_of(const match *m, const decision *d) {
     const identity *leaf = m->r->leaf;
     switch (d->why) {
     case REASON_MALFORMED: return leaf->refusal ? leaf->detail : LITERAL(CUT_SIGNATURE);
-    case REASON_BAD_STRING: return leaf->detail;
-    case REASON_TOO_LARGE: return leaf->refusal ? leaf->detail : LITERAL(TOO_MANY_PATTERNS);
+    case REASON_BAD_STRING:
+        return leaf->detail.len ? leaf->detail
+                                : LITERAL("an extension that a line names is not clean text");
+    case REASON_TOO_LARGE:
+        return leaf->refusal               ? leaf->detail
+               : m->compared > COMPARISONS ? LITERAL(TOO_MANY_PATTERNS)
+                                           : LITERAL(TOO_MANY_COMBINATIONS);
     case REASON_KEY_USAGE:
-        return leaf->ca       ? LITERAL("its basic constraints say CA:TRUE")
-               : !leaf->signs ? LITERAL("its key usage has not digitalSignature")
-                              : LITERAL("its extended key usage has not clientAuth");
+        return leaf->ca && !m->pinned ? LITERAL("its basic constraints say CA:TRUE")
+               : !leaf->signs         ? LITERAL("its key usage has not digitalSignature")
+                                      : LITERAL("its extended key usage has not clientAuth");
     case REASON_AMBIGUOUS: return several_of(m);
     case REASON_NO_BINDING: return near_miss(m->lines, leaf);
     case REASON_USER_MISSING: return why_missing(m, d);
@@ -379,9 +494,10 @@ static reason check_all(match *m, decision *d) {
     if (why) return why;
     why = match_patterns(m);
     d->compared = m->compared;
+    if (!why) why = match_attributes(m);
     if (why) return why;
     d->line = m->line;
-    d->made_len = (uint16_t)m->made.len;
+    if (m->line && m->line->makes) d->made_len = (uint16_t)m->made.len;
     return check_match(m, d);
 }
 
@@ -390,13 +506,15 @@ static decision judge(match m, bool *bound) {
     const request *r = m.r;
     decision d = {.act = ACTION_REFUSE};
     m.made = (writer){d.made, 0, sizeof d.made, false};
-    if (!r->leaf->refusal) identity_bindings(r->leaf, take_binding, &m);
+    m.pinned = view_pins_leaf(m.lines, r->leaf);
+    if (!r->leaf->refusal) take_exact(&m);
     *bound = m.line != NULL;
     d.why = check_odd(&m, check_all(&m, &d));
+    d.exempt = !is_gated(&m);
     d.detail = detail_of(&m, &d);
     if (d.why != REASON_MATCHED) return d;
     d.act = decision_user(&d, 1).len ? ACTION_CHOOSE : ACTION_LOGIN;
-    d.until = path_end(r);
+    d.until = path_end(&m);
     d.session = m.session;
     return d;
 }
@@ -444,60 +562,4 @@ decision policy_decide(const policy *p, const policy *bootstrap, const request *
     decision d = decide_on(&lines, bootstrap, r);
     d.shadow = enforce == ENFORCE_SHADOW;
     return d;
-}
-
-/* ---- Nodes ---- */
-
-/* The key's own line, and those that want a CA of the path (`ca=`). `keys`: of the chain, leaf first. */
-static const rule *binds_node(const view *lines, uint8_t (*keys)[HASH_BYTES], size_t count,
-                              bool peers) {
-    uint8_t key[KEY_BYTES];
-    for (size_t i = 0; i < count; i++) {
-        span issuer = i ? span_of(keys[i], HASH_BYTES) : span_of(NULL, 0);
-        key_of(key, LINE_BIND, BIND_KEY, span_of(keys[0], HASH_BYTES), issuer);
-        const rule *line = view_find(lines, key);
-        if (line && (!peers || rule_binds_peer(line))) return line;
-    }
-    return NULL;
-}
-
-static reason node_revoked(const view *lines, X509 *const *chain, uint8_t (*keys)[HASH_BYTES],
-                           size_t count) {
-    for (size_t i = 0; i < count; i++) {
-        uint8_t cert[HASH_BYTES], tbs[HASH_BYTES], serial[SERIAL_BYTES];
-        const size_t above = i + 1 < count ? i + 1 : i;
-        seal own = {0};
-        size_t len;
-        if (!certificate_serial(chain[i], serial, &len) ||
-            !certificate_hashes(chain[i], cert, tbs))
-            return REASON_MALFORMED;
-        if (above > i) certificate_seal(chain[i], chain[above], &own);
-        if (own.altered) return REASON_MALFORMED;
-        if (is_revoked(lines, (revocable){keys[above], cert, tbs, keys[i], &own,
-                                          span_of(serial, len)}))
-            return i ? REASON_CA_REVOKED : REASON_REVOKED;
-    }
-    return REASON_UNDECIDED;
-}
-
-reason policy_node(const policy *p, const policy *bootstrap, X509 *const *chain, size_t count,
-                   uint8_t (*own)[HASH_BYTES], span address) {
-    uint8_t keys[PATH_LENGTH + 1][HASH_BYTES];
-    view lines = {p, NULL}, fixed = {bootstrap, NULL};
-    bool revokes = p->revokes[REVOKE_SERIAL] || p->revokes[REVOKE_CERT] || p->revokes[REVOKE_KEY];
-    bool scoped = p->scoped[BIND_KEY] || bootstrap->scoped[BIND_KEY];
-    if (count == 0) return REASON_NO_CERTIFICATE;
-    if (count > PATH_LENGTH + 1) return REASON_TOO_LARGE;
-    for (size_t i = 0; i < (revokes || scoped ? count : 1); i++) {
-        if (!certificate_key(chain[i], keys[i])) return REASON_MALFORMED;
-    }
-    reason bad = revokes ? node_revoked(&lines, chain, keys, count) : REASON_UNDECIDED;
-    if (bad) return bad;
-    for (int i = 0; i < 2; i++) {
-        if (memcmp(own[i], keys[0], HASH_BYTES) == 0) return REASON_MATCHED;
-    }
-    const rule *line = binds_node(&fixed, keys, scoped ? count : 1, false);
-    if (line == NULL) line = binds_node(&lines, keys, scoped ? count : 1, true);
-    if (line == NULL) return REASON_NO_BINDING;
-    return rule_covers(line, address) ? REASON_MATCHED : REASON_ADDRESS;
 }

@@ -1,7 +1,7 @@
 /* A decision told to a person: what was read, each step, and what would have to change. The module,
  * the REST API and the command line all print what this file writes. */
 #define _POSIX_C_SOURCE 200809L /* gmtime_r */
-#include "internal.h"
+#include "explain.h"
 
 #include <stdio.h>
 #include <time.h>
@@ -38,9 +38,10 @@ static const struct {
                           "it names several identities of a kind that the policy "
                           "binds",
                           "bind its whole subject or its key, or issue one with a single name"},
-    [REASON_UNTRUSTED_ISSUER] = {"it comes from a trusted CA",
-                                 "no `ca` line of the policy is in its path",
-                                 "add a `ca` line for the CA that issued it"},
+    [REASON_UNTRUSTED_ISSUER] =
+        {"it comes from a trusted CA",
+         "no `ca` line of the policy is in its path, and no `pin` line holds it",
+         "add a `ca` line for the CA that issued it, or a `pin` line for it alone"},
     [REASON_CA_EXPIRED] = {"the CAs of its path are within their validity",
                            "a CA of its path is outside its validity",
                            "renew the CA, and put its new certificate into the client's chain and "
@@ -62,6 +63,22 @@ static const struct {
                          "let one `bind` line of this certificate go"},
     [REASON_ADDRESS] = {"its address is allowed", "its address is outside from= of the line",
                         "connect from an allowed address, or widen from="},
+    [REASON_LIFETIME] = {"its lifetime is short enough", "it lives longer than the policy allows",
+                         "issue one that ends sooner, or change `set max-lifetime`"},
+    [REASON_REQUIRED_EKU] =
+        {"it has the extended key usages that the policy asks for",
+         "it has not all extended key usages that the policy asks for",
+         "issue one with these extended key usages, or change `set require-eku`"},
+    [REASON_REQUIRED_POLICY] =
+        {"it has the certificate policies that the policy asks for",
+         "it has not all certificate policies that the policy asks for",
+         "issue one with these certificate policies, or change `set require-policy`"},
+    [REASON_KEY_TOO_SMALL] = {"its key is large enough",
+                              "its key is smaller than the policy allows",
+                              "issue one with a larger key, or change `set min-key-bits`"},
+    [REASON_TLS_VERSION] = {"the TLS version of its connection is new enough",
+                            "the TLS version of its connection is older than the policy allows",
+                            "let the client use a newer TLS version, or change `set min-tls`"},
     [REASON_USER_MISSING] = {"", "the server has no such user", "add a `user` line for it"},
     [REASON_USER_OFF] = {"the user is there and on", "the user is off",
                          "write on in its `user` line"},
@@ -75,15 +92,21 @@ static const char *const MANAGED[REASON_COUNT] = {
     [REASON_AMBIGUOUS] =
         "redis-certauth user update <user> --subject with its whole subject, or issue one with a "
         "single name",
-    [REASON_UNTRUSTED_ISSUER] =
-        "redis-certauth ca set <file with all CAs> --trust-grows, or authentication_ssl_client_certs "
-        "of the database",
+    [REASON_UNTRUSTED_ISSUER] = "redis-certauth ca set <file with all CAs> --trust-grows, or "
+                                "authentication_ssl_client_certs "
+                                "of the database",
     [REASON_GATE] = "redis-certauth db update <database> --validation disabled, or add it to "
                     "authorized_subjects of the database",
     [REASON_NO_BINDING] = "give it a subject, and a user that subject: redis-certauth user update",
     [REASON_CONFLICT] = "let one user have what this certificate is named by",
-    [REASON_USER_MISSING] = "give a role of the user an ACL here: redis-certauth db update <database> "
-                            "--grant <role>=<acl>, and --grant for each that it has already",
+    [REASON_LIFETIME] = "issue one that ends sooner",
+    [REASON_REQUIRED_EKU] = "issue one with these extended key usages",
+    [REASON_REQUIRED_POLICY] = "issue one with these certificate policies",
+    [REASON_KEY_TOO_SMALL] = "issue one with a larger key",
+    [REASON_TLS_VERSION] = "let the client use a newer TLS version",
+    [REASON_USER_MISSING] =
+        "give a role of the user an ACL here: redis-certauth db update <database> "
+        "--grant <role>=<acl>, and --grant for each that it has already",
     [REASON_USER_OFF] = "see what the user's roles have here: redis-certauth user show <user>",
 };
 
@@ -95,7 +118,7 @@ static size_t visible_name(span name, char *out, size_t room) {
     return w.full ? 0 : w.len;
 }
 
-static void put_name(writer *w, span name) {
+void put_name(writer *w, span name) {
     char text[4 * NAME_BYTES];
     size_t len = visible_name(name, text, sizeof text);
     put_string(w, name.len ? "" : "(empty)");
@@ -103,7 +126,7 @@ static void put_name(writer *w, span name) {
 }
 
 /* A word of a policy line that can be pasted. */
-static void put_visible_token(writer *w, span token) {
+void put_visible_token(writer *w, span token) {
     if (text_visible(token)) {
         put_token(w, token);
         return;
@@ -120,7 +143,7 @@ static void put_visible_token(writer *w, span token) {
     put_byte(w, '"');
 }
 
-static void put_line(writer *w, span text) {
+void put_line(writer *w, span text) {
     uint8_t token[LINE_BYTES];
     size_t len;
     if (text_visible(text) || text.len > sizeof token) {
@@ -178,9 +201,21 @@ static void tell_sans(writer *w, const identity *leaf) {
     }
 }
 
-/* Of a certificate in the event log, not all is known; years are written with four digits. */
-static bool is_known_time(int64_t seconds) {
-    return seconds > -((int64_t)1 << 40) && seconds < (int64_t)1 << 40;
+/* OID=text of an extension. */
+void put_extension(writer *w, const attribute *one) {
+    put_dotted(w, one->oid);
+    put_byte(w, '=');
+    put_visible(w, one->value, "\\x");
+}
+
+static void tell_extensions(writer *w, span extensions) {
+    attribute one;
+    for (size_t at = 0; name_next(extensions, &at, &one);) {
+        if (one.value.len == 0) continue;
+        put_string(w, "its extension ");
+        put_extension(w, &one);
+        put_byte(w, '\n');
+    }
 }
 
 static void tell_leaf(writer *w, const identity *leaf) {
@@ -200,10 +235,12 @@ static void tell_leaf(writer *w, const identity *leaf) {
     }
     put_byte(w, '\n');
     if (leaf->client && leaf->serves)
-        put_string(w, "its extended key usage is not clientAuth alone: where only the TLS handshake "
-                      "decides, it is good enough for a node\n");
+        put_string(w,
+                   "its extended key usage is not clientAuth alone: where only the TLS handshake "
+                   "decides, it is good enough for a node\n");
     if (!leaf->refusal) tell_rdns(w, leaf->subject);
     tell_sans(w, leaf);
+    tell_extensions(w, leaf->extensions);
 }
 
 /* What a new connection goes through before a policy sees it. */
@@ -214,9 +251,10 @@ static void tell_handshake(writer *w, const handshake *tls) {
     case HANDSHAKE_NOT_ASKED:
         put_string(w, "the TLS handshake was not asked (");
         put_string(w, tls->text);
-        put_string(w, tls->refused ? ")\n"
-                                   : "): it also wants a root of the path in the server's trust store, "
-                                     "and keys and signatures of its security level\n");
+        put_string(w, tls->refused
+                          ? ")\n"
+                          : "): it also wants a root of the path in the server's trust store, "
+                            "and keys and signatures of its security level\n");
         return;
     case HANDSHAKE_WITHOUT:
         put_string(w, "the TLS handshake is without this certificate: ");
@@ -234,18 +272,25 @@ static void tell_handshake(writer *w, const handshake *tls) {
 }
 
 /* What the path has that another verification may see in another way. */
-static void tell_unasked(writer *w, const request *r) {
-    if (r->tls.state != HANDSHAKE_NOT_ASKED || !r->issuers->known) return;
+static void tell_unasked(writer *w, const request *r, bool pinned) {
+    if (r->tls.state != HANDSHAKE_NOT_ASKED) return;
+    if (pinned)
+        put_string(w, "path: the TLS handshake takes what is pinned where trust is managed\n");
+    if (pinned || !r->issuers->known) return;
     if (r->issuers->weak)
-        put_string(w, "path: a key or a signature in it is below security level 2, at which a server "
-                      "refuses it: RSA keys want 2048 bits, signatures SHA-256\n");
+        put_string(w,
+                   "path: a key or a signature in it is below security level 2, at which a server "
+                   "refuses it: RSA keys want 2048 bits, signatures SHA-256\n");
     if (r->issuers->partial)
-        put_string(w, "path: it ends at a `ca` line, and the root above that is not known here: the "
-                      "TLS handshake wants that as well, by an `anchor` line or of the server\n");
+        put_string(w,
+                   "path: it ends at a `ca` line, and the root above that is not known here: the "
+                   "TLS handshake takes that where trust is managed, and else wants the root\n");
 }
 
-static void tell_path(writer *w, const request *r) {
-    if (!r->issuers->known && r->tls.refused != REASON_UNKNOWN_ALGORITHM) {
+static void tell_path(writer *w, const view *lines, const request *r) {
+    bool pinned = view_pins_leaf(lines, r->leaf);
+    if (pinned) put_string(w, "path: none is needed, a `pin` line holds this certificate\n");
+    if (!r->issuers->known && !pinned && r->tls.refused != REASON_UNKNOWN_ALGORITHM) {
         put_string(w,
                    "path: nobody vouches for it; if its intermediate CAs were not given, the TLS "
                    "handshake may know more\n");
@@ -255,7 +300,7 @@ static void tell_path(writer *w, const request *r) {
         put_hex(w, span_of(r->issuers->ca[i].key, HASH_BYTES));
         put_byte(w, '\n');
     }
-    tell_unasked(w, r);
+    tell_unasked(w, r, pinned);
 }
 
 /* ---- The lines behind a step ---- */
@@ -267,9 +312,16 @@ static void tell_line(writer *w, const rule *line) {
     put_byte(w, '\n');
 }
 
-/* The first CA of the path that a `ca` line names; its DER is too long to be told. */
-static void tell_trust(writer *w, const view *lines, const path *issuers) {
+/* The first CA of the path that a `ca` line names, or the `pin` line; their DER is too long to be told. */
+static void tell_trust(writer *w, const view *lines, const request *r) {
+    const path *issuers = r->issuers;
     uint8_t alias[KEY_BYTES];
+    if (view_pins_leaf(lines, r->leaf)) {
+        put_string(w, "by the `pin` line of the certificate with SHA-256 ");
+        put_hex(w, span_of(identity_cert(r->leaf), HASH_BYTES));
+        put_byte(w, '\n');
+        return;
+    }
     for (size_t i = 0; i < issuers->count; i++) {
         alias_authority(alias, issuers->ca[i].key);
         if (!view_alias(lines, alias)) continue;
@@ -296,205 +348,50 @@ static void tell_revoked_path(writer *w, const view *lines, const path *p) {
     for (size_t i = 0; i < p->count; i++) tell_revocations(w, lines, revocable_authority(p, i));
 }
 
+/* Has a check a step to show? A demand has, where the policy makes it of this client. */
+static bool is_step(const view *lines, const decision *d, int step) {
+    bool demand = step >= REASON_LIFETIME && step <= REASON_TLS_VERSION;
+    return demand ? !d->exempt && view_demand(lines, (reason)step) : STEPS[step].passed[0] != 0;
+}
+
 static void tell_passed(writer *w, const view *lines, const request *r, int step) {
+    const rule *demand = view_demand(lines, (reason)step);
+    if (demand && !demand_asked(demand, r)) put_string(w, "not known here is whether ");
     bool odd = step == REASON_BAD_STRING && r->leaf->odd;
-    put_string(w, odd ? "what is not clean text in its names binds it nowhere: "
-                      : STEPS[step].passed);
+    bool pinned = step == REASON_UNTRUSTED_ISSUER && view_pins_leaf(lines, r->leaf);
+    put_string(w, odd      ? "what is not clean text in its names binds it nowhere: "
+                  : pinned ? "it is pinned, whoever issued it"
+                           : STEPS[step].passed);
     if (odd) put_span(w, r->leaf->detail);
     put_byte(w, '\n');
-    if (step == REASON_UNTRUSTED_ISSUER) tell_trust(w, lines, r->issuers);
+    tell_line(w, view_demand(lines, (reason)step));
+    if (step == REASON_UNTRUSTED_ISSUER) tell_trust(w, lines, r);
     if (step == REASON_GATE) tell_gate(w, lines, r->leaf);
 }
 
 static void tell_failed(writer *w, const view *lines, const request *r, const decision *d) {
     if (d->why == REASON_CA_REVOKED) tell_revoked_path(w, lines, r->issuers);
     if (d->why == REASON_REVOKED) tell_revocations(w, lines, revocable_leaf(r));
-}
-
-/* ---- The nearest binding ---- */
-
-/* A `bind` line, and how far its value is from the leaf's. */
-typedef struct {
-    const rule *line;
-    int rank;        /* 0: the same but for spelling; 1: of the same CN; 2: another subject */
-    size_t distance; /* attributes that only one of the two has */
-    span other;      /* rank 0 of another kind than a subject: what the leaf has */
-    size_t len;
-    uint8_t subject[NAME_BYTES];
-} candidate;
-
-static bool has_attribute(span name, const attribute *wanted) {
-    attribute a;
-    for (size_t at = 0; name_next(name, &at, &a);) {
-        if (span_equal(a.oid, wanted->oid) && span_equal(a.value, wanted->value)) return true;
-    }
-    return false;
-}
-
-/* The attributes of `name` that `other` does not have; with `w`, each is told. */
-static size_t missing_in(span other, span name, writer *w) {
-    size_t count = 0;
-    attribute a;
-    for (size_t at = 0; name_next(name, &at, &a);) {
-        uint8_t bytes[NAME_BYTES];
-        writer one = {bytes, 0, sizeof bytes, false};
-        if (has_attribute(other, &a)) continue;
-        put_attribute(&one, true, a.oid, a.value);
-        if (w && count) put_string(w, ", ");
-        if (w) put_name(w, span_of(one.ptr, one.len));
-        count++;
-    }
-    return count;
-}
-
-static size_t attributes_of(span name) {
-    size_t count = 0;
-    attribute a;
-    for (size_t at = 0; name_next(name, &at, &a);) count++;
-    return count;
-}
-
-/* The subject of a `bind subject` line, which stands in its text only. */
-static bool read_subject(const rule *line, candidate *out) {
-    uint8_t token[4 * NAME_BYTES];
-    span text = rule_text(line);
-    fault why;
-    size_t len;
-    if (rule_type(line) != LINE_BIND || line->kind != BIND_SUBJECT || text.len > sizeof token)
-        return false;
-    for (int i = 0; i < 3; i++) {
-        if (token_read(&text, token, &len) != TOKEN_READ) return false;
-    }
-    out->line = line;
-    return name_parse(span_of(token, len), out->subject, &out->len, &why);
-}
-
-static bool is_nearer(const candidate *one, const candidate *best) {
-    if (best->line == NULL) return true;
-    if (one->rank != best->rank) return one->rank < best->rank;
-    if (one->distance != best->distance) return one->distance < best->distance;
-    return span_compare(rule_text(one->line), rule_text(best->line)) < 0;
-}
-
-static bool measure_subject(const rule *line, span subject, candidate *out) {
-    if (!read_subject(line, out)) return false;
-    span other = span_of(out->subject, out->len);
-    out->distance = missing_in(other, subject, NULL) + missing_in(subject, other, NULL);
-    out->other = span_of(NULL, 0);
-    return true;
-}
-
-static void take_candidate(const candidate *one, candidate *best) {
-    if (is_nearer(one, best)) *best = *one;
-}
-
-/* A leaf whose nearest line is looked for. */
-typedef struct {
-    const policy *p;
-    span subject;
-    uint64_t whole; /* its near_subject */
-    size_t own;     /* its attributes */
-    size_t left;    /* how many lines may still be looked at, large subjects counting as several */
-    candidate *best;
-} nearest;
-
-/* `subject`: of the line that was looked at; empty for others. */
-static void spend(nearest *n, span subject) {
-    size_t cost = 1 + n->own * attributes_of(subject) / 64 + subject.len / 256;
-    n->left -= cost < n->left ? cost : n->left;
-}
-
-/* The lines that are near one value of the leaf. */
-static void find_by_value(nearest *n, bind_kind kind, span value) {
-    uint64_t hash = near_hash(kind, value);
-    const near_lines *lines = policy_near(n->p);
-    const rule *line;
-    candidate one;
-    for (uint32_t at = 0; hash && n->left && (line = near_next(lines, hash, &at));) {
-        one.len = 0;
-        one.line = line;
-        one.rank = 0;
-        one.distance = 0;
-        one.other = value;
-        if (line->kind == BIND_SUBJECT) {
-            if (!measure_subject(line, n->subject, &one)) continue;
-            one.rank = near_subject(span_of(one.subject, one.len)) == n->whole ? 0 : 1;
-        }
-        spend(n, span_of(one.subject, one.len));
-        take_candidate(&one, n->best);
-    }
-}
-
-/* By all that the leaf could be bound by, over the whole policy. */
-static void find_by_values(nearest *n, const identity *leaf) {
-    bind_kind kind;
-    span value;
-    attribute a;
-    if (name_common_names(leaf->subject, &value) == 0)
-        find_by_value(n, BIND_SUBJECT, leaf->subject);
-    for (size_t at = 0; name_next(leaf->subject, &at, &a);) {
-        if (a.value.len && span_equal(a.oid, OID_CN)) find_by_value(n, BIND_CN, a.value);
-    }
-    for (size_t at = 0; identity_next_san(leaf, &at, &kind, &value);)
-        find_by_value(n, kind, value);
-}
-
-/* Another subject that has something in common, of the first lines of the policy. */
-static void find_by_subject(nearest *n) {
-    candidate one;
-    size_t rules = policy_rules(n->p);
-    for (size_t i = 0; i < rules && n->left; i++) {
-        one.line = policy_rule(n->p, i);
-        one.rank = 2;
-        one.len = 0;
-        bool is_subject = measure_subject(one.line, n->subject, &one);
-        span other = span_of(one.subject, one.len);
-        spend(n, other);
-        if (is_subject && missing_in(other, n->subject, NULL) < n->own)
-            take_candidate(&one, n->best);
-    }
-}
-
-static void tell_subjects(writer *w, const candidate *best, span subject) {
-    span other = span_of(best->subject, best->len);
-    if (best->distance == 0) {
-        put_string(w, span_equal(other, subject)
-                          ? ": it asks for another CA"
-                          : ": it has the same attributes in another order");
-        return;
-    }
-    put_string(w, ": the certificate has ");
-    if (missing_in(other, subject, w) == 0) put_string(w, "nothing else");
-    put_string(w, ", the line has ");
-    if (missing_in(subject, other, w) == 0) put_string(w, "nothing else");
-}
-
-static void tell_nearest(writer *w, const policy *p, const identity *leaf, size_t most) {
-    candidate best;
-    nearest n = {p, leaf->subject, near_subject(leaf->subject), attributes_of(leaf->subject),
-                 p ? most : 0, &best};
-    best.line = NULL;
-    if (n.left) find_by_values(&n, leaf);
-    if (n.left && best.line == NULL) find_by_subject(&n);
-    if (best.line == NULL) return;
-    put_string(w, "nearest: ");
-    put_line(w, rule_text(best.line));
-    if (best.other.len == 0) {
-        tell_subjects(w, &best, leaf->subject);
-    } else {
-        put_string(w, ": the certificate has ");
-        put_visible_token(w, best.other);
-    }
-    put_byte(w, '\n');
+    tell_line(w, view_demand(lines, d->why));
 }
 
 /* ---- The end ---- */
 
 /* Where the server's own TLS is what a certificate does not get past; else NULL. */
-static const char *handshake_cure(const request *r, reason why) {
+static const char *handshake_cure(const view *lines, const request *r, reason why) {
     if (why == REASON_NO_CERTIFICATE && r->tls.state == HANDSHAKE_WITHOUT)
-        return "where the server asks for none, set tls-auth-clients to yes or optional; else issue "
+        return "where the server asks for none, set tls-auth-clients to yes or optional; else "
+               "issue "
                "it with an RSA key or an EC key of P-256, P-384 or P-521";
+    if (why == REASON_UNTRUSTED_ISSUER && r->tls.refused && view_pins_leaf(lines, r->leaf))
+        return "a `pin` line holds it, and a handshake takes that where trust is managed: let "
+               "tls-ca-cert-dir be the journal's ca directory, see CERTAUTH.POLICY STATUS";
+    if (why == REASON_UNTRUSTED_ISSUER && r->tls.refused && r->issuers->known &&
+        r->issuers->partial)
+        return "the policy trusts its CA without its root, and a handshake takes that where trust "
+               "is "
+               "managed: let tls-ca-cert-dir be the journal's ca directory, or add the root as an "
+               "`anchor` line or to tls-ca-cert-file";
     if (why == REASON_UNTRUSTED_ISSUER && r->tls.refused && r->issuers->known)
         return "the policy trusts its CA, and the server does not: let its tls-ca-cert-file or "
                "tls-ca-cert-dir hold the root of the path";
@@ -508,20 +405,20 @@ static const char *own_cure(const view *lines, const request *r, const decision 
     span cn;
     switch (d->why) {
     case REASON_KEY_USAGE:
-        return leaf->ca || leaf->signs ? NULL
-                                       : "issue one with digitalSignature in its key usage";
+        return leaf->ca || leaf->signs ? NULL : "issue one with digitalSignature in its key usage";
     case REASON_AMBIGUOUS:
         return name_common_names(leaf->subject, &cn) > 1 &&
                        view_setting(lines, SET_GATE) == GATE_SAN_CN
-                   ? "the gate looks at the CN, so issue one with a single CN, or take the gate away"
+                   ? "the gate looks at the CN, so issue one with a single CN, or take the gate "
+                     "away"
                    : NULL;
     case REASON_GATE:
-        return view_setting(lines, SET_GATE) == GATE_FULL_SUBJECT &&
-                       !key_allow(key, leaf->subject)
-                   ? "no `allow` line can say this subject, which has other attributes than one CN, "
+        return view_setting(lines, SET_GATE) == GATE_FULL_SUBJECT && !key_allow(key, leaf->subject)
+                   ? "no `allow` line can say this subject, which has other attributes than one "
+                     "CN, "
                      "OUs and one of O, L, ST and C: take the gate away"
                    : NULL;
-    default: return handshake_cure(r, d->why);
+    default: return handshake_cure(lines, r, d->why);
     }
 }
 
@@ -560,19 +457,32 @@ static void tell_made(writer *w, const decision *d) {
     put_byte(w, '\n');
 }
 
-static void tell_end(writer *w, const decision *d) {
+/* Whoever issues a certificate writes its OUs, and no CA has them alone. */
+static void tell_danger(writer *w, const request *r, const decision *d) {
+    if (!is_attributes(d->line) || d->line->scoped || r->issuers->count == 0) return;
+    put_string(w,
+               "every CA that the policy trusts may write these attributes into a subject; for the "
+               "issuer of this certificate alone, add to the line: ca=");
+    put_hex(w, span_of(r->issuers->ca[0].key, HASH_BYTES));
+    put_byte(w, '\n');
+}
+
+static void tell_end(writer *w, const view *lines, const request *r, const decision *d) {
+    const rule *demand = view_demand(lines, d->why);
     put_string(w, reason_name(d->why));
     put_string(w, ": ");
     put_string(w, d->act == ACTION_CHOOSE ? "it may be any user of the line, and has to choose"
                                           : STEPS[d->why].failed);
     if (d->detail.len) put_string(w, ": ");
     put_span(w, d->detail);
+    if (demand) put_lack(w, demand, r);
     put_byte(w, '\n');
     if (d->line) {
         put_string(w, "decided by the line: ");
         put_line(w, rule_text(d->line));
         put_byte(w, '\n');
         tell_made(w, d);
+        tell_danger(w, r, d);
     }
     if (d->why == REASON_NO_BINDING && d->compared) {
         char count[64];
@@ -590,11 +500,11 @@ size_t decision_explain(const policy *p, const request *r, const decision *d, si
     bool decided = r->leaf && !r->tls.refused && r->tls.state != HANDSHAKE_WITHOUT;
     if (r->leaf) tell_handshake(&w, &r->tls);
     if (r->leaf) tell_leaf(&w, r->leaf);
-    if (r->leaf && !r->leaf->refusal) tell_path(&w, r);
+    if (r->leaf && !r->leaf->refusal) tell_path(&w, &lines, r);
     for (int step = REASON_MALFORMED; decided && step < (int)d->why; step++) {
-        if (STEPS[step].passed[0]) tell_passed(&w, &lines, r, step);
+        if (is_step(&lines, d, step)) tell_passed(&w, &lines, r, step);
     }
-    tell_end(&w, d);
+    tell_end(&w, &lines, r, d);
     if (decided) tell_failed(&w, &lines, r, d);
     if (d->why == REASON_NO_BINDING) tell_nearest(&w, p, r->leaf, most);
     if (STEPS[d->why].cure[0]) tell_cure(&w, &lines, r, d);

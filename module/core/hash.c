@@ -56,7 +56,9 @@ void sha256(span bytes, uint8_t out[HASH_BYTES]) { sha256_of(&bytes, 1, out); }
 
 /* Aumasson and Bernstein, "SipHash: a fast short-input PRF" (2012): SipHash-2-4, with the 128 bits of
  * output that its authors added to their reference code. */
-typedef struct { uint64_t v0, v1, v2, v3; } sip;
+typedef struct {
+    uint64_t v0, v1, v2, v3;
+} sip;
 
 static uint64_t rotate(uint64_t x, int bits) { return x << bits | x >> (64 - bits); }
 

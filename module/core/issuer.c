@@ -38,6 +38,7 @@ static void path_from_chain(X509 *const *chain, size_t count, authority_reader *
     ERR_pop_to_mark();
     if (!good) return;
     out->count = count - 1;
+    out->partial = !(X509_get_extension_flags(chain[count - 1]) & EXFLAG_SS);
     out->known = true;
 }
 
@@ -71,11 +72,20 @@ reason reason_of_error(int error, int depth) {
 }
 
 /* What the decision has names of its own for does not end the verification: times, and the leaf's key
- * usage. The CAs must be for TLS clients, as the handshake asks. */
+ * usage. The CAs must be for TLS clients, as the handshake asks.
+ *
+ * Up to a root where there is one, as the handshake goes: else what a root says (revoked, constraints)
+ * would pass unseen. The error is that of a path whose last certificate is one of the policy's, and below a
+ * root that is not. With the flag from there on, that one is looked at as well (internal_verify,
+ * crypto/x509/x509_vfy.c, OpenSSL 3.0). */
 static int forgive(int good, X509_STORE_CTX *context) {
     path *out = X509_STORE_CTX_get_app_data(context);
-    reason why = reason_of_error(X509_STORE_CTX_get_error(context),
-                                 X509_STORE_CTX_get_error_depth(context));
+    if (!good && X509_STORE_CTX_get_error(context) == X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT) {
+        X509_VERIFY_PARAM_set_flags(X509_STORE_CTX_get0_param(context), X509_V_FLAG_PARTIAL_CHAIN);
+        return 1;
+    }
+    reason why =
+        reason_of_error(X509_STORE_CTX_get_error(context), X509_STORE_CTX_get_error_depth(context));
     if (good) return good;
     out->weak = out->weak || why == REASON_WEAK;
     return why == REASON_WEAK || why == REASON_CA_EXPIRED || why == REASON_EXPIRED ||
@@ -90,29 +100,15 @@ enum { LEVEL = 2 }; /* Debian's and OpenSSL 3.2's own; at 1 RSA keys of 1,024 bi
 /* With the clock, since libcrypto prefers a CA that is valid to one of its name and key that is not. */
 static bool verify(X509_STORE_CTX *context, const policy *p, X509 *leaf, STACK_OF(X509) * extra,
                    int64_t now, path *out) {
-    X509_STORE_CTX_cleanup(context);
     if (X509_STORE_CTX_init(context, policy_store(p), leaf, extra) != 1) return false;
     X509_VERIFY_PARAM *param = X509_STORE_CTX_get0_param(context);
-    if (out->partial) X509_VERIFY_PARAM_set_flags(param, X509_V_FLAG_PARTIAL_CHAIN);
     if (now) X509_VERIFY_PARAM_set_time(param, (time_t)(now < LAST_TIME ? now : LAST_TIME));
     X509_VERIFY_PARAM_set_depth(param, PATH_LENGTH);
     X509_VERIFY_PARAM_set_auth_level(param, LEVEL);
     X509_STORE_CTX_set_purpose(context, X509_PURPOSE_SSL_CLIENT);
     X509_STORE_CTX_set_app_data(context, out);
     X509_STORE_CTX_set_verify_cb(context, forgive);
-    out->weak = false;
     return X509_verify_cert(context) == 1;
-}
-
-/* Up to a root where there is one, as the handshake goes: else what a root says (revoked, constraints)
- * would pass unseen. Up to a `ca` line only where the root is not known here. */
-static bool verify_path(X509_STORE_CTX *context, const policy *p, X509 *leaf,
-                        STACK_OF(X509) * extra, int64_t now, path *out) {
-    if (verify(context, p, leaf, extra, now, out)) return true;
-    int error = X509_STORE_CTX_get_error(context);
-    out->partial = error == X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT ||
-                   error == X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY;
-    return out->partial && verify(context, p, leaf, extra, now, out);
 }
 
 static void take_chain(const STACK_OF(X509) * chain, path *out) {
@@ -157,11 +153,13 @@ typedef struct {
 static place places[PLACES];
 static X509 *seen[AUTHORITIES];
 static authority seen_as[AUTHORITIES];
+static bool
+    seen_last[AUTHORITIES]; /* at the end of a path: what its own issuer says is not known */
 static size_t oldest;
 
 static bool known_authority(X509 *certificate, X509 *issuer, authority *out) {
     for (size_t i = 0; i < AUTHORITIES && seen[i]; i++) {
-        if (X509_cmp(seen[i], certificate) != 0) continue;
+        if (seen_last[i] != (issuer == NULL) || X509_cmp(seen[i], certificate) != 0) continue;
         *out = seen_as[i];
         return true;
     }
@@ -170,6 +168,7 @@ static bool known_authority(X509 *certificate, X509 *issuer, authority *out) {
     X509_free(seen[oldest]);
     seen[oldest] = certificate;
     seen_as[oldest] = *out;
+    seen_last[oldest] = issuer == NULL;
     oldest = (oldest + 1) % AUTHORITIES;
     return true;
 }
@@ -213,18 +212,51 @@ size_t policy_unverified(const policy *p, fault *why) {
     return count;
 }
 
+/* By its names: of a key whose algorithm is not known, libcrypto does not say EXFLAG_SS. */
+static bool is_root(X509 *certificate) { return X509_get_extension_flags(certificate) & EXFLAG_SI; }
+
+bool reaches_root(X509_STORE *store, X509 *ca) {
+    X509_STORE_CTX *context = X509_STORE_CTX_new();
+    X509 *at = ca, *above = NULL;
+    bool good = context && X509_STORE_CTX_init(context, store, ca, NULL) == 1;
+    for (int i = 0; good && i <= PATH_LENGTH && !is_root(at); i++) {
+        X509 *below = above;
+        above = NULL;
+        good = X509_STORE_CTX_get1_issuer(&above, context, at) == 1;
+        at = above;
+        X509_free(below);
+    }
+    good = good && is_root(at);
+    X509_free(above);
+    X509_STORE_CTX_free(context);
+    return good;
+}
+
+size_t policy_rootless(const policy *p, X509_STORE *store, X509 **first) {
+    size_t count = 0;
+    ERR_set_mark();
+    for (size_t i = 0; i < policy_authorities(p); i++) {
+        X509 *ca = policy_authority(p, i);
+        bool admits = rule_type(policy_authority_rule(p, i)) == LINE_CA;
+        if (!admits || reaches_root(store ? store : policy_store(p), ca)) continue;
+        if (count++ == 0) *first = ca;
+    }
+    ERR_pop_to_mark();
+    return count;
+}
+
 void path_verify(const policy *p, X509 *leaf, X509 *const *extra, size_t count, int64_t now,
                  path *out, fault *unknown) {
     path_unknown(out);
     if (unknown) unknown->text[0] = 0;
-    if (policy_store(p) == NULL) return;
+    if (policy_store(p) == NULL && policy_pins(p, NULL) == 0) return;
     ERR_set_mark();
     X509_STORE_CTX *context = X509_STORE_CTX_new();
     STACK_OF(X509) *untrusted = sk_X509_new_null();
     for (size_t i = 0; i < count && untrusted; i++) {
         if (extra[i]) sk_X509_push(untrusted, extra[i]);
     }
-    if (context && untrusted && verify_path(context, p, leaf, untrusted, now, out)) {
+    if (context && untrusted && verify(context, p, leaf, untrusted, now, out)) {
         take_chain(X509_STORE_CTX_get0_chain(context), out);
     } else if (context && untrusted && unknown) {
         chain_unknown(X509_STORE_CTX_get0_chain(context), unknown);
@@ -241,5 +273,6 @@ void path_after_handshake(const policy *p, identity *leaf, X509 *const *chain, s
     if (count != 1) path_from_chain(chain, count, known_authority, out);
     else if (known) path_copy(out, &known->issuers);
     else path_verify(p, chain[0], seen, AUTHORITIES, 0, out, NULL);
-    if (count != 1 && out->known) remember(leaf, out);
+    /* What is above the end of a partial path may be known the next time, and revoked. */
+    if (count != 1 && out->known && !out->partial) remember(leaf, out);
 }

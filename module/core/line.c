@@ -31,6 +31,10 @@ void alias_common_name(uint8_t out[KEY_BYTES], span cn) {
     key_of(out, LINE_ALLOW, GATE_CN, cn, span_of(NULL, 0));
 }
 
+void alias_extension(uint8_t out[KEY_BYTES], span oid) {
+    key_of(out, LINE_BIND, BIND_EXTENSION, oid, span_of(NULL, 0));
+}
+
 enum { OF_WORD, OF_STATE, OF_ANCHOR };
 
 void alias_word(uint8_t out[KEY_BYTES], span word) {
@@ -95,9 +99,7 @@ bool need(line *l, const char *what) {
 }
 
 /* The token in a message: only clean text is shown, and not much of it. */
-int shown(span token) {
-    return !text_clean(token) ? 0 : token.len > 80 ? 80 : (int)token.len;
-}
+int shown(span token) { return !text_clean(token) ? 0 : token.len > 80 ? 80 : (int)token.len; }
 
 bool bad_token(line *l, const char *what) {
     return fail(l->why, "%s: '%.*s'", what, shown(l->token), (const char *)l->token.ptr);
@@ -129,11 +131,34 @@ static const struct {
                   {"disabled", "san_cn", "full_subject"},
                   "disabled, san_cn or full_subject"},
     [SET_UNMATCHED] = {"unmatched", {"refuse", "leave"}, "refuse or leave"},
+    [SET_SEVERAL_NAMES] = {"several-names", {"refuse", "same"}, "refuse or same"},
     [SET_PLAIN] = {"plain", {"leave", "refuse"}, "leave or refuse"},
     [SET_PASSWORD_AUTH] = {"password-auth", {"refuse", "allow"}, "refuse or allow"},
     [SET_TLS_CLIENT_AUTH] = {"tls-client-auth", {NULL, "yes", "optional"}, "yes or optional"},
     [SET_INTERNAL_TRUST] = {"internal-trust", {"refuse", "allow"}, "refuse or allow"},
+    [SET_MAX_LIFETIME] = {"max-lifetime",
+                          {NULL},
+                          "a whole number above 0 with s, m, h or d, up to 24855d"},
+    [SET_REQUIRE_EKU] =
+        {"require-eku",
+         {NULL},
+         "OIDs, or names such as clientAuth, joined by commas, each once, 32 at most"},
+    [SET_REQUIRE_POLICY] = {"require-policy",
+                            {NULL},
+                            "dotted OIDs joined by commas, each once, 32 at most"},
+    [SET_MIN_KEY_BITS] = {"min-key-bits", {NULL}, "a whole number of RSA bits from 1024 to 16384"},
+    [SET_MIN_TLS] = {"min-tls", {NULL, "1.2", "1.3"}, "1.2 or 1.3"},
 };
+
+static bool read_word(line *l, const char *const words[3]) {
+    for (uint8_t v = 0; v < 3; v++) {
+        if (words[v] == NULL || !token_is(l, words[v])) continue;
+        say(l, l->token);
+        l->head.value = v;
+        return true;
+    }
+    return false;
+}
 
 static bool read_set(line *l) {
     if (!need(l, "the name of a setting")) return false;
@@ -142,46 +167,42 @@ static bool read_set(line *l) {
         say(l, l->token);
         line_key(l, i, span_of(NULL, 0), span_of(NULL, 0));
         if (!need(l, "the value of the setting")) return false;
-        for (uint8_t v = 0; v < 3; v++) {
-            if (SETTING[i].values[v] == NULL || !token_is(l, SETTING[i].values[v])) continue;
-            say(l, l->token);
-            l->head.kind = (uint8_t)i;
-            l->head.value = v;
-            return true;
-        }
-        return fail(l->why, "set %s takes %s, not '%.*s'", SETTING[i].name, SETTING[i].allowed,
-                    shown(l->token), (const char *)l->token.ptr);
+        l->head.kind = (uint8_t)i;
+        l->why->text[0] = 0;
+        if (read_word(l, SETTING[i].values) || read_demand(l)) return true;
+        return l->why->text[0]
+                   ? false
+                   : fail(l->why, "set %s takes %s, not '%.*s'", SETTING[i].name,
+                          SETTING[i].allowed, shown(l->token), (const char *)l->token.ptr);
     }
     return bad_token(l, "there is no such setting");
 }
 
-/* ---- ca, anchor ---- */
+/* ---- ca, anchor, pin ---- */
 
 /* EVP_DecodeBlock wants whole groups of four and counts the padding as bytes. */
-static size_t base64_decode(span text, uint8_t *out) {
+size_t base64_decode(span text, uint8_t *out) {
     size_t padding = 0;
     while (padding < 2 && padding < text.len && text.ptr[text.len - 1 - padding] == '=') padding++;
     int len = text.len % 4 ? -1 : EVP_DecodeBlock(out, text.ptr, (int)text.len);
     return len < (int)padding ? 0 : (size_t)len - padding;
 }
 
-static bool read_authority(line *l) {
-    if (!need(l, "the base64 DER of a CA certificate")) return false;
-    uint8_t *der = l->field_bytes; /* free until the fields are written */
-    size_t len = base64_decode(l->token, der);
-    const uint8_t *at = der;
-    X509 *certificate = len && len <= CERTIFICATE_BYTES ? d2i_X509(NULL, &at, (long)len) : NULL;
-    l->head.certificate = certificate;
-    if (certificate == NULL || at != der + len) {
-        return fail(l->why, "not the base64 DER of one certificate");
-    }
-    if (X509_check_ca(certificate) != 1) {
-        return fail(l->why,
-                    "not a CA certificate: its basic constraints do not say CA:TRUE, or its "
-                    "key usage does not let it sign certificates");
-    }
-    uint8_t hash[HASH_BYTES], key[HASH_BYTES], alias[KEY_BYTES];
-    uint8_t serial[SERIAL_BYTES];
+/* The certificate of the next word. Its DER stands where the fields are written later. */
+static bool read_certificate(line *l, const char *what, size_t *len) {
+    if (!need(l, what)) return false;
+    const uint8_t *at = l->field_bytes;
+    *len = base64_decode(l->token, l->field_bytes);
+    l->head.certificate =
+        *len && *len <= CERTIFICATE_BYTES ? d2i_X509(NULL, &at, (long)*len) : NULL;
+    return (l->head.certificate && at == l->field_bytes + *len) ||
+           fail(l->why, "not the base64 DER of one certificate");
+}
+
+/* Says it; and the line's key, one for each certificate and `type`. */
+static bool take_certificate(line *l, size_t len, line_type type, uint8_t key[HASH_BYTES]) {
+    X509 *certificate = l->head.certificate;
+    uint8_t hash[HASH_BYTES], serial[SERIAL_BYTES];
     size_t serial_len;
     int64_t from, to;
     if (!certificate_key(certificate, key) || !certificate_times(certificate, &from, &to) ||
@@ -189,15 +210,40 @@ static bool read_authority(line *l) {
         return fail(l->why,
                     "its key, its validity or its serial number is nothing that could be checked");
     }
-    sha256(span_of(der, len), hash);
-    int text_len =
-        EVP_EncodeBlock(l->token_bytes, der, (int)len); /* base64 has several spellings */
+    sha256(span_of(l->field_bytes, len), hash);
+    int text_len = EVP_EncodeBlock(l->token_bytes, l->field_bytes,
+                                   (int)len); /* base64 has several spellings */
     say(l, span_of(l->token_bytes, (size_t)text_len));
-    put_key(&l->key, LINE_CA, 0,
-            span_of(hash, sizeof hash)); /* one certificate is `ca` or `anchor` */
+    put_key(&l->key, type, 0, span_of(hash, sizeof hash));
+    return true;
+}
+
+/* Whatever it is, CA or not: nobody is asked who has signed it, and it vouches for nobody. The rule keeps
+ * no X509, which would have it be one of the authorities. */
+static bool read_pin(line *l) {
+    uint8_t key[HASH_BYTES];
+    size_t len;
+    if (!read_certificate(l, "the base64 DER of a client's certificate", &len) ||
+        !take_certificate(l, len, LINE_PIN, key))
+        return false;
+    X509_free(l->head.certificate);
+    l->head.certificate = NULL;
+    return true;
+}
+
+static bool read_authority(line *l) {
+    uint8_t key[HASH_BYTES], alias[KEY_BYTES];
+    size_t len;
+    if (!read_certificate(l, "the base64 DER of a CA certificate", &len)) return false;
+    if (X509_check_ca(l->head.certificate) != 1) {
+        return fail(l->why,
+                    "not a CA certificate: its basic constraints do not say CA:TRUE, or its "
+                    "key usage does not let it sign certificates");
+    }
+    if (!take_certificate(l, len, LINE_CA, key)) return false; /* one is `ca` or `anchor` */
     alias_authority(alias, key);
     if (l->head.type == LINE_CA) put_field(l, FIELD_ALIAS, span_of(alias, sizeof alias));
-    unsigned long file = X509_subject_name_hash(certificate); /* 32 bits */
+    unsigned long file = X509_subject_name_hash(l->head.certificate); /* 32 bits */
     const uint8_t bytes[] = {(uint8_t)(file >> 24), (uint8_t)(file >> 16), (uint8_t)(file >> 8),
                              (uint8_t)file};
     put_field(l, FIELD_FILE, span_of(bytes, sizeof bytes));
@@ -439,7 +485,7 @@ static bool read_limit(line *l) {
 static bool read_pattern_kind(line *l) {
     if (!need(l, "the kind of name to match")) return false;
     int kind = one_of(l, BIND_NAMES, BIND_KINDS);
-    if (kind < 0 || kind == BIND_IP || kind == BIND_CERT || kind == BIND_KEY)
+    if (kind < 0 || kind == BIND_IP || kind > BIND_UPN)
         return bad_token(l, "pattern takes subject, cn, uri, dns, email or upn, not");
     say(l, l->token);
     l->head.kind = (uint8_t)kind;
@@ -447,10 +493,12 @@ static bool read_pattern_kind(line *l) {
 }
 
 static bool read_pattern_user(line *l, span template) {
-    if (!need(l, "the user that the pattern makes")) return false;
+    if (!need(l, "the user of the pattern")) return false;
+    if (is_option(l->token)) return fail(l->why, "the user of the pattern is missing");
     if (!is_user_name(l->token)) return bad_token(l, "not the name of an ACL user");
     if (!pattern_check_user((bind_kind)l->head.kind, template, l->token, l->why)) return false;
-    put_field(l, FIELD_MAKES, l->token);
+    l->head.makes = has_placeholder(l->token);
+    put_field(l, l->head.makes ? FIELD_MAKES : FIELD_USER, l->token);
     l->makes = span_of(l->field_bytes + l->fields.len - l->token.len, l->token.len);
     say(l, l->token);
     return true;
@@ -470,12 +518,26 @@ static bool read_pattern_options(line *l, options *o) {
 
 static void put_pattern_aliases(line *l, span template, span acl) {
     uint8_t alias[KEY_BYTES];
-    alias_word(alias, word_of(l->makes));
-    put_field(l, FIELD_ALIAS, span_of(alias, sizeof alias));
-    alias_state(alias, l->makes, acl);
-    put_field(l, FIELD_ALIAS, span_of(alias, sizeof alias));
+    span word = word_of(l->makes);
     alias_anchor(alias, l->head.kind, pattern_anchor(l->head.kind, template));
     put_field(l, FIELD_ALIAS, span_of(alias, sizeof alias));
+    if (word.len == 0) return;
+    if (l->head.makes) alias_word(alias, word);
+    else alias_named(alias, word);
+    put_field(l, FIELD_ALIAS, span_of(alias, sizeof alias));
+    if (!l->head.makes) return;
+    alias_state(alias, l->makes, acl);
+    put_field(l, FIELD_ALIAS, span_of(alias, sizeof alias));
+}
+
+static bool read_pattern_rules(line *l) {
+    if (l->head.makes) return read_acl(l);
+    l->why->text[0] = 0;
+    if (next(l))
+        return bad_token(l,
+                         "a user without a placeholder is named as by bind, and its rules stand in "
+                         "its `user` line: not here");
+    return l->why->text[0] == 0;
 }
 
 static bool read_pattern(line *l) {
@@ -489,7 +551,7 @@ static bool read_pattern(line *l) {
     put_field(l, FIELD_TEMPLATE, template);
     if (!read_pattern_user(l, template) || !read_pattern_options(l, &o)) return false;
     size_t said = l->text.len;
-    if (!read_acl(l)) return false;
+    if (!read_pattern_rules(l)) return false;
     put_pattern_aliases(l, template, span_of(l->text_bytes + said, l->text.len - said));
     line_key(l, l->head.kind, template, span_of(o.ca_bytes, o.ca.len));
     return true;
@@ -504,6 +566,7 @@ static const struct {
     [LINE_SET] = {"set", read_set},
     [LINE_CA] = {"ca", read_authority},
     [LINE_ANCHOR] = {"anchor", read_authority},
+    [LINE_PIN] = {"pin", read_pin},
     [LINE_ALLOW] = {"allow", read_allow},
     [LINE_BIND] = {"bind", read_bind},
     [LINE_PATTERN] = {"pattern", read_pattern},
@@ -526,8 +589,8 @@ static bool read_line(line *l) {
         bool fits = !l->text.full && !l->key.full && !l->fields.full;
         return fits || fail(l->why, "the line is longer than %d bytes", LINE_BYTES);
     }
-    return bad_token(l, "a line starts with set, ca, anchor, allow, bind, pattern, revoke or user, "
-                        "not");
+    return bad_token(l, "a line starts with set, ca, anchor, pin, allow, bind, pattern, revoke or "
+                        "user, not");
 }
 
 static rule *rule_of(const line *l) {

@@ -1,4 +1,4 @@
-/* What the readers of lines share. For line.c, bind.c alone. */
+/* What the readers of lines share. For line.c, bind.c, demand.c alone. */
 #ifndef CERTAUTH_LINE_H
 #define CERTAUTH_LINE_H
 
@@ -15,8 +15,8 @@ typedef struct {
     writer key;  /* hashed at the end, see key_of */
     writer fields;
     fault *why;
-    bool held;     /* see rule_parse_held */
-    size_t counted; /* its users, or ACL rules */
+    bool held;            /* see rule_parse_held */
+    size_t counted;       /* its users, or ACL rules */
     bool is_named[NAMED]; /* the users of a `bind` line so far: a table of their keys */
     uint8_t named[NAMED][KEY_BYTES];
     span token; /* the last one read, in token_bytes */
@@ -59,5 +59,9 @@ bool is_option(span token);
 bool is_one_more(line *l, size_t most, const char *what);
 bool read_bind(line *l);
 extern const char *const BIND_NAMES[BIND_KINDS];
+
+/* ---- demand.c ---- */
+
+bool read_demand(line *l);
 
 #endif

@@ -134,12 +134,7 @@ bool name_reverse(span name, uint8_t *out) {
 /* 255 bytes of DER are at most so many characters of dotted decimal. */
 enum { DOTTED = 4 * UINT8_MAX + 8 };
 
-void put_oid(writer *w, span oid) {
-    for (size_t i = 0; i < ATTRIBUTE_NAMES; i++) {
-        if (!span_equal(oid, span_of(ATTRIBUTES[i].oid, ATTRIBUTES[i].len))) continue;
-        for (const char *c = ATTRIBUTES[i].name; *c; c++) put_byte(w, (uint8_t)*c);
-        return;
-    }
+void put_dotted(writer *w, span oid) {
     uint8_t der[3 + UINT8_MAX], *content = der;
     ASN1_put_object(&content, 0, (int)oid.len, V_ASN1_OBJECT, V_ASN1_UNIVERSAL);
     memcpy(content, oid.ptr, oid.len);
@@ -153,6 +148,15 @@ void put_oid(writer *w, span oid) {
         return;
     }
     put(w, dotted, (size_t)len);
+}
+
+void put_oid(writer *w, span oid) {
+    for (size_t i = 0; i < ATTRIBUTE_NAMES; i++) {
+        if (!span_equal(oid, span_of(ATTRIBUTES[i].oid, ATTRIBUTES[i].len))) continue;
+        put_string(w, ATTRIBUTES[i].name);
+        return;
+    }
+    put_dotted(w, oid);
 }
 
 /* RFC 4514 section 2.4. */
@@ -222,15 +226,40 @@ static bool is_dotted(span type) {
     return !starts;
 }
 
+static bool named_oid(span type, uint8_t *out, size_t *len) {
+    for (size_t i = 0; i < ATTRIBUTE_NAMES; i++) {
+        if (!span_equal_nocase(type, span_of(ATTRIBUTES[i].name, strlen(ATTRIBUTES[i].name))))
+            continue;
+        *len = ATTRIBUTES[i].len;
+        memcpy(out, ATTRIBUTES[i].oid, *len);
+        return true;
+    }
+    return false;
+}
+
 /* Dotted decimal, by libcrypto. */
-static bool read_dotted_oid(reader *r, span type, uint8_t *out, size_t *len) {
+static bool dotted_oid(span type, uint8_t *out, size_t *len) {
     uint8_t der[UINT8_MAX];
-    if (span_starts(type, LITERAL("OID."))) type = span_skip(type, 4);
     int n = type.len < DOTTED && is_dotted(type)
                 ? a2d_ASN1_OBJECT(der, sizeof der, (const char *)type.ptr, (int)type.len)
                 : 0;
-    if (n <= 0) {
-        if (span_equal_nocase(type, LITERAL("SN"))) {
+    if (n <= 0) return false;
+    memcpy(out, der, (size_t)n);
+    *len = (size_t)n;
+    return true;
+}
+
+/* The name that is left out of ATTRIBUTES on purpose. */
+bool is_two_types(span type) { return span_equal_nocase(type, LITERAL("SN")); }
+
+bool oid_parse(span text, bool names, uint8_t out[UINT8_MAX], size_t *len) {
+    return (names && named_oid(text, out, len)) || dotted_oid(text, out, len);
+}
+
+static bool read_dotted_oid(reader *r, span type, uint8_t *out, size_t *len) {
+    if (span_starts(type, LITERAL("OID."))) type = span_skip(type, 4);
+    if (!dotted_oid(type, out, len)) {
+        if (is_two_types(type)) {
             return fail(r->why,
                         "attribute SN at character %zu of the subject is read as surname by some "
                         "and as serial number by others: write surname or serialNumber",
@@ -238,8 +267,6 @@ static bool read_dotted_oid(reader *r, span type, uint8_t *out, size_t *len) {
         }
         return reader_fail(r, "unknown attribute type");
     }
-    memcpy(out, der, (size_t)n);
-    *len = (size_t)n;
     return true;
 }
 
@@ -251,11 +278,7 @@ static bool read_type(reader *r, uint8_t *oid, size_t *len) {
     if (type.len == 0) return reader_fail(r, "an attribute type is missing");
     skip_blanks(r);
     if (peek(r) != '=') return reader_fail(r, "'=' is missing");
-    for (size_t i = 0; i < ATTRIBUTE_NAMES; i++) {
-        if (!span_equal_nocase(type, span_of(ATTRIBUTES[i].name, strlen(ATTRIBUTES[i].name))))
-            continue;
-        *len = ATTRIBUTES[i].len;
-        memcpy(oid, ATTRIBUTES[i].oid, *len);
+    if (named_oid(type, oid, len)) {
         r->at++;
         return true;
     }

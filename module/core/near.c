@@ -38,14 +38,30 @@ uint64_t near_subject(span name) {
     return sum | 1;
 }
 
+/* Of a list of attributes, that which says most: its CN, or the last one. */
+static attribute telling(span name) {
+    attribute a = {0}, found = {0};
+    for (size_t at = 0; name_next(name, &at, &a);) {
+        if (!span_equal(found.oid, OID_CN)) found = a;
+    }
+    return found;
+}
+
 uint64_t near_hash(bind_kind kind, span value) {
     const span none = {0};
+    attribute one;
     span cn;
     switch (kind) {
     case BIND_SUBJECT:
         return name_common_names(value, &cn) ? near_hash(BIND_CN, cn) : near_subject(value);
-    case BIND_CN: case BIND_URI: case BIND_DNS: case BIND_EMAIL: case BIND_UPN:
-        return hash_folded((int)kind, none, value);
+    case BIND_CN:
+    case BIND_URI:
+    case BIND_DNS:
+    case BIND_EMAIL:
+    case BIND_UPN: return hash_folded((int)kind, none, value);
+    case BIND_ATTRIBUTE:
+    case BIND_EXTENSION:
+    case BIND_ATTRIBUTES: one = telling(value); return hash_folded((int)kind, one.oid, one.value);
     default: return 0;
     }
 }

@@ -1,4 +1,4 @@
-/* `pattern` lines: many certificates, each its own user, by one line. What a placeholder takes holds no
+/* `pattern` lines: many certificates, each its own user or all of them one, by one line. What a placeholder takes holds no
  * delimiter, no glob character and nothing that a line, an ACL rule or a URI would have to escape, and
  * behind it stands what it cannot hold. So a value matches in one way or not at all, and a made name or
  * rule says back which values made it. */
@@ -84,7 +84,7 @@ static span next_part(span *rest, bool *hole) {
     return *hole ? span_of(part.ptr + 1, len - 2) : part;
 }
 
-static bool has_placeholder(span text) {
+bool has_placeholder(span text) {
     for (bool hole = false; text.len;) {
         next_part(&text, &hole);
         if (hole) return true;
@@ -204,11 +204,13 @@ span word_of(span user) {
     return span_of(user.ptr, len < user.len && user.ptr[len] == ':' ? len : 0);
 }
 
+bool rule_is_maker(const rule *r) { return r->makes; }
+
 span rule_word(const rule *r) {
     size_t at = 0;
     span name;
-    bool named = (r->type == LINE_PATTERN && rule_field(r, FIELD_MAKES, &at, &name)) ||
-                 (r->type == LINE_USER && rule_field(r, FIELD_USER, &at, &name));
+    bool named = (r->type == LINE_PATTERN || r->type == LINE_USER) &&
+                 rule_field(r, r->makes ? FIELD_MAKES : FIELD_USER, &at, &name);
     return named ? word_of(name) : span_of(NULL, 0);
 }
 
@@ -237,6 +239,7 @@ static bool check_segments(span user, const values *names, fault *why) {
 bool pattern_check_user(bind_kind kind, span template, span user, fault *why) {
     values names = {0};
     size_t word = word_of(user).len;
+    if (!has_placeholder(user)) return no_brace(user, why);
     if (word == 0 || user.len == word + 1) {
         return fail(why, "the user of a pattern starts with a word of its own and ':', such as "
                          "app:{id}; letters, digits and - . _ ~ make a word");
@@ -411,6 +414,7 @@ bool pattern_match(const rule *r, span value, writer *made) {
     }
     if (next_text(kind, value, &here, &b) || (kind == BIND_URI && has_dot_segment(value)))
         return false;
+    if (!r->makes) return true;
     if (!rule_field(r, FIELD_MAKES, &field, &user)) return false;
     expand(made, user, &v);
     return !made->full;
@@ -497,13 +501,13 @@ static span rule_anchor(const rule *r) {
 void patterns_add(patterns *p, const rule *r) {
     span anchor = rule_anchor(r);
     add_entry(p, r, hash_text((bind_kind)r->kind, anchor));
-    add_entry(p, r, hash_text(BIND_KINDS, rule_word(r)));
+    if (r->makes) add_entry(p, r, hash_text(BIND_KINDS, rule_word(r)));
     p->lengths[r->kind][anchor.len] = true;
 }
 
 void patterns_remove(patterns *p, const rule *r) {
     remove_entry(p, r, hash_text((bind_kind)r->kind, rule_anchor(r)));
-    remove_entry(p, r, hash_text(BIND_KINDS, rule_word(r)));
+    if (r->makes) remove_entry(p, r, hash_text(BIND_KINDS, rule_word(r)));
 }
 
 void patterns_free(patterns *p) {

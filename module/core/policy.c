@@ -24,8 +24,10 @@ void policy_free(policy *p) {
     if (p == NULL) return;
     table_free(&p->aliases, true);
     table_free(&p->authorities, false);
+    table_free(&p->pins, false);
     table_free(&p->lines, true);
     patterns_free(&p->patterns);
+    shapes_free(&p->shapes);
     near_free(&p->near);
     X509_STORE_free(p->store);
     free(p);
@@ -42,11 +44,46 @@ int policy_setting(const policy *p, setting s) { return p->settings[s]; }
 size_t policy_rules(const policy *p) { return p->lines.count; }
 const rule *policy_rule(const policy *p, size_t index) { return p->lines.rules[index]; }
 size_t policy_authorities(const policy *p) { return p->authorities.count; }
-const rule *policy_authority_rule(const policy *p, size_t index) { return p->authorities.rules[index]; }
-X509 *policy_authority(const policy *p, size_t index) { return p->authorities.rules[index]->certificate; }
+const rule *policy_authority_rule(const policy *p, size_t index) {
+    return p->authorities.rules[index];
+}
+X509 *policy_authority(const policy *p, size_t index) {
+    return p->authorities.rules[index]->certificate;
+}
 X509_STORE *policy_store(const policy *p) { return p->store; }
 
 const near_lines *policy_near(const policy *p) { return &p->near; }
+
+size_t policy_pins(const policy *p, X509 **first) {
+    if (first == NULL) return p->pins.count;
+    const rule *r = p->pins.count ? p->pins.rules[0] : NULL;
+    X509 *read[2] = {NULL, NULL};
+    fault why;
+    span text = r ? span_skip(rule_text(r), sizeof "pin") : span_of(NULL, 0);
+    uint8_t *der = text.len ? malloc(text.len) : NULL;
+    if (der) certificates_parse(span_of(der, base64_decode(text, der)), read, 2, &why);
+    free(der);
+    *first = read[0];
+    return p->pins.count;
+}
+
+static const rule *find_certificate(const policy *p, line_type type, X509 *certificate) {
+    uint8_t cert[HASH_BYTES], tbs[HASH_BYTES], key[KEY_BYTES];
+    const table *among = type == LINE_PIN ? &p->pins : &p->authorities;
+    if (among->count == 0 || !certificate_hashes(certificate, cert, tbs)) return NULL;
+    key_of(key, type, 0, span_of(cert, HASH_BYTES), span_of(NULL, 0));
+    return table_find(among, key);
+}
+
+bool policy_has_pin(const policy *p, X509 *certificate) {
+    return find_certificate(p, LINE_PIN, certificate);
+}
+
+/* `ca` and `anchor` lines have one key. */
+bool policy_has_ca(const policy *p, X509 *certificate) {
+    const rule *r = find_certificate(p, LINE_CA, certificate);
+    return r && r->type == LINE_CA;
+}
 
 const rule *policy_user(const policy *p, line_type type, span name) {
     uint8_t key[KEY_BYTES];
@@ -81,9 +118,11 @@ static void policy_put(policy *p, rule *r) {
     table_add(&p->lines, r);
     tally_rule(&p->aliases, r, 1);
     if (r->certificate) table_add(&p->authorities, r);
+    if (r->type == LINE_PIN) table_add(&p->pins, r);
     if (r->type == LINE_PATTERN) patterns_add(&p->patterns, r);
+    if (is_attributes(r)) shapes_add(&p->shapes, r);
     near_add(&p->near, r);
-    if (r->type == LINE_SET) p->settings[r->kind] = r->value;
+    if (r->type == LINE_SET) p->settings[r->kind] = rule_setting(r);
     if (r->type == LINE_BIND) p->binds[r->kind]++;
     if (r->type == LINE_BIND && r->scoped) p->scoped[r->kind]++;
     if (r->type == LINE_REVOKE) p->revokes[r->kind]++;
@@ -96,9 +135,11 @@ static void policy_take(policy *p, const rule *r) {
     if (r->type == LINE_BIND && r->scoped) p->scoped[r->kind]--;
     if (r->type == LINE_REVOKE) p->revokes[r->kind]--;
     if (r->type == LINE_PATTERN) patterns_remove(&p->patterns, r);
+    if (is_attributes(r)) shapes_remove(&p->shapes, r);
     near_remove(&p->near, r);
     tally_rule(&p->aliases, r, -1);
     if (r->certificate) table_remove(&p->authorities, r);
+    if (r->type == LINE_PIN) table_remove(&p->pins, r);
     table_remove(&p->lines, r);
 }
 
@@ -117,9 +158,11 @@ void patch_free(patch *p) {
     if (p == NULL) return;
     table_free(&p->aliases, true);
     patterns_free(&p->patterns);
+    shapes_free(&p->shapes);
     table_free(&p->added, !p->committed);
     table_free(&p->removed, p->committed);
-    if (p->next) p->next->lines.count = 0; /* the rules are the other policy's, or were just freed */
+    if (p->next)
+        p->next->lines.count = 0; /* the rules are the other policy's, or were just freed */
     policy_free(p->next);
     free(p);
 }
@@ -141,11 +184,15 @@ const char *patch_problem_text(const patch *p, size_t index, size_t *number) {
 }
 
 /* Which lines may come from where. */
-static const char *out_of_place(patch_source source, line_type type) {
+static const char *out_of_place(patch_source source, const rule *r) {
+    line_type type = rule_type(r);
     switch (source) {
     case FROM_JOURNAL:
         return type == LINE_LIMIT ? "limit lines belong into the bootstrap file" : NULL;
     case FROM_BOOTSTRAP:
+        if (is_attributes(r))
+            return "a bootstrap file names those whom it admits: bind attributes belongs into the "
+                   "policy";
         return type == LINE_CA || type == LINE_ANCHOR || type == LINE_BIND || type == LINE_USER ||
                        type == LINE_LIMIT
                    ? NULL
@@ -164,7 +211,7 @@ static rule *patch_parse(patch *p, span text, size_t number, bool held) {
         patch_problem(p, number, why.text);
         return NULL;
     }
-    const char *misplaced = number ? out_of_place(p->source, rule_type(r)) : NULL;
+    const char *misplaced = number ? out_of_place(p->source, r) : NULL;
     if (misplaced == NULL) {
         r->number = (uint32_t)number;
         return r;
@@ -251,6 +298,7 @@ static void patch_count_rule(patch *p, const rule *r, bool add) {
     tally_rule(&p->aliases, r, add ? 1 : -1);
     if (add && r->type == LINE_PATTERN) patterns_add(&p->patterns, r);
     p->authorities = p->authorities || r->certificate;
+    p->pins = p->pins || r->type == LINE_PIN;
 }
 
 /* How many lines will have an alias. */
@@ -259,39 +307,50 @@ static uint32_t view_tallied(const view *v, const uint8_t alias[KEY_BYTES]) {
     return tallied(&v->base->aliases, alias) + change;
 }
 
-/* What is wrong with a `pattern` line beside the other lines, or NULL. Its aliases, as line.c has put them:
- * word, state, anchor. */
-static const char *pattern_clash(const view *v, const rule *r, span word) {
+/* What is wrong with a `pattern` line that makes users beside the other lines, or NULL. `count`: of its
+ * aliases, as line.c has put them: anchor, word, state. */
+static const char *maker_clash(const view *v, span word, const uint32_t count[3]) {
     uint8_t named[KEY_BYTES];
-    uint32_t count[3];
+    alias_named(named, word);
+    if (count[1] != count[2])
+        return "another pattern line has the same word with another user or other ACL rules";
+    if (view_tallied(v, named))
+        return "a `user` line has a name that starts with the same word, or the user of a pattern "
+               "line "
+               "that names one";
+    return count[1] > PATTERN_TWINS ? "too many pattern lines have the same word: at most 1000"
+                                    : NULL;
+}
+
+/* Names that start with the word of a `pattern` line are nobody else's. */
+static const char *name_clash(const view *v, span word) {
+    uint8_t owner[KEY_BYTES];
+    if (word.len) alias_word(owner, word);
+    return word.len && view_tallied(v, owner)
+               ? "the name starts with the word of a `pattern` line, whose users it belongs to"
+               : NULL;
+}
+
+static const char *pattern_clash(const view *v, const rule *r) {
+    uint32_t count[3] = {0};
     span alias;
     size_t at = 0;
     for (int i = 0; i < 3 && rule_field(r, FIELD_ALIAS, &at, &alias); i++)
         count[i] = view_tallied(v, alias.ptr);
-    alias_named(named, word);
-    if (count[0] != count[1])
-        return "another pattern line has the same word with another user or other ACL rules";
-    if (view_tallied(v, named)) return "a `user` line has a name that starts with the same word";
-    return count[0] > PATTERN_TWINS || count[2] > PATTERN_TWINS
-               ? "too many pattern lines have the same word, or the same literal at the end by which "
-                 "they are found: at most 1000"
-               : NULL;
+    if (count[0] > PATTERN_TWINS)
+        return "too many pattern lines have the same literal at the end by which they are found: "
+               "at "
+               "most 1000";
+    return r->makes ? maker_clash(v, rule_word(r), count) : name_clash(v, rule_word(r));
 }
 
-/* Names that start with the word of a `pattern` line are nobody else's. */
 static void patch_check_words(patch *p) {
     view v = {p->base, p};
-    uint8_t owner[KEY_BYTES];
     for (size_t i = 0; i < p->added.count; i++) {
         const rule *r = p->added.rules[i];
-        span word = rule_word(r);
-        if (word.len == 0) continue;
-        alias_word(owner, word);
-        const char *clash = r->type == LINE_PATTERN ? pattern_clash(&v, r, word)
-                            : view_tallied(&v, owner)
-                                ? "the name starts with the word of a `pattern` line, whose users it "
-                                  "belongs to"
-                                : NULL;
+        if (r->type != LINE_PATTERN && r->type != LINE_USER) continue;
+        const char *clash =
+            r->type == LINE_PATTERN ? pattern_clash(&v, r) : name_clash(&v, rule_word(r));
         if (clash) patch_problem(p, r->number, clash);
     }
 }
@@ -303,6 +362,7 @@ bool patch_finish(patch *p, bool whole) {
     for (size_t i = 0; i < p->removed.count; i++) patch_count_rule(p, p->removed.rules[i], false);
     for (size_t i = 0; i < p->added.count; i++) patch_count_rule(p, p->added.rules[i], true);
     patch_check_words(p);
+    patch_check_shapes(p);
     return p->problems == 0;
 }
 
@@ -315,7 +375,7 @@ const rule *patch_rule(const patch *p, bool added, size_t index, size_t *number)
 }
 
 digest patch_digest(const patch *p) { return p->sum; }
-bool patch_changes_trust(const patch *p) { return p->authorities; }
+bool patch_changes_trust(const patch *p) { return p->authorities || p->pins; }
 
 bool patch_has(const patch *p, bool added, const rule *r) {
     return table_find(added ? &p->added : &p->removed, r->key) == r;
@@ -346,7 +406,8 @@ bool patch_is_large(const patch *p) {
 void patch_prepare(patch *p) {
     const table *lines = &p->base->lines;
     size_t count = lines->count - p->removed.count + p->added.count;
-    bool fits = count <= lines->room && p->base->aliases.count + p->aliases.count <= p->base->aliases.room;
+    bool fits =
+        count <= lines->room && p->base->aliases.count + p->aliases.count <= p->base->aliases.room;
     if (!patch_is_large(p) && (fits || lines->count <= SMALL_CHANGE)) return;
     policy *next = p->next = policy_new();
     table_reserve(&next->lines, count);
@@ -399,13 +460,27 @@ int view_setting(const view *v, setting s) {
     if (v->pending == NULL) return v->base->settings[s];
     key_of(key, LINE_SET, (int)s, span_of(NULL, 0), span_of(NULL, 0));
     const rule *r = view_find(v, key);
-    return r ? r->value : 0;
+    return r ? rule_setting(r) : 0;
+}
+
+const rule *view_demand(const view *v, reason why) {
+    static const setting settings[REASON_COUNT] = {
+        [REASON_LIFETIME] = SET_MAX_LIFETIME,
+        [REASON_REQUIRED_EKU] = SET_REQUIRE_EKU,
+        [REASON_REQUIRED_POLICY] = SET_REQUIRE_POLICY,
+        [REASON_KEY_TOO_SMALL] = SET_MIN_KEY_BITS,
+        [REASON_TLS_VERSION] = SET_MIN_TLS,
+    };
+    const setting demand = settings[why]; /* of any other reason: SET_ENFORCE, which is none */
+    uint8_t key[KEY_BYTES];
+    if (demand == SET_ENFORCE || (!v->pending && !v->base->settings[demand])) return NULL;
+    key_of(key, LINE_SET, (int)demand, span_of(NULL, 0), span_of(NULL, 0));
+    return view_find(v, key);
 }
 
 bool view_binds(const view *v, bind_kind kind) { return v->pending || v->base->binds[kind]; }
 bool view_binds_scoped(const view *v, bind_kind kind) {
     return v->pending || v->base->scoped[kind];
 }
-bool view_revokes(const view *v, revoke_kind kind) {
-    return v->pending || v->base->revokes[kind];
-}
+bool view_pins(const view *v) { return v->pending || v->base->pins.count; }
+bool view_revokes(const view *v, revoke_kind kind) { return v->pending || v->base->revokes[kind]; }

@@ -1,5 +1,5 @@
-/* What the files of a policy share: its tables, and how it is laid out. For policy.c, table.c and
- * decide.c alone. */
+/* What the files of a policy share: its tables, and how it is laid out. For policy.c, table.c,
+ * attributes.c, peer.c and decide.c alone. */
 #ifndef CERTAUTH_POLICY_H
 #define CERTAUTH_POLICY_H
 
@@ -10,7 +10,9 @@
 /* Rules in a dense array, found by their keys through `slots`, which are probed linearly and kept at
  * most half full. No two rules of a table have one key. The first bytes of a key serve as the hash; a
  * slot has it too, so that neither a miss nor growing touches a rule. */
-typedef struct { uint32_t hash, at; } slot; /* at: index + 1; 0: free */
+typedef struct {
+    uint32_t hash, at;
+} slot; /* at: index + 1; 0: free */
 
 typedef struct {
     rule **rules;
@@ -19,14 +21,17 @@ typedef struct {
 } table;
 
 struct policy {
-    table lines;   /* every rule, owned */
+    table lines;       /* every rule, owned */
     table authorities; /* those of them with a certificate */
-    table aliases; /* how many lines have a FIELD_ALIAS */
+    table pins;        /* `pin` lines */
+    table aliases;     /* how many lines have a FIELD_ALIAS */
     patterns patterns;
+    shapes shapes;
     near_lines near;
     digest sum;
     int settings[SETTINGS];
-    size_t binds[BIND_KINDS], scoped[BIND_KINDS], revokes[REVOKE_KINDS], limits; /* how many lines */
+    size_t binds[BIND_KINDS], scoped[BIND_KINDS], revokes[REVOKE_KINDS],
+        limits; /* how many lines */
     X509_STORE *store;
 };
 
@@ -35,13 +40,14 @@ enum { PROBLEMS = 32 };
 struct patch {
     const policy *base;
     patch_source source;
-    table added;   /* owned until the commit */
-    table removed; /* rules of `base`; owned after the commit */
-    table aliases; /* by how much their counts change, modulo 2^32 */
+    table added;       /* owned until the commit */
+    table removed;     /* rules of `base`; owned after the commit */
+    table aliases;     /* by how much their counts change, modulo 2^32 */
     patterns patterns; /* of those added */
+    shapes shapes;     /* of those added, which no line of `base` has */
     digest sum;
     policy *next; /* what `base` will be, see patch_prepare; after the commit, what it was */
-    bool authorities, committed;
+    bool authorities, pins, committed;
     size_t problems;
     struct {
         size_t number;
@@ -52,7 +58,16 @@ struct patch {
 /* ---- policy.c ---- */
 
 bool view_binds_scoped(const view *v, bind_kind kind);
+bool view_pins(const view *v);
 bool view_revokes(const view *v, revoke_kind kind);
+
+/* ---- decide.c ---- */
+
+bool is_revoked(const view *revocations, revocable c);
+
+/* ---- attributes.c ---- */
+
+void patch_check_shapes(patch *p);
 
 /* ---- table.c ---- */
 

@@ -11,18 +11,17 @@
 static void name_algorithm(const ASN1_OBJECT *algorithm, char out[ALGORITHM_TEXT]) {
     enum { FIRST = 17 };
     static const char *const names[] = {
-        "ML-DSA-44", "ML-DSA-65", "ML-DSA-87", "SLH-DSA-SHA2-128s", "SLH-DSA-SHA2-128f",
-        "SLH-DSA-SHA2-192s", "SLH-DSA-SHA2-192f", "SLH-DSA-SHA2-256s", "SLH-DSA-SHA2-256f",
-        "SLH-DSA-SHAKE-128s", "SLH-DSA-SHAKE-128f", "SLH-DSA-SHAKE-192s", "SLH-DSA-SHAKE-192f",
-        "SLH-DSA-SHAKE-256s", "SLH-DSA-SHAKE-256f",
+        "ML-DSA-44",          "ML-DSA-65",          "ML-DSA-87",          "SLH-DSA-SHA2-128s",
+        "SLH-DSA-SHA2-128f",  "SLH-DSA-SHA2-192s",  "SLH-DSA-SHA2-192f",  "SLH-DSA-SHA2-256s",
+        "SLH-DSA-SHA2-256f",  "SLH-DSA-SHAKE-128s", "SLH-DSA-SHAKE-128f", "SLH-DSA-SHAKE-192s",
+        "SLH-DSA-SHAKE-192f", "SLH-DSA-SHAKE-256s", "SLH-DSA-SHAKE-256f",
     };
     span oid = span_of(OBJ_get0_data(algorithm), OBJ_length(algorithm));
     const span above = LITERAL("\x60\x86\x48\x01\x65\x03\x04\x03");
     size_t last = oid.len == above.len + 1 ? oid.ptr[above.len] - (size_t)FIRST : SIZE_MAX;
     if (span_starts(oid, above) && last < sizeof names / sizeof *names)
         snprintf(out, ALGORITHM_TEXT, "%s", names[last]);
-    else
-        OBJ_obj2txt(out, ALGORITHM_TEXT, algorithm, 0);
+    else OBJ_obj2txt(out, ALGORITHM_TEXT, algorithm, 0);
 }
 
 static bool knows_key(const ASN1_OBJECT *algorithm) {
@@ -103,8 +102,8 @@ static void hash_with(X509 *certificate, span signature, uint8_t out[HASH_BYTES]
     must(encode(certificate, &e) ? &e : NULL); /* a handshake has sent it */
     span bits = put_header(inner, 0, signature.len + 1, V_ASN1_BIT_STRING);
     size_t len = e.tbs.len + e.algorithm.len + bits.len + 1 + signature.len;
-    const span parts[] = {put_header(outer, 1, len, V_ASN1_SEQUENCE), e.tbs, e.algorithm, bits,
-                          LITERAL("\0") /* no unused bits */, signature};
+    const span parts[] = {put_header(outer, 1, len, V_ASN1_SEQUENCE), e.tbs,    e.algorithm, bits,
+                          LITERAL("\0") /* no unused bits */,         signature};
     sha256_of(parts, sizeof parts / sizeof *parts, out);
     OPENSSL_free((void *)(uintptr_t)e.whole.ptr);
 }

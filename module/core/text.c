@@ -30,6 +30,11 @@ const char *reason_name(reason why) {
     case REASON_NO_BINDING: return "no_binding";
     case REASON_CONFLICT: return "conflict";
     case REASON_ADDRESS: return "address";
+    case REASON_LIFETIME: return "lifetime";
+    case REASON_REQUIRED_EKU: return "required_eku";
+    case REASON_REQUIRED_POLICY: return "required_policy";
+    case REASON_KEY_TOO_SMALL: return "key_too_small";
+    case REASON_TLS_VERSION: return "tls_version";
     case REASON_USER_MISSING: return "user_missing";
     case REASON_USER_OFF: return "user_off";
     case REASON_MATCHED: return "matched";
@@ -183,9 +188,9 @@ static bool is_elusive(uint32_t c) {
     static const struct {
         uint32_t first, last;
     } ranges[] = {
-        {0xa0, 0xa0},     {0x300, 0x36f},   {0x1680, 0x1680}, {0x1ab0, 0x1aff}, {0x1dc0, 0x1dff},
-        {0x2000, 0x200a}, {0x202f, 0x202f}, {0x205f, 0x205f}, {0x20d0, 0x20ff}, {0x2800, 0x2800},
-        {0x3000, 0x3000}, {0xfe20, 0xfe2f},
+        {0xa0, 0xa0},     {0x300, 0x36f},   {0x1680, 0x1680}, {0x1ab0, 0x1aff},
+        {0x1dc0, 0x1dff}, {0x2000, 0x200a}, {0x202f, 0x202f}, {0x205f, 0x205f},
+        {0x20d0, 0x20ff}, {0x2800, 0x2800}, {0x3000, 0x3000}, {0xfe20, 0xfe2f},
     };
     for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++) {
         if (c >= ranges[i].first && c <= ranges[i].last) return true;

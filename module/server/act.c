@@ -211,7 +211,8 @@ static void refuse_for_now(RedisModuleCommandFilterCtx *filter, const RedisModul
 void on_listen(RedisModuleCommandFilterCtx *filter) {
     span name = string_span(RedisModule_CommandFilterArgGet(filter, 0));
     bool asks = span_equal_nocase(name, LITERAL("monitor")) ||
-                span_equal_nocase(name, LITERAL("psync")) || span_equal_nocase(name, LITERAL("sync"));
+                span_equal_nocase(name, LITERAL("psync")) ||
+                span_equal_nocase(name, LITERAL("sync"));
     session *s = asks ? session_find(RedisModule_CommandFilterGetClientId(filter)) : NULL;
     if (s) s->listens = true;
 }

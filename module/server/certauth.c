@@ -24,7 +24,8 @@
 static bool check_word(const char *word, fault *why) {
     if (word[0] && strpbrk(word, " \t\n\v\f\r\"'") == NULL) return true;
     return fail(why,
-                "'%.120s' in the loadmodule line is empty, or holds a blank or a quote: CONFIG REWRITE "
+                "'%.120s' in the loadmodule line is empty, or holds a blank or a quote: CONFIG "
+                "REWRITE "
                 "loses what quotes it. Give it another path; a symbolic link will do",
                 word);
 }
@@ -74,12 +75,14 @@ static bool check_server(fault *why) {
 
 /* The first release of each line without the faults published of closing TLS clients, as
  * RedisModule_GetServerVersion() has it. docs/servers.md names the faults. */
-typedef struct { bool valkey; int release; } mended;
+typedef struct {
+    bool valkey;
+    int release;
+} mended;
 static const mended MENDED[] = {
     {false, 0x070210}, {false, 0x07040b}, {false, 0x080209}, {false, 0x080406},
-    {false, 0x080606}, {false, 0x080802}, {false, 0x080a01},
-    {true, 0x07020e},  {true, 0x08000a},  {true, 0x080109},  {true, 0x090005},
-    {true, 0x090101},
+    {false, 0x080606}, {false, 0x080802}, {false, 0x080a01}, {true, 0x07020e},
+    {true, 0x08000a},  {true, 0x080109},  {true, 0x090005},  {true, 0x090101},
 };
 
 /* The release to change to: 0 where none need be, -1 where the line of this server has none. */
@@ -204,7 +207,7 @@ static void make_state(RedisModuleCtx *ctx) {
 
 /* Of a module that is not loaded after all. */
 static void drop_state(void) {
-    RedisModuleDict *dicts[] = {node.sessions, node.ends,  node.due,
+    RedisModuleDict *dicts[] = {node.sessions, node.ends, node.due,
                                 node.managed,  node.made, node.changed};
     if (node.ctx == NULL) return;
     for (size_t i = 0; i < sizeof dicts / sizeof *dicts; i++) RedisModule_FreeDict(NULL, dicts[i]);
@@ -218,7 +221,8 @@ static void drop_state(void) {
 /* What depends on how the server was started. */
 static void learn_server(void) {
     char threads[16];
-    node.io_threads = config_get("io-threads", threads, sizeof threads) && strcmp(threads, "1") != 0;
+    node.io_threads =
+        config_get("io-threads", threads, sizeof threads) && strcmp(threads, "1") != 0;
     node.stops_threads = closes_late() && node.io_threads; /* which cannot be changed at runtime */
     node.watches = !node.api_certificates && doors_can_guard();
     node.shares = node.watches && handshake_is_servers();
@@ -252,7 +256,8 @@ static bool load(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, fault 
     RedisModule_RegisterInfoFunc(ctx, info);
     if (RedisModule_RegisterAuthCallback) RedisModule_RegisterAuthCallback(ctx, on_auth);
     else RedisModule_RegisterCommandFilter(ctx, on_command, REDISMODULE_CMDFILTER_NOSELF);
-    if (node.stops_threads) RedisModule_RegisterCommandFilter(ctx, on_listen, REDISMODULE_CMDFILTER_NOSELF);
+    if (node.stops_threads)
+        RedisModule_RegisterCommandFilter(ctx, on_listen, REDISMODULE_CMDFILTER_NOSELF);
     watch_acl_load(ctx);
     watch_settings();
     look_at_room();

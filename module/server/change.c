@@ -110,6 +110,12 @@ static const rule *walk_rule(const write_order *order, walked from, size_t *numb
                         : patch_rule(order->change, from == ADDED, order->at, number);
 }
 
+/* A `pattern` line that names a user is to the server what a `bind` line is. */
+static bool is_visited(const visit *row, const rule *line) {
+    return row->types & 1 << rule_type(line) &&
+           (rule_type(line) != LINE_PATTERN || rule_is_maker(line));
+}
+
 /* True where there is more to do. */
 bool walk(write_order *order, const visit *rows, size_t count, const slice *now) {
     for (; order->row < count; order->row++, order->at = 0) {
@@ -118,7 +124,7 @@ bool walk(write_order *order, const visit *rows, size_t count, const slice *now)
         for (; order->at < walk_length(order, row->from); order->at++) {
             size_t number;
             const rule *line = walk_rule(order, row->from, &number);
-            bool counts = row->types & 1 << rule_type(line);
+            bool counts = is_visited(row, line);
             if ((counts || order->at % 256 == 0) && !slice_goes_on(now)) return true;
             if (counts) row->visit(order, line, number);
         }
@@ -171,8 +177,9 @@ static bool remake(write_order *order, const slice *now) {
     while (slice_goes_on(now)) {
         span last = order->remade ? string_span(order->remade) : span_of("", 0);
         size_t len;
-        RedisModuleDictIter *at = RedisModule_DictIteratorStartC(
-            node.made, order->remade ? ">" : "^", (void *)(uintptr_t)last.ptr, last.len);
+        RedisModuleDictIter *at =
+            RedisModule_DictIteratorStartC(node.made, order->remade ? ">" : "^",
+                                           (void *)(uintptr_t)last.ptr, last.len);
         const char *name = RedisModule_DictNextC(at, &len, NULL);
         RedisModuleString *copy = name ? string_of(span_of(name, len)) : NULL;
         RedisModule_DictIteratorStop(at);
@@ -273,12 +280,13 @@ int reply_order(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
         return REDISMODULE_OK;
     }
     digest_print(&sum, text);
-    const char *unverified = node.unverified.text;
-    RedisModule_ReplyWithMap(ctx, unverified[0] ? 4 : 3);
+    const char *unverified = node.unverified.text, *untaken = node.untaken.text;
+    RedisModule_ReplyWithMap(ctx, 3 + (unverified[0] != 0) + (untaken[0] != 0));
     reply_number(ctx, "generation", order->next.generation);
     reply_named(ctx, "digest", text);
     reply_number(ctx, "closed", order->closed);
     if (unverified[0]) reply_named(ctx, "unverified", unverified);
+    if (untaken[0]) reply_named(ctx, "untaken", untaken);
     return REDISMODULE_OK;
 }
 

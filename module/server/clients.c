@@ -7,8 +7,8 @@
 /* Calls `take` for each line of CLIENT LIST, of all clients or of those with these ids. Names that
  * clients give themselves hold no blank and no newline (networking.c, clientSetNameOrReply), so a field
  * is what stands between blanks. */
-void each_client_of(RedisModuleString **ids, size_t count,
-                    void (*take)(span line, void *data), void *data) {
+void each_client_of(RedisModuleString **ids, size_t count, void (*take)(span line, void *data),
+                    void *data) {
     RedisModuleCallReply *reply =
         ids ? RedisModule_Call(node.ctx, "CLIENT", "ccv", "LIST", "ID", ids, count)
             : RedisModule_Call(node.ctx, "CLIENT", "c", "LIST");

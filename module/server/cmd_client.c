@@ -69,8 +69,10 @@ static void reply_explanation(RedisModuleCtx *ctx, const request *r) {
     reply_trace(ctx, r, &d);
 }
 
-/* Leaf first. The path is the handshake's, or ours where it was not asked or refuses. */
-static handshake ask_handshake(X509 *const *certificates, size_t given, path *issuers) {
+/* Leaf first. The path is the handshake's, or ours where it was not asked or refuses; where it vouches for
+ * nobody, what a connection would have. */
+static handshake ask_handshake(identity *leaf, X509 *const *certificates, size_t given,
+                               path *issuers) {
     char asks[16];
     fault unknown;
     handshake tls = handshake_ask(certificates[0], certificates + 1, given - 1, issuers);
@@ -80,7 +82,10 @@ static handshake ask_handshake(X509 *const *certificates, size_t given, path *is
                           "this server asks for none (tls-auth-clients no)"};
     if (tls.state == HANDSHAKE_WITHOUT && strcmp(asks, "yes") == 0)
         tls.refused = REASON_NO_CERTIFICATE;
-    if (tls.state == HANDSHAKE_ASKED && !tls.refused) return tls;
+    if (tls.state == HANDSHAKE_ASKED && !tls.refused) {
+        if (!issuers->known) path_of_session(leaf, certificates, 1, issuers);
+        return tls;
+    }
     path_verify(node.policy, certificates[0], certificates + 1, given - 1, 0, issuers, &unknown);
     if (!issuers->known)
         path_verify(node.bootstrap, certificates[0], certificates + 1, given - 1, 0, issuers, NULL);
@@ -91,6 +96,20 @@ static handshake ask_handshake(X509 *const *certificates, size_t given, path *is
     return tls;
 }
 
+/* EXPLAIN certificate [address] [TLS version]: what is known of a connection beside the certificate. */
+static bool read_connection(RedisModuleString **argv, int argc, session *s, fault *why) {
+    bool versioned = argc > 3;
+    if (argc % 2 && !ip_parse((const char *)string_span(argv[2]).ptr, &s->address))
+        return fail(why, "ERR not an IP address");
+    if (!versioned) return true;
+    s->tls_version = string_is(argv[argc - 1], "1.3")   ? 0x0304
+                     : string_is(argv[argc - 1], "1.2") ? 0x0303
+                                                        : 0;
+    return (string_is(argv[argc - 2], "TLS") && s->tls_version) ||
+           fail(why, "ERR behind the certificate, and the address of a client, stands TLS 1.2 or "
+                     "TLS 1.3");
+}
+
 int explain(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     enum { MOST = PATH_LENGTH + 2 };
     static identity id;
@@ -98,11 +117,9 @@ int explain(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     fault why;
     session s = {.issuers = NULL};
     path issuers;
-    if (argc < 2 || argc > 3) return RedisModule_WrongArity(ctx);
+    if (argc < 2 || argc > 5) return RedisModule_WrongArity(ctx);
     if (!may_administer(ctx, "LIST")) return deny(ctx, "LIST");
-    if (argc == 3 && !ip_parse((const char *)string_span(argv[2]).ptr, &s.address)) {
-        return RedisModule_ReplyWithError(ctx, "ERR not an IP address");
-    }
+    if (!read_connection(argv, argc, &s, &why)) return RedisModule_ReplyWithError(ctx, why.text);
     size_t given = certificates_parse(string_span(argv[1]), certificates, MOST, &why);
     if (given == 0) {
         char text[300];
@@ -110,7 +127,7 @@ int explain(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
         return RedisModule_ReplyWithError(ctx, text);
     }
     identity_read(certificates[0], &id);
-    handshake tls = ask_handshake(certificates, given, &issuers);
+    handshake tls = ask_handshake(&id, certificates, given, &issuers);
     s.leaf = &id;
     s.issuers = &issuers;
     const regime now = regime_now();
@@ -330,8 +347,10 @@ int sessions(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
         return RedisModule_ReplyWithError(ctx, "ERR FORCE stands before LINES");
     if (asks && !may_administer(ctx, "SETUSER")) return deny(ctx, "SETUSER");
     if (asks && !may_wait(ctx))
-        return RedisModule_ReplyWithError(ctx, "ERR LINES is not for MULTI, scripts or the time while a "
-                                               "dataset is loaded: the reply waits for them to be tried");
+        return RedisModule_ReplyWithError(ctx,
+                                          "ERR LINES is not for MULTI, scripts or the time while a "
+                                          "dataset is loaded: the reply waits for them to be "
+                                          "tried");
     if (asks && (!may_take_lines(argv + from, count, &why) || !has_journal(&why)))
         return RedisModule_ReplyWithError(ctx, why.text);
     if (user.len) which.user = string_of(user);

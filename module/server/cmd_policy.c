@@ -38,8 +38,7 @@ static bool read_options(RedisModuleString **argv, int argc, int at, bool staged
         } else break;
     }
     if (staged ? at < argc : at >= argc || !string_is(argv[at], "LINES")) {
-        return fail(why,
-                    "ERR expected %s <generation> [OWNER id] [EPOCH n] [DIGEST d] [FORCE]%s",
+        return fail(why, "ERR expected %s <generation> [OWNER id] [EPOCH n] [DIGEST d] [FORCE]%s",
                     o->whole ? "LOAD" : "PATCH <base>", staged ? "" : " LINES line…");
     }
     o->lines = at + 1;
@@ -77,7 +76,8 @@ static bool may_write(RedisModuleCtx *ctx, fault *why) {
     }
     if (!has_journal(why)) return false;
     if (node.order) return fail(why, "BUSY another change of the policy is on its way: try again");
-    if (node.settling) return fail(why, "BUSY the users of the policy are still being made: try again");
+    if (node.settling)
+        return fail(why, "BUSY the users of the policy are still being made: try again");
     return true;
 }
 
@@ -125,8 +125,9 @@ static int read_stage(RedisModuleString **argv, int argc, long long *expected, f
     *expected = 0;
     if (id.len == 0 || id.len >= sizeof node.stage.id || !text_clean(id) || at + 1 >= argc ||
         !string_is(argv[at], "LINES"))
-        return fail(why, "ERR expected STAGE <id> [OF n] LINES line…, the id being clean text of up "
-                         "to 63 bytes");
+        return fail(why,
+                    "ERR expected STAGE <id> [OF n] LINES line…, the id being clean text of up "
+                    "to 63 bytes");
     if (at == 5 && !read_number(argv[4], expected, why)) return 0;
     if (*expected > MOST_EXPECTED) *expected = MOST_EXPECTED; /* more makes room as it comes */
     return may_take_lines(argv + at + 1, argc - at - 1, why) ? at + 1 : 0;
@@ -155,8 +156,9 @@ static bool stage_some(staging *s, const slice *now) {
 /* The answer is how many lines the stage holds now. Bad ones drop it. */
 static int answer_stage(RedisModuleCtx *ctx, const staging *s) {
     if (is_over(s))
-        return RedisModule_ReplyWithError(ctx, "STAGE another id, a bad line or a change that came into "
-                                               "force has dropped the stage meanwhile");
+        return RedisModule_ReplyWithError(ctx,
+                                          "STAGE another id, a bad line or a change that came into "
+                                          "force has dropped the stage meanwhile");
     if (patch_problems(node.stage.change)) {
         reply_problems(ctx, node.stage.change);
         drop_stage();
@@ -222,15 +224,17 @@ int policy_stage(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
 /* How many lines there must be is said, for a stage may have been dropped and begun again unnoticed. */
 static bool check_stage(span id, long long count, bool whole, fault *why) {
     if (!is_staged(id))
-        return fail(why, "STAGE nothing is staged under this id: a change that came into force, another "
-                         "id, a bad line or a minute of silence drops a stage");
+        return fail(why,
+                    "STAGE nothing is staged under this id: a change that came into force, another "
+                    "id, a bad line or a minute of silence drops a stage");
     if (node.stage.reading)
         return fail(why, "STAGE lines of it are still being read: wait for the answers to STAGE");
     if ((size_t)count != node.stage.lines)
         return fail(why, "STAGE %zu lines are staged, not %lld: stage them again, under another id",
                     node.stage.lines, count);
     return whole == node.stage.whole ||
-           fail(why, "STAGE LOAD takes lines, PATCH takes + and - lines: the stage holds the others");
+           fail(why,
+                "STAGE LOAD takes lines, PATCH takes + and - lines: the stage holds the others");
 }
 
 /* COMMIT id lines LOAD|PATCH …: as those, of the lines that are staged. */

@@ -89,7 +89,7 @@ int policy_status(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     char text[DIGEST_TEXT];
     digest sum = policy_digest(node.policy);
     digest_print(&sum, text);
-    RedisModule_ReplyWithMap(ctx, 13);
+    RedisModule_ReplyWithMap(ctx, 14);
     reply_number(ctx, "generation", node.stamp.generation);
     reply_named(ctx, "digest", text);
     reply_number(ctx, "lines", sum.lines);
@@ -99,6 +99,7 @@ int policy_status(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     reply_named(ctx, "journal", journal_state());
     reply_named(ctx, "trust", node.trust_state.text);
     reply_named(ctx, "unverified", node.unverified.text);
+    reply_named(ctx, "untaken", node.untaken.text);
     reply_own(ctx);
     reply_number(ctx, "sessions", RedisModule_DictSize(node.sessions));
     return REDISMODULE_OK;
@@ -109,9 +110,10 @@ int policy_status(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
 /* Those that a handshake can fail for. */
 static void info_handshakes(RedisModuleInfoCtx *ctx) {
     static const reason whys[] = {
-        REASON_NO_CERTIFICATE, REASON_HANDSHAKE, REASON_WEAK, REASON_UNKNOWN_ALGORITHM,
-        REASON_MALFORMED, REASON_KEY_USAGE, REASON_UNTRUSTED_ISSUER, REASON_CA_EXPIRED,
-        REASON_NOT_YET_VALID, REASON_EXPIRED,
+        REASON_NO_CERTIFICATE,    REASON_HANDSHAKE,  REASON_WEAK,
+        REASON_UNKNOWN_ALGORITHM, REASON_MALFORMED,  REASON_KEY_USAGE,
+        REASON_UNTRUSTED_ISSUER,  REASON_CA_EXPIRED, REASON_NOT_YET_VALID,
+        REASON_EXPIRED,
     };
     char field[64];
     for (size_t i = 0; i < sizeof whys / sizeof *whys; i++) {

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <strings.h>
 
+#include <openssl/x509.h>
+
 /* ---- Configuration of the server ---- */
 
 /* A setting as the server last told it. CONFIG GET is a command: each of ours is counted in commandstats,
@@ -138,9 +140,9 @@ void learn_doors(void) {
 
 /* Where the server has its certificates and keys from. */
 void learn_files(shown_files *out) {
-    static const char *const names[2][3] = {
-        {"tls-cert-file", "tls-key-file", "tls-key-file-pass"},
-        {"tls-client-cert-file", "tls-client-key-file", "tls-client-key-file-pass"}};
+    static const char *const names[2][3] = {{"tls-cert-file", "tls-key-file", "tls-key-file-pass"},
+                                            {"tls-client-cert-file", "tls-client-key-file",
+                                             "tls-client-key-file-pass"}};
     for (int i = 0; i < 2; i++) {
         shown_pair *p = &out->pairs[i];
         config_get(names[i][0], p->certificate, sizeof p->certificate);
@@ -168,8 +170,7 @@ static bool reads_files(const RedisModuleConfigChange *change) {
 }
 
 /* Within CONFIG SET: nobody has come to a new port yet. */
-void on_config_change(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t sub,
-                      void *data) {
+void on_config_change(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t sub, void *data) {
     const RedisModuleConfigChange *changed = data;
     (void)ctx, (void)event, (void)sub;
     for (size_t i = 0; i < changed->num_changes; i++) {
@@ -206,13 +207,15 @@ void learn_trust(bool holds) {
     bool allowed = policy_setting(node.policy, SET_INTERNAL_TRUST) == INTERNAL_TRUST_ALLOW;
     node.trusts = holds && !allowed && internal_links() && uses_directory();
     follow_doors();
+    doors_take(uses_directory() && withheld() == NULL);
 }
 
 static void say_trust(const char *links) {
-    const char *why = is_known_to_guard()   ? "the policy is not enforced"
-                      : node.api_certificates ? "with `certificates api` nobody sees who comes by it"
-                                              : "this server has an OpenSSL of its own, so that nobody "
-                                                "sees who comes by it";
+    const char *why = is_known_to_guard() ? "the policy is not enforced"
+                      : node.api_certificates
+                          ? "with `certificates api` nobody sees who comes by it"
+                          : "this server has an OpenSSL of its own, so that nobody "
+                            "sees who comes by it";
     fail(&node.trust_state,
          links ? "not managed: %s is on, and %s; `set internal-trust allow` would open it to "
                  "clients"
@@ -236,9 +239,10 @@ void learn_openssl(void) {
     if (!node.watches || !internal_links() || is_known_to_guard()) return;
     node.shares = makes_contexts_of_ours();
     if (!is_known_to_guard())
-        RedisModule_Log(node.ctx, "warning",
-                        "this server has an OpenSSL of its own: the cluster bus, and what this server "
-                        "connects to, are guarded by nobody, and the policy's CAs stay out of its trust store");
+        RedisModule_Log(
+            node.ctx, "warning",
+            "this server has an OpenSSL of its own: the cluster bus, and what this server "
+            "connects to, are guarded by nobody, and the policy's CAs stay out of its trust store");
 }
 
 /* After a change of the policy's CAs. */
@@ -247,6 +251,40 @@ void learn_unverified(void) {
     if (policy_unverified(node.policy, &node.unverified) == 0) node.unverified.text[0] = 0;
     if (node.unverified.text[0] && strcmp(before.text, node.unverified.text) != 0)
         tell("trust", node.unverified.text);
+}
+
+static void put_subject(fault *out, X509 *certificate) {
+    char name[64] = "";
+    if (certificate) X509_NAME_oneline(X509_get_subject_name(certificate), name, sizeof name);
+    fail(out, "%.60s", name);
+}
+
+/* What the policy trusts beside roots, where nobody takes it in the handshakes of this server. With
+ * `certificates api`, what the server's own files hold is not known. */
+static void say_untaken(size_t pins, X509 *pin, size_t rootless, X509 *ca) {
+    fault one, other;
+    put_subject(&one, pin);
+    put_subject(&other, ca);
+    const char *why = !node.watches  ? "with certificates api nobody answers it"
+                      : !can_guard() ? "this server has an OpenSSL of its own"
+                                     : node.trust_state.text;
+    fail(&node.untaken, "the TLS handshake takes %s%.60s%s%s%s%.60s%s: %.100s",
+         pins ? "no pin line (" : "", one.text, pins ? ")" : "", pins && rootless ? ", and " : "",
+         rootless ? "no ca line without its root (" : "", other.text, rootless ? ")" : "", why);
+}
+
+static void learn_untaken(void) {
+    const fault before = node.untaken;
+    X509 *pin = NULL, *ca = NULL;
+    node.untaken.text[0] = 0;
+    if (doors_takes() && can_guard()) return;
+    size_t pins = policy_pins(node.policy, &pin);
+    size_t rootless = node.watches ? handshake_rootless(node.policy, &ca)
+                                   : policy_rootless(node.policy, NULL, &ca);
+    if (pins || rootless) say_untaken(pins, pin, rootless, ca);
+    certificate_free(pin);
+    if (node.untaken.text[0] && strcmp(before.text, node.untaken.text) != 0)
+        tell("trust", node.untaken.text);
 }
 
 /* What is to be written, from what the main thread knows. The bootstrap file's certificates are the
@@ -282,10 +320,12 @@ void take_trust(void) {
         if (t->work.stale && t->why.text[0] == 0) t->why = why;
     }
     learn_trust(t->holds);
-    if (withheld() != t->links) node.look.next = 0; /* what it holds has us guard the doors, or not */
+    if (withheld() != t->links)
+        node.look.next = 0; /* what it holds has us guard the doors, or not */
     say_trust(t->links);
     if (!t->ours) fail(&node.trust_state, "not managed: tls-ca-cert-dir is '%.80s'", t->setting);
     if (t->why.text[0]) node.trust_state = t->why;
+    learn_untaken();
 }
 
 static void trust_is_over(void *none) {

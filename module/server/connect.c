@@ -114,11 +114,12 @@ void look_at_room(void) {
 }
 
 static void connected(RedisModuleCtx *ctx, session *s, const RedisModuleClientInfo *client) {
-    peer found = {{NULL}, 0, NULL, -1};
+    peer found = {{NULL}, 0, NULL, -1, 0};
     bool tls = client->flags & REDISMODULE_CLIENTINFO_FLAG_SSL;
     bool readable = !tls || session_certificate(ctx, s, client->port, &found);
     const regime now = regime_now();
     s->socket = found.socket;
+    s->tls_version = found.version;
     request r = request_for(s, &now);
     r.ask = ask_at_login;
     decision d = policy_decide(node.policy, node.bootstrap, &r);
@@ -129,8 +130,7 @@ static void connected(RedisModuleCtx *ctx, session *s, const RedisModuleClientIn
     else enact(ctx, s, &found, d);
 }
 
-void on_client_change(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t sub,
-                      void *data) {
+void on_client_change(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t sub, void *data) {
     const RedisModuleClientInfo *client = data;
     (void)event;
     if (sub != REDISMODULE_CLIENT_CHANGE_CONNECTED) {

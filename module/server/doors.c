@@ -101,7 +101,10 @@ enum { NOTES = 64, SETS = 128, WAYS = 8, SECONDS = 60, STRANGERS = 32 };
 static pthread_mutex_t notes_lock = PTHREAD_MUTEX_INITIALIZER;
 static door_note notes[NOTES];
 static size_t first_note, note_count;
-typedef struct { uint8_t what[KEY_BYTES]; int64_t until; } telling;
+typedef struct {
+    uint8_t what[KEY_BYTES];
+    int64_t until;
+} telling;
 static telling told[SETS][WAYS];
 static _Atomic uint64_t refused;
 
@@ -138,8 +141,9 @@ static void kind_of_key(const door_note *n, bool verified, uint8_t out[KEY_BYTES
 
 /* Once and for all where a node is known. */
 static bool is_news(const door_note *n, bool verified) {
-    struct { uint8_t event, at, why, address[16], key[KEY_BYTES]; } it = {
-        .event = (uint8_t)n->event, .at = (uint8_t)n->at, .why = (uint8_t)n->why};
+    struct {
+        uint8_t event, at, why, address[16], key[KEY_BYTES];
+    } it = {.event = (uint8_t)n->event, .at = (uint8_t)n->at, .why = (uint8_t)n->why};
     uint8_t what[KEY_BYTES];
     kind_of_key(n, verified, it.key);
     if (n->event != DOOR_JOINED) memcpy(it.address, n->address.bytes, n->address.len);
@@ -192,8 +196,8 @@ static reason judge(const STACK_OF(X509) * verified, const ip *address) {
     for (int i = 0; i < sk_X509_num(verified) && count < PATH_LENGTH + 2; i++)
         chain[count++] = sk_X509_value(verified, i);
     pthread_rwlock_rdlock(&rules);
-    reason why = policy_node(lines, fixed, chain, count, own_keys,
-                             span_of(address->bytes, address->len));
+    reason why =
+        policy_node(lines, fixed, chain, count, own_keys, span_of(address->bytes, address->len));
     pthread_rwlock_unlock(&rules);
     return why;
 }
@@ -201,7 +205,8 @@ static reason judge(const STACK_OF(X509) * verified, const ip *address) {
 /* Why libcrypto finds a path wrong. What it does not know, it calls one or another. */
 static reason why_refused(X509_STORE_CTX *context, fault *unknown) {
     if (chain_unknown(X509_STORE_CTX_get0_chain(context), unknown)) return REASON_UNKNOWN_ALGORITHM;
-    return reason_of_error(X509_STORE_CTX_get_error(context), X509_STORE_CTX_get_error_depth(context));
+    return reason_of_error(X509_STORE_CTX_get_error(context),
+                           X509_STORE_CTX_get_error_depth(context));
 }
 
 /* Of one that no handshake has brought, from any address; NULL: the one that this server shows. */
@@ -263,6 +268,56 @@ static void resume_nothing(SSL *ssl) {
     SSL_set_session_id_context(ssl, (const unsigned char *)&context, sizeof context);
 }
 
+/* ---- What the policy trusts beside roots ---- */
+
+/* Not by libcrypto's X509_V_FLAG_PARTIAL_CHAIN, under which no certificate of the trust store has its root
+ * asked about any more; nor by the trust store, which all doors have. */
+static atomic_bool takes;
+void doors_take(bool managed) { takes = managed; }
+bool doors_takes(void) { return takes; }
+
+/* Of a path above a leaf, and not of the leaf itself. Its signature is part of that. */
+static bool is_above(int error, int depth) {
+    return depth > 0 || error == X509_V_ERR_CA_MD_TOO_WEAK ||
+           reason_of_error(error, 0) == REASON_UNTRUSTED_ISSUER;
+}
+
+static bool is_pinned(X509 *leaf) {
+    pthread_rwlock_rdlock(&rules);
+    bool pinned = lines && policy_has_pin(lines, leaf);
+    pthread_rwlock_unlock(&rules);
+    return pinned;
+}
+
+static bool is_ca(X509 *certificate) {
+    pthread_rwlock_rdlock(&rules);
+    bool admits = lines && (policy_has_ca(lines, certificate) || policy_has_ca(fixed, certificate));
+    pthread_rwlock_unlock(&rules);
+    return admits;
+}
+
+/* It has come to a certificate of the trust store, from which one on all are of there, but to no root. */
+static bool ends_at_ca(X509_STORE_CTX *context) {
+    const STACK_OF(X509) *chain = X509_STORE_CTX_get0_chain(context);
+    if (X509_STORE_CTX_get_error(context) != X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT) return false;
+    for (int i = X509_STORE_CTX_get_num_untrusted(context); i < sk_X509_num(chain); i++) {
+        if (is_ca(sk_X509_value(chain, i))) return true;
+    }
+    return false;
+}
+
+int doors_verify(int good, X509_STORE_CTX *context) {
+    int error = X509_STORE_CTX_get_error(context), depth = X509_STORE_CTX_get_error_depth(context);
+    if (good || !takes || !is_above(error, depth)) return good;
+    bool pinned = is_pinned(X509_STORE_CTX_get0_cert(context));
+    bool partial = !pinned && ends_at_ca(context);
+    if (partial) { /* its end is looked at as well then, see forgive in issuer.c */
+        X509_VERIFY_PARAM_set_flags(X509_STORE_CTX_get0_param(context), X509_V_FLAG_PARTIAL_CHAIN);
+        X509_STORE_CTX_set_error(context, X509_V_OK);
+    }
+    return pinned || partial;
+}
+
 /* ---- Clients whose handshake fails ---- */
 
 /* The server decides about them, and tells its log little; here it is only learned why. */
@@ -283,17 +338,19 @@ static int see_no_more(int good, X509_STORE_CTX *context) { return (void)context
 static void seen(SSL *ssl) { SSL_set_verify(ssl, SSL_get_verify_mode(ssl), see_no_more); }
 
 /* The first fault ends the handshake. Where it is the leaf's time, libcrypto has verified all signatures
- * (internal_verify, crypto/x509/x509_vfy.c, OpenSSL 3.0). */
+ * (internal_verify, crypto/x509/x509_vfy.c, OpenSSL 3.0), if not of what is pinned. */
 static int see_client(int good, X509_STORE_CTX *context) {
     fault unknown;
-    if (good) return good;
+    if (doors_verify(good, context)) return 1;
     SSL *ssl = X509_STORE_CTX_get_ex_data(context, SSL_get_ex_data_X509_STORE_CTX_idx());
     int error = X509_STORE_CTX_get_error(context), depth = X509_STORE_CTX_get_error_depth(context);
     reason why = why_refused(context, &unknown);
-    bool verified = why == REASON_EXPIRED || why == REASON_NOT_YET_VALID;
+    bool timely = why == REASON_EXPIRED || why == REASON_NOT_YET_VALID;
+    bool verified = timely && !is_pinned(X509_STORE_CTX_get0_cert(context));
     char detail[DOOR_DETAIL];
     snprintf(detail, sizeof detail, "%.100s, at depth %d",
-             why == REASON_UNKNOWN_ALGORITHM ? unknown.text : X509_verify_cert_error_string(error), depth);
+             why == REASON_UNKNOWN_ALGORITHM ? unknown.text : X509_verify_cert_error_string(error),
+             depth);
     seen(ssl);
     client_failed(ssl, why, X509_STORE_CTX_get0_cert(context),
                   verified ? X509_STORE_CTX_get0_chain(context) : NULL, detail);
@@ -328,7 +385,8 @@ static void look_at_end(SSL *ssl, int value) {
     const char *text = ERR_reason_error_string(error);
     char detail[DOOR_DETAIL];
     snprintf(detail, sizeof detail, "%s%s",
-             refuses_ours(ERR_GET_REASON(error)) ? "the client refuses this server's certificate: " : "",
+             refuses_ours(ERR_GET_REASON(error)) ? "the client refuses this server's certificate: "
+                                                 : "",
              text ? text : "unknown error");
     seen(ssl);
     client_failed(ssl, reason_of_failure(ssl, error), SSL_get0_peer_certificate(ssl), NULL, detail);

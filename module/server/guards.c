@@ -19,8 +19,8 @@ static void repair_user(span name) {
     const made_user *made = made_find(name);
     if (!first_look) {
         RedisModule_Log(node.ctx, "warning",
-                        "user '%.*s' had been changed by hand: set back to its line",
-                        (int)name.len, (const char *)name.ptr);
+                        "user '%.*s' had been changed by hand: set back to its line", (int)name.len,
+                        (const char *)name.ptr);
     }
     if (line) apply_user(line, own == NULL);
     else if (made) set_user(name, text_span(made->rules));

@@ -17,7 +17,8 @@
 /* The servers make a context for clients, and one for their own links where tls-client-cert-file is set,
  * with one trust store and one security level (createSSLContext in their tls.c), so that either will do. */
 static SSL_CTX *shown; /* of the client that came last; owned */
-static SSL_CTX *made;  /* the newest, as by CONFIG SET, until it is freed; borrowed from the server */
+static SSL_CTX
+    *made; /* the newest, as by CONFIG SET, until it is freed; borrowed from the server */
 static uintptr_t contexts; /* how many were made; each keeps its number as ex_data, 0: before us */
 static int ex_index = -1;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -92,6 +93,7 @@ static bool verified(X509_STORE_CTX *store, SSL_CTX *context, X509 *leaf, STACK_
     X509_VERIFY_PARAM_set_auth_level(param, SSL_CTX_get_security_level(context));
     X509_STORE_CTX_set_default(store, "ssl_client");
     X509_VERIFY_PARAM_set1(param, SSL_CTX_get0_param(context));
+    X509_STORE_CTX_set_verify_cb(store, doors_verify);
     return X509_verify_cert(store) == 1;
 }
 
@@ -110,7 +112,10 @@ static bool key_can_sign(SSL_CTX *context, X509 *leaf) {
     size_t len;
     long most = SSL_CTX_get_max_proto_version((SSL_CTX *)context);
     switch (key ? EVP_PKEY_get_base_id(key) : EVP_PKEY_NONE) {
-    case EVP_PKEY_RSA: case EVP_PKEY_RSA_PSS: case EVP_PKEY_ED25519: case EVP_PKEY_ED448: return true;
+    case EVP_PKEY_RSA:
+    case EVP_PKEY_RSA_PSS:
+    case EVP_PKEY_ED25519:
+    case EVP_PKEY_ED448: return true;
     case EVP_PKEY_DSA: return most && most < TLS1_3_VERSION;
     case EVP_PKEY_EC: break;
     default: return key && (!most || most >= TLS1_3_VERSION) && is_ml_dsa(key);
@@ -151,7 +156,8 @@ static void ask(SSL_CTX *context, X509 *leaf, STACK_OF(X509) * extra, handshake 
         refuse(out, new ? REASON_UNKNOWN_ALGORITHM : reason_of_error(error, depth),
                new ? unknown.text : X509_verify_cert_error_string(error), depth);
     } else {
-        take_path(X509_STORE_CTX_get0_chain(store), issuers);
+        bool vouched = X509_STORE_CTX_get_error(store) == X509_V_OK;
+        take_path(vouched ? X509_STORE_CTX_get0_chain(store) : NULL, issuers);
     }
     X509_STORE_CTX_free(store);
 }
@@ -168,4 +174,11 @@ handshake handshake_ask(X509 *leaf, X509 *const *extra, size_t count, path *issu
     ERR_pop_to_mark();
     SSL_CTX_free(context);
     return out;
+}
+
+size_t handshake_rootless(const policy *p, X509 **first) {
+    SSL_CTX *context = context_of_now();
+    size_t count = context ? policy_rootless(p, SSL_CTX_get_cert_store(context), first) : 0;
+    SSL_CTX_free(context);
+    return count;
 }

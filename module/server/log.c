@@ -15,7 +15,8 @@ static void log_handshake(const log_entry *e) {
     if (!may_log(node.ctx)) return;
     address_text(&e->address, address);
     RedisModule_Log(node.ctx, "notice",
-                    "the TLS handshake of a client, %s:%u, has failed: %s (%s; subject %s, serial %s)",
+                    "the TLS handshake of a client, %s:%u, has failed: %s (%s; subject %s, serial "
+                    "%s)",
                     address, e->port, reason_name(e->why), e->detail,
                     e->subject[0] ? e->subject : "-", e->serial[0] ? e->serial : "-");
 }

@@ -59,7 +59,8 @@ void session_over(session *s, int64_t ms) {
     s->closing = true;
     node.closing++;
     session_ends_at(s, 0);
-    look_at_later(s, s->id == node.loader ? 50 : ms); /* that waits for the answer to its MODULE LOAD */
+    look_at_later(s, s->id == node.loader ? 50
+                                          : ms); /* that waits for the answer to its MODULE LOAD */
 }
 
 /* Redis 8 with io-threads stops a client's thread, and waits until that stands, for each client that is
@@ -82,8 +83,9 @@ void close_client(session *s) {
     if (hang_up(s)) return;
     session_moves(node.due, s, &s->due, 0);
     node.switching = true;
-    if (must_kill()) kill_clients("ID", span_of(id, (size_t)snprintf(id, sizeof id, "%llu",
-                                                                    (unsigned long long)number)));
+    if (must_kill())
+        kill_clients("ID", span_of(id, (size_t)snprintf(id, sizeof id, "%llu",
+                                                        (unsigned long long)number)));
     else RedisModule_DeauthenticateAndCloseClient(node.ctx, number);
     node.switching = false;
 }
@@ -144,8 +146,8 @@ void enact(RedisModuleCtx *ctx, session *s, const peer *p, decision d) {
     }
     count(&d);
     bool named = d.act == ACTION_LOGIN;
-    const log_entry *e = record(s, EVENTS[d.shadow][d.act], d.why,
-                                named ? decision_user(&d, 0) : span_of(NULL, 0));
+    const log_entry *e =
+        record(s, EVENTS[d.shadow][d.act], d.why, named ? decision_user(&d, 0) : span_of(NULL, 0));
     if (d.act == ACTION_REFUSE) log_refusal(ctx, e, d.shadow);
     s->act = d.shadow ? ACTION_LEAVE : d.act;
     s->why = d.why;

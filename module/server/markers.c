@@ -34,8 +34,9 @@ bool make_markers(fault *why) {
     bool there = make_marker(node.markers[0]);
     int error = errno;
     there = make_marker(node.markers[1]) || there;
-    return there || fail(why, "cannot write %.120s: %s (it tells a lost journal from a first install)",
-                         node.markers[0], strerror(error));
+    return there ||
+           fail(why, "cannot write %.120s: %s (it tells a lost journal from a first install)",
+                node.markers[0], strerror(error));
 }
 
 /* The sender has its user again, if its certificate still is that user. */

@@ -29,9 +29,7 @@ bool slice_goes_on(const slice *now) { return now->closings < 32 && now_us() < n
 
 /* Does a script or a function run? The server answers others meanwhile, once it has run for long, and so
  * we hear of clients that connect and of AUTH (networking.c, processEventsWhileBlocked). */
-bool script_runs(void) {
-    return RedisModule_GetContextFlags(node.ctx) & REDISMODULE_CTX_FLAGS_LUA;
-}
+bool script_runs(void) { return RedisModule_GetContextFlags(node.ctx) & REDISMODULE_CTX_FLAGS_LUA; }
 
 _Static_assert(sizeof(void *) >= sizeof(uint64_t), "client ids travel as pointers");
 void *as_data(uint64_t id) { return (void *)(uintptr_t)id; }

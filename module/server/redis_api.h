@@ -40,7 +40,9 @@ enum {
 };
 enum { REDISMODULE_CMDFILTER_NOSELF = 1 << 0 };
 
-typedef struct { uint64_t id, dataver; } RedisModuleEvent;
+typedef struct {
+    uint64_t id, dataver;
+} RedisModuleEvent;
 enum { REDISMODULE_EVENT_CLIENT_CHANGE = 4, REDISMODULE_CLIENT_CHANGE_CONNECTED = 0 };
 enum {
     REDISMODULE_EVENT_CRON_LOOP = 8,
@@ -67,7 +69,8 @@ typedef struct {
 } RedisModuleConfigChange;
 
 typedef int (*RedisModuleCmdFunc)(RedisModuleCtx *, RedisModuleString **argv, int argc);
-typedef void (*RedisModuleEventCallback)(RedisModuleCtx *, RedisModuleEvent, uint64_t subevent, void *);
+typedef void (*RedisModuleEventCallback)(RedisModuleCtx *, RedisModuleEvent, uint64_t subevent,
+                                         void *);
 typedef void (*RedisModuleUserChangedFunc)(uint64_t client_id, void *);
 typedef void (*RedisModuleTimerProc)(RedisModuleCtx *, void *);
 typedef void (*RedisModuleInfoFunc)(RedisModuleInfoCtx *, int for_crash_report);
@@ -76,93 +79,100 @@ typedef int (*RedisModuleAuthCallback)(RedisModuleCtx *, RedisModuleString *user
                                        RedisModuleString *password, RedisModuleString **error);
 
 /* X(since, result, name, parameters) */
-#define REDIS_API(X)                                                                                 \
-    X(4.0, int, CreateCommand, (RedisModuleCtx *, const char *, RedisModuleCmdFunc, const char *flags, \
-                                int first, int last, int step))                                      \
-    X(7.0, RedisModuleCommand *, GetCommand, (RedisModuleCtx *, const char *))                       \
-    X(7.0, int, CreateSubcommand, (RedisModuleCommand *, const char *, RedisModuleCmdFunc,           \
-                                   const char *flags, int first, int last, int step))                \
-    X(4.0, void, SetModuleAttribs, (RedisModuleCtx *, const char *name, int version, int api))       \
-    X(6.0, void, SetModuleOptions, (RedisModuleCtx *, int))                                          \
-    X(4.0, int, IsModuleNameBusy, (const char *))                                                    \
-    X(4.0, unsigned long long, GetClientId, (RedisModuleCtx *))                                      \
-    X(4.0, int, GetContextFlags, (RedisModuleCtx *))                                                 \
-    X(5.0, int, GetServerVersion, (void))                                                            \
-    X(4.0, RedisModuleCallReply *, Call, (RedisModuleCtx *, const char *, const char *format, ...))  \
-    X(4.0, int, CallReplyType, (RedisModuleCallReply *))                                             \
-    X(4.0, size_t, CallReplyLength, (RedisModuleCallReply *))                                        \
-    X(4.0, RedisModuleCallReply *, CallReplyArrayElement, (RedisModuleCallReply *, size_t))          \
-    X(4.0, const char *, CallReplyStringPtr, (RedisModuleCallReply *, size_t *))                     \
-    X(4.0, void, FreeCallReply, (RedisModuleCallReply *))                                            \
-    X(4.0, RedisModuleString *, CreateString, (RedisModuleCtx *, const char *, size_t))              \
-    X(4.0, void, FreeString, (RedisModuleCtx *, RedisModuleString *))                                \
-    X(4.0, const char *, StringPtrLen, (const RedisModuleString *, size_t *))                        \
-    X(4.0, int, StringToLongLong, (const RedisModuleString *, long long *))                          \
-    X(4.0, int, WrongArity, (RedisModuleCtx *))                                                      \
-    X(4.0, int, ReplyWithError, (RedisModuleCtx *, const char *))                                    \
-    X(4.0, int, ReplyWithSimpleString, (RedisModuleCtx *, const char *))                             \
-    X(4.0, int, ReplyWithArray, (RedisModuleCtx *, long))                                            \
-    X(4.0, void, ReplySetArrayLength, (RedisModuleCtx *, long))                                      \
-    X(7.0, int, ReplyWithMap, (RedisModuleCtx *, long))                                              \
-    X(4.0, int, ReplyWithStringBuffer, (RedisModuleCtx *, const char *, size_t))                     \
-    X(4.0, int, ReplyWithLongLong, (RedisModuleCtx *, long long))                                    \
-    X(4.0, int, ReplyWithNull, (RedisModuleCtx *))                                                   \
-    X(4.0, void, Log, (RedisModuleCtx *, const char *level, const char *format, ...))                \
-    X(6.0, int, SubscribeToServerEvent, (RedisModuleCtx *, RedisModuleEvent, RedisModuleEventCallback)) \
-    X(6.0, RedisModuleCtx *, GetDetachedThreadSafeContext, (RedisModuleCtx *))                       \
-    X(4.0, void, FreeThreadSafeContext, (RedisModuleCtx *))                                          \
-    X(4.0, RedisModuleTimerID, CreateTimer, (RedisModuleCtx *, long long ms, RedisModuleTimerProc, void *)) \
-    X(4.0, int, StopTimer, (RedisModuleCtx *, RedisModuleTimerID, void **data))                      \
-    X(7.0, int, EventLoopAddOneShot, (void (*)(void *), void *))                                     \
-    X(6.0, RedisModuleUser *, CreateModuleUser, (const char *))                                      \
-    X(7.0, int, SetModuleUserACLString, (RedisModuleCtx *, RedisModuleUser *, const char *,          \
-                                         RedisModuleString **error))                                 \
-    X(7.0, RedisModuleString *, GetModuleUserACLString, (RedisModuleUser *))                         \
-    X(7.0, RedisModuleUser *, GetModuleUserFromUserName, (RedisModuleString *))                      \
-    X(6.0, void, FreeModuleUser, (RedisModuleUser *))                                                \
-    X(6.0, int, AuthenticateClientWithUser, (RedisModuleCtx *, RedisModuleUser *,                    \
-                                             RedisModuleUserChangedFunc, void *, uint64_t *))        \
-    X(6.0, int, AuthenticateClientWithACLUser, (RedisModuleCtx *, const char *, size_t,              \
-                                                RedisModuleUserChangedFunc, void *, uint64_t *))     \
-    X(6.0, int, DeauthenticateAndCloseClient, (RedisModuleCtx *, uint64_t))                          \
-    X(6.0, int, GetClientInfoById, (void *info, uint64_t id))                                        \
-    X(6.0, RedisModuleString *, GetClientCertificate, (RedisModuleCtx *, uint64_t))                  \
-    X(7.0, int, ACLCheckCommandPermissions, (RedisModuleUser *, RedisModuleString **, int))          \
-    X(7.2, int, SetCommandACLCategories, (RedisModuleCommand *, const char *))                       \
-    X(6.2, RedisModuleString *, GetClientUserNameById, (RedisModuleCtx *, uint64_t))                 \
-    X(6.0, int, GetClientInfoById, (void *, uint64_t))                                               \
-    X(6.0, int, RegisterInfoFunc, (RedisModuleCtx *, RedisModuleInfoFunc))                           \
-    X(6.0, int, InfoAddSection, (RedisModuleInfoCtx *, const char *))                                \
-    X(6.0, int, InfoAddFieldULongLong, (RedisModuleInfoCtx *, const char *, unsigned long long))     \
-    X(6.0, int, InfoAddFieldCString, (RedisModuleInfoCtx *, const char *, const char *))             \
-    X(4.0, RedisModuleBlockedClient *, BlockClient, (RedisModuleCtx *, RedisModuleCmdFunc reply,     \
-                                                     RedisModuleCmdFunc timeout,                     \
-                                                     RedisModuleFreePrivData, long long ms))         \
-    X(4.0, int, UnblockClient, (RedisModuleBlockedClient *, void *))                                 \
-    X(4.0, void *, GetBlockedClientPrivateData, (RedisModuleCtx *))                                  \
-    X(5.0, RedisModuleDict *, CreateDict, (RedisModuleCtx *))                                        \
-    X(5.0, void, FreeDict, (RedisModuleCtx *, RedisModuleDict *))                                    \
-    X(5.0, int, DictSetC, (RedisModuleDict *, void *, size_t, void *))                               \
-    X(5.0, int, DictReplaceC, (RedisModuleDict *, void *, size_t, void *))                           \
-    X(5.0, void *, DictGetC, (RedisModuleDict *, void *, size_t, int *))                             \
-    X(5.0, int, DictDelC, (RedisModuleDict *, void *, size_t, void *))                               \
-    X(5.0, uint64_t, DictSize, (RedisModuleDict *))                                                  \
-    X(5.0, RedisModuleDictIter *, DictIteratorStartC, (RedisModuleDict *, const char *op, void *, size_t)) \
-    X(5.0, void *, DictNextC, (RedisModuleDictIter *, size_t *, void **))                            \
-    X(5.0, void, DictIteratorStop, (RedisModuleDictIter *))                                          \
-    X(7.0, int, ACLAddLogEntry, (RedisModuleCtx *, RedisModuleUser *, RedisModuleString *, int))     \
-    X(7.2, int, ACLAddLogEntryByUserName, (RedisModuleCtx *, RedisModuleString *user,                \
-                                           RedisModuleString *object, int))                          \
-    X(5.0, RedisModuleCommandFilter *, RegisterCommandFilter, (RedisModuleCtx *,                     \
-                                                 void (*)(RedisModuleCommandFilterCtx *), int))      \
-    X(5.0, int, UnregisterCommandFilter, (RedisModuleCtx *, RedisModuleCommandFilter *))             \
-    X(5.0, int, CommandFilterArgInsert, (RedisModuleCommandFilterCtx *, int, RedisModuleString *))   \
-    X(5.0, int, CommandFilterArgReplace, (RedisModuleCommandFilterCtx *, int, RedisModuleString *))  \
-    X(7.2, unsigned long long, CommandFilterGetClientId, (RedisModuleCommandFilterCtx *))            \
-    X(5.0, const RedisModuleString *, CommandFilterArgGet, (RedisModuleCommandFilterCtx *, int))     \
+#define REDIS_API(X)                                                                               \
+    X(4.0, int, CreateCommand,                                                                     \
+      (RedisModuleCtx *, const char *, RedisModuleCmdFunc, const char *flags, int first, int last, \
+       int step))                                                                                  \
+    X(7.0, RedisModuleCommand *, GetCommand, (RedisModuleCtx *, const char *))                     \
+    X(7.0, int, CreateSubcommand,                                                                  \
+      (RedisModuleCommand *, const char *, RedisModuleCmdFunc, const char *flags, int first,       \
+       int last, int step))                                                                        \
+    X(4.0, void, SetModuleAttribs, (RedisModuleCtx *, const char *name, int version, int api))     \
+    X(6.0, void, SetModuleOptions, (RedisModuleCtx *, int))                                        \
+    X(4.0, int, IsModuleNameBusy, (const char *))                                                  \
+    X(4.0, unsigned long long, GetClientId, (RedisModuleCtx *))                                    \
+    X(4.0, int, GetContextFlags, (RedisModuleCtx *))                                               \
+    X(5.0, int, GetServerVersion, (void))                                                          \
+    X(4.0, RedisModuleCallReply *, Call,                                                           \
+      (RedisModuleCtx *, const char *, const char *format, ...))                                   \
+    X(4.0, int, CallReplyType, (RedisModuleCallReply *))                                           \
+    X(4.0, size_t, CallReplyLength, (RedisModuleCallReply *))                                      \
+    X(4.0, RedisModuleCallReply *, CallReplyArrayElement, (RedisModuleCallReply *, size_t))        \
+    X(4.0, const char *, CallReplyStringPtr, (RedisModuleCallReply *, size_t *))                   \
+    X(4.0, void, FreeCallReply, (RedisModuleCallReply *))                                          \
+    X(4.0, RedisModuleString *, CreateString, (RedisModuleCtx *, const char *, size_t))            \
+    X(4.0, void, FreeString, (RedisModuleCtx *, RedisModuleString *))                              \
+    X(4.0, const char *, StringPtrLen, (const RedisModuleString *, size_t *))                      \
+    X(4.0, int, StringToLongLong, (const RedisModuleString *, long long *))                        \
+    X(4.0, int, WrongArity, (RedisModuleCtx *))                                                    \
+    X(4.0, int, ReplyWithError, (RedisModuleCtx *, const char *))                                  \
+    X(4.0, int, ReplyWithSimpleString, (RedisModuleCtx *, const char *))                           \
+    X(4.0, int, ReplyWithArray, (RedisModuleCtx *, long))                                          \
+    X(4.0, void, ReplySetArrayLength, (RedisModuleCtx *, long))                                    \
+    X(7.0, int, ReplyWithMap, (RedisModuleCtx *, long))                                            \
+    X(4.0, int, ReplyWithStringBuffer, (RedisModuleCtx *, const char *, size_t))                   \
+    X(4.0, int, ReplyWithLongLong, (RedisModuleCtx *, long long))                                  \
+    X(4.0, int, ReplyWithNull, (RedisModuleCtx *))                                                 \
+    X(4.0, void, Log, (RedisModuleCtx *, const char *level, const char *format, ...))              \
+    X(6.0, int, SubscribeToServerEvent,                                                            \
+      (RedisModuleCtx *, RedisModuleEvent, RedisModuleEventCallback))                              \
+    X(6.0, RedisModuleCtx *, GetDetachedThreadSafeContext, (RedisModuleCtx *))                     \
+    X(4.0, void, FreeThreadSafeContext, (RedisModuleCtx *))                                        \
+    X(4.0, RedisModuleTimerID, CreateTimer,                                                        \
+      (RedisModuleCtx *, long long ms, RedisModuleTimerProc, void *))                              \
+    X(4.0, int, StopTimer, (RedisModuleCtx *, RedisModuleTimerID, void **data))                    \
+    X(7.0, int, EventLoopAddOneShot, (void (*)(void *), void *))                                   \
+    X(6.0, RedisModuleUser *, CreateModuleUser, (const char *))                                    \
+    X(7.0, int, SetModuleUserACLString,                                                            \
+      (RedisModuleCtx *, RedisModuleUser *, const char *, RedisModuleString **error))              \
+    X(7.0, RedisModuleString *, GetModuleUserACLString, (RedisModuleUser *))                       \
+    X(7.0, RedisModuleUser *, GetModuleUserFromUserName, (RedisModuleString *))                    \
+    X(6.0, void, FreeModuleUser, (RedisModuleUser *))                                              \
+    X(6.0, int, AuthenticateClientWithUser,                                                        \
+      (RedisModuleCtx *, RedisModuleUser *, RedisModuleUserChangedFunc, void *, uint64_t *))       \
+    X(6.0, int, AuthenticateClientWithACLUser,                                                     \
+      (RedisModuleCtx *, const char *, size_t, RedisModuleUserChangedFunc, void *, uint64_t *))    \
+    X(6.0, int, DeauthenticateAndCloseClient, (RedisModuleCtx *, uint64_t))                        \
+    X(6.0, int, GetClientInfoById, (void *info, uint64_t id))                                      \
+    X(6.0, RedisModuleString *, GetClientCertificate, (RedisModuleCtx *, uint64_t))                \
+    X(7.0, int, ACLCheckCommandPermissions, (RedisModuleUser *, RedisModuleString **, int))        \
+    X(7.2, int, SetCommandACLCategories, (RedisModuleCommand *, const char *))                     \
+    X(6.2, RedisModuleString *, GetClientUserNameById, (RedisModuleCtx *, uint64_t))               \
+    X(6.0, int, GetClientInfoById, (void *, uint64_t))                                             \
+    X(6.0, int, RegisterInfoFunc, (RedisModuleCtx *, RedisModuleInfoFunc))                         \
+    X(6.0, int, InfoAddSection, (RedisModuleInfoCtx *, const char *))                              \
+    X(6.0, int, InfoAddFieldULongLong, (RedisModuleInfoCtx *, const char *, unsigned long long))   \
+    X(6.0, int, InfoAddFieldCString, (RedisModuleInfoCtx *, const char *, const char *))           \
+    X(4.0, RedisModuleBlockedClient *, BlockClient,                                                \
+      (RedisModuleCtx *, RedisModuleCmdFunc reply, RedisModuleCmdFunc timeout,                     \
+       RedisModuleFreePrivData, long long ms))                                                     \
+    X(4.0, int, UnblockClient, (RedisModuleBlockedClient *, void *))                               \
+    X(4.0, void *, GetBlockedClientPrivateData, (RedisModuleCtx *))                                \
+    X(5.0, RedisModuleDict *, CreateDict, (RedisModuleCtx *))                                      \
+    X(5.0, void, FreeDict, (RedisModuleCtx *, RedisModuleDict *))                                  \
+    X(5.0, int, DictSetC, (RedisModuleDict *, void *, size_t, void *))                             \
+    X(5.0, int, DictReplaceC, (RedisModuleDict *, void *, size_t, void *))                         \
+    X(5.0, void *, DictGetC, (RedisModuleDict *, void *, size_t, int *))                           \
+    X(5.0, int, DictDelC, (RedisModuleDict *, void *, size_t, void *))                             \
+    X(5.0, uint64_t, DictSize, (RedisModuleDict *))                                                \
+    X(5.0, RedisModuleDictIter *, DictIteratorStartC,                                              \
+      (RedisModuleDict *, const char *op, void *, size_t))                                         \
+    X(5.0, void *, DictNextC, (RedisModuleDictIter *, size_t *, void **))                          \
+    X(5.0, void, DictIteratorStop, (RedisModuleDictIter *))                                        \
+    X(7.0, int, ACLAddLogEntry, (RedisModuleCtx *, RedisModuleUser *, RedisModuleString *, int))   \
+    X(7.2, int, ACLAddLogEntryByUserName,                                                          \
+      (RedisModuleCtx *, RedisModuleString * user, RedisModuleString * object, int))               \
+    X(5.0, RedisModuleCommandFilter *, RegisterCommandFilter,                                      \
+      (RedisModuleCtx *, void (*)(RedisModuleCommandFilterCtx *), int))                            \
+    X(5.0, int, UnregisterCommandFilter, (RedisModuleCtx *, RedisModuleCommandFilter *))           \
+    X(5.0, int, CommandFilterArgInsert, (RedisModuleCommandFilterCtx *, int, RedisModuleString *)) \
+    X(5.0, int, CommandFilterArgReplace,                                                           \
+      (RedisModuleCommandFilterCtx *, int, RedisModuleString *))                                   \
+    X(7.2, unsigned long long, CommandFilterGetClientId, (RedisModuleCommandFilterCtx *))          \
+    X(5.0, const RedisModuleString *, CommandFilterArgGet, (RedisModuleCommandFilterCtx *, int))   \
     X(7.2, void, RegisterAuthCallback, (RedisModuleCtx *, RedisModuleAuthCallback))
 
-#define REDIS_DECLARE(since, result, name, parameters) \
+#define REDIS_DECLARE(since, result, name, parameters)                                             \
     extern result(*RedisModule_##name) parameters;
 REDIS_API(REDIS_DECLARE)
 extern int (*RedisModule_GetApi)(const char *name, void *function);

@@ -33,8 +33,8 @@ bool is_managed(const regime *r, span name) {
 static bool gives_up(const regime *r, span name, const rule **was) {
     if (!(r->when & (ON_OFF | ON_ON)) || is_bootstrap_user(name)) return false;
     const rule *line = regime_user(r, name);
-    bool had = patch_removed(r->change, LINE_USER, name) ||
-               (line && !patch_has(r->change, true, line));
+    bool had =
+        patch_removed(r->change, LINE_USER, name) || (line && !patch_has(r->change, true, line));
     *was = patch_user(r->change, LINE_WAS, name);
     return had && !(r->enforced && line);
 }
@@ -104,6 +104,7 @@ request request_for(const session *s, const regime *r) {
         .issuers = s->issuers,
         .now = now_seconds(),
         .address = span_of(s->address.bytes, s->address.len),
+        .tls_version = s->tls_version,
         .no_journal = damaged(),
         .no_policy = !node.ever,
         .pending = r->pending,

@@ -30,13 +30,14 @@ typedef struct {
     identity *leaf; /* owned; NULL: no certificate, or one that cannot be read */
     path *issuers;  /* owned; with a leaf */
     ip address;
-    bool local;   /* a unix socket: never anybody's business */
-    action act;   /* what was done to it when it connected or chose */
-    bool strayed; /* it has changed its user since, by AUTH or RESET */
-    bool listens; /* it has asked for MONITOR or replication, see on_listen */
-    bool closing; /* it is over: it runs nothing any more, and is closed when we act */
-    int socket;   /* -1: not known */
-    int64_t due;  /* when we are to act on it, as now_us has it; 0: not, see look_at_later */
+    int tls_version; /* of its connection; 0: not known, or not TLS */
+    bool local;      /* a unix socket: never anybody's business */
+    action act;      /* what was done to it when it connected or chose */
+    bool strayed;    /* it has changed its user since, by AUTH or RESET */
+    bool listens;    /* it has asked for MONITOR or replication, see on_listen */
+    bool closing;    /* it is over: it runs nothing any more, and is closed when we act */
+    int socket;      /* -1: not known */
+    int64_t due;     /* when we are to act on it, as now_us has it; 0: not, see look_at_later */
     reason why;
     RedisModuleString *user; /* that we logged it in as; NULL otherwise */
     made_user *made;         /* that is this user; NULL otherwise */
@@ -98,7 +99,7 @@ typedef struct {
     bool whole;
     size_t lines, reading; /* how many came; calls whose lines are still being read */
     uint64_t serial;       /* another one for each stage */
-    int64_t touched; /* seconds since 1970 */
+    int64_t touched;       /* seconds since 1970 */
 } stage;
 
 /* What happened to a client, for CERTAUTH.LOG. Texts are cut to fit, and say so; what is behind their
@@ -129,14 +130,14 @@ typedef struct chore {
 
 /* A look at what a restart needs of the disk. One at a time, and none while a change is written. */
 typedef struct {
-    bool under_way; /* in its thread, or not yet answered for */
-    bool done;      /* the thread has gone */
-    bool journal;   /* there is one that was good */
-    bool ever;      /* a copy: is there to be a marker? */
-    fault wrong;    /* empty: nothing */
-    int64_t next;   /* not before, as now_us has it */
-    shown_files files;            /* a copy of what the server is set to */
-    shown_state read, last, now;  /* those two of own_certificate; and what is found */
+    bool under_way;              /* in its thread, or not yet answered for */
+    bool done;                   /* the thread has gone */
+    bool journal;                /* there is one that was good */
+    bool ever;                   /* a copy: is there to be a marker? */
+    fault wrong;                 /* empty: nothing */
+    int64_t next;                /* not before, as now_us has it */
+    shown_files files;           /* a copy of what the server is set to */
+    shown_state read, last, now; /* those two of own_certificate; and what is found */
     bool renewed;    /* they are others than those that it has read, and stay as they are now */
     X509 *leaves[2]; /* of these; owned */
     fault unfit;     /* why they cannot be shown; empty: they can */
@@ -144,10 +145,10 @@ typedef struct {
 
 /* The certificates that this server shows, and the files that it has read them from. */
 typedef struct {
-    shown_state read;   /* as the files were then */
-    shown_state last;   /* at the last look */
-    shown_state failed; /* as they were when the server did not take them */
-    fault wrong;      /* why it does not show what is in them now; empty: it does */
+    shown_state read;         /* as the files were then */
+    shown_state last;         /* at the last look */
+    shown_state failed;       /* as they were when the server did not take them */
+    fault wrong;              /* why it does not show what is in them now; empty: it does */
     uint8_t next[HASH_BYTES]; /* the key that waits to be shown */
     bool waits;
 } own_certificate;
@@ -222,49 +223,53 @@ typedef struct {
 extern struct node {
     RedisModuleCtx *ctx; /* detached: for timers and one-shots */
     bool is_valkey, started, api_certificates;
-    bool io_threads;    /* more than one at the start */
-    bool stops_threads; /* Redis 8 with io-threads does, for each client that the main thread touches */
+    bool io_threads; /* more than one at the start */
+    bool
+        stops_threads; /* Redis 8 with io-threads does, for each client that the main thread touches */
     int version;
-    uint64_t before;  /* clients up to this id were made while `default` was on */
-    uint64_t loader;  /* the client that runs MODULE LOAD */
-    void (*act)(void);           /* does what is due */
-    void (*filter)(RedisModuleCommandFilterCtx *); /* asked before each command, see watch_commands */
-    RedisModuleTimerID timer;    /* of act; 0: none */
-    int64_t act_at, ticked;      /* when act is to be there, when it last was by the second; now_us */
-    bool acting, aside; /* we do; a one-shot of act_while_loading is on its way */
-    uint64_t audited;            /* the last session looked at by audit */
+    uint64_t before;   /* clients up to this id were made while `default` was on */
+    uint64_t loader;   /* the client that runs MODULE LOAD */
+    void (*act)(void); /* does what is due */
+    void (*filter)(
+        RedisModuleCommandFilterCtx *); /* asked before each command, see watch_commands */
+    RedisModuleTimerID timer;           /* of act; 0: none */
+    int64_t act_at, ticked; /* when act is to be there, when it last was by the second; now_us */
+    bool acting, aside;     /* we do; a one-shot of act_while_loading is on its way */
+    uint64_t audited;       /* the last session looked at by audit */
     bool audit_due, audit_again; /* all sessions are to be looked at, and then once more */
     bool auth_queued;            /* an AUTH may wait for its EXEC, see on_command */
     char directory[PATH_MAX], trust[PATH_MAX + 8];
     char markers[2][PATH_MAX + 16]; /* beside the directory, and beside the path that was given */
     policy *policy, *bootstrap;
     journal *journal;
-    stamp stamp;               /* of the policy in force */
-    bool ever;                 /* there was a policy, now or once */
-    fault damage;              /* why only the bootstrap file counts; empty: it does not */
-    fault lost;                /* what is wrong with a journal that was sound; empty: nothing */
-    fault trust_state;         /* of tls-ca-cert-dir, for a person */
-    fault unverified;          /* what this libcrypto does not know of the policy's CAs; or empty */
+    stamp stamp;       /* of the policy in force */
+    bool ever;         /* there was a policy, now or once */
+    fault damage;      /* why only the bootstrap file counts; empty: it does not */
+    fault lost;        /* what is wrong with a journal that was sound; empty: nothing */
+    fault trust_state; /* of tls-ca-cert-dir, for a person */
+    fault unverified;  /* what this libcrypto does not know of the policy's CAs; or empty */
+    fault untaken;     /* what the policy trusts and no handshake here takes; or empty */
     trust trust_files;
-    bool watches;              /* the doors that are not the clients', see doors.c */
-    bool blind;                /* a client has come, and we were not asked */
-    bool shares;               /* the server's OpenSSL is the one that we see, see learn_openssl */
-    bool trusts;               /* they are open to the policy's CAs, unless guarded */
-    RedisModuleUser *nobody;   /* permissionless; refused clients sit on it until they are closed */
-    RedisModuleUser *scratch;  /* for trying ACL rules */
+    bool watches;             /* the doors that are not the clients', see doors.c */
+    bool blind;               /* a client has come, and we were not asked */
+    bool shares;              /* the server's OpenSSL is the one that we see, see learn_openssl */
+    bool trusts;              /* they are open to the policy's CAs, unless guarded */
+    RedisModuleUser *nobody;  /* permissionless; refused clients sit on it until they are closed */
+    RedisModuleUser *scratch; /* for trying ACL rules */
     RedisModuleCommandFilter *muzzle; /* while there may be a client that is to run nothing */
     int closing;                      /* how many sessions are */
-    RedisModuleDict *sessions; /* client id → session */
-    RedisModuleDict *ends;     /* end, client id → session */
-    int64_t next_end;          /* not after the first of them */
-    RedisModuleDict *due;      /* due, client id → session */
-    RedisModuleDict *managed;  /* user → its ACL rules as the server tells them after we set them */
-    RedisModuleDict *made;     /* user → made_user */
-    RedisModuleDict *spent;    /* users whose `was` line goes with the next change, see give_back_again */
-    RedisModuleDict *changed;  /* user → rights, see end_streams */
-    uint64_t streams_seen;     /* the last session looked at by end_streams */
-    size_t idle;               /* how many of them have no session */
-    bool switching;            /* we are changing a client's user ourselves */
+    RedisModuleDict *sessions;        /* client id → session */
+    RedisModuleDict *ends;            /* end, client id → session */
+    int64_t next_end;                 /* not after the first of them */
+    RedisModuleDict *due;             /* due, client id → session */
+    RedisModuleDict *managed; /* user → its ACL rules as the server tells them after we set them */
+    RedisModuleDict *made;    /* user → made_user */
+    RedisModuleDict
+        *spent; /* users whose `was` line goes with the next change, see give_back_again */
+    RedisModuleDict *changed; /* user → rights, see end_streams */
+    uint64_t streams_seen;    /* the last session looked at by end_streams */
+    size_t idle;              /* how many of them have no session */
+    bool switching;           /* we are changing a client's user ourselves */
     write_order *order;
     bool sweeping; /* sessions behind order->swept are not yet decided by the policy in force */
     bool settling; /* users are still becoming what the policy in force says, see settle */
@@ -406,6 +411,7 @@ void session_ends_at(session *s, int64_t end);
 void session_user(session *s, span user);
 void session_free(session *s);
 session *session_new(uint64_t id, const char *address, bool local);
+void path_of_session(identity *leaf, X509 *const *chain, size_t count, path *out);
 bool session_certificate(RedisModuleCtx *ctx, session *s, uint16_t port, peer *found);
 
 /* ---- rights.c ---- */

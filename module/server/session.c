@@ -113,12 +113,17 @@ static size_t peer_by_api(RedisModuleCtx *ctx, const session *s, X509 *certifica
     return count;
 }
 
+/* `chain`: of a handshake, or the leaf alone. */
+void path_of_session(identity *leaf, X509 *const *chain, size_t count, path *out) {
+    path_after_handshake(node.policy, leaf, chain, count, out);
+    if (!out->known) path_after_handshake(node.bootstrap, leaf, chain, 1, out);
+}
+
 static void session_leaf(session *s, const peer *found) {
     static identity id; /* 24 kB */
     static path issuers;
     identity_read(found->chain[0], &id);
-    path_after_handshake(node.policy, &id, found->chain, found->count, &issuers);
-    if (!issuers.known) path_after_handshake(node.bootstrap, &id, found->chain, 1, &issuers);
+    path_of_session(&id, found->chain, found->count, &issuers);
     s->leaf = identity_keep(&id);
     s->issuers = path_keep(&issuers);
 }

@@ -90,8 +90,8 @@ static bool could_begin(span rules, const stream *kind) {
     text_add(&b, LITERAL("reset "));
     text_add(&b, rules);
     text_add(&b, LITERAL(" resetchannels")); /* as in try_acl */
-    could = could || RedisModule_SetModuleUserACLString(NULL, node.scratch, b.text, NULL) ==
-                         REDISMODULE_ERR;
+    could = could ||
+            RedisModule_SetModuleUserACLString(NULL, node.scratch, b.text, NULL) == REDISMODULE_ERR;
     for (size_t i = 0; !could && i < 2 && kind->begin[i]; i++)
         could = is_allowed(node.scratch, text_span(kind->begin[i]));
     free(b.text);
@@ -144,8 +144,9 @@ static bool may_have_lost(const session *s, const rights *r) {
     if (r->lost & UNTOLD && (s->listens || !node.stops_threads)) return true;
     if (r->lost == 0 && !r->keys && !waits_unseen(r)) return false;
     return RedisModule_GetClientInfoById(&client, s->id) == REDISMODULE_OK &&
-           client.flags & (REDISMODULE_CLIENTINFO_FLAG_PUBSUB | REDISMODULE_CLIENTINFO_FLAG_BLOCKED |
-                           REDISMODULE_CLIENTINFO_FLAG_TRACKING);
+           client.flags &
+               (REDISMODULE_CLIENTINFO_FLAG_PUBSUB | REDISMODULE_CLIENTINFO_FLAG_BLOCKED |
+                REDISMODULE_CLIENTINFO_FLAG_TRACKING);
 }
 
 static void end_stream(span line, void *data) {

@@ -18,7 +18,7 @@
 typedef struct watched {
     struct watched *before, *behind;
     SSL *ssl;
-    bool resolved; /* `address` and `port` were looked up */
+    bool resolved;  /* `address` and `port` were looked up */
     unsigned looks; /* of tls_end_unfinished */
     ip address;
     uint16_t port;
@@ -145,6 +145,7 @@ bool tls_claim(const ip *address, uint16_t port, peer *out) {
     out->count = 0;
     out->ssl = ssl;
     out->socket = SSL_get_fd(ssl);
+    out->version = SSL_version(ssl);
     X509 *leaf = SSL_get0_peer_certificate(ssl);
     if (leaf == NULL) return true;
     out->chain[out->count++] = leaf;

@@ -10,7 +10,10 @@
 /* ---- tls.c: the client's SSL object ---- */
 
 /* An IP address as 4 or 16 bytes; an IPv4 address mapped into IPv6 counts as IPv4. */
-typedef struct { uint8_t bytes[16]; size_t len; } ip;
+typedef struct {
+    uint8_t bytes[16];
+    size_t len;
+} ip;
 bool ip_parse(const char *text, ip *out);
 struct ssl_st; /* libssl's SSL */
 struct sockaddr_storage;
@@ -18,8 +21,13 @@ bool ip_of_socket(const struct sockaddr_storage *, ip *, uint16_t *port);
 
 /* What a handshake left. `chain` is the leaf and, after a full handshake, the verified path above it;
  * empty without a certificate. Borrowed: valid as long as the connection. `socket`: -1 where it is not
- * known. */
-typedef struct { X509 *chain[PATH_LENGTH + 1]; size_t count; void *ssl; int socket; } peer;
+ * known. `version`: as SSL_version(3) has it, 0 where it is not known. */
+typedef struct {
+    X509 *chain[PATH_LENGTH + 1];
+    size_t count;
+    void *ssl;
+    int socket, version;
+} peer;
 
 /* Has libcrypto tell of every SSL object made and freed from now on. False where it cannot. */
 bool tls_watch(void);
@@ -81,6 +89,15 @@ bool doors_own_is_bound(void);
 /* Cuts the links whose other end is not, or no longer, a known node. On the main thread. */
 void doors_sweep(void);
 
+/* At the clients' door, a handshake takes what the policy trusts beside roots, where trust is managed: the
+ * certificates of its `pin` lines, and its `ca` lines below a root that is not known. */
+void doors_take(bool managed);
+bool doors_takes(void);
+/* A verify callback of libcrypto's that does so: what it says of an error, or of none. What is pinned keeps
+ * its error (X509_STORE_CTX_get_error(3)): nobody vouches for the path above it. */
+struct x509_store_ctx_st;
+int doors_verify(int good, struct x509_store_ctx_st *);
+
 doors_mode doors_now(void);
 uint64_t doors_refused(void); /* how many since the start */
 /* How many handshakes of clients have failed for this reason since the start; REASON_UNDECIDED: those that
@@ -116,18 +133,29 @@ uint64_t handshake_contexts(void);
 void handshake_seen(struct ssl_st *);
 
 /* Verifies what a client would present as the server's own context does now: its trust store, security
- * level, purpose and clock. Returns the answer; `issuers` is the path that it verified, untouched where it
- * was not asked or refuses. On the main thread, and not from within a handshake. */
+ * level, purpose and clock. Returns the answer; `issuers` is the path that it verified, if any, untouched
+ * where it was not asked or refuses. On the main thread, and not from within a handshake. */
 handshake handshake_ask(X509 *leaf, X509 *const *extra, size_t count, path *issuers);
+/* policy_rootless in the trust store that the server has now; none where that is not known. */
+size_t handshake_rootless(const policy *, X509 **first);
 
 /* ---- shown.c: the certificates that this server shows, in their files ---- */
 
 /* As the server's settings say, where it accepts and where it connects; "": not set. */
-typedef struct { char certificate[PATH_MAX], key[PATH_MAX], password[256]; } shown_pair;
-typedef struct { shown_pair pairs[2]; } shown_files;
+typedef struct {
+    char certificate[PATH_MAX], key[PATH_MAX], password[256];
+} shown_pair;
+typedef struct {
+    shown_pair pairs[2];
+} shown_files;
 /* What tells a file from the one that was there before; zeros: none. */
-typedef struct { uint64_t number, size; int64_t seconds, nanoseconds; } file_state;
-typedef struct { file_state files[4]; } shown_state;
+typedef struct {
+    uint64_t number, size;
+    int64_t seconds, nanoseconds;
+} file_state;
+typedef struct {
+    file_state files[4];
+} shown_state;
 
 /* All of these in any thread. */
 void shown_stat(const shown_files *, shown_state *out);
@@ -142,8 +170,11 @@ bool shown_read(const shown_files *, X509 *leaves[2], fault *why);
  * under their hash names; with `only`, nothing else of its kind. `changed` is set where a file came or
  * went; `stale` where libcrypto, which keeps what it has read, would not find that by itself. In any
  * thread, one at a time. */
-typedef struct { bool only, changed, stale; } trust_work;
-bool trust_write(const char *directory, const policy *, const policy *bootstrap, trust_work *, fault *why);
+typedef struct {
+    bool only, changed, stale;
+} trust_work;
+bool trust_write(const char *directory, const policy *, const policy *bootstrap, trust_work *,
+                 fault *why);
 
 /* Does it hold certificates of the policy that the bootstrap file has not as well? */
 bool trust_holds(const char *directory, const policy *, const policy *bootstrap);

@@ -109,7 +109,8 @@ static bool see(int directory, const entry *e, seen_file *out) {
 static void remember(int directory, const listing *l) {
     seen_file *now = malloc((l->count + 1) * sizeof *now);
     size_t count = 0;
-    for (size_t i = 0; now && i < l->count; i++) count += see(directory, &l->entries[i], &now[count]);
+    for (size_t i = 0; now && i < l->count; i++)
+        count += see(directory, &l->entries[i], &now[count]);
     free(seen);
     seen = now;
     seen_count = count;
@@ -202,7 +203,8 @@ static bool write_all(const char *where, listing *l, trust_work *w) {
     return error == 0;
 }
 
-bool trust_write(const char *where, const policy *p, const policy *bootstrap, trust_work *w, fault *why) {
+bool trust_write(const char *where, const policy *p, const policy *bootstrap, trust_work *w,
+                 fault *why) {
     listing l = {calloc(count_certificates(p) + count_certificates(bootstrap) + 1, sizeof(entry)),
                  0};
     if (l.entries == NULL) return fail(why, "out of memory");

@@ -67,7 +67,8 @@ static span mark_of(const rule *line, span user) {
 /* Takes the mark from the server's user: true where it had one. Telling its rules takes far longer. */
 static bool take_mark(span name) {
     RedisModuleUser *user = user_handle(name);
-    bool had = user && RedisModule_SetModuleUserACLString(NULL, user, "!" MARK, NULL) == REDISMODULE_OK;
+    bool had =
+        user && RedisModule_SetModuleUserACLString(NULL, user, "!" MARK, NULL) == REDISMODULE_OK;
     if (user) RedisModule_FreeModuleUser(user);
     return had;
 }
@@ -191,8 +192,8 @@ static RedisModuleString *rules_before(span name) {
 static void note_changed(span name, RedisModuleString *before) {
     void *key = (void *)(uintptr_t)name.ptr;
     const RedisModuleString *now = RedisModule_DictGetC(node.managed, key, name.len, NULL);
-    bool same = before && now && string_span(now).len &&
-                span_equal(string_span(now), string_span(before));
+    bool same =
+        before && now && string_span(now).len && span_equal(string_span(now), string_span(before));
     if (before && same) RedisModule_FreeString(NULL, before);
     if (before == NULL || same) return;
     rights *r = RedisModule_DictGetC(node.changed, key, name.len, NULL);
@@ -223,18 +224,15 @@ bool set_user(span name, span rules) {
 }
 
 /* A user of the bootstrap file is not the policy's, whatever a line of it says. */
-bool is_bootstrap_user(span name) {
-    return policy_user(node.bootstrap, LINE_USER, name) != NULL;
-}
+bool is_bootstrap_user(span name) { return policy_user(node.bootstrap, LINE_USER, name) != NULL; }
 
 /* A line of a journal from before such names were refused: its user is not there, so that no file of
  * the server gets to hold it. Whoever it binds is refused as `user_missing`. */
 bool leave_out(const rule *line, span user) {
     fault why, none;
     if (rule_lasts(line, &why)) return false;
-    RedisModule_Log(node.ctx, "warning",
-                    "user '%.*s' is left out: %.200s",
-                    (int)user.len, (const char *)user.ptr, why.text);
+    RedisModule_Log(node.ctx, "warning", "user '%.*s' is left out: %.200s", (int)user.len,
+                    (const char *)user.ptr, why.text);
     delete_user(user, &none);
     return true;
 }
@@ -294,9 +292,7 @@ void undo_user(span name) {
     forget_user(name);
 }
 
-bool enforced(void) {
-    return !damaged() && policy_setting(node.policy, SET_ENFORCE) == ENFORCE_ON;
-}
+bool enforced(void) { return !damaged() && policy_setting(node.policy, SET_ENFORCE) == ENFORCE_ON; }
 
 /* A user without sessions goes, unless a `user` line has its name now. */
 static void unmake_user(span user) {
@@ -343,8 +339,8 @@ void each_user(void (*take)(span name, void *data), void *data) {
     RedisModuleCallReply *reply = RedisModule_Call(node.ctx, "ACL", "c", "USERS");
     for (size_t i = 0; reply && i < RedisModule_CallReplyLength(reply); i++) {
         size_t len;
-        const char *name = RedisModule_CallReplyStringPtr(
-            RedisModule_CallReplyArrayElement(reply, i), &len);
+        const char *name =
+            RedisModule_CallReplyStringPtr(RedisModule_CallReplyArrayElement(reply, i), &len);
         take(span_of(name, len), data);
     }
     if (reply) RedisModule_FreeCallReply(reply);
@@ -353,14 +349,16 @@ void each_user(void (*take)(span name, void *data), void *data) {
 /* A file is saved whole, so one copy tells of all. An adopted user may be there as the operator made it. */
 static void look_for_old_copies(span name) {
     static bool looked;
-    if (looked || policy_user(node.policy, LINE_WAS, name) || span_equal(name, LITERAL("default"))) return;
+    if (looked || policy_user(node.policy, LINE_WAS, name) || span_equal(name, LITERAL("default")))
+        return;
     looked = true;
     if (is_marked(name)) return;
-    RedisModule_Log(node.ctx, "warning",
-                    "the server's own files have user '%.*s', which has a user line, as an earlier certauth "
-                    "or the operator made it: it would stay when the line goes. Send ACL SAVE or CONFIG "
-                    "REWRITE once",
-                    (int)name.len, (const char *)name.ptr);
+    RedisModule_Log(
+        node.ctx, "warning",
+        "the server's own files have user '%.*s', which has a user line, as an earlier certauth "
+        "or the operator made it: it would stay when the line goes. Send ACL SAVE or CONFIG "
+        "REWRITE once",
+        (int)name.len, (const char *)name.ptr);
 }
 
 /* A copy of what was made before a restart, and has been saved (CONFIG REWRITE, ACL SAVE): no line makes it
@@ -375,7 +373,8 @@ static void drop_saved_user(span name, void *none) {
     }
     if (!take_mark(name) && !(enforced() && policy_owns_word(node.policy, name))) return;
     RedisModule_Log(node.ctx, "notice",
-                    "user '%.*s' had been saved and is removed: a line had made it, or a pattern line makes it",
+                    "user '%.*s' had been saved and is removed: a line had made it, or a pattern "
+                    "line makes it",
                     (int)name.len, (const char *)name.ptr);
     delete_user(name, &why);
 }

@@ -76,11 +76,11 @@ static bool check_owner(patch *change, const rule *line, span name, fault *why) 
     RedisModule_DictDelC(node.spent, (void *)(uintptr_t)name.ptr, name.len, NULL);
     RedisModuleString *rules = user_rules(name);
     if (rules == NULL) return true;
-    bool good = rule_adopts(line)
-                    ? note_user(change, name, string_span(rules), why)
-                    : fail(why,
-                           "the server has a user of this name already: write `adopt` behind the "
-                           "name to take it over (what it was is kept, and comes back)");
+    bool good =
+        rule_adopts(line)
+            ? note_user(change, name, string_span(rules), why)
+            : fail(why, "the server has a user of this name already: write `adopt` behind the "
+                        "name to take it over (what it was is kept, and comes back)");
     RedisModule_FreeString(NULL, rules);
     return good;
 }
@@ -115,8 +115,7 @@ static void check_added(write_order *order, const rule *line, size_t number) {
 /* A line that counts once enforcement comes on: a typo is said now, and not on that day. */
 static void check_waiting(write_order *order, const rule *line, size_t number) {
     uint8_t bytes[USER_BYTES];
-    bool makes = rule_type(line) == LINE_PATTERN;
-    span name = makes ? span_of(bytes, rule_sample(line, bytes)) : rule_user(line, 0);
+    span name = rule_is_maker(line) ? span_of(bytes, rule_sample(line, bytes)) : rule_user(line, 0);
     fault why;
     if (!try_acl(line, name, true, &why)) line_problem(order->change, line, number, why.text);
 }
@@ -293,7 +292,8 @@ static bool check_memory(write_order *order) {
     return most == 0 || after <= most / 4 ||
            fail(&order->why,
                 "MEMORY the policy would take about %llu MB, which is more than a quarter of "
-                "maxmemory (%llu MB): its users would displace the data. Raise maxmemory, or give it "
+                "maxmemory (%llu MB): its users would displace the data. Raise maxmemory, or give "
+                "it "
                 "fewer lines",
                 (unsigned long long)after / MEBIBYTE + 1, (unsigned long long)most / MEBIBYTE);
 }

@@ -19,8 +19,8 @@ from tests.bench import (
 )
 from tests.bench.lab import Lab
 from tests.bench.report import Answer, write
-from tests.servers import servers
-from tests.support import ROOT, remove_scratch
+from tests.kit.servers import servers
+from tests.kit.support import ROOT, remove_scratch
 
 BENCHES = (
     bench_login, bench_first, bench_throughput, bench_policy, bench_cutoff, bench_sync, bench_api,

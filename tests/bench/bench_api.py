@@ -19,10 +19,10 @@ from threading import Barrier
 
 from flask import Flask
 
-from control.server import Listen, Server
-from tests.api import ADMIN, ControlPlane
+from control.http.server import Listen, Server
 from tests.bench.lab import Lab, by_turns
 from tests.bench.report import Answer
+from tests.kit.rest import ADMIN, ControlPlane
 
 NUMBER, TITLE = 7, "REST"
 HOW = """Requests over 8 kept connections, one under way on each, from a process of its own: a

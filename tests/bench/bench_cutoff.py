@@ -11,9 +11,9 @@ from typing import Self
 
 from tests.bench.lab import Lab, Link, driver, keep, longest_pings
 from tests.bench.report import Answer, Row
-from tests.nodes import JOURNAL, load, usual
-from tests.servers import Server
-from tests.support import Cert, RedisServer
+from tests.kit.node import JOURNAL, load, usual
+from tests.kit.servers import Server
+from tests.kit.support import Cert, RedisServer
 
 NUMBER, TITLE = 5, "Cut-off"
 HOW = """10,000 live TLS sessions of 100 certificates, 100 sessions each, and one more of a

@@ -12,8 +12,8 @@ from typing import Self
 from tests.bench.bench_login import PASSWORD, with_module
 from tests.bench.lab import Lab, by_turns, keep, visits
 from tests.bench.report import Answer
-from tests.servers import Server
-from tests.support import RedisServer
+from tests.kit.servers import Server
+from tests.kit.support import RedisServer
 
 NUMBER, TITLE = 2, "The first command"
 HOW = """From connect(2) to the answer to GET, by a client that waits for each answer, as client

@@ -11,9 +11,9 @@ from pathlib import Path
 from tests.bench.bench_policy import LINES, certificates, subject
 from tests.bench.lab import Lab, Link, by_turns, keep, login_cost, send, staged, visits
 from tests.bench.report import Answer, Row
-from tests.nodes import JOURNAL, load, usual
-from tests.servers import Server
-from tests.support import RedisServer
+from tests.kit.node import JOURNAL, load, usual
+from tests.kit.servers import Server
+from tests.kit.support import RedisServer
 
 NUMBER, TITLE = 1, "A login"
 HOW = """Processor time of the server (user and system, all threads, /proc/PID/task/*/schedstat)

@@ -21,18 +21,21 @@ from tests.bench.lab import (
     staged,
 )
 from tests.bench.report import Answer
-from tests.nodes import JOURNAL, status, usual
-from tests.servers import Server
-from tests.support import RedisServer
+from tests.kit.node import JOURNAL, status, usual
+from tests.kit.servers import Server
+from tests.kit.support import RedisServer
 
 NUMBER, TITLE = 4, "Size"
 HOW = """Servers with 1, 1,000 and 1,000,000 `bind subject` lines side by side, and clients whose
 never-seen certificates are bound by lines all over the policy. The largest is staged and
 committed as the control plane does it, patched and restarted, while another client PINGs all the
-time; beside it the longest PING of a server that does nothing: the machine's own."""
+time; beside it the longest PING of a server that does nothing: the machine's own. Then clients
+that `bind subject` names, without and with 10,000 `bind attributes` lines of 32 lists of types, and
+those that one of these lines names."""
 LOGIN = "processor time of the server a login, µs"
 LINES, USERS = 1_000_000, 100_000
 LIMIT, LINE_BYTES = 1.02, 160
+PARTS, PARTS_LIMIT = 10_000, 1.05
 
 
 def subject(number: int) -> str:
@@ -142,6 +145,40 @@ def measure(kind: Server, lab: Lab, answer: Answer) -> None:
             start(answer, arm, server, shown[arm])
 
 
+def part(number: int) -> str:
+    """A `bind attributes` line for the subject of this number, and for no other: of 32 lists of
+    types, those of most lines have what no subject has."""
+    more = f",1.3.{number % 32}=x" if number % 32 else ""
+    return f"bind attributes OU=team-{number},O=acme{more} alice"
+
+
+def parts(kind: Server, lab: Lab, answer: Answer) -> None:
+    size, count = lab.size(PARTS, 200), lab.size(50, 10)
+    names = [f"CN=x,OU=team-{n * 7919 % size // 32 * 32},O=acme" for n in range(count)]
+    shown = keep([lab.pki.ca.issue(one) for one in names])
+    exact = [f"bind subject {one} alice" for one in set(names)]
+    wide = list(map(part, range(size)))
+    policies = {
+        "by subject, no `attributes` lines": exact,
+        f"by subject, `attributes` lines: {size:,}": [*exact, *wide],
+        f"by one of `attributes` lines: {size:,}": wide,
+    }
+    with ExitStack() as stack:
+        logins = {}
+        for arm, lines in policies.items():
+            server = stack.enter_context(RedisServer(kind, lab.pki, module=JOURNAL))
+            link, lines = stack.enter_context(Link(server)), [*usual(lab.pki), *lines]
+            send(link, "parts", lines, staged("parts", lines), "LOAD", "1")
+            logins[arm] = partial(login_cost, server, count, shown, "PING")
+        none, *rows = [
+            answer.row(kind, f"{LOGIN}, parts of subjects", arm, values)
+            for arm, values in by_turns(5 * lab.rounds, logins).items()
+        ]
+    for row in rows:
+        answer.bar(row, PARTS_LIMIT, none)
+
+
 def run(lab: Lab, answer: Answer) -> None:
     for kind in lab.servers:
         measure(kind, lab, answer)
+        parts(kind, lab, answer)

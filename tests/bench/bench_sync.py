@@ -8,14 +8,15 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from control.service import Config
-from control.store import Store, cluster_table, counters, user_roles, users
-from tests.api import user
+from control.store import Store
+from control.store.schema import cluster_table, counters, user_roles, users
 from tests.bench.lab import Lab
 from tests.bench.report import Answer
-from tests.control import Https, Serving, enrolled_node, initialised
-from tests.nodes import who
-from tests.servers import Server
-from tests.support import Cert, Pki, RedisServer, wait_until
+from tests.kit.node import who
+from tests.kit.plane import Https, Serving, enrolled_node, initialised
+from tests.kit.rest import user
+from tests.kit.servers import Server
+from tests.kit.support import Cert, Pki, RedisServer, wait_until
 
 NUMBER, TITLE = 6, "Propagation"
 HOW = """From `POST /v1/users?wait_for_sync=30` until its answer, and until the new user has
@@ -38,7 +39,7 @@ class Measured:
 def populate(config: Config, count: int) -> None:
     """So many users with rights, faster than one by one."""
     store = Store(config.url)
-    with store._transaction() as connection:
+    with store._kernel.transaction() as connection:
         for start in range(0, count, BATCH):
             found = [user(n, f"user{n}") for n in range(start + 2, min(start + BATCH, count) + 2)]
             names = [column.name for column in users.c]

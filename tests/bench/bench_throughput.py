@@ -8,8 +8,8 @@ from functools import partial
 from tests.bench.bench_login import with_module
 from tests.bench.lab import Lab, by_turns, cpu
 from tests.bench.report import Answer
-from tests.servers import Server
-from tests.support import RedisServer
+from tests.kit.servers import Server
+from tests.kit.support import RedisServer
 
 NUMBER, TITLE = 3, "After the login"
 HOW = """redis-benchmark over mutual TLS, 20 connections, one command under way on each, the same

@@ -27,7 +27,10 @@
 #include <openssl/pem.h>
 #include <openssl/ssl.h>
 
-typedef struct { X509 *certificate; EVP_PKEY *key; } identity;
+typedef struct {
+    X509 *certificate;
+    EVP_PKEY *key;
+} identity;
 
 static void need(int good, const char *what) {
     if (good) return;

@@ -13,11 +13,11 @@ from pathlib import Path
 from socket import AF_UNIX, socket
 from typing import Self, TypeVar
 
-from tests.servers import Server
-from tests.support import Cert, Pki, RedisServer, scratch
+from tests.kit.servers import Server
+from tests.kit.support import Cert, Pki, RedisServer, scratch
 
 SOURCE = Path(__file__).with_name("driver.c")
-CHUNK = 1000  # lines in one STAGE, as control/sync.py sends them
+CHUNK = 1000  # lines in one STAGE, as control/nodes/client.py sends them
 Found = TypeVar("Found")
 
 

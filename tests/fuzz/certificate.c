@@ -21,12 +21,22 @@ static const char *const LINES[] = {
     "bind uri spiffe://x/a bob",
     "bind ip 10.0.0.1 bob",
     "bind subject CN=x,O=acme carol dave",
+    "bind attribute serialNumber=1 erin",
+    "bind extension 1.3.6.1.4.1.99999.1=cart frank",
+    "bind attributes OU=eng,OU=ops grace",
+    "bind attributes O=acme,L=x heidi",
+    "set several-names same",
     "pattern uri spiffe://{td}/{id} uri:{td}:{id} on",
     "pattern dns {a}.{b} dns:{a}:{b} on",
     "pattern email {a}@{b} mail:{a}:{b} on",
     "pattern upn {a}@{b} mail:{a}:{b} on",
     "pattern subject CN={id} cn:{id} on",
     "pattern cn {id} cn:{id} on",
+    "pattern uri spiffe://y/{id} bob",
+    "set max-lifetime 20000d",
+    "set require-eku clientAuth",
+    "set require-policy 1.2.3",
+    "set min-key-bits 2048",
 };
 
 static policy *lines(void) {
@@ -54,7 +64,18 @@ static void check_name(const identity *id, span name) {
     /* A type that libcrypto cannot write, or an RDN that no text can say, is printed as nothing. */
     if (size == 0) return;
     LAW(text_clean(span_of(text, size)));
-    if (name_parse(span_of(text, size), again, &len, &why)) LAW(span_equal(name, span_of(again, len)));
+    if (name_parse(span_of(text, size), again, &len, &why))
+        LAW(span_equal(name, span_of(again, len)));
+}
+
+static void check_extensions(const identity *id) {
+    attribute one;
+    size_t at = 0;
+    LAW(id->extensions.len <= EXTENSION_BYTES);
+    while (name_next(id->extensions, &at, &one)) {
+        LAW(at <= id->extensions.len && one.starts && one.oid.len);
+        LAW(one.value.len <= EXTENSION_TEXT && text_clean(one.value));
+    }
 }
 
 static void check_identity(const identity *id) {
@@ -64,6 +85,7 @@ static void check_identity(const identity *id) {
     LAW((id->refusal || id->odd) == (id->detail.len > 0) && text_clean(id->detail));
     check_name(id, id->subject);
     check_name(id, id->issuer);
+    check_extensions(id);
     while (identity_next_san(id, &at, &kind, &value)) {
         LAW(at <= id->sans.len && kind < BIND_KINDS);
         LAW(kind == BIND_IP ? value.len == 4 || value.len == 16 : text_clean(value));
@@ -87,6 +109,8 @@ static void check_kept(const policy *p, request r) {
     identity *read = r.leaf, *kept = identity_keep(read);
     LAW(span_equal(kept->subject, read->subject) && span_equal(kept->issuer, read->issuer));
     LAW(span_equal(kept->serial, read->serial) && span_equal(kept->sans, read->sans));
+    LAW(span_equal(kept->usages, read->usages) && span_equal(kept->policies, read->policies));
+    LAW(span_equal(kept->extensions, read->extensions));
     r.leaf = kept;
     check_decision(p, &r);
     LAW(memcmp(identity_cert(kept), identity_cert(read), HASH_BYTES) == 0);

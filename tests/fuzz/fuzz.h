@@ -11,12 +11,12 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 /* Not assert(3), which NDEBUG takes away. */
-#define LAW(holds)                                                                   \
-    do {                                                                             \
-        if (!(holds)) {                                                              \
-            fprintf(stderr, "%s:%d: law broken: %s\n", __FILE__, __LINE__, #holds);  \
-            abort();                                                                 \
-        }                                                                            \
+#define LAW(holds)                                                                                 \
+    do {                                                                                           \
+        if (!(holds)) {                                                                            \
+            fprintf(stderr, "%s:%d: law broken: %s\n", __FILE__, __LINE__, #holds);                \
+            abort();                                                                               \
+        }                                                                                          \
     } while (0)
 
 /* Bytes of their own, to be freed. */

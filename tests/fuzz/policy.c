@@ -31,6 +31,9 @@ static identity *leaf(void) {
     add_san(&id, &sans, BIND_URI, "spiffe://x/a");
     add_san(&id, &sans, BIND_DNS, "a.example");
     add_san(&id, &sans, BIND_EMAIL, "a@example.org");
+    writer w = {id.bytes + 2 * NAME_BYTES + SAN_BYTES, 0, EXTENSION_BYTES, false};
+    put_attribute(&w, true, LITERAL("\x2a\x03"), LITERAL("cart")); /* 1.2.3 */
+    id.extensions = span_of(w.ptr, w.len);
     id.serial = span_of("\1", 1);
     id.not_after = INT64_MAX;
     id.client = id.hashed = true; /* hashes of zeros: there is no certificate */
@@ -71,7 +74,8 @@ static void check_rule(const rule *r) {
 static policy *loaded(const policy *p) {
     policy *made = policy_new();
     patch *all = patch_new(made, FROM_WIRE);
-    for (size_t i = policy_rules(p); i > 0; i--) patch_add(all, rule_text(policy_rule(p, i - 1)), i);
+    for (size_t i = policy_rules(p); i > 0; i--)
+        patch_add(all, rule_text(policy_rule(p, i - 1)), i);
     LAW(patch_finish(all, true));
     policy_commit(made, all);
     patch_free(all);

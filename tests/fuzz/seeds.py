@@ -10,9 +10,24 @@ from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
-from tests import test_differential, test_journal, test_line, test_pattern, test_text
+from tests.core import (
+    test_attributes,
+    test_differential,
+    test_journal,
+    test_line,
+    test_pattern,
+    test_text,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+# About the leaf of policy.c.
+PARTS = [
+    "set enforce on\nbind attributes OU=eng,O=acme a\nbind attributes O=acme b\nuser a on",
+    "set enforce on\nbind attributes CN=alice,OU=eng a\nbind extension 1.2.3=cart a\nuser a on",
+    "set enforce on\nbind attribute O=acme a\nset several-names same\nbind uri x a b\nuser a on",
+]
 
 
 def strings(value: object) -> Iterator[bytes]:
@@ -43,10 +58,15 @@ def documented() -> Iterator[bytes]:
 def certificates() -> Iterator[bytes]:
     yield from test_differential.vectors()
     yield from test_differential.generated(300)
+    for rdns in test_attributes.FITS.values():
+        yield test_attributes.subject(*rdns)
+    for content in (*test_attributes.TEXTS.values(), *test_attributes.NO_TEXTS.values()):
+        yield test_attributes.holding(content, b"cart")
 
 
 def changes() -> list[bytes]:
-    return [*documented(), *sorted({*cases(test_line, test_pattern)})]
+    cast = sorted({*cases(test_line, test_pattern)})
+    return [*documented(), *map(str.encode, PARTS), *cast]
 
 
 def patches() -> Iterator[bytes]:

@@ -1,7 +1,9 @@
 /* Distinguished names, tokens and strings of ASN.1: what is read, printed and read again is the same. */
 #include "fuzz.h"
 
-enum { PRINTED_BYTES = 5 * NAME_BYTES }; /* a dotted type of 255 arcs and a value that is all escaped */
+enum {
+    PRINTED_BYTES = 5 * NAME_BYTES
+}; /* a dotted type of 255 arcs and a value that is all escaped */
 
 /* Prints into as many bytes as there are, and into one less, which must not do. */
 static void check_room(span name, span printed) {
@@ -59,7 +61,8 @@ static void check_token(span value) {
 /* All tokens of a line: each is no longer than the text it was read from. */
 static void check_tokens(span line) {
     uint8_t *out = must(malloc(line.len + 1));
-    for (size_t len = 0, before = line.len; token_read(&line, out, &len) == TOKEN_READ; before = line.len)
+    for (size_t len = 0, before = line.len; token_read(&line, out, &len) == TOKEN_READ;
+         before = line.len)
         LAW(len <= before && line.len < before);
     free(out);
 }
@@ -69,7 +72,8 @@ static void check_string(span content) {
     for (int tag = 0; tag < 32; tag++) {
         uint8_t bytes[NAME_BYTES];
         writer out = {bytes, 0, sizeof bytes, false};
-        if (put_asn1_text(&out, tag, content) == content.len && !out.full) LAW(text_clean(span_of(bytes, out.len)));
+        if (put_asn1_text(&out, tag, content) == content.len && !out.full)
+            LAW(text_clean(span_of(bytes, out.len)));
     }
 }
 

@@ -1,0 +1,79 @@
+"""`redis-certauth explain`: who a certificate would be, and why."""
+
+import json
+import ssl
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from control.cli.options import FILE, asking, connection
+from control.cli.output import AS_JSON, clean, render_explanation
+from control.policy import core
+from control.policy.decision import render_decision
+
+
+@click.command("explain")
+@click.argument("certificate", type=FILE)
+@click.option("--policy", type=FILE, help="A file of policy lines: no API is asked.")
+@click.option("--db", help="On this database, by name; else for the API.")
+@click.option("--address", help="The client's IP address, for lines with from=.")
+@click.option("--time", "when", type=click.DateTime(), help="Another time than now, in UTC.")
+@AS_JSON
+@connection
+def explain_command(
+    profile: str | None, options: Mapping[str, str | None], certificate: Path, policy: Path | None,
+    db: str | None, address: str | None, when: datetime | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Say who CERTIFICATE would be, and why. Exits with 1 where it would be nobody.
+
+    CERTIFICATE is PEM, the leaf first, then its intermediate CAs; or the DER of a leaf.
+    """
+    now = int(when.replace(tzinfo=UTC).timestamp()) if when else None
+    if policy:
+        found = explained_by(policy, certificate, now, address)
+    else:
+        sent = {"certificate": pem_of(certificate), "address": address, "time": now}
+        with asking(profile, options) as ask:
+            sent["bdb_uid"] = ask.named("/v1/bdbs", db)["uid"] if db else None
+            there = {name: value for name, value in sent.items() if value is not None}
+            found = ask("POST", "/v1/certauth/explain", there)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        click.echo(clean("\n".join(render_explanation(found))))
+    sys.exit(0 if found["users"] else 1)
+
+
+def pem_of(certificate: Path) -> str:
+    content = certificate.read_bytes()
+    is_pem = b"-----BEGIN" in content
+    return content.decode(errors="replace") if is_pem else ssl.DER_cert_to_PEM_cert(content)
+
+
+def explained_by(
+    policy: Path, certificate: Path, now: int | None, address: str | None
+) -> dict[str, Any]:
+    """As the API explains, by a file."""
+    try:
+        decision = read_policy(policy).decide(certificate.read_bytes(), now, address)
+    except (core.CoreError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    except UnicodeDecodeError as error:
+        raise click.ClickException(f"{policy} is no text in UTF-8: {error}") from error
+    return render_decision(decision)
+
+
+def read_policy(file: Path) -> core.Policy:
+    """A file of policy lines. Comments and empty lines are none, but count where a line is named.
+    Raises core.PolicyError."""
+    lines = list(enumerate(file.read_text().splitlines(), 1))
+    lines = [(number, line) for number, line in lines if line and line[0] != "#"]
+    try:
+        return core.Policy(line for _, line in lines)
+    except core.PolicyError as error:
+        problems = tuple((lines[index - 1][0], text) for index, text in error.problems)
+        raise core.PolicyError(problems, error.count) from error

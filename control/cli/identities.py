@@ -1,0 +1,222 @@
+"""`redis-certauth user identity`, and the options that say which certificates a user is."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from control.cli import client
+from control.cli.client import ApiError, Client
+from control.cli.options import DRY_RUN, FILE, NO_WAIT, Command, change, connected
+from control.cli.output import AS_JSON, IDENTITIES, clean, echo
+from control.policy import bindings, core
+
+Identity = dict[str, Any]  # as the API has it
+USERS = "/v1/users"
+SUBJECT = "certificate_subject_line"  # the field that Redis Enterprise has
+TRIES = 5  # where others change the user at the same time
+
+# By option, since --key, --cert and --email are something else already.
+KINDS = {
+    "subject": ("subject", "The whole subject: CN=alice,O=acme"),
+    "cn": ("cn", "A CN of the subject."),
+    "uri": ("uri", "A URI, such as spiffe://acme/ns/shop/sa/cart"),
+    "dns": ("dns", "A DNS name."),
+    "email-san": ("email", "An e-mail address in the certificate."),
+    "ip": ("ip", "An IP address in the certificate."),
+    "upn": ("upn", "A Microsoft user principal name."),
+    "key-id": ("key", "SHA-256 of its public key: it survives renewals."),
+    "fingerprint": ("cert", "SHA-256 of the certificate."),
+    "attributes": ("attributes", "Part of the subject: OU=analytics,O=acme"),
+    "attribute-oid": ("attribute", "OID=VALUE of the subject: 2.5.4.5=12345"),
+    "extension-oid": ("extension", "OID=VALUE of an extension."),
+}
+OF_LEAF = ("subject", "cn", "uri", "dns", "email-san", "ip", "upn", "key-id", "fingerprint")
+
+
+def parameter(option: str) -> str:
+    return f"by_{option.replace('-', '_')}"
+
+
+def with_identities(command: Command) -> Command:
+    """Gives a command the options that `given_identities` reads."""
+    declared = [
+        click.option(f"--{option}", parameter(option), multiple=True, help=text)
+        for option, (_, text) in KINDS.items()
+    ]
+    declared += [
+        click.option("--certificate", type=FILE, help="One that it is; --by says by what of it."),
+        click.option("--by", type=click.Choice(OF_LEAF), help="What of --certificate it is by."),
+        click.option("--issued-by", default="", help="Only below this trusted CA: a name, SHA-256 "
+                     "or key id."),
+        click.option("--from", "networks", multiple=True, help="Only from this address or network; "
+                     "may be given again."),
+        click.option("--session", default="", help="Only for so long, such as 8h."),
+        click.option("--shared", is_flag=True, help="Other users may have the same."),
+    ]  # fmt: skip
+    for option in reversed(declared):
+        command = option(command)
+    return command
+
+
+def given_identities(given: dict[str, Any]) -> list[Identity]:
+    """Takes these options out of those of a command. Raises click.UsageError."""
+    found = [
+        (kind, value)
+        for option, (kind, _) in KINDS.items()
+        for value in given.pop(parameter(option), ())
+    ]
+    file, by = given.pop("certificate", None), given.pop("by", None)
+    options = {
+        "ca": given.pop("issued_by", ""),
+        "from": list(given.pop("networks", ())),
+        "session": given.pop("session", ""),
+        "shared": given.pop("shared", False),
+    }
+    if file:
+        found.append(named_by(file, by))
+    said = {name: value for name, value in options.items() if value}
+    if (said or by) and not found:
+        raise click.UsageError("--issued-by, --from, --session, --shared and --by say more of an "
+                               "identity: give one, such as --uri")  # fmt: skip
+    return [{kind: worded(kind, value), **said} for kind, value in found]
+
+
+def worded(kind: str, value: str) -> Any:
+    """A value as the API has it."""
+    if kind not in bindings.BY_OID:
+        return value
+    oid, equals, text = value.partition("=")
+    if not equals:
+        raise click.UsageError(f"'{value}' is not like OID=VALUE")
+    return {"oid": oid, "value": text}
+
+
+def named_by(file: Path, by: str | None) -> tuple[str, str]:
+    """The kind and value of a certificate that somebody chose, all of which are shown: what a user
+    is known by is never guessed. Raises click.UsageError."""
+    try:
+        leaf = core.identity(file.read_bytes())
+    except (core.CoreError, OSError) as error:
+        raise click.UsageError(f"{file}: {error}") from error
+    choices = choices_of(leaf)
+    click.echo(clean(f"{file} holds:"), err=True)
+    for option, value in choices:
+        click.echo(clean(f"  --by {option}: {value}"), err=True)
+    if leaf.refusal:
+        raise click.UsageError(f"{file}: it logs nobody in: {leaf.detail or leaf.refusal}")
+    if by is None:
+        there = ", ".join(dict.fromkeys(option for option, _ in choices))
+        raise click.UsageError(f"by what of {file}? --by: one of {there}")
+    values = [value for option, value in choices if option == by]
+    if len(values) != 1:
+        why = f"has several: name them with --{by}" if values else "has none that can be named"
+        raise click.UsageError(f"--by {by}: {file} {why}, or choose another")
+    return KINDS[by][0], values[0]
+
+
+def choices_of(leaf: core.Identity) -> list[tuple[str, str]]:
+    """What a user may be bound to, by option. Not what no `bind` line can name."""
+    names = [("cn", name) for name in core.common_names(leaf.subject)]
+    all_of_it = [("subject", leaf.subject), *names, *leaf.sans, ("key", leaf.key),
+                 ("cert", leaf.cert)]  # fmt: skip
+    options = {KINDS[option][0]: option for option in OF_LEAF}
+    return [
+        (options[kind], value)
+        for kind, value in dict.fromkeys(all_of_it)
+        if kind in options and value and kind not in leaf.odd
+    ]
+
+
+def fields_of(identities: Sequence[Identity]) -> dict[str, Any]:
+    """The fields of a request. A plain subject alone takes the place of the one that is there, as
+    in Redis Enterprise; anything else takes the place of all identities."""
+    if len(identities) == 1 and identities[0].keys() == {"subject"}:
+        return {SUBJECT: identities[0]["subject"]}
+    return {IDENTITIES: list(identities)} if identities else {}
+
+
+# ---- user identity add | remove ------------------------------------------------------------------
+
+
+@click.group("identity")
+def identity_group() -> None:
+    """Add and remove single identities; the others stay."""
+
+
+Edit = Callable[[list[Identity]], list[Identity]]
+
+
+def edit_identities(ask: Client, dry_run: bool, name: str, edit: Edit) -> Any:
+    """Reads, changes and writes, with the ETag of what was read: of two editors the second reads
+    again, and nothing is lost. Raises ApiError, click.ClickException."""
+    path = client.item(USERS, ask.named(USERS, name)["uid"])
+    for tries_left in reversed(range(TRIES)):
+        user, etag = ask.read(path)
+        sent = {IDENTITIES: edit(user[IDENTITIES])}
+        try:
+            return change(ask, dry_run, "PUT", path, sent, etag)
+        except ApiError as error:
+            if error.error_code != "config_edit_conflict" or not tries_left:
+                raise
+    raise AssertionError("the last try returns or raises")
+
+
+def needed(given: dict[str, Any]) -> list[Identity]:
+    found = given_identities(given)
+    if not found:
+        raise click.UsageError("which identity? Give one, such as --uri")
+    return found
+
+
+@identity_group.command("add")
+@click.argument("name")
+@with_identities
+@DRY_RUN
+@NO_WAIT
+@AS_JSON
+@connected
+def add(ask: Client, name: str, dry_run: bool, as_json: bool, **given: Any) -> None:
+    """Give a user identities beside those that it has."""
+    more = needed(given)
+    echo(edit_identities(ask, dry_run, name, lambda there: there + more), as_json)
+
+
+@identity_group.command("remove")
+@click.argument("name")
+@with_identities
+@DRY_RUN
+@NO_WAIT
+@AS_JSON
+@connected
+def remove(ask: Client, name: str, dry_run: bool, as_json: bool, **given: Any) -> None:
+    """Take identities from a user; the last one stays."""
+    gone = needed(given)
+    echo(edit_identities(ask, dry_run, name, lambda there: without(there, gone)), as_json)
+
+
+def without(there: Sequence[Identity], gone: Sequence[Identity]) -> list[Identity]:
+    """Raises click.ClickException where one is not there, or which one is not clear."""
+    kept = list(there)
+    for one in gone:
+        those = [other for other in kept if is_meant(other, one)]
+        text = clean(bindings.written(one))
+        if not those:
+            raise click.ClickException(f"it has no identity {text}")
+        if len(those) > 1:
+            cas = ", ".join(other.get("ca", "none") for other in those)
+            raise click.ClickException(f"{text} has several CAs: name one with --issued-by: {cas}")
+        kept.remove(those[0])
+    return kept
+
+
+def is_meant(there: Identity, given: Mapping[str, Any]) -> bool:
+    """Whether both are of one kind and value, however it is spelled, and of the CA that is given
+    (by its key id, which the API shows)."""
+    try:
+        wanted = bindings.read({**given, "ca": ""})
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    same = (wanted.kind, wanted.value) == (bindings.kind_of(there), bindings.value_of(there))
+    return same and given.get("ca", "") in ("", there.get("ca", ""))

@@ -1,0 +1,76 @@
+"""`redis-certauth import`: a file for `apply` out of what another system has."""
+
+from pathlib import Path
+
+import click
+
+from control.cli import apply, importers
+from control.cli.client import Client
+from control.cli.options import FILE, FOLDER, Command, choice, connected
+from control.cli.output import clean
+
+
+@click.group("import")
+def import_group() -> None:
+    """Make a file for `apply` out of what another system has, and say what could not be."""
+
+
+def print_import(found: importers.Import) -> None:
+    click.echo(apply.dump(found.state), nl=False)
+    for line in importers.lines(found.notes):
+        click.echo(clean(line), err=True)
+
+
+def with_subjects(command: Command) -> Command:
+    for option in (
+        click.option("--subject", "template", default="",
+                     help="Of all certificates, with {} where the name is: CN={},O=acme"),
+        click.option("--certificates", type=FOLDER, help="Of PEM files: their subjects count."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def subjects_from(
+    folder: Path | None, template: str
+) -> tuple[importers.Import, importers.Subjects]:
+    files = sorted(one for one in folder.iterdir() if one.is_file()) if folder else []
+    notes = importers.Import()
+    contents_of = ((one.name, one.read_bytes()) for one in files)
+    return notes, importers.subjects_of(contents_of, template, notes)
+
+
+@import_group.command("acl")
+@click.argument("file", type=FILE)
+@click.option("--of", type=choice(importers.Of), default="CN", show_default=True,
+              help="What tls-auth-clients-user says.")  # fmt: skip
+@with_subjects
+def import_acl(file: Path, of: importers.Of, certificates: Path | None, template: str) -> None:
+    """FILE is the aclfile of a server with tls-auth-clients-user, or its ACL LIST."""
+    notes, by_cn = subjects_from(certificates, template)
+    if of == "URI" and (certificates or template):
+        raise click.UsageError("--of URI: the URI is the identity; --subject and --certificates "
+                               "are for CN")  # fmt: skip
+    found = importers.from_acl_file(file.read_text(), by_cn if of == "CN" else None)
+    print_import(importers.Import(found.state, notes.notes + found.notes))
+
+
+@import_group.command("pg-ident")
+@click.argument("file", type=FILE)
+@with_subjects
+def import_pg_ident(file: Path, certificates: Path | None, template: str) -> None:
+    """FILE is a pg_ident.conf whose maps are for certificates."""
+    notes, subjects = subjects_from(certificates, template)
+    found = importers.from_pg_ident(file.read_text(), subjects)
+    print_import(importers.Import(found.state, notes.notes + found.notes))
+
+
+@import_group.command("enterprise")
+@connected
+def import_enterprise(ask: Client) -> None:
+    """From a Redis Enterprise cluster, whose REST API the connection options name."""
+    paths = {name: one.path for name, one in apply.SECTIONS.items() if name != apply.CA}
+    answers = {name: ask("GET", path) for name, path in paths.items()}
+    answers["certificates"] = ask("GET", apply.SECTIONS[apply.CA].path)
+    known = {name: one.known for name, one in apply.SECTIONS.items()}
+    print_import(importers.from_enterprise(answers, known))

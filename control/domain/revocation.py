@@ -1,0 +1,250 @@
+"""Revocation lists at work: taking those of other CAs in, fetching them on time, telling which are
+overdue, and publishing our own.
+
+Addresses that are fetched from are an administrator's; still, no answer is ever shown, nothing is
+sent along, no redirect is followed, and no address is asked that is only for one machine's
+neighbours (169.254.0.0/16, where clouds keep credentials).
+"""
+
+import base64
+import http.client
+import logging
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv6Address, ip_address, ip_network
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from control.ages import Pulse
+from control.errors import Refusal
+from control.pki import crl
+from control.pki.crl import CrlError
+from control.pki.pem import CertificateError, Issued, pem_to_ders
+from control.pki.uploads import check_authorities
+from control.policy import core
+from control.reports import OwnCrl, RevocationList
+from control.store import Store
+
+log = logging.getLogger(__name__)
+
+BYTES = 64 << 20  # of a list that is fetched: a million entries
+SECONDS = 30.0  # for all of a fetch
+PATIENCE = 10.0  # for each step of it
+LOOK = 1.0  # seconds between two looks at the clock
+STILL = 300.0  # seconds without a good look; there may be many lists to fetch
+AGAIN = 60  # seconds until a fetch that brought nothing is tried again, or one that is overdue
+LIFETIME = timedelta(days=7)  # of our own lists
+DAILY = 86400  # seconds until our own list is signed anew
+
+
+# ---- Taking lists in -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What comes with a list: settings, where they are given, and PEM of CAs that lead from its
+    signer to one that is trusted."""
+
+    settings: dict[str, Any]
+    authorities: str = ""
+
+
+def take(
+    store: Store, content: bytes, wish: Wish, now: int, of: RevocationList | None = None
+) -> RevocationList:
+    """Judges a list, PEM or DER, and puts it in force. `of` is what it must be the next one of.
+    Raises CertificateError, CrlError, Refusal."""
+    given = check_authorities(wish.authorities) if wish.authorities else ""
+    above, trusted = pem_to_ders(given), store.settings.authorities()
+    crl.check_authorities(above, trusted)
+    kept = [*above, *(der for one in store.crls.all() for der in pem_to_ders(one.authorities))]
+    found = crl.read(content, [*trusted, *crl.vouched(kept, trusted)], now)
+    if of and (found.keys[0], found.scope) != (of.ca, of.scope):
+        raise CrlError("crl_other", f"the list there is not the one of '{of.issuer}' any more")
+
+    def change(before: RevocationList) -> RevocationList:
+        if of and (before.uid, before.url) != (of.uid, of.url):
+            raise CrlError("crl_other", "the list was deleted, or its url changed, meanwhile")
+        return replace(before, **wish.settings, authorities=given or before.authorities)
+
+    return store.crls.put(found, change)
+
+
+def fetched(store: Store, url: str, wish: Wish, of: RevocationList | None = None) -> RevocationList:
+    """Fetches a list and takes it in. Raises as `take`."""
+    content, now = fetch(url), int(time.time())
+    return take(store, content, Wish({**wish.settings, "tried": now}, wish.authorities), now, of)
+
+
+# ---- Fetching ------------------------------------------------------------------------------------
+
+
+def check_url(url: str) -> None:
+    """Raises CrlError where nothing would be fetched from there."""
+    try:
+        parts = urlsplit(url)
+        host, _port = parts.hostname, parts.port
+    except ValueError as error:
+        raise CrlError("crl_url", f"url: {error}") from error
+    if parts.scheme not in ("http", "https") or not host or parts.username is not None:
+        raise CrlError("crl_url", "url: it is like http://ca.example/ca.crl, without a password")
+    if not url.isascii() or not url.isprintable() or " " in url:
+        raise CrlError("crl_url", "url: it holds a character that has to be escaped")
+
+
+def fetch(url: str) -> bytes:
+    """What is at a URL. Raises CrlError, which holds nothing of the answer."""
+    check_url(url)
+    try:
+        parts = urlsplit(url)
+        connection = _connected(parts.scheme, parts.hostname or "", parts.port)
+        deadline = time.monotonic() + SECONDS
+        # Whoever answers a byte at a time is cut off too.
+        watchdog = threading.Timer(SECONDS, connection.sock.shutdown, [socket.SHUT_RDWR])
+        watchdog.start()
+        try:
+            path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+            connection.request("GET", path, headers={"Accept": "application/pkix-crl"})
+            return _content(url, connection.getresponse(), deadline)
+        finally:
+            watchdog.cancel()
+            connection.close()
+    # UnicodeError: a host name that is none, such as a..b (the codec idna).
+    except (OSError, UnicodeError, http.client.HTTPException) as error:
+        raise CrlError("crl_fetch", f"{url}: {error or type(error).__name__}") from error
+
+
+def _connected(scheme: str, host: str, port: int | None) -> http.client.HTTPConnection:
+    """To an address that was looked at first: a name may stand for any."""
+    port = port or (443 if scheme == "https" else 80)
+    made = http.client.HTTPConnection(host, port, timeout=PATIENCE)
+    problem: OSError | None = None
+    for *_, where in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        _check_address(host, str(where[0]))
+        try:
+            made.sock = socket.create_connection((str(where[0]), port), timeout=PATIENCE)
+            break
+        except OSError as error:
+            problem = error
+    else:
+        raise problem or OSError("it has no address")
+    if scheme == "https":
+        made.sock = ssl.create_default_context().wrap_socket(made.sock, server_hostname=host)
+    return made
+
+
+NAT64 = ip_network("64:ff9b::/96")  # RFC 6052
+CREDENTIALS = ip_address("fd00:ec2::254")  # a cloud's, which 169.254.169.254 is in IPv4
+
+
+def _check_address(host: str, text: str) -> None:
+    address = ip_address(text.partition("%")[0])
+    if isinstance(address, IPv6Address):
+        inner = ip_address(address.packed[-4:]) if address in NAT64 else None
+        address = inner or address.ipv4_mapped or address.sixtofour or address
+    secret = address.is_link_local or address == CREDENTIALS
+    if secret or address.is_multicast or address.is_unspecified:
+        raise CrlError("crl_url", f"url: {host} is {address}, where no list is fetched from")
+
+
+def _content(url: str, response: http.client.HTTPResponse, deadline: float) -> bytes:
+    if response.status != 200:
+        moved = " (redirects are not followed)" if 300 <= response.status < 400 else ""
+        raise CrlError("crl_fetch", f"{url}: answered {response.status}{moved}")
+    content = response.read(BYTES + 1)
+    if len(content) > BYTES:
+        raise CrlError("crl_fetch", f"{url}: more than {BYTES} bytes")
+    if time.monotonic() > deadline:
+        raise CrlError("crl_fetch", f"{url}: not there after {SECONDS:.0f} seconds")
+    return content
+
+
+# ---- On time -------------------------------------------------------------------------------------
+
+
+class Signer(NamedTuple):
+    """A CA of ours: its certificate, PEM, and how it is had with its key, which may be sealed."""
+
+    certificate: str
+    opened: Callable[[], Issued]
+
+
+Authorities = Callable[[], Sequence[Signer]]
+
+
+class Lists(threading.Thread):
+    """Fetches lists when they are due, marks those that are overdue, and publishes ours: those of
+    `authorities`, our CAs that sign for clients."""
+
+    def __init__(self, store: Store, authorities: Authorities, pulse: Pulse | None = None) -> None:
+        super().__init__(name="revocation lists", daemon=True)
+        self._store, self._authorities, self._pulse = store, authorities, pulse or Pulse()
+        self._wake, self._stopping = threading.Event(), False
+        store.listen(self._wake.set)
+
+    def run(self) -> None:
+        self._pulse.expect("revocation_lists", STILL)
+        while not self._stopping:
+            try:
+                look(self._store, self._authorities, int(time.time()))
+                self._pulse.beat("revocation_lists")
+            except Exception as error:
+                log.exception("revocation lists are looked at again, after an error")
+                self._pulse.fail("revocation_lists", str(error) or type(error).__name__)
+            self._wake.wait(LOOK)
+            self._wake.clear()
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._wake.set()
+        self.join()
+
+
+def look(store: Store, authorities: Authorities, now: int) -> None:
+    """All that is due at a time."""
+    store.crls.mark_overdue(now)
+    for signer in authorities():
+        try:
+            publish(store, signer, now)
+        except CertificateError as error:  # its file does not open: no other list waits for it
+            log.warning("the revocation list of a CA of ours is not signed: %s", error)
+    for one in store.crls.all():
+        if one.url and is_due(one, now):
+            _fetch_again(store, one, now)
+
+
+def is_due(one: RevocationList, now: int) -> bool:
+    patience = min(one.interval, AGAIN) if one.problem or one.overdue else one.interval
+    return now >= one.tried + patience
+
+
+def _fetch_again(store: Store, one: RevocationList, now: int) -> None:
+    try:
+        fetched(store, one.url, Wish({}), one)
+    except (ValueError, Refusal) as error:  # CrlError too: one bad list holds up no other
+        log.warning("the revocation list of '%s': %s", one.issuer, error)
+        store.crls.record_failure(one.uid, now, str(error))
+
+
+# ---- Our own -------------------------------------------------------------------------------------
+
+
+def publish(store: Store, signer: Signer, now: int) -> None:
+    """Signs the list of a CA of ours anew where it has changed, or is a day old."""
+    key = core.identity(signer.certificate.encode()).key
+    last, revoked = store.crls.published(key), store.revocations.of_ca(key)
+    entries = [crl.Entry(one.line.split()[-1], one.time, one.reason) for one in revoked]
+    serials = tuple(entry.serial for entry in entries)
+    if last and last.certificates == serials and now < last.this_update + DAILY:
+        return
+    # By the clock, so that a control plane that is restored from a backup never goes back.
+    number = max(now, last.number + 1 if last else 0)
+    at = datetime.fromtimestamp(now, UTC)
+    der = crl.sign(signer.opened(), entries, number, at, LIFETIME)
+    until = now + int(LIFETIME.total_seconds())
+    store.crls.publish(OwnCrl(key, number, now, until, serials, base64.b64encode(der).decode()))

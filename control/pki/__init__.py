@@ -1,0 +1,1 @@
+"""Certificates and revocation lists: making, reading and judging them."""

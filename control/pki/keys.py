@@ -1,0 +1,108 @@
+"""Private keys: their kinds, making and reading them."""
+
+from typing import Literal, get_args
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from control.pki.pem import CertificateError, load_certificate
+
+KeyType = Literal["ec", "rsa", "ed25519"]
+KEY_TYPES: tuple[KeyType, ...] = get_args(KeyType)
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
+PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
+CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
+RSA_BITS = (2048, 8192)  # the least and the most of a requester's key
+KINDS = "keys are of the kinds EC, RSA and Ed25519"
+
+
+def seal_key(key_pem: str, passphrase: str) -> str:
+    """A private key's PEM, encrypted where there is a passphrase."""
+    return render_key(load_key(key_pem), passphrase)
+
+
+def open_key(key_pem: str, passphrase: str) -> str:
+    """The PEM of a private key without its encryption. Raises CertificateError."""
+    return render_key(load_key(key_pem, passphrase))
+
+
+def is_for_key(certificate: str, key_pem: str) -> bool:
+    """Whether the first certificate of a PEM text is for this key."""
+    return public_bytes(load_certificate(certificate).public_key()) == public_bytes(
+        load_key(key_pem).public_key()
+    )
+
+
+def check_requested_key(key: object) -> PublicKey:
+    """A requester's key, where it is good enough. Raises CertificateError."""
+    if isinstance(key, rsa.RSAPublicKey):
+        least, most = RSA_BITS
+        if not least <= key.key_size <= most or key.public_numbers().e < 65537:
+            raise CertificateError(
+                f"an RSA key of {key.key_size} bits: from {least} to {most} bits, with an exponent "
+                "of 65537 or more, are taken"
+            )
+    elif isinstance(key, ec.EllipticCurvePublicKey):
+        if not isinstance(key.curve, CURVES):
+            raise CertificateError("an EC key that is on none of the curves P-256, P-384, P-521")
+    elif not isinstance(key, ed25519.Ed25519PublicKey):
+        raise CertificateError(KINDS)
+    return key
+
+
+def derive_secret(key_pem: str, purpose: str) -> str:
+    """A password that follows from a private key and from nothing else: the key is enough for it,
+    and no file holds it. Hex."""
+    key = load_key(key_pem).private_bytes(
+        serialization.Encoding.DER,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    return HKDF(hashes.SHA256(), 32, None, purpose.encode()).derive(key).hex()
+
+
+def new_key(kind: KeyType) -> PrivateKey:
+    if kind == "rsa":
+        return rsa.generate_private_key(65537, 3072)
+    if kind == "ed25519":
+        return ed25519.Ed25519PrivateKey.generate()
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def hash_for(key: PrivateKey) -> hashes.SHA256 | None:
+    """Ed25519 has its own."""
+    return None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
+
+
+def load_key(key_pem: str, passphrase: str = "") -> PrivateKey:
+    password = passphrase.encode() or None
+    try:
+        key = serialization.load_pem_private_key(key_pem.encode(), password)
+    except TypeError as error:
+        if password:  # given, and the key is not encrypted
+            return load_key(key_pem)
+        raise CertificateError("the key is encrypted, and there is no passphrase for it") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        more = ", or has another passphrase" if password else ""
+        raise CertificateError(f"the key is not a private key in PEM form{more}") from error
+    if not isinstance(key, PrivateKey):
+        raise CertificateError(KINDS)
+    return key
+
+
+def render_key(key: PrivateKey, passphrase: str = "") -> str:
+    encryption = (
+        serialization.BestAvailableEncryption(passphrase.encode())
+        if passphrase
+        else serialization.NoEncryption()
+    )
+    form = serialization.PrivateFormat.PKCS8
+    return key.private_bytes(serialization.Encoding.PEM, form, encryption).decode()
+
+
+def public_bytes(key: CertificatePublicKeyTypes) -> bytes:
+    form = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    return key.public_bytes(*form)

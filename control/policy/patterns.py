@@ -1,0 +1,75 @@
+"""Patterns: from records to `pattern` lines. Pure.
+
+The core checks a line and spells it; what a template, a user or an ACL with placeholders may be is
+known there alone (module/core/pattern.c).
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from control.policy import bindings, core
+from control.policy.lines import joined_rules
+from control.policy.taking import PLACEHOLDER, RESERVED, TOKEN
+from control.records import Pattern
+
+ANY = "-@all"  # rules, while a line is only asked about
+
+
+def line_of(pattern: Pattern, acls: Sequence[str]) -> str:
+    """The line of a pattern whose roles are given `acls`, canonical. Raises core.CoreError."""
+    words = ["pattern", pattern.kind, core.quote(pattern.template), core.quote(pattern.user)]
+    options = (pattern.ca, ",".join(pattern.networks), pattern.session)
+    words += [f"{a}={said}" for a, said in zip(bindings.OPTIONS, options, strict=True) if said]
+    words += ["on", joined_rules(acls)] if makes(pattern) else []
+    return core.canonical(" ".join(words))
+
+
+def lines(pattern: Pattern, acls: Sequence[str]) -> frozenset[str]:
+    """Its lines on a database; none for what an older version has taken and the core refuses: the
+    lines of all others must not wait for it."""
+    try:
+        return frozenset({line_of(pattern, acls)})
+    except core.CoreError:
+        return frozenset()
+
+
+def spelled(pattern: Pattern) -> Pattern:
+    """The same in its canonical spelling. Raises core.CoreError, in the words of a policy line."""
+    if word_of(pattern.user).lower().startswith(RESERVED):
+        raise core.CoreError(f"names that start with '{RESERVED}' are this product's own on a node")
+    tokens = [one[0] for one in TOKEN.finditer(line_of(pattern, [ANY]))]
+    _, _, template, user, *rest = map(bindings.unquoted, tokens)
+    said = dict(one.split("=", 1) for one in rest if one.startswith(("ca=", "from=", "session=")))
+    networks = tuple(filter(None, said.get("from", "").split(",")))
+    return replace(
+        pattern, template=template, user=user, ca=said.get("ca", ""), networks=networks,
+        session=said.get("session", ""),
+    )  # fmt: skip
+
+
+def makes(pattern: Pattern) -> bool:
+    """Whether each certificate is a user of its own; else all of them are the one that it names."""
+    return bool(PLACEHOLDER.search(pattern.user))
+
+
+def word_of(user: str) -> str:
+    """The word before the first colon of a user's name, which is one pattern's; "" of none."""
+    found = re.match(r"([A-Za-z0-9._~-]+):", user)
+    return found[1] if found else ""
+
+
+def placeholders(acl: str) -> tuple[str, ...]:
+    """What a pattern would fill in in an ACL."""
+    return tuple(dict.fromkeys(PLACEHOLDER.findall(acl)))
+
+
+def check_acls(pattern: Pattern, acls: Iterable[tuple[str, str]]) -> None:
+    """Raises core.CoreError where its users cannot have these ACLs, each with its name."""
+    acls = tuple(acls)
+    for name, acl in acls:
+        try:
+            line_of(pattern, [acl])
+        except core.CoreError as error:
+            raise core.CoreError(f"ACL '{name}': {error}") from None
+    line_of(pattern, [acl for _, acl in acls])

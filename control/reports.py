@@ -1,0 +1,210 @@
+"""What servers, clients and this control plane are seen to do, as frozen records: certificates,
+revocations, sessions, servers, events."""
+
+from dataclasses import dataclass, field
+
+from control.records import Database, EventDetail, NodeRole, Origin, Reason, Severity, Stale, Target
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A policy line that a server does not take."""
+
+    line: str
+    instead: str  # the line that the server holds in its place; "": none
+    why: str  # as the server says it; "": it goes with another line
+    user: str  # whom it is about; "": nobody
+
+
+@dataclass(frozen=True)
+class Node:
+    """What the sync worker last saw of one server."""
+
+    bdb_uid: int
+    address: str  # host:port
+    generation: int
+    in_step: bool  # holds the database's policy
+    error: str = ""  # why it is behind, for a person
+    detail: str = ""  # what its module says of the trust that it manages
+    # The database names it, others name it, it is to be detached, or to be forgotten as it is.
+    origin: Origin = "endpoint"
+    server_name: str = ""  # that its certificate must show; "": its host
+    role: NodeRole = ""  # "": it has not answered yet
+    software: str = ""  # "redis 8.6.3"
+    module: str = ""  # version of certauth, once it has held our policy
+    key: str = ""  # SHA-256 of its key, in hex: who it is for its peers
+    next_key: str = ""  # of a certificate that it is about to show
+    certificate: str = ""  # that it shows: PEM
+    digest: str = ""  # of the policy that it holds
+    last_error: str = ""  # the last `error` that there was
+    last_error_time: int = 0  # since when it was there, in seconds since 1970
+    refused: tuple["Refused", ...] = ()  # what it does not take of the policy that it holds
+    age: float = field(default=0.0, compare=False)  # seconds since it was last looked at
+
+    def follows(self, target: "Target") -> bool:
+        """Whether it holds that generation of the policy."""
+        return self.in_step and self.generation == target.generation
+
+    @property
+    def is_peer(self) -> bool:
+        """Whether its key lets it in to the others: a Sentinel, or a server that was seen to hold
+        our policy. `key` without `module` is what a server shows that runs without certauth."""
+        return bool(self.key and (self.module or self.role == "sentinel"))
+
+
+@dataclass(frozen=True)
+class Place:
+    """A database, and what is known of its servers."""
+
+    database: Database
+    nodes: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class NewRules:
+    """ACL rules, as policy lines have them, that a change would bring to the servers of a database
+    (uid `bdb_uid`, the only one of `places`); or, where no database grants them yet (0), that any
+    of these could be given."""
+
+    bdb_uid: int
+    rules: frozenset[str]
+    places: tuple[Place, ...]
+
+
+@dataclass(frozen=True)
+class Action:
+    """A change of a database that its nodes are to follow: to the policy of `generation`."""
+
+    uid: str
+    bdb_uid: int
+    name: str
+    generation: int
+    created: int  # seconds since 1970
+
+
+@dataclass(frozen=True)
+class ClientCertificate:
+    """A client's certificate that was issued here, or seen at a login. Hashes and serial numbers
+    are lower-case hex; times are seconds since 1970, 0 where they are not known."""
+
+    cert: str  # SHA-256 of its DER
+    key: str  # SHA-256 of its public key: the "key id"
+    ca: str  # key id of the CA that issued it; "": not known
+    issuer: str
+    serial: str
+    subject: str
+    user: str  # by name
+    not_before: int
+    not_after: int
+    first: int  # when it was issued, or seen first
+    issued: bool = False  # here
+    profile: str = ""  # of what was issued here, by name
+    last_login: int = 0
+    bdb_uid: int = 0  # of the last login; 0: the REST API
+    node: str = ""  # of the last login, host:port; "": the REST API
+    pem: str = ""  # of what was issued here
+    serves: bool = False  # its extended key usage is not for clients alone
+
+
+@dataclass(frozen=True)
+class Session:
+    """A client that is connected to a node, by its certificate."""
+
+    bdb_uid: int
+    node: str  # host:port
+    user: str
+    cert: str  # SHA-256 of its certificate
+    path: tuple[str, ...]  # key ids of the CAs above it, its issuer first
+
+
+@dataclass(frozen=True)
+class CertificateFigures:
+    """How many certificates of clients there are: good ones, those among them that end soon and
+    have no successor, and those that have ended. `next_end` is when the next good one ends, 0 where
+    there is none."""
+
+    valid: int = 0
+    expiring: int = 0
+    expired: int = 0
+    next_end: int = 0
+
+
+@dataclass(frozen=True)
+class Revocation:
+    """A certificate, or a key, that administrators have revoked: a `revoke` line everywhere."""
+
+    uid: int
+    line: str
+    reason: Reason
+    time: int  # seconds since 1970
+
+
+@dataclass(frozen=True)
+class RevocationList:
+    """The last good revocation list of a CA, without its entries. Times are seconds since 1970."""
+
+    uid: int
+    issuer: str  # RFC 4514
+    ca: str  # id of the key that signed it
+    keys: tuple[str, ...]  # key ids of the CA: that one, and others that it has
+    path: tuple[str, ...]  # key ids: its own, and of the CAs above it
+    scope: str  # "" where the list is about all that the CA has issued
+    number: str  # of up to 160 bits
+    this_update: int
+    next_update: int
+    stale: Stale = "warn"  # what happens when nextUpdate has passed
+    overdue: bool = False  # it has
+    url: str = ""  # "": it is only ever uploaded
+    interval: int = 3600  # seconds between two fetches
+    authorities: str = ""  # PEM of CAs up to a trusted one, sent along with the list
+    tried: int = 0  # when it was fetched last, with or without success
+    problem: str = ""  # why the last fetch brought nothing
+
+
+@dataclass(frozen=True)
+class OwnCrl:
+    """The revocation list that a CA of ours publishes."""
+
+    ca: str  # its key id
+    number: int
+    this_update: int
+    next_update: int
+    certificates: tuple[str, ...]  # serial numbers in hex
+    der: str  # base64
+
+
+@dataclass(frozen=True)
+class Event:
+    """An entry of the event log. `detail` never holds what was in a field, only which it was."""
+
+    time: int  # seconds since 1970
+    type: str
+    severity: Severity
+    detail: dict[str, EventDetail]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How many clients came in from `time` on, or (with a `reason`) were refused."""
+
+    time: int  # seconds since 1970
+    reason: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a node's log has been read: `boot` is of this start of the server, "" for never."""
+
+    boot: str = ""
+    seq: int = 0
+
+
+@dataclass(frozen=True)
+class EventPage:
+    """A part of the event log, each event with its number in it. `newest` is the last number that
+    there is; `dropped` the last one of those that had to go, to keep the log in bounds."""
+
+    newest: int
+    dropped: int
+    events: tuple[tuple[int, Event], ...]

@@ -1,0 +1,193 @@
+"""The folder of a control plane: making it, its own CA, and the certificates that it shows."""
+
+import base64
+import os
+import ssl
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+
+from control.api.app import init_cluster
+from control.domain import issuing
+from control.errors import Refusal, refused
+from control.pki.files import write_private
+from control.pki.issue import issue_certificate, new_ca, reissue_certificate, renew_certificate
+from control.pki.keys import open_key, seal_key
+from control.pki.pem import CertificateError, Issued
+from control.policy import core
+from control.records import API, Certificate
+from control.service.config import Config, ServiceError
+from control.store import Store, Unfit
+
+CA_LIFETIME = timedelta(days=3650)
+LIFETIME = timedelta(days=90)  # of our own certificates; renewed at two thirds
+# What it takes to write a policy and to see what came of it. Who writes one makes ACL users, so the
+# module asks for `acl|setuser`; keys and all other commands are not the control plane's business.
+CONTROL_RULES = (
+    "on resetpass +acl|setuser +acl|list +certauth.policy +certauth.log +certauth.sessions "
+    "+certauth.explain +certauth.whoami +client|kill +info|server +cluster|shards"
+)
+
+
+# ---- init ----------------------------------------------------------------------------------------
+
+
+def init(config: Config, name: str, admin: str, password: str, names: Sequence[str]) -> None:
+    """Makes the folder: the CA, our certificates, the first administrator. `names` are those under
+    which the API is reached. Raises ServiceError; what was there is never overwritten."""
+    try:
+        config.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if (config.home / "ca.key").exists():
+            raise ServiceError(f"{config.home} holds a control plane already")
+        authority = new_ca([("O", name), ("CN", "redis-certauth CA")], CA_LIFETIME)
+        _administrator(config, name, admin, password, api_certificate(authority, names))
+        control = issue_certificate(
+            authority, [("O", name), ("CN", "control")], client=True, lifetime=LIFETIME
+        )
+        (config.home / "bootstrap").write_text(bootstrap(authority, control))
+        (config.home / "control.crt").write_text(control.certificate)
+        write_private(config.home / "control.key", control.key)
+        (config.home / "ca.crt").write_text(authority.certificate)
+        # The CA's key comes last: where it is, everything else is.
+        key = seal_key(authority.key, config.passphrase())
+        write_private(config.home / "ca.key", key)
+    except ValueError as error:
+        raise ServiceError(f"no certificate can be made: {error}") from error
+    except OSError as error:
+        raise ServiceError(f"cannot write {error.filename}: {error.strerror}") from error
+
+
+def open_store(config: Config, make: bool = False, settle: bool = True) -> Store:
+    with database_errors(config):
+        return Store(config.url, make, settle)
+
+
+@contextmanager
+def database_errors(config: Config) -> Iterator[None]:
+    """What is wrong with the database, in one line."""
+    if "?" in str(config.home) and not config.database:
+        raise ServiceError(f"{config.home}: a '?' would end the path in the database's URL")
+    try:
+        yield
+    except (Refusal, Unfit) as error:
+        raise ServiceError(str(error)) from error
+    except Exception as error:  # whatever the driver of that database raises
+        reason = str(error).splitlines()[0]  # the URL is not in it, nor its password
+        raise ServiceError(f"cannot open the database: {reason}") from error
+
+
+def api_certificate(authority: Issued, names: Sequence[str]) -> Certificate:
+    subject = [("CN", names[0])]
+    issued = issue_certificate(authority, subject, server_names=names, lifetime=LIFETIME)
+    return Certificate(API, issued.certificate + authority.certificate, issued.key)
+
+
+def _administrator(config: Config, name: str, admin: str, password: str, api: Certificate) -> None:
+    store = open_store(config, make=True)
+    try:
+        init_cluster(store, name, admin, password)
+        store.settings.put_certificates([api])
+    except Refusal as error:
+        raise ServiceError(error.description) from error
+    finally:
+        store.close()
+
+
+def ca_line(certificate: str) -> str:
+    """The policy line of a CA, whose certificate is PEM."""
+    return f"ca {base64.b64encode(ssl.PEM_cert_to_DER_cert(certificate)).decode()}"
+
+
+def bootstrap(authority: Issued, control: Issued) -> str:
+    """What counts on a node whatever its policy says. By key, which outlives the certificate."""
+    key = core.identity(control.certificate.encode()).key
+    lines = (
+        "# Who writes this node's policy: the control plane, known by its key.",
+        ca_line(authority.certificate),
+        f"bind key {key} certauth-control",
+        f"user certauth-control {CONTROL_RULES}",
+    )
+    return "\n".join(lines) + "\n"
+
+
+def control_certificate(config: Config) -> Issued:
+    return Issued(config.identity.certificate.read_text(), config.identity.key.read_text())
+
+
+def check_home(config: Config) -> None:
+    if not (config.home / "ca.key").exists():
+        raise ServiceError(f"{config.home} holds no control plane: run `redis-certauth init` first")
+
+
+def own_certificates(config: Config) -> dict[str, str]:
+    """What we show to nodes, and our CAs, which are files: by name."""
+    files = {"control": config.identity.certificate, "own_ca": config.home / "ca.crt"}
+    if (config.home / issuing.CLIENTS).exists():
+        files["clients_ca"] = config.home / issuing.CLIENTS
+    return {name: issuing.certificate_of(file.read_text()) for name, file in files.items()}
+
+
+def renew(config: Config, store: Store) -> None:
+    """Renews what our own CA has issued to us, with the same keys, at two thirds of its life. A
+    certificate of the API that an administrator has put there is theirs to renew."""
+    authority = authority_of(config)
+    file = config.identity.certificate
+    if _old(file.read_text()):
+        key = config.identity.key.read_text()
+        write_private(file, renew_certificate(authority, Issued(file.read_text(), key), LIFETIME))
+    lines = bootstrap(authority, control_certificate(config))
+    if (config.home / "bootstrap").read_text() != lines:  # of an older version
+        (config.home / "bootstrap").write_text(lines)
+    api = store.settings.certificates().get(API)
+    if api and _old(api.certificate) and authority.certificate in api.certificate:
+        renewed = renew_certificate(authority, Issued(api.certificate, api.key), LIFETIME)
+        store.settings.put_certificates([replace(api, certificate=renewed + authority.certificate)])
+
+
+def authority_of(config: Config) -> Issued:
+    """Our own CA. Raises ServiceError where its passphrase is missing or wrong."""
+    certificate, key = (config.home / "ca.crt").read_text(), (config.home / "ca.key").read_text()
+    try:
+        return Issued(certificate, open_key(key, config.passphrase()))
+    except CertificateError as error:
+        raise ServiceError(f"{config.home / 'ca.key'}: {error}") from error
+
+
+def rotate(config: Config, store: Store) -> None:
+    """Gives the API a new certificate, with a new key, for the names that it has. Raises Refusal
+    406 where an administrator has put one there that is not from our own CA."""
+    authority, api = authority_of(config), store.settings.certificates()[API]
+    if authority.certificate not in api.certificate:
+        raise refused(
+            "unsupported_certificate",
+            f"'{API}' is not from this control plane's own CA: put a new one in its place",
+        )
+    issued = reissue_certificate(authority, api.certificate, LIFETIME)
+    store.settings.put_certificates(
+        [Certificate(API, issued.certificate + authority.certificate, issued.key)]
+    )
+
+
+def _old(certificate: str) -> bool:
+    found = core.identity(certificate.encode())
+    return time.time() > found.not_before + (found.not_after - found.not_before) * 2 / 3
+
+
+# ---- The way back, and backups ---------------------------------------------------------------
+
+
+@contextmanager
+def at_work(config: Config) -> Iterator[Store]:
+    """The store, for somebody on the machine itself: nothing is brought up to date or computed
+    again, so nobody waits for it. Refusals come out as ServiceError."""
+    check_home(config)
+    store = open_store(config, settle=False)
+    store.request.act_as(f"uid {os.getuid()}", address="this machine")
+    try:
+        yield store
+    except Refusal as error:
+        raise ServiceError(error.description) from error
+    finally:
+        store.close()

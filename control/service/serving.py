@@ -1,0 +1,206 @@
+"""The control plane at work: the API, the page, and the threads beside them."""
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Protocol
+from wsgiref.types import WSGIApplication
+
+from control.ages import Pulse
+from control.api.app import create_app
+from control.domain import issuing
+from control.domain.issuing import Authority
+from control.domain.revocation import Lists, Signer
+from control.errors import Refusal
+from control.http.bridge import peer_cert
+from control.http.protocol import Limits
+from control.http.server import Listen, Server
+from control.nodes.audit import Collector, Follower
+from control.nodes.worker import Worker
+from control.pki.issue import open_authority
+from control.records import API, Certificate
+from control.service.config import Config, ServiceError
+from control.service.home import check_home, open_store, own_certificates, renew, rotate
+from control.store import Store
+from control.ui.app import create_ui
+
+log = logging.getLogger(__name__)
+RENEWAL_SECONDS = 3600.0  # seconds between two looks at their age
+STALLED_SECONDS = 300.0  # seconds without a good one
+WATCH_SECONDS = 60.0  # seconds between two looks at the ages of clients' certificates
+# People are fewer than programs, and both fronts together stay below 1024 descriptors.
+UI_LIMITS = Limits(connections=100, connections_per_source=64)
+
+
+# ---- serve ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def running(config: Config) -> Iterator[Server]:
+    """The control plane at work: API and sync. Raises ServiceError, then nothing was started."""
+    check_home(config)
+    with ExitStack() as stack:
+        store = open_store(config)
+        stack.callback(store.close)
+        try:
+            renew(config, store)
+            authorities = (config.home / "ca.crt").read_text()
+            authority = Authority(config.home, config.passphrase)
+            if (config.home / issuing.CLIENTS).exists():
+                authority()
+        except OSError as error:
+            raise ServiceError(f"{error.filename}: {error.strerror}") from error
+        except Refusal as error:
+            raise ServiceError(error.description) from error
+        api = store.settings.certificates()[API]
+        collector, pulse = Collector(store), Pulse()
+        worker = Worker(store, config.identity, authorities, collector, pulse)
+        app = create_app(
+            store,
+            peer_cert,
+            rotate=lambda: rotate(config, store),
+            authority=authority,
+            ask=worker.ask,
+            figures=collector.figures,
+            pulse=pulse,
+            own=lambda: own_certificates(config),
+        )
+        fronts = [_front(config, app, api)]
+        stack.callback(fronts[0].stop)
+        if config.ui_port:
+            fronts.append(_ui(config, create_ui(app, peer_cert), store))
+            stack.callback(fronts[1].stop)
+        if config.audit_file:
+            follower = Follower(store, config.home / config.audit_file, pulse)
+            start_until_exit(stack, follower)  # ends behind the others
+        start_until_exit(stack, worker)
+        start_until_exit(stack, CertificateKeeper(config, store, fronts, pulse))
+        start_until_exit(stack, Lists(store, lambda: crl_signers(config), pulse))
+        yield fronts[0]
+
+
+def crl_signers(config: Config) -> list[Signer]:
+    """The CAs of clients that are or were here, each of which has a revocation list."""
+
+    def signer(file: Path) -> Signer:
+        text = file.read_text()
+        public = issuing.certificate_of(text)
+        return Signer(public, lambda: open_authority(text, config.passphrase()))
+
+    return [signer(file) for file in issuing.files(config.home)]
+
+
+class _Startable(Protocol):
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+def start_until_exit(stack: ExitStack, one: _Startable) -> None:
+    """Starts it, to be stopped with the stack."""
+    one.start()
+    stack.callback(one.stop)
+
+
+def _front(config: Config, app: WSGIApplication, api: Certificate) -> Server:
+    listen = Listen(config.host, config.port)
+    shown = (api.certificate.encode(), api.key.encode())
+    front = Server(app, listen, *shown, tls_min=config.tls_min, proxy_socket=config.proxy)
+    return _started(front, listen)
+
+
+def _ui(config: Config, app: WSGIApplication, store: Store) -> Server:
+    """The front of the web page, whose TLS names the CAs that people may log in from."""
+    listen, api = Listen(config.host, config.ui_port), store.settings.certificates()[API]
+    shown = (api.certificate.encode(), api.key.encode())
+    asked = login_authorities(store)
+    front = Server(app, listen, *shown, tls_min=config.tls_min, authorities=asked, limits=UI_LIMITS)
+    return _started(front, listen)
+
+
+def login_authorities(store: Store) -> tuple[bytes, ...]:
+    """DER of the CAs whose certificates log in here; none where none does."""
+    return (
+        store.settings.trust().cas
+        if store.settings.cluster().mtls_certificate_authentication
+        else ()
+    )
+
+
+def _started(front: Server, listen: Listen) -> Server:
+    try:
+        front.start()
+    except OSError as error:
+        where = error.filename or f"{listen.host}:{listen.port}"
+        raise ServiceError(f"cannot listen on {where}: {error.strerror}") from error
+    return front
+
+
+class CertificateKeeper(threading.Thread):
+    """Shows the API's certificate of the moment, names the CAs of the moment where there is a web
+    page, renews ours before they end, and has the event log tell which of clients' end soon.
+    `fronts` are that of the API, and that of the page."""
+
+    def __init__(
+        self, config: Config, store: Store, fronts: Sequence[Server], pulse: Pulse
+    ) -> None:
+        super().__init__(name="keeper", daemon=True)
+        self._config, self._store, self._fronts = config, store, fronts
+        self._pulse = pulse
+        self._shown: list[object] = [None for _ in fronts]
+        self._wake, self._stopping = threading.Event(), False
+        store.listen(self._wake.set)
+
+    def run(self) -> None:
+        self._pulse.expect("certificates", STALLED_SECONDS)
+        checked = watched = time.monotonic()
+        while not self._stopping:
+            self._wake.wait(min(WATCH_SECONDS, RENEWAL_SECONDS))
+            self._wake.clear()
+            try:
+                if time.monotonic() > checked + RENEWAL_SECONDS:
+                    checked = time.monotonic()
+                    renew(self._config, self._store)
+                self._show()
+                if time.monotonic() > watched + WATCH_SECONDS:
+                    watched = time.monotonic()
+                    self._store.inventory.watch(int(time.time()))
+                self._pulse.beat("certificates")
+            except Exception as error:
+                log.exception("our certificates are looked at again later, after an error")
+                self._pulse.fail("certificates", str(error) or type(error).__name__)
+
+    def _show(self) -> None:
+        api = self._store.settings.certificates().get(API)
+        for number, front in enumerate(self._fronts if api else ()):
+            authorities = login_authorities(self._store) if number else None
+            if api and self._shown[number] != (api, authorities):
+                shown = (api.certificate.encode(), api.key.encode())
+                front.replace_certificate(*shown, authorities)
+                self._shown[number] = (api, authorities)
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._wake.set()
+        self.join()
+
+
+def serve(config: Config) -> None:
+    """Runs until SIGINT or SIGTERM."""
+    stop = stop_on_signal()
+    with running(config):
+        log.info("the REST API listens on https://%s:%d", config.host, config.port)
+        if config.ui_port:
+            log.info("the web page is https://%s:%d/ui", config.host, config.ui_port)
+        stop.wait()
+
+
+def stop_on_signal() -> threading.Event:
+    """Set by SIGINT and SIGTERM from now on, which do nothing else any more."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    return stop

@@ -1,0 +1,183 @@
+"""Connections to the database: SQLite's file or PostgreSQL's server, or one connection for all."""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+
+from control.store.errors import Unfit
+from control.store.versions import check_own_version
+
+READ_REVISION = "SELECT revision FROM cluster"
+TX_IDLE_SECONDS = 2  # PostgreSQL ends a transaction that does nothing for so long
+TX_LONG_IDLE_SECONDS = 60  # the same, while the lines of many users are computed
+
+
+class Connections(Protocol):
+    """Where the kernel gets its connections from."""
+
+    def read(self) -> AbstractContextManager[sa.Connection]:
+        """For statements that read, at one moment."""
+
+    def write(self, forgets: bool) -> AbstractContextManager[sa.Connection]:
+        """A transaction; with `forgets`, it is rolled back at its end. Raises Refusal 503 where
+        another version has changed the tables since this process has opened them: what this version
+        would write there may undo what that one has."""
+
+    def write_statement(self) -> AbstractContextManager[sa.Connection]:
+        """For one statement that is a transaction by itself: a process that is frozen after it
+        holds no lock that others wait for."""
+
+    def read_revision(self) -> int:
+        """The number of the last change; 0 before the cluster is made."""
+
+    def listening(self) -> sa.Engine | None:
+        """Connections on which PostgreSQL's notifications can be awaited; None without such."""
+
+
+class Pool:
+    """The connections of a process to a database. Raises Unfit, see `make_engine`."""
+
+    def __init__(self, url: str, make: bool) -> None:
+        engine = make_engine(sa.make_url(url), make)
+        self._is_sqlite = engine.dialect.name == "sqlite"
+        self._writer = engine.execution_options(writer=True)
+        self._statements = engine.execution_options(isolation_level="AUTOCOMMIT")
+        level = "REPEATABLE READ"  # SQLite's only level is as good
+        self._engine = (
+            engine if self._is_sqlite else engine.execution_options(isolation_level=level)
+        )
+        self._writing = threading.Lock()
+        self._thread = threading.local()
+        self._revision_readers: list[Any] = []
+
+    def close(self) -> None:
+        for reader in self._revision_readers:
+            reader.close()
+        self._engine.dispose()
+
+    def read(self) -> AbstractContextManager[sa.Connection]:
+        return self._engine.connect()
+
+    @contextmanager
+    def begin(self) -> Iterator[sa.Connection]:
+        """A transaction that writes, whichever version the tables are of."""
+        # SQLite's writers wait for each other by sleeping, up to a tenth of a second at a time.
+        with self._writing, self._writer.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def write(self, forgets: bool) -> Iterator[sa.Connection]:
+        with self.begin() as connection:
+            check_own_version(connection, " FOR SHARE")
+            yield connection
+            if forgets:
+                connection.rollback()
+
+    @contextmanager
+    def write_statement(self) -> Iterator[sa.Connection]:
+        if self._is_sqlite:
+            with self.write(forgets=False) as connection:
+                yield connection
+        else:
+            with self._statements.connect() as connection:
+                check_own_version(connection)
+                yield connection
+
+    def read_revision(self) -> int:
+        # Asked at every request, so without SQLAlchemy's 150 us where possible; and by each thread
+        # on a connection of its own: threads would wait for each other longer than for SQLite.
+        if self._is_sqlite:
+            cursor = self._revision_reader().execute(READ_REVISION)
+            rows = cursor.fetchall()  # to the end, which releases SQLite's snapshot
+        else:
+            with self._engine.connect() as connection:
+                rows = list(connection.exec_driver_sql(READ_REVISION))
+        return int(rows[0][0]) if rows else 0
+
+    def _revision_reader(self) -> Any:
+        """This thread's own connection, as sqlite3 has it."""
+        if not hasattr(self._thread, "reader"):
+            kept = self._engine.raw_connection()
+            self._revision_readers.append(kept)
+            self._thread.reader = kept.driver_connection
+        return self._thread.reader
+
+    def listening(self) -> sa.Engine | None:
+        return None if self._is_sqlite else self._statements
+
+
+class OneConnection:
+    """All that is read and written goes over one connection, within the transaction that its owner
+    has begun there."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        yield self._connection
+
+    @contextmanager
+    def write(self, forgets: bool) -> Iterator[sa.Connection]:
+        with self._connection.begin_nested() as nested:
+            yield self._connection
+            if forgets:
+                nested.rollback()
+
+    def write_statement(self) -> AbstractContextManager[sa.Connection]:
+        return self.write(forgets=False)
+
+    def read_revision(self) -> int:
+        return int(self._connection.exec_driver_sql(READ_REVISION).scalar() or 0)
+
+    def listening(self) -> sa.Engine | None:
+        return None
+
+
+def make_engine(url: sa.URL, make: bool = True) -> sa.Engine:
+    """`make`: also the file of an SQLite database that does not exist; else raises Unfit."""
+    if url.get_backend_name() != "sqlite":
+        engine = sa.create_engine(url, pool_size=20)
+        sa.event.listen(engine, "connect", _limit_idle_transactions)
+        return engine
+    if not url.database or url.database == ":memory:":
+        raise ValueError("the store needs a file: sqlite:///path")
+    if not make and not Path(url.database).exists():
+        raise Unfit(f"there is no file {url.database}")
+    # The file holds private keys and password hashes; its journals get the mode that it has.
+    os.close(os.open(url.database, os.O_RDWR | os.O_CREAT, 0o600))
+    engine = sa.create_engine(url, max_overflow=-1, connect_args={"timeout": 10})
+    sa.event.listen(engine, "connect", _set_pragmas)
+    sa.event.listen(engine, "begin", _begin)
+    return engine
+
+
+def _limit_idle_transactions(connection: Any, _record: object) -> None:
+    # A process that is frozen within a transaction, or whose machine is gone, loses its locks.
+    connection.execute(f"SET idle_in_transaction_session_timeout = '{TX_IDLE_SECONDS}s'")
+    connection.commit()
+
+
+def allow_long_idle(connection: sa.Connection) -> None:
+    """For a transaction that computes for long between two statements."""
+    if connection.dialect.name == "postgresql":
+        wait = f"SET LOCAL idle_in_transaction_session_timeout = '{TX_LONG_IDLE_SECONDS}s'"
+        connection.exec_driver_sql(wait)
+
+
+def _set_pragmas(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # `_begin` begins transactions, never the driver
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin(connection: sa.Connection) -> None:
+    # A transaction that reads and then writes fails at once where another one wrote in between, so
+    # a writer takes the lock first.
+    writer = connection.get_execution_options().get("writer")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writer else "BEGIN")

@@ -1,0 +1,224 @@
+"""Certificates of clients that were issued here, or have logged in."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import sqlalchemy as sa
+
+from control.errors import forbidden, missing
+from control.reports import CertificateFigures, ClientCertificate
+from control.store.events import EVENTS_PER_TYPE, note
+from control.store.kernel import Kernel
+from control.store.rows import values_of
+from control.store.schema import client_certificates, revocations
+from control.store.statements import insert_into, select_among
+
+# A certificate ends soon in the last quarter of its life, or so long before its end if that is
+# less.
+EXPIRY_WARNING_SECONDS = 30 * 86400
+ENDED_CERT_KEEP_SECONDS = 90 * 86400
+LAST_LOGIN_LAG_SECONDS = 60  # the record of a certificate's last login may be so much older
+
+
+@dataclass(frozen=True)
+class InventoryFilter:
+    """Which certificates to find: those that fit all that is given. Times are seconds since
+    1970."""
+
+    of_user: str | None = None  # the name of the user
+    from_ca: str | None = None  # the key id of the CA that issued it
+    good_at: int | None = None  # has not ended by this time
+    ends_by: int | None = None  # ends, or has ended, by this time
+    ends_soon: int | None = None  # at this time, is good, ends soon, and has no successor
+    also_serves: bool = False  # only certificates that are not for clients alone
+
+
+class Inventory:
+    """Nothing here decides about a login: it is for people and for renewal."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+
+    # ---- Reading ----
+
+    def find(
+        self, wanted: InventoryFilter, limit: int, offset: int = 0
+    ) -> tuple[ClientCertificate, ...]:
+        """Certificates, those that end first before the others."""
+        table = client_certificates
+        query = sa.select(table).where(*_conditions(wanted))
+        query = query.order_by(table.c.not_after, table.c.cert).limit(limit).offset(offset)
+        with self._kernel.read() as connection:
+            return tuple(map(_certificate, connection.execute(query)))
+
+    def get(self, cert: str) -> ClientCertificate:
+        """By the SHA-256 of its DER, in hex. Raises Refusal 404."""
+        with self._kernel.read() as connection:
+            found = _read(connection, [cert])
+        if cert not in found:
+            raise missing("such certificate")
+        return found[cert]
+
+    def count_issued(self, user: str, now: int) -> int:
+        """The number of good certificates of a user that were issued here."""
+        where = _conditions(InventoryFilter(of_user=user, good_at=now))
+        query = _count(client_certificates.c.issued, *where)
+        with self._kernel.read() as connection:
+            return int(connection.scalar(query) or 0)
+
+    def figures(self, now: int) -> CertificateFigures:
+        """For metrics: how many are good, end soon, have ended; and when the next one ends."""
+        ends = client_certificates.c.not_after
+        counts = (_is_good(now), _ends_soon(now), ends.between(1, now))
+        with self._kernel.read() as connection:
+            first = connection.scalar(sa.select(sa.func.min(ends)).where(ends > now))
+            valid, soon, over = (int(connection.scalar(_count(of)) or 0) for of in counts)
+            return CertificateFigures(valid, soon, over, first or 0)
+
+    # ---- Writing ----
+
+    def record_seen(self, *seen: ClientCertificate) -> None:
+        """Remembers certificates that have logged in, each with its `last_login`, `bdb_uid` and
+        `node`. What is known already stays; writes nothing where the known last login is less than
+        LAST_LOGIN_LAG_SECONDS older."""
+        latest: dict[str, ClientCertificate] = {}
+        for certificate in seen:
+            latest[certificate.cert] = _merge(latest.get(certificate.cert), certificate)
+        with self._kernel.read() as connection:
+            news = _select_news(_read(connection, latest), latest)
+        if not news:
+            return
+        with self._kernel.log() as connection:
+            known = _read(connection, news)
+            for cert, certificate in _select_news(known, news).items():
+                old = known.get(cert)
+                _put(connection, old, _merge(old, certificate))
+
+    def record_issued(self, issued: ClientCertificate, unless: Sequence[str] = ()) -> None:
+        """Remembers a certificate that was issued here, and writes it to the event log. Raises
+        Refusal 403 where any of the lines `unless` has been revoked meanwhile: what was revoked
+        must not live on in a new certificate."""
+        with self._kernel.log() as connection:
+            rows = connection.execute(select_among(revocations, "line"), {"line": list(unless)})
+            if rows.first():
+                raise forbidden("unauthorized_action", "the certificate or its key is revoked")
+            _put(connection, None, issued)
+            note(
+                connection, "certificate_issued", user_name=issued.user, subject=issued.subject,
+                serial=issued.serial, cert=issued.cert, profile_name=issued.profile,
+            )  # fmt: skip
+
+    def watch(self, now: int) -> None:
+        """Writes to the event log, once for each, which certificates end soon and have no
+        successor, those that end first before the others, and at most as many at a time as the log
+        holds. Forgets certificates that ended ENDED_CERT_KEEP_SECONDS ago."""
+        table = client_certificates
+        due = _ends_soon(now) & ~table.c.warned
+        old = table.c.not_after.between(1, now - ENDED_CERT_KEEP_SECONDS)
+        with self._kernel.read() as connection:
+            work = sa.select(table.c.cert).where(due | old)
+            if connection.execute(work.limit(1)).first() is None:
+                return
+        with self._kernel.log() as connection:
+            first = sa.select(table).where(due).order_by(table.c.not_after).limit(EVENTS_PER_TYPE)
+            for row in connection.execute(first).all():
+                where = table.c.cert == row.cert
+                connection.execute(sa.update(table).where(where).values(warned=True))
+                note(
+                    connection, "certificate_expiring", "WARNING", user_name=row.user,
+                    subject=row.subject, serial=row.serial, cert=row.cert, not_after=row.not_after,
+                )  # fmt: skip
+            connection.execute(sa.delete(table).where(old))
+
+
+# ---- Conditions ----
+
+
+def _conditions(wanted: InventoryFilter) -> list[sa.ColumnElement[bool]]:
+    column, found = client_certificates.c, []
+    if wanted.of_user is not None:
+        found.append(column.user == wanted.of_user)
+    if wanted.from_ca is not None:
+        found.append(column.ca == wanted.from_ca)
+    if wanted.good_at is not None:
+        found.append(_is_good(wanted.good_at))
+    if wanted.ends_by is not None:
+        found.append(column.not_after.between(1, wanted.ends_by))
+    if wanted.ends_soon is not None:
+        found.append(_ends_soon(wanted.ends_soon))
+    if wanted.also_serves:
+        found.append(column.serves)
+    return found
+
+
+def _is_good(now: int) -> sa.ColumnElement[bool]:
+    ends = client_certificates.c.not_after
+    return (ends == 0) | (ends > now)
+
+
+def _ends_soon(now: int) -> sa.ColumnElement[bool]:
+    """Good certificates in the last quarter of their life, or in its last EXPIRY_WARNING_SECONDS
+    where that is less, that have no successor: a certificate of the same user that ends later, and
+    has the same key or came after this one was last used."""
+    one, other = client_certificates.c, client_certificates.alias("successor")
+    quarter = (one.not_after - one.not_before) // 4
+    warning = sa.case((quarter < EXPIRY_WARNING_SECONDS, quarter), else_=EXPIRY_WARNING_SECONDS)
+    follows = (other.c.key == one.key) | (other.c.first > one.last_login)
+    later = (other.c.user == one.user) & (other.c.not_after > one.not_after)
+    has_none = ~sa.exists(sa.select(other.c.cert).where(later, follows))
+    in_reach = one.not_after.between(now + 1, now + EXPIRY_WARNING_SECONDS)  # uses the index
+    return in_reach & (one.not_after < now + warning) & has_none
+
+
+def _count(*where: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    return sa.select(sa.func.count()).select_from(client_certificates).where(*where)
+
+
+# ---- Rows ----
+
+
+def _certificate(row: sa.Row[Any]) -> ClientCertificate:
+    return ClientCertificate(**{k: v for k, v in row._mapping.items() if k != "warned"})
+
+
+def _read(connection: sa.Connection, certs: Iterable[str]) -> dict[str, ClientCertificate]:
+    """What is known of these certificates, by their hashes."""
+    rows = connection.execute(select_among(client_certificates, "cert"), {"cert": list(certs)})
+    return {row.cert: _certificate(row) for row in rows}
+
+
+def _merge(known: ClientCertificate | None, seen: ClientCertificate) -> ClientCertificate:
+    """What is known of a certificate after it was seen again. A login may know less of it than its
+    issuer, and they may come in any order."""
+    if known is None:
+        return seen
+    names = ("ca", "key", "issuer", "not_before", "not_after", "serves")
+    found = replace(known, **{name: getattr(known, name) or getattr(seen, name) for name in names})
+    found = replace(found, first=min(known.first, seen.first))
+    if seen.last_login < known.last_login:
+        return found
+    last = ("user", "last_login", "bdb_uid", "node")
+    return replace(found, **{name: getattr(seen, name) for name in last})
+
+
+def _select_news(
+    known: dict[str, ClientCertificate], seen: dict[str, ClientCertificate]
+) -> dict[str, ClientCertificate]:
+    """Those of `seen` that are unknown, or whose last login is worth writing."""
+
+    def is_new(certificate: ClientCertificate) -> bool:
+        old = known.get(certificate.cert)
+        return old is None or certificate.last_login >= old.last_login + LAST_LOGIN_LAG_SECONDS
+
+    return {cert: certificate for cert, certificate in seen.items() if is_new(certificate)}
+
+
+def _put(
+    connection: sa.Connection, known: ClientCertificate | None, now: ClientCertificate
+) -> None:
+    table, values = client_certificates, values_of(client_certificates, now)
+    if known is None:
+        connection.execute(insert_into(table), {**values, "warned": False})
+    else:
+        connection.execute(sa.update(table).where(table.c.cert == now.cert).values(**values))

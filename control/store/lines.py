@@ -1,0 +1,226 @@
+"""From rows to policy lines: what the lines of a database are to be, and its next generation."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from control.errors import missing
+from control.policy import lines as policy
+from control.policy import patterns as pattern_policy
+from control.policy import taking
+from control.records import Database, Pattern, Target, User
+from control.store.engine import allow_long_idle
+from control.store.identities import sharing_on, users_alike
+from control.store.patterns import group_pattern_grants, patterns_naming
+from control.store.rows import (
+    database_trust,
+    find_record,
+    read_cluster,
+    read_nodes,
+    read_records,
+)
+from control.store.schema import bdbs, policy_lines, policy_log, users
+from control.store.statements import (
+    GRANTS_OF_PATTERN,
+    GRANTS_OF_USER,
+    GRANTS_ON_BDB,
+    LINES_OF,
+    OWN_LINES,
+    PATTERNS_ON_BDB,
+    POLICY_LINES,
+    READ_TARGET,
+    WRITE_TARGET,
+    insert_into,
+    select_by,
+)
+from control.store.transaction import state_of
+from control.store.trials import note_rules
+
+# Generations of a policy that are kept: a node further behind gets the whole policy.
+POLICY_LOG_GENERATIONS = 10_000
+PATTERN_OWNERS = 1 << 32  # with its uid, the owner of a pattern's lines: no user has such a uid
+
+Lines = dict[tuple[int, str], int]  # (owner, line) → id
+# A user, its ACLs on a database, and whether that database adopts existing users of this name.
+Granted = tuple[User, list[str], bool]
+
+
+def read_target(connection: sa.Connection, bdb_uid: int) -> Target:
+    """What the nodes of a database are to hold. Raises Refusal 404."""
+    row = connection.execute(READ_TARGET, {"bdb": bdb_uid}).first()
+    if row is None:
+        raise missing(f"bdb {bdb_uid}")
+    return Target(row.generation, row.digest)
+
+
+def all_databases(connection: sa.Connection) -> list[int]:
+    """The uids of all databases."""
+    return list(connection.scalars(sa.select(bdbs.c.uid).order_by(bdbs.c.uid)))
+
+
+def refresh_databases(connection: sa.Connection, uids: Iterable[int], own: bool = False) -> None:
+    """Renders the policy lines of these databases again: all, or (`own`) only those that do not
+    depend on users."""
+    if not own:
+        allow_long_idle(connection)
+    for uid in uids:
+        rows = connection.execute(OWN_LINES if own else POLICY_LINES, {"bdb": uid})
+        before = {(row.owner, row.line): row.id for row in rows}
+        move_lines(connection, uid, before, render_lines(connection, uid, own))
+
+
+def refresh_user(connection: sa.Connection, *states: User) -> None:
+    """Renders the policy lines of one user again, on every database, and those of all who share an
+    identity with it; `states` are what the user was and is."""
+    uids = {user.uid for user in states}
+    if any(one.shared for user in states for one in user.identities):
+        uids |= {other.uid for user in states for other in users_alike(connection, user)}
+    for uid in sorted(uids):
+        _refresh_one(connection, uid)
+
+
+def _refresh_one(connection: sa.Connection, uid: int) -> None:
+    named = patterns_naming(connection, uid)
+    owners = [uid, *(PATTERN_OWNERS + one.uid for one in named)]
+    after = {
+        bdb_uid: _render_user_lines(*granted, sharing_on(connection, bdb_uid, granted[0]), named)
+        for (bdb_uid, _), granted in group_grants(connection.execute(GRANTS_OF_USER, {"of": uid}))
+    }
+    _move_lines_of(connection, owners, after)
+
+
+def refresh_pattern(connection: sa.Connection, pattern: Pattern) -> None:
+    """Renders the lines of one pattern again, on every database; none of one that is deleted."""
+    owner = PATTERN_OWNERS + pattern.uid
+    rows = connection.execute(GRANTS_OF_PATTERN, {"of": pattern.uid})
+    after = {
+        bdb_uid: _render_pattern_lines(found, [acl for _, acl in acls])
+        for (bdb_uid, _), (found, acls) in group_pattern_grants(rows).items()
+    }
+    for user in read_records(connection, User, select_by(users, "name"), name=pattern.user):
+        named = [one for one in patterns_naming(connection, user.uid) if one.uid == pattern.uid]
+        grants = connection.execute(GRANTS_OF_USER, {"of": user.uid})
+        for (bdb_uid, _), granted in group_grants(grants) if named else ():
+            found = _render_user_lines(*granted, (), named)
+            after[bdb_uid] = {one for one in found if one[0] == owner}
+    _move_lines_of(connection, [owner], after)
+
+
+def _move_lines_of(
+    connection: sa.Connection, owners: list[int], after: dict[int, set[tuple[int, str]]]
+) -> None:
+    """`after` is what the lines of these owners are to be, by uid of the database."""
+    before: dict[int, Lines] = {}
+    for row in connection.execute(LINES_OF, {"owners": owners}):
+        before.setdefault(row.bdb_uid, {})[row.owner, row.line] = row.id
+    for bdb_uid in sorted(before.keys() | after.keys()):
+        move_lines(connection, bdb_uid, before.get(bdb_uid, {}), after.get(bdb_uid, set()))
+
+
+def move_lines(
+    connection: sa.Connection, uid: int, before: Lines, after: set[tuple[int, str]]
+) -> None:
+    """Replaces lines of a database, as its next generation where they differ; as two generations
+    where the change both takes and gives, so that a server can apply one before the other."""
+    added = sorted(after - before.keys())
+    removed = sorted(before.keys() - after)
+    if added or removed:
+        note_rules(connection, uid, before, added)
+        ids = [{"gone": before[line]} for line in removed]
+        _replace_lines(connection, uid, added, ids)
+        changes = [f"-{line}" for _, line in removed] + [f"+{line}" for _, line in added]
+        is_first = read_target(connection, uid).generation == 0
+        for part in [changes] if is_first else taking.parts(changes):
+            _log_generation(connection, uid, part)
+
+
+def render_lines(connection: sa.Connection, uid: int, own: bool) -> set[tuple[int, str]]:
+    """(owner, line) of what the policy of a database is to be, but for its `revoke` lines; with
+    `own`, only those for the database itself. Nothing for a database that is being removed."""
+    found = find_record(connection, Database, uid)
+    if found.deleting:
+        return set()
+    trusts = database_trust(connection, found)
+    known = read_nodes(connection, uid)
+    demands = read_cluster(connection).demands
+    lines = {(0, line) for line in policy.database_lines(found, trusts, known, demands)}
+    if own:
+        return lines
+    rows = connection.execute(PATTERNS_ON_BDB, {"bdb": uid})
+    for pattern, acls in group_pattern_grants(rows).values():
+        lines |= _render_pattern_lines(pattern, [acl for _, acl in acls])
+    named: dict[str, list[Pattern]] = {}
+    for pattern in read_records(connection, Pattern):
+        if not pattern_policy.makes(pattern):
+            named.setdefault(pattern.user, []).append(pattern)
+    grants = _read_grants(connection, uid)
+    sharing = [user for user, *_ in grants if any(one.shared for one in user.identities)]
+    for granted in grants:
+        lines |= _render_user_lines(*granted, sharing, named.get(granted[0].name, ()))
+    return lines
+
+
+def _render_user_lines(
+    user: User, acls: Sequence[str], adopt: bool, others: Iterable[User], named: Iterable[Pattern]
+) -> set[tuple[int, str]]:
+    """Also those of the patterns that name the user."""
+    lines = {(user.uid, line) for line in policy.user_lines(user, acls, adopt, others)}
+    for pattern in named if lines else ():
+        lines |= _render_pattern_lines(pattern, ())
+    return lines
+
+
+def _render_pattern_lines(pattern: Pattern, acls: Sequence[str]) -> set[tuple[int, str]]:
+    return {(PATTERN_OWNERS + pattern.uid, one) for one in pattern_policy.lines(pattern, acls)}
+
+
+def _read_grants(connection: sa.Connection, bdb_uid: int) -> list[Granted]:
+    """The certificate users with rights on a database, and their rights."""
+    rows = connection.execute(GRANTS_ON_BDB, {"bdb": bdb_uid})
+    return [granted for _, granted in group_grants(rows)]
+
+
+def group_grants(rows: Iterable[sa.Row[Any]]) -> Iterable[tuple[tuple[int, int], Granted]]:
+    """Rows of ALL_GRANTS, by the uids of database and user."""
+    found: dict[tuple[int, int], Granted] = {}
+    for row in rows:
+        fields = dict(row._mapping)
+        bdb_uid, acl, adopt = (fields.pop(name) for name in ("bdb_uid", "acl", "adopt_users"))
+        user = User(role_uids=(), **fields)
+        found.setdefault((bdb_uid, user.uid), (user, [], adopt))[1].append(acl)
+    return found.items()
+
+
+def _replace_lines(
+    connection: sa.Connection,
+    uid: int,
+    added: Sequence[tuple[int, str]],
+    gone: Sequence[dict[str, int]],
+) -> None:
+    if gone:
+        where = policy_lines.c.id == sa.bindparam("gone")
+        connection.execute(sa.delete(policy_lines).where(where), gone)
+    if added:
+        rows = [{"bdb_uid": uid, "owner": owner, "line": line} for owner, line in added]
+        connection.execute(insert_into(policy_lines), rows)
+
+
+def _log_generation(connection: sa.Connection, uid: int, changes: Iterable[str]) -> None:
+    """Counts up the generation of a database's policy and logs what changed (`+line`, `-line`)."""
+    added = tuple(sorted(line[1:] for line in changes if line[0] == "+"))
+    removed = tuple(sorted(line[1:] for line in changes if line[0] == "-"))
+    if not added and not removed:
+        return
+    before = read_target(connection, uid)
+    after = Target(before.generation + 1, policy.digest_of(before.digest, added, removed))
+    moved = state_of(connection).moved
+    made = moved.get(uid, range(after.generation, after.generation))
+    moved[uid] = range(made.start, after.generation + 1)
+    connection.execute(WRITE_TARGET, {"bdb": uid, "after": after.generation, "now": after.digest})
+    change = {"bdb_uid": uid, "generation": after.generation, "digest": after.digest}
+    change |= {"added": added, "removed": removed}
+    connection.execute(insert_into(policy_log), change)
+    if after.generation > POLICY_LOG_GENERATIONS:
+        old = policy_log.c.generation <= after.generation - POLICY_LOG_GENERATIONS
+        connection.execute(sa.delete(policy_log).where((policy_log.c.bdb_uid == uid) & old))

@@ -1,0 +1,233 @@
+"""Users, patterns, roles, ACLs, databases and certificate profiles."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import sqlalchemy as sa
+
+from control.policy import bindings, core
+from control.policy.taking import PLACEHOLDER
+from control.records import Database, EventDetail, Pattern, RedisAcl, Role, User
+from control.store.actions import write_action
+from control.store.checks import (
+    UNIQUE_USER_FIELDS,
+    check_administrators,
+    check_record,
+    check_unused,
+)
+from control.store.events import note
+from control.store.identities import users_with
+from control.store.kernel import Kernel
+from control.store.lines import (
+    read_target,
+    refresh_databases,
+    refresh_pattern,
+    refresh_user,
+)
+from control.store.patterns import check_acls
+from control.store.revoking import follow_revocations
+from control.store.rows import (
+    delete_links,
+    differing_fields,
+    find_record,
+    insert_links,
+    insert_record,
+    read_records,
+    take_uid,
+    values_of,
+)
+from control.store.schema import (
+    NOUNS,
+    TABLES,
+    AnyRecord,
+    Record,
+    client_certificates,
+    login_failures,
+    nodes,
+    patterns,
+    roles_permissions,
+    users,
+)
+from control.store.statements import select_all, select_by
+from control.store.transaction import state_of
+from control.store.trials import note_granted_rules
+
+# Fields of a database that say which nodes it has and how they are reached.
+REACH_FIELDS = {"endpoints", "tls_server_ca", "tls_server_name", "node_addresses"}
+# Fields of a database on which the lines of its users depend.
+USER_LINE_FIELDS = {"roles_permissions", "adopt_users", "deleting"}
+
+
+class Objects:
+    """Each change is checked against all other records, written to the event log, and followed by
+    the policies that depend on it."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+
+    # ---- Reading ----
+
+    def get(self, kind: type[Record], uid: int) -> Record:
+        """The record with this uid. Raises Refusal 404."""
+
+        def load() -> Record:
+            with self._kernel.read() as connection:
+                return find_record(connection, kind, uid)
+
+        found: Record = self._kernel.cache.recall((kind, uid), load)
+        return found
+
+    def all(self, kind: type[Record]) -> tuple[Record, ...]:
+        """All records of a kind, by uid."""
+        with self._kernel.read() as connection:
+            return read_records(connection, kind)
+
+    def find(self, kind: type[Record], text: str, limit: int, offset: int) -> tuple[Record, ...]:
+        """The records of a kind, by uid, whose name contains `text`, in any case; of users also
+        those whose e-mail address or subject does."""
+        table = TABLES[kind]
+        names = UNIQUE_USER_FIELDS if kind is User else ("name",)
+        query = select_all(table).limit(limit).offset(offset)
+        if text:
+            query = query.where(
+                sa.or_(*(table.c[name].icontains(text, autoescape=True) for name in names))
+            )
+        with self._kernel.read() as connection:
+            return read_records(connection, kind, query)
+
+    def user_by_login(self, login: str) -> User | None:
+        """The user with this name or, where there is none, with this e-mail address."""
+
+        def load() -> User | None:
+            with self._kernel.read() as connection:
+                named = read_records(connection, User, select_by(users, "name"), name=login)
+                found = named or read_records(
+                    connection, User, select_by(users, "email"), email=login
+                )
+                return next(iter(found), None)
+
+        return self._kernel.cache.recall(("login", login), load) if login else None
+
+    def users_like(self, leaf: core.Identity) -> tuple[User, ...]:
+        """The users who have an identity that this certificate may have."""
+
+        def load() -> tuple[User, ...]:
+            digests = [bindings.digest(*one) for one in bindings.of_certificate(leaf)]
+            with self._kernel.read() as connection:
+                return users_with(connection, digests, bindings.SCANNED)
+
+        return self._kernel.cache.recall(("certificate", leaf.cert), load)
+
+    def roles_of(self, user: User) -> tuple[Role, ...]:
+        """The roles that a user holds, as far as they exist."""
+        known = self._kernel.cache.recall("roles", lambda: self.all(Role))
+        return tuple(role for role in known if role.uid in user.role_uids)
+
+    # ---- Changing ----
+
+    def create(self, record: Record) -> Record:
+        """Adds a record; where its uid is 0, one is chosen. Raises Refusal."""
+        names = (record.name, record.email) if isinstance(record, User) else None
+        with self._kernel.change(names) as connection:
+            made: Record = replace(record, uid=take_uid(connection, record))
+            check_record(connection, made, None)
+            insert_record(connection, made)
+            check_acls(connection, made)
+            _follow(connection, made)
+            note_granted_rules(connection, made, None)
+            _note_change(connection, made, "created")
+        return made
+
+    def update(self, kind: type[Record], uid: int, change: Callable[[Record], Record]) -> Record:
+        """Replaces a record by what `change` makes of it. Raises Refusal."""
+        with self._kernel.change() as connection:
+            before = find_record(connection, kind, uid)
+            changed = change(before)
+            check_record(connection, changed, before)
+            table = TABLES[kind]
+            values = values_of(table, changed)
+            connection.execute(sa.update(table).where(table.c.uid == uid).values(**values))
+            delete_links(connection, changed)
+            insert_links(connection, changed)
+            _forget_state(connection, before, changed)
+            check_acls(connection, changed)
+            _follow(connection, changed, before)
+            note_granted_rules(connection, changed, before)
+            check_administrators(connection)
+            fields = differing_fields(before, changed)
+            _note_change(connection, changed, "updated", fields=fields)
+        return changed
+
+    def delete(
+        self, kind: type[Record], uid: int, check: Callable[[Record], object] = lambda _: None
+    ) -> None:
+        """Deletes a record; `check` may raise Refusal. A database is only marked: its nodes are to
+        be detached first, see Nodes.forget_database."""
+        if issubclass(kind, Database):
+
+            def mark(database: Database) -> Database:
+                check(database)  # type: ignore[arg-type]
+                return replace(database, deleting=True)
+
+            self.update(Database, uid, mark)
+            return
+        with self._kernel.change() as connection:
+            record = find_record(connection, kind, uid)
+            check(record)
+            check_unused(connection, record)
+            table = TABLES[kind]
+            connection.execute(sa.delete(table).where(table.c.uid == uid))
+            if kind is User:
+                connection.execute(sa.delete(login_failures).where(login_failures.c.uid == uid))
+            _follow(connection, record)
+            check_administrators(connection)
+            _note_change(connection, record, "deleted")
+
+
+def _follow(connection: sa.Connection, record: AnyRecord, before: AnyRecord | None = None) -> None:
+    """Updates the policies that depend on a record that has changed: of a database only its own
+    lines, unless those of its users depend on what differs from `before`."""
+    granted = roles_permissions.c
+    if isinstance(record, User):
+        refresh_user(connection, record, *([before] if isinstance(before, User) else []))
+    elif isinstance(record, Pattern):
+        refresh_pattern(connection, record)
+    elif isinstance(record, Database):
+        own = before is not None and not USER_LINE_FIELDS & set(differing_fields(before, record))
+        refresh_databases(connection, [record.uid], own)
+        follow_revocations(connection, [record.uid])
+    elif isinstance(record, RedisAcl):
+        where = granted.redis_acl_uid == record.uid
+        found = connection.scalars(sa.select(granted.bdb_uid).where(where).distinct())
+        refresh_databases(connection, list(found))
+
+
+def _forget_state(connection: sa.Connection, before: AnyRecord, after: AnyRecord) -> None:
+    """Drops, or renames, what a change of the record has made untrue."""
+    if isinstance(after, User) and "passwords" in differing_fields(before, after):
+        connection.execute(sa.delete(login_failures).where(login_failures.c.uid == after.uid))
+    if isinstance(after, User) and after.name != before.name:
+        table = client_certificates
+        named = sa.update(table).where(table.c.user == before.name)
+        connection.execute(named.values(user=after.name))
+        if not PLACEHOLDER.search(before.name):
+            named = sa.update(patterns).where(patterns.c.user == before.name)
+            connection.execute(named.values(user=after.name))
+    if isinstance(after, Database) and REACH_FIELDS & set(differing_fields(before, after)):
+        where = nodes.c.bdb_uid == after.uid
+        connection.execute(sa.update(nodes).where(where).values(in_step=False, generation=0))
+
+
+def _note_change(
+    connection: sa.Connection, record: AnyRecord, what: str, **detail: EventDetail
+) -> None:
+    """Writes a change of a record to the event log and, for a database, as an action."""
+    noun = NOUNS[type(record)]
+    detail = {f"{noun}_uid": record.uid, f"{noun}_name": record.name, **detail}
+    note(connection, f"{noun}_{what}", "INFO", **detail)
+    if isinstance(record, Database):
+        name = "delete_bdb" if record.deleting else f"{what.removesuffix('d')}_bdb"
+        generation = read_target(connection, record.uid).generation
+        nothing = range(generation + 1, generation + 1)
+        state_of(connection).moved.setdefault(record.uid, nothing)
+        write_action(connection, record.uid, name, generation)

@@ -1,0 +1,86 @@
+"""The policies of databases: what their nodes are to hold, and how each generation differs."""
+
+import sqlalchemy as sa
+
+from control.policy import lines as policy
+from control.records import Change, Target, User
+from control.store.kernel import Kernel
+from control.store.lines import all_databases, group_grants, read_target, refresh_databases
+from control.store.schema import bdbs, policy_lines, policy_log
+from control.store.statements import GRANTS_WITHOUT_LINE
+
+
+class Policies:
+    """Read here; every change of other records writes the lines that follow from it."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+
+    def target(self, bdb_uid: int) -> Target:
+        """What the nodes of a database are to hold. Raises Refusal 404."""
+
+        def load() -> Target:
+            with self._kernel.read() as connection:
+                return read_target(connection, bdb_uid)
+
+        return self._kernel.cache.recall(("target", bdb_uid), load)
+
+    def targets(self) -> dict[int, Target]:
+        """The targets of all databases, by uid."""
+        query = sa.select(bdbs.c.uid, bdbs.c.generation, bdbs.c.digest)
+        with self._kernel.read() as connection:
+            rows = connection.execute(query)
+            return {row.uid: Target(row.generation, row.digest) for row in rows}
+
+    def whole(self, bdb_uid: int) -> tuple[Target, tuple[str, ...]]:
+        """The target of a database and all its lines, sorted, at one moment. Raises Refusal 404."""
+        with self._kernel.read() as connection:
+            target = read_target(connection, bdb_uid)
+            where = policy_lines.c.bdb_uid == bdb_uid
+            lines = connection.scalars(sa.select(policy_lines.c.line).where(where))
+            return target, tuple(sorted(lines))
+
+    def changes(self, bdb_uid: int, generation: int, digest: str) -> tuple[Change, ...] | None:
+        """What leads to the target from a generation that a node reports, with its digest.
+        Generation 0 is the empty policy. None where this is not a generation of this policy, or the
+        log does not reach back to it: then the node needs the whole policy."""
+        log = policy_log.c
+        with self._kernel.read() as connection:
+            target = read_target(connection, bdb_uid)
+            if (generation, digest) == (target.generation, target.digest):
+                return ()  # asked each second: for a node in step the log is not read
+            where = (log.bdb_uid == bdb_uid) & (log.generation >= generation)
+            rows = connection.execute(sa.select(policy_log).where(where).order_by(log.generation))
+            found = [Change(r.generation, r.digest, r.added, r.removed) for r in rows]
+        if generation and (not found or found[0].generation != generation):
+            return None
+        if generation and found.pop(0).digest != digest:
+            return None
+        reached = len(found) == target.generation - generation
+        return tuple(found) if reached else None
+
+    def added(self, bdb_uid: int, generations: range) -> frozenset[str]:
+        """The lines that these generations of a policy have added to it."""
+        log = policy_log.c
+        which = log.generation.between(generations.start, generations.stop - 1)
+        where = (log.bdb_uid == bdb_uid) & which
+        with self._kernel.read() as connection:
+            found = connection.scalars(sa.select(log.added).where(where))
+            return frozenset(line for lines in found for line in lines)
+
+    def not_synced(self, bdb_uid: int) -> tuple[User, ...]:
+        """Users with rights on a database and without a line there: password users, and those with
+        a name that servers refuse, from before this version refused it."""
+        with self._kernel.read() as connection:
+            found = group_grants(connection.execute(GRANTS_WITHOUT_LINE, {"bdb": bdb_uid}))
+            named = (user for _, (user, *_) in found)
+            return tuple(
+                user
+                for user in named
+                if user.auth_method == "regular" or not policy.is_name(user.name)
+            )
+
+    def refresh(self) -> None:
+        """Renders all lines again: another version may have written them otherwise."""
+        with self._kernel.change() as connection:
+            refresh_databases(connection, all_databases(connection))

@@ -1,0 +1,160 @@
+"""The cluster: its settings, its certificates, and the CAs that they make trusted."""
+
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import sqlalchemy as sa
+
+from control import records
+from control.errors import missing, refused
+from control.records import (
+    BUILTIN_ROLES,
+    DEFAULT_PROFILE,
+    FIRST_ACLS,
+    Certificate,
+    Cluster,
+    Database,
+    User,
+)
+from control.store.checks import check_administrators, check_trusted_ca
+from control.store.events import note
+from control.store.kernel import Kernel
+from control.store.lines import all_databases, refresh_databases
+from control.store.revoking import follow_revocations
+from control.store.rows import (
+    cluster_trust,
+    database_trust,
+    delete_certificate,
+    differing_fields,
+    insert_record,
+    read_certificates,
+    read_cluster,
+    read_records,
+    take_uid,
+    values_of,
+)
+from control.store.schema import certificates, cluster_table, lease
+
+
+class Settings:
+    """There is one cluster, made by `initialise`."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+
+    def initialise(self, cluster: Cluster, administrator: User) -> None:
+        """Makes the cluster, its built-in roles and ACLs, and its first administrator. Raises
+        Refusal 406 where there is one."""
+        if self._kernel.revision():
+            raise refused("already_initialised", "this control plane was initialised before")
+        with self._kernel.transaction() as connection:
+            cluster = replace(cluster, stores=((secrets.token_hex(8), 1),))
+            values = values_of(cluster_table, cluster)
+            connection.execute(sa.insert(cluster_table).values(id=1, revision=1, **values))
+            for record in (*BUILTIN_ROLES, *FIRST_ACLS, DEFAULT_PROFILE, administrator):
+                take_uid(connection, record)
+                insert_record(connection, record)
+            note(connection, "cluster_created", cluster_name=cluster.name)
+
+    def cluster(self) -> Cluster:
+        """Raises Refusal 406 before `initialise`."""
+
+        def load() -> Cluster:
+            with self._kernel.read() as connection:
+                return read_cluster(connection)
+
+        return self._kernel.cache.recall("cluster", load)
+
+    def configure(self, change: Callable[[Cluster], Cluster]) -> Cluster:
+        """Replaces the cluster's settings by what `change` makes of them. Raises Refusal."""
+        with self._kernel.change() as connection:
+            before = read_cluster(connection)
+            changed = change(before)
+            if changed.mtls_certificate_authentication > before.mtls_certificate_authentication:
+                check_trusted_ca(connection)
+            values = values_of(cluster_table, changed)
+            connection.execute(sa.update(cluster_table).values(**values))
+            if changed.demands != before.demands:
+                refresh_databases(connection, all_databases(connection), own=True)
+            check_administrators(connection)
+            note(connection, "cluster_updated", fields=differing_fields(before, changed))
+        return changed
+
+    def release(self) -> None:
+        """Ends a hold: the servers are brought to what this store says. The lease's epoch becomes
+        the present time, which is above that of any other control plane with this identity, unless
+        that one is released later: each server that this one has written to refuses what that one
+        writes."""
+        now, epoch = int(time.time()), lease.c.epoch
+        with self._kernel.change() as connection:
+            connection.execute(sa.update(cluster_table).values(hold=""))
+            later = sa.case((epoch < now, now), else_=epoch + 1)
+            connection.execute(sa.update(lease).values(epoch=later))
+            note(connection, "released", "WARNING")
+
+    # ---- Certificates ----
+
+    def certificates(self) -> dict[str, Certificate]:
+        """The cluster's certificates by name."""
+
+        def load() -> dict[str, Certificate]:
+            with self._kernel.read() as connection:
+                return read_certificates(connection)
+
+        return self._kernel.cache.recall("certificates", load)
+
+    def put_certificates(
+        self,
+        put: Iterable[Certificate],
+        settle: Callable[[Certificate], Certificate] = lambda certificate: certificate,
+    ) -> None:
+        """Installs certificates of the cluster, all or none. `settle` completes each, while nobody
+        else changes anything, and may raise Refusal."""
+        with self._kernel.change() as connection:
+            for certificate in map(settle, put):
+                delete_certificate(connection, certificate.name)
+                values = values_of(certificates, certificate)
+                connection.execute(sa.insert(certificates).values(**values))
+                note(connection, "certificate_updated", certificate=certificate.name)
+            _follow_certificates(connection)
+
+    def delete_certificate(self, name: str) -> None:
+        """Removes a certificate of the cluster. Raises Refusal 404."""
+        with self._kernel.change() as connection:
+            if not delete_certificate(connection, name):
+                raise missing(f"certificate '{name}'")
+            note(connection, "certificate_deleted", certificate=name)
+            _follow_certificates(connection)
+
+    def trust(self) -> records.Trust:
+        """The CAs of `mtls_trusted_ca`; none where it is not installed."""
+
+        def load() -> records.Trust:
+            with self._kernel.read() as connection:
+                return cluster_trust(connection)
+
+        return self._kernel.cache.recall("trust", load)
+
+    def authorities(self) -> tuple[bytes, ...]:
+        """DER of every CA that clients are judged by, here or on a database."""
+
+        def load() -> tuple[bytes, ...]:
+            with self._kernel.read() as connection:
+                trusts = [cluster_trust(connection)]
+                trusts += [
+                    database_trust(connection, database)
+                    for database in read_records(connection, Database)
+                ]
+                return tuple(dict.fromkeys(d for t in trusts for d in (*t.cas, *t.anchors)))
+
+        return self._kernel.cache.recall("authorities", load)
+
+
+def _follow_certificates(connection: sa.Connection) -> None:
+    """Updates what depends on the cluster's certificates."""
+    uids = all_databases(connection)
+    refresh_databases(connection, uids, own=True)
+    follow_revocations(connection, uids)
+    check_administrators(connection)

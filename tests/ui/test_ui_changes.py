@@ -1,0 +1,350 @@
+"""control/ui/changes.py, objects.py, cas.py: a change is shown before it is made, and what is made
+is what was shown."""
+
+from typing import Any
+
+import pytest
+
+from control.ui import changes
+from tests.kit.browser import ALICE, Browser, Page, by_certificate
+from tests.kit.rest import ControlPlane
+from tests.kit.support import Pki, root
+
+BROKEN = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"
+GRANT = {"role_uid": 4, "redis_acl_uid": 2}
+
+
+@pytest.fixture(autouse=True)
+def nobody_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are no servers here to wait for."""
+    monkeypatch.setattr(changes, "WAIT", 0)
+
+
+@pytest.fixture
+def orders(api: ControlPlane, pki: Pki) -> Any:
+    """A database where alice may read."""
+    api.trust(pki.ca)
+    api.certificate_user("alice", ALICE, role="db_member")
+    return api.database(tls_mode="enabled", roles_permissions=[GRANT])
+
+
+def edited(browser: Browser, address: str, **fields: Any) -> Page:
+    """The form of an object, filled in and sent: the preview, or the form with what is wrong."""
+    return browser.send(browser.get(address), address, **fields)
+
+
+def test_nothing_is_done_before_it_is_agreed_to(
+    api: ControlPlane, admin: Browser, orders: Any
+) -> None:
+    """The preview shows the lines; then exactly they come and go."""
+    before, revision = api.lines(), api.store.revision()
+    page = edited(admin, "/ui/acls/2", acl="+@read  ~orders:*\n+ping")
+    assert page.title == "Change the ACL Read Only?"
+    assert "Policy lines: 1 come, 1 go. No session ends." in page.text
+    assert "comes: + user alice on +@read ~orders:* +ping" in page.text
+    assert (api.lines(), api.store.revision()) == (before, revision)
+    page = admin.send(page, "/ui/acls/2")
+    assert "The ACL Read Only was changed." in page.text
+    (new,) = api.lines() - before
+    assert new.startswith("user alice ")
+    assert "+ping" in new
+    assert api.ok("GET /v1/redis_acls/2")["acl"] == "+@read ~orders:* +ping"
+
+
+def test_only_what_changed_is_sent(api: ControlPlane, admin: Browser, orders: Any) -> None:
+    """So that fields without a place in the form stay, and the log names no other."""
+    subjects = [{"CN": "alice", "O": "acme", "OU": ["eng"]}]
+    addresses = {"10.0.0.5:6379": "127.0.0.1:6379"}
+    api.ok("PUT /v1/bdbs/1", {"authorized_subjects": subjects, "node_addresses": addresses})
+    page = edited(admin, "/ui/databases/1", adopt_users="on")
+    admin.send(page, "/ui/databases/1")
+    now = api.ok("GET /v1/bdbs/1")
+    assert now["adopt_users"]
+    assert (now["authorized_subjects"], now["node_addresses"]) == (subjects, addresses)
+    event = api.ok("GET /v1/logs?type=bdb_updated&order=desc&limit=1")[0]
+    assert event["fields"] == ["adopt_users"]
+    page = edited(admin, "/ui/databases/1")
+    assert (page.status, "the form says what is there already" in page.text) == (400, True)
+
+
+def test_each_kind_is_made_changed_and_removed(api: ControlPlane, admin: Browser, pki: Pki) -> None:
+    """By forms alone."""
+    api.trust(pki.ca)
+    forms: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+        "roles": ({"name": "ops", "management": "db_viewer"}, {"name": "dev"}, "/v1/roles"),
+        "acls": ({"name": "get", "acl": "+get ~*"}, {"acl": "+get +set ~*"}, "/v1/redis_acls"),
+        "users": (
+            {"name": "carol", "auth_method": "certificate", "role_uids": ["5", "6"],
+             "certificate_subject_line": "CN=carol,O=acme"},
+            {"email": "carol@acme.example"},
+            "/v1/users",
+        ),
+        "databases": (
+            {"name": "bills", "endpoints": "10.0.0.5:6379\n[::1]:6380 redis.example",
+             "tls_mode": "enabled", "roles_permissions": ["4", "", ""],
+             "roles_permissions.acl": ["2", "", ""]},
+            {"default_user": "on"},
+            "/v1/bdbs",
+        ),
+    }  # fmt: skip
+    for place, (first, change, path) in forms.items():
+        page = edited(admin, f"/ui/{place}/new", **first)
+        assert page.title == f"Add the {page.title.split()[2]} {first['name']}?", page.text
+        page = admin.send(page, f"/ui/{place}/new")
+        assert "was added." in page.text
+        made = api.ok(f"GET {path}")[-1]
+        assert made["name"] == first["name"]
+        address = f"/ui/{place}/{made['uid']}"
+        page = admin.send(edited(admin, address, **change), address)
+        assert "was changed." in page.text, page.text
+        now = api.ok(f"GET {path}/{made['uid']}")
+        for name, value in change.items():
+            assert now[name] == (True if value == "on" else value)
+        page = admin.send(admin.get(address), f"{address}/remove")
+        assert page.title.startswith("Remove the ")
+        page = admin.send(page, f"{address}/remove")
+        assert "was removed." in page.text
+    (database,) = api.ok("GET /v1/bdbs")
+    assert database["endpoints"][1]["addr"] == ["::1"]
+    assert database["endpoints"][1]["dns_name"] == "redis.example"
+    assert database["roles_permissions"] == [GRANT]
+    assert database["status"] == "delete-pending"
+
+
+def test_a_new_users_password_is_asked_for_last(api: ControlPlane, admin: Browser) -> None:
+    """It stands in no page, and what the rules say against it is said there."""
+    api.ok("PUT /v1/cluster", {"password_complexity": True})
+    page = edited(admin, "/ui/users/new", name="bob", auth_method="regular", role_uids=["6"])
+    page = admin.send(page, "/ui/users/new", password="short")
+    assert page.status == 400
+    assert "it needs at least 8 characters" in page.text
+    assert "short" not in page.html
+    page = admin.send(page, "/ui/users/new", password="A long 1 password")
+    assert "The user bob was added." in page.text
+    assert Browser(api, app=admin.app).log_in("bob", "A long 1 password").status == 200
+    page = admin.get("/ui/users/2")
+    page = admin.send(page, "/ui/users/2/password", new_password="Another 1 password")
+    assert "The user bob has a new password." in page.text
+    assert Browser(api, app=admin.app).log_in("bob", "Another 1 password").status == 200
+
+
+def test_the_page_asks_for_a_role(api: ControlPlane, admin: Browser) -> None:
+    """Of a new user, and of one that has none; what was typed is still there, and nobody is made or
+    changed."""
+    form = {"name": "bob", "auth_method": "certificate", "certificate_subject_line": "CN=bob"}
+    page = edited(admin, "/ui/users/new", **form)
+    assert (page.status, "choose at least one" in page.text) == (400, True)
+    assert 'value="CN=bob"' in page.html
+    assert len(api.ok("GET /v1/users")) == 1
+    api.certificate_user("bob", "CN=bob")
+    page = admin.get("/ui/users/2")
+    assert "no role: no rights on any database" in page.text
+    page = edited(admin, "/ui/users/2", email="bob@acme.example")
+    assert (page.status, "choose at least one" in page.text) == (400, True)
+    assert api.ok("GET /v1/users/2")["email"] == ""
+    page = edited(admin, "/ui/users/2", role_uids=["6"])
+    admin.send(page, "/ui/users/2")
+    assert api.ok("GET /v1/users/2")["role_uids"] == [6]
+
+
+URI = "uri spiffe://acme/cart"
+
+
+def test_identities_are_lines_of_a_form(api: ControlPlane, admin: Browser) -> None:
+    """Beside the subject, which is one of them; all that a form does not say goes."""
+    page = edited(
+        admin, "/ui/users/new", name="cart", auth_method="certificate", role_uids=["6"],
+        certificate_identities=f"{URI} session=8h\r\n\r\nCN=John Doe, O=acme from=10.0.0.0/8",
+    )  # fmt: skip
+    page = admin.send(page, "/ui/users/new")
+    assert f"Identities {URI} session=8h subject CN=John Doe,O=acme from=10.0.0.0/8" in page.text
+    both = api.ok("GET /v1/users/2")["certificate_identities"]
+    assert both[0] == {"uri": "spiffe://acme/cart", "session": "8h"}
+    assert both[1] == {"subject": "CN=John Doe,O=acme", "from": ["10.0.0.0/8"]}
+    for typed, told in (
+        ({"certificate_subject_line": "CN=cart"}, [{"subject": "CN=cart"}, *both]),
+        ({"email": "cart@acme.example"}, [{"subject": "CN=cart"}, *both]),
+        ({"certificate_identities": "dns a.acme"}, [{"subject": "CN=cart"}, {"dns": "a.acme"}]),
+        ({"certificate_subject_line": ""}, [{"dns": "a.acme"}]),
+        ({"certificate_subject_line": "CN=b", "certificate_identities": ""}, [{"subject": "CN=b"}]),
+    ):
+        page = edited(admin, "/ui/users/2", **typed)
+        assert page.title == "Change the user cart?", page.text
+        admin.send(page, "/ui/users/2")
+        assert api.ok("GET /v1/users/2")["certificate_identities"] == told
+    assert "CN=b" in admin.get("/ui/users/").text
+
+
+def test_a_wrong_identity_stands_at_its_field(api: ControlPlane, admin: Browser) -> None:
+    """With its line; one that somebody else has too; and what was typed stays."""
+    other = {"name": "a", "auth_method": "certificate", "role": "none"}
+    taken = [{"uri": "spiffe://acme/cart"}]
+    api.ok("POST /v1/users", {**other, "certificate_identities": taken})
+    form = {"name": "x", "auth_method": "certificate", "role_uids": ["6"]}
+    for typed, why in (
+        (f"{URI}x\nuri", "line 2: uri: a value is missing"),
+        ("key ab", "64 hex digits"),
+        (URI, "user 'a' has the identity"),
+        ("dns a.acme ca=nobody", "no trusted CA is called 'nobody'"),
+    ):
+        page = edited(admin, "/ui/users/new", **form, certificate_identities=typed)
+        assert page.status in (400, 409), page.text
+        assert '<a href="#certificate_identities">' in page.html, page.text
+        assert why in page.text
+        sent = page.form("/ui/users/new")["certificate_identities"]
+        assert "".join(sent).strip() == typed
+    assert len(api.ok("GET /v1/users")) == 2
+
+
+def test_of_two_editors_the_second_is_told(api: ControlPlane, admin: Browser, orders: Any) -> None:
+    """While the form was open, or the preview: nothing of theirs is overwritten."""
+    form = admin.get("/ui/acls/2")
+    api.ok("PUT /v1/redis_acls/2", {"acl": "+get ~*"})
+    page = admin.send(form, "/ui/acls/2", acl="+set ~*")
+    assert page.status == 409
+    assert "somebody else has changed this" in page.text
+    page = edited(admin, "/ui/acls/2", acl="+set ~*")
+    assert page.status == 200
+    api.ok("PUT /v1/redis_acls/2", {"acl": "+ping ~*"})
+    page = admin.send(page, "/ui/acls/2")
+    assert (page.status, "somebody else has changed this" in page.text) == (409, True)
+    assert api.ok("GET /v1/redis_acls/2")["acl"] == "+ping ~*"
+
+
+def test_what_would_be_something_else_by_now_is_shown_again(
+    api: ControlPlane, admin: Browser, orders: Any
+) -> None:
+    """The object is as it was, and what the change does to policies is not."""
+    page = edited(admin, "/ui/users/2", role_uids=["6"])
+    assert "Policy lines: 0 come, 2 go." in page.text
+    api.ok("PUT /v1/redis_acls/2", {"acl": "+get ~*"})
+    page = admin.send(page, "/ui/users/2")
+    assert page.status == 409
+    assert "not what it was when you looked" in page.text
+    assert api.ok("GET /v1/users/2")["role_uids"] == [4]
+    page = admin.send(page, "/ui/users/2")
+    assert "The user alice was changed." in page.text
+    assert api.ok("GET /v1/users/2")["role_uids"] == [6]
+
+
+def test_a_preview_that_was_not_seen_agrees_to_nothing(
+    api: ControlPlane, admin: Browser, orders: Any
+) -> None:
+    """Another body, or a digest of somebody's own, is shown first."""
+    page = edited(admin, "/ui/acls/2", acl="+set ~*")
+    for changed in ({"body": '{"acl": "+@all ~*"}'}, {"digest": "0" * 64}, {"digest": ""}):
+        answer = admin.send(page, "/ui/acls/2", **changed)
+        assert (answer.status, answer.title) == (409, "Change the ACL Read Only?")
+    assert api.ok("GET /v1/redis_acls/2")["acl"] == "+@read ~*"
+    for nonsense in ("x", "[]", '"x"'):
+        assert admin.send(page, "/ui/acls/2", body=nonsense).status in (400, 409)
+
+
+def test_what_is_wrong_stands_at_its_field(api: ControlPlane, admin: Browser) -> None:
+    """And in a summary that leads there; what was typed stays."""
+    cases: list[tuple[str, dict[str, Any], str, str]] = [
+        ("roles/new", {"name": "a<b"}, "name", "string should match"),
+        ("roles/new", {"name": "Admin"}, "name", "another role has the name"),
+        ("acls/new", {"name": "x", "acl": "+nosuch*"}, "acl", ""),
+        ("users/new", {"name": "x", "auth_method": "certificate",
+                       "certificate_subject_line": "CN", "role_uids": ["6"]},
+         "certificate_subject_line", ""),
+        ("users/new", {"name": "x", "auth_method": "regular", "email": "x", "role_uids": ["6"]},
+         "email", "pattern"),
+        ("databases/new", {"name": "x", "endpoints": "x"}, "endpoints", "is no HOST:PORT"),
+        ("databases/new", {"name": "x", "endpoints": "x:1", "tls_server_ca": "x"}, "", ""),
+    ]  # fmt: skip
+    for place, fields, name, text in cases:
+        page = edited(admin, f"/ui/{place}", **fields)
+        assert page.status in (400, 406, 409), fields
+        assert text in page.text
+        assert 'role="alert"' in page.html
+        if name:
+            assert f'<a href="#{name}">' in page.html, page.text
+            assert f'id="wrong-{name}"' in page.html
+            assert f'wrong-{name}" aria-invalid="true"' in page.html
+        form = page.form(f"/ui/{place}")
+        assert form["name"] == [fields["name"]]
+
+
+# ---- CAs -----------------------------------------------------------------------------------------
+
+
+def test_a_ca_comes_and_goes(api: ControlPlane, admin: Browser, pki: Pki, orders: Any) -> None:
+    """Beside those that are there; each with the lines that it costs."""
+    new = root("CN=New CA")
+    page = admin.send(admin.get("/ui/cas/"), "/ui/cas/add", pem=new.pem.decode())
+    assert page.title == "Trust these CAs too?"
+    assert "Policy lines: 1 come, 0 go." in page.text
+    page = admin.send(page, "/ui/cas/add")
+    assert page.status == 409
+    assert "clients could come from more CAs than now: CN=New CA" in page.text
+    page = admin.send(page, "/ui/cas/add", trust_grows="on")
+    assert "More CAs are trusted." in page.text
+    assert "CN=New CA" in page.text
+    assert "CN=Root CA,O=acme" in page.text
+    page = admin.send(page, f"/ui/cas/{new.key_id}/remove")
+    assert "Policy lines: 0 come, 1 go." in page.text
+    page = admin.send(page, f"/ui/cas/{new.key_id}/remove")
+    assert "is trusted no more." in page.text
+    assert "CN=New CA" not in page.text.split("is trusted no more.")[1]
+
+
+def test_an_intermediate_goes_and_its_root_stays_what_it_was(
+    api: ControlPlane, admin: Browser, pki: Pki
+) -> None:
+    """Only above others: the button takes one CA away, and gives nobody anything."""
+    stolen = pki.ca.authority("CN=Stolen")
+    api.trust(stolen, pki.ca)
+    api.database()
+    address = f"/ui/cas/{stolen.key_id}/remove"
+    page = admin.send(admin.get("/ui/cas/"), address)
+    assert "Policy lines: 1 come, 1 go." in page.text
+    page = admin.send(page, address)
+    assert "is trusted no more." in page.text
+    assert f"refused wherever it is brought along: {stolen.key_id}" in page.text
+    (left,) = api.ok("GET /v1/certauth/ca")["cas"]
+    assert (left["ca"], left["admits"], left["anchors"]) == (pki.ca.key_id, [], [0, 1])
+
+
+def test_a_ca_that_is_needed_goes_by_force_only(
+    api: ControlPlane, admin: Browser, pki: Pki, orders: Any
+) -> None:
+    """And it is said whom that cuts off."""
+    assert by_certificate(Browser(api, pki.alice)).status == 200
+    api.ok("PUT /v1/bdbs/1", {"enforce_client_authentication": "disabled"})
+    address = f"/ui/cas/{pki.ca.key_id}/remove"
+    page = admin.send(admin.get("/ui/cas/"), address)
+    page = admin.send(page, address)
+    assert page.status == 409
+    assert "still in use, by alice" in page.text
+    page = admin.send(page, address, force="on")
+    assert "is trusted no more." in page.text
+
+
+@pytest.mark.parametrize("pem", ["", "x", BROKEN])
+def test_no_ca_is_said_at_its_field(admin: Browser, pem: str) -> None:
+    """Nothing changes."""
+    page = admin.send(admin.get("/ui/cas/"), "/ui/cas/add", pem=pem)
+    assert page.status == 400
+    assert '<a href="#certificate">' in page.html
+
+
+# ---- Lists ---------------------------------------------------------------------------------------
+
+
+def test_lists_are_searched_and_paged(api: ControlPlane, admin: Browser) -> None:
+    """Fifty at a time; a search is in any case, and its signs mean themselves."""
+    for number in range(60):
+        api.ok("POST /v1/roles", {"name": f"Role {number:02}"})
+    page = admin.get("/ui/roles/")
+    assert page.html.count('<th scope="row">') == 50
+    assert 'rel="next" href="/ui/roles/?offset=50"' in page.html
+    page = admin.get("/ui/roles/?offset=50")
+    assert page.html.count('<th scope="row">') == 17
+    assert 'rel="next"' not in page.html
+    page = admin.get("/ui/roles/?search=role+1")
+    assert page.html.count('<th scope="row">') == 10
+    assert admin.get("/ui/roles/?search=%25").text.count("Nothing here is called that.") == 1
+    for nonsense in ("-1", "x", "9" * 20, "٣"):
+        assert admin.get(f"/ui/roles/?offset={nonsense}").status == 200
