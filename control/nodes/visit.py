@@ -179,6 +179,10 @@ class Visitor:
         if self._store.settings.cluster().hold:
             self._hold(visit, database, info, owner)
             return
+        if tracked.on_hold:
+            # The release has raised the epoch. With the one from before it, a control plane that
+            # was outbid could have the same after a restart.
+            self._lease.confirm()
         tracked.on_hold = None
         if database.deleting or visit.seen.origin == "leaving":
             self._give_back(visit, self._store.policies.target(database.uid), owner)
