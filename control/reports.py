@@ -36,6 +36,7 @@ class Node:
     next_key: str = ""  # of a certificate that it is about to show
     certificate: str = ""  # that it shows: PEM
     digest: str = ""  # of the policy that it holds
+    outbid: int = 0  # the epoch with which another control plane took it from us; 0: none has
     last_error: str = ""  # the last `error` that there was
     last_error_time: int = 0  # since when it was there, in seconds since 1970
     refused: tuple["Refused", ...] = ()  # what it does not take of the policy that it holds

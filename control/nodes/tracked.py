@@ -122,9 +122,9 @@ def unknown_node(database: Database, address: str) -> Seen:
 
 
 def with_policy(seen: Seen, held: Status | Target, in_step: bool) -> Seen:
-    """A node without an error, which holds this."""
+    """A node of ours without an error, which holds this."""
     seen = replace(seen, generation=held.generation, digest=held.digest, in_step=in_step)
-    return replace(seen, error="", detail="", refused=())
+    return replace(seen, error="", detail="", refused=(), outbid=0)
 
 
 def with_error(seen: Seen, text: str, in_step: bool = False) -> Seen:

@@ -179,6 +179,10 @@ class Visitor:
         if self._store.settings.cluster().hold:
             self._hold(visit, database, info, owner)
             return
+        if tracked.on_hold:
+            # The release has raised the epoch. With the one from before it, a control plane that
+            # was outbid could have the same after a restart.
+            self._lease.confirm()
         tracked.on_hold = None
         if database.deleting or visit.seen.origin == "leaving":
             self._give_back(visit, self._store.policies.target(database.uid), owner)
@@ -286,13 +290,16 @@ class Visitor:
         self._lease.confirm()
         if status.epoch <= self._lease.highest:
             return
-        was_outbid = visit.seen.error.startswith(TWICE)
+        was_outbid = visit.seen.outbid > 0
         outbid = tracked.ours or was_outbid
         if not was_outbid and status.epoch > tracked.outbid:
             why = OUTBID if outbid else BEFORE
             note(self._store, tracked, "other_control_plane", epoch=status.epoch, description=why)
         tracked.outbid = status.epoch
         if outbid:
+            # Kept with the node: its error may be another one when this process ends, and the next
+            # process must not take the node back.
+            visit.seen = replace(visit.seen, outbid=status.epoch)
             raise NodeError(TWICE, OUTBID)
 
     def _status(self, visit: Observation) -> Status:

@@ -7,7 +7,7 @@ from control.domain.passwords import check_new, new_password
 from control.errors import invalid, missing
 from control.nodes.client import NodeError
 from control.nodes.takeover import take
-from control.nodes.visit import HELD, TWICE
+from control.nodes.visit import HELD
 from control.nodes.waiting import servers
 from control.records import Database, User
 from control.service.config import Config, ServiceError
@@ -52,9 +52,7 @@ def release(config: Config, force: bool) -> None:
     where a server was not looked at, or where somebody else goes on writing to it."""
     with at_work(config) as store:
         found = [(one, node) for one in store.objects.all(Database) for node in servers(store, one)]
-        if not store.settings.cluster().hold and not any(
-            n.error.startswith(TWICE) for _, n in found
-        ):
+        if not store.settings.cluster().hold and not any(node.outbid for _, node in found):
             raise ServiceError("it is not on hold: the servers are kept in step")
         unseen = [
             f"{node.address} of '{database.name}': {node.error}"

@@ -291,6 +291,7 @@ nodes = _table(
     _text("next_key"),
     _text("certificate"),
     _text("digest"),
+    _number("outbid"),
     _text("last_error"),
     _number("last_error_time"),
     _json("refused", tuple[Refused, ...]),

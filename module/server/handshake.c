@@ -142,7 +142,7 @@ static void ask(SSL_CTX *context, X509 *leaf, STACK_OF(X509) * extra, handshake 
     if (!key_can_sign(context, leaf)) {
         out->state = HANDSHAKE_WITHOUT;
         if (X509_get0_pubkey(leaf) == NULL) algorithm_unknown(leaf, &unknown);
-        snprintf(out->text, sizeof out->text, "%s", unknown.text);
+        snprintf(out->text, sizeof out->text, "%.*s", (int)sizeof out->text - 1, unknown.text);
         return;
     }
     X509_STORE_CTX *store = X509_STORE_CTX_new();
