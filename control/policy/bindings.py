@@ -7,36 +7,45 @@ spells it; nothing here knows what a value of a kind may be.
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, get_args
+from dataclasses import replace
+from typing import Any, TypeVar, get_args
 
-from control.policy import core
-from control.policy.taking import TOKEN
-from control.records import Binding, BindingKind, User
+from control.policy import core, taking
+from control.records import Binding, BindingKind, Pattern, User
+
+Optioned = TypeVar("Optioned", Binding, Pattern)
 
 KINDS: tuple[BindingKind, ...] = get_args(BindingKind)
 BY_OID = ("attribute", "extension")
-PLACEHOLDER = "x"  # a user's name, while a line is only asked about
+SOMEBODY = "x"  # a user's name, while a line is only asked about
 OPTIONS = ("ca", "from", "session")
 
 
 def line_of(binding: Binding, names: Sequence[str]) -> str:
     """The `bind` line for users of these names, not canonical."""
     words = ["bind", binding.kind, core.quote(binding.value), *map(core.quote, names)]
-    options = (binding.ca, ",".join(binding.networks), binding.session)
-    words += [f"{name}={value}" for name, value in zip(OPTIONS, options, strict=True) if value]
-    return " ".join(words)
+    return " ".join([*words, *options_of(binding)])
+
+
+def options_of(one: Binding | Pattern) -> list[str]:
+    """The words behind the users of its line: `ca=…`, `from=…`, `session=…`."""
+    said = (one.ca, ",".join(one.networks), one.session)
+    return [f"{name}={value}" for name, value in zip(OPTIONS, said, strict=True) if value]
+
+
+def with_options(one: Optioned, words: Iterable[str]) -> Optioned:
+    """The same with the options among these words of its canonical line."""
+    options = (word for word in words if word.startswith(taking.OPTIONS))
+    said = dict(option.split("=", 1) for option in options)
+    networks = tuple(filter(None, said.get("from", "").split(",")))
+    return replace(one, ca=said.get("ca", ""), networks=networks, session=said.get("session", ""))
 
 
 def spelled(binding: Binding) -> Binding:
     """The same in its canonical spelling. Raises core.CoreError, in the words of a policy line."""
-    line = core.canonical(line_of(binding, [PLACEHOLDER]))
-    _, _, value, _, *options = [one[0] for one in TOKEN.finditer(line)]
-    said = dict(option.split("=", 1) for option in options)
-    return Binding(
-        binding.kind, unquoted(value), said.get("ca", ""),
-        tuple(filter(None, said.get("from", "").split(","))), said.get("session", ""),
-        binding.shared, binding.comment,
-    )  # fmt: skip
+    line = core.canonical(line_of(binding, [SOMEBODY]))
+    _, _, value, _, *options = [one[0] for one in taking.TOKEN.finditer(line)]
+    return with_options(replace(binding, value=unquoted(value)), options)
 
 
 def unquoted(token: str) -> str:

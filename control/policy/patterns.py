@@ -19,8 +19,7 @@ ANY = "-@all"  # rules, while a line is only asked about
 def line_of(pattern: Pattern, acls: Sequence[str]) -> str:
     """The line of a pattern whose roles are given `acls`, canonical. Raises core.CoreError."""
     words = ["pattern", pattern.kind, core.quote(pattern.template), core.quote(pattern.user)]
-    options = (pattern.ca, ",".join(pattern.networks), pattern.session)
-    words += [f"{a}={said}" for a, said in zip(bindings.OPTIONS, options, strict=True) if said]
+    words += bindings.options_of(pattern)
     words += ["on", joined_rules(acls)] if makes(pattern) else []
     return core.canonical(" ".join(words))
 
@@ -40,12 +39,7 @@ def spelled(pattern: Pattern) -> Pattern:
         raise core.CoreError(f"names that start with '{RESERVED}' are this product's own on a node")
     tokens = [one[0] for one in TOKEN.finditer(line_of(pattern, [ANY]))]
     _, _, template, user, *rest = map(bindings.unquoted, tokens)
-    said = dict(one.split("=", 1) for one in rest if one.startswith(("ca=", "from=", "session=")))
-    networks = tuple(filter(None, said.get("from", "").split(",")))
-    return replace(
-        pattern, template=template, user=user, ca=said.get("ca", ""), networks=networks,
-        session=said.get("session", ""),
-    )  # fmt: skip
+    return bindings.with_options(replace(pattern, template=template, user=user), rest)
 
 
 def makes(pattern: Pattern) -> bool:
