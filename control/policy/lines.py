@@ -29,7 +29,7 @@ from control.records import Cluster, Database, Demands, Subject, Trust, User
 from control.reports import ClientCertificate, Node
 
 # What a server shows of each user that a line makes, as if it were the hash of a password: see MARK
-# in module/certauth.c.
+# in module/server/server.h.
 MARK = b"redis-certauth: not a password!!".hex()
 
 NOTHING = Demands()
