@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -37,13 +38,6 @@ SANITIZED = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover
 SANITIZED += ["-fno-wrapv", "-fno-omit-frame-pointer", "-U_FORTIFY_SOURCE"]
 LINK = ["-Wl,-Bsymbolic", "-Wl,-z,relro,-z,now", "-Wl,-z,noexecstack"]
 
-# What core.h asks for: it holds no preprocessor line, so that cffi can read it.
-PREAMBLE = """
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-#include "core.h"
-"""
 
 
 def build_module(flags: list[str], link: list[str]) -> str:
@@ -59,12 +53,19 @@ def build_module(flags: list[str], link: list[str]) -> str:
     return str(ffiplatform.compile(".", extension))
 
 
+def declarations() -> str:
+    """The parts of core.h, in its order. They hold no preprocessor line, so that cffi can read them."""
+    folder = ROOT / "module/core"
+    parts = re.findall(r'^#include "(.+)"', (folder / "core.h").read_text(), re.MULTILINE)
+    return "".join((folder / part).read_text() for part in parts)
+
+
 def build_core(flags: list[str], link: list[str]) -> str:
     ffi = cffi.FFI()
-    ffi.cdef((ROOT / "module/core/core.h").read_text())
+    ffi.cdef(declarations())
     ffi.set_source(
         "control._core",
-        PREAMBLE,
+        '#include "core.h"',
         sources=CORE,
         include_dirs=[str(ROOT / "module/core")],
         libraries=["crypto"],

@@ -105,7 +105,7 @@ def sans_of(made: pyca.Certificate) -> list[tuple[str, bytes]]:
 
 
 def extensions_of(made: pyca.Certificate) -> bytes:
-    """Those that a `bind extension` line may name, as core.h encodes them."""
+    """Those that a `bind extension` line may name, as leaf.h encodes them."""
     found = []
     for one in made.extensions:
         if not one.oid.dotted_string.startswith(("2.5.29.", "1.3.6.1.5.5.7.1.")):

@@ -73,7 +73,7 @@ def person(common_name: str | bytes, tag: int = UTF8) -> bytes:
 
 
 def encoded(*rdns: Sequence[tuple[bytes, str]]) -> bytes:
-    """The core's encoding of a name, as core.h describes it."""
+    """The core's encoding of a name, as name.h describes it."""
     out = b""
     for rdn in rdns:
         for index, one in enumerate(sorted(_encoded(*one) for one in rdn)):

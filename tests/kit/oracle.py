@@ -447,7 +447,7 @@ DEMANDS = {
 
 
 def digest_of(lines: Iterable[str]) -> str:
-    """As core.h describes it: the number of lines, and the sum of their hashes."""
+    """As patch.h describes it: the number of lines, and the sum of their hashes."""
     held = set(lines)
     total = sum(int.from_bytes(hashlib.sha256(line.encode()).digest()) for line in held) % 2**256
     return f"{len(held)}:{total:064x}"
