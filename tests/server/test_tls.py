@@ -258,13 +258,13 @@ def test_links_that_the_server_makes_are_nobodys(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("io_threads", [1, 4])
 def test_logins_leave_no_memory_behind(
     server_kind: Server, start: Start, pki: Pki, io_threads: int
 ) -> None:
     """Thousands of logins and refusals, and the process is as large as before, on servers whose own
-    API leaks 5 kB a certificate."""
+    API leaks 5 kB a certificate. The first of them fill the log's 4,096 entries."""
     node = pair(start, server_kind, pki, io_threads=io_threads, config=["tls-session-caching no"])
     peers = [node.server.tls(cert) for cert in (pki.alice, pki.ca.issue("CN=carol"))]
 
@@ -278,10 +278,10 @@ def test_logins_leave_no_memory_behind(
                 shake.close()
         return resident(node.server.pid)
 
-    before = churn(500)
-    after = churn(2000)
-    assert after - before < 4_000_000, f"{before} {after}"
-    assert node.counters()["logins"] == 2500
+    before = churn(2100)
+    after = churn(1000)
+    assert after - before < 1_500_000, f"{before} {after}"
+    assert node.counters()["logins"] == 3100
     assert by_ssl(node)
 
 
