@@ -57,10 +57,11 @@ class Worker:
         authorities: str,
         collector: Collector | None = None,
         pulse: Pulse | None = None,
+        lease: Lease | None = None,
     ) -> None:
         self._pulse = pulse or Pulse()
         self._store, self._identity, self._authorities = store, identity, authorities
-        self.lease = Lease(store)
+        self.lease = lease or Lease(store)
         self.fleet = Fleet()
         self._databases: dict[int, tuple[Database, Target]] = {}
         self._revision = -1

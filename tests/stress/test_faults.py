@@ -678,8 +678,8 @@ def test_control_planes_that_all_think_they_lead(
     try:
         for number in range(5):
             stores.append(Store(plane.config.url))
-            workers.append(Worker(stores[-1], plane.config.identity, authorities))
-            workers[-1].lease = Deluded(stores[-1])
+            lease = Deluded(stores[-1])
+            workers.append(Worker(stores[-1], plane.config.identity, authorities, lease=lease))
             workers[-1].start()
             wait_until(lambda: workers[-1].lease._epoch, "it leads")
             plane.store.lease.end(workers[-1].lease.holder)  # and the next one takes it
