@@ -146,7 +146,10 @@ class Worker:
         wait(asked.values(), patience)
         pool.shutdown(wait=False, cancel_futures=True)
         late = NodeError(UNREACHABLE, "no answer in time")
-        return {one: reply.result() if reply.done() else late for one, reply in asked.items()}
+        return {
+            one: reply.result() if reply.done() and not reply.cancelled() else late
+            for one, reply in asked.items()
+        }
 
     def _connections(self, bdb_uid: int, of: Database | None, hurries: bool) -> dict[str, Node]:
         """Connections to the nodes of a database, for one question; to the endpoints of a database

@@ -15,7 +15,7 @@ from control.errors import Refusal, refused
 from control.pki.files import write_private
 from control.pki.issue import issue_certificate, new_ca, reissue_certificate, renew_certificate
 from control.pki.keys import open_key, seal_key
-from control.pki.pem import CertificateError, Issued
+from control.pki.pem import CertificateError, Issued, split_pem
 from control.policy import core
 from control.records import API, Certificate
 from control.service.config import Config, ServiceError
@@ -147,10 +147,14 @@ def renew(config: Config, store: Store) -> None:
 
 
 def authority_of(config: Config) -> Issued:
-    """Our own CA. Raises ServiceError where its passphrase is missing or wrong."""
-    certificate, key = (config.home / "ca.crt").read_text(), (config.home / "ca.key").read_text()
+    """Our own CA: the first of ca.crt, behind which others may stand that clients of the API are to
+    trust. Raises ServiceError where its passphrase is missing or wrong."""
+    file, key = config.home / "ca.crt", (config.home / "ca.key").read_text()
+    certificates = split_pem(file.read_text())
+    if not certificates:
+        raise ServiceError(f"{file} holds no certificate: put the control plane's own CA there")
     try:
-        return Issued(certificate, open_key(key, config.passphrase()))
+        return Issued(certificates[0], open_key(key, config.passphrase()))
     except CertificateError as error:
         raise ServiceError(f"{config.home / 'ca.key'}: {error}") from error
 

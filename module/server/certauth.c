@@ -180,6 +180,9 @@ static void make_boot_id(void) {
 
 static void log_end(const char *text) { RedisModule_Log(node.ctx, "warning", "%s", text); }
 
+static RedisModuleDict **const DICTS[] = {&node.sessions, &node.ends,  &node.due,    &node.managed,
+                                          &node.made,     &node.spent, &node.changed};
+
 static void make_state(RedisModuleCtx *ctx) {
     must_tell = log_end;
     make_boot_id();
@@ -189,15 +192,10 @@ static void make_state(RedisModuleCtx *ctx) {
     node.bootstrap = policy_new();
     node.act = act;
     node.filter = muzzle;
-    node.sessions = RedisModule_CreateDict(NULL);
-    node.ends = RedisModule_CreateDict(NULL);
-    node.due = RedisModule_CreateDict(NULL);
+    for (size_t i = 0; i < sizeof DICTS / sizeof *DICTS; i++)
+        *DICTS[i] = RedisModule_CreateDict(NULL);
     node.next_end = INT64_MAX;
     node.settling = true; /* until put_in_force */
-    node.managed = RedisModule_CreateDict(NULL);
-    node.made = RedisModule_CreateDict(NULL);
-    node.spent = RedisModule_CreateDict(NULL);
-    node.changed = RedisModule_CreateDict(NULL);
     /* White space keeps these names out of the server's own users (ACL LOAD looks up by name); a tab,
      * because clients split the fields of CLIENT LIST and ACL LOG at blanks. */
     node.nobody = RedisModule_CreateModuleUser("certauth\trefused");
@@ -207,10 +205,8 @@ static void make_state(RedisModuleCtx *ctx) {
 
 /* Of a module that is not loaded after all. */
 static void drop_state(void) {
-    RedisModuleDict *dicts[] = {node.sessions, node.ends, node.due,
-                                node.managed,  node.made, node.changed};
     if (node.ctx == NULL) return;
-    for (size_t i = 0; i < sizeof dicts / sizeof *dicts; i++) RedisModule_FreeDict(NULL, dicts[i]);
+    for (size_t i = 0; i < sizeof DICTS / sizeof *DICTS; i++) RedisModule_FreeDict(NULL, *DICTS[i]);
     RedisModule_FreeModuleUser(node.nobody);
     RedisModule_FreeModuleUser(node.scratch);
     policy_free(node.policy);

@@ -177,8 +177,8 @@ def test_twenty_changes_of_certificate_and_ca_under_load_fail_no_request(
     assert load.failed == []
 
 
-def trust(pem: bytes) -> dict[str, str]:
-    return {"name": "mtls_trusted_ca", "certificate": pem.decode()}
+def trust(pem: bytes) -> dict[str, Any]:
+    return {"name": "mtls_trusted_ca", "certificate": pem.decode(), "trust_grows": True}
 
 
 def presents(config: Config, cert: Cert) -> bool:

@@ -275,6 +275,19 @@ def test_our_certificates_are_renewed_at_two_thirds(
     assert api.certificate.endswith((config.home / "ca.crt").read_text())
 
 
+def test_our_own_ca_is_the_first_of_its_file(config: Config, store: Store) -> None:
+    """An operator appends a CA that clients of the API are to trust as well: a start changes
+    nothing. A file without any is a sentence."""
+    before = (config.home / "bootstrap").read_text()
+    file = config.home / "ca.crt"
+    file.write_text(file.read_text() + root("CN=Another CA").pem.decode())
+    service.renew(config, store)
+    assert (config.home / "bootstrap").read_text() == before
+    file.write_text("")
+    with pytest.raises(ServiceError, match=r"ca\.crt holds no certificate"):
+        service.renew(config, store)
+
+
 def test_an_administrators_own_api_certificate_is_theirs(config: Config, store: Store) -> None:
     """One that our CA has not issued is never replaced, however old it is."""
     theirs = root("CN=Their CA").issue(
