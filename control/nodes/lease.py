@@ -30,6 +30,7 @@ class Lease:
         self._store = store
         self._epoch = 0  # 0: another process has it
         self._highest = 0
+        self._terms = 0
         self._until = self._next = 0.0  # as time.monotonic() goes, which no freeze stops
         self._lock = threading.Lock()
 
@@ -39,6 +40,7 @@ class Lease:
         if now >= self._next:
             epoch = self._store.lease.take(self.holder, LASTS)
             with self._lock:
+                self._terms += epoch > 0 and epoch != self._epoch
                 # From before it was asked for: we stop before anybody else begins.
                 self._epoch, self._until = epoch, now + LASTS
                 self._highest = max(self._highest, epoch)
@@ -57,6 +59,12 @@ class Lease:
             if not self._epoch or time.monotonic() >= self._until:
                 raise Replaced
             return self._epoch
+
+    @property
+    def terms(self) -> int:
+        """How often this process has become the holder. Another process may have held the lease
+        between two of them, also where this process was frozen and never saw that."""
+        return self._terms
 
     @property
     def highest(self) -> int:

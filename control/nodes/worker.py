@@ -65,6 +65,7 @@ class Worker:
         self.fleet = Fleet()
         self._databases: dict[int, tuple[Database, Target]] = {}
         self._revision = -1
+        self._term = 0  # of the lease, in which the nodes were tracked
         self._ages_written = -math.inf
         self._refusal = ""  # why the store takes nothing from this process
         self._news: set[int] = set()  # databases of which something is to be written down
@@ -194,6 +195,9 @@ class Worker:
             if not self.lease.hold():
                 self._let_go()
                 return
+            if self.lease.terms != self._term:
+                self._let_go()  # what another process has reported since is not known here
+                self._term = self.lease.terms
             revision = self._store.revision()
             if revision != self._revision:
                 self._news |= self._follow()

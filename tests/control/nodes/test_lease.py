@@ -3,6 +3,7 @@ changes nothing. The slow tests have real processes on a real PostgreSQL."""
 
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -143,6 +144,31 @@ def test_the_next_worker_begins_at_once_where_the_last_one_has_stopped(
     assert status(admin)["epoch"] == before[1] + 1
 
 
+def test_what_another_holder_has_reported_is_not_kept(
+    plane: Plane, make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A holder that is frozen while another one has the lease, reports, and ends, never sees that
+    it was not the holder. Its first look afterwards replaces what the other one has reported."""
+    server = make_node()
+    plane.register(server)
+    plane.in_step()
+    mine, hold = plane.worker.lease, plane.worker.lease.hold
+    is_frozen, wakes = threading.Event(), threading.Event()
+    monkeypatch.setattr(mine, "hold", lambda: is_frozen.set() or wakes.wait() and hold())
+    assert is_frozen.wait(10)
+    mine._next = 0.0
+    plane.store.lease.end(mine.holder)
+    epoch = plane.store.lease.take("another", 60)
+    (seen,) = plane.store.nodes.of(1)
+    lost = replace(seen, error="UNREACHABLE as another one says", in_step=False)
+    plane.store.nodes.report(1, [lost], epoch)
+    plane.store.lease.end("another")
+    assert "as another one says" in plane.status()
+    wakes.set()
+    plane.in_step()
+    assert plane.store.lease.leader() == (mine.holder, epoch + 1)
+
+
 def test_a_second_worker_waits(plane: Plane, make_node: MakeNode, pki: Pki) -> None:
     """It has no connection to any node while the first one works, and takes over when that ends."""
     server = make_node()
@@ -222,13 +248,13 @@ def test_a_leader_that_is_killed_or_frozen_is_replaced(
     now = status(admin)
     assert now["epoch"] == before + 1
     if how == signal.SIGSTOP:
-        nodes = second.ok("GET /v1/certauth/nodes")
+        leader = second.ok("GET /v1/certauth/nodes")["leader"]
         first.signal(signal.SIGCONT)
-        assert first.ok("GET /v1/certauth/nodes") == nodes
+        assert first.ok("GET /v1/certauth/nodes")["leader"] == leader
         first.ok("POST /v1/users?wait_for_sync=5", certificate_user("carol"))
         again = status(admin)
         assert (again["epoch"], again["generation"]) == (now["epoch"], now["generation"] + 1)
-        assert first.ok("GET /v1/certauth/nodes")["leader"] == nodes["leader"]
+        assert first.ok("GET /v1/certauth/nodes")["leader"] == leader
 
 
 @pytest.mark.slow
@@ -307,7 +333,7 @@ def moved(of: Store, count: int) -> Target:
     """So many generations later, of the policy of database 1: one line comes and goes."""
     with of._kernel.change() as connection:
         for number in range(count):
-            rows = connection.execute(store.statements.LINES_OF_USER, {"of": 999})
+            rows = connection.execute(store.statements.LINES_OF, {"owners": [999]})
             before = {(row.owner, row.line): row.id for row in rows}
             after = set() if before else {(999, f"user extra{number} on -@all")}
             store.lines.move_lines(connection, 1, before, after)
