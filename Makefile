@@ -14,7 +14,7 @@ C = $(wildcard module/*/*.[ch] tests/*/*.[ch])
 
 BENCH = $(if $(ONLY),--only '$(ONLY)') $(if $(SCALE),--scale '$(SCALE)') $(if $(SERVER),--server '$(SERVER)')
 
-.PHONY: help setup setup-all build run dist deb lock lint test bench servers test-servers test-docker test-all test-sanitize fuzz clean
+.PHONY: help setup setup-dev setup-all build run dist deb lock lint test bench servers test-servers test-docker test-all test-sanitize fuzz clean
 
 help:
 	@echo 'make run           start a server that knows you by your certificate, and say what to try'
@@ -38,6 +38,9 @@ help:
 setup:
 	@PYTHON='$(PYTHON)' .ci/setup
 
+setup-dev:
+	@PYTHON='$(PYTHON)' .ci/setup dev
+
 setup-all:
 	@PYTHON='$(PYTHON)' .ci/setup all
 
@@ -50,7 +53,8 @@ run: setup
 # git it is an archive that git has made, whose files have that time.
 SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.md)
 
-dist: setup
+dist:
+	@PYTHON='$(PYTHON)' .ci/setup dist
 	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) .venv/bin/pyproject-build --outdir build/dist
 
 deb:
@@ -61,14 +65,14 @@ LOCK = .venv/bin/pip-compile --quiet --allow-unsafe --upgrade --generate-hashes 
 	--no-header --no-annotate --no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 
 # async-timeout: redis needs it before Python 3.11.3.
-lock: setup
+lock: setup-dev
 	.venv/bin/python -m pip install --quiet pip-tools
 	@echo async-timeout >build/early.in
 	$(LOCK) --extra postgresql --output-file build/lock.txt pyproject.toml build/early.in
 	@{ head -n 1 constraints.txt; cat build/lock.txt; } >build/lock.new
 	mv build/lock.new constraints.txt
 
-lint: setup
+lint: setup-dev
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/clang-format --dry-run --Werror $(C)
@@ -77,7 +81,7 @@ lint: setup
 test: lint
 	$(PYTEST) -m 'not slow'
 
-servers: setup
+servers: setup-dev
 	.venv/bin/python -m tests.kit.servers
 
 test-servers: servers
@@ -95,13 +99,13 @@ bench: servers
 	@PYTHON='$(PYTHON)' .ci/setup bench
 	.venv/bin/python -m tests.bench $(BENCH)
 
-test-sanitize: setup
+test-sanitize: setup-dev
 	.venv/bin/python build.py --sanitize
 	# The installed server alone: those of the matrix bring their own libc, which ASan is not for.
 	CERTAUTH_BUILD=build/sanitize CERTAUTH_CACHE=build/no-servers ASAN_OPTIONS=detect_leaks=0 \
 		LD_PRELOAD="$$(cc -print-file-name=libasan.so)" .venv/bin/python -m pytest -m 'not slow'
 
-fuzz: setup
+fuzz: setup-dev
 	.venv/bin/python -m tests.fuzz $(if $(SECONDS),--seconds '$(SECONDS)')
 
 clean:
