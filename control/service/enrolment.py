@@ -2,11 +2,11 @@
 
 import os
 import socket
-import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from control.http.verify import verifying
 from control.pki.keys import derive_secret
 from control.policy import core
 from control.records import Database
@@ -134,7 +134,7 @@ def _bind_node(
 
 def _server_certificate(config: Config, node: Enrolment, authorities: str) -> bytes:
     """DER of the certificate of a server that runs, which is from one of these CAs (PEM)."""
-    context = ssl.create_default_context(cadata=authorities)
+    context = verifying(cadata=authorities)
     context.load_cert_chain(config.identity.certificate, config.identity.key)
     try:
         with (
