@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from OpenSSL import SSL, crypto
+from OpenSSL._util import ffi as openssl_ffi
+from OpenSSL._util import lib as openssl
 from uvicorn import Config
 from uvicorn.server import ServerState
 
@@ -47,8 +49,8 @@ def tls_context(
     if authorities is None or authorities:
         # In pyOpenSSL's own cffi, and by its own call, of which set_verify is a wrapper.
         address = int(ffi.cast("uintptr_t", TAKE_ANY))
-        take_any = SSL._ffi.cast("int (*)(int, X509_STORE_CTX *)", address)
-        SSL._lib.SSL_CTX_set_verify(context._context, SSL.VERIFY_PEER, take_any)
+        take_any = openssl_ffi.cast("int (*)(int, X509_STORE_CTX *)", address)
+        openssl.SSL_CTX_set_verify(context._context, SSL.VERIFY_PEER, take_any)
     # Nobody asks what OpenSSL makes of the path, and 22 forged CAs with RSA-16384 keys in it held
     # the loop for 75 ms a handshake (measured); at depth 0 it is 6 ms. The app sees the whole path.
     context.set_verify_depth(0)
