@@ -14,7 +14,7 @@ C = $(wildcard module/*/*.[ch] tests/*/*.[ch])
 
 BENCH = $(if $(ONLY),--only '$(ONLY)') $(if $(SCALE),--scale '$(SCALE)') $(if $(SERVER),--server '$(SERVER)')
 
-.PHONY: help setup setup-dev setup-all build run dist deb lock lint test bench servers test-servers test-docker test-all test-sanitize fuzz clean
+.PHONY: help setup setup-dev setup-all build run dist deb install lock lint test bench servers test-servers test-docker test-all test-sanitize fuzz clean
 
 help:
 	@echo 'make run           start a server that knows you by your certificate, and say what to try'
@@ -22,7 +22,8 @@ help:
 	@echo 'make test          lint, and test on the installed server and those already fetched'
 	@echo 'make build         module/certauth.so and control/_core.abi3.so'
 	@echo 'make dist          wheel and sdist of the control plane, in build/dist'
-	@echo 'make deb           Debian package of the module, in build/dist'
+	@echo 'make deb           Debian packages of the module and the control plane, in build/dist'
+	@echo 'make install       both where packages put them, below DESTDIR'
 	@echo 'make lock          constraints.txt anew: the newest releases that fit, with their hashes'
 	@echo 'make lint          ruff, clang-format and mypy'
 	@echo 'make test-servers  fetch Redis 8 and Valkey, and run the module'\''s tests on each'
@@ -60,6 +61,14 @@ dist:
 deb:
 	@PYTHON='$(PYTHON)' .ci/setup deb
 	@SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) .ci/deb build/dist
+	@SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) .ci/deb-control build/dist
+
+# Where packages would put it, below DESTDIR. docs/installing.md says what is to be done then.
+install: setup
+	install -D -m 0755 module/certauth.so '$(DESTDIR)/usr/lib/redis/modules/certauth.so'
+	install -d '$(DESTDIR)/usr/lib/valkey/modules'
+	ln -sf ../../redis/modules/certauth.so '$(DESTDIR)/usr/lib/valkey/modules/certauth.so'
+	.ci/tree '$(DESTDIR)/'
 
 LOCK = .venv/bin/pip-compile --quiet --allow-unsafe --upgrade --generate-hashes --strip-extras \
 	--no-header --no-annotate --no-emit-index-url --no-emit-trusted-host --no-emit-find-links
