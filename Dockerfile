@@ -27,7 +27,7 @@ RUN /tools/bin/python build.py \
     && /opt/certauth/bin/pip install --no-cache-dir --no-compile --no-deps /wheel/*.whl \
     && /opt/certauth/bin/pip uninstall -qy pip setuptools \
     && install -d -o 999 -g 999 -m 0700 /empty /policy /policy/journal /policy/journal/ca
-# What differs from this comes as options: `redis-server /etc/certauth/redis.conf --maxmemory 1gb`.
+# What differs from this comes as options, `docker run IMAGE --maxmemory 1gb`, or in a file of its own.
 RUN printf '%s\n' > /redis.conf \
     'port 0' \
     'tls-port 6379' \
@@ -42,6 +42,14 @@ RUN printf '%s\n' > /redis.conf \
 FROM ${SERVER_IMAGE} AS server
 COPY --from=build /src/module/certauth.so /usr/local/lib/certauth.so
 COPY --from=build /redis.conf /etc/certauth/redis.conf
+COPY --from=build /src/module/entrypoint /usr/local/bin/certauth-server
+COPY --from=build /src/LICENSE /usr/share/licenses/redis-certauth/LICENSE
+# A base without a server, or on which the module does not run, is no base.
+RUN certauth-server --version && libraries=$(ldd /usr/local/lib/certauth.so) \
+    && ! echo "$libraries" | grep 'not found'
+LABEL org.opencontainers.image.title="redis-certauth server" \
+    org.opencontainers.image.description="Redis or Valkey with certificate-based authentication" \
+    org.opencontainers.image.licenses="MIT"
 # The policy, and below it the CAs of clients. The unix socket, which the health check asks.
 COPY --from=build --chown=999:999 /policy /var/lib/certauth
 COPY --from=build --chown=999:999 /empty /run/certauth
@@ -49,12 +57,17 @@ VOLUME /var/lib/certauth
 USER 999:999
 HEALTHCHECK --interval=5s --timeout=5s --start-period=30s \
     CMD redis-cli -s /run/certauth/redis.sock PING | grep -qE 'PONG|NOAUTH'
-CMD ["redis-server", "/etc/certauth/redis.conf"]
+ENTRYPOINT ["certauth-server"]
+CMD []
 
 FROM ${PYTHON_IMAGE} AS control
 ENV PATH=/opt/certauth/bin:$PATH PYTHONDONTWRITEBYTECODE=1
 COPY --from=build /opt/certauth /opt/certauth
 COPY --from=build --chown=999:999 /empty /var/lib/certauth
+COPY --from=build /src/LICENSE /usr/share/licenses/redis-certauth/LICENSE
+LABEL org.opencontainers.image.title="redis-certauth control plane" \
+    org.opencontainers.image.description="Certificate-based authentication for Redis and Valkey" \
+    org.opencontainers.image.licenses="MIT"
 VOLUME /var/lib/certauth
 USER 999:999
 EXPOSE 9443 8443

@@ -14,7 +14,7 @@ C = $(wildcard module/*/*.[ch] tests/*/*.[ch])
 
 BENCH = $(if $(ONLY),--only '$(ONLY)') $(if $(SCALE),--scale '$(SCALE)') $(if $(SERVER),--server '$(SERVER)')
 
-.PHONY: help setup setup-all build run dist deb lock lint test bench servers test-servers test-docker test-all test-sanitize fuzz clean
+.PHONY: help setup setup-dev setup-all build run dist deb install lock lint test bench servers test-servers test-docker test-all test-sanitize fuzz clean
 
 help:
 	@echo 'make run           start a server that knows you by your certificate, and say what to try'
@@ -22,7 +22,8 @@ help:
 	@echo 'make test          lint, and test on the installed server and those already fetched'
 	@echo 'make build         module/certauth.so and control/_core.abi3.so'
 	@echo 'make dist          wheel and sdist of the control plane, in build/dist'
-	@echo 'make deb           Debian package of the module, in build/dist'
+	@echo 'make deb           Debian packages of the module and the control plane, in build/dist'
+	@echo 'make install       both where packages put them, below DESTDIR'
 	@echo 'make lock          constraints.txt anew: the newest releases that fit, with their hashes'
 	@echo 'make lint          ruff, clang-format and mypy'
 	@echo 'make test-servers  fetch Redis 8 and Valkey, and run the module'\''s tests on each'
@@ -38,6 +39,9 @@ help:
 setup:
 	@PYTHON='$(PYTHON)' .ci/setup
 
+setup-dev:
+	@PYTHON='$(PYTHON)' .ci/setup dev
+
 setup-all:
 	@PYTHON='$(PYTHON)' .ci/setup all
 
@@ -50,25 +54,34 @@ run: setup
 # git it is an archive that git has made, whose files have that time.
 SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.md)
 
-dist: setup
+dist:
+	@PYTHON='$(PYTHON)' .ci/setup dist
 	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) .venv/bin/pyproject-build --outdir build/dist
 
 deb:
 	@PYTHON='$(PYTHON)' .ci/setup deb
 	@SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) .ci/deb build/dist
+	@SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) .ci/deb-control build/dist
+
+# Where packages would put it, below DESTDIR. docs/installing.md says what is to be done then.
+install: setup
+	install -D -m 0755 module/certauth.so '$(DESTDIR)/usr/lib/redis/modules/certauth.so'
+	install -d '$(DESTDIR)/usr/lib/valkey/modules'
+	ln -sf ../../redis/modules/certauth.so '$(DESTDIR)/usr/lib/valkey/modules/certauth.so'
+	.ci/tree '$(DESTDIR)/'
 
 LOCK = .venv/bin/pip-compile --quiet --allow-unsafe --upgrade --generate-hashes --strip-extras \
 	--no-header --no-annotate --no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 
 # async-timeout: redis needs it before Python 3.11.3.
-lock: setup
+lock: setup-dev
 	.venv/bin/python -m pip install --quiet pip-tools
 	@echo async-timeout >build/early.in
 	$(LOCK) --extra postgresql --output-file build/lock.txt pyproject.toml build/early.in
 	@{ head -n 1 constraints.txt; cat build/lock.txt; } >build/lock.new
 	mv build/lock.new constraints.txt
 
-lint: setup
+lint: setup-dev
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/clang-format --dry-run --Werror $(C)
@@ -77,7 +90,7 @@ lint: setup
 test: lint
 	$(PYTEST) -m 'not slow'
 
-servers: setup
+servers: setup-dev
 	.venv/bin/python -m tests.kit.servers
 
 test-servers: servers
@@ -95,13 +108,13 @@ bench: servers
 	@PYTHON='$(PYTHON)' .ci/setup bench
 	.venv/bin/python -m tests.bench $(BENCH)
 
-test-sanitize: setup
+test-sanitize: setup-dev
 	.venv/bin/python build.py --sanitize
 	# The installed server alone: those of the matrix bring their own libc, which ASan is not for.
 	CERTAUTH_BUILD=build/sanitize CERTAUTH_CACHE=build/no-servers ASAN_OPTIONS=detect_leaks=0 \
 		LD_PRELOAD="$$(cc -print-file-name=libasan.so)" .venv/bin/python -m pytest -m 'not slow'
 
-fuzz: setup
+fuzz: setup-dev
 	.venv/bin/python -m tests.fuzz $(if $(SECONDS),--seconds '$(SECONDS)')
 
 clean:

@@ -21,10 +21,11 @@ from control.api.web import (
     store,
     synced,
     unchanged,
+    warn,
 )
 from control.errors import Refusal, conflict, invalid, refused
 from control.pki import trust
-from control.pki.uploads import check_authorities, check_clients
+from control.pki.uploads import check_authorities, check_clients, doubts
 from control.records import Database, Endpoint, RolePermission, Target, Trust
 from control.reports import Node
 
@@ -179,6 +180,8 @@ def prepared(sent: BdbBody) -> dict[str, Any]:
         changes["node_keys"] = tuple(dict.fromkeys(sent.node_keys))
     if sent.tls_server_ca:
         changes["tls_server_ca"] = check_authorities(sent.tls_server_ca)
+        for doubt in doubts(sent.tls_server_ca):
+            warn(f"tls_server_ca: {doubt}")
     return changes
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
 
+from control.http.verify import verifying
+
 TIMEOUT = 30.0  # seconds, for each read and write
 
 
@@ -159,7 +161,7 @@ class Client:
 
 def _context(profile: Profile) -> ssl.SSLContext:
     try:
-        context = ssl.create_default_context(cafile=profile.ca or None)
+        context = verifying(cafile=profile.ca or None)
         if profile.cert:
             context.load_cert_chain(profile.cert, profile.key or None, password=_no_passphrase)
     except OSError as error:  # an ssl.SSLError too

@@ -10,7 +10,6 @@ import base64
 import http.client
 import logging
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from urllib.parse import urlsplit
 
 from control.ages import Pulse
 from control.errors import Refusal
+from control.http.verify import verifying
 from control.pki import crl
 from control.pki.crl import CrlError
 from control.pki.pem import CertificateError, Issued, pem_to_ders
@@ -134,7 +134,7 @@ def _connected(scheme: str, host: str, port: int | None) -> http.client.HTTPConn
     else:
         raise problem or OSError("it has no address")
     if scheme == "https":
-        made.sock = ssl.create_default_context().wrap_socket(made.sock, server_hostname=host)
+        made.sock = verifying().wrap_socket(made.sock, server_hostname=host)
     return made
 
 

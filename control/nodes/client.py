@@ -17,6 +17,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from control.http.verify import verifying
 from control.nodes import topology
 from control.nodes.topology import NodeInfo, Status
 from control.pki.keys import derive_secret
@@ -70,18 +71,18 @@ class Access:
 class _NamedConnection(redis.SSLConnection):
     """Connects to one address and expects another name in the certificate."""
 
-    def __init__(self, server_name: str, **options: Any) -> None:
-        super().__init__(**options)
-        self._server_name = server_name
+    def __init__(self, access: Access, identity: Identity, **options: Any) -> None:
+        super().__init__(host=access.host, port=access.port, **options)
+        self._access, self._identity = access, identity
         # No CLIENT SETINFO: it is not ours to run, and the node would log each try.
         self.lib_name = self.lib_version = self.driver_info = None
 
     def _wrap_socket_with_ssl(self, sock: Any) -> Any:
-        address, self.host = self.host, self._server_name  # redis-py checks the name `host`
-        try:
-            return super()._wrap_socket_with_ssl(sock)  # type: ignore[no-untyped-call]
-        finally:
-            self.host = address
+        # Not redis-py's own context, which verifies as the interpreter would.
+        context = verifying(cadata=self._access.authorities)
+        context.load_cert_chain(self._identity.certificate, self._identity.key)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        return context.wrap_socket(sock, server_hostname=self._access.server_name or self.host)
 
 
 class Node:
@@ -107,14 +108,8 @@ class Node:
         self._named = named
         pool = redis.ConnectionPool(
             connection_class=_NamedConnection,
-            server_name=access.server_name or access.host,
-            host=access.host,
-            port=access.port,
-            ssl_ca_data=access.authorities,
-            ssl_certfile=str(identity.certificate),
-            ssl_keyfile=str(identity.key),
-            ssl_check_hostname=True,  # off by default before redis-py 6
-            ssl_min_version=ssl.TLSVersion.TLSv1_2,
+            access=access,
+            identity=identity,
             socket_timeout=timeout,
             socket_connect_timeout=timeout,
             decode_responses=True,

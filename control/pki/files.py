@@ -9,7 +9,8 @@ from pathlib import Path
 
 
 def write_private(path: Path, text: str) -> None:
-    """Writes a file that only its owner can read."""
+    """Writes a file that only its owner can read: our user; and where that is root, the owner of
+    the folder, who runs what reads it."""
     _write_whole(path, text)
 
 
@@ -32,11 +33,15 @@ def replace_file(path: Path, text: str, owner: os.stat_result, mode: int = 0o644
 def _write_whole(
     path: Path, text: str, like: os.stat_result | None = None, mode: int | None = None
 ) -> None:
-    """With the owner of `like`, and its mode unless another one is given; by default only our user
-    may read the file."""
+    """With the owner of `like`, and its mode unless another one is given; by default as
+    `write_private`."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w") as file:  # mkstemp's mode is 0600
+        # mkstemp's mode is 0600. Bytes that were no UTF-8 when they were read stay what they were.
+        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            if like is None and not os.geteuid():
+                folder = path.parent.stat()
+                os.fchown(handle, folder.st_uid, folder.st_gid)
             if like:
                 os.fchown(handle, like.st_uid, like.st_gid)
                 os.fchmod(handle, stat.S_IMODE(like.st_mode) if mode is None else mode)

@@ -42,6 +42,30 @@ def check_authority(pem: str, key_pem: str, passphrase: str) -> Issued:
     return Issued(chain, key_pem)
 
 
+STRICT = (
+    ("key usage", x509.KeyUsage),
+    ("subject key identifier", x509.SubjectKeyIdentifier),
+    ("authority key identifier", x509.AuthorityKeyIdentifier),
+)
+
+
+def doubts(pem: str) -> list[str]:
+    """What strict clients, those of Python 3.13 and newer among them, refuse of CA certificates
+    that we and the servers take: a sentence for each. Raises CertificateError."""
+    certificates = parse_bundle(pem)
+    found = []
+    for index, one in enumerate(certificates):
+        needed = STRICT[:2] if one.subject == one.issuer else STRICT
+        there = {type(extension.value) for extension in one.extensions}
+        missing = [name for name, kind in needed if kind not in there]
+        if missing:
+            found.append(
+                f"{name_in_bundle(certificates, index)} has no {' and no '.join(missing)}: it is "
+                "taken here, and strict clients, such as those of Python 3.13, refuse it"
+            )
+    return found
+
+
 # The certificates of an upload, and for each those of them that have signed it.
 Issuers = Mapping[x509.Certificate, Sequence[x509.Certificate]]
 

@@ -1,7 +1,7 @@
 """The C core of the module, for Python: the same compiled code that decides in the server.
 
-Nothing else of the project imports `control._core`. Every function here is safe to call from
-several threads: a `Policy` is only ever read after it was made.
+Nothing else of the project imports `control._core`, but control/http/tls.py for one callback. Every
+function here is safe to call from several threads: a `Policy` is only ever read after it was made.
 """
 
 import re

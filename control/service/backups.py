@@ -27,6 +27,7 @@ from control.service.home import (
     authority_of,
     check_home,
     database_errors,
+    hand_over,
     open_store,
 )
 from control.store import Restore, dump, load
@@ -70,6 +71,7 @@ def restore(config: Config, file: Path, names: Sequence[str] = ()) -> str:
         _fill(config, found, api)
         for name in sorted(found.files, key=lambda one: one == "ca.key"):  # the CA's key comes last
             (staged / name).rename(config.home / name)
+        hand_over(config.home)
     except OSError as error:
         raise ServiceError(f"{error.filename or file}: {error.strerror or error}") from error
     finally:

@@ -3,11 +3,13 @@
 import base64
 import os
 import ssl
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 from control.api.app import init_cluster
 from control.domain import issuing
@@ -27,7 +29,7 @@ LIFETIME = timedelta(days=90)  # of our own certificates; renewed at two thirds
 # module asks for `acl|setuser`; keys and all other commands are not the control plane's business.
 CONTROL_RULES = (
     "on resetpass +acl|setuser +acl|list +certauth.policy +certauth.log +certauth.sessions "
-    "+certauth.explain +certauth.whoami +client|kill +info|server +cluster|shards"
+    "+certauth.explain +certauth.whoami +client|kill +info +cluster|shards"
 )
 
 
@@ -53,10 +55,24 @@ def init(config: Config, name: str, admin: str, password: str, names: Sequence[s
         # The CA's key comes last: where it is, everything else is.
         key = seal_key(authority.key, config.passphrase())
         write_private(config.home / "ca.key", key)
+        hand_over(config.home)
     except ValueError as error:
         raise ServiceError(f"no certificate can be made: {error}") from error
     except OSError as error:
         raise ServiceError(f"cannot write {error.filename}: {error.strerror}") from error
+
+
+def hand_over(home: Path) -> None:
+    """Gives what root has made in this folder to its owner, who the control plane runs as. Raises
+    OSError."""
+    if os.geteuid():
+        return
+    owner = home.stat()
+    for path in home.iterdir():
+        found = path.lstat()
+        # Neither a link nor a second name, which could lead to a file that is not of this folder.
+        if not found.st_uid and stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def open_store(config: Config, make: bool = False, settle: bool = True) -> Store:

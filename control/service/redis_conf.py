@@ -2,20 +2,16 @@
 them. Nothing here knows the control plane; `service.enrol` brings both together."""
 
 import os
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 from control.pki.files import replace_file
+from control.service.conf_files import EnrolError, configuration, directives, read, setting
 
 MODULE = "certauth.so"
 DEFAULT_OFF = "user default off resetpass"
-
-
-class EnrolError(Exception):
-    """What stands in the way in redis.conf, and what to do about it."""
 
 
 @dataclass(frozen=True)
@@ -40,51 +36,40 @@ class Files:
         )
 
 
-def directives(text: str) -> Iterator[tuple[int, list[str]]]:
-    """Number and words of each line that says something."""
-    for number, line in enumerate(text.splitlines()):
-        try:
-            words = shlex.split(line, comments=False)
-        except ValueError:  # the server itself will say so
-            continue
-        if words and not words[0].startswith("#"):
-            yield number, [words[0].lower(), *words[1:]]
-
-
-def setting(text: str, *names: str) -> str:
-    """The value of the first of these settings that is there, as the server takes it: the last
-    line counts. "" where none is."""
-    found = {words[0]: words[1] for _, words in directives(text) if len(words) > 1}
-    return next((found[name] for name in names if found.get(name)), "")
-
-
-def edited(text: str, files: Files, keep_default: bool = False) -> str:
+def edited(
+    text: str, files: Files, keep_default: bool = False, conf: Path = Path("redis.conf")
+) -> str:
     """redis.conf with our lines: a line that loads the module is replaced, what is there already
-    stays. With `keep_default`, or where users stand in an aclfile, `default` is left alone. Raises
-    EnrolError where a line of the operator's says something else."""
+    stays, also in a file that it includes. With `keep_default`, or where users stand in an aclfile,
+    `default` is left alone. Raises EnrolError where a line of the operator's says something
+    else."""
     load, trust, default = files.lines
+    found = configuration(conf, text)
     wanted = [load, trust]
-    if not keep_default and not setting(text, "aclfile"):
+    if not keep_default and not setting(found, "aclfile"):
         wanted.append(default)
-    lines = text.splitlines()
-    for number, words in directives(text):
+    lines = text.removesuffix("\n").split("\n") if text else []
+    for line in found:
+        words = line.words
         if words[0] == "loadmodule" and len(words) > 1 and Path(words[1]).name == MODULE:
-            lines[number] = load
-            wanted = [line for line in wanted if line != load]
+            if load not in wanted:
+                raise EnrolError(f"{line.place}: it loads the module a second time: take it out")
+            lines[line.number] = load
+            wanted.remove(load)
         elif words[0] == "tls-ca-cert-dir" and len(words) > 1:
             if Path(words[1]) != files.journal / "ca":
                 raise EnrolError(
-                    f"line {number + 1}: tls-ca-cert-dir is {words[1]}; the module manages its own "
+                    f"{line.place}: tls-ca-cert-dir is {words[1]}; the module manages its own "
                     f"directory: move the CAs to tls-ca-cert-file and take the line out"
                 )
-            wanted = [line for line in wanted if line != trust]
-        elif words[:2] == ["user", "default"] and default in wanted:
+            wanted = [one for one in wanted if one != trust]
+        elif words[:2] == ("user", "default") and not keep_default:
             if "off" not in words:
                 raise EnrolError(
-                    f"line {number + 1}: `user default` is on; take the line out, or say "
+                    f"{line.place}: `user default` is on; take the line out, or say "
                     "--keep-default where clients without a certificate are to use it"
                 )
-            wanted.remove(default)
+            wanted = [one for one in wanted if one != default]
     return "\n".join([*lines, *wanted]) + "\n"
 
 
@@ -113,8 +98,8 @@ def sentinel_users(passwords: Mapping[str, str], text: str = "") -> str:
         password = passwords.get(name)
         secret = f"#{sha256(password.encode()).hexdigest()}" if password else "nopass"
         ours.append(f"user {name} on {secret} resetchannels -@all {rules}")
-    lines = text.splitlines()
-    others = [lines[number] for number, words in directives(text) if not _is_ours(words)]
+    lines = text.split("\n")
+    others = [lines[one.number] for one in directives(text) if not _is_ours(one.words)]
     return "\n".join([*ours, *others]) + "\n"
 
 
@@ -122,7 +107,9 @@ def _is_ours(words: Sequence[str]) -> bool:
     return len(words) > 1 and words[0] == "user" and words[1] in ("default", *SENTINEL_RULES)
 
 
-def sentinel_edited(text: str, aclfile: Path, password: str) -> tuple[str, str]:
+def sentinel_edited(
+    text: str, aclfile: Path, password: str, conf: Path = Path("sentinel.conf")
+) -> tuple[str, str]:
     """sentinel.conf with our lines; and its users, which belong into the aclfile then: a Sentinel
     takes them from one place alone, and itself writes `user default on` into this one."""
     wanted = [
@@ -131,8 +118,8 @@ def sentinel_edited(text: str, aclfile: Path, password: str) -> tuple[str, str]:
         ["sentinel", "sentinel-pass", password],
     ]
     kept, users = [], []
-    found = dict(directives(text))
-    for number, line in enumerate(text.splitlines()):
+    found = {one.number: list(one.words) for one in directives(text, conf)}
+    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else []):
         words = found.get(number, [])
         if words[:1] == ["user"]:
             users.append(line)
@@ -147,16 +134,15 @@ def sentinel_edited(text: str, aclfile: Path, password: str) -> tuple[str, str]:
 def write(path: Path, content: str, owner: os.stat_result) -> bool:
     """A file that only its owner can read, unless it is there with another mode. Whether anything
     changed. Raises OSError."""
-    if path.exists() and path.read_text() == content:
+    if path.exists() and read(path) == content:
         return False
     replace_file(path, content, owner, 0o600)
     return True
 
 
-def prepare(conf: Path, files: Files, text: str, bootstrap: str) -> bool:
+def prepare(conf: Path, files: Files, text: str, bootstrap: str, owner: os.stat_result) -> bool:
     """Writes redis.conf, the bootstrap file and the directory for CAs, each at once or not at all;
-    new files belong to the owner of redis.conf. Whether anything changed. Raises OSError."""
-    owner = conf.stat()
+    new files belong to `owner`. Whether anything changed. Raises OSError."""
     directory = files.journal / "ca"
     changed = not directory.is_dir()
     for path in (files.journal, directory):
@@ -164,7 +150,7 @@ def prepare(conf: Path, files: Files, text: str, bootstrap: str) -> bool:
             path.mkdir(mode=0o700, parents=True)
             os.chown(path, owner.st_uid, owner.st_gid)
     for path, content in ((files.bootstrap, bootstrap), (conf, text)):
-        if not path.exists() or path.read_text() != content:
+        if not path.exists() or read(path) != content:
             replace_file(path, content, owner)
             changed = True
     return changed

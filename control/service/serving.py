@@ -23,6 +23,7 @@ from control.nodes.audit import Collector, Follower
 from control.nodes.worker import Worker
 from control.pki.issue import open_authority
 from control.records import API, Certificate
+from control.service import ready
 from control.service.config import Config, ServiceError
 from control.service.home import check_home, open_store, own_certificates, renew, rotate
 from control.store import Store
@@ -195,7 +196,9 @@ def serve(config: Config) -> None:
         log.info("the REST API listens on https://%s:%d", config.host, config.port)
         if config.ui_port:
             log.info("the web page is https://%s:%d/ui", config.host, config.ui_port)
+        ready.tell("READY=1")
         stop.wait()
+        ready.tell("STOPPING=1")
 
 
 def stop_on_signal() -> threading.Event:

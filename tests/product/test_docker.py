@@ -426,17 +426,16 @@ def test_compose_brings_alice_in(compose: Compose, engine: docker.DockerClient) 
 def test_the_debian_package_on_a_server_of_its_own(
     engine: docker.DockerClient, images: dict[str, str], name: str
 ) -> None:
-    """dpkg installs it where the server's image lacks it, its dependencies being there; the snippet
-    without its comment marks is a configuration that starts, and the module answers."""
+    """dpkg installs it where the server's image lacks it, its dependencies being there; its lines
+    are a configuration that starts, and the module answers."""
     folder = Path(tempfile.mkdtemp(dir=scratch()))
     made = subprocess.run([ROOT / ".ci/deb", folder], capture_output=True, text=True, check=True)
     file = Path(made.stdout.strip())
     script = """
         dpkg --install /tmp/module.deb >/dev/null
-        install -d -o 999 -g 999 /var/lib/redis/certauth /var/lib/redis/certauth/ca
-        echo '# no line' >/etc/certauth/bootstrap
-        sed -i 's/^# \\(tls-ca-cert-dir\\|loadmodule\\) /\\1 /' /etc/certauth/certauth.conf
-        echo 'include /etc/certauth/certauth.conf' >/tmp/redis.conf
+        install -d -o 999 -g 999 /var/lib/redis/certauth /var/lib/redis/certauth/ca /etc/redis
+        echo '# no line' >/etc/redis/certauth-bootstrap
+        grep -v '^user ' /usr/share/redis-certauth-module/certauth.conf >/tmp/redis.conf
         redis-server /tmp/redis.conf --port 7000 & server=$!
         until redis-cli -p 7000 PING 2>&1 | grep -q PONG; do kill -0 $server; sleep 0.1; done
         redis-cli -p 7000 CERTAUTH.POLICY STATUS | head -2

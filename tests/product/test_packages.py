@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from control.service import Config
+from control.service.conf_files import directives
+from control.service.redis_conf import Files, edited
 from tests.kit.node import Start, load, usual, who
 from tests.kit.plane import Https
 from tests.kit.rest import ADMIN
@@ -129,16 +131,38 @@ def test_the_package_says_what_it_is(package: Path) -> None:
     assert depends
     assert {one.split()[0] for one in depends[1].split(", ")} >= {"libc6"}
     assert "libssl3" in depends[1]
-    assert "/etc/certauth/certauth.conf" in run("dpkg-deb", "--info", package, "conffiles")
 
 
-def test_its_configuration_changes_nothing_by_itself(package: Path, tmp_path: Path) -> None:
-    """Every line of the snippet is a comment; what is behind the marks are three directives."""
+def test_it_brings_lines_to_append_and_its_documentation(package: Path, tmp_path: Path) -> None:
+    """The lines are what `node enrol` writes, no file in /etc: nothing is changed by itself."""
     run("dpkg-deb", "--extract", package, tmp_path)
-    lines = (tmp_path / "etc/certauth/certauth.conf").read_text().splitlines()
-    assert all(line[:1] in ("", "#") for line in lines)
-    words = [re.match(r"# (tls-ca-cert-dir|loadmodule|user) ", line) for line in lines]
-    assert [word[1] for word in words if word] == ["tls-ca-cert-dir", "loadmodule", "user"]
+    assert not (tmp_path / "etc").exists()
+    text = (tmp_path / "usr/share/redis-certauth-module/certauth.conf").read_text()
+    journal, bootstrap = Path("/var/lib/redis/certauth"), Path("/etc/redis/certauth-bootstrap")
+    files = Files(Path("/usr/lib/redis/modules/certauth.so"), journal, bootstrap)
+    said = [" ".join(line.words) for line in directives(text)]
+    assert sorted(said) == sorted(files.lines)
+    assert edited(text, files) == text
+    assert (tmp_path / "usr/share/doc/redis-certauth-module/module.md").exists()
+
+
+def test_a_removal_warns_where_a_configuration_loads_it(tmp_path: Path) -> None:
+    """The server would not start again; other configurations are no reason to say anything."""
+    prerm, etc = ROOT / "packaging/prerm-module", tmp_path / "etc/redis"
+    etc.mkdir(parents=True)
+
+    def warned(what: str) -> str:
+        done = subprocess.run(
+            [prerm, what], capture_output=True, text=True, check=True,
+            env={**os.environ, "CERTAUTH_ROOT": str(tmp_path)},
+        )  # fmt: skip
+        return done.stderr
+
+    (etc / "redis.conf").write_text("# loadmodule /usr/lib/redis/modules/certauth.so journal /j\n")
+    assert warned("remove") == ""
+    (etc / "redis.conf").write_text("loadmodule /usr/lib/redis/modules/certauth.so journal /j\n")
+    assert "/etc/redis/redis.conf loads the module" in warned("remove")
+    assert warned("upgrade") == ""
 
 
 def test_a_server_loads_the_installed_module(
@@ -149,14 +173,39 @@ def test_a_server_loads_the_installed_module(
     (tmp_path / "var/lib/dpkg/status").touch()
     run("dpkg", f"--root={tmp_path}", "--force-depends", "--force-not-root",
         "--log=/dev/null", "--install", package)  # fmt: skip
-    snippet = (tmp_path / "etc/certauth/certauth.conf").read_text()
-    line = re.search(r"^# loadmodule (\S+) journal ", snippet, re.MULTILINE)
+    snippet = (tmp_path / "usr/share/redis-certauth-module/certauth.conf").read_text()
+    line = re.search(r"^loadmodule (\S+) journal ", snippet, re.MULTILINE)
     assert line
     module = tmp_path / line[1].removeprefix("/")
     assert (tmp_path / "usr/lib/valkey/modules/certauth.so").resolve() == module
     server = start(installed, module=None, config=[f"loadmodule {module} journal journal"])
     load(server.admin(), 1, usual(pki))
     assert (who(server, pki.alice), who(server, pki.bob)) == ("alice", None)
+
+
+# ---- The control plane's package ----------------------------------------------------------------
+
+
+def test_the_control_planes_package_runs(tmp_path: Path) -> None:
+    """Its command finds the packages that it brings, beside the unit, its user and the pages."""
+    package = Path(run(ROOT / ".ci/deb-control", tmp_path, timeout=390).strip().splitlines()[-1])
+    assert package.name.startswith(f"redis-certauth_{VERSION}_")
+    said = run("dpkg-deb", "--info", package)
+    major, minor = sys.version_info[:2]
+    assert f"python3 (>= {major}.{minor}), python3 (<< {major}.{minor + 1})" in said
+    root = tmp_path / "root"
+    run("dpkg-deb", "--extract", package, root)
+    for name in (
+        "usr/lib/systemd/system/redis-certauth.service",
+        "usr/lib/sysusers.d/redis-certauth.conf",
+        "usr/share/doc/redis-certauth/operating.md",
+    ):
+        assert (root / name).is_file(), name
+    assert not list(root.rglob("__pycache__"))
+    script = (root / "usr/bin/redis-certauth").read_text()
+    script = script.replace("/usr/lib/redis-certauth", str(root / "usr/lib/redis-certauth"))
+    version = run(sys.executable, "-EsP", "-c", script, "--version", cwd=tmp_path)
+    assert version.strip().endswith(VERSION)
 
 
 # ---- Both ----------------------------------------------------------------------------------------

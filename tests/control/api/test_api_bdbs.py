@@ -1,9 +1,11 @@
 """control/api/bdbs.py: /v1/bdbs."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from control.pki.issue import new_ca
 from control.reports import Node
 from tests.kit.rest import ControlPlane
 from tests.kit.support import SERVER, Pki, days, root
@@ -288,6 +290,13 @@ def test_dry_runs_change_nothing(api: ControlPlane) -> None:
 def test_the_ca_of_the_servers_is_kept_as_certificates(api: ControlPlane, pki: Pki) -> None:
     """For the control plane's own links; a leaf is no CA."""
     made = api.database(tls_server_ca=pki.server_ca.pem.decode())
+    again = api.ok("PUT /v1/bdbs/1", {"tls_server_ca": pki.server_ca.pem.decode()})
+    assert again["warnings"] == [
+        "tls_server_ca: certificate 1 of 1 (CN=Server CA) has no key usage and no subject key "
+        "identifier: it is taken here, and strict clients, such as those of Python 3.13, refuse it"
+    ]
+    whole = new_ca([("CN", "whole")], timedelta(days=1)).certificate
+    assert "warnings" not in api.ok("PUT /v1/bdbs/1", {"tls_server_ca": whole})
     assert made["tls_server_ca"] == pki.server_ca.pem.decode()
     assert api("PUT /v1/bdbs/1", {"tls_server_ca": pki.server.pem.decode()}).status == 400
     assert api.ok("PUT /v1/bdbs/1", {"tls_server_ca": ""})["tls_server_ca"] == ""

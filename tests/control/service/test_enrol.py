@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from control.cli.main import main
-from control.service.redis_conf import EnrolError, Files, edited, setting
+from control.service.conf_files import EnrolError, directives, setting
+from control.service.redis_conf import Files, edited
 from tests.kit.node import status, who
 from tests.kit.plane import Plane, operator
 from tests.kit.policies import OPERATOR
@@ -82,10 +83,11 @@ def test_paths_that_config_rewrite_would_lose(path: str) -> None:
 
 def test_the_setting_that_counts() -> None:
     """The last line, and the first name that is there."""
-    text = "tls-port 1\ntls-port 2\ntls-cert-file a\ntls-client-cert-file 'b c'\nbad \"\n"
-    assert setting(text, "tls-port") == "2"
-    assert setting(text, "tls-client-cert-file", "tls-cert-file") == "b c"
-    assert setting(text, "dir") == ""
+    text = "tls-port 1\ntls-port 2\ntls-cert-file a\ntls-client-cert-file 'b c'\n"
+    lines = list(directives(text))
+    assert setting(lines, "tls-port") == "2"
+    assert setting(lines, "tls-client-cert-file", "tls-cert-file") == "b c"
+    assert setting(lines, "dir") == ""
 
 
 # ---- The command ---------------------------------------------------------------------------------
@@ -164,6 +166,61 @@ def test_a_new_replica_is_bound_by_its_own_key(plane: Plane, make: Any, pki: Pki
     wait_until(lambda: admin.info("replication")["master_link_status"] == "up", "it replicates")
     assert status(operator(late))["generation"] > 0
     assert who(late, pki.alice) == "alice"
+
+
+@pytest.mark.parametrize("shape", ["main", "included", "conf.d"])
+def test_it_starts_again_after_a_rewrite(
+    plane: Plane, make: Any, pki: Pki, tmp_path: Path, shape: str
+) -> None:
+    """Whatever of the settings stands in an included file, CONFIG REWRITE and a restart leave a
+    node that is in step: a Sentinel sends it at each failover."""
+    server = make(pki)
+    lines = server.conf.read_text().splitlines()
+    if shape != "main":
+        moved = [line for line in lines if line.startswith(("tls-cert-file", "tls-key-file"))]
+        (tmp_path / "conf.d").mkdir()
+        (tmp_path / "conf.d/tls.conf").write_text("\n".join(moved))
+        name = tmp_path / ("conf.d/tls.conf" if shape == "included" else "conf.d/*.conf")
+        kept = [line for line in lines if line not in moved]
+        server.conf.write_text("\n".join([f"include {name}", *kept]))
+    done = enrol(plane, server.port, "--config", str(server.conf), "--db", "")
+    assert done.exit_code == 0, done.output
+    server.start()
+    plane.register(server)
+    plane.in_step()
+    for _ in range(2):
+        operator(server).config_rewrite()
+        server.stop()
+        server.start()
+        assert who(server, pki.alice) == "alice"
+    plane.in_step()
+    assert enrol(plane, server.port, "--config", str(server.conf)).output.endswith("do\n")
+
+
+@pytest.mark.parametrize("line", ["loadmodule {module} journal /j", "user default off"])
+def test_what_a_rewrite_would_double_is_refused(
+    plane: Plane, make: Any, pki: Pki, tmp_path: Path, line: str
+) -> None:
+    """It is named, with its file and its line, and nothing is written."""
+    server, more = make(pki), tmp_path / "certauth.conf"
+    more.write_text("# ours\n" + line.format(module=MODULE) + "\n")
+    text = server.conf.read_text() + f"include {more}\n"
+    server.conf.write_text(text)
+    done = enrol(plane, server.port, "--config", str(server.conf))
+    assert done.exit_code == 1
+    assert f"{more}, line 2: CONFIG REWRITE" in done.output
+    assert server.conf.read_text() == text
+
+
+def test_what_the_servers_user_cannot_read_is_named(plane: Plane, make: Any, pki: Pki) -> None:
+    """The key of root alone, a CA that is not there: the server would not start, so nothing is
+    written. redis.conf says by its owner who the server runs as."""
+    server = make(pki)
+    text = server.conf.read_text() + "tls-ca-cert-file /nowhere/ca.crt\n"
+    server.conf.write_text(text)
+    done = enrol(plane, server.port, "--config", str(server.conf))
+    assert "tls-ca-cert-file /nowhere/ca.crt: there is no /nowhere" in done.output
+    assert (done.exit_code, server.conf.read_text()) == (1, text)
 
 
 def names(plane: Plane) -> set[str]:
