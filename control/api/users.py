@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from flask import Blueprint, Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from control.api import enterprise
 from control.api.identities import IdentityBody, identities
 from control.api.models import Answer, Body, Email, Many, Uid, UserName, words
 from control.api.roles import check_administrator
@@ -57,6 +58,7 @@ class UserBody(Body):
         uid account_id action_uid alert_bdb_backup bdbs_email_alerts cluster_email_alerts
         email_alerts last_login note off_on password_issue_date status
     """)
+    HELD = enterprise.USER_HELD
 
 
 class NewUserBody(UserBody):

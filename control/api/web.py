@@ -24,7 +24,7 @@ from flask import Flask, Response, current_app, g, jsonify, request
 from control.api import models
 from control.api.models import Empty
 from control.domain.guard import Caller, Guard, denied
-from control.errors import conflict, forbidden, invalid
+from control.errors import Refusal, conflict, forbidden, invalid
 from control.nodes.trials import Trials, refusal
 from control.nodes.waiting import IN_FORCE, LONGEST, in_force, missing, wait_for_sync
 from control.policy.core import CoreError
@@ -89,6 +89,7 @@ def install(app: Flask, store: Store, guard: Guard) -> None:
     app.extensions["guard"] = guard
     app.before_request(_refuse_nul)
     app.before_request(store.request.enter)
+    app.before_request(_refuse_options)
     app.before_request(_authorise)
     app.after_request(_show_state)
     app.teardown_request(lambda _: store.request.leave())
@@ -98,6 +99,11 @@ def _refuse_nul() -> None:
     """PostgreSQL has no text with it, so that each look-up would be a 500."""
     if any("\0" in text for text in (request.path, *request.args.values())):
         raise invalid("invalid_param", "the address holds a NUL character")
+
+
+def _refuse_options() -> None:
+    if request.method == "OPTIONS" and current_store().settings.cluster().options_method_forbidden:
+        raise Refusal(405, "method_not_allowed", "OPTIONS is forbidden (options_method_forbidden)")
 
 
 def _authorise() -> None:

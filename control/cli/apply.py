@@ -57,7 +57,9 @@ SECTIONS = {
         _of(UserBody, "roles", "password_file", without=["role", "role_uids", "password"]),
     ),
     "bdbs": Section("/v1/bdbs", _of(BdbBody)),
-    "cluster": Section("/v1/cluster", _of(ClusterBody), single=True),
+    "cluster": Section(
+        "/v1/cluster", _of(ClusterBody, without=["min_data_TLS_version"]), single=True
+    ),
     "cluster_policy": Section("/v1/cluster/policy", _of(PolicyBody), single=True),
 }
 KEPT = {

@@ -16,9 +16,14 @@ def import_group() -> None:
 
 
 def print_import(found: importers.Import) -> None:
+    """The file, which also says what is not in it; and that on the terminal."""
+    # On one line each: the rest of a note must not become a part of the file.
+    lines = [clean(line.replace("\n", " ")) for line in importers.lines(found.notes)]
+    for line in lines:
+        click.echo(f"# {line}")
     click.echo(apply.dump(found.state), nl=False)
-    for line in importers.lines(found.notes):
-        click.echo(clean(line), err=True)
+    for line in lines:
+        click.echo(line, err=True)
 
 
 def with_subjects(command: Command) -> Command:

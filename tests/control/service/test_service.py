@@ -556,3 +556,29 @@ def test_the_event_log_tells_which_certificates_end(
             )
 
         wait_until(told, "it is told")
+
+
+def test_the_least_tls_version_is_a_setting(tmp_path: Path) -> None:
+    """From the next handshake on, without a restart; and after one. `tls_min` of the service may
+    ask for more, and the setting never for less."""
+    config = initialised(tmp_path / "home")
+
+    def handshake() -> str | None:
+        context = ssl.create_default_context(cafile=str(config.home / "ca.crt"))
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        try:
+            with socket.create_connection((config.host, config.port), 10) as plain:
+                return context.wrap_socket(plain, server_hostname=config.host).version()
+        except ssl.SSLError:
+            return None
+
+    with service.running(config):
+        assert handshake() == "TLSv1.2"
+        with Https(config) as api:
+            assert api("PUT /v1/cluster", {"min_control_TLS_version": "1.3"}).status == 200
+        wait_until(lambda: handshake() is None, "TLS 1.2 to be refused")
+    with service.running(config):
+        assert handshake() is None
+        with Https(config) as api:
+            assert api("PUT /v1/cluster", {"min_control_TLS_version": "1.2"}).status == 200
+        wait_until(lambda: handshake() == "TLSv1.2", "TLS 1.2 to be taken")
