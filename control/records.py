@@ -119,6 +119,7 @@ class Role:
     uid: int
     name: str
     management: Management
+    resources: tuple[int, ...] = ()  # the databases that it manages, by uid; (): everything
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The bodies and the answer of /v1/bdbs."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -120,6 +120,9 @@ class BdbAnswer(DemandsAnswer, Answer):
     name: str
     status: str
     action_uid: str
+    type: Literal["redis"]
+    port: int
+    version: str
     endpoints: list[dict[str, Any]]
     tls_mode: TlsMode
     enforce_client_authentication: Switch

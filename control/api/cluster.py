@@ -80,7 +80,7 @@ blueprint = Blueprint("cluster", __name__)
 
 
 @blueprint.get("/v1/cluster")
-@needs("view_cluster_info", answers=ClusterAnswer)
+@needs("view_cluster_info", scoped=True, answers=ClusterAnswer)
 def read() -> Response:
     return answer(render(store().settings.cluster()), store().settings.cluster())
 

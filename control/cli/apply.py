@@ -264,6 +264,9 @@ def fetch(ask: Client) -> State:
     found = {name: ask("GET", one.path) for name, one in SECTIONS.items()}
     roles = {one["uid"]: one["name"] for one in found["roles"]}
     acls = {one["uid"]: one["name"] for one in found["redis_acls"]}
+    for role in found["roles"]:
+        # Which databases a role is for is not in a file: without that it must not be for all.
+        role["management"] = "none" if role.get("resources") else role["management"]
     for user in found["users"]:
         user["roles"] = [roles[uid] for uid in user["role_uids"] if uid in roles]
     for database in found["bdbs"]:

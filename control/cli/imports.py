@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from control.cli import apply, importers
+from control.cli import apply, enterprise, importers
 from control.cli.client import Client
 from control.cli.options import FILE, FOLDER, Command, choice, connected
 from control.cli.output import clean
@@ -78,4 +78,4 @@ def import_enterprise(ask: Client) -> None:
     answers = {name: ask("GET", path) for name, path in paths.items()}
     answers["certificates"] = ask("GET", apply.SECTIONS[apply.CA].path)
     known = {name: one.known for name, one in apply.SECTIONS.items()}
-    print_import(importers.from_enterprise(answers, known))
+    print_import(enterprise.from_enterprise(answers, known))

@@ -120,7 +120,14 @@ certificates = _table(
     _text("key"),
     _json("uses", CaUses),
 )
-roles = _table("roles", _uid(), _text("name"), _text("management"), sa.UniqueConstraint("name"))
+roles = _table(
+    "roles",
+    _uid(),
+    _text("name"),
+    _text("management"),
+    _json("resources", tuple[int, ...]),
+    sa.UniqueConstraint("name"),
+)
 redis_acls = _table("redis_acls", _uid(), _text("name"), _text("acl"), sa.UniqueConstraint("name"))
 users = _table(
     "users",

@@ -1,5 +1,5 @@
-"""control/cli/importers.py: what other systems have, as a file for `apply`; and a word for the
-rest."""
+"""control/cli/importers.py, control/cli/enterprise.py: what other systems have, as a file for
+`apply`; and a word for the rest."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,8 @@ import yaml
 from click.testing import CliRunner
 
 from control import service
-from control.cli import apply, importers
+from control.cli import apply
+from control.cli.enterprise import from_enterprise
 from control.cli.importers import Import, from_acl_file, from_pg_ident, subjects_of
 from control.cli.imports import print_import
 from control.cli.main import main
@@ -279,7 +280,7 @@ def test_fields_that_mean_nothing_here_are_told() -> None:
         "cluster": {"wait_command": True}, "cluster_policy": {},
     }  # fmt: skip
     known = {name: one.known for name, one in apply.SECTIONS.items()}
-    found = importers.from_enterprise(answers, known)
+    found = from_enterprise(answers, known)
     assert noted(found, "users 'sam'", "auth_method sso")
     assert noted(found, "bdbs 'db'", "crdt")
     assert not noted(found, "sharding")
@@ -294,7 +295,7 @@ def enterprise(**answers: Any) -> Import:
     """The import of a cluster that answers so, and has nothing else."""
     empty: dict[str, Any] = {"certificates": {}, "cluster": {}, "cluster_policy": {}}
     empty |= {name: [] for name in ("roles", "redis_acls", "users", "bdbs")}
-    return importers.from_enterprise(empty | answers, KNOWN)
+    return from_enterprise(empty | answers, KNOWN)
 
 
 def bdb(**fields: Any) -> dict[str, Any]:
@@ -338,6 +339,11 @@ def test_an_acl_of_a_built_ins_name_keeps_its_own_rules(tmp_path: Path) -> None:
         ("+@read +config|get ~*", "+@read +config|get ~* -@admin"),
         ("+get ~* (+@all ~b)", "+get ~* (+@all ~b -@admin)"),
         ("+@all -@admin ~*", "+@all -@admin ~*"),
+        ("+@all -@DANGEROUS ~* +get", "+@all -@DANGEROUS ~* +get"),
+        ("-@admin +@all ~*", "-@admin +@all ~* -@admin"),
+        ("+@all -@all +get", "+@all -@all +get"),
+        ("+get (+@all ~*) clearselectors", "+get (+@all ~* -@admin) clearselectors"),
+        ("+@all -@dangerous +shutdown ~*", "+@all -@dangerous +shutdown ~* -@admin"),
     ],
 )
 def test_commands_that_redis_enterprise_gives_nobody_stay_nobodys(there: str, here: str) -> None:

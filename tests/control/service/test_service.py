@@ -558,7 +558,7 @@ def test_the_event_log_tells_which_certificates_end(
         wait_until(told, "it is told")
 
 
-def test_the_least_tls_version_is_a_setting(tmp_path: Path) -> None:
+def test_min_control_tls_version_holds_from_the_next_handshake_on(tmp_path: Path) -> None:
     """From the next handshake on, without a restart; and after one. `tls_min` of the service may
     ask for more, and the setting never for less."""
     config = initialised(tmp_path / "home")
