@@ -52,14 +52,14 @@ def test_the_licence_has_no_limit_and_no_end(api: ControlPlane) -> None:
 
 def test_the_health_has_what_redis_enterprises_schema_demands(api: ControlPlane) -> None:
     """Of each part, the fields that its OpenAPI file requires, and its enumerations."""
-    api.store.lease.take("the test", 3)
+    epoch = api.store.lease.take("the test", 3)
     api.database()
     nodes = [
         Node(1, "127.0.0.1:6380", 1, True, role="master", software="valkey 10.0.1"),
         Node(1, "127.0.0.1:6381", 1, True, role="replica", software="redis 8.6.3"),
         Node(1, "127.0.0.1:6382", 0, False, "UNREACHABLE refused"),
     ]
-    api.store.nodes.report(1, nodes)
+    api.store.nodes.report(1, nodes, epoch)
     found = api.ok("GET /v4/cluster/health")
     kinds = ("", "ram_", "flex_")
     assert found["license"].keys() == {"expired", "valid_until"}.union(
@@ -83,7 +83,7 @@ def test_the_health_has_what_redis_enterprises_schema_demands(api: ControlPlane)
     assert (shown["type"], shown["port"], shown["version"]) == ("redis", 6380, "8.6.3")
 
 
-def test_a_directory_is_refused_by_name(api: ControlPlane) -> None:
+def test_a_directory_and_an_auditor_are_refused_by_name(api: ControlPlane) -> None:
     """Each of its calls, and not as an address that there is not."""
     for call in ("GET /v1/cluster/ldap", "DELETE /v1/cluster/ldap", "GET /v1/ldap_mappings"):
         assert (api(call).status, api(call).code) == (406, "ldap_unsupported")
@@ -91,6 +91,11 @@ def test_a_directory_is_refused_by_name(api: ControlPlane) -> None:
         refused = api(call, {"cba": True, "cba_identity_source": "subject_cn"})
         assert (refused.status, refused.code) == (406, "ldap_unsupported")
     assert api("PUT /v1/cluster/ldap", {"nonsense": 1}).code == "unknown_field"
+    auditing = "/v1/cluster/auditing/db_conns"
+    for call, body in (("GET", None), ("PUT", {"audit_protocol": "TCP"}), ("DELETE", None)):
+        refused = api(f"{call} {auditing}", body)
+        code = "db_conns_auditing_unsupported_by_capability"
+        assert (refused.status, refused.code) == (406, code)
 
 
 def test_every_schema_at_once(api: ControlPlane) -> None:
