@@ -90,6 +90,17 @@ def created(sent: NewBdbBody) -> Response:
 @blueprint.put("/v1/bdbs/<int(max=2147483647):uid>")
 @needs("update_bdb", scoped=True, takes=BdbBody, answers=BdbAnswer, query=(*CHANGING, "force"))
 def update(uid: int, sent: BdbBody) -> Response:
+    try:
+        return updated(uid, sent)
+    except Refusal as error:
+        if error.error_code != "port_unavailable" or caller().may("view_bdb_info"):
+            raise
+        # Whose it is names a database that this caller may not know of.
+        text = "endpoints: one of them belongs to another database: a server has one policy"
+        raise conflict("port_unavailable", text) from None
+
+
+def updated(uid: int, sent: BdbBody) -> Response:
     changes = prepared(sent)
     check_there(store().objects.get(Database, uid))
 

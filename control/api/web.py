@@ -313,6 +313,7 @@ def answer(content: Any, record: object = None) -> Response:
         shown = hashlib.sha256(response.get_data()).hexdigest()[:16]
         response.set_etag(f"{tag(record)}{SHOWN}{shown}")
         response.make_conditional(request)
+        response.headers.pop("Date", None)  # the server's own is enough
     return response
 
 

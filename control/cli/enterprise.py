@@ -241,7 +241,10 @@ def _narrow(out: Import, where: str, one: Mapping[str, Any], database: Fields) -
     if database.pop("default_user", False):
         out.note(where, "default_user is left out, so it is off: its password cannot be read; say "
                  "true once the servers' user `default` is what it should be")  # fmt: skip
-    if names := one.get("authorized_names"):
+    names = one.get("authorized_names")
+    if names and one.get("client_cert_subject_validation_type", "disabled") != "disabled":
+        out.note(where, "authorized_names are left out: authorized_subjects say who comes in")
+    elif names:
         database["client_cert_subject_validation_type"] = "san_cn"
         database["authorized_subjects"] = [{"CN": name} for name in names]
         out.note(where, "authorized_names are authorized_subjects here, by san_cn")

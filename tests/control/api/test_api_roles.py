@@ -120,6 +120,9 @@ def test_a_role_for_some_databases_is_for_those(api: ControlPlane, scoped: tuple
         assert (there.status, there.code) == (absent.status, absent.code) == (404, "not_found")
         assert there.text == absent.text.replace("99", "2")
     assert api("DELETE /v1/bdbs/2/nodes/a:1", auth=scoped).status == 404
+    taken = api("PUT /v1/bdbs/1", {"endpoints": [{"addr": ["127.0.0.1"], "port": 6381}]},
+                auth=scoped)  # fmt: skip
+    assert (taken.status, taken.code, "carts" in taken.text) == (409, "port_unavailable", False)
     assert api.ok("GET /v1/bdbs/2")["name"] == "carts"
     assert api.ok("DELETE /v1/bdbs/1", auth=scoped)["action_uid"]
     assert api.ok("GET /v1/bdbs/1", auth=scoped)["status"] == "delete-pending"
