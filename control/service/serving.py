@@ -69,7 +69,7 @@ def running(config: Config) -> Iterator[Server]:
             pulse=pulse,
             own=lambda: own_certificates(config),
         )
-        tls_min = max(config.tls_min, store.settings.cluster().min_control_TLS_version)
+        tls_min = store.settings.cluster().min_control_TLS_version
         fronts = [_front(config, app, api, tls_min)]
         stack.callback(fronts[0].stop)
         if config.ui_port:
@@ -109,7 +109,8 @@ def start_until_exit(stack: ExitStack, one: _Startable) -> None:
 def _front(config: Config, app: WSGIApplication, api: Certificate, tls_min: str) -> Server:
     listen = Listen(config.host, config.port)
     shown = (api.certificate.encode(), api.key.encode())
-    front = Server(app, listen, *shown, tls_min=tls_min, proxy_socket=config.proxy)
+    front = Server(app, listen, *shown, tls_min=config.tls_min, proxy_socket=config.proxy)
+    front.replace_certificate(*shown, tls_min=tls_min)
     return _started(front, listen)
 
 
@@ -118,7 +119,8 @@ def _ui(config: Config, app: WSGIApplication, store: Store, tls_min: str) -> Ser
     listen, api = Listen(config.host, config.ui_port), store.settings.certificates()[API]
     shown = (api.certificate.encode(), api.key.encode())
     asked = login_authorities(store)
-    front = Server(app, listen, *shown, tls_min=tls_min, authorities=asked, limits=UI_LIMITS)
+    front = Server(app, listen, *shown, tls_min=config.tls_min, authorities=asked, limits=UI_LIMITS)
+    front.replace_certificate(*shown, asked, tls_min)
     return _started(front, listen)
 
 

@@ -568,8 +568,9 @@ def test_min_control_tls_version_holds_from_the_next_handshake_on(tmp_path: Path
         context = ssl.create_default_context(cafile=str(config.home / "ca.crt"))
         context.maximum_version = ssl.TLSVersion.TLSv1_2
         try:
-            with socket.create_connection((config.host, config.port), 10) as plain:
-                return context.wrap_socket(plain, server_hostname=config.host).version()
+            plain = socket.create_connection((config.host, config.port), 10)
+            with plain, context.wrap_socket(plain, server_hostname=config.host) as secured:
+                return secured.version()
         except ssl.SSLError:
             return None
 
