@@ -14,6 +14,8 @@ NodeRole = Literal["", "master", "replica", "cluster master", "cluster replica",
 Origin = Literal["endpoint", "found", "leaving", "gone"]
 Enforcement = Literal["shadow", "leave", "refuse"]
 MinTls = Literal["", "1.2", "1.3"]
+TlsVersion = Literal["1.2", "1.3"]
+PubsubDefault = Literal["resetchannels", "allchannels"]
 AuthMethod = Literal["regular", "certificate"]
 KeyUsage = Literal["digital_signature", "key_encipherment", "key_agreement"]
 Severity = Literal["INFO", "WARNING"]
@@ -77,6 +79,9 @@ class Cluster:
     login_lockout_counter_reset_after: int = 900  # seconds without a wrong password
     login_lockout_duration: int = 1800  # seconds; 0: until somebody sets a new password
     master_healthcheck_api_auth: bool = True
+    acl_pubsub_default: PubsubDefault = "resetchannels"  # of ACLs that name no channel
+    min_control_TLS_version: TlsVersion = "1.2"  # of the REST API and the page
+    options_method_forbidden: bool = False  # whether HTTP's OPTIONS is refused
     jwt_key: str = field(default="", repr=False)  # signs tokens; never leaves the control plane
     # The ids of the stores that this one has been, and the number of the first event of each: a
     # restore makes another one, whose events go on behind those of the backup.
@@ -114,6 +119,7 @@ class Role:
     uid: int
     name: str
     management: Management
+    resources: tuple[int, ...] = ()  # the databases that it manages, by uid; (): everything
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ class ActionsAnswer(Answer):
 
 class ActionV2Answer(Answer):
     action_uid: str
-    action_type: str
+    action_type: Literal["task", "state-machine", "other"]
     name: str
     status: Literal["running", "completed"]
     progress: float
@@ -87,7 +87,7 @@ def render_v2(action: Action) -> dict[str, Any]:
     about = {"object_name": f"bdb:{action.bdb_uid}"}
     return {
         "action_uid": action.uid,
-        "action_type": action.name,
+        "action_type": "task",
         "name": action.name,
         "status": "completed" if done == 100 else "running",
         "progress": done,

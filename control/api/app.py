@@ -17,6 +17,7 @@ from control.api import (
     certauth,
     certificates,
     cluster,
+    elsewhere,
     errors,
     issuing,
     login,
@@ -52,6 +53,7 @@ BODY = 1 << 20  # bytes of a request's body, as in control/http/protocol.py
 MODULES = (
     cluster, certificates, users, login, roles, redis_acls, bdbs, actions, logs, system, certauth,
     metrics, issuing, revocation, rotation, sessions, reference, patterns,
+    elsewhere,
 )  # fmt: skip
 
 

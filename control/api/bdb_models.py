@@ -1,11 +1,25 @@
 """The bodies and the answer of /v1/bdbs."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
+from control.api import enterprise
 from control.api.demands import DemandsAnswer, DemandsBody
-from control.api.models import MOST, Answer, Body, Host, Many, Pem, Sha256, SubjectBody, Uid, words
+from control.api.models import (
+    MOST,
+    Answer,
+    Body,
+    Held,
+    Host,
+    Many,
+    Pem,
+    Sha256,
+    SubjectBody,
+    Uid,
+    words,
+)
+from control.errors import refused
 from control.records import Enforcement, Switch, TlsMode, Validation
 
 ServerName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.-]{0,253}$")]
@@ -59,42 +73,25 @@ class BdbBody(DemandsBody):
     adopt_users: bool = False
 
     MISSING = {"name": "missing_db_name"}
-    IGNORED = words("""
-        uid account_id action_uid generation nodes not_synced refused status ignored acl
-        aof_policy authentication_admin_pass authentication_redis_pass
-        authentication_sasl_pass authentication_sasl_uname authentication_ssl_crdt_certs
-        auto_upgrade avoid_nodes background_op backup backup_failure_reason backup_history
-        backup_interval backup_interval_offset backup_location backup_progress
-        backup_status bigstore bigstore_max_ram_ratio bigstore_ram_size
-        bigstore_ram_weights bigstore_version client_cert compact_replication conns
-        conns_type crdt crdt_causal_consistency crdt_config_version
-        crdt_featureset_version crdt_ghost_replica_ids crdt_guid crdt_modules
-        crdt_protocol_version crdt_repl_backlog_size crdt_replica_id crdt_replicas
-        crdt_sources crdt_sync crdt_sync_connection_alarm_timeout_seconds crdt_sync_dist
-        crdt_syncer_auto_oom_unlatch crdt_xadd_id_uniqueness_mode created_time
-        data_internode_encryption data_persistence database_already_created
-        dataset_import_sources db_conns_auditing disconnect_clients_on_password_removal
-        dns_address_master email_alerts enforce_client_authentication_tls eviction_policy
-        export_failure_reason export_progress export_status failback
-        gradual_src_max_sources gradual_src_mode gradual_sync_max_shards_per_source
-        gradual_sync_mode hash_slots_policy implicit_shard_key import_failure_reason
-        import_progress import_status internal jump_start_dataset last_backup_time
-        last_changed_time last_export_time link_sched_batch_size max_aof_file_size
-        max_aof_load_time max_client_pipeline max_connections max_pipelined memory_size
-        metrics_export_all mkms module_list mtls_allow_outdated_certs
-        mtls_allow_weak_hashing multi_commands_opt oss_cluster
-        oss_cluster_api_preferred_endpoint_type oss_cluster_api_preferred_ip_type
-        oss_sharding port preserve_node_ip proxy_policy query_performance_factor
-        rack_aware recovery_wait_time redis_cluster_enabled redis_version
-        repl_backlog_size replica_read_only replica_sources replica_sync
-        replica_sync_connection_alarm_timeout_seconds replica_sync_dist replication resp3
-        saving_mode shard_block_crossslot_keys shard_block_foreign_keys
-        shard_imbalance_threshold shard_imbalance_threshold_percentage shard_key_regex
-        shard_list sharding shards_count shards_placement skip_import_analyze slave_buffer
-        slave_ha slave_ha_priority snapshot_policy ssl sync sync_dedicated_threads
-        sync_sources syncer_log_level syncer_mode tags throughput_ingress topology_epoch
-        tracking_table_max_keys type use_nodes use_selective_flush version wait_command
+    IGNORED = enterprise.BDB_IGNORED | words("""
+        uid action_uid generation nodes not_synced refused status ignored
     """)
+    HELD = enterprise.BDB_HELD
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_ssl(cls, data: Any) -> Any:
+        """`ssl` is an older name of `tls_mode`: true is `enabled`. Where both are there,
+        `tls_mode` counts; not where it asks for less."""
+        if not isinstance(data, dict) or "ssl" not in data:
+            return data
+        rest = {name: value for name, value in data.items() if name != "ssl"}
+        Held(enterprise.TRUE_OR_FALSE, "it is true or false").check("ssl", data["ssl"])
+        mode = rest.setdefault("tls_mode", "enabled") if data["ssl"] else rest.get("tls_mode")
+        if mode is None or (data["ssl"] and mode != "enabled"):
+            text = "ssl: send tls_mode instead, which says what is meant: enabled or disabled"
+            raise refused("unsupported_setting", text)
+        return rest
 
 
 class NewBdbBody(BdbBody):
@@ -123,6 +120,9 @@ class BdbAnswer(DemandsAnswer, Answer):
     name: str
     status: str
     action_uid: str
+    type: Literal["redis"]
+    port: int
+    version: str
     endpoints: list[dict[str, Any]]
     tls_mode: TlsMode
     enforce_client_authentication: Switch

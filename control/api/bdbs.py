@@ -1,5 +1,6 @@
 """/v1/bdbs and /v2/bdbs: the Redis and Valkey deployments whose users are managed here."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,7 @@ from control.api.web import (
     CHANGING,
     LISTING,
     answer,
+    caller,
     flag,
     found,
     needs,
@@ -37,18 +39,26 @@ class Started(Answer):
 
 
 blueprint = Blueprint("bdbs", __name__)
+STATES = ("active", "active-change-pending", "delete-pending")  # what `status` begins with else
 # Fields that say whom a database trusts.
 TRUSTED = {"authentication_ssl_client_certs", "client_cas", "pinned_certificates"}
 
 
 @blueprint.get("/v1/bdbs")
-@needs("view_all_bdbs_info", answers=list[BdbAnswer], query=("fields", "extended", *LISTING))
+@needs(
+    "view_all_bdbs_info",
+    scoped=True,
+    answers=list[BdbAnswer],
+    query=("fields", "extended", *LISTING),
+)
 def read_all() -> Response:
-    return answer([only(shown(database)) for database in found(Database)])
+    """Who has a role for some databases sees those: `limit` counts all of them."""
+    seen = (one for one in found(Database) if caller().may_on("view_all_bdbs_info", one.uid))
+    return answer([only(shown(database)) for database in seen])
 
 
 @blueprint.get("/v1/bdbs/<int(max=2147483647):uid>")
-@needs("view_bdb_info", answers=BdbAnswer, query=("fields", "extended"))
+@needs("view_bdb_info", scoped=True, answers=BdbAnswer, query=("fields", "extended"))
 def read(uid: int) -> Response:
     database = store().objects.get(Database, uid)
     return answer(only(shown(database)), database)
@@ -79,11 +89,24 @@ def created(sent: NewBdbBody) -> Response:
 
 
 @blueprint.put("/v1/bdbs/<int(max=2147483647):uid>")
-@needs("update_bdb", takes=BdbBody, answers=BdbAnswer, query=(*CHANGING, "force"))
+@needs("update_bdb", scoped=True, takes=BdbBody, answers=BdbAnswer, query=(*CHANGING, "force"))
 def update(uid: int, sent: BdbBody) -> Response:
+    try:
+        return updated(uid, sent)
+    except Refusal as error:
+        if error.error_code != "port_unavailable" or caller().may("view_bdb_info"):
+            raise
+        # Whose it is names a database that this caller may not know of.
+        text = "endpoints: one of them belongs to another database: a server has one policy"
+        raise conflict("port_unavailable", text) from None
+
+
+def updated(uid: int, sent: BdbBody) -> Response:
     changes = prepared(sent)
+    check_there(store().objects.get(Database, uid))
 
     def change(database: Database) -> Database:
+        check_there(database)
         changed = trusting(unchanged(database), following(database, changes, sent), sent)
         if changed.refuses and not database.refuses:
             check_enforceable(changed, store().nodes.of(uid))
@@ -132,7 +155,7 @@ def trusting(before: Database, after: Database, sent: BdbBody) -> Database:
 
 
 @blueprint.delete("/v1/bdbs/<int(max=2147483647):uid>")
-@needs("delete_bdb", answers=Started, query=CHANGING)
+@needs("delete_bdb", scoped=True, answers=Started, query=CHANGING)
 def delete(uid: int) -> Response:
     """The first time, the nodes are detached and the database then goes; a second time while one of
     them cannot be reached, it goes at once."""
@@ -146,7 +169,7 @@ def delete(uid: int) -> Response:
 
 
 @blueprint.delete("/v1/bdbs/<int(max=2147483647):uid>/nodes/<address>")
-@needs("update_bdb", query=CHANGING)
+@needs("update_bdb", scoped=True, query=CHANGING)
 def forget_node(uid: int, address: str) -> Response:
     """A server that was found and has gone for good. One that is there is found again."""
     store().nodes.forget(uid, address)
@@ -154,7 +177,7 @@ def forget_node(uid: int, address: str) -> Response:
 
 
 @blueprint.route("/v1/bdbs/<int(max=2147483647):uid>/passwords", methods=["PUT", "POST", "DELETE"])
-@needs("update_bdb", takes=BdbPasswordBody)
+@needs("update_bdb", scoped=True, takes=BdbPasswordBody)
 def passwords(uid: int, sent: BdbPasswordBody) -> Response:
     """Always a 406: Redis Enterprise sets the default user's password here."""
     store().objects.get(Database, uid)
@@ -183,6 +206,12 @@ def prepared(sent: BdbBody) -> dict[str, Any]:
         for doubt in doubts(sent.tls_server_ca):
             warn(f"tls_server_ca: {doubt}")
     return changes
+
+
+def check_there(database: Database) -> None:
+    """Raises Refusal 409 while the servers are being given back: what is set then is never so."""
+    if database.deleting:
+        raise conflict("busy", f"bdb {database.uid} is delete-pending: it cannot be changed")
 
 
 def check_enforceable(database: Database, nodes: Sequence[Node]) -> None:
@@ -261,6 +290,9 @@ def render(
         "name": database.name,
         "status": status(database, target, nodes),
         "action_uid": action_uid,
+        "type": "redis",
+        "port": next((one.port for one in database.endpoints), 0),
+        "version": oldest(nodes),
         "endpoints": [rendered_endpoint(database, i) for i in range(len(database.endpoints))],
         "tls_mode": database.tls_mode,
         "enforce_client_authentication": database.enforce_client_authentication,
@@ -295,6 +327,13 @@ def render(
         ],
         "not_synced": list(not_synced),
     }
+
+
+def oldest(nodes: Sequence[Node]) -> str:
+    """The oldest version that a server of a database runs; "" while none was seen."""
+    versions = (node.software.partition(" ")[2] for node in nodes if node.role != "sentinel")
+    numbered = ((*map(int, re.findall(r"\d+", one)), one) for one in versions if one)
+    return str(min(numbered, key=lambda one: one[:-1], default=("",))[-1])
 
 
 def rendered_endpoint(database: Database, index: int) -> dict[str, Any]:

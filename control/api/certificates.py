@@ -12,7 +12,7 @@ from pydantic import Field
 from control import records
 from control.api import rotation
 from control.api.models import Answer, Body, Filled, Many, Pem, Sha256
-from control.api.web import CHANGING, answer, needs, store
+from control.api.web import CHANGING, answer, needs, store, warn
 from control.errors import forbidden, invalid, missing
 from control.pki import trust
 from control.pki.uploads import check_server, check_trust
@@ -44,6 +44,11 @@ class CertificatesAnswer(Answer):
 
 blueprint = Blueprint("certificates", __name__)
 NAMES = (TRUSTED_CA, API)
+# Of parts that Redis Enterprise has: a script that renews all of them renews ours.
+THEIRS = frozenset(
+    {"cm", "proxy", "metrics_exporter", "syncer", "ccs_internode_encryption"}
+    | {"data_internode_encryption"}
+)
 
 
 @blueprint.get("/v1/cluster/certificates")
@@ -71,6 +76,8 @@ def update_one(sent: CertificateBody) -> Response:
 def put(entries: list[CertificateBody]) -> Response:
     """Installs them, unless a CA would go that is still in use, or more would be trusted than was
     agreed to."""
+    theirs = sorted(entry.name for entry in entries if entry.name in THEIRS)
+    entries = [entry for entry in entries if entry.name not in THEIRS] or entries
     certificates = [checked(entry) for entry in entries]
     sent = {entry.name: entry for entry in entries}
 
@@ -83,6 +90,8 @@ def put(entries: list[CertificateBody]) -> Response:
     rotation.note(users)
     for one in after:
         rotation.warn_of_serving(one)
+    if theirs:
+        warn(f"certificates: {', '.join(theirs)}: not installed, they have no use here")
     return answer({})
 
 

@@ -3,11 +3,16 @@ handlers. Handlers build plain dicts: an answer's model is what control/api/open
 tests compare with; a field without a default is in every answer.
 
 Fields of Redis Enterprise that mean nothing here, and those that only answers have (a client may
-send back what it got), are in each model's IGNORED: accepted, and listed in the answer. All others
-that are not named here are refused, so that a misspelt restriction is never taken for none.
+send back what it got), are in each model's IGNORED: accepted, and listed in the answer. Settings of
+who may do what that are none here are in HELD: accepted as they hold already, and refused else.
+All others that are not named here are refused, so that a misspelt restriction is never taken for
+none.
 """
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import (
@@ -21,7 +26,7 @@ from pydantic import (
     model_validator,
 )
 
-from control.errors import Refusal, invalid
+from control.errors import Refusal, invalid, refused
 from control.records import Subject
 
 
@@ -70,11 +75,29 @@ ObjectName = Annotated[
 Email = Annotated[str, StringConstraints(max_length=255, pattern=r"^([^@\s]+@[^@\s]+\.[^@\s]+)?$")]
 
 
+@dataclass(frozen=True)
+class Held:
+    """A setting of Redis Enterprise that is none here: the values that hold all the same, and why
+    no other one can be had."""
+
+    values: tuple[Any, ...]
+    why: str
+
+    def check(self, name: str, value: Any) -> None:
+        """Raises Refusal 406 where the value does not hold. True is not 1."""
+        if any(type(value) is type(one) and value == one for one in self.values):
+            return
+        holds = " or ".join(json.dumps(one) for one in self.values) or "nothing"
+        text = f"{name}: this setting is not kept here, where {holds} holds: {self.why}"
+        raise refused("unsupported_setting", text)
+
+
 class Body(BaseModel):
     """A JSON object. Nothing is converted: "1" is no number, null is no absent field."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
     IGNORED: ClassVar[frozenset[str]] = frozenset()
+    HELD: ClassVar[Mapping[str, Held]] = MappingProxyType({})
     MISSING: ClassVar[dict[str, str]] = {}  # field → error_code, where Redis Enterprise has one
     OPTIONAL: ClassVar[bool] = False  # a request may have no body at all
 
@@ -83,9 +106,12 @@ class Body(BaseModel):
     def _drop_ignored(cls, data: Any, info: ValidationInfo) -> Any:
         if not isinstance(data, dict):
             return data
+        for name in sorted(cls.HELD.keys() & data.keys()):
+            cls.HELD[name].check(name, data[name])
         if info.context is not None:
             info.context["ignored"].update(cls.IGNORED & data.keys())
-        return {name: value for name, value in data.items() if name not in cls.IGNORED}
+        dropped = cls.IGNORED | cls.HELD.keys()
+        return {name: value for name, value in data.items() if name not in dropped}
 
     def sent(self) -> dict[str, Any]:
         """The fields that the request has, and no defaults."""

@@ -168,10 +168,14 @@ def _model(kind: Any) -> Any:
 
 
 def _name_ignored(name: str, schema: dict[str, Any]) -> None:
-    """Adds the fields that a body may have and that mean nothing here."""
+    """Adds the fields that a body may have and that are no settings here."""
     known = {model.__name__: model for model in _below(models.Body)}
     for field in sorted(getattr(known.get(name), "IGNORED", ())):
         schema.setdefault("properties", {})[field] = {"description": "Accepted and ignored."}
+    for field, held in sorted(getattr(known.get(name), "HELD", {}).items()):
+        told = {"description": f"Other values are refused (406): {held.why}."}
+        values = {"enum": list(held.values)} if held.values else {}
+        schema.setdefault("properties", {})[field] = told | values
 
 
 def _below(model: type[models.Body]) -> Iterator[type[models.Body]]:

@@ -57,7 +57,9 @@ def rendered(app: Flask) -> str:
 @blueprint.get("/v1/jsonschema")
 @needs("any", answers=dict[str, Any], query=("object",))
 def read() -> Response:
-    return answer(schema(request.args.get("object", "")))
+    if "object" in request.args:
+        return answer(schema(request.args["object"]))
+    return answer({name: schema(name) for name in sorted(OBJECTS)})
 
 
 @blueprint.get("/v1/jsonschema/<name>")

@@ -1,11 +1,13 @@
 """/v1/roles: what their holders may do in this API, and a name to give rights on databases to."""
 
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 from flask import Blueprint, Response
+from pydantic import Field, StringConstraints
 
-from control.api.models import Answer, Body, Many, ObjectName, Uid, words
+from control.api.models import MOST, Answer, Body, Many, ObjectName, Uid, words
 from control.api.web import (
     CHANGING,
     LISTING,
@@ -17,14 +19,23 @@ from control.api.web import (
     synced,
     unchanged,
 )
-from control.errors import Refusal, forbidden, refused
-from control.records import BUILTIN_ROLES, Management, Role
+from control.errors import Refusal, forbidden, invalid, refused
+from control.records import BUILTIN_ROLES, Database, Management, Role
+
+BdbUid = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,8}$")]
+
+
+class ResourceBody(Body):
+    """Some databases. An empty list would be read as all of them, so it is an error."""
+
+    type: Annotated[str, StringConstraints(max_length=64)]
+    uids: Annotated[Many[BdbUid], Field(min_length=1, max_length=MOST)]
 
 
 class RoleBody(Body):
     name: ObjectName = ""
     management: Management = "none"
-    resources: Many[dict[str, Any]] = []
+    resources: Annotated[Many[ResourceBody], Field(max_length=MOST)] = []
 
     IGNORED = words("uid account_id action_uid")
 
@@ -37,12 +48,16 @@ class NewRoleBody(RoleBody):
 
 
 class RoleAnswer(Answer):
+    """`resources`: the databases that the role is for; absent where it is for everything."""
+
     uid: int
     name: str
     management: Management
+    resources: list[ResourceBody] = []
 
 
 blueprint = Blueprint("roles", __name__)
+SCOPED = ("db_member", "db_viewer")  # what a role for some databases may manage there
 BUILTIN = {role.uid for role in BUILTIN_ROLES}
 
 
@@ -61,8 +76,8 @@ def read(uid: int) -> Response:
 @blueprint.post("/v1/roles")
 @needs("create_role", takes=NewRoleBody, answers=RoleAnswer, query=CHANGING)
 def create(sent: NewRoleBody) -> Response:
-    check_resources(sent)
-    role = Role(sent.uid, sent.name, sent.management)
+    role = Role(sent.uid, sent.name, sent.management, resources(sent))
+    check_resources(role, role.resources)
     check_administrator(role)
     return shown(synced(store().objects.create(role)))
 
@@ -70,12 +85,14 @@ def create(sent: NewRoleBody) -> Response:
 @blueprint.put("/v1/roles/<int(max=2147483647):uid>")
 @needs("update_role", takes=RoleBody, answers=RoleAnswer, query=CHANGING)
 def update(uid: int, sent: RoleBody) -> Response:
-    check_resources(sent)
     check_custom(uid)
-    changes = {name: value for name, value in sent.sent().items() if name != "resources"}
+    changes = sent.sent()
+    if "resources" in changes:
+        changes["resources"] = resources(sent)
 
     def change(role: Role) -> Role:
         changed = replace(unchanged(role), **changes)
+        check_resources(changed, set(changed.resources) - set(role.resources))
         check_administrator(role, changed)
         return changed
 
@@ -90,14 +107,25 @@ def delete(uid: int) -> Response:
     return answer(synced({}))
 
 
-def check_resources(sent: RoleBody) -> None:
-    """A role for some databases only would be taken for one for all of them."""
-    if sent.resources:
-        raise Refusal(
-            501,
-            "unsupported_resource",
-            "resources: roles for some databases only are not supported",
-        )
+def resources(sent: RoleBody) -> tuple[int, ...]:
+    """The databases of a request, by uid. Raises Refusal 501 for resources of another kind, which
+    would otherwise be taken for none."""
+    for one in sent.resources:
+        if one.type != "db":
+            text = f"resources: the type is db, and not '{one.type}'"
+            raise Refusal(501, "unsupported_resource", text)
+    return tuple(sorted({int(uid) for one in sent.resources for uid in one.uids}))
+
+
+def check_resources(role: Role, new: Iterable[int]) -> None:
+    """Raises Refusal 400 where a role cannot be for some databases only, or one that is new among
+    them does not exist: whoever makes it later would make it the role's."""
+    if role.resources and role.management not in SCOPED:
+        text = f"resources: only {' and '.join(SCOPED)} can be for some databases"
+        raise invalid("invalid_param", f"{text}, and not {role.management}")
+    known = {database.uid for database in store().objects.all(Database)} if new else set()
+    for uid in sorted(set(new) - known):
+        raise invalid("invalid_param", f"resources: there is no bdb {uid}")
 
 
 def check_custom(uid: int) -> None:
@@ -119,4 +147,7 @@ def shown(role: Role) -> Response:
 
 
 def render(role: Role) -> dict[str, Any]:
-    return {"uid": role.uid, "name": role.name, "management": role.management}
+    told = {"uid": role.uid, "name": role.name, "management": role.management}
+    if not role.resources:
+        return told
+    return {**told, "resources": [{"type": "db", "uids": [str(uid) for uid in role.resources]}]}

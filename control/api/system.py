@@ -1,9 +1,10 @@
 """What Redis Enterprise's clients ask about the cluster itself, as far as there is a truth to tell.
 
 The cluster is the control plane, and its only node (uid 1) the one that answers. The Redis and
-Valkey servers are no nodes of it: they are listed with their databases. There are no shards and no
-licence. The first administrator is made on the machine itself (`redis-certauth init`), so nothing
-can be bootstrapped from here, and whoever comes first over the network becomes nobody."""
+Valkey servers are no nodes of it: they are listed with their databases. There are no shards, and
+the licence has no limit. The first administrator is made on the machine itself (`redis-certauth
+init`), so nothing can be bootstrapped from here, and whoever comes first over the network becomes
+nobody."""
 
 import math
 import os
@@ -16,7 +17,7 @@ from flask import Blueprint, Response, current_app
 from pydantic import BaseModel, ConfigDict
 
 from control.ages import OLD, as_of_now
-from control.api.bdbs import node_status, status
+from control.api.bdbs import STATES, node_status, oldest, status
 from control.api.models import Answer, Body, words
 from control.api.web import PUBLIC, Rule, answer, authorise, flag, needs, store
 from control.errors import conflict, missing, refused
@@ -81,18 +82,41 @@ class StatsAnswer(Answer):
     servers_in_step: int
 
 
+class LicenseAnswer(Answer):
+    """None is needed: it has no limit and no end. The numbers are the greatest that clients of
+    Redis Enterprise can hold."""
+
+    license: str
+    key: str
+    owner: str
+    cluster_name: str
+    expired: bool
+    activation_date: str
+    expiration_date: str
+    features: list[str]
+    shards_limit: int
+    ram_shards_limit: int
+    ram_shards_in_use: int
+    flash_shards_limit: int
+    flash_shards_in_use: int
+
+
 class HealthAnswer(Answer):
+    """By the schema of Redis Enterprise; `faults` of the node and `description` are ours."""
+
     fqdn: str
     status: Literal["ok", "warning", "error"]
-    license: None
+    license: dict[str, Any]
     certificates: list[dict[str, Any]]
     nodes: list[dict[str, Any]]
-    active_alerts: list[str]
+    active_alerts: list[dict[str, str]]
     database_infos: list[dict[str, Any]]
 
 
 blueprint = Blueprint("system", __name__)
 NODE = 1
+UNLIMITED = 2**31 - 1
+NEVER = "9999-12-31T23:59:59Z"
 
 
 @blueprint.get("/v1/bootstrap")
@@ -132,10 +156,27 @@ def read_node(uid: int) -> Response:
 
 
 @blueprint.get("/v1/license")
-@needs("view_license")
+@needs("view_license", scoped=True, answers=LicenseAnswer)
 def read_license() -> Response:
-    """Always a 404."""
-    raise missing("license: none is needed")
+    """Unlimited: none is needed."""
+    cluster = store().settings.cluster()
+    return answer(
+        {
+            "license": "",
+            "key": "",
+            "owner": "",
+            "cluster_name": cluster.name,
+            "expired": False,
+            "activation_date": rendered_time(cluster.created),
+            "expiration_date": NEVER,
+            "features": [],
+            "shards_limit": UNLIMITED,
+            "ram_shards_limit": UNLIMITED,
+            "ram_shards_in_use": 0,
+            "flash_shards_limit": UNLIMITED,
+            "flash_shards_in_use": 0,
+        }
+    )
 
 
 @blueprint.get("/v1/local/node/master_healthcheck")
@@ -189,26 +230,68 @@ def stats() -> Response:
 @needs("view_cluster_info", answers=HealthAnswer, query=("issues_only",))
 def health() -> Response:
     """With `issues_only`, without the databases that are active and the certificates in date."""
-    everything = not flag("issues_only")
+    everything, now = not flag("issues_only"), rendered_time(int(time.time()))
     faults, database_alerts = plane_faults(), database_faults()
     own_alerts = [*faults, *certificate_faults()]
     infos = [
-        {"uid": one.uid, "name": one.name, "status": database_status(one)}
+        shown
         for one in store().objects.all(Database)
-        if everything or database_status(one) != "active"
+        if (shown := database_health(one)) and (everything or shown["status"] != "active")
     ]
     worst = "error" if own_alerts else "warning" if database_alerts else "ok"
     return answer(
         {
             "fqdn": store().settings.cluster().name,
             "status": worst,
-            "license": None,
+            "license": {
+                "expired": False,
+                "valid_until": NEVER,
+                **dict.fromkeys(
+                    ("shards_limit", "ram_shards_limit", "flex_shards_limit"), UNLIMITED
+                ),
+                **dict.fromkeys(("shards_in_use", "ram_shards_in_use", "flex_shards_in_use"), 0),
+            },
             "certificates": [one for one in certificates() if everything or one["expired"]],
-            "nodes": [{"uid": NODE, "status": "down" if faults else "active", "faults": faults}],
-            "active_alerts": own_alerts + database_alerts,
+            "nodes": [node_health(faults)],
+            "active_alerts": [alert("cluster_fault", "ERROR", one, now) for one in own_alerts]
+            + [alert("bdb_not_in_step", "WARNING", one, now) for one in database_alerts],
             "database_infos": infos,
         }
     )
+
+
+def alert(name: str, severity: str, description: str, now: str) -> dict[str, str]:
+    """Nobody writes down since when something is so: it is so now."""
+    return {"name": name, "severity": severity, "active_since": now, "description": description}
+
+
+def node_health(faults: list[str]) -> dict[str, Any]:
+    """The control plane, which keeps no data: it has no memory and no shards to tell of."""
+    state = "down" if faults else "active"
+    memory = ("free_provisional_ram", "free_ram", "overbooking_depth")
+    return {
+        "id": str(NODE), "uid": NODE, "status": state, "detailed_status": state, "faults": faults,
+        "role": "leader", "version": version("redis-certauth"), "in_maintenance": False,
+        "quorum_only": True, "observed_at": int(time.time()), "services": [], "shards": [],
+        "memory": dict.fromkeys((*memory, "total_provisional_ram", "total_ram"), 0),
+        "ephemeral_memory_path": "", "ephemeral_memory_size": 0,
+        "persistent_memory_path": "", "persistent_memory_size": 0, "active_alerts": [],
+    }  # fmt: skip
+
+
+def database_health(database: Database) -> dict[str, Any]:
+    """`down` where no server can be reached."""
+    known = tuple(map(as_of_now, store().nodes.of(database.uid)))
+    told = status(database, store().policies.target(database.uid), known)
+    detailed = told if told in STATES else "active-change-pending"
+    reached = any(not node.error for node in known)
+    replicas = any("replica" in node.role for node in known if not node.error)
+    return {
+        "id": str(database.uid), "uid": database.uid, "name": database.name,
+        "status": "active" if told == "active" else "warning" if reached else "down",
+        "detailed_status": detailed, "description": told, "version": oldest(known),
+        "high_availability": {"status": "up" if replicas else "disabled"},
+    }  # fmt: skip
 
 
 def node() -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from flask import Blueprint, Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from control.api import enterprise
 from control.api.identities import IdentityBody, identities
 from control.api.models import Answer, Body, Email, Many, Uid, UserName, words
 from control.api.roles import check_administrator
@@ -23,6 +24,7 @@ from control.api.web import (
     store,
     synced,
     unchanged,
+    warn,
 )
 from control.domain import passwords
 from control.errors import forbidden, invalid
@@ -31,6 +33,7 @@ from control.policy import lines as policy
 from control.records import (
     BUILTIN_ROLES,
     AuthMethod,
+    Binding,
     Management,
     Password,
     Role,
@@ -57,6 +60,7 @@ class UserBody(Body):
         uid account_id action_uid alert_bdb_backup bdbs_email_alerts cluster_email_alerts
         email_alerts last_login note off_on password_issue_date status
     """)
+    HELD = enterprise.USER_HELD
 
 
 class NewUserBody(UserBody):
@@ -134,10 +138,10 @@ def read_role() -> Response:
 @needs("create_new_user", takes=NewUserBody, answers=UserAnswer, query=CHANGING)
 def create(sent: NewUserBody) -> Response:
     nobody = User(sent.uid, sent.name or sent.email, "regular", ())
+    if not nobody.name:
+        raise invalid("missing_field", "name: this field is missing; email will do for it")
     changes = prepared(sent, nobody)
     user = changed_user(nobody, changes)
-    if not user.name:
-        raise invalid("missing_field", "name: this field is missing")
     check_administrator(*store().objects.roles_of(user))
     return shown(synced(store().objects.create(user)))
 
@@ -181,6 +185,8 @@ def prepared(sent: UserBody, user: User) -> dict[str, Any]:
         changes["certificate_subject_line"] = in_field(
             "certificate_subject_line", lambda: core.parse_name(text)
         )
+        if doubt := bindings.doubt(Binding("subject", changes["certificate_subject_line"])):
+            warn(doubt)
     if "certificate_identities" in changes:
         changes |= identities(changes.pop("certificate_identities"), changes)
     elif any(one.value == changes.get("certificate_subject_line") for one in user.bindings):

@@ -24,7 +24,8 @@ from flask import Flask, Response, current_app, g, jsonify, request
 from control.api import models
 from control.api.models import Empty
 from control.domain.guard import Caller, Guard, denied
-from control.errors import conflict, forbidden, invalid
+from control.errors import Refusal, conflict, forbidden, invalid
+from control.errors import missing as no_such
 from control.nodes.trials import Trials, refusal
 from control.nodes.waiting import IN_FORCE, LONGEST, in_force, missing, wait_for_sync
 from control.policy.core import CoreError
@@ -43,6 +44,7 @@ class Rule:
     permission: str
     own: bool = False
     expired: bool = False
+    scoped: bool = False
     takes: type[models.Body] | None = None
     answers: Any = Empty
     query: tuple[str, ...] = ()
@@ -51,6 +53,7 @@ class Rule:
 CHANGING = ("dry_run", "wait_for_sync")  # what may be asked of a change
 FLAGS = frozenset({"dry_run", "expiring", "extended", "force", "issues_only"})
 SAID = {"": True, "true": True, "1": True, "false": False, "0": False}
+SHOWN = "-"  # in an ETag, between what is stored and what is shown of it
 LISTING = ("search", "limit", "offset")
 MANY = 10_000  # records of an answer that was asked for some of them
 OURS = "/v1/certauth/"
@@ -62,6 +65,8 @@ def needs(permission: str, **declared: Any) -> Callable[[Handler], Handler]:
 
     `own`: a user may also reach the record with its own uid; the handler then asks
     `caller().may(permission)` what more it may do. `expired`: a password that has expired will do.
+    `scoped`: roles for some databases give this too, where the address has the `uid` of one of
+    them; where it has none, the handler shows no other database than `caller().may_on` says.
     `takes`: the model of the body, which the handler gets as its argument `sent`. `answers`: the
     type of the answer, or the media type of one that is no JSON. `query`: the names of the query's
     parameters."""
@@ -89,6 +94,7 @@ def install(app: Flask, store: Store, guard: Guard) -> None:
     app.extensions["guard"] = guard
     app.before_request(_refuse_nul)
     app.before_request(store.request.enter)
+    app.before_request(_refuse_options)
     app.before_request(_authorise)
     app.after_request(_show_state)
     app.teardown_request(lambda _: store.request.leave())
@@ -98,6 +104,11 @@ def _refuse_nul() -> None:
     """PostgreSQL has no text with it, so that each look-up would be a 500."""
     if any("\0" in text for text in (request.path, *request.args.values())):
         raise invalid("invalid_param", "the address holds a NUL character")
+
+
+def _refuse_options() -> None:
+    if request.method == "OPTIONS" and current_store().settings.cluster().options_method_forbidden:
+        raise Refusal(405, "method_not_allowed", "OPTIONS is forbidden (options_method_forbidden)")
 
 
 def _authorise() -> None:
@@ -121,8 +132,16 @@ def permit(found: Caller, rule: Rule) -> None:
     """Raises Refusal 403 where this caller may not do what `rule` is for."""
     if rule.own and (request.view_args or {}).get("uid") == found.user.uid:
         return
-    if not found.may(rule.permission):
+    if found.may(rule.permission):
+        return
+    if not rule.scoped or not found.may_somewhere(rule.permission):
         raise denied(found, rule.permission)
+    uid = (request.view_args or {}).get("uid")
+    if uid is None or found.may_on(rule.permission, uid):
+        return
+    if found.may_on("view_bdb_info", uid):
+        raise denied(found, rule.permission)
+    raise no_such(f"bdb {uid}")  # whether it exists is not theirs to know
 
 
 def login(expired: bool = False) -> Caller:
@@ -289,7 +308,12 @@ def answer(content: Any, record: object = None) -> Response:
     if g.get("pending") and "wait_for_sync" in request.args:
         response.status_code = 202
     if record is not None:
-        response.set_etag(tag(record))
+        # Clients that have this very answer need no other one (If-None-Match). What is stored may
+        # be as it was while the answer tells of servers, so both are in it.
+        shown = hashlib.sha256(response.get_data()).hexdigest()[:16]
+        response.set_etag(f"{tag(record)}{SHOWN}{shown}")
+        response.make_conditional(request)
+        response.headers.pop("Date", None)  # the server's own is enough
     return response
 
 
@@ -320,7 +344,8 @@ def unchanged(record: Parsed) -> Parsed:
     """The record that is about to be changed. Raises Refusal 409 where the request's If-Match says
     that its sender has seen another state of it."""
     wanted = request.if_match
-    if "If-Match" in request.headers and not wanted.contains(tag(record)):
+    known = {one.partition(SHOWN)[0] for one in wanted.as_set()}
+    if "If-Match" in request.headers and not (wanted.star_tag or tag(record) in known):
         raise conflict(
             "config_edit_conflict",
             "somebody else has changed this since it was read (If-Match): read it again",

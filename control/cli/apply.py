@@ -57,7 +57,9 @@ SECTIONS = {
         _of(UserBody, "roles", "password_file", without=["role", "role_uids", "password"]),
     ),
     "bdbs": Section("/v1/bdbs", _of(BdbBody)),
-    "cluster": Section("/v1/cluster", _of(ClusterBody), single=True),
+    "cluster": Section(
+        "/v1/cluster", _of(ClusterBody, without=["min_data_TLS_version"]), single=True
+    ),
     "cluster_policy": Section("/v1/cluster/policy", _of(PolicyBody), single=True),
 }
 KEPT = {
@@ -262,6 +264,9 @@ def fetch(ask: Client) -> State:
     found = {name: ask("GET", one.path) for name, one in SECTIONS.items()}
     roles = {one["uid"]: one["name"] for one in found["roles"]}
     acls = {one["uid"]: one["name"] for one in found["redis_acls"]}
+    for role in found["roles"]:
+        # Which databases a role is for is not in a file: without that it must not be for all.
+        role["management"] = "none" if role.get("resources") else role["management"]
     for user in found["users"]:
         user["roles"] = [roles[uid] for uid in user["role_uids"] if uid in roles]
     for database in found["bdbs"]:

@@ -4,7 +4,6 @@ declared comes out, and a note for whatever could not be carried over, with why.
 * An ACL file of a Redis or Valkey that logs clients in by certificate itself
   (`tls-auth-clients-user`): the user is the CN, or a URI, of the certificate.
 * A pg_ident.conf: maps the CN or the whole subject to a user.
-* A Redis Enterprise cluster, as its REST API answers.
 
 A URI is an identity of a user here too. A CN alone is not taken for one: the user is the whole
 subject, which is more. It comes from the certificates themselves, where they are at hand, or from a
@@ -13,14 +12,13 @@ template such as `CN={},O=acme`. Several lines for one user are several identiti
 
 import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, count
 from typing import Any, Literal
 
 from control.policy import bindings, core
 from control.policy import lines as policy
-from control.records import BUILTIN_ROLES, FIRST_ACLS
 
 Fields = dict[str, Any]
 Subjects = Callable[[str], str | None]  # the CN that a certificate logs in by → its subject
@@ -130,16 +128,16 @@ def _acl_user(
     if "off" in rules:
         out.note(where, "is off: it is left out, and whoever has its certificate is nobody")
         return
-    if not _is_name(out, where, name, identity):
+    if not is_name(out, where, name, identity):
         return
     if acl not in names:
-        role = names[acl] = _object_name(name, names.values())
+        role = names[acl] = object_name(name, names.values())
         out.add("redis_acls", {"name": role, "acl": acl})
         out.add("roles", {"name": role, "management": "none"})
     out.add("users", {**_user(name, [identity]), "roles": [names[acl]]})
 
 
-def _object_name(user: str, taken: Iterable[str]) -> str:
+def object_name(user: str, taken: Iterable[str]) -> str:
     """Of a role or an ACL, after a user; their names hold fewer characters (models.ObjectName)."""
     base = re.sub(r"[^a-zA-Z0-9_ \[\]()@,.;#-]+", "-", user)
     numbered = (f"{base}-{number}" for number in count(2))
@@ -161,7 +159,7 @@ def _user(name: str, identities: Sequence[Fields]) -> Fields:
     return {**user, "certificate_identities": list(identities)}
 
 
-def _is_name(out: Import, where: str, name: str, identity: Fields) -> bool:
+def is_name(out: Import, where: str, name: str, identity: Fields) -> bool:
     try:
         policy.check_name(name)
         core.canonical(bindings.line_of(bindings.read(identity), [name]))
@@ -248,93 +246,8 @@ def _mapped(
     owner = next((name for name, those in taken.items() if subject in those), None)
     if owner and owner != user:
         out.note(where, f"{subject} is '{owner}' already: a certificate here is one user")
-    elif not owner and _is_name(out, where, user, {"subject": subject}):
+    elif not owner and is_name(out, where, user, {"subject": subject}):
         taken.setdefault(user, []).append(subject)
-
-
-# ---- Redis Enterprise ----------------------------------------------------------------------------
-
-Known = Mapping[str, frozenset[str]]  # the fields that each section of a file takes
-
-
-def from_enterprise(found: Mapping[str, Any], known: Known) -> Import:
-    """`found`: what GET answers for `roles`, `redis_acls`, `users`, `bdbs`, `cluster`,
-    `cluster_policy` and (as `certificates`) /v1/cluster/certificates. Lists that clients are judged
-    by and settings come over as they are."""
-    out = Import()
-    _trusted(out, found["certificates"])
-    roles = {one["uid"]: one["name"] for one in found["roles"]}
-    acls = {one["uid"]: one["name"] for one in found["redis_acls"]}
-    for section, first in (("redis_acls", FIRST_ACLS), ("roles", BUILTIN_ROLES)):
-        names = {one.name for one in first}
-        for one in found[section]:
-            if one["name"] not in names:
-                out.add(section, _kept(out, section, one, known))
-    for one in found["users"]:
-        _enterprise_user(out, one, roles, known)
-    for one in found["bdbs"]:
-        _enterprise_bdb(out, one, roles, acls, known)
-    for section in ("cluster", "cluster_policy"):
-        out.state[section] = _kept(out, section, found[section], known)
-    return out
-
-
-def _trusted(out: Import, certificates: Mapping[str, str]) -> None:
-    pem = certificates.get("mtls_trusted_ca_cert", "")
-    if pem:
-        out.state["trusted_ca"] = pem
-    for name in sorted(certificates):
-        if name.endswith("_key"):
-            out.note("certificates", f"{name} is left out: it is of Redis Enterprise's own servers")
-
-
-SHOWN_ONLY = {
-    "uid", "action_uid", "ignored", "generation", "nodes", "not_synced", "refused", "status",
-    "created_time", "last_login", "off_on", "password_issue_date", "role", "role_uids", "name",
-}  # fmt: skip
-
-
-def _kept(out: Import, section: str, one: Mapping[str, Any], known: Known) -> Fields:
-    """The fields that mean something here; the others are told of, where they say something."""
-    kept = {name: value for name, value in one.items() if name in known[section]}
-    lost = sorted(n for n, v in one.items() if n not in kept and n not in SHOWN_ONLY and v)
-    if lost:
-        where = f"{section} '{one['name']}'" if "name" in one else section
-        out.note(where, f"nothing here is like {', '.join(lost)}")
-    return {name: value for name, value in kept.items() if value is not None}
-
-
-def _enterprise_user(
-    out: Import, one: Mapping[str, Any], roles: Mapping[int, str], known: Known
-) -> None:
-    where, method = f"users '{one['name']}'", one.get("auth_method", "regular")
-    if method != "certificate":
-        why = {"regular": "its password cannot be read: make it here with a new one"}
-        out.note(where, why.get(method, f"auth_method {method} is none here"))
-        return
-    user = _kept(out, "users", one, known)
-    user["roles"] = [roles[uid] for uid in one["role_uids"] if uid in roles]
-    out.add("users", user)
-
-
-def _enterprise_bdb(
-    out: Import, one: Mapping[str, Any], roles: Mapping[int, str], acls: Mapping[int, str],
-    known: Known,
-) -> None:  # fmt: skip
-    where = f"bdbs '{one['name']}'"
-    database = _kept(out, "bdbs", one, known)
-    database["endpoints"] = [
-        {"addr": end.get("addr", []), "dns_name": end.get("dns_name") or "", "port": end["port"]}
-        for end in one.get("endpoints", [])
-    ]
-    out.note(where, "its endpoints are Redis Enterprise's own servers: put the new ones there")
-    permissions = database.pop("roles_permissions", [])
-    database["roles_permissions"] = [
-        {"role": roles[given["role_uid"]], "redis_acl": acls[given["redis_acl_uid"]]}
-        for given in permissions
-        if given["role_uid"] in roles and given["redis_acl_uid"] in acls
-    ]
-    out.add("bdbs", database)
 
 
 def lines(notes: Iterable[str]) -> Iterator[str]:

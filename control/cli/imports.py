@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from control.cli import apply, importers
+from control.cli import apply, enterprise, importers
 from control.cli.client import Client
 from control.cli.options import FILE, FOLDER, Command, choice, connected
 from control.cli.output import clean
@@ -16,9 +16,14 @@ def import_group() -> None:
 
 
 def print_import(found: importers.Import) -> None:
+    """The file, which also says what is not in it; and that on the terminal."""
+    # On one line each: the rest of a note must not become a part of the file.
+    lines = [clean(line.replace("\n", " ")) for line in importers.lines(found.notes)]
+    for line in lines:
+        click.echo(f"# {line}")
     click.echo(apply.dump(found.state), nl=False)
-    for line in importers.lines(found.notes):
-        click.echo(clean(line), err=True)
+    for line in lines:
+        click.echo(line, err=True)
 
 
 def with_subjects(command: Command) -> Command:
@@ -73,4 +78,4 @@ def import_enterprise(ask: Client) -> None:
     answers = {name: ask("GET", path) for name, path in paths.items()}
     answers["certificates"] = ask("GET", apply.SECTIONS[apply.CA].path)
     known = {name: one.known for name, one in apply.SECTIONS.items()}
-    print_import(importers.from_enterprise(answers, known))
+    print_import(enterprise.from_enterprise(answers, known))

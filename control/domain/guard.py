@@ -26,7 +26,7 @@ from control.domain.passwords import Passwords, is_expired, is_locked
 from control.errors import Refusal, forbidden, unauthorized
 from control.policy import core
 from control.policy import lines as policy
-from control.records import Cluster, Management, Password, User
+from control.records import Cluster, Management, Password, Role, User
 from control.reports import ClientCertificate
 from control.store import UNAVAILABLE_ERRORS, Store
 
@@ -106,13 +106,27 @@ class Caller:
     """Somebody who has logged in."""
 
     user: User
-    managements: Managements
+    managements: Managements  # of roles that are for everything
     by: By
     cert: str = ""  # SHA-256 of the certificate, in hex
+    scoped: tuple[Role, ...] = ()  # roles that are for some databases
 
     def may(self, permission: str) -> bool:
-        """Several roles add up."""
+        """Several roles add up. A role for some databases counts in `may_on` alone, so that a call
+        which does not ask about a database is none of its calls."""
         return not self.managements.isdisjoint(PERMISSIONS[permission])
+
+    def may_on(self, permission: str, bdb_uid: int) -> bool:
+        """The same, about this database."""
+        return self.may(permission) or any(
+            bdb_uid in role.resources for role in self._scoped(permission)
+        )
+
+    def may_somewhere(self, permission: str) -> bool:
+        return self.may(permission) or bool(self._scoped(permission))
+
+    def _scoped(self, permission: str) -> list[Role]:
+        return [role for role in self.scoped if role.management in PERMISSIONS[permission]]
 
 
 class Guard:
@@ -297,8 +311,10 @@ class Guard:
         if by != "token" and now - user.last_login >= LOGIN_SECONDS:
             self._write_down(lambda: self._store.logins.succeeded(user.uid, now, by))
             API_LOGINS.labels(by).inc()
-        held = frozenset(role.management for role in self._store.objects.roles_of(user))
-        return Caller(user, held or NO_ROLE, by, leaf.cert if leaf else "")
+        roles = self._store.objects.roles_of(user)
+        held = frozenset(role.management for role in roles if not role.resources)
+        scoped = tuple(role for role in roles if role.resources)
+        return Caller(user, held or NO_ROLE, by, leaf.cert if leaf else "", scoped)
 
     def _remember(self, user: User, leaf: core.Identity, ca: str) -> None:
         now = int(time.time())

@@ -135,15 +135,22 @@ class Server:
             self._thread.join()
 
     def replace_certificate(
-        self, certificate: bytes, key: bytes, authorities: Sequence[bytes] | None = None
+        self,
+        certificate: bytes,
+        key: bytes,
+        authorities: Sequence[bytes] | None = None,
+        tls_min: str = "1.2",
     ) -> None:
         """Shows this certificate (PEM chain, key PEM) from the next handshake on, and asks for
-        those of other `authorities`, see tls_context.
+        those of other `authorities`, see tls_context. `tls_min` may ask for a newer version than
+        this server was made with, never for an older one.
 
         For any thread. Connections that are open stay. Raises ValueError, and keeps the old one,
         when the new one cannot be used.
         """
-        self._front.context = tls_context(certificate, key, self._tls_min, authorities)
+        self._front.context = tls_context(
+            certificate, key, max(tls_min, self._tls_min), authorities
+        )
 
     async def _serve(self, listener: socket.socket, proxy: socket.socket | None) -> None:
         front, loop = self._front, asyncio.get_running_loop()

@@ -25,7 +25,7 @@ from typing import Literal
 
 from control.policy import bindings, core, taking
 from control.policy.taking import RESERVED
-from control.records import Cluster, Database, Demands, Subject, Trust, User
+from control.records import Cluster, Database, Demands, PubsubDefault, Subject, Trust, User
 from control.reports import ClientCertificate, Node
 
 # What a server shows of each user that a line makes, as if it were the hash of a password: see MARK
@@ -163,6 +163,27 @@ def joined_rules(acls: Sequence[str]) -> str:
     else:
         rules = [rule for acl in different for rule in _selectors(split_acl(acl))]
     return " ".join(core.quote(rule) for rule in rules)
+
+
+def with_channels(acl: str, default: PubsubDefault) -> str:
+    """An ACL's text with the channels that it has by the cluster's `acl_pubsub_default`: all, where
+    that says so and the ACL names none. One that names any, or resets them, keeps to what it says;
+    so does each selector, which the server begins anew."""
+    if default == "resetchannels":
+        return acl
+    rules = words(acl)
+    own = [rule for rule in rules if not _special(rule)]
+    rules = [_with_all(rule) if rule.startswith("(") else rule for rule in rules]
+    return " ".join([*rules, *(["&*"] if own and not any(map(_of_channels, own)) else [])])
+
+
+def _with_all(selector: str) -> str:
+    inner = selector[1:-1].split()
+    return selector if any(map(_of_channels, inner)) else f"({' '.join([*inner, '&*'])})"
+
+
+def _of_channels(rule: str) -> bool:
+    return rule.startswith("&") or rule.lower() in ("allchannels", "resetchannels")
 
 
 def _selectors(rules: Sequence[str]) -> list[str]:

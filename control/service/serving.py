@@ -70,10 +70,11 @@ def running(config: Config) -> Iterator[Server]:
             pulse=pulse,
             own=lambda: own_certificates(config),
         )
-        fronts = [_front(config, app, api)]
+        tls_min = store.settings.cluster().min_control_TLS_version
+        fronts = [_front(config, app, api, tls_min)]
         stack.callback(fronts[0].stop)
         if config.ui_port:
-            fronts.append(_ui(config, create_ui(app, peer_cert), store))
+            fronts.append(_ui(config, create_ui(app, peer_cert), store, tls_min))
             stack.callback(fronts[1].stop)
         if config.audit_file:
             follower = Follower(store, config.home / config.audit_file, pulse)
@@ -106,19 +107,21 @@ def start_until_exit(stack: ExitStack, one: _Startable) -> None:
     stack.callback(one.stop)
 
 
-def _front(config: Config, app: WSGIApplication, api: Certificate) -> Server:
+def _front(config: Config, app: WSGIApplication, api: Certificate, tls_min: str) -> Server:
     listen = Listen(config.host, config.port)
     shown = (api.certificate.encode(), api.key.encode())
     front = Server(app, listen, *shown, tls_min=config.tls_min, proxy_socket=config.proxy)
+    front.replace_certificate(*shown, tls_min=tls_min)
     return _started(front, listen)
 
 
-def _ui(config: Config, app: WSGIApplication, store: Store) -> Server:
+def _ui(config: Config, app: WSGIApplication, store: Store, tls_min: str) -> Server:
     """The front of the web page, whose TLS names the CAs that people may log in from."""
     listen, api = Listen(config.host, config.ui_port), store.settings.certificates()[API]
     shown = (api.certificate.encode(), api.key.encode())
     asked = login_authorities(store)
     front = Server(app, listen, *shown, tls_min=config.tls_min, authorities=asked, limits=UI_LIMITS)
+    front.replace_certificate(*shown, asked, tls_min)
     return _started(front, listen)
 
 
@@ -178,10 +181,11 @@ class CertificateKeeper(threading.Thread):
         api = self._store.settings.certificates().get(API)
         for number, front in enumerate(self._fronts if api else ()):
             authorities = login_authorities(self._store) if number else None
-            if api and self._shown[number] != (api, authorities):
+            tls_min = self._store.settings.cluster().min_control_TLS_version
+            if api and self._shown[number] != (api, authorities, tls_min):
                 shown = (api.certificate.encode(), api.key.encode())
-                front.replace_certificate(*shown, authorities)
-                self._shown[number] = (api, authorities)
+                front.replace_certificate(*shown, authorities, tls_min)
+                self._shown[number] = (api, authorities, tls_min)
 
     def stop(self) -> None:
         self._stopping = True

@@ -187,6 +187,7 @@ def group_grants(rows: Iterable[sa.Row[Any]]) -> Iterable[tuple[tuple[int, int],
     for row in rows:
         fields = dict(row._mapping)
         bdb_uid, acl, adopt = (fields.pop(name) for name in ("bdb_uid", "acl", "adopt_users"))
+        acl = policy.with_channels(acl, fields.pop("channels"))
         user = User(role_uids=(), **fields)
         found.setdefault((bdb_uid, user.uid), (user, [], adopt))[1].append(acl)
     return found.items()

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from control.errors import conflict, invalid, refused
 from control.policy import patterns as policy
 from control.policy.core import CoreError
+from control.policy.lines import with_channels
 from control.policy.taking import PLACEHOLDER
 from control.records import Database, Pattern, RedisAcl, User
 from control.store.rows import read_records
@@ -34,6 +35,7 @@ def group_pattern_grants(rows: Iterable[sa.Row[Any]]) -> dict[tuple[int, int], G
     for row in rows:
         fields = dict(row._mapping)
         bdb_uid, acl, name = (fields.pop(one) for one in ("bdb_uid", "acl", "acl_name"))
+        acl = with_channels(acl, fields.pop("channels"))
         pattern = Pattern(**fields)
         found.setdefault((bdb_uid, pattern.uid), (pattern, []))[1].append((name, acl))
     return found

@@ -105,6 +105,9 @@ cluster_table = _table(
     _number("login_lockout_counter_reset_after"),
     _number("login_lockout_duration"),
     _flag("master_healthcheck_api_auth"),
+    _text("acl_pubsub_default"),
+    _text("min_control_TLS_version"),
+    _flag("options_method_forbidden"),
     _text("jwt_key"),
     _json("stores", tuple[tuple[str, int], ...]),
     _text("hold"),
@@ -117,7 +120,14 @@ certificates = _table(
     _text("key"),
     _json("uses", CaUses),
 )
-roles = _table("roles", _uid(), _text("name"), _text("management"), sa.UniqueConstraint("name"))
+roles = _table(
+    "roles",
+    _uid(),
+    _text("name"),
+    _text("management"),
+    _json("resources", tuple[int, ...]),
+    sa.UniqueConstraint("name"),
+)
 redis_acls = _table("redis_acls", _uid(), _text("name"), _text("acl"), sa.UniqueConstraint("name"))
 users = _table(
     "users",

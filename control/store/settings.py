@@ -78,6 +78,8 @@ class Settings:
             connection.execute(sa.update(cluster_table).values(**values))
             if changed.demands != before.demands:
                 refresh_databases(connection, all_databases(connection), own=True)
+            if changed.acl_pubsub_default != before.acl_pubsub_default:
+                refresh_databases(connection, all_databases(connection))
             check_administrators(connection)
             note(connection, "cluster_updated", fields=differing_fields(before, changed))
         return changed

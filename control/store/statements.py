@@ -104,8 +104,10 @@ USERS_WITH_IDENTITY = (
         )
     )
 )
+# What the rows of grants have beside the ACL's own text: see policy.with_channels.
+CHANNELS = sa.select(cluster_table.c.acl_pubsub_default).scalar_subquery().label("channels")
 ALL_GRANTS = (
-    sa.select(users, roles_permissions.c.bdb_uid, redis_acls.c.acl, bdbs.c.adopt_users)
+    sa.select(users, roles_permissions.c.bdb_uid, redis_acls.c.acl, bdbs.c.adopt_users, CHANNELS)
     .join(user_roles, user_roles.c.user_uid == users.c.uid)
     .join(roles_permissions, roles_permissions.c.role_uid == user_roles.c.role_uid)
     .join(redis_acls, redis_acls.c.uid == roles_permissions.c.redis_acl_uid)
@@ -127,7 +129,11 @@ GRANTS_OF_USER = ALL_GRANTS.where(
 # What the users of patterns get, on databases that are not being removed.
 PATTERN_GRANTS = (
     sa.select(
-        patterns, roles_permissions.c.bdb_uid, redis_acls.c.acl, redis_acls.c.name.label("acl_name")
+        patterns,
+        roles_permissions.c.bdb_uid,
+        redis_acls.c.acl,
+        redis_acls.c.name.label("acl_name"),
+        CHANNELS,
     )
     .join(pattern_roles, pattern_roles.c.pattern_uid == patterns.c.uid)
     .join(roles_permissions, roles_permissions.c.role_uid == pattern_roles.c.role_uid)

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from control.policy import lines as policy
 from control.records import Database, RedisAcl
 from control.reports import NewRules, Place
-from control.store.rows import find_record, read_nodes, read_records
+from control.store.rows import find_record, read_cluster, read_nodes, read_records
 from control.store.schema import AnyRecord, roles_permissions
 from control.store.transaction import state_of
 
@@ -45,15 +45,17 @@ def note_granted_rules(
         where = roles_permissions.c.redis_acl_uid == record.uid
         query = sa.select(roles_permissions.c.bdb_uid).where(where).distinct()
         for uid in connection.scalars(query).all() or [0]:
-            _add(rules, uid, record.acl)
+            _add(connection, rules, uid, record.acl)
     if isinstance(record, Database) and not record.deleting:
         was = before.roles_permissions if isinstance(before, Database) else ()
         for given in set(record.roles_permissions) - set(was):
-            _add(rules, record.uid, find_record(connection, RedisAcl, given.redis_acl_uid).acl)
+            acl = find_record(connection, RedisAcl, given.redis_acl_uid).acl
+            _add(connection, rules, record.uid, acl)
 
 
-def _add(rules: dict[int, set[str]], uid: int, acl: str) -> None:
-    rules.setdefault(uid, set()).add(policy.acl_rules(acl))
+def _add(connection: sa.Connection, rules: dict[int, set[str]], uid: int, acl: str) -> None:
+    channels = read_cluster(connection).acl_pubsub_default
+    rules.setdefault(uid, set()).add(policy.acl_rules(policy.with_channels(acl, channels)))
 
 
 def find_untried(

@@ -37,6 +37,7 @@ from control.api.certauth import ChangeBody, KnownBody
 from control.api.certificates import CertificateBody
 from control.api.identities import IdentityBody, OidBody
 from control.api.openapi import declared
+from control.api.roles import ResourceBody
 from control.api.system import BootstrapBody
 from control.api.web import PUBLIC, Rule
 from control.cli import quickstart
@@ -430,6 +431,7 @@ def test_every_object_is_documented() -> None:
         OidBody: "Values by OID",
         EndpointBody: "Endpoints",
         ClientCertificateBody: "Client certificates",
+        ResourceBody: "Resources",
         CertificateBody: "Certificate entries",
         RolePermissionBody: "Role permissions",
         ChangeBody: "Changes",

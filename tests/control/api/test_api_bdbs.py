@@ -34,6 +34,9 @@ def test_a_database_as_the_issue_writes_it(api: ControlPlane, pki: Pki) -> None:
         "status": "active-change-pending",
         "action_uid": made["action_uid"],
         **body,
+        "type": "redis",
+        "port": 6380,
+        "version": "",
         "endpoints": [endpoint],
         "pinned_certificates": [],
         "tls_server_ca": "",
@@ -271,7 +274,8 @@ def test_a_database_sent_back_as_it_was_read_is_taken(api: ControlPlane, pki: Pk
     made = api.database(authentication_ssl_client_certs=certs, authorized_subjects=subjects)
     again = api.ok("PUT /v1/bdbs/1", made)
     assert again.pop("ignored") == [
-        "action_uid", "generation", "nodes", "not_synced", "refused", "status", "uid",
+        "action_uid", "generation", "nodes", "not_synced", "port", "refused", "status", "type",
+        "uid", "version",
     ]  # fmt: skip
     assert again.pop("action_uid") != made.pop("action_uid")
     assert again == made

@@ -140,3 +140,22 @@ def test_a_new_ca_is_in_the_next_generations_of_each_policy(api: ControlPlane, p
     api.trust(pki.server_ca)
     assert len(api.lines() - before) == len(before - api.lines()) == 1
     assert api.ok("GET /v1/bdbs/1")["generation"] == 3
+
+
+def test_a_script_that_renews_all_certificates_renews_ours(api: ControlPlane, pki: Pki) -> None:
+    """Those of parts that are not here are named, and nothing else is passed over: one that has a
+    meaning elsewhere is refused, and then none is installed."""
+
+    def entry(name: str) -> dict[str, str]:
+        cert, key = pki.server.pem.decode(), pki.server.key_pem.decode()
+        return {"name": name, "certificate": cert, "key": key}
+
+    def put(*names: str) -> Any:
+        return api("PUT /v1/cluster/certificates", {"certificates": [*map(entry, names)]})
+
+    (warning,) = put("proxy", "api", "cm").json["warnings"]
+    assert warning.startswith("certificates: cm, proxy: not installed")
+    shown = api.ok("GET /v1/cluster/certificates")
+    assert shown["api_cert"] == pki.server.pem.decode()
+    for names in (("proxy",), ("api", "sso_service"), ("api", "prxy")):
+        assert (put(*names).status, put(*names).code) == (403, "unknown_certificate"), names

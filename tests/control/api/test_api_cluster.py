@@ -28,6 +28,9 @@ def test_a_new_cluster_has_redis_enterprises_defaults(api: ControlPlane) -> None
         "required_certificate_policies": [],
         "min_key_bits": 0,
         "min_tls_version": "",
+        "min_control_TLS_version": "1.2",
+        "min_data_TLS_version": "1.2",
+        "options_method_forbidden": False,
     }
 
 
@@ -64,8 +67,8 @@ def test_certificate_login_needs_the_ca_first(api: ControlPlane, pki: Pki) -> No
 
 def test_fields_of_redis_enterprise_that_mean_nothing_here_are_listed(api: ControlPlane) -> None:
     """Accepted, so that scripts go on, and not silently."""
-    answer = api.ok("PUT /v1/cluster", {"http_support": True, "name": "other"})
-    assert answer["ignored"] == ["http_support", "name"]
+    answer = api.ok("PUT /v1/cluster", {"rack_aware": True, "name": "other"})
+    assert answer["ignored"] == ["name", "rack_aware"]
     assert answer["name"] == "acme"
 
 
@@ -111,6 +114,7 @@ def test_the_lockout_policy_has_redis_enterprises_defaults(api: ControlPlane) ->
         "login_lockout_counter_reset_after": 900,
         "login_lockout_duration": 1800,
         "master_healthcheck_api_auth": True,
+        "acl_pubsub_default": "resetchannels",
     }
 
 

@@ -1,9 +1,13 @@
 """control/api/roles.py: /v1/roles."""
 
-from typing import Any
+import re
+from typing import Any, cast
 
 import pytest
 
+from control.api.openapi import declared
+from control.cli import apply
+from control.cli.client import Client
 from tests.kit.rest import ControlPlane
 
 
@@ -52,11 +56,128 @@ def test_a_bad_role_is_a_400_with_the_field(
     assert len(api.ok("GET /v1/roles")) == 7
 
 
-def test_a_role_for_some_databases_is_refused(api: ControlPlane) -> None:
-    """Ignoring the restriction would give more than was asked for."""
-    body = {"name": "a", "management": "db_viewer", "resources": [{"type": "db", "uids": ["1"]}]}
-    answer = api("POST /v1/roles", body)
-    assert (answer.status, answer.code) == (501, "unsupported_resource")
+@pytest.mark.parametrize(
+    ("management", "resources", "status", "code"),
+    [
+        ("db_viewer", [{"type": "node", "uids": ["1"]}], 501, "unsupported_resource"),
+        ("db_viewer", [{"type": "db", "uids": ["7"]}], 400, "invalid_param"),
+        ("db_viewer", [{"type": "db", "uids": []}], 400, "invalid_schema"),
+        ("db_viewer", [{"type": "db", "uids": [1]}], 400, "invalid_schema"),
+        ("db_viewer", [{"type": "db", "uids": ["01"]}], 400, "invalid_schema"),
+        ("db_viewer", [{"type": "db"}], 400, "missing_field"),
+        ("db_viewer", [{"uids": ["1"]}], 400, "missing_field"),
+        ("db_viewer", [{"type": "db", "uids": ["1"], "only": True}], 400, "unknown_field"),
+        ("db_viewer", {"type": "db", "uids": ["1"]}, 400, "invalid_schema"),
+        ("admin", [{"type": "db", "uids": ["1"]}], 400, "invalid_param"),
+        ("cluster_member", [{"type": "db", "uids": ["1"]}], 400, "invalid_param"),
+        ("none", [{"type": "db", "uids": ["1"]}], 400, "invalid_param"),
+    ],
+)
+def test_a_restriction_that_cannot_be_kept_is_refused(
+    api: ControlPlane, management: str, resources: Any, status: int, code: str
+) -> None:
+    """Ignoring it would give more than was asked for; none is made, and none is changed so."""
+    api.database()
+    body = {"name": "a", "management": management, "resources": resources}
+    assert (api("POST /v1/roles", body).status, api("POST /v1/roles", body).code) == (status, code)
+    api.ok("POST /v1/roles", {"name": "b", "management": management})
+    answer = api("PUT /v1/roles/8", {"resources": resources})
+    assert (answer.status, answer.code) == (status, code)
+    assert "resources" not in api.ok("GET /v1/roles/8")
+
+
+SCOPE = [{"type": "db", "uids": ["1"]}]
+# All that a role for some databases opens: whatever else there is, is not about one database.
+SCOPED = {
+    "GET /v1/bdbs", "GET /v1/bdbs/<uid>", "PUT /v1/bdbs/<uid>", "DELETE /v1/bdbs/<uid>",
+    "DELETE /v1/bdbs/<uid>/nodes/<address>", "PUT /v1/bdbs/<uid>/passwords",
+    "POST /v1/bdbs/<uid>/passwords", "DELETE /v1/bdbs/<uid>/passwords", "GET /v1/cluster",
+    "GET /v1/license",
+}  # fmt: skip
+
+
+@pytest.fixture
+def scoped(api: ControlPlane) -> tuple[str, str]:
+    """Somebody who has a role for the first of two databases, and only that."""
+    api.database()
+    api.database("carts", 6381)
+    api.ok("POST /v1/roles", {"name": "ops", "management": "db_member", "resources": SCOPE})
+    api.ok("POST /v1/users", {"name": "sam", "password": "sam's", "role_uids": [8]})
+    return "sam", "sam's"
+
+
+def test_a_role_for_some_databases_is_for_those(api: ControlPlane, scoped: tuple[str, str]) -> None:
+    """They are seen, changed and given back; of others it is not even said that they exist."""
+    assert [one["uid"] for one in api.ok("GET /v1/bdbs", auth=scoped)] == [1]
+    assert [one["uid"] for one in api.ok("GET /v1/bdbs?search=a&limit=9", auth=scoped)] == []
+    assert api.ok("PUT /v1/bdbs/1", {"name": "new"}, auth=scoped)["name"] == "new"
+    for call, body in (
+        ("GET", None), ("PUT", {"name": "x"}), ("DELETE", None), ("PUT?dry_run", {"name": "x"}),
+    ):  # fmt: skip
+        method, _, query = call.partition("?")
+        there = api(f"{method} /v1/bdbs/2{'?' if query else ''}{query}", body, auth=scoped)
+        absent = api(f"{method} /v1/bdbs/99", body, auth=scoped)
+        assert (there.status, there.code) == (absent.status, absent.code) == (404, "not_found")
+        assert there.text == absent.text.replace("99", "2")
+    assert api("DELETE /v1/bdbs/2/nodes/a:1", auth=scoped).status == 404
+    taken = api("PUT /v1/bdbs/1", {"endpoints": [{"addr": ["127.0.0.1"], "port": 6381}]},
+                auth=scoped)  # fmt: skip
+    assert (taken.status, taken.code, "carts" in taken.text) == (409, "port_unavailable", False)
+    assert api.ok("GET /v1/bdbs/2")["name"] == "carts"
+    assert api.ok("DELETE /v1/bdbs/1", auth=scoped)["action_uid"]
+    assert api.ok("GET /v1/bdbs/1", auth=scoped)["status"] == "delete-pending"
+
+
+def test_a_role_for_some_databases_opens_nothing_else(
+    api: ControlPlane, scoped: tuple[str, str]
+) -> None:
+    """Every other call is a 403 for who has only that: those that are about all databases, too."""
+    opened = set()
+    for route, rule, _ in declared(api.app):
+        path = re.sub(r"<(?:[^:<>]+:)?(\w+)>", r"<\1>", route.rule)
+        for method in (route.methods or set()) - {"HEAD", "OPTIONS"}:
+            if rule.scoped:
+                opened.add(f"{method} {path}")
+            elif rule.permission not in ("any", "nobody's"):
+                asked = re.sub(r"<uid>", "1", path).replace("<", "").replace(">", "")
+                answer = api(f"{method} {asked}", {} if rule.takes else None, auth=scoped)
+                assert answer.status == 403, (method, path, answer.json)
+    assert opened == SCOPED
+
+
+def test_what_a_role_is_for_can_be_changed(api: ControlPlane, scoped: tuple[str, str]) -> None:
+    """At once; sent back as it was read it is no change, and left out it stays. It cannot become
+    more than a member of those databases; with a role for all of them, all are there."""
+    shown = api.ok("GET /v1/roles/8")
+    assert shown == {"uid": 8, "name": "ops", "management": "db_member", "resources": SCOPE}
+    shown.pop("uid")
+    assert api.ok("PUT /v1/roles/8", shown)["resources"] == SCOPE
+    assert api.ok("PUT /v1/roles/8", {"name": "x"})["resources"] == SCOPE
+    refused = api("PUT /v1/roles/8", {"management": "admin"})
+    assert (refused.status, refused.code) == (400, "invalid_param")
+    api.ok("PUT /v1/roles/8", {"management": "db_viewer"})
+    assert api("PUT /v1/bdbs/1", {"name": "x"}, auth=scoped).status == 403
+    assert api("GET /v1/bdbs/1", auth=scoped).status == 200
+    api.ok("PUT /v1/roles/8", {"resources": [{"type": "db", "uids": ["2"]}]})
+    assert [one["uid"] for one in api.ok("GET /v1/bdbs", auth=scoped)] == [2]
+    api.ok("PUT /v1/users/2", {"role_uids": [5, 8]})
+    assert [one["uid"] for one in api.ok("GET /v1/bdbs", auth=scoped)] == [1, 2]
+    api.ok("PUT /v1/users/2", {"role_uids": [8]})
+    api.ok("PUT /v1/roles/8", {"resources": []})
+    assert [one["uid"] for one in api.ok("GET /v1/bdbs", auth=scoped)] == [1, 2]
+
+
+def test_a_file_of_all_that_there_is_gives_no_more(
+    api: ControlPlane, scoped: tuple[str, str]
+) -> None:
+    """A file does not say which databases a role is for, so there it manages nothing."""
+
+    def ask(method: str, path: str) -> Any:
+        return api.ok(f"{method} {path}")
+
+    found = apply.fetch(cast(Client, ask))
+    assert found["roles"]["ops"]["management"] == "none"
+    assert found["roles"]["DB Member"]["management"] == "db_member"
 
 
 def test_names_are_unique(api: ControlPlane) -> None:

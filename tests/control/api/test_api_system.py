@@ -42,9 +42,66 @@ def test_the_only_node_is_the_control_plane(api: ControlPlane) -> None:
     assert api("GET /v1/nodes/2").status == 404
 
 
-def test_there_is_no_licence(api: ControlPlane) -> None:
-    """404, which Redis Enterprise answers where none is installed."""
-    assert (api("GET /v1/license").status, api("GET /v1/license").code) == (404, "not_found")
+def test_the_licence_has_no_limit_and_no_end(api: ControlPlane) -> None:
+    """So that tools which look at it go on."""
+    found = api.ok("GET /v1/license")
+    assert (found["expired"], found["shards_limit"]) == (False, 2**31 - 1)
+    assert found["expiration_date"].startswith("9999")
+    assert api("GET /v1/license", auth=api.password_user("nobody", "none")).status == 403
+
+
+def test_the_health_has_what_redis_enterprises_schema_demands(api: ControlPlane) -> None:
+    """Of each part, the fields that its OpenAPI file requires, and its enumerations."""
+    epoch = api.store.lease.take("the test", 3)
+    api.database()
+    nodes = [
+        Node(1, "127.0.0.1:6380", 1, True, role="master", software="valkey 10.0.1"),
+        Node(1, "127.0.0.1:6381", 1, True, role="replica", software="redis 8.6.3"),
+        Node(1, "127.0.0.1:6382", 0, False, "UNREACHABLE refused"),
+    ]
+    api.store.nodes.report(1, nodes, epoch)
+    found = api.ok("GET /v4/cluster/health")
+    kinds = ("", "ram_", "flex_")
+    assert found["license"].keys() == {"expired", "valid_until"}.union(
+        *({f"{kind}shards_in_use", f"{kind}shards_limit"} for kind in kinds)
+    )
+    (node,) = found["nodes"]
+    assert {
+        "id", "status", "detailed_status", "role", "version", "in_maintenance", "quorum_only",
+        "observed_at", "services", "shards", "memory", "ephemeral_memory_path",
+        "ephemeral_memory_size", "persistent_memory_path", "persistent_memory_size",
+    } <= node.keys()  # fmt: skip
+    (info,) = found["database_infos"]
+    assert info["detailed_status"] == "active-change-pending"
+    assert "UNREACHABLE" in info["description"]
+    assert (info["id"], info["status"], info["version"]) == ("1", "warning", "8.6.3")
+    assert info["high_availability"] == {"status": "up"}
+    (alert,) = found["active_alerts"]
+    assert (alert["name"], alert["severity"]) == ("bdb_not_in_step", "WARNING")
+    assert alert.keys() == {"name", "severity", "active_since", "description"}
+    shown = api.ok("GET /v1/bdbs/1")
+    assert (shown["type"], shown["port"], shown["version"]) == ("redis", 6380, "8.6.3")
+
+
+def test_a_directory_and_an_auditor_are_refused_by_name(api: ControlPlane) -> None:
+    """Each of its calls, and not as an address that there is not."""
+    for call in ("GET /v1/cluster/ldap", "DELETE /v1/cluster/ldap", "GET /v1/ldap_mappings"):
+        assert (api(call).status, api(call).code) == (406, "ldap_unsupported")
+    for call in ("PUT /v1/cluster/ldap", "POST /v1/ldap_mappings"):
+        refused = api(call, {"cba": True, "cba_identity_source": "subject_cn"})
+        assert (refused.status, refused.code) == (406, "ldap_unsupported")
+    assert api("PUT /v1/cluster/ldap", {"nonsense": 1}).code == "unknown_field"
+    auditing = "/v1/cluster/auditing/db_conns"
+    for call, body in (("GET", None), ("PUT", {"audit_protocol": "TCP"}), ("DELETE", None)):
+        refused = api(f"{call} {auditing}", body)
+        code = "db_conns_auditing_unsupported_by_capability"
+        assert (refused.status, refused.code) == (406, code)
+
+
+def test_every_schema_at_once(api: ControlPlane) -> None:
+    """Without `object`, as Redis Enterprise has it optional."""
+    found = api.ok("GET /v1/jsonschema")
+    assert found["user"] == api.ok("GET /v1/jsonschema?object=user")
 
 
 def test_the_health_check_needs_a_login_unless_the_policy_says_otherwise(
@@ -72,7 +129,7 @@ def test_the_check_says_what_is_wrong(
         "nodes": [{"node_uid": 1, "result": True}],
     }
     health = api.ok("GET /v4/cluster/health")
-    assert (health["fqdn"], health["status"], health["license"]) == ("acme", "ok", None)
+    assert (health["fqdn"], health["status"]) == ("acme", "ok")
     api.trust(pki.ca)
     api.database()
     api.store.nodes.report(1, [Node(1, "127.0.0.1:6380", 1, True)], epoch)
@@ -83,7 +140,7 @@ def test_the_check_says_what_is_wrong(
     assert "connection refused" in found["nodes"][0]["error"]
     health = api.ok("GET /v4/cluster/health")
     assert health["status"] == "warning"
-    assert "connection refused" in health["active_alerts"][0]
+    assert "connection refused" in health["active_alerts"][0]["description"]
     assert health["database_infos"][0]["name"] == "orders"
     (certificate,) = health["certificates"]
     assert (certificate["type"], certificate["expired"]) == ("mtls_trusted_ca", False)

@@ -286,3 +286,14 @@ def test_a_users_lines_follow_it(api: ControlPlane) -> None:
     assert api.lines() - before == {"bind subject CN=al al", "user al on +@read ~*"}
     api.ok("DELETE /v1/users/2")
     assert api.lines() == before
+
+
+def test_a_subject_that_stands_the_wrong_way_round_is_doubted(api: ControlPlane) -> None:
+    """As `openssl x509 -subject` prints it: no certificate that somebody issues is like it. It is
+    taken, for it may be meant; and said, with what is likely."""
+    user = {"name": "abc", "auth_method": "certificate"}
+    made = api.ok("POST /v1/users", {**user, "certificate_subject_line": "C = US, CN = abc"})
+    (warning,) = made["warnings"]
+    assert warning.endswith("they are likely to hold 'CN=abc,C=US'")
+    changed = api.ok("PUT /v1/users/2", {"certificate_subject_line": "CN=abc,C=US"})
+    assert "warnings" not in changed

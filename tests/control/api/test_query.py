@@ -27,6 +27,8 @@ QUESTIONS = {
     "POST /v1/users/authorize", "POST /v1/users/refresh_jwt", "POST /v1/redis_acls/validate",
     "POST /v1/certauth/explain", "POST /v1/certauth/preview", "POST /v1/bootstrap/{action}",
     "POST /v1/bootstrap/validate/{action}", "PUT /v1/bdbs/{uid}/passwords",
+    "PUT /v1/cluster/ldap", "DELETE /v1/cluster/ldap", "POST /v1/ldap_mappings",
+    "PUT /v1/cluster/auditing/db_conns", "DELETE /v1/cluster/auditing/db_conns",
     "POST /v1/bdbs/{uid}/passwords", "DELETE /v1/bdbs/{uid}/passwords",
 }  # fmt: skip
 SERVER = "127.0.0.1:7000"

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from tests.kit.rest import ControlPlane
+from control.reports import Node
+from tests.kit.rest import ADMIN, ControlPlane
 
 
 @pytest.fixture
@@ -58,12 +59,13 @@ def test_without_if_match_the_last_one_wins(api: ControlPlane, objects: dict[str
 
 
 def test_a_login_is_no_edit(api: ControlPlane) -> None:
-    """The user's ETag stays."""
+    """The user's ETag is still good for a change."""
     bob = api.password_user("bob", "none")
     before = api("GET /v1/users/2").headers["ETag"]
     api.ok("GET /v1/users/role", auth=bob)
     assert api.ok("GET /v1/users/2")["last_login"] > 0
-    assert api("GET /v1/users/2").headers["ETag"] == before
+    changed = api("PUT /v1/users/2", {"name": "robert"}, headers={"If-Match": before})
+    assert changed.status == 200
 
 
 def test_the_state_has_a_number_that_counts_changes(api: ControlPlane) -> None:
@@ -112,3 +114,37 @@ def test_an_acl_is_validated_by_the_older_path_too(api: ControlPlane) -> None:
     assert len(api.ok("GET /v1/redis_acls")) == 3
     answer = api("POST /v1/redis_acls/validate", {"name": "get", "acl": ">password"})
     assert (answer.status, answer.code) == (400, "invalid_param")
+
+
+def test_who_has_this_very_answer_is_told_so(api: ControlPlane) -> None:
+    """304 to If-None-Match, as long as nothing that is shown has changed: not only what is stored,
+    but what its servers say. The same tag is good for If-Match."""
+    api.database()
+    first = api("GET /v1/bdbs/1")
+    headers = {"If-None-Match": first.headers["ETag"]}
+    unchanged = api.client.get("/v1/bdbs/1", auth=ADMIN, headers=headers)
+    assert (unchanged.status_code, unchanged.data) == (304, b"")
+    api.store.nodes.report(1, [Node(1, "127.0.0.1:6380", 0, False, "UNREACHABLE x")])
+    other = api("GET /v1/bdbs/1", headers=headers)
+    assert other.status == 200
+    tag = {"If-Match": first.headers["ETag"]}
+    changed = api("PUT /v1/bdbs/1", {"name": "x"}, headers=tag)
+    assert changed.status == 200
+    assert api("PUT /v1/bdbs/1", {"name": "y"}, headers=tag).code == "config_edit_conflict"
+
+
+def test_a_database_that_goes_is_not_changed(api: ControlPlane) -> None:
+    """409 `busy`, also as a dry run; what is set then would never be so."""
+    api.database()
+    api.ok("DELETE /v1/bdbs/1")
+    for query in ("", "?dry_run"):
+        refused = api(f"PUT /v1/bdbs/1{query}", {"name": "x"})
+        assert (refused.status, refused.code) == (409, "busy")
+
+
+def test_a_user_without_a_name_is_told_of_it(api: ControlPlane) -> None:
+    """As Redis Enterprise's page has it, with a subject and no name."""
+    sent = {"auth_method": "certificate", "certificate_subject_line": "CN=noname,O=x"}
+    refused = api("POST /v1/users", sent)
+    assert (refused.status, refused.code) == (400, "missing_field")
+    assert refused.text == "name: this field is missing; email will do for it"

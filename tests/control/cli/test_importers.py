@@ -1,5 +1,5 @@
-"""control/cli/importers.py: what other systems have, as a file for `apply`; and a word for the
-rest."""
+"""control/cli/importers.py, control/cli/enterprise.py: what other systems have, as a file for
+`apply`; and a word for the rest."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +10,10 @@ import yaml
 from click.testing import CliRunner
 
 from control import service
-from control.cli import apply, importers
+from control.cli import apply
+from control.cli.enterprise import from_enterprise
 from control.cli.importers import Import, from_acl_file, from_pg_ident, subjects_of
+from control.cli.imports import print_import
 from control.cli.main import main
 from control.policy import lines as policy
 from tests.kit.node import Start
@@ -263,7 +265,9 @@ def test_a_cluster_comes_over_by_its_own_api(
     }  # fmt: skip
     ran("apply", "-f", str(file), "--yes", "--no-wait", *at(clusters[1]))
     assert "nothing to do" in ran("apply", "-f", str(file), *at(clusters[1])).output
-    assert ran("import", "enterprise", *at(clusters[1])).stdout == first.stdout
+    second = ran("import", "enterprise", *at(clusters[1])).stdout
+    assert yaml.safe_load(second) == yaml.safe_load(first.stdout)
+    assert "# not carried over: users 'bob': its password cannot be read" in first.stdout
 
 
 def test_fields_that_mean_nothing_here_are_told() -> None:
@@ -276,9 +280,162 @@ def test_fields_that_mean_nothing_here_are_told() -> None:
         "cluster": {"wait_command": True}, "cluster_policy": {},
     }  # fmt: skip
     known = {name: one.known for name, one in apply.SECTIONS.items()}
-    found = importers.from_enterprise(answers, known)
+    found = from_enterprise(answers, known)
     assert noted(found, "users 'sam'", "auth_method sso")
     assert noted(found, "bdbs 'db'", "crdt")
     assert not noted(found, "sharding")
     assert noted(found, "cluster", "wait_command")
     assert noted(found, "certificates", "proxy_key")
+
+
+KNOWN = {name: one.known for name, one in apply.SECTIONS.items()}
+
+
+def enterprise(**answers: Any) -> Import:
+    """The import of a cluster that answers so, and has nothing else."""
+    empty: dict[str, Any] = {"certificates": {}, "cluster": {}, "cluster_policy": {}}
+    empty |= {name: [] for name in ("roles", "redis_acls", "users", "bdbs")}
+    return from_enterprise(empty | answers, KNOWN)
+
+
+def bdb(**fields: Any) -> dict[str, Any]:
+    usual = {"name": "db", "endpoints": [], "tls_mode": "disabled", "roles_permissions": []}
+    return usual | fields
+
+
+def test_an_acl_of_a_built_ins_name_keeps_its_own_rules(tmp_path: Path) -> None:
+    """Here `Read Only` reads everything: one that does less must not become it. Where the rules are
+    the same, so is the name; a built-in that no database grants is nobody's."""
+    acls = [
+        {"uid": 1, "name": "Full Access", "acl": "+@all ~*"},
+        {"uid": 2, "name": "Read Only", "acl": "+@read ~cached:*"},
+        {"uid": 3, "name": "Not Dangerous", "acl": "+@all -@dangerous ~*"},
+    ]
+    grants = [{"role_uid": 9, "redis_acl_uid": uid} for uid in (1, 2)]
+    roles = [{"uid": 9, "name": "ops", "management": "none"}]
+    found = enterprise(redis_acls=acls, roles=roles, bdbs=[bdb(roles_permissions=grants)])
+    assert found.state["redis_acls"] == [
+        {"name": "Full Access of Redis Enterprise", "acl": "+@all ~* -@admin"},
+        {"name": "Read Only of Redis Enterprise", "acl": "+@read ~cached:*"},
+    ]
+    assert found.state["bdbs"][0]["roles_permissions"] == [
+        {"role": "ops", "redis_acl": "Full Access of Redis Enterprise"},
+        {"role": "ops", "redis_acl": "Read Only of Redis Enterprise"},
+    ]
+    assert noted(found, "redis_acls 'Read Only'", "is called", "not those of 'Read Only' here")
+    assert set(taken(found, tmp_path)["redis_acls"]) == {
+        "Full Access of Redis Enterprise", "Read Only of Redis Enterprise",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("there", "here"),
+    [
+        ("+@read +@write ~*", "+@read +@write ~*"),
+        ("+get +set ~a:*", "+get +set ~a:*"),
+        ("+@all ~*", "+@all ~* -@admin"),
+        ("allcommands ~*", "allcommands ~* -@admin"),
+        ("+@dangerous ~*", "+@dangerous ~* -@admin"),
+        ("+@read +config|get ~*", "+@read +config|get ~* -@admin"),
+        ("+get ~* (+@all ~b)", "+get ~* (+@all ~b -@admin)"),
+        ("+@all -@admin ~*", "+@all -@admin ~*"),
+        ("+@all -@DANGEROUS ~* +get", "+@all -@DANGEROUS ~* +get"),
+        ("-@admin +@all ~*", "-@admin +@all ~* -@admin"),
+        ("+@all -@all +get", "+@all -@all +get"),
+        ("+get (+@all ~*) clearselectors", "+get (+@all ~* -@admin) clearselectors"),
+        ("+@all -@dangerous +shutdown ~*", "+@all -@dangerous +shutdown ~* -@admin"),
+    ],
+)
+def test_commands_that_redis_enterprise_gives_nobody_stay_nobodys(there: str, here: str) -> None:
+    """+@all has no CONFIG, SHUTDOWN or ACL SETUSER there, and would have them here."""
+    found = enterprise(redis_acls=[{"uid": 4, "name": "x", "acl": there}])
+    assert found.state["redis_acls"] == [{"name": "x", "acl": here}]
+    assert noted(found, "redis_acls 'x'", "-@admin is added") == (there != here)
+
+
+@pytest.mark.parametrize(
+    ("role", "here"),
+    [
+        ({"name": "Admin", "management": "admin"}, None),
+        ({"name": "DB Member", "management": "none"}, ("DB Member of Redis Enterprise", "none")),
+        ({"name": "DB Viewer", "management": "db_viewer",
+          "resources": [{"type": "db", "uids": ["1"]}]}, ("DB Viewer of Redis Enterprise", "none")),
+        ({"name": "ops", "management": "db_member",
+          "resources": [{"type": "db", "uids": ["1"]}]}, ("ops", "none")),
+        ({"name": "ops", "management": "db_member", "resources": []}, ("ops", "db_member")),
+        ({"name": "ops", "management": "root"}, ("ops", "none")),
+    ],
+)  # fmt: skip
+def test_a_role_manages_no_more_than_there(role: dict[str, Any], here: Any) -> None:
+    """One of a built-in's name with another content, one for some databases, one of a kind that is
+    unknown; and who has it has the role of the file."""
+    users = [{"uid": 5, "name": "sam", "auth_method": "certificate", "role_uids": [2],
+              "certificate_subject_line": "CN=sam,O=acme"}]  # fmt: skip
+    found = enterprise(roles=[{"uid": 2, **role}], users=users)
+    made = [(one["name"], one["management"]) for one in found.state.get("roles", [])]
+    assert made == ([here] if here else [])
+    assert found.state["users"][0]["roles"] == [here[0] if here else role["name"]]
+    narrowed = here is not None and here != (role["name"], role["management"])
+    assert noted(found, f"roles '{role['name']}'") == narrowed
+
+
+def test_a_name_that_is_made_up_is_nobodys_yet() -> None:
+    """Neither another role's there, nor one that was made up before."""
+    taken_name = "DB Member of Redis Enterprise"
+    roles = [
+        {"uid": 4, "name": "DB Member", "management": "none"},
+        {"uid": 9, "name": taken_name, "management": "none"},
+    ]
+    made = enterprise(roles=roles).state["roles"]
+    assert [one["name"] for one in made] == [f"{taken_name}-2", taken_name]
+
+
+def test_a_database_lets_nobody_in_whom_it_does_not_there() -> None:
+    """Its default user, commands that are disabled, an older list of names, its CAs."""
+    roles = [{"uid": 9, "name": "ops", "management": "none"}]
+    acls = [{"uid": 4, "name": "x", "acl": "+get ~*"}]
+    grants = [{"role_uid": 9, "redis_acl_uid": 4}]
+    one = bdb(
+        default_user=True, disabled_commands="FLUSHALL", authorized_names=["a.example"],
+        tls_mode="enabled", roles_permissions=grants,
+    )  # fmt: skip
+    found = enterprise(bdbs=[one], roles=roles, redis_acls=acls)
+    made = found.state["bdbs"][0]
+    assert "default_user" not in made
+    assert made["roles_permissions"] == []
+    assert made["client_cert_subject_validation_type"] == "san_cn"
+    assert made["authorized_subjects"] == [{"CN": "a.example"}]
+    for part in ("default_user", "FLUSHALL", "authorized_names", "mtls_trusted_ca"):
+        assert noted(found, "bdbs 'db'", part), part
+
+
+def test_settings_of_channels_and_tls_come_over() -> None:
+    """By the names that they have here; where nothing is said of channels, there are none."""
+    found = enterprise(cluster={"min_data_TLS_version": "1.3", "min_control_TLS_version": "1.3"},
+                       cluster_policy={"acl_pubsub_default": "allchannels"})  # fmt: skip
+    assert found.state["cluster"] == {"min_control_TLS_version": "1.3", "min_tls_version": "1.3"}
+    assert found.state["cluster_policy"] == {"acl_pubsub_default": "allchannels"}
+    assert noted(enterprise(), "cluster_policy", "acl_pubsub_default")
+
+
+def test_a_user_who_cannot_log_in_here_is_told_of() -> None:
+    """A name that no ACL user can have; a subject that no certificate has, which stays."""
+    users = [
+        {"uid": 5, "name": "John Doe", "auth_method": "certificate", "role_uids": [],
+         "certificate_subject_line": "CN=john,O=acme"},
+        {"uid": 6, "name": "abc", "auth_method": "certificate", "role_uids": [],
+         "certificate_subject_line": "C=US,CN=abc"},
+    ]  # fmt: skip
+    found = enterprise(users=users)
+    assert [one["name"] for one in found.state["users"]] == ["abc"]
+    assert noted(found, "users 'John Doe'", "cannot be a user here")
+    assert noted(found, "users 'abc'", "the other way round")
+
+
+def test_a_note_is_no_part_of_the_file(capsys: pytest.CaptureFixture[str]) -> None:
+    """Though it has line ends in it: what the other cluster says cannot declare anything."""
+    print_import(enterprise(users=[{"uid": 5, "name": "x\nusers: [eve]", "auth_method": "sso"}]))
+    printed = capsys.readouterr()
+    assert "users" not in yaml.safe_load(printed.out)
+    assert "# not carried over: users 'x users: [eve]'" in printed.out
+    assert "not carried over: users 'x users: [eve]'" in printed.err

@@ -5,6 +5,7 @@ import ssl
 import stat
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -569,3 +570,44 @@ def test_the_event_log_tells_which_certificates_end(
             )
 
         wait_until(told, "it is told")
+
+
+def test_min_control_tls_version_holds_from_the_next_handshake_on(tmp_path: Path) -> None:
+    """From the next handshake on, without a restart; and after one. `tls_min` of the service may
+    ask for more, and the setting never for less."""
+    config = initialised(tmp_path / "home")
+
+    def handshake() -> str | None:
+        context = ssl.create_default_context(cafile=str(config.home / "ca.crt"))
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        try:
+            plain = socket.create_connection((config.host, config.port), 10)
+            with plain, context.wrap_socket(plain, server_hostname=config.host) as secured:
+                return secured.version()
+        except ssl.SSLError:
+            return None
+
+    with service.running(config):
+        assert handshake() == "TLSv1.2"
+        with Https(config) as api:
+            assert api("PUT /v1/cluster", {"min_control_TLS_version": "1.3"}).status == 200
+        wait_until(lambda: handshake() is None, "TLS 1.2 to be refused")
+    with service.running(config):
+        assert handshake() is None
+        with Https(config) as api:
+            assert api("PUT /v1/cluster", {"min_control_TLS_version": "1.2"}).status == 200
+        wait_until(lambda: handshake() == "TLSv1.2", "TLS 1.2 to be taken")
+
+
+def test_an_answer_that_the_client_has_is_empty(tmp_path: Path) -> None:
+    """304 over the wire: no content, one Date, and the connection goes on."""
+    config = initialised(tmp_path / "home")
+    with service.running(config), Https(config) as api:
+        tag = api("GET /v1/cluster").headers["ETag"]
+        login = b64encode(":".join(ADMIN).encode()).decode()
+        headers = {"Authorization": f"Basic {login}", "If-None-Match": tag}
+        api.connection.request("GET", "/v1/cluster", headers=headers)
+        response = api.connection.getresponse()
+        assert (response.status, response.read()) == (304, b"")
+        assert len(response.headers.get_all("Date")) == 1
+        assert len(api("GET /v1/cluster").headers.get_all("Date")) == 1
