@@ -50,16 +50,20 @@ def ca_show(ask: Client, as_json: bool) -> None:
 @AS_JSON
 @connected
 def ca_list(ask: Client, as_json: bool) -> None:
-    """List them, and how many users, certificates and live sessions depend on each, and who."""
+    """List them and what is pinned, and how many users, certificates and live sessions depend on
+    each, and who."""
     found = ask("GET", "/v1/certauth/ca")
     if as_json:
         echo(found, as_json)
         return
     for one in found["cas"]:
         one["use"] = "clients" if one["admits"] else "only above others"
+    for one in found["pins"]:
+        one["use"] = "pinned, this certificate alone"
+    for one in (*found["cas"], *found["pins"]):
         one["who"] = [f"{user['user']}{' (no other CA)' * user['only']}" for user in one["who"]]
     echo(
-        found["cas"],
+        [*found["cas"], *found["pins"]],
         as_json,
         ("subject", "use", "not_after", "users", "certificates", "sessions", "who"),
     )

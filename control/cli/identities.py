@@ -54,6 +54,7 @@ def with_identities(command: Command) -> Command:
                      "may be given again."),
         click.option("--session", default="", help="Only for so long, such as 8h."),
         click.option("--shared", is_flag=True, help="Other users may have the same."),
+        click.option("--comment", default="", help="For people."),
     ]  # fmt: skip
     for option in reversed(declared):
         command = option(command)
@@ -73,13 +74,14 @@ def given_identities(given: dict[str, Any]) -> list[Identity]:
         "from": list(given.pop("networks", ())),
         "session": given.pop("session", ""),
         "shared": given.pop("shared", False),
+        "comment": given.pop("comment", ""),
     }
     if file:
         found.append(named_by(file, by))
     said = {name: value for name, value in options.items() if value}
     if (said or by) and not found:
-        raise click.UsageError("--issued-by, --from, --session, --shared and --by say more of an "
-                               "identity: give one, such as --uri")  # fmt: skip
+        raise click.UsageError("--issued-by, --from, --session, --shared, --comment and --by say "
+                               "more of an identity: give one, such as --uri")  # fmt: skip
     return [{kind: worded(kind, value), **said} for kind, value in found]
 
 

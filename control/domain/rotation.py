@@ -100,8 +100,8 @@ def cut(found: Sequence[Use], before: Trust, after: Trust, places: Collection[in
 
 @dataclass(frozen=True)
 class Dependant:
-    """A user of a CA or of a pinned certificate: how many of its certificates and live sessions come from it, and whether it
-    has none from another."""
+    """A user of a CA or of a pinned certificate: how many of its certificates and live sessions
+    come from it, and whether it has none from another."""
 
     user: str
     certificates: int

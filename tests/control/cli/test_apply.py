@@ -236,7 +236,9 @@ def connection(tmp_path: Path, pki: Pki, monkeypatch: pytest.MonkeyPatch) -> Ite
     (tmp_path / "bob").write_text("a secret word\n")
     text = FILE.replace("[None]", '["None"]').replace("CANAME", name)
     both = (pki.ca.issue("CN=pinned").pem + pki.ca.pem).decode()
-    text = text.replace("PINNED", both.replace("\n", "\\n")).replace("SAID", pki.ca.fingerprint.upper())
+    text = text.replace("PINNED", both.replace("\n", "\\n")).replace(
+        "SAID", pki.ca.fingerprint.upper()
+    )
     (tmp_path / "policy.yaml").write_text(text)
     config = initialised(tmp_path / "home")
     with service.running(config):
