@@ -119,16 +119,9 @@ def named_by(file: Path, by: str | None) -> tuple[str, str]:
 
 
 def choices_of(leaf: core.Identity) -> list[tuple[str, str]]:
-    """What a user may be bound to, by option. Not what no `bind` line can name."""
-    names = [("cn", name) for name in core.common_names(leaf.subject)]
-    all_of_it = [("subject", leaf.subject), *names, *leaf.sans, ("key", leaf.key),
-                 ("cert", leaf.cert)]  # fmt: skip
+    """What a user may be bound to, by option."""
     options = {KINDS[option][0]: option for option in OF_LEAF}
-    return [
-        (options[kind], value)
-        for kind, value in dict.fromkeys(all_of_it)
-        if kind in options and value and kind not in leaf.odd
-    ]
+    return [(options[kind], value) for kind, value in bindings.choices(leaf) if kind in options]
 
 
 def fields_of(identities: Sequence[Identity]) -> dict[str, Any]:

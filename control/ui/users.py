@@ -11,7 +11,7 @@ from control.records import rendered_time
 from control.ui import objects
 from control.ui.ask import ask, may
 from control.ui.changes import Item
-from control.ui.fields import Field, Identities, Many, Pick
+from control.ui.fields import Field, Identities, Leaf, Many, Pick
 from control.ui.objects import Column, Kind
 
 
@@ -80,6 +80,12 @@ KIND = Kind(
             "Subject of the certificate",
             "As RFC 4514 has it, such as CN=alice,OU=eng,O=acme; only for who logs in by "
             "certificate.",
+        ),
+        Leaf(
+            "certificate",
+            "From a certificate",
+            "Drop or paste one that the user has, and choose what it is known by: what the CA "
+            "itself decides. No key.",
         ),
         Identities(
             "certificate_identities",
