@@ -93,6 +93,11 @@ def choices(leaf: core.Identity) -> list[tuple[str, str]]:
     ]
 
 
+def named(leaf: core.Identity) -> tuple[str, ...]:
+    """Its subject alternative names as the inventory has them."""
+    return tuple(f"{kind}:{value}" for kind, value in leaf.sans)
+
+
 def _as_bound(kind: str, value: str) -> str:
     """A name of a certificate as a line spells it: Python and libc write addresses differently."""
     return spelled(Binding("ip", value)).value if kind == "ip" else value
