@@ -16,7 +16,7 @@ static const char *shown_name(const log_entry *e) {
     static char text[sizeof e->subject + sizeof e->sans];
     size_t first = strcspn(e->sans, "\n");
     bool by_san = e->subject[0] == 0 && first > 0;
-    if (by_san) snprintf(text, sizeof text, "SAN %.*s", (int)first, e->sans);
+    if (by_san) snprintf(text, sizeof text, "subject -, SAN %.*s", (int)first, e->sans);
     else snprintf(text, sizeof text, "subject %s", e->subject[0] ? e->subject : "-");
     return text;
 }
