@@ -105,6 +105,7 @@ class ClientCertificate:
     node: str = ""  # of the last login, host:port; "": the REST API
     pem: str = ""  # of what was issued here
     serves: bool = False  # its extended key usage is not for clients alone
+    sans: tuple[str, ...] = ()  # "uri:spiffe://acme/cart"; the last is "..." where there are more
 
 
 @dataclass(frozen=True)

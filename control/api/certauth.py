@@ -34,6 +34,7 @@ class KnownBody(Body):
     key: Sha256
     ca: Sha256 | None = None
     not_after: Annotated[int, Field(ge=0, le=253_402_300_799)] = 0
+    sans: Many[Annotated[str, StringConstraints(max_length=4096)]] = []
 
 
 class ExplainBody(Body):
@@ -280,6 +281,7 @@ def client_certificate(sent: KnownBody) -> ClientCertificate:
     return ClientCertificate(
         cert=sent.cert, key=sent.key, ca=sent.ca or "", issuer="", serial=sent.serial,
         subject=sent.subject, user="", not_before=0, not_after=sent.not_after, first=0,
+        sans=tuple(sent.sans),
     )  # fmt: skip
 
 

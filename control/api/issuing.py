@@ -87,6 +87,7 @@ class ClientCertificateAnswer(Answer):
     bdb_uid: int
     node: str
     serves: bool
+    sans: list[str]
     certificate: str = ""
 
 
@@ -135,7 +136,7 @@ def certificate_of_login() -> ClientCertificate | None:
 @needs(
     "view_all_users_info",
     answers=list[ClientCertificateAnswer],
-    query=("user", "ca", "expires_before", "expiring", "serves", "limit", "offset"),
+    query=("user", "ca", "expires_before", "expiring", "serves", "search", "limit", "offset"),
 )
 def read_all() -> Response:
     """Those that end first, first."""
@@ -145,6 +146,7 @@ def read_all() -> Response:
         ends_by=moment("expires_before", END) if "expires_before" in request.args else None,
         ends_soon=int(time.time()) if flag("expiring") else None,
         also_serves=flag("serves"),
+        search=request.args.get("search", ""),
     )
     found = store().inventory.find(wanted, limit=number("limit", LIMIT), offset=number("offset", 0))
     return answer([render(one) for one in found])
@@ -161,7 +163,7 @@ def read(cert: str) -> Response:
 def render(one: ClientCertificate) -> dict[str, Any]:
     shown = asdict(one)
     del shown["pem"], shown["first"]
-    return shown
+    return {**shown, "sans": list(one.sans)}
 
 
 # ---- Profiles ----

@@ -41,7 +41,7 @@ TYPES = 50  # of events in a query
 @needs(
     "view_logged_events",
     answers=list[EventAnswer],
-    query=("stime", "etime", "type", "user", "order", "limit", "offset"),
+    query=("stime", "etime", "type", "user", "search", "order", "limit", "offset"),
 )
 def read() -> Response:
     """The oldest first, or (order=desc) the newest. Of each type the last thousand are kept, and
@@ -53,6 +53,7 @@ def read() -> Response:
         moment("stime", 0), moment("etime", END), order == "desc",
         number("limit", LIMIT), number("offset", 0),
         request.args.get("type", "").split(",")[:TYPES], request.args.get("user", ""),
+        request.args.get("search", ""),
     )  # fmt: skip
     return answer([render(event) for event in found])
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from control.api.models import Answer
 from control.api.web import answer, flag, needs, rehearsing, store, warn
 from control.domain import rotation
-from control.domain.rotation import Use
+from control.domain.rotation import Dependant, Use
 from control.errors import conflict
 from control.nodes.client import NodeError
 from control.pki import crl, trust
@@ -45,6 +45,20 @@ class AuthorityAnswer(BaseModel):
     who: list[DependantAnswer]
 
 
+class PinAnswer(BaseModel):
+    """A client's own certificate that is trusted by itself."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    cert: str
+    subject: str
+    not_after: str
+    pinned: list[int]
+    users: int
+    certificates: int
+    sessions: int
+    who: list[DependantAnswer]
+
+
 class RemovedAuthorityAnswer(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
     ca: str
@@ -53,6 +67,7 @@ class RemovedAuthorityAnswer(BaseModel):
 
 class AuthoritiesAnswer(Answer):
     cas: list[AuthorityAnswer]
+    pins: list[PinAnswer]
     removed: list[RemovedAuthorityAnswer]
     silent: list[str]
 
@@ -70,7 +85,8 @@ CLUSTER = 0  # the place where the REST API's own clients are
 @blueprint.get("/v1/certauth/ca")
 @needs("view_cluster_info", answers=AuthoritiesAnswer)
 def read() -> Response:
-    """Every CA that is trusted, where, and which users, certificates and live sessions need it."""
+    """Every CA that is trusted, and every certificate that is pinned: where, and which users,
+    certificates and live sessions need it."""
     sessions, silent = live()
     found = uses(sessions)
     places = {CLUSTER: store().settings.trust()} | {
@@ -80,6 +96,10 @@ def read() -> Response:
     return answer(
         {
             "cas": [render(der, places, found) for der in store().settings.authorities()],
+            "pins": [
+                render_pin(der, places, found)
+                for der in dict.fromkeys(der for place in places.values() for der in place.pins)
+            ],
             "removed": [
                 {"ca": key, "refused": [uid for uid, one in places.items() if key in one.removed]}
                 for key in removed
@@ -91,13 +111,29 @@ def read() -> Response:
 
 def render(der: bytes, places: dict[int, Trust], found: Sequence[Use]) -> dict[str, Any]:
     identity = core.identity(der)
-    who = rotation.dependants(found, identity.key)
     return {
         "ca": identity.key,
         "subject": identity.subject,
         "not_after": rendered_time(identity.not_after),
         "admits": [uid for uid, place in places.items() if der in place.cas],
         "anchors": [uid for uid, place in places.items() if der in place.anchors],
+        **render_dependants(rotation.dependants(found, identity.key)),
+    }
+
+
+def render_pin(der: bytes, places: dict[int, Trust], found: Sequence[Use]) -> dict[str, Any]:
+    identity = core.identity(der)
+    return {
+        "cert": identity.cert,
+        "subject": identity.subject,
+        "not_after": rendered_time(identity.not_after),
+        "pinned": [uid for uid, place in places.items() if der in place.pins],
+        **render_dependants(rotation.dependants(found, identity.cert)),
+    }
+
+
+def render_dependants(who: Sequence[Dependant]) -> dict[str, Any]:
+    return {
         "users": len(who),
         "certificates": sum(one.certificates for one in who),
         "sessions": sum(one.sessions for one in who),

@@ -15,13 +15,15 @@ from control.api import models
 from control.api.bdb_models import BdbBody
 from control.api.cluster import ClusterBody, PolicyBody
 from control.api.identities import IdentityBody
+from control.api.patterns import PatternBody
 from control.api.redis_acls import RedisAclBody
 from control.api.roles import RoleBody
 from control.api.users import UserBody
 from control.cli.client import Client
 from control.cli.output import IDENTITIES
-from control.policy import bindings, core
-from control.records import BUILTIN_ROLES, FIRST_ACLS
+from control.pki import trust
+from control.policy import bindings, core, patterns
+from control.records import BUILTIN_ROLES, FIRST_ACLS, Pattern
 
 Fields = dict[str, Any]
 Objects = dict[str, Fields]  # by name; a thing that there is only one of has the name ""
@@ -42,10 +44,12 @@ class Section:
 
 
 def _of(model: type[models.Body], *more: str, without: Iterable[str] = ()) -> frozenset[str]:
-    return frozenset(model.model_fields).union(more).difference(without)
+    names = (one.alias or name for name, one in model.model_fields.items())
+    return frozenset(names).union(more).difference(without)
 
 
-CA = "trusted_ca"
+CA, PATTERNS = "trusted_ca", "patterns"
+CLIENT_CERTS, PINS = "authentication_ssl_client_certs", "pinned_certificates"
 # In the order in which they are made, since each may name what comes before; the settings are last,
 # for they may shut out who is not there yet. Deleted in the other order.
 SECTIONS = {
@@ -56,6 +60,7 @@ SECTIONS = {
         "/v1/users",
         _of(UserBody, "roles", "password_file", without=["role", "role_uids", "password"]),
     ),
+    PATTERNS: Section("/v1/certauth/patterns", _of(PatternBody, "roles", without=["role_uids"])),
     "bdbs": Section("/v1/bdbs", _of(BdbBody)),
     "cluster": Section(
         "/v1/cluster", _of(ClusterBody, without=["min_data_TLS_version"]), single=True
@@ -207,6 +212,8 @@ def normal(section: str, found: Mapping[str, Any]) -> Fields:
             raise ValueError(f"certificate_subject_line is not among the {IDENTITIES}")
     if "roles" in fields:
         fields["roles"] = sorted(set(fields["roles"]))
+    if section == PATTERNS:
+        fields = _pattern(fields)
     for name in ("pem", "tls_server_ca"):
         if name in fields:
             fields[name] = "".join(sorted(_certificates(fields[name])))
@@ -215,11 +222,11 @@ def normal(section: str, found: Mapping[str, Any]) -> Fields:
             fields[name] = [{k: v for k, v in one.items() if v} for one in fields[name]]
     if "endpoints" in fields:
         fields["endpoints"] = [_endpoint(one) for one in fields["endpoints"]]
-    if "authentication_ssl_client_certs" in fields:
-        certs = "\n".join(one["client_cert"] for one in fields["authentication_ssl_client_certs"])
-        fields["authentication_ssl_client_certs"] = [
-            {"client_cert": one} for one in sorted(_certificates(certs))
-        ]
+    if CLIENT_CERTS in fields:
+        certs = "\n".join(one["client_cert"] for one in fields[CLIENT_CERTS])
+        fields[CLIENT_CERTS] = [{"client_cert": one} for one in sorted(_certificates(certs))]
+    if PINS in fields:
+        fields[PINS] = _pins(fields)
     if "roles_permissions" in fields:
         given = {(one["role"], one["redis_acl"]) for one in fields["roles_permissions"]}
         fields["roles_permissions"] = [{"role": r, "redis_acl": a} for r, a in sorted(given)]
@@ -233,6 +240,29 @@ def _identity(found: Any) -> Fields:
     ca = said.pop("ca", "")
     shown = bindings.shown(bindings.read(said | {"from": sorted(said.get("from", ()))}))
     return shown | ({"ca": ca} if ca else {})
+
+
+def _pattern(found: Fields) -> Fields:
+    """A pattern in its canonical spelling; its CA as it is. Raises ValueError."""
+    missing = [name for name in ("kind", "template", "user") if not found.get(name)]
+    if missing:
+        raise ValueError(f"a pattern has a {missing[0]}")
+    PatternBody.model_validate({name: one for name, one in found.items() if name != "roles"})
+    said = Pattern(0, "", found["kind"], found["template"], found["user"],
+                   networks=tuple(sorted(found.get("from", ()))),
+                   session=found.get("session", ""))  # fmt: skip
+    made = patterns.spelled(said)
+    spelled = {"template": made.template, "user": made.user, "from": list(made.networks)}
+    return {**found, **{name: one for name, one in spelled.items() if name in found}}
+
+
+def _pins(found: Fields) -> list[str]:
+    """The SHA-256 of clients' own certificates: of those that are no CAs, which need not be said,
+    and of those that were said. Raises ValueError."""
+    if CLIENT_CERTS not in found:
+        raise ValueError(f"{PINS} stands beside the {CLIENT_CERTS} that it names")
+    pem = "".join(one["client_cert"] for one in found[CLIENT_CERTS])
+    return sorted({*trust.leaves(pem), *(one.lower() for one in found[PINS])})
 
 
 def in_order(identities: Iterable[Fields]) -> list[Fields]:
@@ -267,8 +297,8 @@ def fetch(ask: Client) -> State:
     for role in found["roles"]:
         # Which databases a role is for is not in a file: without that it must not be for all.
         role["management"] = "none" if role.get("resources") else role["management"]
-    for user in found["users"]:
-        user["roles"] = [roles[uid] for uid in user["role_uids"] if uid in roles]
+    for one in (*found["users"], *found[PATTERNS]):
+        one["roles"] = [roles[uid] for uid in one["role_uids"] if uid in roles]
     for database in found["bdbs"]:
         database["roles_permissions"] = [
             {"role": roles[one["role_uid"]], "redis_acl": acls[one["redis_acl_uid"]]}
@@ -339,19 +369,19 @@ def plan(wanted: State, found: State, me: str, prune: bool) -> list[Step]:
 
 
 def _with_key_ids(wanted: State, found: State) -> State:
-    """With the key id of each CA that an identity names. One that will not be trusted stays as it
-    is, and the API says so."""
+    """With the key id of each CA that an identity or a pattern names. One that will not be trusted
+    stays as it is, and the API says so."""
     pem = wanted.get(CA, found[CA]).get("", {}).get("pem", "")
     try:
         trusted = [core.identity(one.encode()) for one in _certificates(pem)]
     except core.CoreError as error:
         raise PolicyFileError(f"{CA}: {error}") from error
 
-    def key_id(identity: Fields) -> Fields:
+    def key_id(one: Fields) -> Fields:
         try:
-            return {**identity, "ca": bindings.ca_among(identity["ca"], trusted)}
-        except (KeyError, ValueError):
-            return identity
+            return {**one, "ca": bindings.ca_among(one["ca"], trusted)} if one.get("ca") else one
+        except ValueError:
+            return one
 
     users = {
         name: {**user, IDENTITIES: in_order(map(key_id, user[IDENTITIES]))}
@@ -359,7 +389,9 @@ def _with_key_ids(wanted: State, found: State) -> State:
         else user
         for name, user in wanted.get("users", {}).items()
     }
-    return {**wanted, "users": users} if users else wanted
+    named = {name: key_id(one) for name, one in wanted.get(PATTERNS, {}).items()}
+    more = {"users": users, PATTERNS: named}
+    return {**wanted, **{name: objects for name, objects in more.items() if objects}}
 
 
 def _made(section: str, name: str, fields: Fields, there: Fields | None) -> Step | None:
@@ -389,9 +421,10 @@ def _check_names(wanted: State, found: State, doomed: set[tuple[str, str]]) -> N
         if not there and name not in wanted.get(section, {}):
             raise PolicyFileError(f"{where}: there will be no '{name}' in {section}")
 
-    for name, user in wanted.get("users", {}).items():
-        for role in user.get("roles", []):
-            check("roles", role, f"users '{name}'")
+    for section in ("users", PATTERNS):
+        for name, one in wanted.get(section, {}).items():
+            for role in one.get("roles", []):
+                check("roles", role, f"{section} '{name}'")
     for name, database in wanted.get("bdbs", {}).items():
         for given in database.get("roles_permissions", []):
             check("roles", given["role"], f"bdbs '{name}'")

@@ -50,16 +50,20 @@ def ca_show(ask: Client, as_json: bool) -> None:
 @AS_JSON
 @connected
 def ca_list(ask: Client, as_json: bool) -> None:
-    """List them, and how many users, certificates and live sessions depend on each, and who."""
+    """List them and what is pinned, and how many users, certificates and live sessions depend on
+    each, and who."""
     found = ask("GET", "/v1/certauth/ca")
     if as_json:
         echo(found, as_json)
         return
     for one in found["cas"]:
         one["use"] = "clients" if one["admits"] else "only above others"
+    for one in found["pins"]:
+        one["use"] = "pinned, this certificate alone"
+    for one in (*found["cas"], *found["pins"]):
         one["who"] = [f"{user['user']}{' (no other CA)' * user['only']}" for user in one["who"]]
     echo(
-        found["cas"],
+        [*found["cas"], *found["pins"]],
         as_json,
         ("subject", "use", "not_after", "users", "certificates", "sessions", "who"),
     )
@@ -200,17 +204,31 @@ def show_files(files: renewal.Files) -> None:
 @click.option("--user", help="Only those of this user.")
 @click.option("--expiring", is_flag=True, help="Only those that end soon, without a successor.")
 @click.option("--serves", is_flag=True, help="Only those that are not for clients alone.")
+@click.option("--search", help="Only those with this in their subject or a SAN.")
 @AS_JSON
 @connected
-def cert_list(ask: Client, user: str | None, expiring: bool, serves: bool, as_json: bool) -> None:
+def cert_list(
+    ask: Client, user: str | None, expiring: bool, serves: bool, search: str | None, as_json: bool
+) -> None:
     """List the certificates of clients that were issued here or have logged in."""
     query = {"user": user} if user else {}
     query |= {"expiring": "1"} if expiring else {}
     query |= {"serves": "1"} if serves else {}
+    query |= {"search": search} if search else {}
     found = ask("GET", f"/v1/certauth/certificates?{urlencode(query)}")
     if not as_json:
         for one in found:
             for name in ("not_after", "last_login"):
                 one[name] = render_time(one[name])
-    columns = ("user", "subject", "not_after", "last_login", "node", "issued", "serves", "cert")
+    columns = (
+        "user",
+        "subject",
+        "sans",
+        "not_after",
+        "last_login",
+        "node",
+        "issued",
+        "serves",
+        "cert",
+    )
     echo(found, as_json, columns)

@@ -54,6 +54,7 @@ def with_identities(command: Command) -> Command:
                      "may be given again."),
         click.option("--session", default="", help="Only for so long, such as 8h."),
         click.option("--shared", is_flag=True, help="Other users may have the same."),
+        click.option("--comment", default="", help="For people."),
     ]  # fmt: skip
     for option in reversed(declared):
         command = option(command)
@@ -73,13 +74,14 @@ def given_identities(given: dict[str, Any]) -> list[Identity]:
         "from": list(given.pop("networks", ())),
         "session": given.pop("session", ""),
         "shared": given.pop("shared", False),
+        "comment": given.pop("comment", ""),
     }
     if file:
         found.append(named_by(file, by))
     said = {name: value for name, value in options.items() if value}
     if (said or by) and not found:
-        raise click.UsageError("--issued-by, --from, --session, --shared and --by say more of an "
-                               "identity: give one, such as --uri")  # fmt: skip
+        raise click.UsageError("--issued-by, --from, --session, --shared, --comment and --by say "
+                               "more of an identity: give one, such as --uri")  # fmt: skip
     return [{kind: worded(kind, value), **said} for kind, value in found]
 
 
@@ -117,16 +119,9 @@ def named_by(file: Path, by: str | None) -> tuple[str, str]:
 
 
 def choices_of(leaf: core.Identity) -> list[tuple[str, str]]:
-    """What a user may be bound to, by option. Not what no `bind` line can name."""
-    names = [("cn", name) for name in core.common_names(leaf.subject)]
-    all_of_it = [("subject", leaf.subject), *names, *leaf.sans, ("key", leaf.key),
-                 ("cert", leaf.cert)]  # fmt: skip
+    """What a user may be bound to, by option."""
     options = {KINDS[option][0]: option for option in OF_LEAF}
-    return [
-        (options[kind], value)
-        for kind, value in dict.fromkeys(all_of_it)
-        if kind in options and value and kind not in leaf.odd
-    ]
+    return [(options[kind], value) for kind, value in bindings.choices(leaf) if kind in options]
 
 
 def fields_of(identities: Sequence[Identity]) -> dict[str, Any]:

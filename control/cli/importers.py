@@ -3,7 +3,7 @@ declared comes out, and a note for whatever could not be carried over, with why.
 
 * An ACL file of a Redis or Valkey that logs clients in by certificate itself
   (`tls-auth-clients-user`): the user is the CN, or a URI, of the certificate.
-* A pg_ident.conf: maps the CN or the whole subject to a user.
+* A pg_ident.conf: maps the CN or the whole subject to a user; regular expressions become patterns.
 
 A URI is an identity of a user here too. A CN alone is not taken for one: the user is the whole
 subject, which is more. It comes from the certificates themselves, where they are at hand, or from a
@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from itertools import chain, count
 from typing import Any, Literal
 
-from control.policy import bindings, core
+from control.policy import bindings, core, patterns
 from control.policy import lines as policy
+from control.records import Pattern, PatternKind
 
 Fields = dict[str, Any]
 Subjects = Callable[[str], str | None]  # the CN that a certificate logs in by → its subject
@@ -194,23 +195,47 @@ def _acl(out: Import, where: str, rules: list[str]) -> str | None:
 # ---- pg_ident.conf -------------------------------------------------------------------------------
 
 
+@dataclass
+class Ident:
+    """What the lines so far have made: users with their subjects, patterns, and by the users of
+    maps the word that theirs begin with here."""
+
+    taken: dict[str, list[str]] = field(default_factory=dict)
+    patterns: list[Fields] = field(default_factory=list)
+    words: dict[str, str] = field(default_factory=dict)
+
+
 def from_pg_ident(text: str, subjects: Subjects) -> Import:
     """Users without rights yet: PostgreSQL's are in the database."""
-    out = Import()
-    taken: dict[str, list[str]] = {}  # user → subjects
+    out, made = Import(), Ident()
+    expressions: list[tuple[str, list[str]]] = []
     for number, line in enumerate(text.splitlines(), 1):
+        where = f"line {number}"
         try:
-            words = shlex.split(line, comments=True)
+            words = _ident_words(line)
         except ValueError as error:
-            out.note(f"line {number}", str(error))
+            out.note(where, str(error))
             continue
-        if words:
-            _ident(out, f"line {number}", words, taken, subjects)
-    for name, subjects_of_it in taken.items():
+        if len(words) == 3 and words[1].startswith("/"):
+            expressions.append((where, words))
+        elif words:
+            _ident(out, where, words, made.taken, subjects)
+    for where, words in expressions:  # now that all users are known
+        _ident_pattern(out, where, words, made)
+    for name, subjects_of_it in made.taken.items():
         out.add("users", _user(name, [{"subject": one} for one in subjects_of_it]))
+    for one in made.patterns:
+        out.add("patterns", one)
     if out.state:
         out.note("rights", "PostgreSQL keeps them in its databases: give the users roles here")
     return out
+
+
+def _ident_words(line: str) -> list[str]:
+    """As PostgreSQL reads a line: no backslash escapes anything. Raises ValueError."""
+    words = shlex.shlex(line, posix=True, punctuation_chars=False)
+    words.whitespace_split, words.escape, words.quotes = True, "", '"'
+    return list(words)
 
 
 def _ident(
@@ -223,14 +248,17 @@ def _ident(
         out.note(where, "a map has three words: its name, the certificate's, the user's")
         return
     _, login, user = words
-    if login.startswith("/"):
-        out.note(where, f"{login} is a regular expression: an identity here is exact")
-        return
-    if user == "all" or user[0] in "+/":
-        out.note(where, f"'{user}' stands for several users: a certificate here is one user")
+    if _is_several(out, where, user):
         return
     subject = login if "=" in login else _subject(out, where, login, subjects)
     _mapped(out, where, user, subject, taken)
+
+
+def _is_several(out: Import, where: str, user: str) -> bool:
+    several = user == "all" or user[:1] in ("+", "/")
+    if several:
+        out.note(where, f"'{user}' stands for several users: a certificate here is one user")
+    return several
 
 
 def _mapped(
@@ -248,6 +276,74 @@ def _mapped(
         out.note(where, f"{subject} is '{owner}' already: a certificate here is one user")
     elif not owner and is_name(out, where, user, {"subject": subject}):
         taken.setdefault(user, []).append(subject)
+
+
+GROUP = "\\1"
+PART = re.compile(
+    r"(?P<group>\(\.[*+]\))|(?P<any>\.[*+])|\\(?P<escaped>[^A-Za-z0-9{}])"
+    r"|(?P<plain>[^\\.\[\](){}*+?|^$])"
+)
+
+
+def template_of(expression: str) -> str:
+    """The template of a pattern that takes nothing that this regular expression of PostgreSQL does
+    not: {a} is its group. Raises ValueError that says what cannot be one."""
+    if not (expression.startswith("^") and expression.endswith("$")):
+        raise ValueError("it does not begin with ^ and end with $, so it looks within a name")
+    template, rest, numbers = "", expression[1:-1], count(1)
+    while rest:
+        found = PART.match(rest)
+        if found is None:
+            raise ValueError(f"nothing in a pattern is like '{rest}'")
+        if found["group"] and "{a}" in template:
+            raise ValueError("it has several groups")
+        any_of_it = f"{{b{next(numbers)}}}" if found["any"] else ""
+        template += "{a}" if found["group"] else any_of_it or found["escaped"] or found["plain"]
+        rest = rest[found.end() :]
+    if "{" not in template:
+        raise ValueError("it has no .* or .+ in it: write the name itself")
+    return template
+
+
+def _ident_pattern(out: Import, where: str, words: list[str], made: Ident) -> None:
+    """A regular expression as a pattern, where one takes no more than it does."""
+    name, expression, user = words
+    if _is_several(out, where, user):
+        return
+    try:
+        template = template_of(expression[1:])
+        one = _pattern(name, template, user, made)
+        key = (one["kind"], one["template"])
+        if any((other["kind"], other["template"]) == key for other in made.patterns):
+            raise ValueError("a line before this has the same expression, and wins")
+    except ValueError as error:
+        out.note(where, f"{expression} is a regular expression, and no pattern: {error}")
+        return
+    made.patterns.append(one)
+    out.note(where, f"what is beyond the characters of a placeholder: {expression} is the pattern "
+             f"{one['template']}")  # fmt: skip
+    if GROUP in user:
+        word = one["user"].partition(":")[0]
+        out.note(where, f"the names of its users: here they begin with '{word}:', and everybody "
+                 "who fits is one")  # fmt: skip
+
+
+def _pattern(name: str, template: str, user: str, made: Ident) -> Fields:
+    """Raises ValueError."""
+    kind: PatternKind = "subject" if "=" in template else "cn"
+    title = _object_name(name, [one["name"] for one in made.patterns])
+    if GROUP in user:
+        if "{a}" not in template:
+            raise ValueError(f"it has no group for {GROUP}")
+        word = made.words.setdefault(user, re.sub(r"[^A-Za-z0-9._~-]", "-", title))
+        user = f"{word}:{user.replace(GROUP, '{a}')}"
+    elif user not in made.taken:
+        raise ValueError(
+            f"all its certificates are the user '{user}', who has to have one that is named here: "
+            "make that user, then the pattern"
+        )
+    spelled = patterns.spelled(Pattern(0, title, kind, template, user))
+    return {"name": title, "kind": kind, "template": spelled.template, "user": spelled.user}
 
 
 def lines(notes: Iterable[str]) -> Iterator[str]:

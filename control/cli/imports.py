@@ -74,7 +74,8 @@ def import_pg_ident(file: Path, certificates: Path | None, template: str) -> Non
 @connected
 def import_enterprise(ask: Client) -> None:
     """From a Redis Enterprise cluster, whose REST API the connection options name."""
-    paths = {name: one.path for name, one in apply.SECTIONS.items() if name != apply.CA}
+    ours = (apply.CA, apply.PATTERNS)
+    paths = {name: one.path for name, one in apply.SECTIONS.items() if name not in ours}
     answers = {name: ask("GET", path) for name, path in paths.items()}
     answers["certificates"] = ask("GET", apply.SECTIONS[apply.CA].path)
     known = {name: one.known for name, one in apply.SECTIONS.items()}

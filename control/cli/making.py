@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from control.cli.apply import CA, SECTIONS, Fields, PolicyFileError, Step
+from control.cli.apply import CA, CLIENT_CERTS, PINS, SECTIONS, Fields, PolicyFileError, Step
 from control.cli.client import Client, item
 
 
@@ -110,7 +110,7 @@ def _trust(ask: Asks, pem: str) -> None:
 def _sent(ask: Asks, fields: Fields) -> Fields:
     """The fields of a request: uids instead of names. What the file says to trust is agreed to."""
     sent = dict(fields)
-    if "authentication_ssl_client_certs" in sent:
+    if sent.keys() & {CLIENT_CERTS, PINS}:
         sent["trust_grows"] = True
     if "roles" in sent:
         sent["role_uids"] = [_uid(ask, "roles", name) for name in sent.pop("roles")]

@@ -81,8 +81,12 @@ HIDDEN = {
 def render_events(events: Sequence[Fields]) -> Iterator[str]:
     """Events of /v1/logs; hashes and numbers that only programs need are left out."""
     for event in events:
-        details = " ".join(f"{name}={event[name]}" for name in event if name not in HIDDEN)
+        details = " ".join(f"{name}={_told(event[name])}" for name in event if name not in HIDDEN)
         yield f"{event['time']} {event['type']} {details}".rstrip()
+
+
+def _told(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 # ---- Showing -------------------------------------------------------------------------------------

@@ -64,13 +64,17 @@ def wait_for_servers(ask: Client, seconds: float) -> dict[str, Any]:
 @click.option("--type", "kinds", default="",
               help="Only of these types (with commas), or of all that begin so.")  # fmt: skip
 @click.option("--since", help="A time of ISO 8601, in UTC.")
+@click.option("--search", help="Only with this in a subject, a SAN or another text.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1),
               help="The last ones.")  # fmt: skip
 @AS_JSON
 @connected
-def log_command(ask: Client, kinds: str, since: str | None, limit: int, as_json: bool) -> None:
+def log_command(
+    ask: Client, kinds: str, since: str | None, search: str | None, limit: int, as_json: bool
+) -> None:
     """Show what happened, the newest last: changes, logins and refusals, here and on all nodes."""
     query = {"order": "desc", **({"stime": since} if since else {})}
+    query |= {"search": search} if search else {}
     found = ask("GET", f"/v1/logs?{urlencode(query)}")
     begin = tuple(kinds.split(","))
     wanted = [one for one in found if one["type"].startswith(begin)][:limit][::-1]

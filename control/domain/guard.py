@@ -24,7 +24,7 @@ from control.domain import tokens
 from control.domain.metrics import API_LOGINS, API_REFUSED
 from control.domain.passwords import Passwords, is_expired, is_locked
 from control.errors import Refusal, forbidden, unauthorized
-from control.policy import core
+from control.policy import bindings, core
 from control.policy import lines as policy
 from control.records import Cluster, Management, Password, Role, User
 from control.reports import ClientCertificate
@@ -327,6 +327,7 @@ class Guard:
             cert=leaf.cert, key=leaf.key, ca=ca, issuer=leaf.issuer, serial=leaf.serial,
             subject=leaf.subject, user=user.name, not_before=leaf.not_before,
             not_after=leaf.not_after, first=now, last_login=now, serves=leaf.serves,
+            sans=bindings.named(leaf),
         )  # fmt: skip
         self._write_down(lambda: self._store.inventory.record_seen(seen))
 

@@ -34,7 +34,7 @@ from control.pki.request import Leaf, issue_requested, read_request
 from control.pki.request import check_sans as check_san_values
 from control.pki.trust import read_trust
 from control.pki.uploads import check_authority
-from control.policy import core
+from control.policy import bindings, core
 from control.policy import lines as policy
 from control.records import Database, Profile, Target, User
 from control.reports import ClientCertificate
@@ -306,6 +306,7 @@ def _remembered(pem: str, authority: Issued, user: User, profile: Profile) -> Cl
         cert=leaf.cert, key=leaf.key, ca=above.key, issuer=leaf.issuer, serial=leaf.serial,
         subject=leaf.subject, user=user.name, not_before=leaf.not_before, not_after=leaf.not_after,
         first=int(time.time()), issued=True, profile=profile.name, pem=pem,
+        sans=bindings.named(leaf),
     )  # fmt: skip
 
 

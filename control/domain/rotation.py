@@ -100,8 +100,8 @@ def cut(found: Sequence[Use], before: Trust, after: Trust, places: Collection[in
 
 @dataclass(frozen=True)
 class Dependant:
-    """A user of a CA: how many of its certificates and live sessions come from it, and whether it
-    has none from another."""
+    """A user of a CA or of a pinned certificate: how many of its certificates and live sessions
+    come from it, and whether it has none from another."""
 
     user: str
     certificates: int
@@ -110,9 +110,9 @@ class Dependant:
 
 
 def dependants(found: Sequence[Use], key: str) -> list[Dependant]:
-    """Those of the CA with this key id, by name."""
-    mine = [one for one in found if key in one.path]
-    others = {one.user for one in found if key not in one.path}
+    """Those of the CA with this key id, or of the pinned certificate with this SHA-256, by name."""
+    mine = [one for one in found if _needs(one, key)]
+    others = {one.user for one in found if not _needs(one, key)}
     return [
         Dependant(
             user,
@@ -122,6 +122,10 @@ def dependants(found: Sequence[Use], key: str) -> list[Dependant]:
         )
         for user in sorted({one.user for one in mine})
     ]
+
+
+def _needs(one: Use, key: str) -> bool:
+    return key in one.path or key == one.cert
 
 
 def told(found: Sequence[Use]) -> str:

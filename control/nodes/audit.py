@@ -179,6 +179,7 @@ def _seen(database: Database, address: str, entry: Mapping[str, Any]) -> ClientC
         entry["cert"], entry["key"], entry["ca"] or "", entry["issuer"], entry["serial"],
         entry["subject"], entry["user"], not_before=0, not_after=entry["not_after"], first=now,
         last_login=now, bdb_uid=database.uid, node=address, serves=bool(entry.get("serves")),
+        sans=tuple(entry.get("sans", ())),
     )  # fmt: skip
 
 
@@ -189,7 +190,7 @@ def _event(where: dict[str, EventDetail], entry: Mapping[str, Any]) -> Event:
     """An entry of CERTAUTH.LOG as an event. What it does not know is left out."""
     kind = entry["event"]
     told = {
-        NAMES.get(name, name): value for name, value in entry.items() if value not in ("", None)
+        NAMES.get(name, name): value for name, value in entry.items() if value not in ("", None, [])
     }
     del told["event"]
     severity: Severity = "INFO" if kind in FINE else "WARNING"

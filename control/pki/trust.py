@@ -72,13 +72,18 @@ def settled(
 def _pins(before: Trust, pem: str, said: Collection[str] | None) -> set[str]:
     """By their SHA-256: those that can be nothing else, and those that were or are said to be."""
     certificates = {cert_of(to_der(one)): one for one in _parsed(pem)}
-    leaves = {cert for cert, one in certificates.items() if not is_authority(one)}
+    own = set(leaves(pem))
     if said is None:
-        return leaves | (set(map(cert_of, before.pins)) & certificates.keys())
+        return own | (set(map(cert_of, before.pins)) & certificates.keys())
     if missing := set(said) - certificates.keys():
         text = f"no certificate here has the SHA-256 {', '.join(sorted(missing))}"
         raise CertificateError(f"pinned_certificates: {text}")
-    return leaves | set(said)
+    return own | set(said)
+
+
+def leaves(pem: str) -> list[str]:
+    """The SHA-256 of those that can be nothing but clients' own. Raises CertificateError."""
+    return [cert_of(to_der(one)) for one in _parsed(pem) if not is_authority(one)]
 
 
 def _parsed(pem: str) -> list[x509.Certificate]:

@@ -80,6 +80,24 @@ def of_certificate(leaf: core.Identity) -> tuple[tuple[str, str], ...]:
     return (*subjects, *names, *sans, ("key", leaf.key), ("cert", leaf.cert))
 
 
+def choices(leaf: core.Identity) -> list[tuple[str, str]]:
+    """The kinds and values by which a user may be known by this certificate, for a person to choose
+    from; not what no `bind` line can name."""
+    names = [("cn", name) for name in core.common_names(leaf.subject)]
+    all_of_it = [("subject", leaf.subject), *names, *leaf.sans, ("key", leaf.key),
+                 ("cert", leaf.cert)]  # fmt: skip
+    return [
+        (kind, value)
+        for kind, value in dict.fromkeys(all_of_it)
+        if kind in KINDS and value and kind not in leaf.odd
+    ]
+
+
+def named(leaf: core.Identity) -> tuple[str, ...]:
+    """Its subject alternative names as the inventory has them."""
+    return tuple(f"{kind}:{value}" for kind, value in leaf.sans)
+
+
 def _as_bound(kind: str, value: str) -> str:
     """A name of a certificate as a line spells it: Python and libc write addresses differently."""
     return spelled(Binding("ip", value)).value if kind == "ip" else value

@@ -19,6 +19,7 @@ _CERTIFICATES = 16
 FOREVER = 2**62  # seconds since 1970
 _UNASKED = b"CERTAUTH.EXPLAIN on a server asks its own"
 _TLS_VERSIONS = {None: 0, "1.2": 0x0303, "1.3": 0x0304}  # as in the handshake
+_SAN_KINDS = ("uri", "dns", "email", "ip", "upn")
 _ODD_VALUE = re.compile(r"(?:^|(?<!\\)[,+])[A-Za-z0-9.]+=(?=[,+]|$)")
 
 
@@ -269,6 +270,18 @@ def _address(text: str | None) -> bytes:
     return (getattr(address, "ipv4_mapped", None) or address).packed
 
 
+def _records(sans: Iterable[str]) -> bytes:
+    """As identity.sans in core.h; nothing where one is shown in part, or with an escape."""
+    kinds = {_string(lib.bind_kind_name(kind)): kind for kind in range(lib.BIND_KINDS)}
+    found = b""
+    for kind, colon, text in (one.partition(":") for one in sans):
+        if not colon or kind not in _SAN_KINDS or "\\" in text:
+            return b""
+        value = _address(text) if kind == "ip" else text.encode("utf-8", "surrogatepass")
+        found += bytes([kinds[kind]]) + len(value).to_bytes(2) + value
+    return found if len(found) <= lib.SAN_BYTES else b""
+
+
 class Policy:
     """A set of policy lines. Raises PolicyError, which names each bad line."""
 
@@ -364,13 +377,15 @@ class Policy:
     def decide_known(
         self, known: ClientCertificate, now: int | None = None, address: str | None = None
     ) -> Decision:
-        """As `decide`, for a certificate of which only this is known. Its SANs and extensions are
-        not, nor are the CAs above the one that issued it, nor what a policy may demand beside a
-        lifetime."""
+        """As `decide`, for a certificate of which only this is known. Its extensions are not, nor
+        are the CAs above the one that issued it, nor what a policy may demand beside a lifetime;
+        and of its SANs none, where not all of them are."""
         subject, _alive, odd = _shown_name(known.subject)
+        sans, _sans_held = _span(_records(known.sans))
         serial, _held = _span(bytes.fromhex(known.serial.zfill(len(known.serial) + 1 & ~1)))
         raw = ffi.new(
-            "identity *", {"subject": subject, "serial": serial, "client": True, "odd": odd}
+            "identity *",
+            {"subject": subject, "serial": serial, "sans": sans, "client": True, "odd": odd},
         )
         raw.hashed = True
         raw.not_before = known.not_before or -FOREVER

@@ -1,5 +1,6 @@
 """The event log: what was changed here, who logged in, and what nodes have logged."""
 
+import json
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -87,12 +88,18 @@ class Events:
         offset: int,
         types: Sequence[str] = ("",),
         user: str = "",
+        search: str = "",
     ) -> tuple[Event, ...]:
         """The events between two times, both included. `types`: prefixes of the wanted types;
-        `user`: the name of a user whom an event is by or about."""
+        `user`: the name of a user whom an event is by or about; `search`: a part of a subject, of a
+        SAN or of another text in it, in any case."""
         order = events.c.id.desc() if newest_first else events.c.id
         kind = (events.c.type.startswith(prefix, autoescape=True) for prefix in types)
         where = events.c.time.between(since, until) & sa.or_(*kind)
+        if search:
+            text = json.dumps(search, ensure_ascii=False)[1:-1]  # as it stands in the detail
+            stored = sa.type_coerce(events.c.detail, sa.Text)
+            where &= stored.icontains(text, autoescape=True)
         with self._kernel.read() as connection:
             if user:
                 detail = _detail(connection)

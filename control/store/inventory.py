@@ -32,6 +32,7 @@ class InventoryFilter:
     ends_by: int | None = None  # ends, or has ended, by this time
     ends_soon: int | None = None  # at this time, is good, ends soon, and has no successor
     also_serves: bool = False  # only certificates that are not for clients alone
+    search: str = ""  # a part of its subject or of one of its SANs, in any case
 
 
 class Inventory:
@@ -149,6 +150,9 @@ def _conditions(wanted: InventoryFilter) -> list[sa.ColumnElement[bool]]:
         found.append(_ends_soon(wanted.ends_soon))
     if wanted.also_serves:
         found.append(column.serves)
+    if wanted.search:
+        where = (column.subject, sa.type_coerce(column.sans, sa.Text))
+        found.append(sa.or_(*(one.icontains(wanted.search, autoescape=True) for one in where)))
     return found
 
 
@@ -193,7 +197,7 @@ def _merge(known: ClientCertificate | None, seen: ClientCertificate) -> ClientCe
     issuer, and they may come in any order."""
     if known is None:
         return seen
-    names = ("ca", "key", "issuer", "not_before", "not_after", "serves")
+    names = ("ca", "key", "issuer", "not_before", "not_after", "serves", "sans")
     found = replace(known, **{name: getattr(known, name) or getattr(seen, name) for name in names})
     found = replace(found, first=min(known.first, seen.first))
     if seen.last_login < known.last_login:

@@ -22,6 +22,7 @@ from control.ui import (
     explain,
     login,
     overview,
+    patterns,
     redis_acls,
     roles,
     sessions,
@@ -31,14 +32,15 @@ from control.ui.ask import may
 
 log = logging.getLogger(__name__)
 MODULES = (
-    login, overview, databases, users, roles, redis_acls, cas, sessions, certificates, explain,
-    audit,
+    login, overview, databases, users, patterns, roles, redis_acls, cas, sessions, certificates,
+    explain, audit,
 )  # fmt: skip
 # Endpoint, what the menu calls it, and the permission without which there is nothing to see.
 MENU = (
     ("overview.show", "Overview", "any"),
     ("databases.show", "Databases", "view_all_bdbs_info"),
     ("users.show", "Users", "view_all_users_info"),
+    ("patterns.show", "Patterns", "view_all_users_info"),
     ("roles.show", "Roles", "view_all_roles_info"),
     ("acls.show", "ACLs", "view_all_redis_acls_info"),
     ("cas.show", "CAs", "view_cluster_info"),

@@ -17,12 +17,12 @@ KINDS = (
     ("client_refused,client_handshake,login_failed", "refused logins"),
     ("client_login,client_choose,login", "logins"),
     ("client_", "all of clients of databases"),
-    ("user_,role_,redis_acl_,profile_", "changes of users, roles and ACLs"),
+    ("user_,role_,redis_acl_,profile_,pattern_", "changes of users, patterns, roles and ACLs"),
     ("bdb_,node_", "changes of databases"),
     ("cluster_,certificate_,ca_", "settings and certificates"),
     ("revo,crl_", "revocations"),
 )
-FILTERS = ("kind", "type", "user", "since", "until")
+FILTERS = ("kind", "type", "user", "search", "since", "until")
 OWN = {"time", "type", "severity", "reason", "bdb_name", "node", "username", "address"}
 DATE = re.compile(r"\d{4}-\d\d-\d\d(T\d\d:\d\d(:\d\d)?Z?)?")
 
@@ -34,8 +34,9 @@ def show() -> Any:
     try:
         found = ask(
             "GET /v1/logs", type=chosen["type"] or chosen["kind"] or None,
-            user=chosen["user"] or None, stime=chosen["since"] or None,
-            etime=chosen["until"] or None, order="desc", limit=PAGE + 1, offset=offset,
+            user=chosen["user"] or None, search=chosen["search"] or None,
+            stime=chosen["since"] or None, etime=chosen["until"] or None, order="desc",
+            limit=PAGE + 1, offset=offset,
         )  # fmt: skip
     except Refusal as refused:
         if refused.status != 400:
@@ -53,7 +54,8 @@ def show() -> Any:
 def told(event: dict[str, Any]) -> dict[str, Any]:
     """An event as its row shows it."""
     names = ("originating_username", "username", "user_name", "subject")
-    who = next((event[name] for name in names if event.get(name)), "")
+    found = [*(event[name] for name in names if event.get(name)), *event.get("sans", ())]
+    who = (*found, "")[0]
     where = event.get("node") or event.get("originating_address") or event.get("address", "")
     name = event.get("bdb_name", "")
     rest = {key: value for key, value in event.items() if key not in OWN and value != ""}
@@ -71,10 +73,10 @@ def told(event: dict[str, Any]) -> dict[str, Any]:
 
 def explained(event: dict[str, Any]) -> dict[str, Any] | None:
     """The query that has /ui/explain say why a client was refused."""
-    known = ("subject", "serial", "cert", "key")
+    known = ("serial", "cert", "key")
     if event["type"] not in ("client_refused", "client_would_refuse"):
         return None
     if not all(event.get(name) for name in known):
         return None
-    names = (*known, "ca", "not_after", "bdb_uid", "address")
+    names = (*known, "sans", "ca", "not_after", "bdb_uid", "address")
     return {name: event[name] for name in names if event.get(name)}

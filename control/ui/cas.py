@@ -28,7 +28,7 @@ def show(error: Refusal | None = None) -> Any:
         names |= {one["uid"]: one["name"] for one in ask("GET /v1/bdbs", fields="uid,name")}
     page = render_template(
         "cas.html", cas=found["cas"], silent=found["silent"], names=names,
-        removed=found["removed"],
+        removed=found["removed"], pins=found["pins"],
         own={core.identity(one.encode()).key for one in split_pem(trusted())},
         pem=request.form.get("pem", ""), errors=changes.problems(error, LABELS) if error else [],
     )  # fmt: skip

@@ -23,18 +23,20 @@ REASONS = get_args(Reason)
 def show(error: Refusal | None = None, made: Any = None) -> Any:
     """The form to ask for one, and the list."""
     offset, user = offset_of(request.args), request.args.get("user", "")
+    search = request.args.get("search", "").strip()
     expiring = "" if "expiring" in request.args else None
     found = []
     if may("view_all_users_info"):
         found = ask(
             "GET /v1/certauth/certificates", user=user or None, expiring=expiring,
-            limit=PAGE + 1, offset=offset,
+            search=search or None, limit=PAGE + 1, offset=offset,
         )  # fmt: skip
     seen = may("view_cluster_info")
     page = render_template(
         "certificates.html", certificates=found[:PAGE], more=len(found) > PAGE, offset=offset,
         limit=PAGE, user=user, expiring=expiring is not None, made=made, sent=request.form,
-        args=({"user": user} if user else {}) | ({} if expiring is None else {"expiring": "on"}),
+        args=({"user": user} if user else {}) | ({} if expiring is None else {"expiring": "on"})
+        | ({"search": search} if search else {}), search=search,
         profiles=ask("GET /v1/certauth/profiles") if seen else [],
         revoked=ask("GET /v1/certauth/revocations", limit=PAGE) if seen else [],
         errors=changes.problems(error, LABELS) if error else [], own=who().user.name,

@@ -9,7 +9,17 @@ from flask import flash, redirect
 from control.ui import objects
 from control.ui.ask import ask
 from control.ui.changes import Item
-from control.ui.fields import Area, Certificates, Choices, Endpoints, Field, Flag, Grants, Pick
+from control.ui.fields import (
+    Area,
+    Certificates,
+    Choices,
+    Endpoints,
+    Field,
+    Fingerprints,
+    Flag,
+    Grants,
+    Pick,
+)
 from control.ui.objects import Column, Kind
 from control.ui.users import roles
 
@@ -110,7 +120,14 @@ KIND = Kind(
         Certificates(
             "authentication_ssl_client_certs",
             "CAs of clients, of its own",
-            "PEM. Without any, those of the cluster count.",
+            "PEM. Without any, those of the cluster count. A client's own certificate among them "
+            "is pinned: it is trusted by itself.",
+        ),
+        Fingerprints(
+            "pinned_certificates",
+            "Pinned certificates",
+            "SHA-256, one per line. Those above that are no CA are by themselves; name those that "
+            "say CA:TRUE and are clients' own.",
         ),
         Area("tls_server_ca", "CA of its servers", "PEM. Without one, the control plane's own CA."),
         Field("tls_server_name", "Name that its servers' certificates show"),

@@ -22,6 +22,7 @@ def show() -> Any:
     if "cert" not in sent:
         return page({}, [])
     known: dict[str, Any] = {name: sent[name] for name in KNOWN if sent.get(name)}
+    known = {"subject": "", **known, "sans": sent.getlist("sans")}
     if is_number(sent.get("not_after", "")):
         known["not_after"] = int(sent["not_after"])
     body: dict[str, Any] = {"known": known}

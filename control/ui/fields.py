@@ -1,5 +1,6 @@
 """The fields of forms: how a value of the API looks in one, and what a form means by it."""
 
+import ssl
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,7 @@ from flask import request
 from werkzeug.datastructures import MultiDict
 
 from control.errors import invalid
-from control.policy import bindings
+from control.policy import bindings, core
 
 Form = MultiDict[str, str]
 LONG = 19  # digits: no number of ours is longer, and Python reads no more than 4300
@@ -165,9 +166,86 @@ class Certificates(Area):
         return [{"client_cert": text}] if text else []
 
 
+class Fingerprints(Area):
+    """SHA-256 of certificates, one a line, with or without colons."""
+
+    def shown(self, value: Any) -> Any:
+        return "\n".join(value or ())
+
+    def read(self, form: Form) -> Any:
+        return sorted(self.typed(form).replace(":", "").lower().split())
+
+
+class Words(Field):
+    """Several, with blanks or commas between them."""
+
+    def shown(self, value: Any) -> Any:
+        return " ".join(value or ())
+
+    def read(self, form: Form) -> Any:
+        return self.typed(form).replace(",", " ").split()
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a certificate that somebody gave holds: a line for each identity that a user could have
+    by it, whether that is chosen, and what speaks against it; `wrong`: why there is none."""
+
+    pem: str = ""
+    subject: str = ""
+    lines: Sequence[tuple[str, bool, str]] = ()
+    wrong: str = ""
+
+
+class Leaf(Field):
+    """A certificate, as PEM or a file, from which identities are chosen: no field of the API. What
+    is chosen of it, the field of identities reads."""
+
+    widget = "leaf"
+
+    def shown(self, value: Any) -> Any:
+        return Held()
+
+    def typed(self, form: Form) -> Any:
+        text = form.get(self.name, "").strip()
+        file = request.files.get("file")
+        return held(text.encode() or (file.read() if file else b""), chosen(form))
+
+    def read(self, form: Form) -> Any:
+        return ""
+
+    def posted(self, value: Any) -> list[tuple[str, str]]:
+        return []
+
+
+SEVERAL = "several of a kind in one certificate are ambiguous"
+
+
+def chosen(form: Form) -> list[str]:
+    """The lines of identities that were chosen of a certificate."""
+    return form.getlist("certificate.by")
+
+
+def held(content: bytes, chosen: Sequence[str]) -> Held:
+    if not content:
+        return Held()
+    try:
+        leaf = core.identity(content)
+    except core.CoreError as error:
+        return Held(content.decode(errors="replace"), wrong=str(error))
+    pem = content.decode() if b"-----BEGIN" in content else ssl.DER_cert_to_PEM_cert(content)
+    if leaf.refusal:
+        return Held(pem, leaf.subject, wrong=f"it logs nobody in: {leaf.detail or leaf.refusal}")
+    found = bindings.choices(leaf)
+    kinds = [kind for kind, _ in found]
+    lines = [(bindings.written({kind: value}), SEVERAL if kinds.count(kind) > 1 else "")
+             for kind, value in found]  # fmt: skip
+    return Held(pem, leaf.subject, [(line, line in chosen, doubt) for line, doubt in lines])
+
+
 class Identities(Area):
-    """A line for each, beside the subject, which is the field `subject` of the same form: what is
-    sent is all of them."""
+    """A line for each, beside the subject, which is the field `subject` of the same form, and those
+    that are chosen of a certificate (Leaf): what is sent is all of them."""
 
     subject = "certificate_subject_line"
 
@@ -178,6 +256,7 @@ class Identities(Area):
     def read(self, form: Form) -> Any:
         lines = enumerate(self.typed(form).splitlines(), 1)
         found = [self._read(number, line) for number, line in lines if line.strip()]
+        found += [one for one in map(bindings.typed, chosen(form)) if one not in found]
         line = form.get(self.subject, "").strip()
         there = not line or any(one.get("subject") == line for one in found)
         return found if there else [{"subject": line}, *found]

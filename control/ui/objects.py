@@ -18,6 +18,7 @@ from control.ui.changes import Change, Item
 from control.ui.fields import Field
 
 PAGE = 50  # rows of a list
+MORE = "more"  # the button that shows more of a form, and changes nothing
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,12 @@ def new(kind: Kind) -> Any:
 
 
 def form(kind: Kind, shown: Item, etag: str = "", error: Refusal | None = None) -> Any:
-    """The page of an object, or of one to be made. After an `error`, the form is as it was sent."""
+    """The page of an object, or of one to be made. After an `error`, and where more of the form is
+    asked for, it is as it was sent."""
     values = {
-        field.name: field.typed(request.form) if error else field.shown(shown.get(field.name))
+        field.name: field.typed(request.form)
+        if error or MORE in request.form
+        else field.shown(shown.get(field.name))
         for field in kind.fields
     }
     wrong = changes.problems(error, kind.labels) if error else []
@@ -113,6 +117,8 @@ def form(kind: Kind, shown: Item, etag: str = "", error: Refusal | None = None) 
 
 
 def create(kind: Kind) -> Any:
+    if MORE in request.form:
+        return form(kind, {})
     try:
         body = carried_body() or {
             name: value for name, value in read(kind).items() if value not in ("", [], None)
@@ -130,6 +136,8 @@ def create(kind: Kind) -> Any:
 def update(kind: Kind, uid: int) -> Any:
     now = ask(f"GET {kind.api}/{uid}")
     etag = request.form.get("etag", "")
+    if MORE in request.form:
+        return form(kind, now, etag)
     try:
         body = carried_body() or changed(kind, now)
         change = Change(

@@ -1,17 +1,17 @@
 """Users: who they are by which certificate or password, and the roles that they hold."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from typing import Any
 
 from flask import flash, redirect, request
 
-from control.policy import bindings
+from control.policy import bindings, core
 from control.records import rendered_time
 from control.ui import objects
 from control.ui.ask import ask, may
 from control.ui.changes import Item
-from control.ui.fields import Field, Identities, Many, Pick
+from control.ui.fields import Field, Identities, Leaf, Many, Pick
 from control.ui.objects import Column, Kind
 
 
@@ -34,11 +34,32 @@ def seen(user: Item) -> str:
 
 
 def more(user: Item) -> dict[str, Any]:
-    found: dict[str, Any] = {"identities": identities_of(user), "certificates": []}
+    """Its identities, each with how many of its certificates have it; None: that is not known."""
+    known: list[Item] = []
     if may("view_all_users_info"):
-        asked = ask("GET /v1/certauth/certificates", user=user["name"], limit=20)
-        found["certificates"] = asked
-    return found
+        known = ask("GET /v1/certauth/certificates", user=user["name"], limit=MATCHED)
+    names = [names_of(one) for one in known]
+    written = zip(identities_of(user), user["certificate_identities"], strict=True)
+    shown = [(line, matched(one, names)) for line, one in written]
+    return {"identities": shown, "certificates": known[:SHOWN]}
+
+
+SHOWN, MATCHED = 20, 1000  # certificates of a user
+
+
+def names_of(one: Item) -> set[tuple[str, str]]:
+    """Kinds and values that a certificate of the inventory has."""
+    sans = (tuple(san.split(":", 1)) for san in one["sans"] if ":" in san)
+    names = (("cn", name) for name in core.common_names(one["subject"]))
+    own = (("subject", one["subject"]), ("key", one["key"]), ("cert", one["cert"]))
+    return {*own, *names, *((kind, value) for kind, value in sans)}
+
+
+def matched(identity: Item, known: Sequence[set[tuple[str, str]]]) -> int | None:
+    kind = bindings.kind_of(identity)
+    if kind in bindings.SCANNED:
+        return None
+    return sum((kind, bindings.value_of(identity)) in names for names in known)
 
 
 def identities_of(user: Item) -> list[str]:
@@ -80,6 +101,12 @@ KIND = Kind(
             "Subject of the certificate",
             "As RFC 4514 has it, such as CN=alice,OU=eng,O=acme; only for who logs in by "
             "certificate.",
+        ),
+        Leaf(
+            "certificate",
+            "From a certificate",
+            "Drop or paste one that the user has, and choose what it is known by: what the CA "
+            "itself decides. No key.",
         ),
         Identities(
             "certificate_identities",

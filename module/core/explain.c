@@ -90,14 +90,14 @@ static const char *const MANAGED[REASON_COUNT] = {
     [REASON_NO_POLICY] = "register this server: redis-certauth db create",
     [REASON_OFF] = "redis-certauth db update <database> --tls-mode enabled",
     [REASON_AMBIGUOUS] =
-        "redis-certauth user update <user> --subject with its whole subject, or issue one with a "
-        "single name",
+        "redis-certauth user identity add <user> --subject with its whole subject, or issue one "
+        "with a single name",
     [REASON_UNTRUSTED_ISSUER] = "redis-certauth ca set <file with all CAs> --trust-grows, or "
                                 "authentication_ssl_client_certs "
                                 "of the database",
     [REASON_GATE] = "redis-certauth db update <database> --validation disabled, or add it to "
                     "authorized_subjects of the database",
-    [REASON_NO_BINDING] = "give it a subject, and a user that subject: redis-certauth user update",
+    [REASON_NO_BINDING] = "give a user what it has: redis-certauth user identity add",
     [REASON_CONFLICT] = "let one user have what this certificate is named by",
     [REASON_LIFETIME] = "issue one that ends sooner",
     [REASON_REQUIRED_EKU] = "issue one with these extended key usages",
@@ -422,23 +422,60 @@ static const char *own_cure(const view *lines, const request *r, const decision 
     }
 }
 
-/* The line, or the command, that binds the subject. False where there is none. */
-static bool tell_binding(writer *w, const request *r) {
+/* The first SAN that is the only one of its kind and can be written; false where there is none. */
+static bool only_san(const identity *leaf, bind_kind *kind, span *value) {
+    bind_kind other;
+    span one;
+    for (size_t at = 0; identity_next_san(leaf, &at, kind, value);) {
+        size_t count = 0;
+        for (size_t next = 0; identity_next_san(leaf, &next, &other, &one);)
+            count += other == *kind;
+        if (count == 1 && (*kind == BIND_IP || text_visible(*value)) && !(leaf->odd & 1u << *kind))
+            return true;
+    }
+    return false;
+}
+
+/* What a user can be known by: the subject, or a SAN, or the key. */
+static bind_kind name_to_bind(identity *leaf, writer *w) {
     char text[4 * NAME_BYTES];
-    span subject = span_of(text, visible_name(r->leaf->subject, text, sizeof text));
-    if (subject.len == 0) return false;
-    put_string(w, r->managed ? "redis-certauth user update <user> --subject "
-                             : "add the line: bind subject ");
-    if (r->managed) put_shell_word(w, subject);
-    else put_token(w, subject);
+    bind_kind kind;
+    span value, subject = span_of(text, visible_name(leaf->subject, text, sizeof text));
+    if (subject.len && !(leaf->odd & 1u << BIND_SUBJECT)) {
+        put_span(w, subject);
+        return BIND_SUBJECT;
+    }
+    if (!only_san(leaf, &kind, &value)) {
+        put_hex(w, span_of(identity_key(leaf), HASH_BYTES));
+        return BIND_KEY;
+    }
+    if (kind == BIND_IP) put_address(w, value);
+    else put_span(w, value);
+    return kind;
+}
+
+/* The line, or the command, that binds it: by --email-san and --key-id, since --email and --key are
+ * something else there. */
+static void tell_binding(writer *w, const request *r) {
+    uint8_t bytes[4 * NAME_BYTES];
+    writer name = {bytes, 0, sizeof bytes, false};
+    bind_kind kind = name_to_bind(r->leaf, &name);
+    put_string(w,
+               r->managed ? "redis-certauth user identity add <user> --" : "add the line: bind ");
+    put_string(w, bind_kind_name(kind));
+    if (r->managed && kind == BIND_EMAIL) put_string(w, "-san");
+    if (r->managed && kind == BIND_KEY) put_string(w, "-id");
+    put_byte(w, ' ');
+    if (r->managed) put_shell_word(w, span_of(bytes, name.len));
+    else put_token(w, span_of(bytes, name.len));
     put_string(w, r->managed ? ", where a role of that user has an ACL here" : " <user>");
-    return true;
 }
 
 static void tell_cure(writer *w, const view *lines, const request *r, const decision *d) {
     const char *cure = r->leaf ? own_cure(lines, r, d) : NULL;
     put_string(w, "to change it: ");
-    if (d->why == REASON_NO_BINDING && tell_binding(w, r)) {
+    if (d->why == REASON_NO_BINDING && r->leaf) {
+        tell_binding(w, r);
         put_byte(w, '\n');
         return;
     }

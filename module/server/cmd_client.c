@@ -360,10 +360,23 @@ int sessions(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     return REDISMODULE_OK;
 }
 
+/* Texts with a newline behind each. */
+static void reply_lines(RedisModuleCtx *ctx, const char *name, const char *lines) {
+    long count = 0;
+    for (const char *at = lines; *at; at++) count += *at == '\n';
+    reply_text(ctx, name);
+    RedisModule_ReplyWithArray(ctx, count);
+    for (const char *at = lines; *at;) {
+        size_t len = strcspn(at, "\n");
+        RedisModule_ReplyWithStringBuffer(ctx, at, len);
+        at += len + 1;
+    }
+}
+
 static void reply_entry(RedisModuleCtx *ctx, const log_entry *e) {
     char address[INET6_ADDRSTRLEN];
     address_text(&e->address, address);
-    RedisModule_ReplyWithMap(ctx, 18);
+    RedisModule_ReplyWithMap(ctx, 19);
     reply_number(ctx, "seq", e->seq);
     reply_number(ctx, "time_us", (uint64_t)e->time);
     reply_named(ctx, "event", e->event);
@@ -386,6 +399,7 @@ static void reply_entry(RedisModuleCtx *ctx, const log_entry *e) {
     reply_text(ctx, "serves");
     if (e->serves) RedisModule_ReplyWithLongLong(ctx, 1);
     else RedisModule_ReplyWithNull(ctx);
+    reply_lines(ctx, "sans", e->sans);
 }
 
 /* LOG [SINCE seq] [COUNT n]: entries after `seq`, oldest first. `lost`: how many of those asked for the

@@ -2,6 +2,7 @@
 #define _POSIX_C_SOURCE 200809L
 #include "server.h"
 
+#include <stdio.h>
 #include <time.h>
 
 #include <arpa/inet.h>
@@ -10,15 +11,24 @@
 
 static bool may_log(RedisModuleCtx *ctx);
 
+/* How a log line names a certificate: by its subject, or, where that is empty, by its first SAN. */
+static const char *shown_name(const log_entry *e) {
+    static char text[sizeof e->subject + sizeof e->sans];
+    size_t first = strcspn(e->sans, "\n");
+    bool by_san = e->subject[0] == 0 && first > 0;
+    if (by_san) snprintf(text, sizeof text, "subject -, SAN %.*s", (int)first, e->sans);
+    else snprintf(text, sizeof text, "subject %s", e->subject[0] ? e->subject : "-");
+    return text;
+}
+
 static void log_handshake(const log_entry *e) {
     char address[INET6_ADDRSTRLEN];
     if (!may_log(node.ctx)) return;
     address_text(&e->address, address);
     RedisModule_Log(node.ctx, "notice",
-                    "the TLS handshake of a client, %s:%u, has failed: %s (%s; subject %s, serial "
-                    "%s)",
-                    address, e->port, reason_name(e->why), e->detail,
-                    e->subject[0] ? e->subject : "-", e->serial[0] ? e->serial : "-");
+                    "the TLS handshake of a client, %s:%u, has failed: %s (%s; %s, serial %s)",
+                    address, e->port, reason_name(e->why), e->detail, shown_name(e),
+                    e->serial[0] ? e->serial : "-");
 }
 
 static void log_door(const log_entry *e) {
@@ -26,9 +36,8 @@ static void log_door(const log_entry *e) {
     writer hex = {(uint8_t *)key, 0, sizeof key - 1, false};
     address_text(&e->address, address);
     if (e->certified) put_hex(&hex, span_of(e->key, HASH_BYTES));
-    RedisModule_Log(node.ctx, "notice", "%s at the %s, %s:%u: %s (subject %s, key %s)", e->event,
-                    e->door, address, e->port, reason_name(e->why),
-                    e->subject[0] ? e->subject : "-", key);
+    RedisModule_Log(node.ctx, "notice", "%s at the %s, %s:%u: %s (%s, key %s)", e->event, e->door,
+                    address, e->port, reason_name(e->why), shown_name(e), key);
 }
 
 /* What CERTAUTH.LOG calls a door_event. */
@@ -78,6 +87,24 @@ static void put_cut_name(char *out, size_t room, span name) {
     put_cut(out, room, span_of(text, name_print(name, text, sizeof text)));
 }
 
+/* What does not fit is left out, and "..." says so. */
+static void put_sans(char *out, size_t room, const identity *id) {
+    writer w = {(uint8_t *)out, 0, room - sizeof "...\n", false};
+    size_t at = 0, fits = 0;
+    bind_kind kind;
+    span value;
+    while (identity_next_san(id, &at, &kind, &value)) {
+        put_string(&w, bind_kind_name(kind));
+        put_byte(&w, ':');
+        if (kind == BIND_IP) put_address(&w, value);
+        else put_visible(&w, value, "\\x");
+        put_byte(&w, '\n');
+        if (w.full) break;
+        fits = w.len;
+    }
+    memcpy(out + fits, w.full ? "...\n" : "", w.full ? sizeof "...\n" : 1);
+}
+
 /* Empty where the address is not known: a unix socket, a peer that has gone. */
 void address_text(const ip *address, char out[INET6_ADDRSTRLEN]) {
     out[0] = 0;
@@ -108,6 +135,7 @@ log_entry *record(const session *s, const char *event, reason why, span user) {
     put_cut(e->user, sizeof e->user, user);
     put_cut_name(e->subject, sizeof e->subject, id->subject);
     put_cut_name(e->issuer, sizeof e->issuer, id->issuer);
+    put_sans(e->sans, sizeof e->sans, id);
     writer serial = {(uint8_t *)e->serial, 0, sizeof e->serial, false};
     put_hex(&serial, id->serial);
     put_byte(&serial, 0);
@@ -146,16 +174,16 @@ void log_refusal(RedisModuleCtx *ctx, const log_entry *e, bool shadow) {
     if (!may_log(ctx)) return;
     char address[INET6_ADDRSTRLEN];
     address_text(&e->address, address);
-    RedisModule_Log(ctx, "notice", "client %llu from %s %srefused: %s (subject %s)",
+    RedisModule_Log(ctx, "notice", "client %llu from %s %srefused: %s (%s)",
                     (unsigned long long)e->client, address, shadow ? "would be " : "",
-                    reason_name(e->why), e->subject[0] ? e->subject : "-");
+                    reason_name(e->why), shown_name(e));
 }
 
 void log_to_acl(RedisModuleCtx *ctx, const log_entry *e) {
     RedisModuleString *object = string_of(text_span(reason_name(e->why)));
     if (RedisModule_ACLAddLogEntryByUserName) {
-        RedisModuleString *user =
-            string_of(text_span(e->subject[0] ? e->subject : "no certificate"));
+        const char *name = e->subject[0] ? e->subject : shown_name(e);
+        RedisModuleString *user = string_of(text_span(e->certified ? name : "no certificate"));
         RedisModule_ACLAddLogEntryByUserName(ctx, user, object, REDISMODULE_ACL_LOG_AUTH);
         RedisModule_FreeString(NULL, user);
     } else {

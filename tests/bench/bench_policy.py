@@ -23,7 +23,7 @@ from tests.bench.lab import (
 from tests.bench.report import Answer
 from tests.kit.node import JOURNAL, status, usual
 from tests.kit.servers import Server
-from tests.kit.support import RedisServer
+from tests.kit.support import Cert, RedisServer
 
 NUMBER, TITLE = 4, "Size"
 HOW = """Servers with 1, 1,000 and 1,000,000 `bind subject` lines side by side, and clients whose
@@ -31,11 +31,14 @@ never-seen certificates are bound by lines all over the policy. The largest is s
 committed as the control plane does it, patched and restarted, while another client PINGs all the
 time; beside it the longest PING of a server that does nothing: the machine's own. Then clients
 that `bind subject` names, without and with 10,000 `bind attributes` lines of 32 lists of types, and
-those that one of these lines names."""
+those that one of these lines names. Last, identities of mixed kinds (subject, URI, DNS name, e-mail
+address, UPN, key) beside as many subjects: both are loaded, patched and restarted by turns, and
+clients of each kind log in."""
 LOGIN = "processor time of the server a login, µs"
 LINES, USERS = 1_000_000, 100_000
 LIMIT, LINE_BYTES = 1.02, 160
 PARTS, PARTS_LIMIT = 10_000, 1.05
+MIXED_LIMIT = 1.10
 
 
 def subject(number: int) -> str:
@@ -178,7 +181,94 @@ def parts(kind: Server, lab: Lab, answer: Answer) -> None:
         answer.bar(row, PARTS_LIMIT, none)
 
 
+NAMES = ("subject", "uri", "dns", "email", "upn", "key")
+
+
+def named(number: int) -> tuple[str, str]:
+    """The kind and value of an identity, all values being as long as each other."""
+    kind, name = NAMES[number % len(NAMES)], f"device-{number:07}"
+    values = {
+        "subject": subject(number),
+        "uri": f"spiffe://acme/devices/{name}",
+        "dns": f"{name}.devices.acme.test",
+        "email": f"{name}@devices.acme.test",
+        "upn": f"{name}@devices.acme.test",
+        "key": f"{number:064x}",
+    }
+    return kind, values[kind]
+
+
+def holder(lab: Lab, number: int) -> Cert:
+    """A certificate with the identity of this number, which is no key."""
+    kind, value = named(number)
+    if kind == "subject":
+        return lab.pki.ca.issue(value)
+    return lab.pki.ca.issue("CN=x,O=acme", san=(f"{kind}:{value}",))
+
+
+def mixed(kind: Server, lab: Lab, answer: Answer) -> None:
+    size, count = lab.size(LINES, 2000), lab.size(50, 10)
+    chosen = [n for n in (i * 7919 % size for i in range(2 * count)) if n % len(NAMES) != 5][:count]
+    bindings = {
+        "subjects": [f"bind subject {subject(n)} alice" for n in range(size)],
+        "mixed kinds": [f"bind {' '.join(named(n))} alice" for n in range(size)],
+    }
+    shown = {
+        "subjects": keep([lab.pki.ca.issue(subject(n)) for n in chosen]),
+        "mixed kinds": keep([holder(lab, n) for n in chosen]),
+    }
+    with ExitStack() as stack:
+        servers = {
+            arm: stack.enter_context(RedisServer(kind, lab.pki, module=JOURNAL)) for arm in bindings
+        }
+        lines = {arm: [*usual(lab.pki), *said] for arm, said in bindings.items()}
+        calls = {arm: staged("mixed", said) for arm, said in lines.items()}
+        empty = {arm: resident(server) for arm, server in servers.items()}
+
+        def load(arm: str) -> float:
+            generation = status(servers[arm].admin())["generation"] + 1
+            with Link(servers[arm]) as link:
+                began = time.perf_counter()
+                send(link, "mixed", lines[arm], calls[arm], "LOAD", str(generation))
+                return time.perf_counter() - began
+
+        def memory(arm: str) -> float:
+            return (resident(servers[arm]) - empty[arm]) / size
+
+        def patch(arm: str) -> float:
+            number = time.monotonic_ns()
+            what = [NAMES[0], "uri"][arm == "mixed kinds"]
+            value = f"CN=new-{number}" if what == "subject" else f"urn:new:{number}"
+            return patch_cost(servers[arm], [f"+bind {what} {value} alice"])[0]
+
+        def restart(arm: str) -> float:
+            servers[arm].stop(60)
+            began = time.perf_counter()
+            servers[arm].start()
+            login_cost(servers[arm], 1, shown[arm], "PING")
+            return time.perf_counter() - began
+
+        def login(arm: str) -> float:
+            return login_cost(servers[arm], count, shown[arm], "PING")
+
+        measures: dict[str, tuple[int, Callable[[str], float]]] = {
+            "load, s": (1, load),
+            "memory a line, bytes": (1, memory),
+            "a patch of a line, of the main thread, ms": (5 * lab.rounds, patch),
+            "from start to the first login, s": (min(3, lab.rounds), restart),
+            LOGIN: (5 * lab.rounds, login),
+        }
+        for what, (rounds, run_arm) in measures.items():
+            found = by_turns(rounds, {arm: partial(run_arm, arm) for arm in servers})
+            subjects, others = (
+                answer.row(kind, f"{size:,} identities: {what}", arm, values)
+                for arm, values in found.items()
+            )
+            answer.bar(others, MIXED_LIMIT, subjects)
+
+
 def run(lab: Lab, answer: Answer) -> None:
     for kind in lab.servers:
         measure(kind, lab, answer)
         parts(kind, lab, answer)
+        mixed(kind, lab, answer)

@@ -311,11 +311,13 @@ def test_the_line_that_is_advised_binds_the_certificate(subject: bytes) -> None:
 
 
 def test_nobody_is_advised_to_bind_a_subject_too_long_for_a_line() -> None:
-    """The advice would be a line that is refused, or one that binds another name."""
+    """The advice would be a line that is refused, or one that binds another name: its key will
+    do."""
     leaf = certificate(name(*([(raw.oid("1.2" + ".127" * 40), "x")] for _ in range(50))))
     found = decide(policy(TRUST), leaf)
-    assert (found.reason, found.trace[-1]) == ("no_binding", "to change it: bind it")
     by_key = f"bind key {core.identity(leaf).key} alice"
+    cure = "to change it: add the line: " + by_key.replace("alice", "<user>")
+    assert (found.reason, found.trace[-1]) == ("no_binding", cure)
     assert decide(policy([*TRUST, by_key]), leaf).action == "login"
 
 
@@ -664,8 +666,8 @@ def test_with_a_control_plane_the_cure_is_a_command() -> None:
     cases: list[tuple[list[str], bytes, str]] = [
         ([], certificate(ALICE), "redis-certauth db update <database> --tls-mode enabled"),
         (TRUST, certificate(name([(CN, "o'neil")])),
-         "redis-certauth user update <user> --subject 'CN=o'\\''neil', where a role of that user "
-         "has an ACL here"),
+         "redis-certauth user identity add <user> --subject 'CN=o'\\''neil', where a role of that "
+         "user has an ACL here"),
         (["set enforce on"], certificate(ALICE),
          "where an intermediate CA issued it, the client has to send that with its certificate; "
          "else redis-certauth ca set <file with all CAs> --trust-grows, or "

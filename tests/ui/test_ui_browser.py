@@ -164,6 +164,34 @@ def test_a_file_is_read_into_its_field(
         expect(page.locator("main")).to_contain_text("logs in as alice")
 
 
+def test_a_dropped_certificate_shows_what_it_holds(
+    visited: Site, visit: Callable[..., BrowserContext]
+) -> None:
+    """DER too; one identity is chosen, and Enter still shows what the whole form would do."""
+    page = by_certificate(visit(visited.pki.alice))
+    page.goto("/ui/users/new")
+    page.get_by_label("Name (needed)").fill("pod")
+    page.get_by_role("checkbox", name="None", exact=True).check()
+    leaf = visited.pki.ca.issue("CN=pod", san=("uri:urn:pod",))
+    dropped = page.evaluate_handle(
+        """bytes => {
+            const held = new DataTransfer();
+            held.items.add(new File([new Uint8Array(bytes)], "pod.der"));
+            return held;
+        }""",
+        list(leaf.der),
+    )
+    page.dispatch_event("#certificate", "drop", {"dataTransfer": dropped})
+    page.get_by_role("checkbox", name="uri urn:pod").check()
+    page.get_by_label("Name (needed)").press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Add the user pod?")
+    page.get_by_role("button", name="Add the user pod").click()
+    expect(page.locator("main")).to_contain_text("uri urn:pod")
+    page.get_by_role("button", name="Show what removing it would do").click()
+    page.get_by_role("button", name="Remove the user pod").click()
+    expect(page.get_by_role("status")).to_contain_text("The user pod was removed.")
+
+
 def test_the_keyboard_is_enough(visit: Callable[..., BrowserContext]) -> None:
     """The first stop is the way past the menu; errors take the focus, and lead to their field."""
     page = by_password(visit())

@@ -1,6 +1,8 @@
 """control/ui/changes.py, objects.py, cas.py: a change is shown before it is made, and what is made
 is what was shown."""
 
+import io
+import re
 from typing import Any
 
 import pytest
@@ -78,6 +80,12 @@ def test_each_kind_is_made_changed_and_removed(api: ControlPlane, admin: Browser
              "certificate_subject_line": "CN=carol,O=acme"},
             {"email": "carol@acme.example"},
             "/v1/users",
+        ),
+        "patterns": (
+            {"name": "devices", "kind": "dns", "template": "{id}.iot.acme", "user": "device:{id}",
+             "role_uids": ["5"], "from": "10.0.0.0/8, ::1", "session": "8h"},
+            {"comment": "of the plant"},
+            "/v1/certauth/patterns",
         ),
         "databases": (
             {"name": "bills", "endpoints": "10.0.0.5:6379\n[::1]:6380 redis.example",
@@ -157,7 +165,8 @@ def test_identities_are_lines_of_a_form(api: ControlPlane, admin: Browser) -> No
         certificate_identities=f"{URI} session=8h\r\n\r\nCN=John Doe, O=acme from=10.0.0.0/8",
     )  # fmt: skip
     page = admin.send(page, "/ui/users/new")
-    assert f"Identities {URI} session=8h subject CN=John Doe,O=acme from=10.0.0.0/8" in page.text
+    none = "no known certificates"
+    assert f"Identities {URI} session=8h {none} subject CN=John Doe,O=acme from=" in page.text
     both = api.ok("GET /v1/users/2")["certificate_identities"]
     assert both[0] == {"uri": "spiffe://acme/cart", "session": "8h"}
     assert both[1] == {"subject": "CN=John Doe,O=acme", "from": ["10.0.0.0/8"]}
@@ -173,6 +182,60 @@ def test_identities_are_lines_of_a_form(api: ControlPlane, admin: Browser) -> No
         admin.send(page, "/ui/users/2")
         assert api.ok("GET /v1/users/2")["certificate_identities"] == told
     assert "CN=b" in admin.get("/ui/users/").text
+
+
+def test_a_user_begins_with_a_certificate(api: ControlPlane, admin: Browser, pki: Pki) -> None:
+    """The form shows what it holds, and nothing is taken that nobody chose; what was typed stays.
+    A later form adds what is chosen then."""
+    leaf = pki.ca.issue("CN=pod,O=acme", san=("uri:urn:pod", "dns:a.acme", "dns:b.acme"))
+    form = {"name": "cart", "auth_method": "certificate", "role_uids": ["6"]}
+    pem = leaf.pem.decode()
+    page = edited(admin, "/ui/users/new", **form, certificate=pem, more="on")
+    assert page.status == 200
+    for line in ("subject CN=pod,O=acme", "uri urn:pod", f"key {leaf.key_id}",
+                 "dns a.acme (several of a kind"):  # fmt: skip
+        assert line in page.text
+    sent = page.form("/ui/users/new")
+    assert (sent["name"], "certificate.by" in sent) == (["cart"], False)
+    page = admin.send(page, "/ui/users/new", **{"certificate.by": ["uri urn:pod"]})
+    assert page.title == "Add the user cart?", page.text
+    admin.send(page, "/ui/users/new")
+    assert api.ok("GET /v1/users/2")["certificate_identities"] == [{"uri": "urn:pod"}]
+    page = edited(admin, "/ui/users/2", certificate=pem, more="on")
+    by = [f"key {leaf.key_id}", "uri urn:pod"]
+    page = admin.send(page, "/ui/users/2", **{"certificate.by": by})
+    admin.send(page, "/ui/users/2")
+    both = [{"uri": "urn:pod"}, {"key": leaf.key_id}]
+    assert api.ok("GET /v1/users/2")["certificate_identities"] == both
+
+
+def test_a_file_shows_what_it_holds_without_scripts(admin: Browser, pki: Pki) -> None:
+    """PEM or DER; what is no certificate, and what logs nobody in, is said at its field."""
+    sick = pki.ca.issue("CN=a", san=[f"uri:urn:{'x' * 500}{n}" for n in range(200)])
+    for content, told in (
+        (pki.alice.pem, "cn alice"), (pki.alice.der, "cn alice"), (b"x", "no certificate"),
+        (sick.pem, "it logs nobody in"),
+    ):  # fmt: skip
+        form = admin.get("/ui/users/new").form("/ui/users/new")
+        data = {**form, "more": "on", "file": (io.BytesIO(content), "leaf")}
+        page = admin.post("/ui/users/new", **data)
+        assert (page.status, told in page.text) == (200, True), page.text
+
+
+def test_a_pin_comes_by_the_form_of_its_database(api: ControlPlane, admin: Browser) -> None:
+    """A certificate that says CA:TRUE is a client's own where its SHA-256 is named, however that is
+    written; one that is not there is said at its field."""
+    alone = root("CN=device")
+    api.database()
+    typed = {"authentication_ssl_client_certs": alone.pem.decode()}
+    wrong = edited(admin, "/ui/databases/1", **typed, pinned_certificates="ab" * 32)
+    assert '<a href="#pinned_certificates">' in wrong.html, wrong.text
+    colons = ":".join(re.findall("..", alone.fingerprint.upper()))
+    page = edited(admin, "/ui/databases/1", **typed, pinned_certificates=colons)
+    assert "+ pin " in page.text
+    admin.send(page, "/ui/databases/1")
+    assert api.ok("GET /v1/bdbs/1")["pinned_certificates"] == [alone.fingerprint]
+    assert "CN=device" in admin.get("/ui/cas/").text
 
 
 def test_a_wrong_identity_stands_at_its_field(api: ControlPlane, admin: Browser) -> None:

@@ -73,7 +73,7 @@ def test_a_refused_login_leads_to_its_explanation(
     page = browser.get("/ui/explain/?" + link.replace("&amp;", "&"))
     assert "A client showed CN=bob,OU=eng,O=acme from 127.0.0.1." in page.text
     assert "is refused : no_binding" in page.text
-    assert "redis-certauth user update <user> --subject 'CN=bob,OU=eng,O=acme'" in page.text
+    assert "redis-certauth user identity add <user> --subject 'CN=bob,OU=eng,O=acme'" in page.text
     plane.user(pki.bob, "bob")
     page = browser.get("/ui/explain/?" + link.replace("&amp;", "&"))
     assert "logs in as bob : matched" in page.text
@@ -135,6 +135,22 @@ def test_what_the_log_knows_is_explained_on_a_database_only(api: ControlPlane, p
              "key": found.key, "ca": pki.ca.key_id}  # fmt: skip
     told = api.ok("POST /v1/certauth/explain", {"known": known, "bdb_uid": 1})
     assert told["reason"] == "no_binding"
+    api.ok(
+        "POST /v1/users",
+        {
+            "name": "pod",
+            "auth_method": "certificate",
+            "role_uids": [4],
+            "certificate_identities": [{"uri": "urn:pod"}, {"ip": "10.0.0.1"}],
+        },
+    )
+    api.ok("PUT /v1/bdbs/1", {"roles_permissions": [{"role_uid": 4, "redis_acl_uid": 2}]})
+    for sans, reason in (
+        (["uri:urn:pod"], "matched"), (["ip:10.0.0.1"], "matched"), (["uri:urn:x"], "no_binding"),
+        (["uri:urn:pod", "uri:urn:x"], "ambiguous"), (["uri:urn:pod", "..."], "no_binding"),
+    ):  # fmt: skip
+        more = {"known": {**known, "subject": "", "sans": sans}, "bdb_uid": 1}
+        assert api.ok("POST /v1/certauth/explain", more)["reason"] == reason, sans
     del known["ca"]
     told = api.ok("POST /v1/certauth/explain", {"known": known, "bdb_uid": 1})
     assert told["reason"] == "untrusted_issuer"

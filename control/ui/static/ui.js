@@ -1,11 +1,28 @@
 // What is handier with scripts; everything works without them.
 "use strict";
 
-// A file that is chosen goes into the text field that it is for; nothing is uploaded but that text.
+// A file that is chosen, or dropped there, goes into the text field that it is for, DER as PEM;
+// nothing is uploaded but that text. Where the form can show what it holds, it does.
+const textOf = async (file) => {
+  const bytes = new Uint8Array(await file.arrayBuffer());
+  if (bytes[0] !== 0x30) return file.text();
+  const lines = btoa(String.fromCharCode(...bytes.subarray(0, 65536))).match(/.{1,64}/g);
+  return ["-----BEGIN CERTIFICATE-----", ...lines, "-----END CERTIFICATE-----", ""].join("\n");
+};
 for (const input of document.querySelectorAll("input[type=file][data-into]")) {
-  input.addEventListener("change", async () => {
-    const field = document.getElementById(input.dataset.into);
-    if (field && input.files[0]) field.value = await input.files[0].text();
+  const field = document.getElementById(input.dataset.into);
+  const take = async (file) => {
+    if (!field || !file) return;
+    field.value = await textOf(file);
+    input.value = "";
+    document.getElementById(input.dataset.then)?.click();
+  };
+  input.addEventListener("change", () => take(input.files[0]));
+  field?.addEventListener("dragover", (event) => event.preventDefault());
+  field?.addEventListener("drop", (event) => {
+    if (!event.dataTransfer.files.length) return;
+    event.preventDefault();
+    take(event.dataTransfer.files[0]);
   });
 }
 

@@ -93,6 +93,8 @@ def test_what_will_not_be_there_cannot_be_named(prune: bool) -> None:
 
 # ---- The file ----
 
+PATTERN = {"name": "x", "kind": "dns", "template": "{b}.acme", "user": "a:{b}"}
+
 
 @pytest.mark.parametrize(
     ("found", "message"),
@@ -108,6 +110,11 @@ def test_what_will_not_be_there_cannot_be_named(prune: bool) -> None:
         ({"users": [{"name": "x", "certificate_subject_line": "hello"}]}, "wrong form"),
         ({"users": [{"name": "x", "roles": 5}]}, "wrong form"),
         ({"bdbs": [{"name": "x", "roles_permissions": [{"role": "y"}]}]}, "wrong form"),
+        ({"bdbs": [{"name": "x", "pinned_certificates": ["ab"]}]}, "stands beside"),
+        ({"patterns": [{"name": "x", "kind": "uri", "user": "a:{b}"}]}, "a pattern has a template"),
+        ({"patterns": [{**PATTERN, "template": "{b}{c}"}]}, "patterns 'x': (?s:.*)wrong form"),
+        ({"patterns": [{**PATTERN, "sesion": "8h"}]}, "patterns 'x': no field 'sesion'"),
+        ({"patterns": [{**PATTERN, "session": "8 hours"}]}, "patterns 'x': (?s:.*)session"),
         ({"cluster": []}, "cluster: no fields"),
         ({"trusted_ca": "-----BEGIN nothing"}, "PEM"),
     ],
@@ -158,6 +165,23 @@ def test_identities_that_are_spelled_or_ordered_otherwise_are_no_change(tmp_path
     assert steps(user(*two), user(*reversed(two))) == ["update users 'x'"]
 
 
+def test_a_pattern_that_is_spelled_otherwise_is_no_change(tmp_path: Path) -> None:
+    """Its template, its networks in another order; another template is one, and so is a role."""
+
+    def pattern(**fields: Any) -> apply.State:
+        named = {"name": "x", "kind": "subject", "user": "a:{b}"}
+        return parse({"patterns": [{**named, **fields}]}, tmp_path)
+
+    here = pattern(template="CN={b},O=acme", **{"from": ["10.0.0.0/8", "::1"]}, roles=["x"])
+    same = pattern(template="/O=acme/CN={b}", **{"from": ["::1", "10.0.0.0/8"]}, roles=["x"])
+    roles: apply.State = {"roles": {"x": ROLE}}
+    assert steps(same | roles, here | roles) == []
+    other = pattern(template="CN={b},O=acme2")
+    assert steps(other, here | roles) == ["update patterns 'x'"]
+    with pytest.raises(PolicyFileError, match="patterns 'x': there will be no 'x' in roles"):
+        steps(same, here)
+
+
 # ---- Made so ----
 
 FILE = """
@@ -178,11 +202,23 @@ users:
       - {subject: "/O=acme/CN=cart", session: 8h}
     roles: [readers]
   - {name: bob, auth_method: regular, roles: [None], password_file: bob}
+patterns:
+  - name: devices
+    kind: dns
+    template: "{id}.iot.acme"
+    user: "device:{id}"
+    roles: [readers]
+    ca: CANAME
+    from: ["::1", 10.0.0.0/8]
+    session: 8h
+    comment: many
+  - {name: pods, kind: uri, template: "spiffe://acme/ns/shop/sa/{sa}", user: cart}
 bdbs:
   - name: orders
     endpoints: [{addr: [127.0.0.1], port: 1}]
     tls_server_ca: ca.pem
-    authentication_ssl_client_certs: []
+    authentication_ssl_client_certs: [{client_cert: "PINNED"}]
+    pinned_certificates: ["SAID"]
     roles_permissions: [{role: readers, redis_acl: orders}]
 cluster:
   mtls_certificate_authentication: true
@@ -199,6 +235,10 @@ def connection(tmp_path: Path, pki: Pki, monkeypatch: pytest.MonkeyPatch) -> Ite
     name = pki.ca.certificate.subject.rfc4514_string().removeprefix("CN=").split(",")[0]
     (tmp_path / "bob").write_text("a secret word\n")
     text = FILE.replace("[None]", '["None"]').replace("CANAME", name)
+    both = (pki.ca.issue("CN=pinned").pem + pki.ca.pem).decode()
+    text = text.replace("PINNED", both.replace("\n", "\\n")).replace(
+        "SAID", pki.ca.fingerprint.upper()
+    )
     (tmp_path / "policy.yaml").write_text(text)
     config = initialised(tmp_path / "home")
     with service.running(config):
@@ -236,7 +276,7 @@ def test_the_declared_state_is_made_and_stays(connection: list[str], tmp_path: P
     assert run(connection, file, "--dry-run").stdout == dry.stdout
     made = run(connection, file, "--yes", "--no-wait")
     assert made.exit_code == 0, made.output
-    assert "9 changes made" in made.output
+    assert "11 changes made" in made.output
     for options in ([], ["--prune"]):
         assert "nothing to do" in run(connection, file, *options).output
     file.write_text(file.read_text().replace("port: 1", "port: 2"))
@@ -253,6 +293,8 @@ def test_what_is_exported_is_no_change(connection: list[str], tmp_path: Path) ->
     text = told.stdout[told.stdout.index("trusted_ca:") :]
     assert "spiffe://acme/cart" in text
     assert "certificate_subject_line" not in text
+    assert "user: device:{id}" in text
+    assert text.count("pinned_certificates:") == 1
     file = tmp_path / "exported.yaml"
     file.write_text(text)
     found = run(connection, file, "--prune")
@@ -271,11 +313,12 @@ def test_pruning_deletes_what_is_not_declared(connection: list[str], tmp_path: P
     """But the user who asks is still there, and so are the built-in roles."""
     file = tmp_path / "policy.yaml"
     assert run(connection, file, "--yes", "--no-wait").exit_code == 0
-    file.write_text("users: []\nbdbs: []\n")
+    file.write_text("users: []\npatterns: []\nbdbs: []\n")
     assert "nothing to do" in run(connection, file).output
     pruned = run(connection, file, "--yes", "--prune", "--no-wait")
     assert pruned.exit_code == 0, pruned.output
     assert "delete users 'alice'" in pruned.output
+    assert pruned.output.index("patterns 'pods'") < pruned.output.index("users 'cart'")
     assert "'admin'" not in pruned.output
 
 

@@ -59,14 +59,15 @@ def test_each_kind_has_an_option(run: Shell) -> None:
         "a.acme", "--email-san", "a@acme", "--ip", "10.0.0.1", "--upn", "a@ad", "--key-id", digest,
         "--fingerprint", digest, "--attributes", "OU=eng", "--attribute-oid", "2.5.4.5=1",
         "--extension-oid", "1.2.3=x", "--from", "10.0.0.0/8", "--from", "::1", "--session", "8h",
-        "--shared",
+        "--shared", "--comment", "of the shop",
     )  # fmt: skip
     assert {bindings.kind_of(one) for one in told} == set(bindings.KINDS)
     assert {"subject": "CN=a,O=acme"}.items() <= told[0].items()
     for one in told:
         assert (one["session"], one["shared"], len(one["from"])) == ("8h", True, 2)
+        assert one["comment"] == "of the shop"
     listed = run("user", "list").output
-    assert f"uri {CART} from=10.0.0.0/8,::1 session=8h shared" in listed
+    assert f"uri {CART} from=10.0.0.0/8,::1 session=8h shared comment=" in listed
     assert f"uri {CART} from=" in run("user", "show", "cart").output
 
 
@@ -133,6 +134,7 @@ def test_a_certificate_says_what_it_holds_and_one_chooses(
     ("words", "why"),
     [
         (("--session", "8h"), "give one, such as --uri"),
+        (("--comment", "mine"), "give one, such as --uri"),
         (("--by", "uri"), "give one, such as --uri"),
         (("--extension-oid", "1.2.3"), "not like OID=VALUE"),
         (("--certificate", __file__), "test_identities.py: "),

@@ -10,9 +10,15 @@ import yaml
 from click.testing import CliRunner
 
 from control import service
-from control.cli import apply
+from control.cli import apply, importers
 from control.cli.enterprise import from_enterprise
-from control.cli.importers import Import, from_acl_file, from_pg_ident, subjects_of
+from control.cli.importers import (
+    Import,
+    from_acl_file,
+    from_pg_ident,
+    subjects_of,
+    template_of,
+)
 from control.cli.imports import print_import
 from control.cli.main import main
 from control.policy import lines as policy
@@ -199,11 +205,63 @@ def test_a_pg_ident_becomes_users(tmp_path: Path) -> None:
     assert set(taken(found, tmp_path)["users"]) == {"alice", "bob"}
 
 
+@pytest.mark.parametrize(
+    ("expression", "template"),
+    [
+        ("^dev-(.*)$", "dev-{a}"),
+        ("^dev-.+$", "dev-{b1}"),
+        (r"^(.*)\*x\.y$", "{a}*x.y"),
+        ("^CN=(.*),OU=.*,O=acme$", "CN={a},OU={b1},O=acme"),
+    ],
+)
+def test_an_expression_that_a_pattern_covers_is_one(expression: str, template: str) -> None:
+    """What stands beside .* and .+ is exact."""
+    assert template_of(expression) == template
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("m /dev-(.*)$ \\1", "looks within a name"),
+        ("m /^dev-(.*) \\1", "looks within a name"),
+        ("m /^dev-([0-9]+)$ \\1", "nothing in a pattern is like '([0-9]+)'"),
+        ("m /^a|b.*$ \\1", "nothing in a pattern is like '|b.*'"),
+        ("m /^a.b(.*)$ \\1", "nothing in a pattern is like '.b(.*)'"),
+        (r"m /^\d(.*)$ \1", r"nothing in a pattern is like '\d(.*)'"),
+        ("m /^a.*?$ \\1", "nothing in a pattern is like '?'"),
+        ("m /^(.*)x(.*)$ \\1", "several groups"),
+        ("m /^dev-.*$ \\1", "no group for \\1"),
+        ("m /^dev-x$ shop", "write the name itself"),
+        ("m /^(.*)@acme$ \\1", "is followed by '@'"),
+        ("m /^dev-.*$ shop", "user 'shop', who has to have"),
+        ("m /^dev-(.*)$ all", "several users"),
+        ("m /^dev-(.*)$ a\nm /^dev-(.*)$ a\nm x a", "the same expression"),
+    ],
+)
+def test_an_expression_that_takes_otherwise_is_refused(line: str, why: str) -> None:
+    """A pattern never takes a certificate that the expression does not."""
+    found = from_pg_ident(line, TEMPLATE)
+    assert noted(found, "line ", why), found.notes
+    assert len(found.state.get("patterns", ())) == line.count("\nm x")
+
+
+def test_expressions_of_a_pg_ident_become_patterns(tmp_path: Path) -> None:
+    """By a group each certificate is a user of its own, whose name begins with the map's; without
+    one all of them are the user, who has a line of its own."""
+    text = "m pod shop\nm /^pod-.*$ shop\nm /^dev-(.*)$ \\1\nm /^tv-(.*)$ \\1\nn /^x(.*)$ t-\\1\n"
+    found = from_pg_ident(text, TEMPLATE)
+    made = taken(found, tmp_path)["patterns"]
+    assert {one["template"]: one["user"] for one in made.values()} == {
+        "pod-{b1}": "shop", "dev-{a}": "m-2:{a}", "tv-{a}": "m-2:{a}", "x{a}": "n:t-{a}",
+    }  # fmt: skip
+    assert noted(found, "line 3", "begin with 'm-2:'")
+
+
 def test_what_a_pg_ident_has_and_we_have_not_is_told() -> None:
     """Each line that makes nobody, with its number and why."""
     found = from_pg_ident(IDENT, TEMPLATE)
     for number, why in (
-        (6, "is 'bob' already"), (7, "regular expression"),
+        (6, "is 'bob' already"), (7, "and no pattern: "),
         (8, "several users"), (9, "three words"), (10, "not followed"), (11, "quotation"),
     ):  # fmt: skip
         assert noted(found, f"line {number}:", why), (number, found.notes)

@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,30 @@ def test_each_ca_tells_who_depends_on_it(api: ControlPlane, pki: Pki) -> None:
     }  # fmt: skip
     assert (of(answer, other)["admits"], of(answer, other)["anchors"]) == ([], [2])
     assert answer["silent"] == []
+
+
+def test_each_pinned_certificate_tells_who_depends_on_it(api: ControlPlane, pki: Pki) -> None:
+    """Where it is pinned, and who is known by it alone; it is no CA, and its CA is not trusted."""
+    other = root("CN=Other")
+    leaf, alone = other.issue(ALICE), root("CN=device")
+    api.trust(pki.ca)
+    certs = [{"client_cert": one.pem.decode()} for one in (leaf, alone)]
+    api.database("own", 6381, authentication_ssl_client_certs=certs,
+                 pinned_certificates=[alone.fingerprint])  # fmt: skip
+    api.store.inventory.record_seen(
+        replace(seen(leaf, "alice", 1), last_login=1), replace(seen(pki.bob, "bob"), last_login=1)
+    )
+    found = api.ok(f"GET {CAS}")
+    assert [one["subject"] for one in found["cas"]] == ["CN=Root CA,O=acme"]
+    pins = {one["cert"]: one for one in found["pins"]}
+    assert pins.keys() == {leaf.fingerprint, alone.fingerprint}
+    assert pins[leaf.fingerprint]["pinned"] == pins[alone.fingerprint]["pinned"] == [1]
+    assert pins[leaf.fingerprint]["who"] == [
+        {"user": "alice", "certificates": 1, "sessions": 0, "only": True}
+    ]
+    assert pins[alone.fingerprint]["who"] == []
+    api.ok("PUT /v1/bdbs/1?force", {"authentication_ssl_client_certs": certs[1:]})
+    assert [one["cert"] for one in api.ok(f"GET {CAS}")["pins"]] == [alone.fingerprint]
 
 
 def test_a_ca_in_use_goes_only_by_force(api: ControlPlane, pki: Pki) -> None:

@@ -12,7 +12,7 @@ from control.nodes import audit
 from control.nodes.audit import Collector, follow
 from control.records import Database, Endpoint
 from control.store import InventoryFilter
-from tests.kit.node import turned_away, who
+from tests.kit.node import Start, turned_away, who
 from tests.kit.plane import Plane, enrolled_node, operator
 from tests.kit.rest import ControlPlane
 from tests.kit.servers import Server
@@ -314,3 +314,35 @@ def test_what_happens_on_a_node_is_in_the_event_log(
     wait_until(
         lambda: any(one["type"] == "client_refused" for one in told(plane)[gap:]), "what came since"
     )
+
+
+def test_a_certificate_without_a_subject_is_told_by_its_sans(
+    plane: Plane, start: Start, installed: Server, pki: Pki
+) -> None:
+    """In the events and the inventory, which are searched by them, and in the server's log; what
+    is too long for an entry ends in "...", and the cure of explain works as it stands."""
+    server = enrolled_node(start, installed, plane.config.home, pki)
+    plane.trust(pki.ca)
+    plane.register(server)
+    plane.in_step()
+    pod = pki.ca.issue("", san=("uri:spiffe://acme/Cart", "ip:10.0.0.1"))
+    many = pki.ca.issue("", san=[f"uri:urn:{'x' * 200}{n}" for n in range(4)])
+    assert who(server, pod) != "cart"
+    who(server, many)
+    logs = "GET /v1/logs?type=client_refused&search="
+    wait_until(lambda: plane.ok(f"{logs}ACME/cart"), "the refusal is found by its SAN")
+    (refusal,) = plane.ok(f"{logs}ACME/cart")
+    assert refusal["sans"] == ["uri:spiffe://acme/Cart", "ip:10.0.0.1"]
+    assert "(subject -, SAN uri:spiffe://acme/Cart)" in server.log
+    wait_until(lambda: plane.ok(f"{logs}urn:xxx"), "the long ones are told")
+    assert plane.ok(f"{logs}urn:xxx")[0]["sans"][2:] == ["..."]
+    cure = plane.ok("POST /v1/certauth/explain",
+                    {"bdb_uid": 1, "certificate": pod.pem.decode()})["trace"][-1]  # fmt: skip
+    assert "user identity add <user> --uri 'spiffe://acme/Cart'" in cure
+    identity = [{"uri": "spiffe://acme/Cart"}]
+    plane.ok("POST /v1/users", {"name": "cart", "auth_method": "certificate", "role": "admin",
+                                "certificate_identities": identity})  # fmt: skip
+    wait_until(lambda: who(server, pod) == "cart", "cart logs in")
+    listed = "GET /v1/certauth/certificates?search=acme/cart"
+    wait_until(lambda: plane.ok(listed), "the certificate is found by its SAN")
+    assert plane.ok(listed)[0]["sans"] == refusal["sans"]

@@ -52,6 +52,21 @@ def test_a_certificate_seen_is_remembered_with_its_last_login(made: Store) -> No
     assert every(made) == (replace(later, first=one.first),)
 
 
+def test_certificates_are_found_by_subject_and_san(made: Store) -> None:
+    """A part of either, in any case; what is a wildcard of SQL is text."""
+    pod = known("b2", subject="", sans=("uri:spiffe://acme/Cart", "dns:a_b.acme"), last_login=NOW)
+    made.inventory.record_seen(known(last_login=NOW), pod)
+
+    def found(text: str) -> list[str]:
+        return [one.cert for one in made.inventory.find(InventoryFilter(search=text), limit=9)]
+
+    assert found("ACME/cart") == found("a_b") == ["b2"]
+    assert found("cn=ALI") == ["a1"]
+    assert found("a%b") == found("axb") == []
+    made.inventory.record_seen(known("a1", sans=("upn:a@ad",), last_login=NOW + 100))
+    assert found("upn:a@") == ["a1"]  # of a server that said none before
+
+
 def test_a_login_within_the_minute_writes_nothing(made: Store) -> None:
     """Clients that connect all the time cost no write each."""
     one = known(last_login=NOW)
