@@ -65,7 +65,7 @@ def build_module(flags: list[str], link: list[str]) -> str:
 
 
 def declarations() -> str:
-    """The parts of core.h, in its order. They hold no preprocessor line, so that cffi can read them."""
+    """The parts of core.h in its order, which hold no preprocessor line: cffi can read them."""
     folder = ROOT / "module/core"
     parts = re.findall(r'^#include "(.+)"', (folder / "core.h").read_text(), re.MULTILINE)
     return "".join((folder / part).read_text() for part in parts)

@@ -95,7 +95,7 @@ def test_a_journal_gives_back_what_was_appended(tmp_path: Path) -> None:
 
 
 def test_the_file_is_text_in_the_documented_form(tmp_path: Path) -> None:
-    """A person can read the file, and anybody can recompute its checksums from the words of journal.c."""
+    """A person can read the file, and anybody can recompute its checksums."""
     contents = [each.split(b"end ")[0] for each in three_records(tmp_path)]
     assert contents == [
         record(1, "+" + ALICE, "+" + USER, digest=digest_of(ALICE, USER)),

@@ -10,7 +10,7 @@ import yaml
 from click.testing import CliRunner
 
 from control import service
-from control.cli import apply, importers
+from control.cli import apply
 from control.cli.enterprise import from_enterprise
 from control.cli.importers import (
     Import,

@@ -154,7 +154,7 @@ def test_what_another_holder_has_reported_is_not_kept(
     plane.in_step()
     mine, hold = plane.worker.lease, plane.worker.lease.hold
     is_frozen, wakes = threading.Event(), threading.Event()
-    monkeypatch.setattr(mine, "hold", lambda: is_frozen.set() or wakes.wait() and hold())
+    monkeypatch.setattr(mine, "hold", lambda: is_frozen.set() or (wakes.wait() and hold()))
     assert is_frozen.wait(10)
     mine._next = 0.0
     plane.store.lease.end(mine.holder)
