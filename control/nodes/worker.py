@@ -33,6 +33,7 @@ from control.store import UNAVAILABLE_ERRORS, Replaced, Store
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 10.0  # at most, between two visits to a node that does not answer
+LAST_SECONDS = 1.0  # for what nodes are asked when this process ends
 THREADS = 16  # nodes visited at once; and as many that did not answer the last time
 STRANGE_THREADS = 4  # strangers visited at once
 AGES_SECONDS = 2.0  # between two writes of when nodes were last visited
@@ -91,19 +92,27 @@ class Worker:
         self._thread.start()
 
     def stop(self) -> None:
-        """Returns when no node is spoken to any more: at once, or after the timeout of a node that
-        hangs."""
+        """Returns when no node is spoken to any more. What a node has not answered after
+        LAST_SECONDS is cut off: it does what it was told, or the next leader tells it again."""
         self._stopping.set()
         self._wake.set()
         self._thread.join()
+        cut = threading.Timer(LAST_SECONDS, self._cut_all)
+        cut.daemon = True
+        cut.start()
         for pool in (self._pool, self._slow, self._strange):
             pool.shutdown(cancel_futures=True)
+        cut.cancel()
         for tracked in self.fleet.all():
             tracked.node.close()
         try:
             self.lease.end()
         except Exception as error:
             log.warning("the lease ends by itself: %s", error)
+
+    def _cut_all(self) -> None:
+        for tracked in self.fleet.all():
+            tracked.node.cut_overdue(math.inf)
 
     def ask(
         self,

@@ -22,7 +22,8 @@ from control.service.home import (
     rotate,
 )
 from control.service.recovery import allow_passwords, release, set_password, take_node
-from control.service.serving import running, serve, stop_on_signal
+from control.service.serving import running, serve
+from control.service.signals import stop_on_signal
 
 __all__ = [
     "LIFETIME",

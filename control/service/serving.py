@@ -1,7 +1,6 @@
 """The control plane at work: the API, the page, and the threads beside them."""
 
 import logging
-import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -25,10 +24,12 @@ from control.pki.issue import open_authority
 from control.records import API, Certificate
 from control.service.config import Config, ServiceError
 from control.service.home import check_home, open_store, own_certificates, renew, rotate
+from control.service.signals import END_SECONDS, stop_on_signal
 from control.store import Store
 from control.ui.app import create_ui
 
 log = logging.getLogger(__name__)
+GRACE_SECONDS = 2.0  # for requests that are under way at the end
 RENEWAL_SECONDS = 3600.0  # seconds between two looks at their age
 STALLED_SECONDS = 300.0  # seconds without a good one
 WATCH_SECONDS = 60.0  # seconds between two looks at the ages of clients' certificates
@@ -70,10 +71,10 @@ def running(config: Config) -> Iterator[Server]:
             own=lambda: own_certificates(config),
         )
         fronts = [_front(config, app, api)]
-        stack.callback(fronts[0].stop)
+        stack.callback(fronts[0].stop, GRACE_SECONDS)
         if config.ui_port:
             fronts.append(_ui(config, create_ui(app, peer_cert), store))
-            stack.callback(fronts[1].stop)
+            stack.callback(fronts[1].stop, GRACE_SECONDS)
         if config.audit_file:
             follower = Follower(store, config.home / config.audit_file, pulse)
             start_until_exit(stack, follower)  # ends behind the others
@@ -189,18 +190,10 @@ class CertificateKeeper(threading.Thread):
 
 
 def serve(config: Config) -> None:
-    """Runs until SIGINT or SIGTERM."""
-    stop = stop_on_signal()
+    """Runs until SIGINT or SIGTERM, and at most END_SECONDS longer, whatever hangs then."""
+    stop = stop_on_signal(patience=END_SECONDS)
     with running(config):
         log.info("the REST API listens on https://%s:%d", config.host, config.port)
         if config.ui_port:
             log.info("the web page is https://%s:%d/ui", config.host, config.ui_port)
         stop.wait()
-
-
-def stop_on_signal() -> threading.Event:
-    """Set by SIGINT and SIGTERM from now on, which do nothing else any more."""
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
