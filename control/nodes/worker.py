@@ -28,7 +28,7 @@ from control.nodes.visit import VISIT_SECONDS, Visitor, note
 from control.policy import core
 from control.records import Database, Target
 from control.reports import Node as Seen
-from control.store import UNAVAILABLE_ERRORS, Replaced, Store
+from control.store import UNAVAILABLE_ERRORS, Replaced, Store, first_line
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class Worker:
         try:
             self.lease.end()
         except Exception as error:
-            log.warning("the lease ends by itself: %s", error)
+            log.warning("the lease ends by itself: %s", first_line(error))
 
     def _cut_all(self) -> None:
         for tracked in self.fleet.all():
@@ -180,9 +180,7 @@ class Worker:
                 self._turn()
                 self._pulse.beat("sync")
             except UNAVAILABLE_ERRORS as error:
-                reason = str(error).splitlines()[0]
-                log.error("the sync worker goes on when the database does: %s", reason)
-                self._pulse.fail("sync", reason)
+                self._pulse.fail("sync", first_line(error))  # the store tells the log
                 self._stopping.wait(VISIT_SECONDS)
             except Exception as error:
                 log.exception("the sync worker goes on after an error")

@@ -51,8 +51,8 @@ def _listen(
         elif reload and signal.SIGHUP in numbers:
             try:
                 reload()
-            except Exception:
-                log.exception("the settings stay as they were")
+            except Exception as error:
+                log.error("the settings stay as they were: %s", error)
 
 
 def _end(patience: float) -> None:
