@@ -85,6 +85,7 @@ class Store:
                 check_version(find_version(connection), make, settle)
             if settle:
                 with pool.begin() as connection:
+                    allow_long_idle(connection)
                     migrate(connection, "head")
                 if self.revision():
                     self.policies.refresh()

@@ -39,6 +39,9 @@ def opened() -> Outage:
     return made
 
 
+LOCKED = sa.exc.OperationalError("INSERT", {}, sqlite3.OperationalError("database is locked"))
+
+
 def fails(of: Outage, error: Exception, writes: bool = False) -> None:
     with pytest.raises(type(error)), of.watch(writes):
         raise error
@@ -102,8 +105,22 @@ def test_nobody_queues_up_for_a_server_that_does_not_answer() -> None:
         works(found)
 
 
+def test_nobody_queues_up_for_a_lock_that_somebody_holds() -> None:
+    """One now and then finds out whether it is still held; who reads does not notice."""
+    found = opened()
+    fails(found, LOCKED, writes=True)
+    with pytest.raises(Away, match="is locked"), found.watch(writes=True):
+        raise AssertionError
+    works(found, writes=False)
+    with pytest.raises(Away), found.watch(writes=True):
+        raise AssertionError
+    found._next_try = 0.0
+    works(found, writes=True)
+    works(found, writes=True)
+
+
 def test_a_database_that_refuses_is_asked_again_at_once() -> None:
-    """A full disk, or a lock that somebody holds, does not keep others from reading."""
+    """A full disk does not keep others from reading, nor from trying."""
     found = opened()
     for _ in range(3):
         fails(found, FULL, writes=True)
