@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
-END_SECONDS = 4.5  # from a signal to the end, whatever hangs; systemd and Kubernetes wait longer
+END_SECONDS = 4.0  # from a signal to the end, whatever hangs; systemd and Kubernetes wait longer
 LAST_WORDS_SECONDS = 0.3  # for a line of the log that nobody may read
 ENDS = (signal.SIGINT, signal.SIGTERM)
 

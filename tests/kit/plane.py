@@ -156,7 +156,11 @@ class Serving:
     def start(self) -> None:
         """Also again, after `kill`. Returns when it answers."""
         self.process = self.begin()
-        wait_until(self._answers, f"it answers; see {self.config.home}/log", 90)
+        try:
+            wait_until(self._answers, f"it answers; see {self.config.home}/log", 90)
+        except AssertionError:
+            self.kill()
+            raise
 
     def begin(self) -> "subprocess.Popen[bytes]":
         """The process, which may not answer yet."""

@@ -34,6 +34,7 @@ from tests.kit.servers import Server
 from tests.kit.support import Pki, free_port, wait_until
 
 BAR_SECONDS = 5.0  # from SIGTERM to the end
+SLACK_SECONDS = 5.0  # for a machine that gives this process little time
 BAR_LINES = 100  # of the log, in a minute
 
 
@@ -190,7 +191,7 @@ def ends(process: "subprocess.Popen[Any]") -> None:
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0
     print(f"ended after {time.monotonic() - begun:.1f} s")
-    assert time.monotonic() - begun < BAR_SECONDS + 1  # this machine may be busy
+    assert time.monotonic() - begun < BAR_SECONDS + SLACK_SECONDS
 
 
 def started(config: Config) -> "subprocess.Popen[Any]":
