@@ -17,6 +17,7 @@ import os
 import re
 import shutil
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +29,7 @@ ROOT = Path(__file__).resolve().parent
 CORE = [str(path) for path in sorted((ROOT / "module/core").glob("*.c"))]
 SERVER = [str(path) for path in sorted((ROOT / "module/server").glob("*.c"))]
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werror"]
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 # Hidden, because a Redis server exports hundreds of names (sds, rax, dict) that ours must neither
 # replace nor be replaced by.
 ALWAYS = ["-std=c11", "-fvisibility=hidden", "-fPIC", f"-ffile-prefix-map={ROOT}=."]
@@ -58,6 +60,7 @@ def build_module(flags: list[str], link: list[str]) -> str:
         [*CORE[1:], *SERVER],
         libraries=["ssl", "crypto"],
         extra_compile_args=[*flags, *WARNINGS],
+        define_macros=[("CERTAUTH_VERSION", f'"{VERSION}"')],
         # A function that exists nowhere stops the build rather than a server.
         extra_link_args=[*link, "-Wl,-z,defs"],
     )
@@ -104,7 +107,7 @@ def make(
     """Builds `product` in `work` unless it is there and up to date. True if it was built."""
     flags = ALWAYS + (SANITIZED if sanitize else HARDENED)
     link = LINK + (SANITIZED if sanitize else [])
-    stamp, made_from = work / "stamp", fingerprint(sources, (flags, link))
+    stamp, made_from = work / "stamp", fingerprint(sources, (flags, link, VERSION))
     if product.exists() and stamp.exists() and stamp.read_text() == made_from:
         return False
     work.mkdir(parents=True, exist_ok=True)

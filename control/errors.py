@@ -43,3 +43,9 @@ def refused(error_code: str, description: str) -> Refusal:
 def conflict(error_code: str, description: str) -> Refusal:
     """Something else stands in the way: 409."""
     return Refusal(409, error_code, description)
+
+
+def database_away() -> Refusal:
+    """The control plane's own database cannot be read or written: 503."""
+    text = "the control plane's database cannot be read or written now: its log says why"
+    return Refusal(503, "database_unavailable", text)

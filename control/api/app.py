@@ -41,12 +41,12 @@ from control.domain.guard import Guard, PeerCert
 from control.domain.issuing import OpenPolicies
 from control.domain.metrics import Figures, Own
 from control.domain.passwords import new_password
-from control.errors import Refusal, invalid, refused
+from control.errors import database_away, invalid, refused
 from control.nodes.trials import Trials
 from control.pki.crl import CrlError
 from control.pki.pem import CertificateError, Issued
 from control.records import Cluster, User
-from control.store import UNAVAILABLE_ERRORS, Store
+from control.store import UNAVAILABLE_ERRORS, Store, first_line
 
 log = logging.getLogger(__name__)
 BODY = 1 << 20  # bytes of a request's body, as in control/http/protocol.py
@@ -95,6 +95,7 @@ def create_app(
     for kind in UNAVAILABLE_ERRORS:
         app.register_error_handler(kind, _away)
     app.register_error_handler(CrlError, lambda e: errors.answer(invalid(e.code, str(e))))
+    app.extensions["away"] = UNAVAILABLE_ERRORS
     app.extensions["rotate"] = rotate
     app.extensions["authority"] = authority
     app.extensions["policies"] = OpenPolicies(store)
@@ -127,10 +128,9 @@ def init_cluster(store: Store, name: str, admin_username: str, admin_password: s
 
 
 def _away(error: Exception) -> Response:
-    """Its database: a full disk, a lock, a server that is down."""
-    log.error("the database does not do it: %s", str(error).splitlines()[0])
-    text = "the control plane's database cannot be read or written now: its log says why"
-    response = errors.answer(Refusal(503, "database_unavailable", text))
+    """Its database: a full disk, a lock, a server that is down. The store tells the log."""
+    log.debug("not answered: %s", first_line(error))
+    response = errors.answer(database_away())
     response.headers["Retry-After"] = "5"
     return response
 

@@ -4,6 +4,7 @@ has followed."""
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from typing import Annotated, Any, Literal
 
 from flask import Blueprint, Response, current_app
@@ -16,6 +17,7 @@ from control.api.web import answer, guard, in_field, needs, rehearsed, store
 from control.domain import preview
 from control.errors import Refusal, invalid, refused
 from control.nodes.client import NodeError
+from control.nodes.protocol import PROTOCOL, cannot, protocol_of, version_of
 from control.nodes.trials import refusal
 from control.nodes.waiting import servers
 from control.policy import core
@@ -59,7 +61,8 @@ class PreviewBody(Body):
 
 class ServerAnswer(BaseModel):
     """A node of a database. `lag` is in generations; `last_error_time` in seconds since 1970; `age`
-    in seconds since it was last looked at, null for never."""
+    in seconds since it was last looked at, null for never. `module` is the version of its module,
+    `protocol` what that speaks (0: not known), `cannot` what it cannot do therefore."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
     bdb_uid: int
@@ -74,6 +77,8 @@ class ServerAnswer(BaseModel):
     last_error_time: int
     software: str
     module: str
+    protocol: int
+    cannot: list[str]
     trust: str
     certificate_subject: str
     certificate_issuer: str
@@ -85,8 +90,11 @@ class ServerAnswer(BaseModel):
 class ServersAnswer(Answer):
     """`leader` is the control plane that last began to speak to them, and `epoch` counts them;
     `leader_age` the seconds since it last said so, null for never. `faults` is what keeps the
-    control plane that answers from its work. `hold`: why nothing is sent to them."""
+    control plane that answers from its work. `hold`: why nothing is sent to them. `version` and
+    `protocol` are those of the control plane that answers."""
 
+    version: str
+    protocol: int
     leader: str
     epoch: int
     leader_age: float | None
@@ -311,7 +319,8 @@ def nodes() -> Response:
     ]
     leader = {"leader": holder, "epoch": epoch, "leader_age": seconds(silence)}
     hold = store().settings.cluster().hold
-    return answer({**leader, "faults": plane_faults(), "hold": hold, "nodes": found})
+    ours = {"version": version("redis-certauth"), "protocol": PROTOCOL}
+    return answer({**ours, **leader, "faults": plane_faults(), "hold": hold, "nodes": found})
 
 
 def rendered_node(node: Node, database: Database, target: Target) -> dict[str, Any]:
@@ -327,7 +336,9 @@ def rendered_node(node: Node, database: Database, target: Target) -> dict[str, A
         "last_error": node.last_error,
         "last_error_time": node.last_error_time,
         "software": node.software,
-        "module": node.module,
+        "module": version_of(node.module),
+        "protocol": protocol_of(node.module),
+        "cannot": cannot(node.module),
         "trust": node.detail,
         "age": rendered(node),
         **rendered_certificate(node),

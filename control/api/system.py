@@ -65,6 +65,12 @@ class HealthcheckAnswer(Answer):
     status: Literal["active", "inactive"]
 
 
+class ProbeAnswer(Answer):
+    """`waiting` comes with a 503."""
+
+    status: Literal["live", "ready", "waiting"]
+
+
 class CheckAnswer(Answer):
     cluster_test_result: bool
     nodes: list[dict[str, Any]]
@@ -188,6 +194,24 @@ def master_healthcheck() -> Response:
         authorise(Rule("view_cluster_info"))
     faults = plane_faults()
     response = answer({"status": "inactive" if faults else "active"})
+    response.status_code = 503 if faults else 200
+    return response
+
+
+@blueprint.get("/livez")
+@needs(PUBLIC, answers=ProbeAnswer)
+def live() -> Response:
+    """Whether this process answers at all; behind the front, control/http/bridge.py does."""
+    return answer({"status": "live"})
+
+
+@blueprint.get("/readyz")
+@needs(PUBLIC, answers=ProbeAnswer)
+def ready() -> Response:
+    """Whether requests should be sent here: a 503 where this control plane does not do its work.
+    Anybody may ask, so it does not say why."""
+    faults = plane_faults()
+    response = answer({"status": "waiting" if faults else "ready"})
     response.status_code = 503 if faults else 200
     return response
 

@@ -13,7 +13,9 @@ somebody else was faster (`unchanged`)."""
 
 import functools
 import hashlib
+import logging
 import re
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -30,8 +32,10 @@ from control.nodes.trials import Trials, refusal
 from control.nodes.waiting import IN_FORCE, LONGEST, in_force, missing, wait_for_sync
 from control.policy.core import CoreError
 from control.records import User
-from control.store import Record, Store, Untried
+from control.store import Away, Record, Store, Untried
 
+REQUESTS = "control.requests"  # the logger that has a line for each request
+requests = logging.getLogger(REQUESTS)
 Handler = TypeVar("Handler", bound=Callable[..., Response])
 Model = TypeVar("Model", bound=models.Body)
 Parsed = TypeVar("Parsed")
@@ -92,12 +96,36 @@ def install(app: Flask, store: Store, guard: Guard) -> None:
     """Puts the store and the guard in reach of the handlers, and the guard in front of them."""
     app.extensions["store"] = store
     app.extensions["guard"] = guard
+    app.before_request(_begin)
     app.before_request(_refuse_nul)
     app.before_request(store.request.enter)
     app.before_request(_refuse_options)
+    app.before_request(_refuse_old)
     app.before_request(_authorise)
     app.after_request(_show_state)
+    app.after_request(_tell_log)
     app.teardown_request(lambda _: store.request.leave())
+
+
+def _begin() -> None:
+    g.begun = time.monotonic()
+
+
+def _tell_log(response: Response) -> Response:
+    """A line for each request, where that is switched on; without its query and body, in which
+    secrets may be."""
+    if requests.isEnabledFor(logging.INFO):
+        spent = (time.monotonic() - g.begun) * 1000
+        name = g.caller.user.name if "caller" in g else ""
+        told = {
+            "method": request.method, "path": request.path, "status": response.status_code,
+            "milliseconds": round(spent, 1), "address": request.remote_addr or "",
+            "username": name,
+        }  # fmt: skip
+        line = f"{request.method} {request.path} {response.status_code} {spent:.0f} ms"
+        text = f"{line} {name or '-'} {request.remote_addr or '-'}"
+        requests.info("%s", text, extra={"told": told})
+    return response
 
 
 def _refuse_nul() -> None:
@@ -109,6 +137,15 @@ def _refuse_nul() -> None:
 def _refuse_options() -> None:
     if request.method == "OPTIONS" and current_store().settings.cluster().options_method_forbidden:
         raise Refusal(405, "method_not_allowed", "OPTIONS is forbidden (options_method_forbidden)")
+
+
+def _refuse_old() -> None:
+    """What is remembered is good enough to be read. Nobody may change anything by it."""
+    if current_store().request.age() and request.method not in ("GET", "HEAD"):
+        raise Away(AWAY)
+
+
+AWAY = "what is in memory may be read, and nothing changed"
 
 
 def _authorise() -> None:
@@ -171,6 +208,8 @@ def tried(make: Callable[[], Response]) -> Response:
 
 
 def _show_state(response: Response) -> Response:
+    if age := current_store().request.age():
+        response.headers["Age"] = f"{age:.0f}"
     if "caller" in g:
         response.headers["cluster-state-id"] = str(store().revision())
     if moved := current_store().request.moved():

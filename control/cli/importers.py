@@ -331,7 +331,7 @@ def _ident_pattern(out: Import, where: str, words: list[str], made: Ident) -> No
 def _pattern(name: str, template: str, user: str, made: Ident) -> Fields:
     """Raises ValueError."""
     kind: PatternKind = "subject" if "=" in template else "cn"
-    title = _object_name(name, [one["name"] for one in made.patterns])
+    title = object_name(name, [one["name"] for one in made.patterns])
     if GROUP in user:
         if "{a}" not in template:
             raise ValueError(f"it has no group for {GROUP}")

@@ -1,6 +1,5 @@
 """The command `redis-certauth`: its groups, and what it does on this machine by itself."""
 
-import logging
 import socket
 import sys
 from collections.abc import Iterator
@@ -73,10 +72,10 @@ def init(
     """Make a control plane: its own CA, its certificates, its first administrator."""
     names = api_names or ("localhost", "127.0.0.1", "::1", socket.gethostname())
     with reported():
-        config = service.load_config(home)
-        service.init(config, name, admin, password_of(admin, password_stdin), names)
-    click.echo(NEXT.format(home=config.home, admin=admin, module=quickstart.MODULE, host=names[0],
-                           port=config.port))  # fmt: skip
+        made = service.load_config(home)
+        service.init(made, name, admin, password_of(admin, password_stdin), names)
+    click.echo(NEXT.format(home=made.home, admin=admin, module=quickstart.MODULE, host=names[0],
+                           port=made.port))  # fmt: skip
 
 
 def password_of(admin: str, from_stdin: bool) -> str:
@@ -114,15 +113,32 @@ In {home} there is now a control plane with the administrator '{admin}'.
 def serve(home: Path) -> None:
     """Run the control plane, the REST API and the sync of all databases, until SIGTERM or Ctrl-C.
 
-    Settings: host, port and database in HOME/certauth.toml, or CERTAUTH_HOST, CERTAUTH_PORT and
-    CERTAUTH_DATABASE in the environment. Logs go to standard error.
+    Settings: HOME/certauth.toml, or the environment, such as CERTAUTH_PORT. Logs go to standard
+    error, or to log_file. SIGHUP reads the settings of the log again, and opens its file again.
     """
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # two lines at each start
     with reported():
         service.serve(service.load_config(home))
+
+
+@main.group("config")
+def config_group() -> None:
+    """The settings of this machine's control plane."""
+
+
+@config_group.command("check")
+@click.option("--home", required=True, help="The control plane's folder.",
+              type=click.Path(exists=True, file_okay=False, path_type=Path))  # fmt: skip
+def check_config(home: Path) -> None:
+    """Say what the settings are, where each is from, and what is wrong. Nothing is written."""
+    with reported():
+        found = service.load_config(home)
+        for line in service.rendered_settings(found):
+            click.echo(line)
+        problems = service.check_settings(found)
+    for line in found.warnings:
+        click.echo(f"warning: {line}", err=True)
+    if problems:
+        raise click.ClickException("\n".join(problems))
 
 
 REPLACE = click.option("--replace", is_flag=True, help="Instead of the one that is there.")

@@ -33,6 +33,8 @@ def status_command(ask: Client, wait: float, as_json: bool) -> None:
         echo(found, True)
     else:
         echo(found["nodes"], False, SERVERS)
+    for text, addresses in older(found["nodes"]).items():
+        click.echo(clean(f"{', '.join(addresses)}: {text}"), err=True)
     for fault in found["faults"]:
         click.echo(clean(fault), err=True)
     if hold := found["hold"]:
@@ -41,6 +43,15 @@ def status_command(ask: Client, wait: float, as_json: bool) -> None:
         raise click.ClickException(f"{len(behind)} of {len(found['nodes'])} servers are behind")
     if found["faults"]:
         raise click.ClickException("the control plane does not do its work")
+
+
+def older(nodes: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """What servers cannot do since their module is of another version: the text, and which."""
+    found: dict[str, list[str]] = {}
+    for one in nodes:
+        for text in one.get("cannot", []):
+            found.setdefault(text, []).append(one["address"])
+    return found
 
 
 def wait_for_servers(ask: Client, seconds: float) -> dict[str, Any]:

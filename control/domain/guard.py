@@ -28,7 +28,7 @@ from control.policy import bindings, core
 from control.policy import lines as policy
 from control.records import Cluster, Management, Password, Role, User
 from control.reports import ClientCertificate
-from control.store import UNAVAILABLE_ERRORS, Store
+from control.store import UNAVAILABLE_ERRORS, Store, first_line
 
 log = logging.getLogger(__name__)
 
@@ -137,6 +137,7 @@ class Guard:
         self._peer_cert = peer_cert
         self._passwords = Passwords()
         self._trickle = Trickle()
+        self._uncounted = Uncounted()
         self._mute = 0.0  # until when logins are not written down
         self._seen: dict[str, int] = {}  # certificate → when its login was remembered
 
@@ -230,12 +231,12 @@ class Guard:
             self._store.request.enter()
             user = self._store.objects.user_by_login(login)
         cluster, now = self._store.settings.cluster(), int(time.time())
-        locked = user is not None and is_locked(user, cluster, now)
+        locked = user is not None and (
+            is_locked(user, cluster, now) or self._uncounted.locks(user, cluster)
+        )
         if user is None or found not in user.passwords or locked:
             counted = user.uid if user and user.passwords and not locked else 0
-            self._store.logins.failed(
-                counted, now, username=login[:SHOWN], address=address, reason="invalid_credentials"
-            )
+            self._failed(counted, now, login, address)
             raise unauthorized(
                 "invalid_credentials",
                 "wrong user name or password, or too many wrong ones before",
@@ -246,6 +247,16 @@ class Guard:
                 "this password has expired: set a new one with PUT /v1/users/password",
             )
         return self._logged_in(user, "password", address)
+
+    def _failed(self, uid: int, now: int, login: str, address: str) -> None:
+        try:
+            self._store.logins.failed(
+                uid, now, username=login[:SHOWN], address=address, reason="invalid_credentials"
+            )
+        except UNAVAILABLE_ERRORS:  # or anybody could guess for as long as that lasts
+            self._uncounted.add(uid)
+        else:
+            self._uncounted.clear()
 
     def _by_token(self, token: str, address: str) -> Caller:
         try:
@@ -341,14 +352,35 @@ class Guard:
             write()
         except UNAVAILABLE_ERRORS as error:
             self._mute = time.monotonic() + MUTE
-            log.warning("logins are not written down now: %s", str(error).splitlines()[0])
+            log.info("logins are not written down now: %s", first_line(error))
 
     def _refused(self, error: Refusal, address: str) -> None:
         if self._trickle.drop():
             reason, text = error.error_code, error.description[:1000]
-            self._store.events.note(
-                "login_failed", "WARNING", address=address, reason=reason, description=text
+            self._write_down(
+                lambda: self._store.events.note(
+                    "login_failed", "WARNING", address=address, reason=reason, description=text
+                )
             )
+
+
+class Uncounted:
+    """Wrong passwords while the database takes nothing: counted in memory, for this process."""
+
+    def __init__(self) -> None:
+        self._wrong: dict[int, int] = {}  # the uid of a user → how many
+        self._lock = threading.Lock()
+
+    def add(self, uid: int) -> None:
+        with self._lock:
+            self._wrong[uid] = self._wrong.get(uid, 0) + 1
+
+    def locks(self, user: User, cluster: Cluster) -> bool:
+        return 0 < cluster.login_lockout_threshold <= self._wrong.get(user.uid, 0)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._wrong = {}
 
 
 class Trickle:

@@ -33,9 +33,10 @@ API_LOGINS = Counter(
 API_REFUSED = Counter(
     "certauth_api_refused", "Refused logins to the REST API.", ["reason"], registry=REGISTRY
 )
-Gauge("certauth_info", "The version that runs.", ["version"], registry=REGISTRY).labels(
-    version("redis-certauth")
-).set(1)
+Gauge(
+    "certauth_info", "The version that runs, and the protocol that it speaks with nodes.",
+    ["version", "protocol"], registry=REGISTRY,
+).labels(version("redis-certauth"), str(core.PROTOCOL)).set(1)  # fmt: skip
 
 
 def render(store: Store, figures: Figures, pulse: Pulse, own: Mapping[str, str]) -> bytes:

@@ -28,7 +28,7 @@ from control.pki.pem import CertificateError, Issued, pem_to_ders
 from control.pki.uploads import check_authorities
 from control.policy import core
 from control.reports import OwnCrl, RevocationList
-from control.store import Store
+from control.store import UNAVAILABLE_ERRORS, Store, first_line
 
 log = logging.getLogger(__name__)
 
@@ -193,6 +193,8 @@ class Lists(threading.Thread):
             try:
                 look(self._store, self._authorities, int(time.time()))
                 self._pulse.beat("revocation_lists")
+            except UNAVAILABLE_ERRORS as error:
+                self._pulse.fail("revocation_lists", first_line(error))
             except Exception as error:
                 log.exception("revocation lists are looked at again, after an error")
                 self._pulse.fail("revocation_lists", str(error) or type(error).__name__)

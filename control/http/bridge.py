@@ -21,8 +21,14 @@ from control.http.protocol import BROKEN, CHUNK, Headers, rendered
 log = logging.getLogger(__name__)
 
 PEER_KEY = "redis_certauth.peer"
+LIVE_ANSWER = b'{"status": "live"}\n'
+LIVE_HEADERS = [
+    (b"content-type", b"application/json"),
+    (b"content-length", str(len(LIVE_ANSWER)).encode()),
+]
 PROXY_CERTIFICATE = b"x-ssl-client-escaped-cert"
 PROXY_ADDRESS = b"x-real-ip"
+LIVE = "/livez"  # whether this process answers, for whoever restarts it
 Scope = MutableMapping[str, Any]
 
 
@@ -74,6 +80,9 @@ class Bridge:
             await send({"type": "http.response.body", "body": piece, "more_body": more})
 
     async def _answer(self, scope: Scope, body: bytes) -> tuple[int, Headers, bytes]:
+        if scope["raw_path"] == LIVE.encode() and scope["method"] in ("GET", "HEAD"):
+            # Here and not in a thread: these may all wait for a database that hangs.
+            return 200, [*LIVE_HEADERS], LIVE_ANSWER
         try:
             environ = environ_of(scope, body)
             loop = asyncio.get_running_loop()

@@ -23,7 +23,7 @@ from control.ages import Pulse
 from control.nodes import topology
 from control.records import Cluster, Database, EventDetail, Severity, rendered_time
 from control.reports import ClientCertificate, Event, Position
-from control.store import Store
+from control.store import UNAVAILABLE_ERRORS, Store, first_line
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,10 @@ class Collector:
             self._entries(database, address, command, ours)
             found = self.figures[key] = _numbers(command("INFO", "server", "certauth"))
             self.doors.setdefault(key, Doors()).counts(found.get("peers_refused", 0))
-        except Exception as error:  # of the node, or of the store
+        except UNAVAILABLE_ERRORS as error:  # says nothing about the node
+            log.debug("%s: its log is not read: %s", address, first_line(error))
+            return
+        except Exception as error:  # of the node
             problem = str(error) or type(error).__name__
             self.figures.pop(key, None)
         if problem and problem != self._problems.get(key):
@@ -130,7 +133,7 @@ class Collector:
     ) -> None:
         before = self.store.events.position(database.uid, address)
         for _ in range(PAGES):
-            reply = command("CERTAUTH.LOG", "SINCE", before.seq, "COUNT", PAGE)
+            reply = _complete(command("CERTAUTH.LOG", "SINCE", before.seq, "COUNT", PAGE))
             after, found = _page(database, address, before, reply, ours)
             if after == before or not self.store.events.collect(
                 database.uid, address, before, after, found
@@ -142,6 +145,18 @@ class Collector:
                 if entry["event"] == "peer-refused":
                     self.doors.setdefault((database.uid, address), Doors()).take(entry)
             before = after
+
+
+# What the entries of an older module do not have.
+UNSAID = dict.fromkeys(
+    ("address", "ca", "cert", "client", "detail", "door", "issuer", "key", "reason", "serial",
+     "subject", "user"), "",
+)  # fmt: skip
+
+
+def _complete(reply: Mapping[str, Any]) -> dict[str, Any]:
+    entries = [{**UNSAID, "not_after": 0, **one} for one in reply["entries"]]
+    return {**reply, "entries": entries}
 
 
 def _page(
@@ -248,7 +263,10 @@ class Follower(threading.Thread):
             while follow(self._store, self._path) == PAGE:
                 pass
             self._pulse.beat("audit")
-        except Exception as error:  # a full disk, a store that is away
+        except UNAVAILABLE_ERRORS as error:
+            self._pulse.fail("audit", first_line(error))
+            return
+        except Exception as error:  # a full disk
             problem = str(error) or type(error).__name__
             self._pulse.fail("audit", problem)
         if problem and problem != self._problem:

@@ -151,7 +151,7 @@ class Status:
     """What CERTAUTH.POLICY STATUS answers. `generation` 0: the node never had a policy.
     `unverified` is what its OpenSSL does not know of the policy's CAs, `untaken` what its
     handshakes do not take of what the policy trusts; the last three are of the certificate that it
-    shows. An older module does not say these."""
+    shows. An older module does not say these, nor its version and protocol."""
 
     generation: int
     digest: str
@@ -166,3 +166,5 @@ class Status:
     key: str | None = None
     next_key: str | None = None
     certificate: str = "ok"
+    version: str = ""
+    protocol: int = 0

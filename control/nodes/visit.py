@@ -12,6 +12,7 @@ from control.nodes.client import MODULE, SLOW, UNREACHABLE, WITHOUT, Node, NodeE
 from control.nodes.lease import Lease
 from control.nodes.placement import follows
 from control.nodes.plan import judge_trust, render_difference, went_back
+from control.nodes.protocol import written
 from control.nodes.reconcile import check_owner, detach, reconcile
 from control.nodes.topology import NodeInfo, Status
 from control.nodes.tracked import (
@@ -25,7 +26,7 @@ from control.nodes.tracked import (
 from control.policy import refusals
 from control.records import Database, EventDetail, Target
 from control.reports import Node as Seen
-from control.store import UNAVAILABLE_ERRORS, Replaced, Store
+from control.store import UNAVAILABLE_ERRORS, Replaced, Store, first_line
 
 log = logging.getLogger(__name__)
 
@@ -93,8 +94,7 @@ class Visitor:
         except Replaced:
             pass  # what it holds is for another process to report
         except UNAVAILABLE_ERRORS as error:  # says nothing about the node
-            reason = str(error).splitlines()[0]
-            log.warning("%s of '%s' is not seen to: %s", seen.address, database.name, reason)
+            log.debug("%s is not seen to: %s", seen.address, first_line(error))
             self._found.put(tracked)
             return
         except Exception:
@@ -190,7 +190,8 @@ class Visitor:
         before = self._status(visit)
         if before.owner == owner:
             self._find_other(visit, before)
-        enrolled = _enrolled(tracked.node, before, replace(visit.seen, module=info.module))
+        module = module_of(before, info)
+        enrolled = _enrolled(tracked.node, before, replace(visit.seen, module=module))
         visit.ready = before.journal == "ok" and before.owner in ("", owner)
         if before.generation and before.owner == owner:
             visit.seen = enrolled
@@ -272,7 +273,7 @@ class Visitor:
                 note(self._store, tracked, "other_control_plane", description=WRITTEN)
             tracked.on_hold = before = OnHold(first, held, target, text)
         if status.generation:
-            visit.seen = replace(visit.seen, module=info.module, key=node.key())
+            visit.seen = replace(visit.seen, module=module_of(status, info), key=node.key())
         if before.first != held:
             raise NodeError(TWICE, f"{WRITTEN}. {before.text}")
         if before.text:
@@ -333,6 +334,11 @@ class Visitor:
                 visit.detached = False
                 raise
         visit.seen = with_policy(visit.seen, held, visit.detached)
+
+
+def module_of(status: Status, info: NodeInfo) -> str:
+    """Its version and its protocol; a module that says neither has only what the server counts."""
+    return written(status.version, status.protocol) if status.version else info.module
 
 
 def _enrolled(node: Node, status: Status, seen: Seen) -> Seen:

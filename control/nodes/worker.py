@@ -28,11 +28,12 @@ from control.nodes.visit import VISIT_SECONDS, Visitor, note
 from control.policy import core
 from control.records import Database, Target
 from control.reports import Node as Seen
-from control.store import UNAVAILABLE_ERRORS, Replaced, Store
+from control.store import UNAVAILABLE_ERRORS, Replaced, Store, first_line
 
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 10.0  # at most, between two visits to a node that does not answer
+LAST_SECONDS = 1.0  # for what nodes are asked when this process ends
 THREADS = 16  # nodes visited at once; and as many that did not answer the last time
 STRANGE_THREADS = 4  # strangers visited at once
 AGES_SECONDS = 2.0  # between two writes of when nodes were last visited
@@ -93,19 +94,27 @@ class Worker:
         self._thread.start()
 
     def stop(self) -> None:
-        """Returns when no node is spoken to any more: at once, or after the timeout of a node that
-        hangs."""
+        """Returns when no node is spoken to any more. What a node has not answered after
+        LAST_SECONDS is cut off: it does what it was told, or the next leader tells it again."""
         self._stopping.set()
         self._wake.set()
         self._thread.join()
+        cut = threading.Timer(LAST_SECONDS, self._cut_all)
+        cut.daemon = True
+        cut.start()
         for pool in (self._pool, self._slow, self._strange):
             pool.shutdown(cancel_futures=True)
+        cut.cancel()
         for tracked in self.fleet.all():
             tracked.node.close()
         try:
             self.lease.end()
         except Exception as error:
-            log.warning("the lease ends by itself: %s", error)
+            log.warning("the lease ends by itself: %s", first_line(error))
+
+    def _cut_all(self) -> None:
+        for tracked in self.fleet.all():
+            tracked.node.cut_overdue(math.inf)
 
     def ask(
         self,
@@ -176,9 +185,7 @@ class Worker:
                 self._turn()
                 self._pulse.beat("sync")
             except UNAVAILABLE_ERRORS as error:
-                reason = str(error).splitlines()[0]
-                log.error("the sync worker goes on when the database does: %s", reason)
-                self._pulse.fail("sync", reason)
+                self._pulse.fail("sync", first_line(error))  # the store tells the log
                 self._stopping.wait(VISIT_SECONDS)
             except Exception as error:
                 log.exception("the sync worker goes on after an error")

@@ -16,6 +16,7 @@ from control.reports import ClientCertificate
 
 _ROOM = 65536
 _CERTIFICATES = 16
+PROTOCOL: int = lib.PROTOCOL
 FOREVER = 2**62  # seconds since 1970
 _UNASKED = b"CERTAUTH.EXPLAIN on a server asks its own"
 _TLS_VERSIONS = {None: 0, "1.2": 0x0303, "1.3": 0x0304}  # as in the handshake

@@ -9,8 +9,9 @@ HOME/bootstrap         what nodes take as `loadmodule … bootstrap FILE`: who w
 """
 
 from control.service.backups import backup, restore, would_restore
+from control.service.checking import check_settings, rendered_settings
 from control.service.client_ca import create_ca, import_ca, trust_too
-from control.service.config import SETTINGS, Config, ServiceError, load_config
+from control.service.config import SETTINGS, Config, DatabaseAway, ServiceError, load_config
 from control.service.enrolment import Enrolment, enrol, enrol_sentinel
 from control.service.home import (
     LIFETIME,
@@ -22,18 +23,21 @@ from control.service.home import (
     rotate,
 )
 from control.service.recovery import allow_passwords, release, set_password, take_node
-from control.service.serving import running, serve, stop_on_signal
+from control.service.serving import running, serve
+from control.service.signals import stop_on_signal
 
 __all__ = [
     "LIFETIME",
     "SETTINGS",
     "Config",
+    "DatabaseAway",
     "Enrolment",
     "ServiceError",
     "allow_passwords",
     "authority_of",
     "backup",
     "ca_line",
+    "check_settings",
     "create_ca",
     "enrol",
     "enrol_sentinel",
@@ -42,6 +46,7 @@ __all__ = [
     "load_config",
     "own_certificates",
     "release",
+    "rendered_settings",
     "renew",
     "restore",
     "rotate",

@@ -1,10 +1,13 @@
 """Settings: HOME/certauth.toml, and the environment over it."""
 
+import difflib
 import os
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from control.http.tls import TLS_VERSIONS
 from control.nodes.client import Identity
@@ -14,13 +17,19 @@ class ServiceError(Exception):
     """Why it does not start, in one line, for the person who typed the command."""
 
 
+class DatabaseAway(ServiceError):
+    """The database cannot be opened now, and may be there by itself later."""
+
+
 @dataclass(frozen=True)
 class Config:
     """Where it lives and listens. `ui_port` is that of the web page, 0 for none. `database` is a
     URL as SQLAlchemy reads it; `tls_min` the least TLS version that is spoken. Seen from `home`:
     `proxy_socket` a path for a proxy to connect to, `audit_file` the event log as JSON lines, none
     where it is empty. The keys of CAs are encrypted where there is a `ca_passphrase`, or a
-    `ca_passphrase_file` that has it in a line."""
+    `ca_passphrase_file` that has it in a line, as `database_file` has the URL. The log goes to
+    `log_file`, or to standard error. `sources` is where each setting was found, `warnings` what may
+    not have been meant."""
 
     home: Path
     host: str = "0.0.0.0"  # noqa: S104 (an API is there to be reached)
@@ -32,21 +41,19 @@ class Config:
     ui_port: int = 0
     ca_passphrase_file: str = ""
     ca_passphrase: str = field(default="", repr=False)
+    database_file: str = ""
+    log_level: str = "info"
+    log_format: str = "text"
+    log_file: str = ""
+    request_log: bool = False
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    warnings: tuple[str, ...] = field(default=(), compare=False)
 
     def passphrase(self) -> str:
         """ "" where there is none. Raises ServiceError, also where others can read the file."""
         if self.ca_passphrase or not self.ca_passphrase_file:
             return self.ca_passphrase
-        file = self.home / self.ca_passphrase_file
-        try:
-            found = file.read_text().rstrip("\r\n")
-            if file.stat().st_mode & 0o077:
-                raise ServiceError(f"others can read the CAs' passphrase: chmod 600 {file}")
-        except (OSError, ValueError) as error:
-            raise ServiceError(f"ca_passphrase_file {file}: {error}") from error
-        if not found:
-            raise ServiceError(f"ca_passphrase_file {file}: there is no passphrase in it")
-        return found
+        return secret(self, "ca_passphrase_file")
 
     @property
     def proxy(self) -> Path | None:
@@ -63,14 +70,26 @@ class Config:
 
 SETTINGS = {
     "host": str, "port": int, "database": str, "tls_min": str, "proxy_socket": str,
-    "audit_file": str, "ui_port": int, "ca_passphrase_file": str,
+    "audit_file": str, "ui_port": int, "ca_passphrase_file": str, "database_file": str,
+    "log_level": str, "log_format": str, "log_file": str, "request_log": bool,
 }  # fmt: skip
+PREFIX = "CERTAUTH_"
 PASSPHRASE = "CERTAUTH_CA_PASSPHRASE"  # noqa: S105 (a variable's name)
+CREDENTIALS = "CREDENTIALS_DIRECTORY"  # of systemd: LoadCredential=
+# Of the command line, see control/cli; and what Kubernetes sets for a Service of this name.
+OTHERS = re.compile(r"(PROFILE|CA_PASSPHRASE|(SERVICE_|PORT_).*)")
+KINDS = {int: "number", str: "text", bool: "true or false"}
+WORDS = {
+    "tls_min": TLS_VERSIONS,
+    "log_level": ("debug", "info", "warning", "error"),
+    "log_format": ("text", "json"),
+}
 
 
 def load_config(home: Path, environment: Mapping[str, str] = os.environ) -> Config:
-    """HOME/certauth.toml, then the environment over it: CERTAUTH_ and the setting's name. Raises
-    ServiceError naming the setting that is wrong."""
+    """HOME/certauth.toml, then the environment over it: CERTAUTH_ and the setting's name; and then
+    what files and systemd's credentials hold. Raises ServiceError naming the setting that is
+    wrong."""
     path = home / "certauth.toml"
     try:
         found = tomllib.loads(path.read_text()) if path.exists() else {}
@@ -78,20 +97,84 @@ def load_config(home: Path, environment: Mapping[str, str] = os.environ) -> Conf
         raise ServiceError(f"{path}: {error}") from error
     for name in found.keys() - SETTINGS.keys():
         raise ServiceError(f"{path}: no setting '{name}'; there are {', '.join(SETTINGS)}")
+    sources = dict.fromkeys(found, str(path))
     for name, kind in SETTINGS.items():
-        value = environment.get(f"CERTAUTH_{name.upper()}")
+        value = environment.get(f"{PREFIX}{name.upper()}")
         if value is not None:
-            found[name] = int(value) if kind is int and value.isdecimal() else value
+            found[name] = _typed(kind, value)
+            sources[name] = f"{PREFIX}{name.upper()}"
+    _check(found)
+    given = Path(environment.get(CREDENTIALS) or "/nowhere")
+    for name in ("database", "ca_passphrase"):
+        file = f"{name}_file"
+        if not {name, file} & found.keys() and (given / name).exists():
+            found[file], sources[file] = str(given / name), f"systemd's credential {name}"
+    made = replace(Config(home.absolute()), **found, ca_passphrase=environment.get(PASSPHRASE, ""))
+    if made.database_file:
+        made = replace(made, database=secret(made, "database_file"))
+    return replace(made, sources=sources, warnings=tuple(_warnings(path, found, environment)))
+
+
+def secret(config: Config, setting: str) -> str:
+    """The line in the file that a setting names. Raises ServiceError, also where others can read
+    the file."""
+    file = config.home / str(getattr(config, setting))
+    try:
+        found, seen = file.read_text().rstrip("\r\n"), file.stat()
+    except (OSError, ValueError) as error:
+        raise ServiceError(f"{setting} {file}: {error}") from error
+    # One that is mounted for us, as a secret of Kubernetes is, belongs to root and to our group.
+    mounted = seen.st_uid != os.getuid()
+    if seen.st_mode & (0o037 if mounted else 0o077):
+        raise ServiceError(f"{setting}: others can read the secret: chmod 600 {file}")
+    if not found:
+        raise ServiceError(f"{setting} {file}: it is empty")
+    return found
+
+
+def _typed(kind: type, text: str) -> object:
+    if kind is int and text.isdecimal():
+        return int(text)
+    if kind is bool:
+        return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
+    return text
+
+
+def _check(found: Mapping[str, Any]) -> None:
+    """Raises ServiceError for the first setting that is wrong, or that contradicts another."""
     for name, kind in SETTINGS.items():
         if name in found and type(found[name]) is not kind:
-            wanted = "number" if kind is int else "text"
-            raise ServiceError(f"setting '{name}': {found[name]!r} is no {wanted}")
+            hint = SERVICE_LINKS if str(found[name]).startswith("tcp://") else ""
+            raise ServiceError(f"setting '{name}': {found[name]!r} is no {KINDS[kind]}{hint}")
     if not 0 < found.get("port", 1) < 65536:
         raise ServiceError(f"setting 'port': {found['port']} is no port from 1 to 65535")
     if not 0 <= found.get("ui_port", 0) < 65536:
         raise ServiceError(f"setting 'ui_port': {found['ui_port']} is no port, nor 0 for none")
-    if found.get("tls_min", "1.2") not in TLS_VERSIONS:
-        versions = " or ".join(TLS_VERSIONS)
-        raise ServiceError(f"setting 'tls_min': '{found['tls_min']}' is not {versions}")
-    found["ca_passphrase"] = environment.get(PASSPHRASE, "")
-    return replace(Config(home.absolute()), **found)
+    for name, words in WORDS.items():
+        if name in found and found[name] not in words:
+            raise ServiceError(f"setting '{name}': '{found[name]}' is not {' or '.join(words)}")
+    if found.get("ui_port", 0) == found.get("port", Config.port):
+        raise ServiceError("settings 'port' and 'ui_port' are the same port")
+    if found.get("database") and found.get("database_file"):
+        raise ServiceError("settings 'database' and 'database_file' contradict each other")
+    if found.get("log_file") and found["log_file"] == found.get("audit_file", Config.audit_file):
+        raise ServiceError("settings 'log_file' and 'audit_file' are the same file")
+
+
+SERVICE_LINKS = "; Kubernetes sets it for a Service named certauth: enableServiceLinks: false"
+
+
+def _warnings(
+    path: Path, found: Mapping[str, Any], environment: Mapping[str, str]
+) -> Iterator[str]:
+    """What is taken, and may not have been meant."""
+    for name in sorted(environment):
+        known = name.removeprefix(PREFIX)
+        if name == known or known.lower() in SETTINGS or OTHERS.fullmatch(known):
+            continue
+        near = difflib.get_close_matches(known.lower(), SETTINGS, 1)
+        meant = f": is {PREFIX}{near[0].upper()} meant?" if near else ""
+        yield f"{name} in the environment is no setting{meant}"
+    holds = "@" in str(found.get("database", "")) and path.exists()
+    if holds and path.stat().st_mode & 0o077 and "database" in path.read_text():
+        yield f"others can read {path}, and the password of the database in it: chmod 600 {path}"

@@ -1,6 +1,8 @@
 """The folder of a control plane: making it, its own CA, and the certificates that it shows."""
 
 import base64
+import errno
+import logging
 import os
 import ssl
 import stat
@@ -20,11 +22,13 @@ from control.pki.keys import open_key, seal_key
 from control.pki.pem import CertificateError, Issued, split_pem
 from control.policy import core
 from control.records import API, Certificate
-from control.service.config import Config, ServiceError
-from control.store import Store, Unfit
+from control.service.config import Config, DatabaseAway, ServiceError
+from control.store import UNAVAILABLE_ERRORS, Store, Unfit, first_line
 
 CA_LIFETIME = timedelta(days=3650)
 LIFETIME = timedelta(days=90)  # of our own certificates; renewed at two thirds
+LAST_DAY = 86_400  # seconds before its end from which a certificate must be renewed for a start
+log = logging.getLogger(__name__)
 # What it takes to write a policy and to see what came of it. Who writes one makes ACL users, so the
 # module asks for `acl|setuser`; keys and all other commands are not the control plane's business.
 CONTROL_RULES = (
@@ -90,8 +94,16 @@ def database_errors(config: Config) -> Iterator[None]:
     except (Refusal, Unfit) as error:
         raise ServiceError(str(error)) from error
     except Exception as error:  # whatever the driver of that database raises
-        reason = str(error).splitlines()[0]  # the URL is not in it, nor its password
-        raise ServiceError(f"cannot open the database: {reason}") from error
+        reason = first_line(error)  # the URL is not in it, nor its password
+        kind = DatabaseAway if _may_come(error) else ServiceError
+        raise kind(f"cannot open the database: {reason}") from error
+
+
+def _may_come(error: Exception) -> bool:
+    """Its server is not up yet, its disk is full or read-only, somebody holds its lock."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.EROFS, errno.ENOSPC)
+    return isinstance(error, UNAVAILABLE_ERRORS) and "unable to open" not in str(error)
 
 
 def api_certificate(authority: Issued, names: Sequence[str]) -> Certificate:
@@ -147,19 +159,39 @@ def own_certificates(config: Config) -> dict[str, str]:
 
 def renew(config: Config, store: Store) -> None:
     """Renews what our own CA has issued to us, with the same keys, at two thirds of its life. A
-    certificate of the API that an administrator has put there is theirs to renew."""
+    certificate of the API that an administrator has put there is theirs to renew. What cannot be
+    written is a warning, as long as the certificate has more than LAST_DAY; then raises OSError, or
+    what the store raises."""
     authority = authority_of(config)
     file = config.identity.certificate
-    if _old(file.read_text()):
-        key = config.identity.key.read_text()
-        write_private(file, renew_certificate(authority, Issued(file.read_text(), key), LIFETIME))
-    lines = bootstrap(authority, control_certificate(config))
+    control = control_certificate(config)
+    if _old(control.certificate):
+        with _warned("what is shown to servers", control.certificate):
+            write_private(file, renew_certificate(authority, control, LIFETIME))
+    lines = bootstrap(authority, control)  # by the key, which stays
     if (config.home / "bootstrap").read_text() != lines:  # of an older version
-        (config.home / "bootstrap").write_text(lines)
+        with _warned("the bootstrap file", control.certificate):
+            (config.home / "bootstrap").write_text(lines)
     api = store.settings.certificates().get(API)
     if api and _old(api.certificate) and authority.certificate in api.certificate:
         renewed = renew_certificate(authority, Issued(api.certificate, api.key), LIFETIME)
-        store.settings.put_certificates([replace(api, certificate=renewed + authority.certificate)])
+        new = replace(api, certificate=renewed + authority.certificate)
+        with _warned("the API's certificate", api.certificate):
+            store.settings.put_certificates([new])
+
+
+@contextmanager
+def _warned(what: str, certificate: str) -> Iterator[None]:
+    """A read-only or full disk is no reason not to start with a certificate that is good."""
+    try:
+        yield
+    except (OSError, *UNAVAILABLE_ERRORS) as error:
+        left = core.identity(certificate.encode()).not_after - time.time()
+        if left <= LAST_DAY:
+            raise
+        why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else ""
+        text = "%s is not renewed, though it ends in %.1f days: %s"
+        log.warning(text, what, left / 86_400, why or first_line(error))
 
 
 def authority_of(config: Config) -> Issued:

@@ -1,7 +1,7 @@
 """The control plane at work: the API, the page, and the threads beside them."""
 
 import logging
-import signal
+import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -23,14 +23,18 @@ from control.nodes.audit import Collector, Follower
 from control.nodes.worker import Worker
 from control.pki.issue import open_authority
 from control.records import API, Certificate
-from control.service import ready
-from control.service.config import Config, ServiceError
+from control.service import logs, ready
+from control.service.config import SETTINGS, Config, DatabaseAway, ServiceError, load_config
 from control.service.home import check_home, open_store, own_certificates, renew, rotate
-from control.store import Store
+from control.service.signals import END_SECONDS, stop_on_signal
+from control.store import UNAVAILABLE_ERRORS, Store, first_line
 from control.ui.app import create_ui
 
 log = logging.getLogger(__name__)
+GRACE_SECONDS = 2.0  # for requests that are under way at the end
 RENEWAL_SECONDS = 3600.0  # seconds between two looks at their age
+START_SECONDS = 1.0  # between two tries to open a database that is not there yet
+WAITING_SECONDS = 60.0  # between two lines of the log about that
 STALLED_SECONDS = 300.0  # seconds without a good one
 WATCH_SECONDS = 60.0  # seconds between two looks at the ages of clients' certificates
 # People are fewer than programs, and both fronts together stay below 1024 descriptors.
@@ -45,44 +49,53 @@ def running(config: Config) -> Iterator[Server]:
     """The control plane at work: API and sync. Raises ServiceError, then nothing was started."""
     check_home(config)
     with ExitStack() as stack:
-        store = open_store(config)
-        stack.callback(store.close)
         try:
-            renew(config, store)
-            authorities = (config.home / "ca.crt").read_text()
-            authority = Authority(config.home, config.passphrase)
-            if (config.home / issuing.CLIENTS).exists():
-                authority()
-        except OSError as error:
-            raise ServiceError(f"{error.filename}: {error.strerror}") from error
-        except Refusal as error:
-            raise ServiceError(error.description) from error
-        api = store.settings.certificates()[API]
-        collector, pulse = Collector(store), Pulse()
-        worker = Worker(store, config.identity, authorities, collector, pulse)
-        app = create_app(
-            store,
-            peer_cert,
-            rotate=lambda: rotate(config, store),
-            authority=authority,
-            ask=worker.ask,
-            figures=collector.figures,
-            pulse=pulse,
-            own=lambda: own_certificates(config),
-        )
-        tls_min = store.settings.cluster().min_control_TLS_version
-        fronts = [_front(config, app, api, tls_min)]
-        stack.callback(fronts[0].stop)
-        if config.ui_port:
-            fronts.append(_ui(config, create_ui(app, peer_cert), store, tls_min))
-            stack.callback(fronts[1].stop)
-        if config.audit_file:
-            follower = Follower(store, config.home / config.audit_file, pulse)
-            start_until_exit(stack, follower)  # ends behind the others
-        start_until_exit(stack, worker)
-        start_until_exit(stack, CertificateKeeper(config, store, fronts, pulse))
-        start_until_exit(stack, Lists(store, lambda: crl_signers(config), pulse))
-        yield fronts[0]
+            front = _start(config, stack)
+        except UNAVAILABLE_ERRORS as error:
+            raise DatabaseAway(f"the database: {first_line(error)}") from error
+        yield front
+
+
+def _start(config: Config, stack: ExitStack) -> Server:
+    """Everything, until the stack is closed."""
+    store = open_store(config)
+    stack.callback(store.close)
+    try:
+        renew(config, store)
+        authorities = (config.home / "ca.crt").read_text()
+        authority = Authority(config.home, config.passphrase)
+        if (config.home / issuing.CLIENTS).exists():
+            authority()
+    except OSError as error:
+        raise ServiceError(f"{error.filename}: {error.strerror}") from error
+    except Refusal as error:
+        raise ServiceError(error.description) from error
+    api = store.settings.certificates()[API]
+    collector, pulse = Collector(store), Pulse()
+    worker = Worker(store, config.identity, authorities, collector, pulse)
+    app = create_app(
+        store,
+        peer_cert,
+        rotate=lambda: rotate(config, store),
+        authority=authority,
+        ask=worker.ask,
+        figures=collector.figures,
+        pulse=pulse,
+        own=lambda: own_certificates(config),
+    )
+    tls_min = store.settings.cluster().min_control_TLS_version
+    fronts = [_front(config, app, api, tls_min)]
+    stack.callback(fronts[0].stop, GRACE_SECONDS)
+    if config.ui_port:
+        fronts.append(_ui(config, create_ui(app, peer_cert), store, tls_min))
+        stack.callback(fronts[1].stop, GRACE_SECONDS)
+    if config.audit_file:
+        follower = Follower(store, config.home / config.audit_file, pulse)
+        start_until_exit(stack, follower)  # ends behind the others
+    start_until_exit(stack, worker)
+    start_until_exit(stack, CertificateKeeper(config, store, fronts, pulse))
+    start_until_exit(stack, Lists(store, lambda: crl_signers(config), pulse))
+    return fronts[0]
 
 
 def crl_signers(config: Config) -> list[Signer]:
@@ -173,6 +186,11 @@ class CertificateKeeper(threading.Thread):
                     watched = time.monotonic()
                     self._store.inventory.watch(int(time.time()))
                 self._pulse.beat("certificates")
+            except UNAVAILABLE_ERRORS as error:
+                self._pulse.fail("certificates", first_line(error))
+            except OSError as error:
+                log.error("our certificates are not renewed: %s", error)
+                self._pulse.fail("certificates", str(error))
             except Exception as error:
                 log.exception("our certificates are looked at again later, after an error")
                 self._pulse.fail("certificates", str(error) or type(error).__name__)
@@ -194,20 +212,42 @@ class CertificateKeeper(threading.Thread):
 
 
 def serve(config: Config) -> None:
-    """Runs until SIGINT or SIGTERM."""
-    stop = stop_on_signal()
-    with running(config):
-        log.info("the REST API listens on https://%s:%d", config.host, config.port)
-        if config.ui_port:
-            log.info("the web page is https://%s:%d/ui", config.host, config.ui_port)
-        ready.tell("READY=1")
-        stop.wait()
-        ready.tell("STOPPING=1")
+    """Runs until SIGINT or SIGTERM, and at most END_SECONDS longer, whatever hangs then. At the
+    start it waits for its database. Raises ServiceError."""
+    logs.configure(config)
+    for text in config.warnings:
+        log.warning("%s", text)
+    stop = stop_on_signal(lambda: reload(config), END_SECONDS)
+    told = -math.inf
+    while not stop.is_set():
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(running(config))
+            except DatabaseAway as error:
+                if time.monotonic() > told + WAITING_SECONDS:
+                    told = time.monotonic()
+                    log.warning("it waits for its database: %s", error)
+                stop.wait(START_SECONDS)
+                continue
+            log.info("the REST API listens on https://%s:%d", config.host, config.port)
+            if config.ui_port:
+                log.info("the web page is https://%s:%d/ui", config.host, config.ui_port)
+            ready.tell("READY=1")
+            stop.wait()
+            ready.tell("STOPPING=1")
 
 
-def stop_on_signal() -> threading.Event:
-    """Set by SIGINT and SIGTERM from now on, which do nothing else any more."""
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
+LIVE = ("log_level", "log_format", "log_file", "request_log")  # settings that need no restart
+
+
+def reload(began: Config) -> None:
+    """Reads the settings again: those of the log count from now on, and its file is opened again.
+    What else differs from those that it `began` with is said. Raises ServiceError."""
+    now = load_config(began.home)
+    logs.configure(now)
+    later = [
+        name for name in SETTINGS if name not in LIVE and getattr(now, name) != getattr(began, name)
+    ]
+    log.info("the settings are read again, and the log is opened again")
+    if later:
+        log.warning("these settings count from the next start on: %s", ", ".join(later))

@@ -24,10 +24,10 @@ from typing import Any, TypeVar
 
 from control.reports import NewRules
 from control.store.actions import Actions
-from control.store.backup import NOT_REACHED, Restore, dump, dump_tables, load
+from control.store.backup import NOT_REACHED, Restore, dump, dump_tables, load, look
 from control.store.crls import Crls
-from control.store.engine import OneConnection, Pool, allow_long_idle
-from control.store.errors import UNAVAILABLE_ERRORS, Replaced, Unfit, Untried
+from control.store.engine import OneConnection, Pool, allow_long_idle, without_password
+from control.store.errors import UNAVAILABLE_ERRORS, Away, Replaced, Unfit, Untried
 from control.store.events import Events
 from control.store.inventory import Inventory, InventoryFilter
 from control.store.kernel import Kernel
@@ -36,6 +36,7 @@ from control.store.lines import POLICY_LOG_GENERATIONS
 from control.store.logins import Logins
 from control.store.nodes import Nodes
 from control.store.objects import Objects
+from control.store.outage import first_line
 from control.store.policies import Policies
 from control.store.request import Request
 from control.store.revocations import Revocations
@@ -47,6 +48,7 @@ __all__ = [
     "NOT_REACHED",
     "POLICY_LOG_GENERATIONS",
     "UNAVAILABLE_ERRORS",
+    "Away",
     "InventoryFilter",
     "Record",
     "Replaced",
@@ -56,7 +58,10 @@ __all__ = [
     "Unfit",
     "Untried",
     "dump",
+    "first_line",
     "load",
+    "look",
+    "without_password",
 ]
 
 Known = TypeVar("Known")
@@ -80,6 +85,7 @@ class Store:
                 check_version(find_version(connection), make, settle)
             if settle:
                 with pool.begin() as connection:
+                    allow_long_idle(connection)
                     migrate(connection, "head")
                 if self.revision():
                     self.policies.refresh()

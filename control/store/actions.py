@@ -26,8 +26,12 @@ class Actions:
         """The last changes of databases, or of one database, the newest first."""
         query = sa.select(actions).order_by(actions.c.id.desc()).limit(limit)
         query = query if bdb_uid is None else query.where(actions.c.bdb_uid == bdb_uid)
-        with self._kernel.read() as connection:
-            return tuple(_action(row) for row in connection.execute(query))
+
+        def read() -> tuple[Action, ...]:
+            with self._kernel.read() as connection:
+                return tuple(_action(row) for row in connection.execute(query))
+
+        return self._kernel.remember(("actions", bdb_uid, limit), read)
 
     def get(self, uid: str) -> Action:
         """Raises Refusal 404."""

@@ -52,6 +52,20 @@ def dump(url: str) -> dict[str, Any]:
         engine.dispose()
 
 
+def look(url: str) -> str:
+    """The version of the tables of a database, which this program knows. Raises Unfit where there
+    is no control plane in it, or one of a newer version."""
+    engine = make_engine(sa.make_url(url), make=False)
+    try:
+        with engine.connect() as connection:
+            found = find_version(connection)
+            if not found:
+                raise empty_database()
+            return found
+    finally:
+        engine.dispose()
+
+
 def dump_tables(connection: sa.Connection) -> dict[str, Any]:
     """The tables as they are there, which another version may have made."""
     there = sa.MetaData()

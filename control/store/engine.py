@@ -3,13 +3,15 @@
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
 import sqlalchemy as sa
 
-from control.store.errors import Unfit
+from control.store import patience
+from control.store.errors import Away, Unfit
+from control.store.outage import GONE, Outage, sqlstate
 from control.store.versions import check_own_version
 
 READ_REVISION = "SELECT revision FROM cluster"
@@ -52,6 +54,7 @@ class Pool:
             engine if self._is_sqlite else engine.execution_options(isolation_level=level)
         )
         self._writing = threading.Lock()
+        self._outage = Outage()
         self._thread = threading.local()
         self._revision_readers: list[Any] = []
 
@@ -60,15 +63,29 @@ class Pool:
             reader.close()
         self._engine.dispose()
 
-    def read(self) -> AbstractContextManager[sa.Connection]:
-        return self._engine.connect()
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        with self._outage.watch(writes=False), self._engine.connect() as connection:
+            yield connection
 
     @contextmanager
     def begin(self) -> Iterator[sa.Connection]:
         """A transaction that writes, whichever version the tables are of."""
-        # SQLite's writers wait for each other by sleeping, up to a tenth of a second at a time.
-        with self._writing, self._writer.connect() as connection, connection.begin():
-            yield connection
+        with self._outage.watch(writes=True), self._turn(), self._writer.connect() as connection:
+            waits = nullcontext() if self._is_sqlite else patience.for_locks(connection)
+            with waits, connection.begin():
+                yield connection
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """SQLite's writers wait for each other by sleeping, up to a tenth of a second at a time;
+        so those of this process do it here."""
+        if not self._writing.acquire(timeout=patience.LOCK_SECONDS):
+            raise Away(f"another change is not done after {patience.LOCK_SECONDS} seconds")
+        try:
+            yield
+        finally:
+            self._writing.release()
 
     @contextmanager
     def write(self, forgets: bool) -> Iterator[sa.Connection]:
@@ -84,7 +101,11 @@ class Pool:
             with self.write(forgets=False) as connection:
                 yield connection
         else:
-            with self._statements.connect() as connection:
+            with (
+                self._outage.watch(writes=True),
+                self._statements.connect() as connection,
+                patience.for_locks(connection),
+            ):
                 check_own_version(connection)
                 yield connection
 
@@ -95,7 +116,7 @@ class Pool:
             cursor = self._revision_reader().execute(READ_REVISION)
             rows = cursor.fetchall()  # to the end, which releases SQLite's snapshot
         else:
-            with self._engine.connect() as connection:
+            with self.read() as connection:
                 rows = list(connection.exec_driver_sql(READ_REVISION))
         return int(rows[0][0]) if rows else 0
 
@@ -142,8 +163,13 @@ class OneConnection:
 def make_engine(url: sa.URL, make: bool = True) -> sa.Engine:
     """`make`: also the file of an SQLite database that does not exist; else raises Unfit."""
     if url.get_backend_name() != "sqlite":
-        engine = sa.create_engine(url, pool_size=20)
-        sa.event.listen(engine, "connect", _limit_idle_transactions)
+        options = patience.options_of(url)
+        engine = sa.create_engine(
+            url, pool_size=20, pool_timeout=patience.POOL_SECONDS, connect_args=options
+        )
+        patience.watch(engine)
+        sa.event.listen(engine, "connect", _limit_transactions)
+        sa.event.listen(engine, "handle_error", _replace_connections)
         return engine
     if not url.database or url.database == ":memory:":
         raise ValueError("the store needs a file: sqlite:///path")
@@ -157,10 +183,23 @@ def make_engine(url: sa.URL, make: bool = True) -> sa.Engine:
     return engine
 
 
-def _limit_idle_transactions(connection: Any, _record: object) -> None:
+def without_password(url: str) -> str:
+    """For people."""
+    return sa.make_url(url).render_as_string(hide_password=True)
+
+
+def _limit_transactions(connection: Any, _record: object) -> None:
     # A process that is frozen within a transaction, or whose machine is gone, loses its locks.
     connection.execute(f"SET idle_in_transaction_session_timeout = '{TX_IDLE_SECONDS}s'")
+    # What is not done when its caller has gone is not done behind the caller's back.
+    connection.execute(f"SET lock_timeout = '{patience.LOCK_SECONDS}s'")
     connection.commit()
+
+
+def _replace_connections(context: sa.ExceptionContext) -> None:
+    # All of the pool go to the same server, such as one that is a standby by now.
+    if sqlstate(context.original_exception) in GONE:
+        context.is_disconnect = True
 
 
 def allow_long_idle(connection: sa.Connection) -> None:

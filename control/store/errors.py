@@ -6,8 +6,14 @@ import sqlalchemy as sa
 
 from control.reports import NewRules
 
+
+class Away(Exception):
+    """The database was asked a moment ago, and did not answer: why."""
+
+
 # Raised where the database cannot be reached, read or written.
 UNAVAILABLE_ERRORS = (
+    Away,
     sa.exc.OperationalError,
     sa.exc.InterfaceError,
     sa.exc.InternalError,

@@ -4,9 +4,10 @@ changes, and what each thread is doing."""
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager, contextmanager
 from types import MappingProxyType
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -15,23 +16,28 @@ from control.records import EventDetail
 from control.reports import NewRules
 from control.store.cache import Cache
 from control.store.engine import Connections
-from control.store.errors import Untried
+from control.store.errors import UNAVAILABLE_ERRORS, Untried
 from control.store.notify import NotificationListener, ReportCounter, notify_others
 from control.store.schema import cluster_table
 from control.store.statements import COUNT_UP_REVISION
 from control.store.transaction import begin_state, state_of
 from control.store.trials import find_untried
 
+Known = TypeVar("Known")
+MEMORY_SECONDS = 300.0  # for which what was read counts, where the database cannot be asked
+REMEMBERED_RECORDS = 1_000  # of an answer; a larger one is not kept for an outage
 REVISION_MAX_AGE_SECONDS = 0.005  # reading it at every request, threads wait for each other (GIL)
 
 
 class ThreadState(threading.local):
-    """What a thread is doing. `revision`: the one that its request reads at. `actor`: whom the
+    """What a thread is doing. `revision`: the one that its request reads at. `age`: how many
+    seconds ago that was the last one for certain, where the database is away. `actor`: whom the
     event log names for its changes. `moved`: the policies that its changes have moved, and the
     generations that they have made. `forgets`: whether its changes are rolled back. `tried`: which
     ACL rules were tried on the servers, where only such may be written."""
 
     revision: int | None = None
+    age: float = 0.0
     actor: Mapping[str, EventDetail] = MappingProxyType({})
     moved: Mapping[int, range] = MappingProxyType({})
     forgets: bool = False
@@ -50,6 +56,7 @@ class Kernel:
         self._sender = secrets.token_hex(8)
         self._changed: list[Callable[[], None]] = []
         self._listener: NotificationListener | None = None
+        self._remembered: dict[object, tuple[Any, int, float]] = {}
         self._latest = (0, -1.0)  # a revision, and when it was read
         self._lock = threading.Lock()
 
@@ -67,12 +74,19 @@ class Kernel:
 
     def recent_revision(self) -> int:
         """The revision, with all changes of this process, and those of other processes up to
-        REVISION_MAX_AGE_SECONDS ago."""
+        REVISION_MAX_AGE_SECONDS ago; where the database is away, up to MEMORY_SECONDS: the
+        thread's `age` says so."""
         revision, read = self._latest
-        now = time.monotonic()
-        if now >= read + REVISION_MAX_AGE_SECONDS:
-            revision = self._note_revision(self._connections.read_revision(), now)
-        return revision
+        now, self.thread.age = time.monotonic(), 0.0
+        if now < read + REVISION_MAX_AGE_SECONDS:
+            return revision
+        try:
+            return self._note_revision(self._connections.read_revision(), now)
+        except UNAVAILABLE_ERRORS:
+            if not revision or now > read + MEMORY_SECONDS:
+                raise
+            self.thread.age = now - read
+            return revision
 
     def _note_revision(self, revision: int, now: float) -> int:
         """Remembers a revision unless a later one is known. Returns the latest."""
@@ -80,6 +94,32 @@ class Kernel:
             if revision >= self._latest[0]:
                 self._latest = (revision, now)
             return self._latest[0]
+
+    def remember(
+        self,
+        key: object,
+        read: Callable[[], Known],
+        older: Callable[[Known, float], Known] | None = None,
+    ) -> Known:
+        """What `read` returns; for a request that reads from memory, what it returned to a request
+        before, at the same revision, or made `older` by so many seconds. For what the cache does
+        not keep."""
+        revision, now = self.thread.revision, time.monotonic()
+        if revision is None:
+            return read()
+        try:
+            found = read()
+        except UNAVAILABLE_ERRORS:
+            known, at, when = self._remembered.get(key, (None, -1, 0.0))
+            if not self.thread.age or (at != revision if older is None else at < 0):
+                raise
+            kept: Known = known
+            return older(kept, now - when) if older else kept
+        if isinstance(found, Sized) and len(found) > REMEMBERED_RECORDS:
+            self._remembered.pop(key, None)
+        else:
+            self._remembered[key] = found, revision, now
+        return found
 
     # ---- Who is told ----
 

@@ -48,15 +48,23 @@ class Lease:
 
     def leader(self) -> tuple[str, int]:
         """The last process that took the lease, and its epoch; "" and 0 before any did."""
-        with self._kernel.read() as connection:
-            row = connection.execute(sa.select(lease.c.holder, lease.c.epoch)).one()
-            return row.holder, row.epoch
+
+        def read() -> tuple[str, int]:
+            with self._kernel.read() as connection:
+                row = connection.execute(sa.select(lease.c.holder, lease.c.epoch)).one()
+                return row.holder, row.epoch
+
+        return self._kernel.remember("leader", read, lambda found, _: found)
 
     def silence(self) -> float:
         """Seconds since a control plane last took or renewed the lease; infinity before."""
-        with self._kernel.read() as connection:
-            renewed = connection.scalar(sa.select(lease.c.renewed))
-            return (database_time(connection) - renewed) / 1000 if renewed else math.inf
+
+        def read() -> float:
+            with self._kernel.read() as connection:
+                renewed = connection.scalar(sa.select(lease.c.renewed))
+                return (database_time(connection) - renewed) / 1000 if renewed else math.inf
+
+        return self._kernel.remember("silence", read, lambda found, seconds: found + seconds)
 
 
 def check_lease(connection: sa.Connection, epoch: int) -> None:

@@ -39,13 +39,21 @@ class Nodes:
 
     def of(self, bdb_uid: int) -> tuple[Node, ...]:
         """What is known of the servers of a database, by address."""
-        with self._kernel.read() as connection:
-            return read_nodes(connection, bdb_uid)
+
+        def read() -> tuple[Node, ...]:
+            with self._kernel.read() as connection:
+                return read_nodes(connection, bdb_uid)
+
+        return self._kernel.remember(("nodes", bdb_uid), read, _older)
 
     def refusing(self) -> tuple[Node, ...]:
         """The servers that refuse a part of their policy."""
-        with self._kernel.read() as connection:
-            return select_nodes(connection, nodes.c.refused != ())
+
+        def read() -> tuple[Node, ...]:
+            with self._kernel.read() as connection:
+                return select_nodes(connection, nodes.c.refused != ())
+
+        return self._kernel.remember("refusing", read, _older)
 
     def gone(self) -> tuple[Node, ...]:
         """The servers that are to be forgotten."""
@@ -129,6 +137,10 @@ class Nodes:
         """Returns when `report_count` is not `seen` any more, or after so many seconds."""
         self._kernel.listen_to_others()
         self._kernel.reports.wait(seen, seconds)
+
+
+def _older(found: tuple[Node, ...], seconds: float) -> tuple[Node, ...]:
+    return tuple(replace(node, age=node.age + seconds) for node in found)
 
 
 def _is_reached_as(connection: sa.Connection, bdb_uid: int, of: Database | None) -> bool:

@@ -8,9 +8,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from control.store.outage import first_line
+
 log = logging.getLogger(__name__)
 
 NOTIFY_CHANNEL = "certauth"
+LISTEN_SECONDS = 0.5  # between two looks at whether it is to end
 
 
 def notify_others(connection: sa.Connection, sender: str) -> None:
@@ -37,8 +40,9 @@ class NotificationListener(threading.Thread):
                 with self._engine.connect() as connection:
                     self._listen(connection)
             except Exception as error:  # whatever the driver raises
-                reason = str(error).splitlines()[0]
-                log.warning("other control planes are not heard at once: %s", reason)
+                if not self._missed:  # an outage is told by those who ask
+                    reason = first_line(error)
+                    log.warning("other control planes are not heard at once: %s", reason)
                 self._missed = True
                 self._stopping.wait(1)
 
@@ -47,20 +51,17 @@ class NotificationListener(threading.Thread):
         driver: Any = connection.connection.driver_connection
         connection.detach()  # the pool is for connections that do not listen
         if self._missed:
+            self._missed = False
             self._changed()
         while not self._stopping.is_set():
-            for note in driver.notifies(timeout=1, stop_after=1):
+            for note in driver.notifies(timeout=LISTEN_SECONDS, stop_after=1):
                 if note.payload != self._own_sender:
                     self._changed()
 
     def stop(self) -> None:
         self._stopping.set()
-        try:
-            with self._engine.connect() as connection:
-                notify_others(connection, "")
-        except sa.exc.SQLAlchemyError:
-            pass  # without a database the listener hears nothing, and ends by itself
-        self.join()
+        # Where it waits for a database that hangs, it goes with the process.
+        self.join(LISTEN_SECONDS + 1)
 
 
 class ReportCounter:

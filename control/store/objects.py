@@ -79,8 +79,12 @@ class Objects:
 
     def all(self, kind: type[Record]) -> tuple[Record, ...]:
         """All records of a kind, by uid."""
-        with self._kernel.read() as connection:
-            return read_records(connection, kind)
+
+        def read() -> tuple[Record, ...]:
+            with self._kernel.read() as connection:
+                return read_records(connection, kind)
+
+        return self._kernel.remember(("all", kind), read)
 
     def find(self, kind: type[Record], text: str, limit: int, offset: int) -> tuple[Record, ...]:
         """The records of a kind, by uid, whose name contains `text`, in any case; of users also

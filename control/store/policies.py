@@ -27,10 +27,14 @@ class Policies:
 
     def targets(self) -> dict[int, Target]:
         """The targets of all databases, by uid."""
-        query = sa.select(bdbs.c.uid, bdbs.c.generation, bdbs.c.digest)
-        with self._kernel.read() as connection:
-            rows = connection.execute(query)
-            return {row.uid: Target(row.generation, row.digest) for row in rows}
+
+        def read() -> dict[int, Target]:
+            query = sa.select(bdbs.c.uid, bdbs.c.generation, bdbs.c.digest)
+            with self._kernel.read() as connection:
+                rows = connection.execute(query)
+                return {row.uid: Target(row.generation, row.digest) for row in rows}
+
+        return self._kernel.remember("targets", read)
 
     def whole(self, bdb_uid: int) -> tuple[Target, tuple[str, ...]]:
         """The target of a database and all its lines, sorted, at one moment. Raises Refusal 404."""
@@ -71,14 +75,18 @@ class Policies:
     def not_synced(self, bdb_uid: int) -> tuple[User, ...]:
         """Users with rights on a database and without a line there: password users, and those with
         a name that servers refuse, from before this version refused it."""
-        with self._kernel.read() as connection:
-            found = group_grants(connection.execute(GRANTS_WITHOUT_LINE, {"bdb": bdb_uid}))
-            named = (user for _, (user, *_) in found)
-            return tuple(
-                user
-                for user in named
-                if user.auth_method == "regular" or not policy.is_name(user.name)
-            )
+
+        def read() -> tuple[User, ...]:
+            with self._kernel.read() as connection:
+                found = group_grants(connection.execute(GRANTS_WITHOUT_LINE, {"bdb": bdb_uid}))
+                named = (user for _, (user, *_) in found)
+                return tuple(
+                    user
+                    for user in named
+                    if user.auth_method == "regular" or not policy.is_name(user.name)
+                )
+
+        return self._kernel.remember(("not_synced", bdb_uid), read)
 
     def refresh(self) -> None:
         """Renders all lines again: another version may have written them otherwise."""

@@ -18,6 +18,11 @@ class Request:
         REVISION_MAX_AGE_SECONDS."""
         self._kernel.thread.revision = self._kernel.recent_revision()
 
+    def age(self) -> float:
+        """Seconds since what this thread reads was the latest for certain; 0 but where the
+        database is away."""
+        return self._kernel.thread.age
+
     def act_as(self, name: str, **origin: str) -> None:
         """Whom the event log names for what this thread changes, until `leave`, and where they are:
         address, serial, issuer."""
@@ -28,7 +33,7 @@ class Request:
     def leave(self) -> None:
         """The request is done."""
         thread = self._kernel.thread
-        thread.revision, thread.actor, thread.moved = None, {}, {}
+        thread.revision, thread.actor, thread.moved, thread.age = None, {}, {}, 0.0
 
     def moved(self) -> Mapping[int, range]:
         """The databases whose servers are to follow what this request has changed, and the

@@ -12,7 +12,7 @@ from werkzeug.exceptions import HTTPException
 
 from control.api.web import store
 from control.domain.guard import PeerCert
-from control.errors import Refusal
+from control.errors import Refusal, database_away
 from control.records import rendered_time
 from control.ui import (
     audit,
@@ -89,6 +89,8 @@ def create_ui(api: Flask, peer_cert: PeerCert) -> Flask:
     app.after_request(secured)
     app.register_error_handler(Refusal, refused)
     app.register_error_handler(HTTPException, http_error)
+    for kind in api.extensions["away"]:
+        app.register_error_handler(kind, away)
     app.register_error_handler(Exception, bug)
     for module in MODULES:
         app.register_blueprint(module.blueprint)
@@ -124,6 +126,10 @@ def http_error(error: HTTPException) -> Any:
     if status < 400:
         return error.get_response()
     return refused(Refusal(status, error.name.lower().replace(" ", "_"), error.description or ""))
+
+
+def away(_: Exception) -> Any:
+    return refused(database_away())
 
 
 def bug(error: Exception) -> Any:

@@ -7,6 +7,11 @@ typedef struct {
     size_t len;
 } span;
 
+/* What a control plane and a node say to each other: its number goes up with each line, option or field
+ * that the other one has to know. Each speaks with the number before its own. docs/servers.md has the
+ * table. */
+enum { PROTOCOL = 2 };
+
 /* Why a text was not taken, for the person who wrote it. Always NUL ended. */
 typedef struct {
     char text[256];

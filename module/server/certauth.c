@@ -100,6 +100,16 @@ static void version_text(int version, char out[16]) {
     snprintf(out, 16, "%d.%d.%d", version >> 16 & 255, version >> 8 & 255, version & 255);
 }
 
+/* As MODULE LIST has it: two digits for each part of 1.2.3, so 10203. */
+static int version_number(void) {
+    int parts[3] = {0, 0, 0}, at = 0;
+    for (const char *c = CERTAUTH_VERSION; *c && at < 3; c++) {
+        if (*c >= '0' && *c <= '9') parts[at] = (parts[at] * 10 + (*c - '0')) % 100;
+        else at++;
+    }
+    return parts[0] * 10000 + parts[1] * 100 + parts[2];
+}
+
 static void tell_server(RedisModuleCtx *ctx) {
     const char *name = node.is_valkey ? "Valkey" : "Redis";
     int better = better_release();
@@ -271,7 +281,7 @@ int RedisModule_OnLoad(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) 
         RedisModule_Log(ctx, "warning", "certauth is loaded already");
         return REDISMODULE_ERR;
     }
-    RedisModule_SetModuleAttribs(ctx, "certauth", 1, REDISMODULE_APIVER_1);
+    RedisModule_SetModuleAttribs(ctx, "certauth", version_number(), REDISMODULE_APIVER_1);
     if (!load(ctx, argv, argc, &why)) {
         RedisModule_Log(ctx, "warning", "certauth cannot be loaded: %s", why.text);
         drop_state();

@@ -89,7 +89,9 @@ int policy_status(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     char text[DIGEST_TEXT];
     digest sum = policy_digest(node.policy);
     digest_print(&sum, text);
-    RedisModule_ReplyWithMap(ctx, 14);
+    RedisModule_ReplyWithMap(ctx, 16);
+    reply_named(ctx, "version", CERTAUTH_VERSION);
+    reply_number(ctx, "protocol", PROTOCOL);
     reply_number(ctx, "generation", node.stamp.generation);
     reply_named(ctx, "digest", text);
     reply_number(ctx, "lines", sum.lines);
@@ -130,6 +132,8 @@ void info(RedisModuleInfoCtx *ctx, int for_crash_report) {
     digest sum = policy_digest(node.policy);
     digest_print(&sum, text);
     RedisModule_InfoAddSection(ctx, "");
+    RedisModule_InfoAddFieldCString(ctx, "version", CERTAUTH_VERSION);
+    RedisModule_InfoAddFieldULongLong(ctx, "protocol", PROTOCOL);
     RedisModule_InfoAddFieldULongLong(ctx, "logins", node.logins);
     RedisModule_InfoAddFieldULongLong(ctx, "refused", node.refused);
     for (int why = REASON_UNDECIDED; why < REASON_MATCHED; why++) {

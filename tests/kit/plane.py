@@ -155,6 +155,15 @@ class Serving:
 
     def start(self) -> None:
         """Also again, after `kill`. Returns when it answers."""
+        self.process = self.begin()
+        try:
+            wait_until(self._answers, f"it answers; see {self.config.home}/log", 90)
+        except AssertionError:
+            self.kill()
+            raise
+
+    def begin(self) -> "subprocess.Popen[bytes]":
+        """The process, which may not answer yet."""
         environment = {**os.environ, "CERTAUTH_HOST": self.config.host}
         environment |= {
             "CERTAUTH_PORT": str(self.config.port),
@@ -164,10 +173,9 @@ class Serving:
         code = f"{self._before}\nfrom control.cli.main import main; main()"
         command = [sys.executable, "-c", code, "serve", "--home", str(self.config.home)]
         with open(self.config.home / "log", "a") as log:
-            self.process = subprocess.Popen(
+            return subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        wait_until(self._answers, f"it answers; see {self.config.home}/log", 90)
 
     def _answers(self) -> bool:
         assert self.process.poll() is None, (self.config.home / "log").read_text()

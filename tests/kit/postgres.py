@@ -92,6 +92,18 @@ class Postgres:
         self._process.kill()
         self._process.wait(20)
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Its storage hangs: connections are taken by the kernel, and nobody answers."""
+        pids = [self._process.pid, *_children(self._process.pid)]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+
     def close(self) -> None:
         self._process.send_signal(signal.SIGINT)  # ends its connections, and then itself
         self._process.wait(20)
@@ -106,6 +118,10 @@ class Postgres:
             connection.exec_driver_sql(f"CREATE DATABASE {name}")
         engine.dispose()
         return self.url.set(database=name).render_as_string(hide_password=False)
+
+
+def _children(pid: int) -> list[int]:
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 
 from control.nodes.client import NodeError
+from control.nodes.protocol import LACKS, NEWER, PROTOCOL, cannot, protocol_of, version_of, written
 from control.records import rendered_time
 from control.reports import Node
 from tests.kit.chains import rsa_key, sign
@@ -171,6 +173,8 @@ def test_each_server_tells_how_far_it_is(api: ControlPlane, pki: Pki) -> None:
     (fault,) = answer.pop("faults")
     assert fault.startswith("no control plane speaks to the servers")
     assert answer == {
+        "version": version("redis-certauth"),
+        "protocol": PROTOCOL,
         "leader": "",
         "epoch": 0,
         "leader_age": None,
@@ -189,6 +193,8 @@ def test_each_server_tells_how_far_it_is(api: ControlPlane, pki: Pki) -> None:
                 "last_error_time": 7,
                 "software": "redis 8.6.3",
                 "module": "1",
+                "protocol": 1,
+                "cannot": [*LACKS[1]],
                 "trust": "",
                 "certificate_subject": "CN=localhost",
                 "certificate_issuer": "CN=Server CA",
@@ -203,6 +209,19 @@ def test_each_server_tells_how_far_it_is(api: ControlPlane, pki: Pki) -> None:
     assert (found["leader"], found["epoch"], found["faults"]) == ("here:1", 1, [])
     assert 0 <= found["leader_age"] < 5
     assert (found["nodes"][0]["in_step"], found["nodes"][0]["lag"]) == (True, 0)
+
+
+def test_each_module_says_what_it_speaks_and_what_it_cannot_do_therefore() -> None:
+    """Nothing of a module that is as old as we are, or of a server without one; of one that says
+    nothing what the first one could not; a newer one wants a newer control plane."""
+    assert cannot(written("1.2.3", PROTOCOL)) == []
+    assert cannot("") == []
+    assert (version_of("1"), protocol_of("1"), protocol_of("")) == ("1", 1, 0)
+    assert cannot("1") == [text for one in range(1, PROTOCOL) for text in LACKS[one]]
+    newer = written("9.0.0", PROTOCOL + 1)
+    assert (version_of(newer), protocol_of(newer)) == ("9.0.0", PROTOCOL + 1)
+    assert cannot(newer) == [NEWER]
+    assert set(LACKS) == set(range(1, PROTOCOL))
 
 
 def test_servers_are_for_who_may_see_databases(api: ControlPlane) -> None:

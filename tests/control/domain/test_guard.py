@@ -20,6 +20,8 @@ ROUTES = {
     "GET /openapi.json": PUBLIC,
     "GET /docs": PUBLIC,
     "GET /v1/local/node/master_healthcheck": PUBLIC,
+    "GET /livez": PUBLIC,
+    "GET /readyz": PUBLIC,
     "POST /v1/users/authorize": PUBLIC,
     "GET /v1/cluster": "view_cluster_info",
     "PUT /v1/cluster": "update_cluster",

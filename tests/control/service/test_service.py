@@ -533,7 +533,10 @@ def test_with_a_passphrase_every_cas_key_is_encrypted(tmp_path: Path, pki: Pki) 
         pass
     file.chmod(0o600)
     file.write_text("\n")
-    with pytest.raises(ServiceError, match="no passphrase in it"), service.running(config):
+    with (
+        pytest.raises(ServiceError, match="ca_passphrase_file .*it is empty"),
+        service.running(config),
+    ):
         pass
     file.write_text("a long one")
     (config.home / issuing.CLIENTS).write_text("hello")
