@@ -1,6 +1,7 @@
 """Settings: HOME/certauth.toml, and the environment over it."""
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,8 @@ class ServiceError(Exception):
 class Config:
     """Where it lives and listens. `ui_port` is that of the web page, 0 for none. `database` is a
     URL as SQLAlchemy reads it; `tls_min` the least TLS version that is spoken. Seen from `home`:
-    `proxy_socket` a path for a proxy to connect to, `audit_file` the event log as JSON lines, none
+    `proxy_socket` a path for a proxy to connect to, which names certificates in the header
+    `proxy_header`; `audit_file` the event log as JSON lines, none
     where it is empty. The keys of CAs are encrypted where there is a `ca_passphrase`, or a
     `ca_passphrase_file` that has it in a line."""
 
@@ -28,6 +30,7 @@ class Config:
     database: str = ""
     tls_min: str = "1.2"
     proxy_socket: str = ""
+    proxy_header: str = "X-SSL-Client-Escaped-Cert"
     audit_file: str = "audit.jsonl"
     ui_port: int = 0
     ca_passphrase_file: str = ""
@@ -63,6 +66,7 @@ class Config:
 
 SETTINGS = {
     "host": str, "port": int, "database": str, "tls_min": str, "proxy_socket": str,
+    "proxy_header": str,
     "audit_file": str, "ui_port": int, "ca_passphrase_file": str,
 }  # fmt: skip
 PASSPHRASE = "CERTAUTH_CA_PASSPHRASE"  # noqa: S105 (a variable's name)
@@ -93,5 +97,8 @@ def load_config(home: Path, environment: Mapping[str, str] = os.environ) -> Conf
     if found.get("tls_min", "1.2") not in TLS_VERSIONS:
         versions = " or ".join(TLS_VERSIONS)
         raise ServiceError(f"setting 'tls_min': '{found['tls_min']}' is not {versions}")
+    if not re.fullmatch("[A-Za-z][A-Za-z0-9-]*", found.get("proxy_header", "X")):
+        name = found["proxy_header"]
+        raise ServiceError(f"setting 'proxy_header': '{name}' is not like X-Ssl-Client-Cert")
     found["ca_passphrase"] = environment.get(PASSPHRASE, "")
     return replace(Config(home.absolute()), **found)
