@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 from control.pki.guarded import CertificateError
 
 Kind = Literal[
-    "certificate", "revocation list", "certificate request", "private key",
+    "certificate", "revocation list", "certificate signing request", "private key",
     "encrypted private key", "public key", "trusted certificate", "PKCS#7", "PKCS#12", "",
 ]  # fmt: skip
 LABELS: dict[str, Kind] = {
@@ -25,8 +25,8 @@ LABELS: dict[str, Kind] = {
     "X509 CERTIFICATE": "certificate",
     "TRUSTED CERTIFICATE": "trusted certificate",
     "X509 CRL": "revocation list",
-    "CERTIFICATE REQUEST": "certificate request",
-    "NEW CERTIFICATE REQUEST": "certificate request",
+    "CERTIFICATE REQUEST": "certificate signing request",
+    "NEW CERTIFICATE REQUEST": "certificate signing request",
     "PKCS7": "PKCS#7",
     "CMS": "PKCS#7",
     "PKCS12": "PKCS#12",
@@ -43,7 +43,7 @@ CURES: dict[str, str] = {
     "trusted certificate": "`openssl x509 -in FILE -out plain.pem` makes a plain one of it",
     "PKCS#12": "`openssl pkcs12 -in FILE -nokeys -out certificates.pem` takes the certificates out "
     "of it, `-nocerts -noenc` the key",
-    "certificate request": "it is what a CA makes a certificate of: send that",
+    "certificate signing request": "it is what a CA makes a certificate of: send that",
     "revocation list": "`redis-certauth crl import` takes it",
     "certificate": "",
     "public key": "",
@@ -133,7 +133,7 @@ def _signed_kind(signed: Element) -> Kind:
         return "revocation list"
     if tags[:1] == [0xA0] or tags[:6] == [INTEGER, *[SEQUENCE] * 5]:
         return "certificate"
-    return "certificate request" if tags[:3] == [INTEGER, SEQUENCE, SEQUENCE] else ""
+    return "certificate signing request" if tags[:3] == [INTEGER, SEQUENCE, SEQUENCE] else ""
 
 
 def _opened(der: bytes) -> list[Object]:
@@ -227,7 +227,7 @@ def _blocks(text: bytes) -> Iterator[list[Object]]:
         number += 1
         behind = text.find(DASHES, at + len(BEGIN))
         label = text[at + len(BEGIN) : behind].decode("ascii", "replace") if behind > 0 else ""
-        where = f"block {number} ({_shown(label)})"
+        where = f"block {number} of the PEM text ({_shown(label)})"
         stop = text.find(END, behind) if behind > 0 else -1
         following = text.find(BEGIN, at + 1)
         if stop < 0 or 0 <= following < stop:
@@ -265,7 +265,7 @@ def _object(label: str, der: bytes) -> list[Object]:
     """What it holds counts: Windows writes PKCS#7 as a CERTIFICATE."""
     kind, one = LABELS[label], element(der, 0, len(der))
     said = kind_of(one) if one and one.end == len(der) else ""
-    if said and kind in ("certificate", "revocation list", "certificate request"):
+    if said and kind in ("certificate", "revocation list", "certificate signing request"):
         kind = said
     if kind == "PKCS#7":
         return _opened(der)
@@ -288,8 +288,8 @@ def lists_in(content: bytes) -> tuple[bytes, ...]:
 
 
 def request_in(content: bytes) -> bytes:
-    """The DER of the one certificate request. Raises CertificateError."""
-    found = _wanted(content, "certificate request")
+    """The DER of the one certificate signing request. Raises CertificateError."""
+    found = _wanted(content, "certificate signing request")
     if len(found) > 1:
         raise CertificateError(f"{len(found)} certificate requests: send one at a time")
     return found[0].der
@@ -322,7 +322,7 @@ def _wanted(content: bytes, kind: Kind) -> list[Object]:
     for one in found:
         if one.kind == kind:
             continue
-        if one.kind.endswith("private key") and kind != "certificate request":
+        if one.kind.endswith("private key") and kind != "certificate signing request":
             raise PrivateKeyError(f"a private key is where a {kind} belongs: it belongs nowhere "
                                   "but to its owner")  # fmt: skip
         raise CertificateError(f"not a {kind}: {_described([one.kind], kind)}")

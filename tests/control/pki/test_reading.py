@@ -94,7 +94,7 @@ OTHERS: dict[str, tuple[Make, str]] = {
     "a list by a wrong label": (
         lambda pki: reading.render(crls.crl(pki.ca)).encode(), "holds a revocation list",
     ),
-    "a request": (lambda _: new_request("ec").certificate.encode(), "certificate request: it is"),
+    "a request": (lambda _: new_request("ec").certificate.encode(), "signing request: it is"),
     "a key": (lambda pki: pki.alice.key_pem, "a private key is where a certificate belongs"),
     "a key in DER": (
         lambda pki: openssl("pkey", "-outform", "DER", content=pki.alice.key_pem),
