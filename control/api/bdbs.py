@@ -27,7 +27,7 @@ from control.api.web import (
 )
 from control.errors import Refusal, conflict, invalid, refused
 from control.pki import trust
-from control.pki.uploads import check_authorities, check_clients, doubts
+from control.pki.uploads import check_authorities, check_clients, doubts, read_bundle
 from control.records import Database, Endpoint, RolePermission, Target, Trust
 from control.reports import Node
 
@@ -245,7 +245,11 @@ def endpoints(sent: BdbBody) -> tuple[Endpoint, ...]:
 def client_certificates(sent: BdbBody) -> tuple[str, ...]:
     """One certificate an entry: a chain may be sent in one, or spread over several."""
     found = "\n".join(entry.client_cert for entry in sent.authentication_ssl_client_certs)
-    return check_clients(found, sent.pinned_certificates) if found else ()
+    if not found:
+        return ()
+    for _, why in read_bundle(found).left_out:
+        warn(why)
+    return check_clients(found, sent.pinned_certificates)
 
 
 def roles_permissions(sent: BdbBody) -> tuple[RolePermission, ...]:

@@ -2,7 +2,7 @@
 has followed."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Annotated, Any, Literal
@@ -13,13 +13,15 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from control.ages import rendered, seconds
 from control.api.models import Answer, Body, Many, Pem, Sha256, Uid
 from control.api.system import plane_faults
-from control.api.web import answer, guard, in_field, needs, rehearsed, store
+from control.api.web import answer, guard, in_field, needs, rehearsed, store, warn
 from control.domain import preview
 from control.errors import Refusal, invalid, refused
 from control.nodes.client import NodeError
 from control.nodes.protocol import PROTOCOL, cannot, protocol_of, version_of
 from control.nodes.trials import refusal
 from control.nodes.waiting import servers
+from control.pki.pem import printable
+from control.pki.reading import certificates_in, render_all
 from control.policy import core
 from control.policy.decision import render_decision
 from control.records import Database, Target, User, rendered_time
@@ -30,7 +32,7 @@ from control.store import InventoryFilter, Stage
 class KnownBody(Body):
     """What the event log has of a certificate."""
 
-    subject: Annotated[str, StringConstraints(max_length=65536)]
+    subject: Annotated[str, StringConstraints(max_length=65536)] = ""
     serial: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{1,64}$")]
     cert: Sha256
     key: Sha256
@@ -167,10 +169,26 @@ HELD = 10  # seconds of a preview: all who want to change something wait meanwhi
 def explain(sent: ExplainBody) -> Response:
     """Who a certificate is, and why: for the REST API, or on a database. Of one that is only known
     from the event log, on a database."""
+    if sent.certificate:
+        sent = sent.model_copy(update={"certificate": in_field("certificate", presented(sent))})
     decided = in_field("certificate", lambda: decide(sent))
     told = render_decision(decided, names(decided, sent))
     asks = sent.bdb_uid is not None and sent.certificate and sent.time is None
     return answer(with_handshakes(told, sent) if asks else told)
+
+
+def presented(sent: ExplainBody) -> Callable[[], str]:
+    """The certificates of a request as a client presents them, PEM, the leaf first."""
+
+    def read() -> str:
+        leaf, *others = certificates_in(sent.certificate.encode("utf-8", "replace"))
+        clients = [one for one in map(core.identity, others) if not one.ca]
+        if clients:
+            names = ", ".join(f"'{printable(one.subject)}'" for one in clients)
+            warn(f"only the first certificate is explained: {names} behind it is not a CA")
+        return render_all([leaf, *others])
+
+    return read
 
 
 def with_handshakes(told: dict[str, Any], sent: ExplainBody) -> dict[str, Any]:

@@ -3,11 +3,12 @@
 Two certificates have a use here: `mtls_trusted_ca`, which clients are judged by, and `api`, which
 this server shows. Private keys never leave."""
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from flask import Blueprint, Response, current_app
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from control import records
 from control.api import rotation
@@ -15,7 +16,8 @@ from control.api.models import Answer, Body, Filled, Many, Pem, Sha256
 from control.api.web import CHANGING, answer, needs, store, warn
 from control.errors import forbidden, invalid, missing
 from control.pki import trust
-from control.pki.uploads import check_server, check_trust
+from control.pki.pem import identity_of
+from control.pki.uploads import check_server, check_trust, read_bundle, weakness
 from control.records import API, TRUSTED_CA, Certificate
 
 
@@ -35,6 +37,22 @@ class CertificateBody(Body):
 
 class CertificatesBody(Body):
     certificates: Annotated[Many[CertificateBody], Field(min_length=1)]
+
+
+class UploadedAnswer(BaseModel):
+    """A certificate of an upload for `mtls_trusted_ca`, and what it became: `use` is `clients`
+    (they come from it), `above` (only CAs below it are trusted) or `left_out`; `why` says why."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    cert: str
+    ca: str
+    subject: str
+    use: Literal["clients", "above", "left_out"]
+    why: str
+
+
+class InstalledAnswer(Answer):
+    certificates: list[UploadedAnswer] = []
 
 
 class CertificatesAnswer(Answer):
@@ -59,7 +77,9 @@ def read() -> Response:
 
 
 @blueprint.put("/v1/cluster/certificates")
-@needs("update_cluster", takes=CertificatesBody, query=(*CHANGING, "force"))
+@needs(
+    "update_cluster", takes=CertificatesBody, answers=InstalledAnswer, query=(*CHANGING, "force")
+)
 def update_all(sent: CertificatesBody) -> Response:
     entries = sent.certificates
     if len({entry.name for entry in entries}) < len(entries):
@@ -68,7 +88,7 @@ def update_all(sent: CertificatesBody) -> Response:
 
 
 @blueprint.put("/v1/cluster/update_cert")
-@needs("update_cluster", takes=CertificateBody, query=(*CHANGING, "force"))
+@needs("update_cluster", takes=CertificateBody, answers=InstalledAnswer, query=(*CHANGING, "force"))
 def update_one(sent: CertificateBody) -> Response:
     return put([sent])
 
@@ -92,7 +112,30 @@ def put(entries: list[CertificateBody]) -> Response:
         rotation.warn_of_serving(one)
     if theirs:
         warn(f"certificates: {', '.join(theirs)}: not installed, they have no use here")
-    return answer({})
+    shown = [one for entry in entries if entry.name == TRUSTED_CA for one in uploaded(entry, after)]
+    return answer({"certificates": shown} if shown else {})
+
+
+ONLY_ABOVE = (
+    "it has issued another CA of the upload: clients that it issued itself are refused. Where they "
+    "are to come in as well, send its `ca` in client_cas, beside those of the others"
+)
+
+
+def uploaded(entry: CertificateBody, after: Sequence[records.Trust]) -> list[dict[str, Any]]:
+    """What each certificate of an upload became."""
+    found = read_bundle(entry.certificate)
+    above = {der for one in after for der in one.anchors}
+    weak = {der: weakness(der) for der in found.certificates}
+    why = {der: weak[der] or ONLY_ABOVE * (der in above) for der in found.certificates}
+    uses = {der: "above" if der in above else "clients" for der in found.certificates}
+    made = [(der, uses[der], why[der]) for der in found.certificates]
+    made += [(der, "left_out", text) for der, text in found.left_out]
+    return [
+        {"cert": leaf.cert, "ca": leaf.key, "subject": leaf.subject, "use": use, "why": text}
+        for der, use, text in made
+        for leaf in [identity_of(der)]
+    ]
 
 
 def trusting(certificate: Certificate, sent: CertificateBody) -> Certificate:

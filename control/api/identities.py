@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints
 from control.api.models import Body
 from control.api.web import in_field, store, warn
 from control.errors import invalid
-from control.policy import bindings, core
+from control.policy import bindings, core, pasted
 from control.records import Binding
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
@@ -67,6 +67,9 @@ def identities(sent: list[IdentityBody], changes: dict[str, Any]) -> dict[str, A
             "certificate_subject_line: it is not among the certificate_identities that come with "
             "it: send one of the two, or the same subject in both",
         )
+    for at, given in enumerate(sent):
+        if given.subject and (remark := pasted.name(given.subject).remark):
+            warn(f"certificate_identities.{at}: {remark}")
     for one in found:
         if doubt := bindings.doubt(one):
             warn(doubt)

@@ -17,6 +17,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     FailFast,
     Field,
@@ -27,6 +28,7 @@ from pydantic import (
 )
 
 from control.errors import Refusal, invalid, refused
+from control.policy import pasted
 from control.records import Subject
 
 
@@ -63,7 +65,11 @@ TOLD = 10  # problems that a refusal names
 Uid = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Pem = Annotated[str, StringConstraints(max_length=1 << 20)]
 Host = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:-]{1,253}$")]
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Sha256 = Annotated[
+    str,
+    StringConstraints(pattern=r"^[0-9a-f]{64}$"),
+    BeforeValidator(lambda sent: pasted.fingerprint(sent) if isinstance(sent, str) else sent),
+]
 Value = Annotated[str, StringConstraints(max_length=256)]
 Filled = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 UserName = Annotated[

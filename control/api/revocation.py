@@ -10,18 +10,30 @@ from flask import Blueprint, Response
 from pydantic import Field, StringConstraints
 
 from control.api.models import Answer, Body, Pem, Uid, words
-from control.api.web import CHANGING, PUBLIC, answer, in_field, needs, number, store, unchanged
+from control.api.web import (
+    CHANGING,
+    PUBLIC,
+    answer,
+    in_field,
+    needs,
+    number,
+    store,
+    unchanged,
+    warn,
+)
 from control.domain import revocation
 from control.errors import Refusal, invalid, missing
 from control.pki import crl
-from control.pki.pem import pem_to_ders
-from control.policy import core
+from control.pki.guarded import CertificateError
+from control.pki.pem import identity_of, is_issued_by, pem_to_ders, printable
+from control.policy import core, pasted
 from control.records import Reason, Stale, User, rendered_time
 from control.reports import Revocation, RevocationList
 from control.store import InventoryFilter
 
-Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$")]
-Serial = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F:]{1,95}$")]
+# As programs print them; see control/policy/pasted.py.
+Hash = Annotated[str, StringConstraints(max_length=200)]
+Serial = Annotated[str, StringConstraints(max_length=300)]
 
 
 class RevokeBody(Body):
@@ -80,6 +92,13 @@ class CrlAnswer(Answer):
     problem: str = ""
 
 
+class ImportedAnswer(CrlAnswer):
+    """The first list of what was sent; `others` are those behind it, each with a record of its
+    own."""
+
+    others: list[CrlAnswer] = []
+
+
 blueprint = Blueprint("revocation", __name__)
 PAGE = 1000
 KNOWN = 10_000  # certificates of one user
@@ -117,30 +136,49 @@ def lines(sent: RevokeBody) -> list[str]:
     """The `revoke` lines that a request is for, canonical. Raises Refusal."""
     ways = sent.model_fields_set - {"reason"}
     if ways == {"ca", "serial"}:
-        return [
-            in_field("serial", lambda: core.canonical(f"revoke serial {sent.ca} {sent.serial}"))
-        ]
+        ca = in_field("ca", lambda: pasted.fingerprint(sent.ca))
+        serial = in_field("serial", lambda: pasted.serial(sent.serial))
+        return [in_field("serial", lambda: core.canonical(f"revoke serial {ca} {serial}"))]
     if ways == {"cert"} or ways == {"key"}:
         way = ways.pop()
-        return [core.canonical(f"revoke {way} {getattr(sent, way)}")]
+        value = in_field(way, lambda: pasted.fingerprint(getattr(sent, way)))
+        return [core.canonical(f"revoke {way} {value}")]
     if ways == {"certificate"}:
-        return [of_certificate(sent.certificate)]
+        return of_certificates(sent.certificate)
     if ways == {"user_uid"}:
         return of_all(store().objects.get(User, sent.user_uid))
     raise invalid("invalid_param", "send one of: certificate; ca and serial; cert; key; user_uid")
 
 
-def of_certificate(pem: str) -> str:
+def of_certificates(pem: str) -> list[str]:
+    """Of the first certificate, and of each other one that is not a CA above it: a file of several
+    clients' certificates revokes them all. What a client brings is read as servers read it.
+    Raises Refusal, CertificateError."""
+    found = dict.fromkeys(pem_to_ders(pem))
+    if not found:
+        raise CertificateError("not a certificate in PEM or DER form")
+    first, *others = found
+    leaves = [first, *(one for one in others if not identity_of(one).ca)]
+    above = [one for one in others if one not in leaves]
+    known = [*above, *store().settings.authorities()]
+    for one in leaves[1:]:
+        warn(f"'{printable(identity_of(one).subject)}' stands behind the first certificate, and is "
+             "not a CA: it is revoked too")  # fmt: skip
+    for one in above:
+        if not any(is_issued_by(below, one) for below in found if below != one):
+            warn(f"'{printable(identity_of(one).subject)}' is a CA that has issued none of the "
+                 "others: it is not revoked")  # fmt: skip
+    return [of_leaf(one, known) for one in leaves]
+
+
+def of_leaf(der: bytes, known: list[bytes]) -> str:
     """By its number where its CA is known here, was sent behind it, or was seen at a login: our
     own CA's list can say that. By its hash elsewhere, which holds for the certificate with another
     ECDSA signature as well."""
-    leaf = in_field("certificate", lambda: core.identity(pem.encode()))
-    first, *above = pem_to_ders(pem)
-    found = in_field(
-        "certificate", lambda: crl.issuer_of(first, [*above, *store().settings.authorities()])
-    )
-    issuer = found or seen_issuer(leaf.cert)
-    return f"revoke serial {issuer} {leaf.serial}" if issuer else f"revoke cert {leaf.cert}"
+    leaf = identity_of(der)
+    issuer = crl.issuer_of(der, known) or seen_issuer(leaf.cert)
+    by_number = issuer and leaf.serial
+    return f"revoke serial {issuer} {leaf.serial}" if by_number else f"revoke cert {leaf.cert}"
 
 
 def seen_issuer(cert: str) -> str:
@@ -185,19 +223,23 @@ def read_crl(uid: int) -> Response:
 
 
 @blueprint.post("/v1/certauth/crls")
-@needs("update_cluster", takes=NewCrlBody, answers=CrlAnswer, query=CHANGING)
+@needs("update_cluster", takes=NewCrlBody, answers=ImportedAnswer, query=CHANGING)
 def import_crl(sent: NewCrlBody) -> Response:
-    """Takes a CA's list, sent or fetched, in the place of the one before it."""
+    """Takes CAs' lists, sent or fetched, each in the place of the one before it: all that the file
+    holds, or none."""
     settings = {name: value for name, value in sent.sent().items() if name in SETTINGS}
     if sent.url:
         revocation.check_url(sent.url)
     wish = revocation.Wish(settings, sent.authorities)
-    if sent.crl:
-        content = crl.decoded(sent.crl)
-        return shown(revocation.take(store(), content, wish, int(time.time())))
-    if not sent.url:
+    if not sent.crl and not sent.url:
         raise invalid("missing_field", "send crl, url, or both")
-    return shown(revocation.fetched(store(), sent.url, wish))
+    if sent.crl:
+        taken = revocation.take(store(), sent.crl.encode(), wish, int(time.time()))
+    else:
+        taken = revocation.fetched(store(), sent.url, wish)
+    entries = store().crls.entry_counts()
+    first, *others = (rendered(one, entries.get(one.uid, 0)) for one in taken)
+    return answer({**first, **({"others": others} if others else {})}, taken[0])
 
 
 @blueprint.put("/v1/certauth/crls/<int(max=2147483647):uid>")

@@ -28,7 +28,7 @@ from control.api.web import (
 )
 from control.domain import passwords
 from control.errors import forbidden, invalid
-from control.policy import bindings, core
+from control.policy import bindings, core, pasted
 from control.policy import lines as policy
 from control.records import (
     BUILTIN_ROLES,
@@ -182,10 +182,11 @@ def prepared(sent: UserBody, user: User) -> dict[str, Any]:
         changes["role_uids"] = tuple(one.uid for one in BUILTIN_ROLES if one.management == role)
     if changes.get("certificate_subject_line"):
         text = changes["certificate_subject_line"]
-        changes["certificate_subject_line"] = in_field(
-            "certificate_subject_line", lambda: core.parse_name(text)
-        )
-        if doubt := bindings.doubt(Binding("subject", changes["certificate_subject_line"])):
+        read = in_field("certificate_subject_line", lambda: pasted.name(text))
+        changes["certificate_subject_line"] = read.text
+        if read.remark and read.text != user.certificate_subject_line:
+            warn(f"certificate_subject_line: {read.remark}")
+        elif doubt := bindings.doubt(Binding("subject", read.text)):
             warn(doubt)
     if "certificate_identities" in changes:
         changes |= identities(changes.pop("certificate_identities"), changes)

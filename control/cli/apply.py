@@ -3,7 +3,6 @@
 Everything is called by name here, and gets its uid only when it is sent. `plan` is pure."""
 
 import json
-import ssl
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +18,14 @@ from control.api.patterns import PatternBody
 from control.api.redis_acls import RedisAclBody
 from control.api.roles import RoleBody
 from control.api.users import UserBody
+from control.cli import files
 from control.cli.client import Client
 from control.cli.output import IDENTITIES
 from control.pki import trust
-from control.policy import bindings, core, patterns
+from control.pki.guarded import CertificateError
+from control.pki.reading import certificates_in, render_all
+from control.pki.uploads import read_bundle
+from control.policy import bindings, core, pasted, patterns
 from control.records import BUILTIN_ROLES, FIRST_ACLS, Pattern
 
 Fields = dict[str, Any]
@@ -92,7 +95,7 @@ def read(file: Path) -> State:
     """The state that a file declares. Relative names of files in it are relative to it. Raises
     PolicyFileError."""
     try:
-        found = yaml.load(file.read_text(), _Loader)  # noqa: S506 (a SafeLoader)
+        found = yaml.load(files.decoded(file.read_bytes()), _Loader)  # noqa: S506 (a SafeLoader)
         return parse(found, file.parent)
     except (yaml.YAMLError, OSError, ValueError) as error:
         raise PolicyFileError(f"{file}: {error}") from error
@@ -155,8 +158,13 @@ def _object(section: str, where: str, found: Any, folder: Path) -> Fields:
 
 
 def _pem(text: str, folder: Path) -> str:
-    """PEM, or that of a file."""
-    return text if not text or "-----BEGIN" in text else (folder / text).read_text()
+    """PEM, or that of a file. Raises PolicyFileError, OSError."""
+    if not text or "-----BEGIN" in text:
+        return text
+    try:
+        return render_all(certificates_in((folder / text).read_bytes()))
+    except CertificateError as error:
+        raise PolicyFileError(f"{text}: {error}") from error
 
 
 def exported(state: State) -> dict[str, Any]:
@@ -204,7 +212,7 @@ def normal(section: str, found: Mapping[str, Any]) -> Fields:
     comes of fields of another form."""
     fields = {name: found[name] for name in found if name in SECTIONS[section].known}
     if fields.get("certificate_subject_line"):
-        fields["certificate_subject_line"] = core.parse_name(fields["certificate_subject_line"])
+        fields["certificate_subject_line"] = pasted.name(fields["certificate_subject_line"]).text
     if IDENTITIES in fields:
         fields[IDENTITIES] = in_order(map(_identity, fields[IDENTITIES]))
         subjects = {one.get("subject", "") for one in fields[IDENTITIES]}
@@ -280,13 +288,10 @@ def _endpoint(found: Mapping[str, Any]) -> Fields:
 
 
 def _certificates(pem: str) -> Iterator[str]:
-    """Each certificate of a text, in one spelling. Raises ValueError."""
-    end = "-----END CERTIFICATE-----"
-    for block in pem.split(end)[:-1]:
-        text = block[block.find("-----BEGIN") :] + end
-        yield ssl.DER_cert_to_PEM_cert(ssl.PEM_cert_to_DER_cert(text))
-    if pem.strip() and end not in pem:
-        raise ValueError("no certificate in PEM")
+    """Each certificate of a text once, in one spelling; not those that the API leaves out. Raises
+    ValueError."""
+    if pem.strip():
+        yield from read_bundle(pem).pem
 
 
 def fetch(ask: Client) -> State:

@@ -4,12 +4,13 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import click
 
 from control import service
-from control.cli import renewal
+from control.cli import files, renewal
 from control.cli.client import Client
 from control.cli.options import (
     DRY_RUN,
@@ -24,6 +25,7 @@ from control.cli.options import (
 )
 from control.cli.output import AS_JSON, clean, echo, render_time
 from control.pki.keys import KEY_TYPES, KeyType
+from control.policy import pasted
 
 CERTIFICATES = "/v1/cluster/certificates"
 
@@ -85,26 +87,51 @@ def with_force(path: str, force: bool) -> str:
 
 @ca_group.command("set")
 @click.argument("file", type=FILE)
+@click.option("--client-ca", "client_cas", multiple=True, metavar="KEY_ID",
+              help="Clients come from this one, by its key id; give all of them. Default: those "
+              "that issued no other CA of FILE.")  # fmt: skip
 @FORCE
 @TRUST_GROWS
 @DRY_RUN
 @NO_WAIT
 @connected
-def ca_set(ask: Client, file: Path, force: bool, trust_grows: bool, dry_run: bool) -> None:
-    """Put those of FILE (PEM) in their place. One that is there already stays what it is, a CA that
-    clients come from or only above others."""
-    entry = {
+def ca_set(
+    ask: Client, file: Path, force: bool, trust_grows: bool, dry_run: bool,
+    client_cas: tuple[str, ...],
+) -> None:  # fmt: skip
+    """Put those of FILE (PEM, DER or PKCS#7) in their place, and say what each became. One that is
+    there already stays what it is, a CA that clients come from or only above others."""
+    entry: dict[str, Any] = {
         "name": "mtls_trusted_ca",
-        "certificate": file.read_text(),
+        "certificate": files.certificates(file),
         "trust_grows": trust_grows,
     }
-    change(
+    if client_cas:
+        entry["client_cas"] = [pasted_key(one) for one in client_cas]
+    made = change(
         ask,
         dry_run,
         "PUT",
         with_force(CERTIFICATES, force and not dry_run),
         {"certificates": [entry]},
     )
+    for one in made["certificates"] if made else ():
+        why = f": {one['why']}" if one["why"] else ""
+        click.echo(clean(f"{one['subject']}: {BECAME[one['use']]}{why}"))
+
+
+BECAME = {
+    "clients": "clients come from it",
+    "above": "only above others",
+    "left_out": "left out",
+}
+
+
+def pasted_key(text: str) -> str:
+    try:
+        return pasted.fingerprint(text)
+    except ValueError as error:
+        raise click.UsageError(f"--client-ca: {error}") from error
 
 
 @ca_group.command("delete")
@@ -140,8 +167,9 @@ def cert_show(ask: Client, as_json: bool) -> None:
 @NO_WAIT
 @connected
 def cert_set(ask: Client, certificate: Path, key_file: Path) -> None:
-    """Give the API another certificate and key (PEM)."""
-    entry = {"name": "api", "certificate": certificate.read_text(), "key": key_file.read_text()}
+    """Give the API another certificate and key (PEM or DER)."""
+    shown, key = files.certificates(certificate), files.private_key(key_file)
+    entry = {"name": "api", "certificate": shown, "key": key}
     make_change(ask, "PUT", CERTIFICATES, {"certificates": [entry]})
 
 
@@ -172,9 +200,9 @@ def cert_request(ask: Client, user: str, out: str, key_type: KeyType, cert_profi
     name = out or (user if "/" not in user else "")
     if not name:
         raise click.UsageError("say how the files are to be called: --out")
-    files = renewal.Files(Path(f"{name}.crt"), Path(f"{name}.key"))
-    renewal.request(ask, files, user, cert_profile, key_type)
-    show_files(files)
+    made = renewal.Files(Path(f"{name}.crt"), Path(f"{name}.key"))
+    renewal.request(ask, made, user, cert_profile, key_type)
+    show_files(made)
 
 
 @cert_group.command("renew")
@@ -196,8 +224,8 @@ def cert_renew(
             show_files(renewal.renew(login, cert_profile))
 
 
-def show_files(files: renewal.Files) -> None:
-    click.echo(f"{files.certificate}: until {render_time(renewal.end_of(files))}")
+def show_files(made: renewal.Files) -> None:
+    click.echo(f"{made.certificate}: until {render_time(renewal.end_of(made))}")
 
 
 @cert_group.command("list")

@@ -13,6 +13,7 @@ from typing import Any, Self
 from urllib.parse import quote, urlsplit
 
 from control.http.verify import verifying
+from control.pki.pem import split_pem
 
 TIMEOUT = 30.0  # seconds, for each read and write
 
@@ -154,8 +155,8 @@ class Client:
         """The name of the user who asks; "" where it cannot be told. Raises ApiError."""
         if not self.profile.cert:
             return self.profile.username
-        pem = Path(self.profile.cert).read_text()
-        leaf = pem[: pem.find("PRIVATE KEY")] if "PRIVATE KEY" in pem else pem
+        text = Path(self.profile.cert).read_text(errors="replace")
+        leaf = "".join(split_pem(text))
         return str(self("POST", "/v1/certauth/explain", {"certificate": leaf})["user"] or "")
 
 
@@ -166,8 +167,24 @@ def _context(profile: Profile) -> ssl.SSLContext:
             context.load_cert_chain(profile.cert, profile.key or None, password=_no_passphrase)
     except OSError as error:  # an ssl.SSLError too
         files = ", ".join(getattr(profile, name) for name in PATHS if getattr(profile, name))
-        raise ProfileError(f"{files}: {error.strerror or error}") from error
+        text = _which(profile) or f"{files}: {error.strerror or error}"
+        raise ProfileError(text) from error
     return context
+
+
+def _which(profile: Profile) -> str:
+    """Which of the files is not as Python's TLS wants it: it takes PEM alone. "" where all are."""
+    problems = list[str]()
+    for name, of in (("ca", "CERTIFICATE"), ("cert", "CERTIFICATE"), ("key", "PRIVATE KEY")):
+        file = getattr(profile, name)
+        try:
+            content = Path(file).read_bytes() if file else b""
+        except OSError as error:
+            problems.append(f"{file}: {error.strerror}")
+            continue
+        if file and f"{of}-----".encode() not in content:
+            problems.append(f"--{name} {file}: PEM is wanted, with a {of} in it")
+    return "; ".join(problems)
 
 
 def _no_passphrase() -> str:

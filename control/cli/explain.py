@@ -1,7 +1,6 @@
 """`redis-certauth explain`: who a certificate would be, and why."""
 
 import json
-import ssl
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -10,6 +9,7 @@ from typing import Any
 
 import click
 
+from control.cli import files
 from control.cli.options import FILE, asking, connection
 from control.cli.output import AS_JSON, clean, render_explanation
 from control.policy import core
@@ -30,13 +30,13 @@ def explain_command(
 ) -> None:  # fmt: skip
     """Say who CERTIFICATE would be, and why. Exits with 1 where it would be nobody.
 
-    CERTIFICATE is PEM, the leaf first, then its intermediate CAs; or the DER of a leaf.
+    CERTIFICATE is PEM, DER or PKCS#7: the leaf first, then its intermediate CAs.
     """
     now = int(when.replace(tzinfo=UTC).timestamp()) if when else None
     if policy:
         found = explained_by(policy, certificate, now, address)
     else:
-        sent = {"certificate": pem_of(certificate), "address": address, "time": now}
+        sent = {"certificate": files.certificates(certificate), "address": address, "time": now}
         with asking(profile, options) as ask:
             sent["bdb_uid"] = ask.named("/v1/bdbs", db)["uid"] if db else None
             there = {name: value for name, value in sent.items() if value is not None}
@@ -45,13 +45,9 @@ def explain_command(
         click.echo(json.dumps(found, indent=2))
     else:
         click.echo(clean("\n".join(render_explanation(found))))
+        for warning in found.get("warnings", ()):
+            click.echo(clean(f"warning: {warning}"), err=True)
     sys.exit(0 if found["users"] else 1)
-
-
-def pem_of(certificate: Path) -> str:
-    content = certificate.read_bytes()
-    is_pem = b"-----BEGIN" in content
-    return content.decode(errors="replace") if is_pem else ssl.DER_cert_to_PEM_cert(content)
 
 
 def explained_by(
@@ -59,7 +55,8 @@ def explained_by(
 ) -> dict[str, Any]:
     """As the API explains, by a file."""
     try:
-        decision = read_policy(policy).decide(certificate.read_bytes(), now, address)
+        presented = files.certificates(certificate).encode()
+        decision = read_policy(policy).decide(presented, now, address)
     except (core.CoreError, OSError) as error:
         raise click.ClickException(str(error)) from error
     except UnicodeDecodeError as error:

@@ -1,5 +1,6 @@
 """`redis-certauth user identity`, and the options that say which certificates a user is."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from control.cli import client
 from control.cli.client import ApiError, Client
 from control.cli.options import DRY_RUN, FILE, NO_WAIT, Command, change, connected
 from control.cli.output import AS_JSON, IDENTITIES, clean, echo
-from control.policy import bindings, core
+from control.pki.guarded import CertificateError
+from control.pki.reading import certificates_in
+from control.policy import bindings, core, pasted
 
 Identity = dict[str, Any]  # as the API has it
 USERS = "/v1/users"
@@ -82,7 +85,21 @@ def given_identities(given: dict[str, Any]) -> list[Identity]:
     if (said or by) and not found:
         raise click.UsageError("--issued-by, --from, --session, --shared, --comment and --by say "
                                "more of an identity: give one, such as --uri")  # fmt: skip
+    for kind, value in found:
+        if kind == "subject":
+            ask_about(value)
     return [{kind: worded(kind, value), **said} for kind, value in found]
+
+
+def ask_about(subject: str) -> None:
+    """Where a name can be read in two ways, the person says whether it was read rightly; without a
+    terminal, the API's answer says how it was. Raises click.Abort."""
+    try:
+        remark = pasted.name(subject).remark
+    except core.CoreError:
+        return  # the API says so
+    if remark and sys.stdin.isatty():
+        click.confirm(clean(f"--subject was {remark}. Is that right?"), abort=True, err=True)
 
 
 def worded(kind: str, value: str) -> Any:
@@ -99,9 +116,12 @@ def named_by(file: Path, by: str | None) -> tuple[str, str]:
     """The kind and value of a certificate that somebody chose, all of which are shown: what a user
     is known by is never guessed. Raises click.UsageError."""
     try:
-        leaf = core.identity(file.read_bytes())
-    except (core.CoreError, OSError) as error:
+        ders = certificates_in(file.read_bytes())
+        leaf, *others = [core.identity(der) for der in ders]
+    except (core.CoreError, CertificateError, OSError) as error:
         raise click.UsageError(f"{file}: {error}") from error
+    if leaves := [other for other in others if not other.ca]:
+        raise click.UsageError(f"{file} holds {len(leaves) + 1} clients' certificates: give one")
     choices = choices_of(leaf)
     click.echo(clean(f"{file} holds:"), err=True)
     for option, value in choices:

@@ -17,7 +17,9 @@ from dataclasses import dataclass, field
 from itertools import chain, count
 from typing import Any, Literal
 
-from control.policy import bindings, core, patterns
+from control.pki.guarded import CertificateError
+from control.pki.reading import certificates_in
+from control.policy import bindings, core, pasted, patterns
 from control.policy import lines as policy
 from control.records import Pattern, PatternKind
 
@@ -51,13 +53,17 @@ def subjects_of(
     found: dict[str, str] = {}
     for name, content in certificates:
         try:
-            leaf = core.identity(content)
-        except core.CoreError as error:
+            leaves = [core.identity(der) for der in certificates_in(content)]
+        except (core.CoreError, CertificateError) as error:
             notes.note(name, f"no certificate: {error}")
             continue
-        for login in core.common_names(leaf.subject):
-            if found.setdefault(login, leaf.subject) != leaf.subject:
-                notes.note(name, f"'{login}' has two subjects; {found[login]} is taken")
+        # Behind the first one there may be its CAs, or other clients.
+        for leaf in [leaves[0], *(one for one in leaves[1:] if not one.ca)]:
+            if not leaf.subject:
+                notes.note(name, "its subject is empty: what it holds else can be an identity")
+            for login in core.common_names(leaf.subject):
+                if found.setdefault(login, leaf.subject) != leaf.subject:
+                    notes.note(name, f"'{login}' has two subjects; {found[login]} is taken")
     return lambda login: found.get(login) or template.replace("{}", _escaped(login)) or None
 
 
@@ -74,7 +80,7 @@ def _subject(out: Import, where: str, login: str, subjects: Subjects) -> str | N
         out.note(where, f"no certificate given has '{login}': give it, or a --subject template")
         return None
     try:
-        return core.parse_name(text)
+        return pasted.name(text).text
     except core.CoreError as error:
         out.note(where, f"'{text}' is no subject: {error}")
         return None
@@ -267,7 +273,7 @@ def _mapped(
     if subject is None:
         return
     try:
-        subject = core.parse_name(subject)
+        subject = pasted.name(subject).text
     except core.CoreError as error:
         out.note(where, f"'{subject}' is no subject: {error}")
         return

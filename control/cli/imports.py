@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from control.cli import apply, enterprise, importers
+from control.cli import apply, enterprise, files, importers
 from control.cli.client import Client
 from control.cli.options import FILE, FOLDER, Command, choice, connected
 from control.cli.output import clean
@@ -30,7 +30,7 @@ def with_subjects(command: Command) -> Command:
     for option in (
         click.option("--subject", "template", default="",
                      help="Of all certificates, with {} where the name is: CN={},O=acme"),
-        click.option("--certificates", type=FOLDER, help="Of PEM files: their subjects count."),
+        click.option("--certificates", type=FOLDER, help="Of certificates' files: whose subjects."),
     ):  # fmt: skip
         command = option(command)
     return command
@@ -39,9 +39,9 @@ def with_subjects(command: Command) -> Command:
 def subjects_from(
     folder: Path | None, template: str
 ) -> tuple[importers.Import, importers.Subjects]:
-    files = sorted(one for one in folder.iterdir() if one.is_file()) if folder else []
+    found = sorted(one for one in folder.iterdir() if one.is_file()) if folder else []
     notes = importers.Import()
-    contents_of = ((one.name, one.read_bytes()) for one in files)
+    contents_of = ((one.name, one.read_bytes()) for one in found)
     return notes, importers.subjects_of(contents_of, template, notes)
 
 
@@ -56,7 +56,7 @@ def import_acl(file: Path, of: importers.Of, certificates: Path | None, template
     if of == "URI" and (certificates or template):
         raise click.UsageError("--of URI: the URI is the identity; --subject and --certificates "
                                "are for CN")  # fmt: skip
-    found = importers.from_acl_file(file.read_text(), by_cn if of == "CN" else None)
+    found = importers.from_acl_file(files.text(file), by_cn if of == "CN" else None)
     print_import(importers.Import(found.state, notes.notes + found.notes))
 
 
@@ -66,7 +66,7 @@ def import_acl(file: Path, of: importers.Of, certificates: Path | None, template
 def import_pg_ident(file: Path, certificates: Path | None, template: str) -> None:
     """FILE is a pg_ident.conf whose maps are for certificates."""
     notes, subjects = subjects_from(certificates, template)
-    found = importers.from_pg_ident(file.read_text(), subjects)
+    found = importers.from_pg_ident(files.text(file), subjects)
     print_import(importers.Import(found.state, notes.notes + found.notes))
 
 

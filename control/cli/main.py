@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from control import service
-from control.cli import quickstart
+from control.cli import files, quickstart
 from control.cli.applying import apply_command, export_command
 from control.cli.certificates import ca_group, cert_group
 from control.cli.explain import explain_command
@@ -170,7 +170,8 @@ def ca_import(certificates: Path, key_file: Path, home: Path, replace: bool) -> 
     root."""
     with reported():
         config = service.load_config(home)
-        service.import_ca(config, certificates.read_text(), key_file.read_text(), replace)
+        chain, key = files.certificates(certificates), files.private_key(key_file)
+        service.import_ca(config, chain, key, replace)
 
 
 @main.command()

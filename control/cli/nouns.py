@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from control.cli import client
+from control.cli import client, files
 from control.cli.client import Client
 from control.cli.identities import (
     SUBJECT,
@@ -55,7 +55,7 @@ def uid_in(path: str) -> Read:
 
 
 def contents(_: Client, file: Path) -> str:
-    return file.read_text()
+    return files.certificates(file)
 
 
 def endpoint(_: Client, text: str) -> dict[str, Any]:

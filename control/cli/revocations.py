@@ -1,11 +1,11 @@
 """Revoking certificates, and the revocation lists of other CAs."""
 
-import base64
 from pathlib import Path
 from typing import Any
 
 import click
 
+from control.cli import files
 from control.cli.certificates import cert_group
 from control.cli.client import Client
 from control.cli.options import DRY_RUN, FILE, NO_WAIT, change, choice, connected, make_change
@@ -32,8 +32,9 @@ def cert_revoke(
     ask: Client, certificate: Path | None, user: str | None, fingerprint: str | None,
     key_id: str | None, reason: str, dry_run: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Revoke CERTIFICATE (PEM), or what one of the options says: sessions end at once."""
-    given = {"certificate": certificate and certificate.read_text(), "cert": fingerprint}
+    """Revoke CERTIFICATE (PEM, DER or PKCS#7; several clients' are all revoked), or what one of the
+    options says: sessions end at once."""
+    given = {"certificate": certificate and files.certificates(certificate), "cert": fingerprint}
     given |= {"key": key_id, "user_uid": user and ask.named("/v1/users", user)["uid"]}
     body = {name: value for name, value in given.items() if value}
     if len(body) != 1:
@@ -85,7 +86,7 @@ def list_settings(stale: str | None, interval: int | None, url: str | None) -> d
 @crl_group.command("import")
 @click.argument("file", type=FILE, required=False)
 @click.option("--from", "crl_url", help="Fetch it from there, now and on time.")
-@click.option("--authorities", type=FILE, help="PEM file of CAs up to one that is trusted.")
+@click.option("--authorities", type=FILE, help="File of CAs up to one that is trusted.")
 @STALE
 @INTERVAL
 @NO_WAIT
@@ -95,14 +96,16 @@ def crl_import(
     ask: Client, file: Path | None, crl_url: str | None, authorities: Path | None,
     stale: str | None, interval: int | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Import a revocation list from FILE (PEM or DER) or from a URL; it replaces the CA's previous
+    """Import the revocation lists of FILE (PEM or DER) or of a URL; each replaces its CA's previous
     one."""
     body = list_settings(stale, interval, crl_url)
     if file:
-        body["crl"] = base64.b64encode(file.read_bytes()).decode()
+        body["crl"] = files.lists(file)
     if authorities:
-        body["authorities"] = authorities.read_text()
-    echo(make_change(ask, "POST", CRLS, body), as_json)
+        body["authorities"] = files.certificates(authorities)
+    made = make_change(ask, "POST", CRLS, body)
+    others = made.pop("others", [])
+    echo([made, *others] if others else made, as_json, LISTED if others else ())
 
 
 @crl_group.command("update")

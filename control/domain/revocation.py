@@ -12,7 +12,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv6Address, ip_address, ip_network
@@ -23,8 +23,8 @@ from control.ages import Pulse
 from control.errors import Refusal
 from control.http.verify import verifying
 from control.pki import crl
-from control.pki.crl import CrlError
-from control.pki.pem import CertificateError, Issued, pem_to_ders
+from control.pki.guarded import CertificateError, CrlError
+from control.pki.pem import Issued, pem_to_ders
 from control.pki.uploads import check_authorities
 from control.policy import core
 from control.reports import OwnCrl, RevocationList
@@ -56,27 +56,55 @@ class Wish:
 
 def take(
     store: Store, content: bytes, wish: Wish, now: int, of: RevocationList | None = None
-) -> RevocationList:
-    """Judges a list, PEM or DER, and puts it in force. `of` is what it must be the next one of.
-    Raises CertificateError, CrlError, Refusal."""
+) -> list[RevocationList]:
+    """Judges each list of a file or upload, and puts them in force: all, or none. `of` is what one
+    of them must be the next one of; the others then have records of their own. Raises
+    CertificateError, CrlError, Refusal."""
     given = check_authorities(wish.authorities) if wish.authorities else ""
     above, trusted = pem_to_ders(given), store.settings.authorities()
     crl.check_authorities(above, trusted)
     kept = [*above, *(der for one in store.crls.all() for der in pem_to_ders(one.authorities))]
-    found = crl.read(content, [*trusted, *crl.vouched(kept, trusted)], now)
-    if of and (found.keys[0], found.scope) != (of.ca, of.scope):
-        raise CrlError("crl_other", f"the list there is not the one of '{of.issuer}' any more")
+    known = [*trusted, *crl.vouched(kept, trusted)]
+    ders = dict.fromkeys(crl.lists_of(content))
+    found = _next(ders, known, now, of) if of else [crl.read(der, known, now) for der in ders]
 
     def change(before: RevocationList) -> RevocationList:
         if of and (before.uid, before.url) != (of.uid, of.url):
             raise CrlError("crl_other", "the list was deleted, or its url changed, meanwhile")
         return replace(before, **wish.settings, authorities=given or before.authorities)
 
-    return store.crls.put(found, change)
+    if twins := {one.keys[0] for one in found if _count(found, one) > 1}:
+        raise CrlError("crl_several", f"several lists of one CA ({', '.join(sorted(twins))}): send "
+                       "the newest alone")  # fmt: skip
+    return [store.crls.put(one, change) for one in found]
 
 
-def fetched(store: Store, url: str, wish: Wish, of: RevocationList | None = None) -> RevocationList:
-    """Fetches a list and takes it in. Raises as `take`."""
+def _next(
+    ders: Iterable[bytes], known: Sequence[bytes], now: int, of: RevocationList
+) -> list[crl.Crl]:
+    """The one among lists that is the next one of `of`. Raises CrlError."""
+    problem: CrlError | None = None
+    for der in ders:
+        try:
+            found = crl.read(der, known, now)
+        except CrlError as error:
+            problem = problem or error
+            continue
+        if (found.keys[0], found.scope) == (of.ca, of.scope):
+            return [found]
+    raise problem or CrlError(
+        "crl_other", f"the list there is not the one of '{of.issuer}' any more"
+    )
+
+
+def _count(found: Sequence[crl.Crl], one: crl.Crl) -> int:
+    return sum((other.keys[0], other.scope) == (one.keys[0], one.scope) for other in found)
+
+
+def fetched(
+    store: Store, url: str, wish: Wish, of: RevocationList | None = None
+) -> list[RevocationList]:
+    """Fetches lists and takes them in. Raises as `take`."""
     content, now = fetch(url), int(time.time())
     return take(store, content, Wish({**wish.settings, "tried": now}, wish.authorities), now, of)
 

@@ -2,20 +2,20 @@
 
 import asyncio
 import logging
-import ssl
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from email.utils import formatdate
 from io import BytesIO
 from typing import Any, cast
-from urllib.parse import unquote, unquote_to_bytes
+from urllib.parse import unquote_to_bytes
 from wsgiref.types import WSGIApplication, WSGIEnvironment
 
 from uvicorn.middleware.wsgi import build_environ
 from werkzeug.wrappers import Response
 
 from control.errors import Refusal, invalid
+from control.http import forwarded
 from control.http.protocol import BROKEN, CHUNK, Headers, rendered
 
 log = logging.getLogger(__name__)
@@ -108,10 +108,12 @@ def environ_of(scope: Scope, body: bytes) -> WSGIEnvironment:
     A header with an underscore in its name is dropped: in the environment it could not be told
     from the one with a hyphen, which a proxy may have set. So is the framing that is done with.
     """
+    done = [PROXY_CERTIFICATE, PROXY_ADDRESS, b"transfer-encoding", b"content-length"]
     peer, address = scope["state"].get("peer"), (scope["client"] or ("",))[0]
     if scope["state"].get("proxied"):
-        peer, address = from_proxy(scope["headers"])
-    done = (PROXY_CERTIFICATE, PROXY_ADDRESS, b"transfer-encoding", b"content-length")
+        header = scope["state"].get("proxy_header", PROXY_CERTIFICATE)
+        peer, address = from_proxy(scope["headers"], header)
+        done.append(header)
     headers = [pair for pair in scope["headers"] if pair[0] not in done and b"_" not in pair[0]]
     kept = cast("Any", {**scope, "headers": headers, "scheme": "https"})
     return {
@@ -125,20 +127,21 @@ def environ_of(scope: Scope, body: bytes) -> WSGIEnvironment:
     }
 
 
-def from_proxy(headers: Headers) -> tuple[PeerCertificates | None, str]:
-    """The client's certificate (nginx: $ssl_client_escaped_cert) and address ($remote_addr).
+def from_proxy(headers: Headers, name: bytes) -> tuple[PeerCertificates | None, str]:
+    """The client's certificates, out of the header of this name, and its address.
 
-    Only for the proxy's own socket. An address that the proxy does not name is empty, which no
-    `from=` of a policy admits. Raises Refusal for two certificates, or one that is not PEM.
-    """
-    certificates = [value for name, value in headers if name == PROXY_CERTIFICATE]
-    addresses = [value for name, value in headers if name == PROXY_ADDRESS]
+    Only for the proxy's own socket, and only of the one header that the proxy is known to set: what
+    other header a client sends, the proxy may pass on. An address that the proxy does not name is
+    empty, which no `from=` of a policy admits. Raises Refusal for two headers, or one that holds no
+    certificate."""
+    certificates = [value for one, value in headers if one == name]
+    addresses = [value for one, value in headers if one == PROXY_ADDRESS]
     address = addresses[0].decode("latin-1") if len(addresses) == 1 else ""
     if not certificates:
         return None, address
     try:
-        (escaped,) = certificates
-        leaf = ssl.PEM_cert_to_DER_cert(unquote(escaped.decode("ascii")))
+        (value,) = certificates
+        found = forwarded.chain(value.decode("ascii"))
     except ValueError as error:
         raise invalid("bad_request", "the proxy sent a certificate that cannot be read") from error
-    return PeerCertificates(leaf, (leaf,)), address
+    return (PeerCertificates(found[0], found) if found else None), address

@@ -23,7 +23,7 @@ from wsgiref.types import WSGIApplication
 
 from uvicorn import Config
 
-from control.http.bridge import Bridge
+from control.http.bridge import PROXY_CERTIFICATE, Bridge
 from control.http.protocol import HttpProtocol, Limits
 from control.http.tls import Connection, Front, Gate, tls_context
 
@@ -67,6 +67,7 @@ class Server:
         *,
         tls_min: str = "1.2",
         proxy_socket: Path | None = None,
+        proxy_header: str = "",
         authorities: Sequence[bytes] | None = None,
         limits: Limits | None = None,
     ) -> None:
@@ -75,13 +76,15 @@ class Server:
         `tls_min` is the least TLS version that is spoken, one of TLS_VERSIONS.
         With `proxy_socket`, plain HTTP is served on that unix socket as well, to a proxy that does
         TLS in front. Only what comes over it may name a client's certificate and address, in
-        X-SSL-Client-Escaped-Cert and X-Real-IP: nobody but the proxy may reach its directory.
+        X-SSL-Client-Escaped-Cert (or the header `proxy_header`) and X-Real-IP: nobody but the proxy
+        may reach its directory.
         `authorities`: see tls_context.
         Raises ValueError for a certificate or a key that cannot be used.
         """
         self._listen = listen
         self._tls_min = tls_min
         self._proxy_socket = proxy_socket
+        self._proxy_header = proxy_header.lower().encode() or PROXY_CERTIFICATE
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="request")
         limits = limits or Limits()
         config = Config(
@@ -160,7 +163,7 @@ class Server:
         ]
         if proxy is not None:
             limits, config, http = front.limits, front.config, front.http
-            trusted = {"proxied": True}
+            trusted = {"proxied": True, "proxy_header": self._proxy_header}
             servers.append(
                 await loop.create_unix_server(
                     lambda: HttpProtocol(limits, config, http, trusted), sock=proxy

@@ -4,8 +4,6 @@ A list is taken as a whole or not at all. What says less than everything about w
 or about other CAs too (delta, indirect, by reason, attribute certificates), is refused by name.
 """
 
-import base64
-import binascii
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,12 +11,14 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
+from control.pki.guarded import CertificateError, guarded
+from control.pki.guarded import CrlError as CrlError
 from control.pki.issue import CLOCK_SKEW
-from control.pki.keys import hash_for, load_key
-from control.pki.pem import Issued, is_issued_by, printable_name
+from control.pki.keys import WEAK, hash_for, load_key
+from control.pki.pem import Issued, identity_of, is_issued_by, load_der, printable, printable_name
+from control.pki.reading import lists_in, render
 from control.policy import core
 
 Kind = TypeVar("Kind", bound=x509.ExtensionType)
@@ -33,14 +33,6 @@ KNOWN = (
     x509.InvalidityDate,
     x509.CertificateIssuer,
 )
-
-
-class CrlError(ValueError):
-    """Why a list is not taken: `code` is for programs."""
-
-    def __init__(self, code: str, text: str) -> None:
-        super().__init__(text)
-        self.code = code
 
 
 @dataclass(frozen=True)
@@ -65,37 +57,40 @@ class Entry(NamedTuple):
     reason: str
 
 
-def _key_ids(certificates: Iterable[x509.Certificate]) -> tuple[str, ...]:
-    ders = (one.public_bytes(serialization.Encoding.DER) for one in certificates)
-    return tuple(dict.fromkeys(core.identity(der).key for der in ders))
+def _key_ids(certificates: Iterable[bytes]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(identity_of(der).key for der in certificates))
 
 
 # ---- Judging -------------------------------------------------------------------------------------
 
 
-def decoded(text: str) -> bytes:
-    """A list out of JSON: PEM, or the base64 of DER. Raises CrlError."""
-    if "-----BEGIN" in text:
-        return text.encode()
+def lists_of(content: bytes) -> tuple[bytes, ...]:
+    """Each list of a file or upload, DER. Raises CrlError."""
     try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise CrlError("crl_malformed", "neither PEM nor the base64 of DER") from error
+        return lists_in(content)
+    except CertificateError as error:
+        raise CrlError("crl_malformed", str(error)) from error
 
 
 def read(content: bytes, authorities: Sequence[bytes], now: int) -> Crl:
-    """Judges a list, PEM or DER. `authorities` are the certificates of the CAs that are known, DER;
-    `now` is in seconds since 1970. Raises CrlError."""
-    crl = _parsed(content)
-    known = [x509.load_der_x509_certificate(der) for der in authorities]
-    same = _same(_issuer(crl, known), known)
+    """Judges the one list of a file or upload. `authorities` are the certificates of the CAs that
+    are known, DER; `now` is in seconds since 1970. Raises CrlError."""
+    der, *others = lists_of(content)
+    if others:
+        raise CrlError("crl_several", f"{len(others) + 1} lists, where one is wanted")
+    with guarded("the list cannot be read", "crl_malformed"):
+        return _judged(x509.load_der_x509_crl(der), authorities, now)
+
+
+def _judged(crl: x509.CertificateRevocationList, authorities: Sequence[bytes], now: int) -> Crl:
+    same = _same(_issuer(crl, authorities), authorities)
     _check_extensions(crl.extensions, "the list")
     _check_kind(crl)
     _check_times(crl, now)
     return Crl(
         issuer=crl.issuer.rfc4514_string(),
         keys=_key_ids(same),
-        path=_key_ids(_above(same, known)),
+        path=_key_ids(_above(same, authorities)),
         scope=_scope(crl),
         number=_number(crl),
         this_update=int(crl.last_update_utc.timestamp()),
@@ -104,36 +99,29 @@ def read(content: bytes, authorities: Sequence[bytes], now: int) -> Crl:
     )
 
 
-def _parsed(content: bytes) -> x509.CertificateRevocationList:
-    try:
-        if b"-----BEGIN" in content:
-            crl = x509.load_pem_x509_crl(content)
-        else:
-            crl = x509.load_der_x509_crl(content)
-        _ = crl.extensions, crl.issuer, crl.last_update_utc, crl.signature_algorithm_oid
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
-        raise CrlError("crl_malformed", f"not a CRL in PEM or DER form: {error}") from error
-    return crl
-
-
-def _issuer(
-    crl: x509.CertificateRevocationList, known: Sequence[x509.Certificate]
-) -> x509.Certificate:
+def _issuer(crl: x509.CertificateRevocationList, known: Sequence[bytes]) -> bytes:
     """The CA that has signed the list. The name alone proves nothing: CAs may share one."""
     name = printable_name(crl.issuer) or "an empty name"
-    named = [one for one in known if one.subject == crl.issuer]
+    named = [one for one in known if _subject(one) == crl.issuer]
     if not named:
         raise CrlError(
             "crl_unknown_issuer",
             f"the list is from '{name}', and no CA of that name is known here: send its "
             "certificate along, up to a CA that is trusted",
         )
+    weak = WEAK.get(crl.signature_algorithm_oid.dotted_string)
+    if weak:
+        raise CrlError(
+            "crl_algorithm",
+            f"the list of '{name}' is signed with {weak}, which anybody may have forged: let the "
+            "CA sign with SHA-256 (AD CS: certutil -setreg ca\\csp\\CNGHashAlgorithm SHA256)",
+        )
     signers = [one for one in named if _signed(crl, one)]
     if not signers:
         raise CrlError(
             "crl_signature", f"the list was not signed by the key of '{name}' that is known here"
         )
-    able = [one for one in signers if _may_sign(one)]
+    able = [one for one in signers if core.powers(one).lists]
     if not able:
         raise CrlError(
             "crl_signer", f"'{name}' may not sign revocation lists: its key usage does not say so"
@@ -141,24 +129,32 @@ def _issuer(
     return able[0]
 
 
-def _signed(crl: x509.CertificateRevocationList, issuer: x509.Certificate) -> bool:
+def _subject(authority: bytes) -> x509.Name | None:
+    """None of a name that `cryptography` does not read: it reads none such of a list either."""
     try:
-        return crl.is_signature_valid(issuer.public_key())  # type: ignore[arg-type]
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
-        return False
+        with guarded("the name"):
+            return load_der(authority).subject
+    except CertificateError:
+        return None
 
 
-def _may_sign(issuer: x509.Certificate) -> bool:
-    try:
-        return issuer.extensions.get_extension_for_class(x509.KeyUsage).value.crl_sign
-    except x509.ExtensionNotFound:
-        return True
+def _signed(crl: x509.CertificateRevocationList, issuer: bytes) -> bool:
+    """Raises CrlError where that cannot be told."""
+    with guarded("the list's signature cannot be checked here", "crl_algorithm"):
+        key = load_der(issuer).public_key()
+        try:
+            return crl.is_signature_valid(key)  # type: ignore[arg-type]
+        except ValueError as error:  # a namesake with a key of another kind has not signed it
+            if "does not match" in str(error):
+                return False
+            raise
 
 
-def _same(signer: x509.Certificate, known: Sequence[x509.Certificate]) -> list[x509.Certificate]:
+def _same(signer: bytes, known: Sequence[bytes]) -> list[bytes]:
     """A CA's certificates with other keys, behind the one with this key: of the same name, and
     issued by it, or to it, or both by one CA. That a name is the same is not enough."""
-    named = [one for one in known if one.subject == signer.subject]
+    name = identity_of(signer).subject
+    named = [one for one in known if identity_of(one).subject == name]
     found = [signer]
     for one in found:
         parents = [above for above in known if above not in named and is_issued_by(one, above)]
@@ -170,9 +166,7 @@ def _same(signer: x509.Certificate, known: Sequence[x509.Certificate]) -> list[x
     return found
 
 
-def _above(
-    certificates: Sequence[x509.Certificate], known: Sequence[x509.Certificate]
-) -> list[x509.Certificate]:
+def _above(certificates: Sequence[bytes], known: Sequence[bytes]) -> list[bytes]:
     """CAs, and all of those that they come from."""
     found = list(certificates)
     for current in found:
@@ -241,10 +235,8 @@ def _serials(crl: x509.CertificateRevocationList) -> Iterable[str]:
     """What is on hold is revoked as long as it is on the list; so is what has expired."""
     for entry in crl:
         serial = entry.serial_number
-        try:
+        with guarded(f"entry {serial:x} cannot be read", "crl_malformed"):
             extensions = entry.extensions
-        except (ValueError, x509.DuplicateExtension) as error:
-            raise CrlError("crl_malformed", f"entry {serial:x}: {error}") from error
         for one in extensions:
             if isinstance(one.value, x509.CertificateIssuer):
                 raise CrlError("crl_indirect", f"entry {serial:x} is of another CA: indirect CRL")
@@ -266,29 +258,26 @@ def hex_serial(serial: int) -> str:
 
 def issuer_of(certificate: bytes, authorities: Sequence[bytes]) -> str | None:
     """The key id of the one of these CAs that has issued a certificate; all are DER."""
-    leaf = x509.load_der_x509_certificate(certificate)
-    above = (x509.load_der_x509_certificate(der) for der in authorities)
-    return next((_key_ids([one])[0] for one in above if is_issued_by(leaf, one)), None)
+    return next((identity_of(one).key for one in authorities if is_issued_by(certificate, one)),
+                None)  # fmt: skip
 
 
 def vouched(given: Sequence[bytes], trusted: Sequence[bytes]) -> list[bytes]:
     """Those of the `given` CAs that come from a trusted one, by way of others of them; all DER."""
-    good = [x509.load_der_x509_certificate(der) for der in trusted]
-    left = [(der, x509.load_der_x509_certificate(der)) for der in given]
-    found: list[bytes] = []
-    while more := [one for one in left if any(is_issued_by(one[1], above) for above in good)]:
-        found += [der for der, _ in more]
-        good += [certificate for _, certificate in more]
+    good, left, found = list(trusted), list(given), list[bytes]()
+    while more := [one for one in left if any(is_issued_by(one, above) for above in good)]:
+        found += more
+        good += more
         left = [one for one in left if one not in more]
     return found
 
 
 def paths(authorities: Iterable[bytes]) -> dict[str, frozenset[str]]:
     """The key id of each of these CAs, DER, and those of it and of the CAs above it."""
-    known = [x509.load_der_x509_certificate(der) for der in authorities]
+    known = list(authorities)
     found: dict[str, frozenset[str]] = {}
     for one in known:
-        (key,) = _key_ids([one])
+        key = identity_of(one).key
         found[key] = found.get(key, frozenset()) | frozenset(_key_ids(_above([one], known)))
     return found
 
@@ -298,14 +287,13 @@ def check_authorities(given: Sequence[bytes], trusted: Sequence[bytes]) -> None:
     found = vouched(given, trusted)
     for der in given:
         if der not in found:
-            name = printable_name(x509.load_der_x509_certificate(der).subject)
-            name = name or "an empty name"
+            name = printable(identity_of(der).subject) or "an empty name"
             raise CrlError("crl_authority", f"'{name}' does not come from a CA that is trusted")
 
 
 def pem(der: bytes) -> bytes:
     """A list as PEM."""
-    return x509.load_der_x509_crl(der).public_bytes(serialization.Encoding.PEM)
+    return render(der, "X509 CRL").encode()
 
 
 # ---- Signing our own -----------------------------------------------------------------------------
@@ -328,7 +316,8 @@ def sign(
         .add_extension(x509.CRLNumber(number), critical=False)
         .add_extension(above, critical=False)
     )
-    return builder.sign(key, hash_for(key)).public_bytes(serialization.Encoding.DER)
+    with guarded("the list cannot be signed"):
+        return builder.sign(key, hash_for(key)).public_bytes(serialization.Encoding.DER)
 
 
 def _revoked(entry: Entry) -> x509.RevokedCertificate:

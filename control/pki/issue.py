@@ -9,6 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from control.pki.guarded import guarded
 from control.pki.keys import (
     KeyType,
     PrivateKey,
@@ -124,7 +125,8 @@ def seal_authority(authority: Issued, passphrase: str) -> str:
 def open_authority(text: str, passphrase: str) -> Issued:
     """The CA of a text that `seal_authority` has made. Raises CertificateError."""
     key = open_key(text, passphrase)
-    found = x509.load_pem_x509_certificates(text.encode())
+    with guarded("the certificates of the CA cannot be read"):
+        found = x509.load_pem_x509_certificates(text.encode())
     return Issued("".join(to_pem(certificate) for certificate in found), key)
 
 
@@ -189,4 +191,6 @@ def authority_key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdent
 
 
 def sign_certificate(builder: x509.CertificateBuilder, key: PrivateKey) -> str:
-    return to_pem(builder.sign(key, hash_for(key)))
+    """PEM of what a CA's key has signed. Raises CertificateError."""
+    with guarded("no certificate can be issued that says this"):
+        return to_pem(builder.sign(key, hash_for(key)))

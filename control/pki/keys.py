@@ -5,10 +5,15 @@ from typing import Literal, get_args
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.hazmat.primitives.asymmetric.types import (
+    CertificatePublicKeyTypes,
+    PrivateKeyTypes,
+)
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from control.pki.pem import CertificateError, load_certificate
+from control.pki.guarded import CertificateError, guarded
+from control.pki.pem import load_certificate
+from control.pki.reading import key_in
 
 KeyType = Literal["ec", "rsa", "ed25519"]
 KEY_TYPES: tuple[KeyType, ...] = get_args(KeyType)
@@ -16,6 +21,12 @@ PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519Pri
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
 CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 RSA_BITS = (2048, 8192)  # the least and the most of a requester's key
+# Signature algorithms that prove nothing any more, and that `cryptography` does not verify.
+WEAK = {
+    "1.2.840.113549.1.1.2": "MD2", "1.2.840.113549.1.1.3": "MD4", "1.2.840.113549.1.1.4": "MD5",
+    "1.2.840.113549.1.1.5": "SHA-1", "1.3.14.3.2.29": "SHA-1", "1.2.840.10040.4.3": "SHA-1",
+    "1.2.840.10045.4.1": "SHA-1",
+}  # fmt: skip
 KINDS = "keys are of the kinds EC, RSA and Ed25519"
 
 
@@ -31,9 +42,9 @@ def open_key(key_pem: str, passphrase: str) -> str:
 
 def is_for_key(certificate: str, key_pem: str) -> bool:
     """Whether the first certificate of a PEM text is for this key."""
-    return public_bytes(load_certificate(certificate).public_key()) == public_bytes(
-        load_key(key_pem).public_key()
-    )
+    with guarded("the certificate's key cannot be read"):
+        public = public_bytes(load_certificate(certificate).public_key())
+    return public == public_bytes(load_key(key_pem).public_key())
 
 
 def check_requested_key(key: object) -> PublicKey:
@@ -78,19 +89,34 @@ def hash_for(key: PrivateKey) -> hashes.SHA256 | None:
 
 
 def load_key(key_pem: str, passphrase: str = "") -> PrivateKey:
-    password = passphrase.encode() or None
+    """The one private key of a text. Raises CertificateError."""
+    pem = key_in(key_pem.encode("utf-8", "replace"))
+    sealed = "ENCRYPTED" in pem
+    if sealed and not passphrase:
+        raise CertificateError("the key is encrypted, and there is no passphrase for it")
+    password = passphrase.encode() if sealed else None
     try:
-        key = serialization.load_pem_private_key(key_pem.encode(), password)
-    except TypeError as error:
-        if password:  # given, and the key is not encrypted
-            return load_key(key_pem)
-        raise CertificateError("the key is encrypted, and there is no passphrase for it") from error
-    except (ValueError, UnsupportedAlgorithm) as error:
-        more = ", or has another passphrase" if password else ""
+        with guarded("the key"):
+            key = _loaded_key(pem.encode(), password)
+    except _UnknownKeyError as error:
+        raise CertificateError(KINDS) from error
+    except CertificateError as error:  # without its words, which may hold a part of the key
+        more = ", or has another passphrase" if sealed else ""
         raise CertificateError(f"the key is not a private key in PEM form{more}") from error
     if not isinstance(key, PrivateKey):
         raise CertificateError(KINDS)
     return key
+
+
+class _UnknownKeyError(CertificateError):
+    """It is of a kind that `cryptography` does not know."""
+
+
+def _loaded_key(pem: bytes, password: bytes | None) -> PrivateKeyTypes:
+    try:
+        return serialization.load_pem_private_key(pem, password)
+    except UnsupportedAlgorithm as error:
+        raise _UnknownKeyError(KINDS) from error
 
 
 def render_key(key: PrivateKey, passphrase: str = "") -> str:

@@ -1,6 +1,7 @@
 """Clients' certificates by request: reading a CSR, and issuing what the profile says."""
 
 import ipaddress
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -8,8 +9,10 @@ from datetime import UTC, datetime, timedelta
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
+from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from control.pki.guarded import CertificateError, guarded
 from control.pki.issue import (
     authority_key_identifier,
     key_usage_of,
@@ -18,6 +21,7 @@ from control.pki.issue import (
 )
 from control.pki.keys import (
     KINDS,
+    WEAK,
     KeyType,
     PublicKey,
     check_requested_key,
@@ -26,24 +30,20 @@ from control.pki.keys import (
     new_key,
     render_key,
 )
-from control.pki.pem import CertificateError, Issued, load_certificate, printable_name
+from control.pki.pem import Issued, load_certificate, printable_name
+from control.pki.reading import request_in
+from control.policy import core
 
-# Attribute types in RFC 4514 text that `cryptography` does not know by the core's names.
-MORE_ATTRIBUTES = {
-    "emailAddress": NameOID.EMAIL_ADDRESS,
-    "serialNumber": NameOID.SERIAL_NUMBER,
-    "title": NameOID.TITLE,
-    "initials": NameOID.INITIALS,
-    "generationQualifier": NameOID.GENERATION_QUALIFIER,
-    "dnQualifier": NameOID.DN_QUALIFIER,
-    "pseudonym": NameOID.PSEUDONYM,
-    "businessCategory": NameOID.BUSINESS_CATEGORY,
-    "postalCode": NameOID.POSTAL_CODE,
-    "organizationIdentifier": NameOID.ORGANIZATION_IDENTIFIER,
-    "givenName": NameOID.GIVEN_NAME,
-    "surname": NameOID.SURNAME,
-    "STREET": NameOID.STREET_ADDRESS,
-}
+# String types of attributes that are not UTF8String (RFC 5280, appendix A). A value that has none
+# of their characters is UTF8String all the same: a device number may have a `_`.
+PRINTABLE = {
+    NameOID.COUNTRY_NAME, NameOID.SERIAL_NUMBER, NameOID.DN_QUALIFIER,
+    NameOID.JURISDICTION_COUNTRY_NAME,
+}  # fmt: skip
+IA5 = {NameOID.EMAIL_ADDRESS, NameOID.DOMAIN_COMPONENT, NameOID.UNSTRUCTURED_NAME}
+PRINTABLE_TEXT = re.compile(r"[A-Za-z0-9 '()+,./:=?-]*")
+MOST = {NameOID.COMMON_NAME: 64, NameOID.EMAIL_ADDRESS: 255}  # characters, not bytes
+COUNTRIES = (NameOID.COUNTRY_NAME, NameOID.JURISDICTION_COUNTRY_NAME)
 UPN = x509.ObjectIdentifier("1.3.6.1.4.1.311.20.2.3")
 
 
@@ -72,33 +72,31 @@ def new_request(key_type: KeyType, key_pem: str = "") -> Issued:
     given. It asks for no name: those are the issuer's to give. Raises CertificateError."""
     key = load_key(key_pem) if key_pem else new_key(key_type)
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
-    pem = builder.sign(key, hash_for(key)).public_bytes(serialization.Encoding.PEM).decode()
+    with guarded("the CSR cannot be signed"):
+        csr = builder.sign(key, hash_for(key))
+        pem = csr.public_bytes(serialization.Encoding.PEM).decode()
     return Issued(pem, render_key(key))
 
 
-# What `cryptography` raises for what it cannot read, one way or another.
-UNREADABLE = (
-    ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.InvalidVersion,
-    x509.UnsupportedGeneralNameType,
-)  # fmt: skip
-
-
 def read_request(pem: str) -> Request:
-    """What a CSR (PEM) asks for. Its signature shows that its sender holds the key. Raises
-    CertificateError."""
-    try:
-        csr = x509.load_pem_x509_csr(pem.encode())
-        key = check_requested_key(csr.public_key())  # first: verifying with a huge one takes long
+    """What a CSR (PEM, or the base64 of DER) asks for. Its signature shows that its sender holds
+    the key. Raises CertificateError."""
+    der = request_in(pem.encode("utf-8", "replace"))
+    with guarded("not a certificate signing request that can be read"):
+        csr = x509.load_der_x509_csr(der)
+        try:
+            key = check_requested_key(csr.public_key())  # first: verifying with a huge one is slow
+        except UnsupportedAlgorithm as error:
+            raise CertificateError(KINDS) from error
+        weak = WEAK.get(csr.signature_algorithm_oid.dotted_string)
+        if weak:
+            raise CertificateError(
+                f"the CSR is signed with {weak}, which is not taken here: make it anew with "
+                "SHA-256 (openssl req -sha256; certreq: HashAlgorithm = sha256)"
+            )
         if not csr.is_signature_valid:
             raise CertificateError("the CSR is not signed with its own key")
-        subject, sans = csr.subject, tuple(_requested(csr.extensions))
-    except CertificateError:
-        raise
-    except UnsupportedAlgorithm as error:
-        raise CertificateError(KINDS) from error
-    except UNREADABLE as error:
-        raise CertificateError(f"not a certificate signing request in PEM form: {error}") from error
-    return Request(key, subject, sans)
+        return Request(key, csr.subject, tuple(_requested(csr.extensions)))
 
 
 def _requested(extensions: x509.Extensions) -> Iterator[x509.GeneralName]:
@@ -118,11 +116,9 @@ def issue_requested(ca: Issued, request: Request, leaf: Leaf, start: datetime | 
     issuer = load_certificate(ca.certificate)
     if datetime.now(UTC) >= issuer.not_valid_after_utc:
         raise CertificateError("the CA that issues here has expired", expired=True)
-    try:
-        subject = x509.Name.from_rfc4514_string(leaf.subject, MORE_ATTRIBUTES)
+    with guarded(f"no certificate can say '{leaf.subject}'"):
+        subject = _name(leaf.subject)
         sans = [_san(text) for text in leaf.sans]
-    except ValueError as error:
-        raise CertificateError(f"no certificate can say '{leaf.subject}': {error}") from error
     _check_asked(request, subject, sans)
     builder = (
         start_builder(subject, issuer.subject, request.key, start, leaf.lifetime, issuer)
@@ -134,6 +130,28 @@ def issue_requested(ca: Issued, request: Request, leaf: Leaf, start: datetime | 
     if sans:
         builder = builder.add_extension(x509.SubjectAlternativeName(sans), critical=False)
     return sign_certificate(builder, load_key(ca.key))
+
+
+def _name(subject: str) -> x509.Name:
+    return x509.Name(
+        x509.RelativeDistinguishedName([_attribute(kind, value) for kind, value in rdn])
+        for rdn in core.rdns(subject)
+    )
+
+
+def _attribute(kind: str, value: str) -> x509.NameAttribute[str]:
+    oid = x509.ObjectIdentifier(kind)
+    if oid in COUNTRIES and not re.fullmatch("[A-Za-z]{2}", value):
+        raise ValueError(f"a country has two letters, unlike '{value}'")
+    if len(value) > MOST.get(oid, len(value)):
+        raise ValueError(f"'{value}' has {len(value)} characters, and {MOST[oid]} are the most")
+    if oid in PRINTABLE and PRINTABLE_TEXT.fullmatch(value):
+        tag = _ASN1Type.PrintableString
+    else:
+        tag = _ASN1Type.IA5String if oid in IA5 and value.isascii() else _ASN1Type.UTF8String
+    made = x509.NameAttribute(oid, value[:2], tag)  # it would count the bytes
+    made._value = value
+    return made
 
 
 def _check_asked(request: Request, subject: x509.Name, sans: Sequence[x509.GeneralName]) -> None:

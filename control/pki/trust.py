@@ -16,16 +16,13 @@ Pure: nothing is read or written here."""
 
 from collections.abc import Collection, Sequence
 
-from cryptography import x509
-
+from control.pki.guarded import CertificateError
 from control.pki.pem import (
-    CertificateError,
+    identity_of,
     is_authority,
     is_issued_by,
     issuers_within,
-    parse_bundle,
     pem_to_ders,
-    to_der,
 )
 from control.policy import core
 from control.records import CaUses, Trust
@@ -52,7 +49,7 @@ def settled(
     of those that are clients' own, where that was said. Raises CertificateError where one of these
     is not there."""
     pins = _pins(before, pem, pinned)
-    read = _read([one for one in _parsed(pem) if cert_of(to_der(one)) not in pins])
+    read = _read([one for one in pem_to_ders(pem) if cert_of(one) not in pins])
     here = {key_of(der): der for der in (*read.cas, *read.anchors)}
     if clients is None:
         was = _keys(before.anchors) | _keys(before.cas)
@@ -71,7 +68,7 @@ def settled(
 
 def _pins(before: Trust, pem: str, said: Collection[str] | None) -> set[str]:
     """By their SHA-256: those that can be nothing else, and those that were or are said to be."""
-    certificates = {cert_of(to_der(one)): one for one in _parsed(pem)}
+    certificates = {cert_of(one): one for one in pem_to_ders(pem)}
     own = set(leaves(pem))
     if said is None:
         return own | (set(map(cert_of, before.pins)) & certificates.keys())
@@ -83,11 +80,7 @@ def _pins(before: Trust, pem: str, said: Collection[str] | None) -> set[str]:
 
 def leaves(pem: str) -> list[str]:
     """The SHA-256 of those that can be nothing but clients' own. Raises CertificateError."""
-    return [cert_of(to_der(one)) for one in _parsed(pem) if not is_authority(one)]
-
-
-def _parsed(pem: str) -> list[x509.Certificate]:
-    return parse_bundle(pem) if pem else []
+    return [cert_of(one) for one in pem_to_ders(pem) if not is_authority(one)]
 
 
 def grown(before: Trust, after: Trust) -> list[str]:
@@ -121,20 +114,19 @@ def admits(trust: Trust, path: Collection[str], cert: str = "") -> bool:
 
 def rootless(trust: Trust) -> list[bytes]:
     """The CAs that clients come from whose root is not among them."""
-    certificates = [x509.load_der_x509_certificate(der) for der in (*trust.cas, *trust.anchors)]
+    certificates = [*trust.cas, *trust.anchors]
     rooted = [one for one in certificates if is_issued_by(one, one)]
     for above in rooted:
         rooted += [one for one in certificates if one not in rooted and is_issued_by(one, above)]
-    known = set(map(to_der, rooted))
-    return [der for der in trust.cas if der not in known]
+    return [der for der in trust.cas if der not in rooted]
 
 
 def key_of(der: bytes) -> str:
-    return core.identity(der).key
+    return identity_of(der).key
 
 
 def cert_of(der: bytes) -> str:
-    return core.identity(der).cert
+    return identity_of(der).cert
 
 
 def _keys(ders: Collection[bytes]) -> set[str]:
@@ -145,33 +137,35 @@ def read_trust(pem: str) -> Trust:
     """What PEM that has passed `check_trust` admits where nobody has said what its certificates are
     for, whatever the date is now: one that has issued no other of them is a `ca`, those above it
     are anchors. So a root alone admits all that it issued, and an intermediate with its root admits
-    only what the intermediate did."""
-    return _read(_parsed(pem))
+    only what the intermediate did.
+
+    A root that has signed another root of them is not above it: that is the same root renewed with
+    its key, or the next root, cross-signed so that both are good for a while."""
+    return _read(pem_to_ders(pem))
 
 
-def _read(certificates: Sequence[x509.Certificate]) -> Trust:
+def _read(certificates: Sequence[bytes]) -> Trust:
+    roots = {key_of(one) for one in certificates if is_issued_by(one, one)}
     issuers = {
         issuer
         for certificate in certificates
+        if key_of(certificate) not in roots
         for issuer in issuers_within(certificate, certificates)
-        if issuer != certificate
     }
     return Trust(
-        tuple(to_der(certificate) for certificate in certificates if certificate not in issuers),
-        tuple(to_der(certificate) for certificate in certificates if certificate in issuers),
+        tuple(one for one in certificates if one not in issuers),
+        tuple(one for one in certificates if one in issuers),
     )
 
 
 def cas_issued_by(ders: Sequence[bytes], issuers: Sequence[bytes]) -> list[bytes]:
     """Those of some CA certificates that one of `issuers` has issued, or another of them that one
     of `issuers` stands above."""
-    left = [x509.load_der_x509_certificate(der) for der in ders]
-    todo = [x509.load_der_x509_certificate(der) for der in issuers]
-    found: list[bytes] = []
+    left, todo, found = list(ders), list(issuers), list[bytes]()
     while todo:
         above = todo.pop()
         below = [one for one in left if is_issued_by(one, above)]
         left = [one for one in left if one not in below]
-        found += map(to_der, below)
+        found += below
         todo += below
     return found

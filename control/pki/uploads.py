@@ -3,25 +3,38 @@
 The decision about a client is never made here; that is the core's."""
 
 import base64
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import cryptography
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import rsa
 from OpenSSL import SSL, crypto
 
-from control.pki.keys import is_for_key, load_key, open_key, public_bytes, render_key
+from control.pki.guarded import CertificateError, guarded
+from control.pki.keys import (
+    RSA_BITS,
+    WEAK,
+    is_for_key,
+    load_key,
+    open_key,
+    public_bytes,
+    render_key,
+)
 from control.pki.pem import (
-    CertificateError,
     Issued,
+    identity_of,
     is_authority,
     is_issued_by,
     issuers_within,
+    load_der,
     name_in_bundle,
     parse_bundle,
-    to_der,
-    to_pem,
+    printable,
+    rendered,
 )
 from control.policy import core
 
@@ -32,9 +45,8 @@ def check_authority(pem: str, key_pem: str, passphrase: str) -> Issued:
     """Checks a CA from elsewhere that is to issue here: its certificate first, then those above it
     up to a root. Raises CertificateError."""
     chain, key_pem = "".join(check_trust(pem)), open_key(key_pem, passphrase)
-    certificates = parse_bundle(chain)
     if not is_for_key(chain, key_pem):
-        first = name_in_bundle(certificates, 0)
+        first = name_in_bundle(parse_bundle(chain), 0)
         raise CertificateError(
             f"the key is not the key of {first}: the CA that is to issue comes first, then those "
             "above it"
@@ -52,13 +64,9 @@ STRICT = (
 def doubts(pem: str) -> list[str]:
     """What strict clients, those of Python 3.13 and newer among them, refuse of CA certificates
     that we and the servers take: a sentence for each. Raises CertificateError."""
-    certificates = parse_bundle(pem)
     found = []
-    for index, one in enumerate(certificates):
-        needed = STRICT[:2] if one.subject == one.issuer else STRICT
-        there = {type(extension.value) for extension in one.extensions}
-        missing = [name for name, kind in needed if kind not in there]
-        if missing:
+    for index, der in enumerate(certificates := parse_bundle(pem)):
+        if missing := _not_strict(der):
             found.append(
                 f"{name_in_bundle(certificates, index)} has no {' and no '.join(missing)}: it is "
                 "taken here, and strict clients, such as those of Python 3.13, refuse it"
@@ -66,14 +74,57 @@ def doubts(pem: str) -> list[str]:
     return found
 
 
+def _not_strict(der: bytes) -> list[str]:
+    """What a CA certificate lacks; nothing where it cannot be read: then nothing is said of it."""
+    with suppress(CertificateError), guarded("it cannot be read"):
+        one = load_der(der)
+        needed = STRICT[:2] if one.subject == one.issuer else STRICT
+        there = {type(extension.value) for extension in one.extensions}
+        return [name for name, kind in needed if kind not in there]
+    return []
+
+
 # The certificates of an upload, and for each those of them that have signed it.
-Issuers = Mapping[x509.Certificate, Sequence[x509.Certificate]]
+Issuers = Mapping[bytes, Sequence[bytes]]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """The certificates of an upload that count, DER; and those that are left out, with why."""
+
+    certificates: tuple[bytes, ...]
+    left_out: tuple[tuple[bytes, str], ...] = ()
+
+    @property
+    def pem(self) -> tuple[str, ...]:
+        """Each as clean PEM."""
+        return rendered(self.certificates)
+
+
+def read_bundle(pem: str) -> Bundle:
+    """The certificates of an upload without what can do nothing: one that is there twice, or a CA
+    that has expired while others are good. Raises CertificateError."""
+    found = parse_bundle(pem)
+    now = datetime.now(UTC).timestamp()
+    ended = [one for one in found if 0 != identity_of(one).not_after < now and is_authority(one)]
+    kept, left_out = dict[bytes, None](), list[tuple[bytes, str]]()
+    for index, one in enumerate(found):
+        which = name_in_bundle(found, index)
+        if one in kept:
+            left_out.append((one, f"{which} is there twice: it counts once"))
+        elif one in ended and len(ended) < len(found):
+            when = _shown_time(identity_of(one).not_after)
+            left_out.append((one, f"{which} expired at {when}: it is left out"))
+        else:
+            kept[one] = None
+    return Bundle(tuple(kept), tuple(left_out))
 
 
 def check_trust(pem: str) -> tuple[str, ...]:
     """Checks an upload of CA certificates for clients: roots, or intermediates with their roots.
-    Returns each certificate as clean PEM; raises CertificateError."""
-    certificates = parse_bundle(pem)
+    Returns each that counts (see read_bundle) as clean PEM; raises CertificateError."""
+    found = read_bundle(pem)
+    certificates = found.certificates
     for index, certificate in enumerate(certificates):
         which = name_in_bundle(certificates, index)
         _check_ca(certificate, which)
@@ -81,36 +132,53 @@ def check_trust(pem: str) -> tuple[str, ...]:
         _check_dates(certificate, which)
     issuers = _all_issuers(certificates)
     for index, certificate in enumerate(certificates):
-        _check_complete(certificate, issuers, name_in_bundle(certificates, index))
+        _check_complete(certificate, issuers, name_in_bundle(certificates, index), found)
     _check_below(issuers, NO_CHECK_TIME)
-    return tuple(to_pem(certificate) for certificate in certificates)
+    return found.pem
+
+
+def weakness(certificate: bytes) -> str:
+    """Why servers that ask for security level 2, as Debian's do, let in nobody below a CA; "" where
+    they do. Raises CertificateError."""
+    with guarded("the certificate cannot be read"):
+        loaded = load_der(certificate)
+        key = loaded.public_key()
+        weak = WEAK.get(loaded.signature_algorithm_oid.dotted_string)
+    if isinstance(key, rsa.RSAPublicKey) and key.key_size < RSA_BITS[0]:
+        return f"its key has {key.key_size} bits: servers at OpenSSL's security level 2 refuse it"
+    if weak and not is_issued_by(certificate, certificate):
+        return f"it is signed with {weak}: servers at OpenSSL's security level 2 refuse it"
+    return ""
 
 
 def check_clients(pem: str, pinned: Collection[str] = ()) -> tuple[str, ...]:
     """The same of what a database trusts: also intermediates without their roots; and clients' own
     certificates, which are those that are no CAs, and those whose SHA-256 is in `pinned`."""
-    certificates = parse_bundle(pem)
+    found = read_bundle(pem)
     authorities = []
-    for index, certificate in enumerate(certificates):
-        which = name_in_bundle(certificates, index)
+    for index, certificate in enumerate(found.certificates):
+        which = name_in_bundle(found.certificates, index)
         _check_known(certificate, which)
         _check_dates(certificate, which)
-        if not is_authority(certificate) or core.identity(to_der(certificate)).cert in pinned:
+        if not is_authority(certificate) or identity_of(certificate).cert in pinned:
             _check_client(certificate, which)
         else:
+            _check_line(certificate, which)
             authorities.append(certificate)
     _check_below(_all_issuers(authorities), NO_CHECK_TIME | PARTIAL_CHAIN)
-    return tuple(to_pem(certificate) for certificate in certificates)
+    return found.pem
 
 
-def _check_client(certificate: x509.Certificate, which: str) -> None:
+def _check_client(der: bytes, which: str) -> None:
     """A client's own certificate is judged by what decides about clients."""
-    der = to_der(certificate)
     lines = [
         "set enforce on", "user x on", f"bind cert {core.identity(der).cert} x",
         f"pin {base64.b64encode(der).decode()}",
     ]  # fmt: skip
-    decided = core.Policy(lines).decide(der, own=True)
+    try:
+        decided = core.Policy(lines).decide(der, own=True)
+    except core.CoreError as error:
+        raise CertificateError(f"{which} cannot be a client's own: {error}") from error
     if decided.user is None:
         steps = (step for step in decided.trace if step.startswith(f"{decided.reason}:"))
         raise CertificateError(
@@ -130,13 +198,13 @@ def _check_below(issuers: Issuers, flags: int) -> None:
 def merge_bundles(first: str, second: str) -> str:
     """The certificates of two PEM texts, each once."""
     found = [*(parse_bundle(first) if first else []), *parse_bundle(second)]
-    return "".join(map(to_pem, dict.fromkeys(found)))
+    return "".join(rendered(tuple(dict.fromkeys(found))))
 
 
 def check_server(pem: str, key_pem: str) -> Issued:
     """Checks a certificate for a TLS server, leaf first, and its key. Returns both as clean PEM;
     raises CertificateError."""
-    certificates = parse_bundle(pem)
+    certificates = list(dict.fromkeys(parse_bundle(pem)))
     for index, certificate in enumerate(certificates):
         _check_known(certificate, name_in_bundle(certificates, index))
         _check_dates(certificate, name_in_bundle(certificates, index))
@@ -148,52 +216,51 @@ def check_server(pem: str, key_pem: str) -> Issued:
                 "comes first, then each certificate's issuer"
             )
     key = load_key(key_pem)
-    if public_bytes(certificates[0].public_key()) != public_bytes(key.public_key()):
-        raise CertificateError(f"the key is not the key of {name_in_bundle(certificates, 0)}")
-    return Issued("".join(to_pem(certificate) for certificate in certificates), render_key(key))
+    first = name_in_bundle(certificates, 0)
+    with guarded(f"{first} has a key that cannot be read"):
+        public = public_bytes(load_der(certificates[0], first).public_key())
+    if public != public_bytes(key.public_key()):
+        raise CertificateError(f"the key is not the key of {first}")
+    return Issued("".join(rendered(certificates)), render_key(key))
 
 
 def check_authorities(pem: str) -> str:
     """Checks CA certificates that servers are verified with. Returns clean PEM; raises
     CertificateError."""
-    certificates = parse_bundle(pem)
-    for index, certificate in enumerate(certificates):
-        _check_ca(certificate, name_in_bundle(certificates, index))
-        _check_known(certificate, name_in_bundle(certificates, index))
-        _check_dates(certificate, name_in_bundle(certificates, index))
-    return "".join(to_pem(certificate) for certificate in certificates)
+    found = read_bundle(pem)
+    for index, certificate in enumerate(found.certificates):
+        _check_ca(certificate, name_in_bundle(found.certificates, index))
+        _check_known(certificate, name_in_bundle(found.certificates, index))
+        _check_dates(certificate, name_in_bundle(found.certificates, index))
+    return "".join(found.pem)
 
 
-def _check_ca(certificate: x509.Certificate, which: str) -> None:
-    constraints = _extension(
-        certificate, lambda all_: all_.get_extension_for_class(x509.BasicConstraints).value.ca
-    )
-    if not constraints:
+def _check_ca(certificate: bytes, which: str) -> None:
+    powers = core.powers(certificate)
+    if not powers.ca:
         raise CertificateError(
             f"{which} is not a CA certificate: its basic constraints do not say "
             "CA:TRUE. A leaf is never trusted; send the CA that issued it"
         )
-    signs = _extension(
-        certificate, lambda all_: all_.get_extension_for_class(x509.KeyUsage).value.key_cert_sign
-    )
-    if signs is False:
+    if not powers.certificates:
         raise CertificateError(f"{which} may not sign certificates: its key usage does not say so")
+    _check_line(certificate, which)
 
 
-def _extension(
-    certificate: x509.Certificate, read: Callable[[x509.Extensions], bool]
-) -> bool | None:
+def _check_line(certificate: bytes, which: str) -> None:
+    """Servers get it as a `ca` line, which has to be one."""
     try:
-        return read(certificate.extensions)
-    except x509.ExtensionNotFound:
-        return None
+        core.canonical(f"ca {base64.b64encode(certificate).decode()}")
+    except core.CoreError as error:
+        raise CertificateError(f"{which} cannot be trusted by a server: {error}") from error
 
 
-def _check_known(certificate: x509.Certificate, which: str) -> None:
+def _check_known(certificate: bytes, which: str) -> None:
     try:
-        certificate.public_key()
-    except UnsupportedAlgorithm as error:
-        name = core.algorithm_of_key(to_der(certificate))
+        with guarded(f"{which} has a key that cannot be read"):
+            _has_known_key(certificate, which)
+    except _UnknownKeyError as error:
+        name = core.algorithm_of_key(certificate)
         library = SSL.OpenSSL_version(SSL.OPENSSL_VERSION).decode()
         raise CertificateError(
             f"{which} cannot be checked here: this control plane does not know {name} (its "
@@ -201,17 +268,37 @@ def _check_known(certificate: x509.Certificate, which: str) -> None:
         ) from error
 
 
-def _check_dates(certificate: x509.Certificate, which: str) -> None:
-    now = datetime.now(UTC)
-    if now > certificate.not_valid_after_utc:
-        when = certificate.not_valid_after_utc.isoformat()
+class _UnknownKeyError(CertificateError):
+    """Its key is of an algorithm that `cryptography` does not know."""
+
+
+def _has_known_key(certificate: bytes, which: str) -> None:
+    try:
+        load_der(certificate, which).public_key()
+    except UnsupportedAlgorithm as error:
+        raise _UnknownKeyError(which) from error
+
+
+def _check_dates(certificate: bytes, which: str) -> None:
+    now, identity = datetime.now(UTC).timestamp(), identity_of(certificate)
+    if not identity.not_after and identity.detail:
+        raise CertificateError(f"{which}: {identity.detail}")
+    if now > identity.not_after:
+        when = _shown_time(identity.not_after)
         raise CertificateError(f"{which} expired at {when}", expired=True)
-    if now < certificate.not_valid_before_utc:
-        when = certificate.not_valid_before_utc.isoformat()
+    if now < identity.not_before:
+        when = _shown_time(identity.not_before)
         raise CertificateError(f"{which} is not valid before {when}", expired=True)
 
 
-def _check_complete(certificate: x509.Certificate, issuers: Issuers, which: str) -> None:
+def _shown_time(seconds: int) -> str:
+    return datetime.fromtimestamp(max(seconds, FIRST), UTC).isoformat()
+
+
+FIRST = -62_135_596_800  # seconds: the year 1, which is Python's first
+
+
+def _check_complete(certificate: bytes, issuers: Issuers, which: str, of: Bundle) -> None:
     """Each path up from `certificate` must reach a root within the upload."""
     reached, todo = {certificate}, [certificate]
     while todo:
@@ -222,21 +309,24 @@ def _check_complete(certificate: x509.Certificate, issuers: Issuers, which: str)
         reached.update(fresh)
         todo.extend(fresh)
     lacking = [found for found in reached if not issuers[found]]
-    above = lacking[0].issuer.rfc4514_string() if lacking else certificate.issuer.rfc4514_string()
+    above = printable(identity_of(lacking[0] if lacking else certificate).issuer)
+    gone = [why for one, why in of.left_out if identity_of(one).subject == above]
     raise CertificateError(
         f"{which} is an intermediate, and the upload does not lead up to its root: "
         f"the certificate of the CA '{above}' is missing, or has another key"
+        f"{f' ({gone[0]})' if gone else ''}"
     )
 
 
-def _check_length(certificate: x509.Certificate, issuers: Issuers, which: str) -> None:
+def _check_length(certificate: bytes, issuers: Issuers, which: str) -> None:
     """RFC 5280, 4.2.1.9: how many CAs may stand below one, those that it has issued to itself not
     counted. libcrypto says so of a leaf only, and there is none here."""
     todo, seen, certificates = [(certificate, 0)], {certificate}, list(issuers)
     for current, below in todo:
-        count = below + (current.subject != current.issuer)
+        of = identity_of(current)
+        count = below + (of.subject != of.issuer)
         for above in issuers[current]:
-            most = above.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length
+            most = core.powers(above).path_length
             if above != current and most is not None and count > most:
                 by = name_in_bundle(certificates, certificates.index(above))
                 raise CertificateError(
@@ -248,28 +338,35 @@ def _check_length(certificate: x509.Certificate, issuers: Issuers, which: str) -
                 todo.append((above, count))
 
 
-def _check_paths(certificates: Sequence[x509.Certificate], issuers: Issuers, flags: int) -> None:
+def _check_paths(certificates: Sequence[bytes], issuers: Issuers, flags: int) -> None:
     """Each certificate as a TLS server will verify it, up to a root, or to the end of the upload:
-    name constraints and critical extensions are libcrypto's to judge, here as there."""
+    name constraints and critical extensions are libcrypto's to judge, here as there. A root alone:
+    another of its name beside it, such as itself renewed, stands in nobody's way."""
     partial = bool(flags & PARTIAL_CHAIN)
     roots = [one for one in certificates if one in issuers[one] or partial > bool(issuers[one])]
-    between = [crypto.X509.from_cryptography(one) for one in certificates if one not in roots]
-    store = crypto.X509Store()
-    store.set_flags(flags)  # dates have been looked at, by name
-    for one in roots:
-        store.add_cert(crypto.X509.from_cryptography(one))
+    loaded = {one: _loaded(certificates, at) for at, one in enumerate(certificates)}
+    between = [loaded[one] for one in certificates if one not in roots]
     for index, one in enumerate(certificates):
+        store = crypto.X509Store()
+        store.set_flags(flags)  # dates have been looked at, by name
+        for root in [one] if one in roots else roots:
+            store.add_cert(loaded[root])
         try:
-            given = crypto.X509.from_cryptography(one)
-            crypto.X509StoreContext(store, given, between).verify_certificate()
+            crypto.X509StoreContext(store, loaded[one], between).verify_certificate()
         except crypto.X509StoreContextError as error:
             which = name_in_bundle(certificates, index)
-            at = certificates.index(error.certificate.to_cryptography())
+            der = crypto.dump_certificate(crypto.FILETYPE_ASN1, error.certificate)
+            at = certificates.index(der) if der in certificates else index
             where = "" if at == index else f", by {name_in_bundle(certificates, at)}"
             text = f"{which} would verify nowhere{where}: {error}"
             raise CertificateError(text) from error
 
 
-def _all_issuers(certificates: Sequence[x509.Certificate]) -> Issuers:
+def _loaded(certificates: Sequence[bytes], index: int) -> crypto.X509:
+    with guarded(f"{name_in_bundle(certificates, index)} cannot be read"):
+        return crypto.load_certificate(crypto.FILETYPE_ASN1, certificates[index])
+
+
+def _all_issuers(certificates: Sequence[bytes]) -> Issuers:
     """Once for an upload: a hundred of one name are 10,000 signatures to check."""
     return {one: issuers_within(one, certificates) for one in certificates}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar, get_args
 
-from control.policy import core, taking
+from control.policy import core, pasted, taking
 from control.records import Binding, BindingKind, Pattern, User
 
 Optioned = TypeVar("Optioned", Binding, Pattern)
@@ -143,7 +143,7 @@ def ca_among(text: str, trusted: Sequence[core.Identity]) -> str:
 
 def _spelled_name(text: str) -> tuple[str, ...]:
     try:
-        return (core.parse_name(text),)
+        return (pasted.name(text).text,)
     except core.CoreError:
         return ()
 
@@ -194,7 +194,9 @@ def _value(kind: str, value: Any) -> str:
         return f"{value['oid']}={value['value']}"
     if not isinstance(value, str):
         raise ValueError(f"{kind}: a text is expected")
-    return value
+    if kind == "subject":
+        return pasted.name(value).text
+    return pasted.fingerprint(value) if kind in ("key", "cert") else value
 
 
 def shown(binding: Binding) -> dict[str, Any]:

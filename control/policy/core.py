@@ -130,6 +130,33 @@ def _encoded_name(text: str) -> tuple[Any, Any]:
     return _span(bytes(ffi.buffer(out, length[0])))
 
 
+def rdns(text: str) -> tuple[tuple[tuple[str, str], ...], ...]:
+    """The RDNs of a name in the order of a certificate, each of (OID, value). Raises CoreError."""
+    name, _alive = _encoded_name(text)
+    data, at, found = _bytes(name), 0, list[list[tuple[str, str]]]()
+    while at < len(data):  # see core.h for the encoding
+        starts, oid_end = data[at], at + 2 + data[at + 1]
+        oid, length = data[at + 2 : oid_end], int.from_bytes(data[oid_end : oid_end + 2])
+        at = oid_end + 2 + length
+        one = (_dotted(oid), data[oid_end + 2 : at].decode())
+        if starts:
+            found.append([one])
+        else:
+            found[-1].append(one)
+    return tuple(map(tuple, found))
+
+
+def _dotted(oid: bytes) -> str:
+    arcs, value = list[int](), 0
+    for byte in oid:
+        value = value << 7 | byte & 0x7F
+        if byte < 0x80:
+            arcs.append(value)
+            value = 0
+    first = min(arcs[0] // 40, 2)
+    return ".".join(map(str, (first, arcs[0] - 40 * first, *arcs[1:])))
+
+
 def _shown_name(text: str) -> tuple[Any, Any, int]:
     """As `_encoded_name`, of the subject of a certificate as it is printed: it may be empty; and
     where a value is shown as empty, which was not clean text, nothing of it counts. Also the bits
@@ -403,6 +430,33 @@ class Policy:
         request.now = int(time.time()) if now is None else now
         request.managed = request.recalled = True
         return _decision(self._raw, request, raw)
+
+
+@dataclass(frozen=True)
+class Powers:
+    """What a certificate says that it may do: be a CA, sign certificates, sign revocation lists;
+    and how many CAs may stand below it, None for any number."""
+
+    ca: bool
+    certificates: bool
+    lists: bool
+    path_length: int | None
+
+
+def powers(certificate: bytes) -> Powers:
+    """As libcrypto reads them, which is what verifies. Raises CoreError."""
+    one, found = _Certificates(certificate), ffi.new("powers *")
+    lib.certificate_powers(one.array[0], found)
+    length = None if found.path_length < 0 else int(found.path_length)
+    return Powers(found.ca, found.certificates, found.lists, length)
+
+
+def issued(certificate: bytes, issuer: bytes) -> bool | None:
+    """Whether one certificate (DER) has issued another, as libcrypto finds a path; None where all
+    but the signature says so, and the signature cannot be checked here. Raises CoreError."""
+    below, above = _Certificates(certificate), _Certificates(issuer)
+    found = lib.certificate_issued(below.array[0], above.array[0])
+    return None if found == lib.ISSUED_UNKNOWN else bool(found == lib.ISSUED_YES)
 
 
 def algorithm_of_key(certificate: bytes) -> str:

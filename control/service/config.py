@@ -25,7 +25,8 @@ class DatabaseAway(ServiceError):
 class Config:
     """Where it lives and listens. `ui_port` is that of the web page, 0 for none. `database` is a
     URL as SQLAlchemy reads it; `tls_min` the least TLS version that is spoken. Seen from `home`:
-    `proxy_socket` a path for a proxy to connect to, `audit_file` the event log as JSON lines, none
+    `proxy_socket` a path for a proxy to connect to, which names certificates in the header
+    `proxy_header`; `audit_file` the event log as JSON lines, none
     where it is empty. The keys of CAs are encrypted where there is a `ca_passphrase`, or a
     `ca_passphrase_file` that has it in a line, as `database_file` has the URL. The log goes to
     `log_file`, or to standard error. `sources` is where each setting was found, `warnings` what may
@@ -37,6 +38,7 @@ class Config:
     database: str = ""
     tls_min: str = "1.2"
     proxy_socket: str = ""
+    proxy_header: str = "X-SSL-Client-Escaped-Cert"
     audit_file: str = "audit.jsonl"
     ui_port: int = 0
     ca_passphrase_file: str = ""
@@ -70,6 +72,7 @@ class Config:
 
 SETTINGS = {
     "host": str, "port": int, "database": str, "tls_min": str, "proxy_socket": str,
+    "proxy_header": str,
     "audit_file": str, "ui_port": int, "ca_passphrase_file": str, "database_file": str,
     "log_level": str, "log_format": str, "log_file": str, "request_log": bool,
 }  # fmt: skip
@@ -153,6 +156,9 @@ def _check(found: Mapping[str, Any]) -> None:
     for name, words in WORDS.items():
         if name in found and found[name] not in words:
             raise ServiceError(f"setting '{name}': '{found[name]}' is not {' or '.join(words)}")
+    if not re.fullmatch("[A-Za-z][A-Za-z0-9-]*", found.get("proxy_header", "X")):
+        name = found["proxy_header"]
+        raise ServiceError(f"setting 'proxy_header': '{name}' is not like X-Ssl-Client-Cert")
     if found.get("ui_port", 0) == found.get("port", Config.port):
         raise ServiceError("settings 'port' and 'ui_port' are the same port")
     if found.get("database") and found.get("database_file"):

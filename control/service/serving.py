@@ -123,7 +123,14 @@ def start_until_exit(stack: ExitStack, one: _Startable) -> None:
 def _front(config: Config, app: WSGIApplication, api: Certificate, tls_min: str) -> Server:
     listen = Listen(config.host, config.port)
     shown = (api.certificate.encode(), api.key.encode())
-    front = Server(app, listen, *shown, tls_min=config.tls_min, proxy_socket=config.proxy)
+    front = Server(
+        app,
+        listen,
+        *shown,
+        tls_min=config.tls_min,
+        proxy_socket=config.proxy,
+        proxy_header=config.proxy_header,
+    )
     front.replace_certificate(*shown, tls_min=tls_min)
     return _started(front, listen)
 

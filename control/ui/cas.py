@@ -62,7 +62,7 @@ def remove(key: str) -> Any:
     for block in split_pem(trusted()):
         identity = core.identity(block.encode())
         if identity.key == key:
-            gone = identity.subject
+            gone = identity.subject or key
         else:
             kept.append(block)
     if not gone:

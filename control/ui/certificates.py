@@ -78,9 +78,10 @@ def revoke(cert: str) -> Any:
     names = ("ca", "serial") if found["ca"] else ("cert",)
     reason = request.form.get("reason", "unspecified")
     body = {**{name: found[name] for name in names}, "reason": reason}
+    name = found["subject"] or f"the certificate {found['serial']}"
     change = Change(
-        "POST", "/v1/certauth/revocations", body, f"Revoke {found['subject']}",
-        f"{found['subject']} is revoked.", f"/ui/certificates/{cert}",
+        "POST", "/v1/certauth/revocations", body, f"Revoke {name}",
+        f"{name} is revoked.", f"/ui/certificates/{cert}",
     )  # fmt: skip
     return changes.run(change, {"reason": reason}, lambda _: "/ui/certificates/")
 

@@ -9,6 +9,7 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from flask import flash, redirect, render_template, request
 
 from control.errors import Refusal, conflict, refused
+from control.policy import core, pasted
 from control.ui.ask import Answer, answer, ask, takes
 
 WAIT = 2  # seconds for the servers, before the page says that they are still to follow
@@ -132,9 +134,21 @@ def asked(
 ) -> Any:
     page = render_template(
         "preview.html", change=change, carried=carried, databases=found, digest=digest, error=error,
-        refused=refusing(found),
+        refused=refusing(found), remarks=remarks(change.body or {}),
     )  # fmt: skip
     return page, error.status if error else HTTPStatus.OK
+
+
+def remarks(body: Item) -> list[str]:
+    """How names in a change were read, where they can be read the other way round as well: who
+    agrees to it has seen that."""
+    subjects = [body.get("certificate_subject_line", "")]
+    subjects += [one.get("subject", "") for one in body.get("certificate_identities", ())]
+    found = dict[str, None]()
+    for subject in filter(None, subjects):
+        with suppress(core.CoreError):  # which the preview has refused
+            found[pasted.name(subject).remark] = None
+    return [f"The name was {remark}." for remark in found if remark]
 
 
 def make(change: Change) -> Answer:

@@ -9,6 +9,7 @@ from flask import request
 from werkzeug.datastructures import MultiDict
 
 from control.errors import invalid
+from control.pki.reading import as_text
 from control.policy import bindings, core
 
 Form = MultiDict[str, str]
@@ -51,7 +52,7 @@ def is_number(text: str) -> bool:
 def pasted(name: str) -> str:
     """The text of a field of this request's form or, where that is empty, of the file beside it."""
     text, file = request.form.get(name, "").strip(), request.files.get("file")
-    return text or (file.read().decode(errors="replace") if file else "")
+    return text or (as_text(file.read()) if file else "")
 
 
 class Area(Field):

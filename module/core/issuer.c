@@ -42,6 +42,27 @@ static void path_from_chain(X509 *const *chain, size_t count, authority_reader *
     out->known = true;
 }
 
+void certificate_powers(X509 *certificate, powers *out) {
+    ERR_set_mark();                                   /* see identity_read */
+    uint32_t usage = X509_get_key_usage(certificate); /* without the extension every bit is set */
+    out->ca = (X509_get_extension_flags(certificate) & EXFLAG_CA) != 0;
+    out->certificates = (usage & X509v3_KU_KEY_CERT_SIGN) != 0;
+    out->lists = (usage & X509v3_KU_CRL_SIGN) != 0;
+    out->path_length = X509_get_pathlen(certificate);
+    ERR_pop_to_mark();
+}
+
+issued certificate_issued(X509 *certificate, X509 *issuer) {
+    fault unknown;
+    ERR_set_mark();
+    EVP_PKEY *key = X509_get0_pubkey(issuer);
+    bool named = X509_check_issued(issuer, certificate) == X509_V_OK;
+    int good = named && key ? X509_verify(certificate, key) : 0;
+    bool cannot = named && (key == NULL || good < 0 || algorithm_unknown(certificate, &unknown));
+    ERR_pop_to_mark();
+    return good == 1 ? ISSUED_YES : cannot ? ISSUED_UNKNOWN : ISSUED_NO;
+}
+
 void path_of_chain(X509 *const *chain, size_t count, path *out) {
     path_unknown(out);
     path_from_chain(chain, count, read_authority, out);

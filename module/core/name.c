@@ -43,6 +43,44 @@ static const struct {
 };
 enum { ATTRIBUTE_NAMES = sizeof ATTRIBUTES / sizeof ATTRIBUTES[0] };
 
+/* What else OpenSSL, Java, .NET, Windows, GnuTLS and LDAP write. Only read, since a server with an older
+ * module would refuse a line that has one. */
+static const struct {
+    const char *name, *dotted;
+} OTHER_NAMES[] = {
+    {"commonName", "2.5.4.3"},
+    {"countryName", "2.5.4.6"},
+    {"localityName", "2.5.4.7"},
+    {"stateOrProvinceName", "2.5.4.8"},
+    {"streetAddress", "2.5.4.9"},
+    {"organizationName", "2.5.4.10"},
+    {"organizationalUnitName", "2.5.4.11"},
+    {"domainComponent", "0.9.2342.19200300.100.1.25"},
+    {"userId", "0.9.2342.19200300.100.1.1"},
+    {"mail", "0.9.2342.19200300.100.1.3"},
+    {"rfc822Mailbox", "0.9.2342.19200300.100.1.3"},
+    {"email", "1.2.840.113549.1.9.1"},
+    {"unstructuredName", "1.2.840.113549.1.9.2"},
+    {"unstructuredAddress", "1.2.840.113549.1.9.8"},
+    {"T", "2.5.4.12"},
+    {"G", "2.5.4.42"},
+    {"I", "2.5.4.43"},
+    {"GENERATION", "2.5.4.44"},
+    {"DNQ", "2.5.4.46"},
+    {"description", "2.5.4.13"},
+    {"postalAddress", "2.5.4.16"},
+    {"telephoneNumber", "2.5.4.20"},
+    {"name", "2.5.4.41"},
+    {"houseIdentifier", "2.5.4.51"},
+    {"role", "2.5.4.72"},
+    {"jurisdictionL", "1.3.6.1.4.1.311.60.2.1.1"},
+    {"jurisdictionLocalityName", "1.3.6.1.4.1.311.60.2.1.1"},
+    {"jurisdictionST", "1.3.6.1.4.1.311.60.2.1.2"},
+    {"jurisdictionStateOrProvinceName", "1.3.6.1.4.1.311.60.2.1.2"},
+    {"jurisdictionC", "1.3.6.1.4.1.311.60.2.1.3"},
+    {"jurisdictionCountryName", "1.3.6.1.4.1.311.60.2.1.3"},
+};
+
 const span OID_CN = {(const uint8_t *)"\x55\x04\x03", 3};
 const span GATE_OIDS[GATE_TYPES] = {
     [GATE_CN] = {(const uint8_t *)"\x55\x04\x03", 3},
@@ -193,25 +231,28 @@ typedef struct {
     span text;
     size_t at;
     bool slashes;
+    bool spaced; /* a blank before the last '=' */
     fault *why;
 } reader;
 
-static bool reader_fail(reader *r, const char *what) {
-    if (r->at >= r->text.len) return fail(r->why, "%s at the end of the subject", what);
+/* `cure`: "" or a colon and what to do. */
+static bool reader_cure(reader *r, const char *what, const char *cure) {
+    if (r->at >= r->text.len) return fail(r->why, "%s at the end of the subject%s", what, cure);
     uint8_t c = r->text.ptr[r->at];
-    if (c > ' ' && c < 0x7f) {
-        return fail(r->why, "%s at character %zu ('%c') of the subject", what, r->at + 1, c);
-    }
-    return fail(r->why, "%s at character %zu (byte 0x%02x) of the subject", what, r->at + 1, c);
+    const char *format = c > ' ' && c < 0x7f ? "%s at character %zu ('%c') of the subject%s"
+                                             : "%s at character %zu (byte 0x%02x) of the subject%s";
+    return fail(r->why, format, what, r->at + 1, c, cure);
 }
+
+static bool reader_fail(reader *r, const char *what) { return reader_cure(r, what, ""); }
 
 static bool at_end(const reader *r) { return r->at >= r->text.len; }
 static uint8_t peek(const reader *r) { return at_end(r) ? 0 : r->text.ptr[r->at]; }
+static uint8_t peek_second(const reader *r) {
+    return r->at + 1 < r->text.len ? r->text.ptr[r->at + 1] : 0;
+}
 static void skip_blanks(reader *r) {
     while (!at_end(r) && peek(r) == ' ') r->at++;
-}
-static bool ends_value(const reader *r, uint8_t c) {
-    return r->slashes ? c == '/' || c == '+' : c == ',' || c == ';' || c == '+';
 }
 
 /* numericoid of RFC 4512 1.4. libcrypto would take "1.3..61" for 1.3.0.61. */
@@ -226,7 +267,14 @@ static bool is_dotted(span type) {
     return !starts;
 }
 
+static bool dotted_oid(span type, uint8_t *out, size_t *len);
+
 static bool named_oid(span type, uint8_t *out, size_t *len) {
+    for (size_t i = 0; i < sizeof OTHER_NAMES / sizeof *OTHER_NAMES; i++) {
+        span name = span_of(OTHER_NAMES[i].name, strlen(OTHER_NAMES[i].name));
+        span dotted = span_of(OTHER_NAMES[i].dotted, strlen(OTHER_NAMES[i].dotted));
+        if (span_equal_nocase(type, name)) return dotted_oid(dotted, out, len);
+    }
     for (size_t i = 0; i < ATTRIBUTE_NAMES; i++) {
         if (!span_equal_nocase(type, span_of(ATTRIBUTES[i].name, strlen(ATTRIBUTES[i].name))))
             continue;
@@ -256,8 +304,27 @@ bool oid_parse(span text, bool names, uint8_t out[UINT8_MAX], size_t *len) {
     return (names && named_oid(text, out, len)) || dotted_oid(text, out, len);
 }
 
+static bool is_of_type(uint8_t c) { return isalnum(c) || c == '.' || c == '-'; }
+
+/* A value may hold what separates values of OpenSSL's form, which escapes nothing: /CN=host/a.example. A
+ * type has to stand behind a separator. */
+static bool begins_type(const reader *r, size_t at) {
+    size_t start = at;
+    while (at < r->text.len && r->text.ptr[at] == ' ') at++;
+    while (at < r->text.len && is_of_type(r->text.ptr[at])) at++;
+    while (at < r->text.len && at > start && r->text.ptr[at] == ' ') at++;
+    return at > start && at < r->text.len && r->text.ptr[at] == '=';
+}
+
+static bool ends_value(const reader *r, uint8_t c) {
+    if (!r->slashes) return c == ',' || c == ';' || c == '+';
+    return (c == '/' || c == '+') && begins_type(r, r->at + 1);
+}
+
 static bool read_dotted_oid(reader *r, span type, uint8_t *out, size_t *len) {
-    if (span_starts(type, LITERAL("OID."))) type = span_skip(type, 4);
+    span prefix = LITERAL("OID.");
+    if (type.len > prefix.len && span_equal_nocase(span_of(type.ptr, prefix.len), prefix))
+        type = span_skip(type, prefix.len);
     if (!dotted_oid(type, out, len)) {
         if (is_two_types(type)) {
             return fail(r->why,
@@ -265,7 +332,11 @@ static bool read_dotted_oid(reader *r, span type, uint8_t *out, size_t *len) {
                         "and as serial number by others: write surname or serialNumber",
                         r->at + 1);
         }
-        return reader_fail(r, "unknown attribute type");
+        return reader_cure(r, "unknown attribute type",
+                           r->slashes
+                               ? ": write its OID, such as 2.5.4.13; or, of a / or + within a "
+                                 "value, \\/ or \\+"
+                               : ": write its OID, such as 2.5.4.13");
     }
     return true;
 }
@@ -273,11 +344,16 @@ static bool read_dotted_oid(reader *r, span type, uint8_t *out, size_t *len) {
 static bool read_type(reader *r, uint8_t *oid, size_t *len) {
     skip_blanks(r);
     size_t start = r->at;
-    while (!at_end(r) && (isalnum(peek(r)) || peek(r) == '.' || peek(r) == '-')) r->at++;
+    while (!at_end(r) && is_of_type(peek(r))) r->at++;
     span type = span_of(r->text.ptr + start, r->at - start);
     if (type.len == 0) return reader_fail(r, "an attribute type is missing");
+    size_t behind = r->at;
     skip_blanks(r);
-    if (peek(r) != '=') return reader_fail(r, "'=' is missing");
+    r->spaced = r->at > behind;
+    if (peek(r) != '=') {
+        return reader_cure(r, "'=' is missing",
+                           start && !r->slashes ? ": write \\, for a comma within a value" : "");
+    }
     if (named_oid(type, oid, len)) {
         r->at++;
         return true;
@@ -289,6 +365,8 @@ static bool read_type(reader *r, uint8_t *oid, size_t *len) {
     return true;
 }
 
+#define NOT_HEX ": write \\# for a value that begins with it"
+
 /* #hex: BER of the value (RFC 4514 2.4). */
 static bool read_hex_value(reader *r, writer *value) {
     uint8_t der[1024];
@@ -296,7 +374,7 @@ static bool read_hex_value(reader *r, writer *value) {
     for (r->at++; hex_digit(peek(r)) >= 0; r->at += 2) {
         if (len == sizeof der) return reader_fail(r, "a #hex value is too long");
         if (!hex_byte(span_skip(r->text, r->at), der + len++)) {
-            return reader_fail(r, "a hex digit is missing");
+            return reader_cure(r, "a hex digit is missing", NOT_HEX);
         }
     }
     const uint8_t *at = der;
@@ -309,7 +387,25 @@ static bool read_hex_value(reader *r, writer *value) {
         text = put_asn1_text(value, any->type, content) == content.len;
     }
     ASN1_TYPE_free(any);
-    return text || reader_fail(r, "a #hex value is not the DER of a string");
+    return text || reader_cure(r, "a #hex value is not the DER of a string", NOT_HEX);
+}
+
+/* What OpenSSL prints for a character that it cannot show: \xHH for a byte, \UHHHH and \WHHHHHHHH for a
+ * character (X509_NAME_oneline; do_esc_char of crypto/asn1/a_strex.c). */
+static bool read_openssl_escape(reader *r, writer *value) {
+    span digits = span_skip(r->text, r->at + 1);
+    uint8_t c = peek(r), bytes[4] = {0};
+    size_t count = c == 'x' ? 1 : c == 'U' ? 2 : c == 'W' ? 4 : 0;
+    if (count == 0) return false;
+    for (size_t i = 0; i < count; i++) {
+        if (!hex_byte(span_skip(digits, 2 * i), bytes + i)) return false;
+    }
+    if (c == 'x') put_byte(value, bytes[0]);
+    else if (put_asn1_text(value, c == 'U' ? V_ASN1_BMPSTRING : V_ASN1_UNIVERSALSTRING,
+                           span_of(bytes, count)) != count)
+        return false;
+    r->at += 1 + 2 * count;
+    return true;
 }
 
 /* One character of a value, after its backslash where it has one. */
@@ -323,6 +419,7 @@ static bool read_character(reader *r, writer *value) {
             r->at += 2;
             return true;
         }
+        if (read_openssl_escape(r, value)) return true;
         if (memchr(" \"#+,;<=>\\/", peek(r), 11) == NULL) {
             return reader_fail(r, "'\\' before a character that needs none");
         }
@@ -334,7 +431,8 @@ static bool read_character(reader *r, writer *value) {
 
 static bool read_quoted_value(reader *r, writer *value) {
     r->at++;
-    while (!at_end(r) && peek(r) != '"') {
+    while (!at_end(r) && (peek(r) != '"' || peek_second(r) == '"')) {
+        if (peek(r) == '"') r->at++; /* doubled, as .NET writes it */
         if (!read_character(r, value)) return false;
     }
     if (at_end(r)) return reader_fail(r, "a closing '\"' is missing");
@@ -352,22 +450,31 @@ static bool read_plain_value(reader *r, writer *value) {
         if (!read_character(r, value)) return false;
         if (c != ' ') solid = value->len;
     }
-    if (!value->full) value->len = solid;
+    if (r->slashes && solid && r->text.ptr[r->at - 1 - (value->len - solid)] == ',' && !at_end(r))
+        return reader_fail(r, "either / or , stands between attributes, not both");
+    if (!value->full && !r->slashes) value->len = solid;
     return true;
 }
 
-static bool read_value(reader *r, writer *value) {
-    skip_blanks(r);
-    size_t start = r->at;
+/* In OpenSSL's form everything is part of the value. */
+static bool read_any_value(reader *r, writer *value) {
+    if (r->slashes) return read_plain_value(r, value);
     bool ok = peek(r) == '#'   ? read_hex_value(r, value)
               : peek(r) == '"' ? read_quoted_value(r, value)
                                : read_plain_value(r, value);
-    if (!ok) return false;
-    skip_blanks(r);
+    if (ok) skip_blanks(r);
+    return ok;
+}
+
+static bool read_value(reader *r, writer *value) {
+    if (!r->slashes || r->spaced) skip_blanks(r);
+    size_t start = r->at;
+    if (!read_any_value(r, value)) return false;
     if (!at_end(r) && !ends_value(r, peek(r))) return reader_fail(r, "',' or '+' is missing");
     if (value->full) return fail(r->why, "the subject is longer than %d bytes", NAME_BYTES);
     if (value->len && text_clean(span_of(value->ptr, value->len))) return true;
-    r->at = start;
+    size_t clean = clean_length(span_of(r->text.ptr + start, r->at - start));
+    r->at = start + (start + clean < r->at ? clean : 0); /* of what is escaped, where it begins */
     return reader_fail(r, value->len
                               ? "a control or invisible character, or invalid UTF-8, in the value"
                               : "an empty value");
@@ -398,7 +505,7 @@ static size_t count_attributes(span name) {
 static bool parse_name(span text, uint8_t *out, size_t *len, fault *why) {
     uint8_t bytes[NAME_BYTES];
     writer w = {bytes, 0, sizeof bytes, false};
-    reader r = {text, 0, text.len && text.ptr[0] == '/', why};
+    reader r = {.text = text, .slashes = text.len && text.ptr[0] == '/', .why = why};
     if (r.slashes) r.at = 1;
     for (;;) {
         if (!read_rdn(&r, &w)) return false;

@@ -48,6 +48,18 @@ void path_verify(const policy *, X509 *leaf, X509 *const *extra, size_t count, i
  * the text says so, with the names of both: "this OpenSSL (3.0.19) does not know ML-DSA-65". */
 bool algorithm_unknown(X509 *, fault *);
 
+/* What a CA certificate says that it may do, and how many CAs may stand below it; -1: any number. */
+typedef struct {
+    bool ca, certificates, lists;
+    int64_t path_length;
+} powers;
+void certificate_powers(X509 *, powers *);
+
+/* Has `issuer` issued it: by name, key identifier, key usage and signature, as libcrypto finds a path?
+ * ISSUED_UNKNOWN: all but the signature fits, and that is of an algorithm that cannot be checked here. */
+typedef enum { ISSUED_NO, ISSUED_YES, ISSUED_UNKNOWN } issued;
+issued certificate_issued(X509 *, X509 *issuer);
+
 /* What the algorithm of its key is called, known or not. NUL ended. */
 enum { ALGORITHM_TEXT = 100 };
 void algorithm_of_key(X509 *, char out[ALGORITHM_TEXT]);

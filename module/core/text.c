@@ -169,8 +169,7 @@ static size_t utf8_read(span s, uint32_t *out) {
     return c < least[len] ? 0 : len;
 }
 
-/* How many bytes stand before the first character that is not clean. */
-static size_t clean_length(span s) {
+size_t clean_length(span s) {
     size_t at = 0;
     while (at < s.len) {
         uint32_t c = s.ptr[at];

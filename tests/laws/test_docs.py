@@ -813,6 +813,7 @@ def test_the_map_of_changes_names_files_that_are_there() -> None:
 # Longest file, in lines: one that grows above it is two things.
 LONGEST = {"control": 450, "module/server": 600, "module/core": 600}
 LONGER = {"module/core/line.c": 750, "module/core/journal.c": 750}  # a grammar, and a format
+LONGER["control/policy/core.py"] = 550  # the seam: all that cffi is asked
 
 
 def test_no_file_is_longer_than_a_room() -> None:

@@ -27,7 +27,10 @@ def test_both_spellings_install_a_ca(api: ControlPlane, pki: Pki) -> None:
     """The seed's update_cert, and the batch that replaced it."""
     for request, ca in ((PUT, pki.ca), (BATCH, pki.server_ca)):
         body: Any = {**trusted(ca.pem.decode()), "trust_grows": request is BATCH}
-        assert api.ok(request, body if request is PUT else {"certificates": [body]}) == {}
+        (made,) = api.ok(request, body if request is PUT else {"certificates": [body]})[
+            "certificates"
+        ]
+        assert (made["cert"], made["ca"], made["use"]) == (ca.fingerprint, ca.key_id, "clients")
         found = api.ok("GET /v1/cluster/certificates")
         assert found == {"mtls_trusted_ca_cert": ca.pem.decode()}
 

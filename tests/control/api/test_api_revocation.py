@@ -293,7 +293,7 @@ def test_a_hundred_thousand_entries_of_which_one_changes(
     """A list as large CAs have it: the next one is one line for each database."""
     api = api_with_alice
     many = [crls.entry(2**150 + number) for number in range(100_000)]
-    uploaded = revocation.take(
+    (uploaded,) = revocation.take(
         api.store, crls.crl(pki.ca, *many), revocation.Wish({}), int(time.time())
     )
     assert api.store.crls.entry_counts()[uploaded.uid] == 100_000

@@ -1,0 +1,159 @@
+"""CA uploads as libcrypto's path building judges them: what corporate CAs of twenty years send."""
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
+
+from control.pki import crl
+from control.pki.guarded import CertificateError, CrlError
+from control.pki.pem import is_issued_by
+from control.pki.request import read_request
+from control.pki.trust import read_trust
+from control.pki.uploads import check_trust, read_bundle, weakness
+from control.policy import core
+from tests.kit import certs, crls
+from tests.kit.rest import ControlPlane
+from tests.kit.support import Cert, Pki, days, root
+
+UPDATE = "PUT /v1/cluster/update_cert"
+
+
+def openssl(folder: Path, *words: str) -> None:
+    subprocess.run(["openssl", *words], cwd=folder, capture_output=True, check=True)
+
+
+def pem(*found: Cert) -> str:
+    return "".join(one.pem.decode() for one in found)
+
+
+def lets_in(upload: str, leaf: Cert) -> bool:
+    """Whether a client below the CAs of an upload gets in, by what decides."""
+    trust = read_trust("".join(check_trust(upload)))
+    lines = [certs.authority_line(der) for der in trust.cas]
+    lines += [certs.authority_line(der, "anchor") for der in trust.anchors]
+    policy = core.Policy(
+        ["set enforce on", f"bind subject {core.identity(leaf.der).subject} x", *lines]
+    )
+    return policy.decide(leaf.presented, own=True).reason == "matched"
+
+
+def entry(*found: Cert) -> dict[str, object]:
+    return {"name": "mtls_trusted_ca", "certificate": pem(*found), "trust_grows": True}
+
+
+def uses(answer: dict[str, Sequence[dict[str, str]]]) -> list[tuple[str, str]]:
+    return [(one["subject"], one["use"]) for one in answer["certificates"]]
+
+
+@pytest.mark.parametrize("digest", ["sha1", "md5"])
+def test_a_root_that_signed_itself_with_an_old_hash_is_a_root(tmp_path: Path, digest: str) -> None:
+    """Nobody who verifies looks at that signature; what it issues with SHA-256 gets in."""
+    new = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "k", "-out", "c")
+    openssl(tmp_path, *new, f"-{digest}", "-days", "9", "-subj", "/CN=Old Root")
+    text = (tmp_path / "c").read_text()
+    assert len(check_trust(text)) == 1
+    (der,) = read_trust(text).cas
+    assert is_issued_by(der, der)
+    assert weakness(der) == ""
+
+
+def test_what_an_old_hash_signed_is_said(tmp_path: Path, api: ControlPlane) -> None:
+    """An intermediate that is signed with SHA-1, and a key of 1024 bits: taken, and told of."""
+    new = ("req", "-x509", "-nodes", "-sha256", "-days", "9")
+    openssl(tmp_path, *new, "-newkey", "rsa:1024", "-keyout", "k", "-out", "c", "-subj", "/CN=Root")
+    openssl(tmp_path, "req", "-newkey", "rsa:2048", "-nodes", "-keyout", "l", "-out", "r", "-subj",
+            "/CN=Middle", "-addext", "basicConstraints=critical,CA:TRUE")  # fmt: skip
+    openssl(tmp_path, "x509", "-req", "-sha1", "-in", "r", "-CA", "c", "-CAkey", "k", "-days", "8",
+            "-copy_extensions", "copy", "-CAcreateserial", "-out", "m")  # fmt: skip
+    both = (tmp_path / "m").read_text() + (tmp_path / "c").read_text()
+    made = api.ok(UPDATE, {"name": "mtls_trusted_ca", "certificate": both})
+    assert "signed with SHA-1" in made["certificates"][0]["why"]
+    assert "1024 bits" in made["certificates"][1]["why"]
+    csr = "req -new -newkey rsa:2048 -nodes -keyout x -subj /CN=a -out s -sha1"
+    openssl(tmp_path, *csr.split())
+    with pytest.raises(CertificateError, match="signed with SHA-1"):
+        read_request((tmp_path / "s").read_text())
+
+
+def test_a_root_and_itself_renewed_with_its_key() -> None:
+    """Clients of both get in, whichever comes first."""
+    old = root("CN=Root", not_after=days(9))
+    new = root("CN=Root", key=old.key, not_after=days(99))
+    for upload in (pem(old, new), pem(new, old)):
+        trust = read_trust("".join(check_trust(upload)))
+        assert (set(trust.cas), trust.anchors) == ({old.der, new.der}, ())
+        assert lets_in(upload, old.issue("CN=a"))
+
+
+def test_the_next_root_with_the_certificate_that_the_old_one_gave_it(api: ControlPlane) -> None:
+    """Direct clients of the old one get in, and those of the new one."""
+    old, new = root("CN=Old"), root("CN=New")
+    crossed = old.authority("CN=New", key=new.key)
+    upload = pem(old, new, crossed)
+    assert lets_in(upload, old.issue("CN=a"))
+    assert lets_in(upload, new.issue("CN=a"))
+    assert uses(api.ok(UPDATE, entry(old, new, crossed))) == [
+        ("CN=Old", "clients"), ("CN=New", "clients"), ("CN=New", "clients"),
+    ]  # fmt: skip
+
+
+def test_a_root_that_issues_leaves_beside_its_intermediates(api: ControlPlane) -> None:
+    """Only above, and that is said, with the way to have both."""
+    top = root("CN=Top")
+    middle = top.authority("CN=Middle")
+    assert not lets_in(pem(top, middle), top.issue("CN=a"))
+    made = api.ok(UPDATE, entry(top, middle))
+    assert uses(made) == [("CN=Top", "above"), ("CN=Middle", "clients")]
+    assert "client_cas" in made["certificates"][0]["why"]
+    both = {**entry(top, middle), "client_cas": [top.key_id, middle.key_id]}
+    assert uses(api.ok(UPDATE, both)) == [("CN=Top", "clients"), ("CN=Middle", "clients")]
+
+
+def test_a_bundle_without_what_can_do_nothing(api: ControlPlane) -> None:
+    """A duplicate and an expired root are left out with a word; an expired one alone is refused,
+    and one that is missing for it is named."""
+    good, gone = root("CN=Good"), root("CN=Gone", not_before=days(-9), not_after=days(-1))
+    made = api.ok(UPDATE, entry(good, gone, good))
+    assert uses(made) == [("CN=Good", "clients"), ("CN=Gone", "left_out"), ("CN=Good", "left_out")]
+    assert [one["why"][:24] for one in made["certificates"]] == [
+        "", "certificate 2 of 3 (CN=G", "certificate 3 of 3 (CN=G",
+    ]  # fmt: skip
+    assert api.ok("GET /v1/cluster/certificates")["mtls_trusted_ca_cert"] == pem(good)
+    answer = api(UPDATE, entry(gone))
+    assert (answer.status, answer.code) == (406, "certificate_expired")
+    below = gone.authority("CN=Below", not_after=days(9))
+    with pytest.raises(CertificateError, match=r"'CN=Gone' is missing.*expired at"):
+        check_trust(pem(good, below, gone))
+    api.database()
+    own = {"authentication_ssl_client_certs": [{"client_cert": pem(good, gone, good)}]}
+    made = api.ok("PUT /v1/bdbs/1", own)
+    assert len(made["authentication_ssl_client_certs"]) == 1
+    assert len(made["warnings"]) == 2
+
+
+def test_a_certificate_of_the_wrong_issuer_is_not_taken(pki: Pki) -> None:
+    """Namesakes with another key, and one whose key identifier says another: as libcrypto."""
+    other = root("CN=Root CA,O=acme")
+    assert not is_issued_by(pki.alice.der, other.der)
+    assert is_issued_by(pki.alice.der, pki.ca.der)
+    assert read_bundle(pem(pki.ca, other)).left_out == ()
+
+
+def test_known_of_the_log_without_a_subject(api: ControlPlane) -> None:
+    """As the log has it of a certificate that has none."""
+    api.database()
+    known = {"serial": "05", "cert": "a" * 64, "key": "b" * 64}
+    assert api.ok("POST /v1/certauth/explain", {"known": known, "bdb_uid": 1})["action"] == "leave"
+
+
+def test_a_namesake_with_another_kind_of_key_has_not_signed_a_list(pki: Pki) -> None:
+    """It is not the signature that cannot be checked."""
+    other = root("CN=Root CA,O=acme", key=ed25519.Ed25519PrivateKey.generate())
+    listed = crls.crl(pki.ca)
+    now = int(certs.BEGIN.timestamp())
+    with pytest.raises(CrlError) as refused:
+        crl.read(listed, [other.der], now)
+    assert refused.value.code == "crl_signature"

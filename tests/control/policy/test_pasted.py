@@ -1,0 +1,175 @@
+"""control/policy/pasted.py: names, fingerprints and numbers as people paste them."""
+
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from control.policy import core, pasted
+from tests.kit import certs, printed
+
+NAMES = printed.names(300)
+
+
+def subject(rdns: printed.Rdns) -> str:
+    return core.identity(certs.certificate(printed.der_of(rdns))).subject
+
+
+@pytest.fixture(scope="module")
+def subjects() -> list[tuple[printed.Rdns, str]]:
+    """Names, and what the core says of a certificate with each."""
+    return [(rdns, subject(rdns)) for rdns in NAMES]
+
+
+@pytest.mark.parametrize("form", printed.FORMS)
+def test_no_printed_name_is_read_as_another_in_silence(
+    subjects: list[tuple[printed.Rdns, str]], form: str
+) -> None:
+    """It is read rightly, or with a remark, or refused. Most are read rightly: of the forms in
+    which nothing is escaped, those that hold nothing to escape."""
+    told: Counter[str] = Counter()
+    for rdns, right in subjects:
+        text = printed.FORMS[form](rdns)
+        try:
+            found = pasted.name(text)
+        except core.CoreError:
+            told["refused"] += 1
+            continue
+        assert found.text == right or found.remark, (text, found, right)
+        told["right" if found.text == right else "said"] += 1
+    least = {"compat": 180, "curl": 60, "windows": 180, "multiline": 200, "dotnet": 200}
+    assert told["right"] >= least.get(form, 225), told
+
+
+@pytest.mark.parametrize(
+    ("text", "read", "remark"),
+    [
+        ("CN=a,O=b", "CN=a,O=b", ""),
+        ("CN=a, O=b", "CN=a,O=b", ""),
+        ("  CN=a,O=b\r\n", "CN=a,O=b", ""),
+        ("subject=C = US, O = acme, CN = x", "CN=x,O=acme,C=US", "as openssl prints it"),
+        ("subject=C=US, O=acme, CN=x", "CN=x,O=acme,C=US", "as openssl prints it"),
+        ("Subject: C=US, O=acme, CN=x", "CN=x,O=acme,C=US", "as openssl prints it"),
+        ("subject=CN=x,O=acme,C=US", "CN=x,O=acme,C=US", ""),
+        ("subject= /C=US/CN=x", "CN=x,C=US", ""),
+        ("subject=CN = x", "CN=x", ""),
+        ("C = US, O = acme, CN = x", "CN=x,O=acme,C=US", "as openssl prints it"),
+        ("C=US, O=acme, CN=x", "CN=x,O=acme,C=US", "as openssl prints it"),
+        ("C=US,O=acme,CN=x", "C=US,O=acme,CN=x", "as RFC 4514 writes it"),
+        ("CN = x, O = acme", "CN=x,O=acme", "as RFC 4514 writes it"),
+        ("Owner: CN=x, O=acme", "CN=x,O=acme", ""),
+        ("CN = x\r\nOU = eng\r\nO = acme\r\n", "CN=x,OU=eng,O=acme", ""),
+        ("O = acme\nCN = x", "O=acme,CN=x", "line by line"),
+        ("[Subject]\n  CN=x, O=acme", "CN=x,O=acme", ""),
+        ("0 s:C = US, CN = x", "CN=x,C=US", "as openssl prints it"),
+        ('Subject: "CN=x,O=acme"', "CN=x,O=acme", ""),
+        ("CN=alice OU=eng O=acme", "CN=alice OU=eng O=acme", "read as one value"),
+        ("CN=a\\ ", "CN=a\\ ", ""),
+        ("CN=Alice Miller,CN=Users,DC=acme,DC=example",
+         "CN=Alice Miller,CN=Users,DC=acme,DC=example", ""),
+    ],
+)  # fmt: skip
+def test_how_a_name_is_read(text: str, read: str, remark: str) -> None:
+    """What tells the order: the words of the program, then blanks, then what is certain."""
+    found = pasted.name(text)
+    assert found.text == read
+    assert remark in found.remark
+    assert bool(remark) == bool(found.remark)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("CN=Acme, Inc.", r"write \\, for a comma within a value"),
+        ("CN=#1", r"write \\# for a value that begins with it"),
+        ("XX=1,CN=a", "write its OID, such as 2.5.4.13"),
+        ("SN=1,CN=a", "write surname or serialNumber"),
+        ("/C=US, /O=acme, /CN=alice", "either / or ,"),
+        ("/CN=x/y=z", "write its OID"),
+        ("CN=a\nnothing", "line 2 of the subject is not like TYPE = value"),
+        ("CN=a\u200bb", "at character 5"),
+        ("", "an attribute type is missing"),
+        ("subject=", "an attribute type is missing"),
+    ],
+)
+def test_what_is_not_read_is_refused_with_what_helps(text: str, words: str) -> None:
+    """And with the place."""
+    with pytest.raises(core.CoreError, match=words):
+        pasted.name(text)
+
+
+@pytest.mark.parametrize("rdns", NAMES[:60], ids=range(60))
+def test_what_is_canonical_stays_what_it_is(rdns: printed.Rdns) -> None:
+    """What the API shows, sent back, is the same name."""
+    assert pasted.name(subject(rdns)).text == subject(rdns)
+
+
+OPTIONS = (
+    "", "compat", "RFC2253", "oneline", "multiline", "lname", "oneline,utf8,-esc_msb",
+    "dn_rev,utf8,esc_2253,sep_comma_plus",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", OPTIONS)
+def test_what_openssl_prints_is_read_rightly(tmp_path: Path, option: str) -> None:
+    """The one that is installed."""
+    for rdns in NAMES[:40]:
+        file = tmp_path / "a.pem"
+        file.write_bytes(certs.pem(certs.certificate(printed.der_of(rdns))))
+        words = ["openssl", "x509", "-in", str(file), "-noout", "-subject"]
+        words += ["-nameopt", option] if option else []
+        text = subprocess.run(words, capture_output=True, check=True).stdout.decode()
+        try:
+            found = pasted.name(text)
+        except core.CoreError:
+            continue
+        assert found.text == subject(rdns) or found.remark, text
+
+
+HASH = "ab" * 32
+
+
+@pytest.mark.parametrize(
+    "text",
+    [HASH, HASH.upper(), ":".join(["AB"] * 32), " ".join(["ab"] * 32), f" {HASH}\n",
+     f"sha256 Fingerprint={':'.join(['AB'] * 32)}", f"SHA256 Fingerprint={HASH}",
+     f"SHA-256: {HASH}"],
+)  # fmt: skip
+def test_a_fingerprint_in_each_spelling(text: str) -> None:
+    """Of openssl, browsers, Windows, keytool."""
+    assert pasted.fingerprint(text) == HASH
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("ab" * 20, "it is a SHA-1"),
+        ("ab" * 16, "it is a MD5"),
+        ("", "64 hex digits"),
+        ("x", "64 hex"),
+    ],
+)
+def test_another_hash_is_refused_by_its_name(text: str, words: str) -> None:
+    """With the command that prints the right one."""
+    with pytest.raises(ValueError, match=words):
+        pasted.fingerprint(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [("5e6", "05e6"), ("05E6", "05e6"), ("0x5e6", "05e6"), ("05:e6", "05e6"), ("05 e6", "05e6"),
+     ("serial=05E6", "05e6"), ("Serial Number: 1510 (0x5e6)", "05e6"), ("0", "00"),
+     ("0005e6", "05e6")],
+)  # fmt: skip
+def test_a_serial_number_in_each_spelling(text: str, read: str) -> None:
+    """Of openssl, Windows, browsers."""
+    assert pasted.serial(text) == read
+
+
+@pytest.mark.parametrize("text", ["", "-5e6", "xyz", "(Negative) 05", "ab" * 65])
+def test_what_is_not_a_serial_number_is_refused(text: str) -> None:
+    """Not read as another number."""
+    with pytest.raises(ValueError, match="hex digits"):
+        pasted.serial(text)
