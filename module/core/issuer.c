@@ -52,13 +52,18 @@ void certificate_powers(X509 *certificate, powers *out) {
     ERR_pop_to_mark();
 }
 
+/* X509_check_issued compares the names and the key identifiers first, then asks for the key and the
+ * algorithm (crypto/x509/v3_purp.c, ossl_x509_likely_issued). */
 issued certificate_issued(X509 *certificate, X509 *issuer) {
     fault unknown;
     ERR_set_mark();
     EVP_PKEY *key = X509_get0_pubkey(issuer);
-    bool named = X509_check_issued(issuer, certificate) == X509_V_OK;
-    int good = named && key ? X509_verify(certificate, key) : 0;
-    bool cannot = named && (key == NULL || good < 0 || algorithm_unknown(certificate, &unknown));
+    int named = X509_check_issued(issuer, certificate);
+    int good = named == X509_V_OK && key ? X509_verify(certificate, key) : 0;
+    bool cannot = named == X509_V_ERR_NO_ISSUER_PUBLIC_KEY ||
+                  named == X509_V_ERR_UNSUPPORTED_SIGNATURE_ALGORITHM ||
+                  (named == X509_V_OK &&
+                   (key == NULL || good < 0 || algorithm_unknown(certificate, &unknown)));
     ERR_pop_to_mark();
     return good == 1 ? ISSUED_YES : cannot ? ISSUED_UNKNOWN : ISSUED_NO;
 }
