@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 NONE = ("", "(null)")  # the latter is Apache's word for no certificate
 PAIR = re.compile(r'(\w+)=(?:"((?:\\.|[^"\\])*)"|([^;,"]*))(;|,|$)', re.ASCII)
+SEQUENCE = b"0"  # the tag that the DER of a certificate begins with
 ENVOY = re.compile(r"(?:By|Hash|Cert|Chain|Subject|URI|DNS)=", re.IGNORECASE)
 PEM = re.compile(r"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----\s*")
 
@@ -23,8 +24,8 @@ def chain(value: str) -> tuple[bytes, ...]:
     text = unquote(text) if "%" in text else text
     bodies = _pem(text) if "-----" in text else text.split(",")
     found = tuple(base64.b64decode("".join(body.split()), validate=True) for body in bodies)
-    if not all(found):
-        raise ValueError("an empty one among them")
+    if not all(one.startswith(SEQUENCE) for one in found):
+        raise ValueError("what it holds is not the DER of certificates")
     return found
 
 

@@ -4,6 +4,7 @@ import errno
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -51,6 +52,8 @@ def test_a_load_is_the_policy(server_kind: Server, start: Start, pki: Pki) -> No
     told = status(admin)
     assert told.pop("sessions") == 1
     assert told.pop("trust").startswith("not managed")
+    assert told.pop("version") == version("redis-certauth")
+    assert told.pop("protocol") == core.PROTOCOL
     assert told == {
         "generation": 7, "digest": digest, "lines": 4, "owner": "", "epoch": 0,
         "enforce": "on", "journal": "ok", "unverified": "", "untaken": "", "key": pki.server.key_id,

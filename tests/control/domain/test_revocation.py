@@ -247,7 +247,8 @@ def test_the_commands_for_lists(site: Site) -> None:
     assert changed["stale"] == "warn"
     assert site.run("crl", "update", made["uid"]).exit_code == 2
     bad = site.run("crl", "import", site.config.home / "ca.crt")
-    assert (bad.exit_code, "crl_malformed" in bad.output) == (1, True)
+    assert bad.exit_code == 1, bad.output
+    assert "certificate" in bad.output
     site.ok("crl", "delete", made["uid"], "--yes")
     assert site.ok("crl", "list", "--json").strip() == "[]"
     assert "SESSIONS" in site.ok("ca", "list")

@@ -687,8 +687,9 @@ def test_the_proxy_names_certificate_and_address_on_its_own_socket(start: Start)
     seen = json.loads(through(site, certificate, b"X-Real-IP: 10.1.2.3")[1])
     assert (seen["chain"], seen["address"]) == ([fingerprint(ALICE)], "10.1.2.3")
     assert seen["url"].startswith("https://")
-    seen = json.loads(through(site)[1])
-    assert (seen["chain"], seen["address"]) == (None, "")
+    for nothing in ([], [SPELLINGS[0] + b": "]):  # nginx sends no header then, HAProxy an empty one
+        seen = json.loads(through(site, *nothing)[1])
+        assert (seen["chain"], seen["address"]) == (None, "")
     assert site.proxy.stat().st_mode & 0o777 == 0o660
     site.server.stop()
     assert not site.proxy.exists()
@@ -698,11 +699,11 @@ def test_the_proxy_names_certificate_and_address_on_its_own_socket(start: Start)
     "lines",
     [
         [SPELLINGS[0] + b": nonsense"],
-        [SPELLINGS[0] + b": "],
+        [SPELLINGS[0] + b": bm9uZQ=="],
         [SPELLINGS[0] + b": \xff"],
         [SPELLINGS[0] + b": " + escaped(ALICE)] * 2,
     ],
-    ids=["not PEM", "empty", "not ASCII", "two"],
+    ids=["not PEM", "not DER", "not ASCII", "two"],
 )
 def test_a_certificate_that_the_proxy_garbles_is_a_400(start: Start, lines: list[bytes]) -> None:
     """It is not taken for a client without one."""
