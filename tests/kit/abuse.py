@@ -138,6 +138,7 @@ class Material:
             "CN": "alice",
             "role_uid": 1,
             "role_uids": [1],
+            "uids": ["1"],
             "redis_acl_uid": 1,
             "method": "POST",
             "path": "/v1/roles",
