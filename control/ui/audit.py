@@ -78,5 +78,5 @@ def explained(event: dict[str, Any]) -> dict[str, Any] | None:
         return None
     if not all(event.get(name) for name in known):
         return None
-    names = (*known, "sans", "ca", "not_after", "bdb_uid", "address")
+    names = ("subject", *known, "sans", "ca", "not_after", "bdb_uid", "address")
     return {name: event[name] for name in names if event.get(name)}

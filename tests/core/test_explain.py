@@ -645,7 +645,7 @@ def test_what_is_offered_for_pasting_can_be_pasted(common_name: str) -> None:
         ", where a role of that user has an ACL here"
     )
     *words, subject = shlex.split(command.replace("<user>", "alice"))
-    assert words == ["redis-certauth", "user", "update", "alice", "--subject"]
+    assert words == ["redis-certauth", "user", "identity", "add", "alice", "--subject"]
     assert core.parse_name(subject) == core.identity(leaf).subject
 
 

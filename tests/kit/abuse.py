@@ -139,6 +139,7 @@ class Material:
             "role_uid": 1,
             "role_uids": [1],
             "uids": ["1"],
+            "type": "db",
             "redis_acl_uid": 1,
             "method": "POST",
             "path": "/v1/roles",

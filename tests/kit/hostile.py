@@ -423,6 +423,12 @@ NAMES = [
     "CN=jos\u00e9,2.999.1=x,DC=a,DC=b",
 ]
 
+# Signs that stand before a number in Arabic and Syriac: they are seen, and Python calls them format
+# characters (Unicode 15, Prepended_Concatenation_Mark).
+SEEN = dict.fromkeys(
+    [*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD], "x"
+)
+
 
 def names(rng: random.Random, count: int) -> set[str]:
     """A mutant is refused with a message, or printing and parsing give the same name."""
@@ -440,7 +446,7 @@ def names(rng: random.Random, count: int) -> set[str]:
         name = bytes(ffi.buffer(encoding, length[0]))
         out = OUTPUT.at("char *", 40_000)
         text = bytes(ffi.buffer(out, lib.name_print(INPUT.span(name), out, 40_000)))
-        assert text.decode().isprintable(), data
+        assert text.decode().translate(SEEN).isprintable(), data
         assert lib.name_parse(INPUT.span(text), encoding, length, why), (
             data,
             text,
