@@ -348,7 +348,7 @@ def test_a_backup_before_the_upgrade_changes_nothing(config: Config, tmp_path: P
     leave it to `serve`, which brings it up to date."""
     execute(
         config,
-        "ALTER TABLE nodes DROP COLUMN outbid",
+        "ALTER TABLE roles DROP COLUMN resources",
         f"UPDATE alembic_version SET version_num = '{store.versions.known_versions()[1]}'",
     )
     before = content(config)
