@@ -33,7 +33,6 @@ from control.policy import lines as policy
 from control.records import (
     BUILTIN_ROLES,
     AuthMethod,
-    Binding,
     Management,
     Password,
     Role,
@@ -186,8 +185,6 @@ def prepared(sent: UserBody, user: User) -> dict[str, Any]:
         changes["certificate_subject_line"] = read.text
         if read.remark and read.text != user.certificate_subject_line:
             warn(f"certificate_subject_line: {read.remark}")
-        elif doubt := bindings.doubt(Binding("subject", read.text)):
-            warn(doubt)
     if "certificate_identities" in changes:
         changes |= identities(changes.pop("certificate_identities"), changes)
     elif any(one.value == changes.get("certificate_subject_line") for one in user.bindings):

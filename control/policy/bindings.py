@@ -160,8 +160,6 @@ def doubt(binding: Binding) -> str:
             likely = f"spiffe://{domain.lower()}{slash}{path}".rstrip("/")
     elif binding.kind == "dns":
         likely = value.lower()
-    elif binding.kind == "subject" and re.match(r"(C|DC|O|ST|L)=.*[^\\],CN=[^,]*$", value):
-        likely = ",".join(reversed(re.split(r"(?<!\\),", value)))  # as some tools print it
     if likely == value:
         return ""
     return (
