@@ -137,9 +137,13 @@ class Shards:
 
         wait_until(joined, "the cluster is whole", 30)
 
-    def join(self) -> RedisServer:
+    def join(self, plane: Plane | None = None) -> RedisServer:
+        """A node more. Where a `plane` looks after the cluster, it is told the node's key first:
+        without that the others refuse the node at their bus."""
         made = self.node()
         self.nodes.append(made)
+        if plane:
+            plane.ok("PUT /v1/bdbs/1?wait_for_sync=10", {"node_keys": [key_of(made)]})
         self.meet(made)
         self.whole()
         return made

@@ -216,7 +216,7 @@ def test_a_server_without_the_module_in_a_cluster(
     mine = f"key{{{next(tag for tag in map(str, range(999)) if owner(tag) == 0)}}}"
     call(cluster.nodes[0], "SET", mine, "v")
     makers.append(make_stock)
-    stock = cluster.join()
+    stock = cluster.join(plane)
     assert plane.says(SAYS, deadline=20).startswith(f"{address(stock)}: ")
     call(stock, "CLUSTER", "REPLICATE", call(cluster.nodes[0], "CLUSTER", "MYID"))
     wait_until(lambda: "NOAUTH" in stock.log or "Error" in stock.log or link(stock) == "down",

@@ -522,13 +522,13 @@ def test_a_cluster_grows_and_shrinks(
     plane.register(cluster.nodes[1], allow_trust_on_internal_links=True)
     finds(plane, *cluster.nodes)
     assert {node["role"] for node in addresses(plane).values()} == {"cluster master"}
-    fourth = cluster.join()
+    fourth = cluster.join(plane)
     finds(plane, *cluster.nodes)
     assert who(fourth, pki.alice) == "alice"
     call(fourth, "CLUSTER", "REPLICATE", call(cluster.nodes[0], "CLUSTER", "MYID"))
     linked(fourth)
     wait_until(lambda: users_on(cluster.nodes[0]) == {"certauth-peer-cluster"}, "by certificate")
-    fifth = cluster.join()
+    fifth = cluster.join(plane)
     finds(plane, *cluster.nodes)
     moves_a_slot(cluster.nodes[2], fifth)
     plane.user(pki.bob, "bob")
@@ -569,9 +569,16 @@ def test_a_node_that_the_others_do_not_hear_is_said(plane: Plane, make_node: Mak
     plane.register(cluster.nodes[0], allow_trust_on_internal_links=True)
     finds(plane, *cluster.nodes)
     lost = cluster.nodes[2]
-    (made,) = plane.ok("POST /v1/certauth/revocations", {"key": lost.pki.server.key_id})
-    said = plane.says("says that it has failed", deadline=40)
-    assert said.startswith(f"127.0.0.1:{lost.port}: LINK 127.0.0.1:")
+    revoked = plane.ok("POST /v1/certauth/revocations", {"key": lost.pki.server.key_id})
+    (made,) = revoked["revocations"]
+    where = f"127.0.0.1:{lost.port}"
+
+    def said() -> bool:
+        nodes = {one["address"]: one for one in plane.ok("GET /v1/certauth/nodes")["nodes"]}
+        error = nodes[where]["error"]
+        return error.startswith("LINK 127.0.0.1:") and "says that it has failed" in error
+
+    wait_until(said, "it is said of the node", 40)
     plane.ok(f"DELETE /v1/certauth/revocations/{made['uid']}")
     cluster.whole()
     finds(plane, *cluster.nodes, deadline=40)
