@@ -57,6 +57,11 @@ def storm(
     return Storm(**json.loads(done.stdout))
 
 
+def open_files(pid: int) -> int:
+    """How many files and sockets a process has open."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
 def resident(pid: int) -> float:
     """Memory that a process has in use, in MiB."""
     status = Path(f"/proc/{pid}/status").read_text()

@@ -16,8 +16,8 @@ from tests.kit.plane import initialised
 from tests.kit.policies import Start, gone, make_node, policy_of
 from tests.kit.servers import Server
 from tests.kit.siege import ATTACKS, Siege, probe, serving
-from tests.kit.storm import Storm, pairs, resident, storm
-from tests.kit.support import Cert, Pki, RedisServer, TlsPeer
+from tests.kit.storm import Storm, open_files, pairs, resident, storm
+from tests.kit.support import Cert, Pki, RedisServer, TlsPeer, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -169,6 +169,8 @@ def test_sieges_of_the_api_leave_no_memory_behind(tmp_path: Path) -> None:
     with serving(config) as process:
         for _ in range(3):
             for attack in ATTACKS.values():
+                # The last attack's connections count until the server has seen their end.
+                wait_until(lambda: open_files(process.pid) < 60, "they are gone", 60)
                 with Siege(config, attack):
                     assert [probe(config) for _ in range(10)] == [200] * 10
                     time.sleep(2)
