@@ -28,7 +28,7 @@ LIVE_HEADERS = [
 ]
 PROXY_CERTIFICATE = b"x-ssl-client-escaped-cert"
 PROXY_ADDRESS = b"x-real-ip"
-LIVE = "/livez"  # whether this process answers, for whoever restarts it
+LIVE = "/livez"  # whether this process answers, for a supervisor that restarts it
 Scope = MutableMapping[str, Any]
 
 
