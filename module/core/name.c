@@ -271,9 +271,9 @@ static bool dotted_oid(span type, uint8_t *out, size_t *len);
 
 static bool named_oid(span type, uint8_t *out, size_t *len) {
     for (size_t i = 0; i < sizeof OTHER_NAMES / sizeof *OTHER_NAMES; i++) {
-        span name = span_of(OTHER_NAMES[i].name, strlen(OTHER_NAMES[i].name));
-        span dotted = span_of(OTHER_NAMES[i].dotted, strlen(OTHER_NAMES[i].dotted));
-        if (span_equal_nocase(type, name)) return dotted_oid(dotted, out, len);
+        const char *name = OTHER_NAMES[i].name, *dotted = OTHER_NAMES[i].dotted;
+        if (span_equal_nocase(type, span_of(name, strlen(name))))
+            return dotted_oid(span_of(dotted, strlen(dotted)), out, len);
     }
     for (size_t i = 0; i < ATTRIBUTE_NAMES; i++) {
         if (!span_equal_nocase(type, span_of(ATTRIBUTES[i].name, strlen(ATTRIBUTES[i].name))))
