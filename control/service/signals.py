@@ -5,6 +5,7 @@ one that takes a lock can wait for itself for ever. So the interpreter writes th
 into a pipe, and a thread of its own does what they ask for.
 """
 
+import atexit
 import logging
 import os
 import signal
@@ -17,6 +18,7 @@ log = logging.getLogger(__name__)
 END_SECONDS = 4.0  # from a signal to the end, whatever hangs; systemd and Kubernetes wait longer
 LAST_WORDS_SECONDS = 0.3  # for a line of the log that nobody may read
 ENDS = (signal.SIGINT, signal.SIGTERM)
+ALL = (*ENDS, signal.SIGHUP)
 
 
 def stop_on_signal(
@@ -28,11 +30,9 @@ def stop_on_signal(
     stop = threading.Event()
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    for number in ENDS:
-        # Ignored from the first on: while the interpreter ends, a second one would kill it.
-        signal.signal(number, lambda number, _: signal.signal(number, signal.SIG_IGN))
-    if reload:
-        signal.signal(signal.SIGHUP, lambda *_: None)
+    for number in ALL if reload else ENDS:
+        signal.signal(number, lambda *_: None)
+    atexit.register(_ignore_signals)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     threading.Thread(
         target=_listen, args=(reader, stop, reload, patience), name="signals", daemon=True
@@ -40,9 +40,19 @@ def stop_on_signal(
     return stop
 
 
+def _ignore_signals() -> None:
+    """While the interpreter ends it puts back the default action of each signal that has a handler:
+    the next one would kill the process. Blocked first, because Python prints an error for a signal
+    that comes while its handler changes."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, ALL)
+    for number in ALL:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _listen(
     reader: int, stop: threading.Event, reload: Callable[[], None] | None, patience: float
 ) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, ALL)  # the main thread has the handlers
     while numbers := os.read(reader, 64):
         if any(number in numbers for number in ENDS):
             if patience and not stop.is_set():

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -232,8 +232,17 @@ def enrolled_node(start: Start, kind: Server, home: Path, pki: Pki, **options: A
 
 
 def operator(server: RedisServer) -> redis.Redis:
-    """The node's own administrator, whom the policy leaves alone: `default` is off."""
-    return server.admin(username=OPERATOR, password=OPERATOR)
+    """The node's own administrator, whom the policy leaves alone, logged in. `default` goes off
+    with the first policy, which closes clients that it meets before AUTH: they try again."""
+    client = server.admin(username=OPERATOR, password=OPERATOR)
+
+    def logged_in() -> bool:
+        with suppress(redis.ConnectionError):
+            return bool(client.ping())
+        return False
+
+    wait_until(logged_in, "the operator is logged in")
+    return client
 
 
 def certificate_user(name: str) -> dict[str, Any]:

@@ -29,6 +29,16 @@ print("stops", flush=True)
 {after}
 """
 
+LATE = """
+import os
+class Late:
+    def __del__(self, kill=os.kill, write=os.write, process=os.getpid()):
+        for number in (1, 2, 15):
+            kill(process, number)
+        write(1, b"late\\n")
+sys.late = Late()  # goes after the interpreter let go of signals
+"""
+
 
 def run(after: str = "", patience: float = 0, *words: str) -> "subprocess.Popen[str]":
     code = WAITS.format(file=signals.__file__, patience=patience, after=after)
@@ -66,6 +76,16 @@ def test_any_number_of_signals_at_once_ends_it(ended: Ended) -> None:
             process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=30)
         assert (process.returncode, output, errors) == (0, "stops\n", "")
+
+
+def test_a_signal_while_the_interpreter_ends_kills_nothing(ended: Ended) -> None:
+    """Ctrl-C behind a SIGTERM, SIGHUP of a logrotate: the interpreter has put the default action
+    back by then, wherever it finds a handler."""
+    process = run(LATE)
+    ended.append(process)
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=30)
+    assert (process.returncode, output, errors) == (0, "stops\nlate\n", "")
 
 
 @pytest.mark.parametrize(
