@@ -176,6 +176,27 @@ class OwnCrl:
 
 
 @dataclass(frozen=True)
+class IssuerKeys:
+    """What was fetched of an issuer's keys. Times are seconds since 1970, 0 for never."""
+
+    issuer_uid: int
+    jwks: str = ""  # JSON
+    fetched: int = 0  # when they were last there
+    tried: int = 0  # when it was last asked
+    problem: str = ""  # why it gave none then
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """The token that a certificate was issued for."""
+
+    digest: str  # of what is signed of the token, and of the key: SHA-256, hex
+    expires: int  # when the token is good for nobody any more, in seconds since 1970
+    issuer: str  # by name
+    subject: str  # as the token names it
+
+
+@dataclass(frozen=True)
 class Event:
     """An entry of the event log. `detail` never holds what was in a field, only which it was."""
 

@@ -11,7 +11,9 @@ from control.records import (
     Database,
     Demands,
     Endpoint,
+    EnrolmentRule,
     EventDetail,
+    Issuer,
     KeyUsage,
     Password,
     Pattern,
@@ -19,13 +21,17 @@ from control.records import (
     RedisAcl,
     Role,
     Subject,
+    TokenAlgorithm,
     User,
 )
 from control.reports import Refused
 
-Kind = type[User] | type[Role] | type[RedisAcl] | type[Database] | type[Profile] | type[Pattern]
-AnyRecord = User | Role | RedisAcl | Database | Profile | Pattern
-Record = TypeVar("Record", User, Role, RedisAcl, Database, Profile, Pattern)
+Kind = (
+    type[User] | type[Role] | type[RedisAcl] | type[Database] | type[Profile] | type[Pattern]
+    | type[Issuer]
+)  # fmt: skip
+AnyRecord = User | Role | RedisAcl | Database | Profile | Pattern | Issuer
+Record = TypeVar("Record", User, Role, RedisAcl, Database, Profile, Pattern, Issuer)
 
 
 class Json(sa.types.TypeDecorator[Any]):
@@ -361,6 +367,42 @@ profiles = _table(
     _json("role_uids", tuple[int, ...]),
     sa.UniqueConstraint("name"),
 )
+issuers = _table(
+    "issuers",
+    _uid(),
+    _text("name"),
+    _text("url"),
+    _json("audiences", tuple[str, ...]),
+    _json("algorithms", tuple[TokenAlgorithm, ...]),
+    _number("clock_skew"),
+    _text("jwks"),
+    _text("jwks_url"),
+    _text("ca"),
+    _number("interval"),
+    _json("rules", tuple[EnrolmentRule, ...]),
+    sa.UniqueConstraint("name"),
+    sa.UniqueConstraint("url"),
+)
+issuer_keys = _table(
+    "issuer_keys",
+    _number(
+        "issuer_uid",
+        sa.ForeignKey("issuers.uid", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    _text("jwks"),
+    _number("fetched"),
+    _number("tried"),
+    _text("problem"),
+)
+# Tokens that were used, each with the key that it was used for, until they end.
+enrolments = _table(
+    "enrolments",
+    sa.Column("digest", sa.Text, primary_key=True),
+    _number("expires"),
+    sa.Index("enrolments_end", "expires"),
+)
 client_certificates = _table(
     "client_certificates",
     sa.Column("cert", sa.Text, primary_key=True),
@@ -389,9 +431,9 @@ client_certificates = _table(
 
 TABLES: dict[Kind, sa.Table] = {
     User: users, Role: roles, RedisAcl: redis_acls, Database: bdbs, Profile: profiles,
-    Pattern: patterns,
+    Pattern: patterns, Issuer: issuers,
 }  # fmt: skip
 NOUNS: dict[Kind, str] = {
     User: "user", Role: "role", RedisAcl: "redis_acl", Database: "bdb", Profile: "profile",
-    Pattern: "pattern",
+    Pattern: "pattern", Issuer: "issuer",
 }  # fmt: skip

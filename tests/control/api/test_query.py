@@ -17,7 +17,7 @@ from control.pki.request import new_request
 from control.policy import core
 from control.records import API, Certificate
 from control.reports import Node
-from tests.kit import crls
+from tests.kit import crls, tokens
 from tests.kit.rest import ControlPlane
 from tests.kit.support import Pki, root
 
@@ -88,6 +88,9 @@ class Plane(ControlPlane):
         self.store.nodes.report(1, [Node(1, SERVER, 0, True, origin="found")])
         self.ok("POST /v1/certauth/profiles", {"name": "short", "lifetime": 3600})  # uid 2
         self.ok("POST /v1/certauth/patterns", {**PATTERN, "template": "{id}.iot.acme.com"})  # uid 1
+        issuer = {"url": tokens.ISSUER, "audiences": [tokens.AUDIENCE], "jwks": tokens.jwks()}
+        rules = [{"identity": "user:{sub}"}]
+        self.ok("POST /v1/certauth/issuers", {"name": "idp", "rules": rules, **issuer})  # uid 1
         self.ok("POST /v1/certauth/revocations", {"cert": "cd" * 32})
         self.ok("POST /v1/certauth/crls", {"crl": crls.text(crls.crl(self.pki.ca))})
 
@@ -112,6 +115,11 @@ def request_of_alice(_: Plane) -> Any:
     return {"csr": new_request("ec").certificate, "user": "alice"}
 
 
+def enrolment_of_alice(_: Plane) -> Any:
+    return {"csr": new_request("ec").certificate, "token": tokens.token()}
+
+
+ISSUER = {"name": "other", "url": "https://other.example", "audiences": ["redis"]}
 # Of each call that changes something: an address of it, and a body (or what makes one), that do.
 REQUESTS: dict[str, tuple[str, Any]] = {
     "PUT /v1/cluster": ("/v1/cluster", {"password_complexity": True}),
@@ -143,6 +151,10 @@ REQUESTS: dict[str, tuple[str, Any]] = {
     "DELETE /v1/bdbs/{uid}/nodes/{address}": (f"/v1/bdbs/1/nodes/{SERVER}", None),
     "POST /v1/certauth/certificates": (
         "/v1/certauth/certificates", request_of_alice),
+    "POST /v1/certauth/enrol": ("/v1/certauth/enrol", enrolment_of_alice),
+    "POST /v1/certauth/issuers": ("/v1/certauth/issuers", ISSUER),
+    "PUT /v1/certauth/issuers/{uid}": ("/v1/certauth/issuers/1", {"clock_skew": 5}),
+    "DELETE /v1/certauth/issuers/{uid}": ("/v1/certauth/issuers/1", None),
     "POST /v1/certauth/profiles": ("/v1/certauth/profiles", {"name": "long"}),
     "PUT /v1/certauth/profiles/{uid}": ("/v1/certauth/profiles/2", {"lifetime": 7200}),
     "DELETE /v1/certauth/profiles/{uid}": ("/v1/certauth/profiles/2", None),
