@@ -311,6 +311,19 @@ class Issuer:
     rules: tuple[EnrolmentRule, ...] = ()  # the first that a token fits counts
 
 
+@dataclass(frozen=True)
+class TrustSource:
+    """CAs that are followed: a file of this machine, or what is at an https address."""
+
+    uid: int
+    name: str
+    location: str = ""  # /path or https://…; PEM, DER, PKCS#7, or a SPIFFE bundle
+    bdb_uid: int = 0  # the database whose CAs they are; 0: those of the cluster
+    ca: str = ""  # PEM of the CAs that its https is verified with; "": those of the system
+    interval: int = 300  # seconds between two looks
+    most: int = 2  # CAs that may come, or go, at once without an administrator
+
+
 def rendered_time(seconds: int) -> str:
     """Seconds since 1970 as answers and logs show them."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

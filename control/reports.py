@@ -187,6 +187,20 @@ class IssuerKeys:
 
 
 @dataclass(frozen=True)
+class TrustState:
+    """What came of following CAs. Times are seconds since 1970, 0 for never."""
+
+    source_uid: int
+    given: tuple[str, ...] = ()  # SHA-256 of the CAs that it gave, which were put in force
+    sequence: int = 0  # of the last SPIFFE bundle
+    hint: int = 0  # seconds until that wants to be read again; 0: it does not say
+    fetched: int = 0  # when it was last read well
+    tried: int = 0
+    problem: str = ""  # why the last look brought nothing, or what has to be accepted
+    pending: str = ""  # PEM of the CAs that an administrator has to accept
+
+
+@dataclass(frozen=True)
 class Enrolment:
     """The token that a certificate was issued for."""
 

@@ -32,6 +32,7 @@ from control.api import (
     rotation,
     sessions,
     system,
+    trust_sources,
     users,
     web,
 )
@@ -56,6 +57,7 @@ MODULES = (
     cluster, certificates, users, login, roles, redis_acls, bdbs, actions, logs, system, certauth,
     metrics, issuing, revocation, rotation, sessions, reference, patterns,
     issuers,
+    trust_sources,
     elsewhere,
 )  # fmt: skip
 

@@ -270,6 +270,21 @@ NOUNS = (
         ("uid", "name", "url", "audiences", "keys", "fetched", "problem"),
     ),
     Noun(
+        "trust-source", "/v1/certauth/trust_sources", "CAs that are followed.",
+        (
+            Field("location", "location", "A file there, or an https URL; it stays what it is."),
+            Field("bdb", "bdb_uid", "The database whose CAs they are; else the cluster's.",
+                  uid_in("/v1/bdbs")),
+            Field("source-ca", "ca", "PEM file of the CA of its https; else those of the system.",
+                  contents, kind=FILE),
+            Field("interval", "interval", "Seconds between two looks.", kind=int),
+            Field("most", "most", "CAs that may come, or go, at once by themselves.", kind=int),
+            Field("trust-grows", "trust_grows", "Also where clients could come from more CAs.",
+                  flag=True),
+        ),
+        ("uid", "name", "location", "bdb_uid", "fetched", "problem"),
+    ),
+    Noun(
         "cluster", "/v1/cluster", "The list_settings of the control plane itself.",
         (
             switch("certificates", "mtls_certificate_authentication", "Logins by certificate."),

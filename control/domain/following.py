@@ -1,12 +1,12 @@
-"""What is fetched on time from elsewhere: the keys of issuers."""
+"""What is fetched on time from elsewhere: the keys of issuers, and CAs that are followed."""
 
 import logging
 import threading
 import time
 
 from control.ages import Pulse
-from control.domain import enrolment
-from control.records import Issuer
+from control.domain import enrolment, trust_sources
+from control.records import Issuer, TrustSource
 from control.store import UNAVAILABLE_ERRORS, Store, first_line
 
 log = logging.getLogger(__name__)
@@ -52,3 +52,11 @@ def look(store: Store, now: int) -> None:
             found = enrolment.refresh(store, issuer, now)
             if found.problem:
                 log.warning("the keys of issuer '%s': %s", issuer.name, found.problem)
+    states = store.trust_sources.states()
+    for source in store.objects.all(TrustSource):
+        state = states.get(source.uid)
+        # One that was never read waits for the administrator who has made it: that says what.
+        if state and trust_sources.is_due(source, state, now):
+            made = trust_sources.follow(store, source, now)
+            if made.problem and made.problem != state.problem:
+                log.warning("the CAs of '%s': %s", source.name, made.problem)

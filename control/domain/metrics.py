@@ -15,7 +15,7 @@ from control.ages import Pulse, as_of_now
 from control.nodes.audit import Key
 from control.pki.pem import split_pem
 from control.policy import core
-from control.records import Database, Issuer
+from control.records import Database, Issuer, TrustSource
 from control.reports import Node
 from control.store import Store
 
@@ -60,6 +60,7 @@ class _Collector:
         yield from _ages(self._store, self._pulse)
         yield from _lists(self._store)
         yield from _issuers(self._store)
+        yield from _trust_sources(self._store)
         yield from _certificates(self._store, self._own)
         yield from _clients(self._store)
         databases = {one.uid: one for one in self._store.objects.all(Database)}
@@ -141,6 +142,24 @@ def _issuers(store: Store) -> Iterator[Metric]:
             fetched.add_metric([one.name], keys[one.uid].fetched)
             failed.add_metric([one.name], bool(keys[one.uid].problem))
     yield from (fetched, failed)
+
+
+def _trust_sources(store: Store) -> Iterator[Metric]:
+    """Of CAs that are followed."""
+    read = GaugeMetricFamily(
+        "certauth_trust_source_time_seconds", "When CAs that are followed were last read well.",
+        labels=["source"],
+    )  # fmt: skip
+    failed = GaugeMetricFamily(
+        "certauth_trust_source_failed",
+        "1 where the last look brought nothing, or waits for an administrator.", labels=["source"],
+    )  # fmt: skip
+    states = store.trust_sources.states()
+    for one in store.objects.all(TrustSource):
+        if one.uid in states:
+            read.add_metric([one.name], states[one.uid].fetched)
+            failed.add_metric([one.name], bool(states[one.uid].problem))
+    yield from (read, failed)
 
 
 def _certificates(store: Store, own: Mapping[str, str]) -> Iterator[Metric]:

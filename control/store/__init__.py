@@ -43,6 +43,7 @@ from control.store.request import Request
 from control.store.revocations import Revocations
 from control.store.schema import Record
 from control.store.settings import Settings
+from control.store.trust_sources import TrustSources
 from control.store.versions import check_version, find_version, migrate
 
 __all__ = [
@@ -104,6 +105,7 @@ class Store:
         self.crls = Crls(kernel)
         self.inventory = Inventory(kernel)
         self.issuers = Issuers(kernel)
+        self.trust_sources = TrustSources(kernel)
         self.logins = Logins(kernel)
         self.events = Events(kernel)
         self.actions = Actions(kernel)

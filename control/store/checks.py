@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from control import records
 from control.errors import conflict, invalid, refused
 from control.policy import lines as policy
-from control.records import Database, Issuer, Pattern, Profile, RedisAcl, Role, User
+from control.records import Database, Issuer, Pattern, Profile, RedisAcl, Role, TrustSource, User
 from control.store.identities import check_identities
 from control.store.patterns import check_pattern, check_unnamed, check_user_and_patterns
 from control.store.rows import (
@@ -69,7 +69,7 @@ def _check_name(user: User, before: AnyRecord | None) -> None:
 
 def _check_unique(
     connection: sa.Connection,
-    record: User | Role | RedisAcl | Profile | Pattern | Issuer,
+    record: User | Role | RedisAcl | Profile | Pattern | Issuer | TrustSource,
     fields: tuple[str, ...],
 ) -> None:
     values = {field: getattr(record, field) for field in fields}

@@ -10,9 +10,10 @@ import sqlalchemy as sa
 from control.errors import conflict, forbidden, missing
 from control.reports import CertificateFigures, ClientCertificate, Enrolment
 from control.store.events import EVENTS_PER_TYPE, note
+from control.store.followed import enrolments
 from control.store.kernel import Kernel
 from control.store.rows import values_of
-from control.store.schema import client_certificates, enrolments, revocations
+from control.store.schema import client_certificates, revocations
 from control.store.statements import insert_into, select_among
 
 # A certificate ends soon in the last quarter of its life, or so long before its end if that is

@@ -5,9 +5,9 @@ import sqlalchemy as sa
 from control.records import Issuer
 from control.reports import IssuerKeys
 from control.store.events import note
+from control.store.followed import issuer_keys
 from control.store.kernel import Kernel
 from control.store.rows import record_exists, values_of
-from control.store.schema import issuer_keys
 from control.store.statements import insert_into
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ class Plane(ControlPlane):
             [Certificate(API, other.pem.decode(), other.key_pem.decode())]
         )
         self.pki = pki
+        self.file = folder / "trust.pem"
 
     def ask(self, _uid: int, question: Any, _only: str = "", **_: Any) -> dict[str, Any]:
         def command(*words: Any) -> Any:
@@ -91,6 +93,12 @@ class Plane(ControlPlane):
         issuer = {"url": tokens.ISSUER, "audiences": [tokens.AUDIENCE], "jwks": tokens.jwks()}
         rules = [{"identity": "user:{sub}"}]
         self.ok("POST /v1/certauth/issuers", {"name": "idp", "rules": rules, **issuer})  # uid 1
+        self.file.write_bytes(self.pki.server_ca.pem)
+        source = {"name": "followed", "location": str(self.file), "trust_grows": True}
+        self.ok("POST /v1/certauth/trust_sources", source)  # uid 1
+        state = self.store.trust_sources.state(1)
+        more = replace(state, pending=root("CN=waits").pem.decode())
+        self.store.trust_sources.record(more, "followed")
         self.ok("POST /v1/certauth/revocations", {"cert": "cd" * 32})
         self.ok("POST /v1/certauth/crls", {"crl": crls.text(crls.crl(self.pki.ca))})
 
@@ -117,6 +125,15 @@ def request_of_alice(_: Plane) -> Any:
 
 def enrolment_of_alice(_: Plane) -> Any:
     return {"csr": new_request("ec").certificate, "token": tokens.token()}
+
+
+def what_waits(plane: Plane) -> Any:
+    return {"digest": plane.ok("GET /v1/certauth/trust_sources/1")["waits"]["digest"]}
+
+
+def another_source(plane: Plane) -> Any:
+    plane.file.write_bytes(root("CN=other").pem)
+    return {"name": "other", "location": str(plane.file), "trust_grows": True}
 
 
 ISSUER = {"name": "other", "url": "https://other.example", "audiences": ["redis"]}
@@ -155,6 +172,11 @@ REQUESTS: dict[str, tuple[str, Any]] = {
     "POST /v1/certauth/issuers": ("/v1/certauth/issuers", ISSUER),
     "PUT /v1/certauth/issuers/{uid}": ("/v1/certauth/issuers/1", {"clock_skew": 5}),
     "DELETE /v1/certauth/issuers/{uid}": ("/v1/certauth/issuers/1", None),
+    "POST /v1/certauth/trust_sources": ("/v1/certauth/trust_sources", another_source),
+    "PUT /v1/certauth/trust_sources/{uid}": ("/v1/certauth/trust_sources/1", {"most": 5}),
+    "DELETE /v1/certauth/trust_sources/{uid}": ("/v1/certauth/trust_sources/1", None),
+    "POST /v1/certauth/trust_sources/{uid}/accept": (
+        "/v1/certauth/trust_sources/1/accept?force", what_waits),
     "POST /v1/certauth/profiles": ("/v1/certauth/profiles", {"name": "long"}),
     "PUT /v1/certauth/profiles/{uid}": ("/v1/certauth/profiles/2", {"lifetime": 7200}),
     "DELETE /v1/certauth/profiles/{uid}": ("/v1/certauth/profiles/2", None),
