@@ -17,6 +17,9 @@ MinTls = Literal["", "1.2", "1.3"]
 TlsVersion = Literal["1.2", "1.3"]
 PubsubDefault = Literal["resetchannels", "allchannels"]
 AuthMethod = Literal["regular", "certificate"]
+TokenAlgorithm = Literal[
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
+]  # fmt: skip
 KeyUsage = Literal["digital_signature", "key_encipherment", "key_agreement"]
 Severity = Literal["INFO", "WARNING"]
 EventDetail = str | int | list[str]
@@ -278,6 +281,47 @@ class Profile:
     sans: tuple[str, ...] = ()  # kind:value, in the same manner
     key_usage: tuple[KeyUsage, ...] = ("digital_signature",)
     role_uids: tuple[int, ...] = ()  # a user needs one of these roles; (): any user
+
+
+@dataclass(frozen=True)
+class EnrolmentRule:
+    """Which of an issuer's tokens it is for, and the certificate that these are good for."""
+
+    identity: str  # kind:template, with claims in braces: see control/domain/claims.py
+    claims: tuple[tuple[str, str], ...] = ()  # path and value, all of which a token has to have
+    profile: str = "default"  # of the certificate, by name
+    lifetime: int = 3600  # seconds, at most
+
+
+@dataclass(frozen=True)
+class Issuer:
+    """Whose tokens enrol workloads and people. Its keys are in `jwks`, at `jwks_url`, or where its
+    discovery document says."""
+
+    uid: int
+    name: str
+    url: str = ""  # as its tokens have it in `iss`
+    audiences: tuple[str, ...] = ()  # one of which a token has to be for
+    algorithms: tuple[TokenAlgorithm, ...] = ("RS256", "ES256")
+    clock_skew: int = 60  # seconds
+    jwks: str = ""  # JSON; "": fetched
+    jwks_url: str = ""  # "": by discovery
+    ca: str = ""  # PEM of the CAs that its https is verified with; "": those of the system
+    interval: int = 3600  # seconds between two fetches
+    rules: tuple[EnrolmentRule, ...] = ()  # the first that a token fits counts
+
+
+@dataclass(frozen=True)
+class TrustSource:
+    """CAs that are followed: a file of this machine, or what is at an https address."""
+
+    uid: int
+    name: str
+    location: str = ""  # /path or https://…; PEM, DER, PKCS#7, or a SPIFFE bundle
+    bdb_uid: int = 0  # the database whose CAs they are; 0: those of the cluster
+    ca: str = ""  # PEM of the CAs that its https is verified with; "": those of the system
+    interval: int = 300  # seconds between two looks
+    most: int = 2  # CAs that may come, or go, at once without an administrator
 
 
 def rendered_time(seconds: int) -> str:

@@ -176,6 +176,41 @@ class OwnCrl:
 
 
 @dataclass(frozen=True)
+class IssuerKeys:
+    """What was fetched of an issuer's keys. Times are seconds since 1970, 0 for never."""
+
+    issuer_uid: int
+    jwks: str = ""  # JSON
+    fetched: int = 0  # when they were last there
+    tried: int = 0  # when it was last asked
+    problem: str = ""  # why it gave none then
+
+
+@dataclass(frozen=True)
+class TrustState:
+    """What came of following CAs. Times are seconds since 1970, 0 for never."""
+
+    source_uid: int
+    given: tuple[str, ...] = ()  # SHA-256 of the CAs that it gave, which were put in force
+    sequence: int = 0  # of the last SPIFFE bundle
+    hint: int = 0  # seconds until that wants to be read again; 0: it does not say
+    fetched: int = 0  # when it was last read well
+    tried: int = 0
+    problem: str = ""  # why the last look brought nothing, or what has to be accepted
+    pending: str = ""  # PEM of the CAs that an administrator has to accept
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """The token that a certificate was issued for."""
+
+    digest: str  # of what is signed of the token, and of the key: SHA-256, hex
+    expires: int  # when the token is good for nobody any more, in seconds since 1970
+    issuer: str  # by name
+    subject: str  # as the token names it
+
+
+@dataclass(frozen=True)
 class Event:
     """An entry of the event log. `detail` never holds what was in a field, only which it was."""
 

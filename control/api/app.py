@@ -19,6 +19,7 @@ from control.api import (
     cluster,
     elsewhere,
     errors,
+    issuers,
     issuing,
     login,
     logs,
@@ -31,12 +32,14 @@ from control.api import (
     rotation,
     sessions,
     system,
+    trust_sources,
     users,
     web,
 )
 from control.api.models import parse
 from control.api.users import NewUserBody
 from control.domain import preview
+from control.domain.enrolment import Keys
 from control.domain.guard import Guard, PeerCert
 from control.domain.issuing import OpenPolicies
 from control.domain.metrics import Figures, Own
@@ -53,6 +56,8 @@ BODY = 1 << 20  # bytes of a request's body, as in control/http/protocol.py
 MODULES = (
     cluster, certificates, users, login, roles, redis_acls, bdbs, actions, logs, system, certauth,
     metrics, issuing, revocation, rotation, sessions, reference, patterns,
+    issuers,
+    trust_sources,
     elsewhere,
 )  # fmt: skip
 
@@ -99,6 +104,7 @@ def create_app(
     app.extensions["rotate"] = rotate
     app.extensions["authority"] = authority
     app.extensions["policies"] = OpenPolicies(store)
+    app.extensions["keys"] = Keys(store)
     app.extensions["ask"] = ask
     app.extensions["trials"] = Trials()
     app.extensions["figures"] = figures

@@ -253,6 +253,7 @@ CHANGES = frozenset(
         f"/v1/bdbs/{_UID}", "/v1/certauth/profiles", f"/v1/certauth/profiles/{_UID}",
         "/v1/certauth/revocations", f"/v1/certauth/revocations/{_UID}",
         "/v1/certauth/patterns", f"/v1/certauth/patterns/{_UID}",
+        "/v1/certauth/issuers", f"/v1/certauth/issuers/{_UID}",
     }
 )  # fmt: skip
 

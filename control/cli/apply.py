@@ -14,11 +14,12 @@ from control.api import models
 from control.api.bdb_models import BdbBody
 from control.api.cluster import ClusterBody, PolicyBody
 from control.api.identities import IdentityBody
+from control.api.issuers import IssuerBody
 from control.api.patterns import PatternBody
 from control.api.redis_acls import RedisAclBody
 from control.api.roles import RoleBody
 from control.api.users import UserBody
-from control.cli import files
+from control.cli import files, issuers
 from control.cli.client import Client
 from control.cli.output import IDENTITIES
 from control.pki import trust
@@ -51,7 +52,7 @@ def _of(model: type[models.Body], *more: str, without: Iterable[str] = ()) -> fr
     return frozenset(names).union(more).difference(without)
 
 
-CA, PATTERNS = "trusted_ca", "patterns"
+CA, PATTERNS, ISSUERS = "trusted_ca", "patterns", "issuers"
 CLIENT_CERTS, PINS = "authentication_ssl_client_certs", "pinned_certificates"
 # In the order in which they are made, since each may name what comes before; the settings are last,
 # for they may shut out who is not there yet. Deleted in the other order.
@@ -64,6 +65,7 @@ SECTIONS = {
         _of(UserBody, "roles", "password_file", without=["role", "role_uids", "password"]),
     ),
     PATTERNS: Section("/v1/certauth/patterns", _of(PatternBody, "roles", without=["role_uids"])),
+    ISSUERS: Section("/v1/certauth/issuers", _of(IssuerBody)),
     "bdbs": Section("/v1/bdbs", _of(BdbBody)),
     "cluster": Section(
         "/v1/cluster", _of(ClusterBody, without=["min_data_TLS_version"]), single=True
@@ -149,6 +151,8 @@ def _object(section: str, where: str, found: Any, folder: Path) -> Fields:
             raise PolicyFileError(f"{where}: '{name}' is no text")
     if "tls_server_ca" in fields:
         fields["tls_server_ca"] = _pem(fields["tls_server_ca"], folder)
+    if section == ISSUERS:
+        fields |= issuers.from_files(fields, folder, _pem)
     if "password_file" in fields:
         fields["password_file"] = str(folder / fields["password_file"])
     try:
@@ -222,6 +226,8 @@ def normal(section: str, found: Mapping[str, Any]) -> Fields:
         fields["roles"] = sorted(set(fields["roles"]))
     if section == PATTERNS:
         fields = _pattern(fields)
+    if section == ISSUERS:
+        fields = issuers.normal(fields)
     for name in ("pem", "tls_server_ca"):
         if name in fields:
             fields[name] = "".join(sorted(_certificates(fields[name])))

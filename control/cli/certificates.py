@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,15 @@ from urllib.parse import urlencode
 import click
 
 from control import service
-from control.cli import files, renewal
+from control.cli import enrolling, files, renewal
 from control.cli.client import Client
 from control.cli.options import (
     DRY_RUN,
     FILE,
     NO_WAIT,
+    asking,
     change,
+    choose_address,
     choose_profile,
     connected,
     connection,
@@ -194,15 +197,45 @@ KIND = click.option(
     "--key-type", default="ec", show_default=True, type=click.Choice(KEY_TYPES), help="Of the key."
 )
 @KIND
-@connected
-def cert_request(ask: Client, user: str, out: str, key_type: KeyType, cert_profile: str) -> None:
+@click.option(
+    "--token-file", type=click.Path(path_type=Path),
+    help="Log in by the token (JWT) in this file: the rules of its issuer say what the certificate "
+    "is for. Files that are there are renewed.",
+)  # fmt: skip
+@click.option("--daemon", is_flag=True, help="With a token: stay, and renew in time.")
+@click.option("--run", default="", help="With a token: a command to run after each certificate.")
+@connection
+def cert_request(
+    profile: str | None, options: Mapping[str, str | None], user: str, out: str, key_type: KeyType,
+    cert_profile: str, token_file: Path | None, daemon: bool, run: str,
+) -> None:  # fmt: skip
     """Make a key here, which stays here, and have a certificate issued for it."""
     name = out or (user if "/" not in user else "")
     if not name:
         raise click.UsageError("say how the files are to be called: --out")
     made = renewal.Files(Path(f"{name}.crt"), Path(f"{name}.key"))
-    renewal.request(ask, made, user, cert_profile, key_type)
-    show_files(made)
+    if token_file is None:
+        if daemon or run:
+            raise click.UsageError("--daemon and --run go with --token-file; else: cert renew")
+        with asking(profile, options) as ask:
+            renewal.request(ask, made, user, cert_profile, key_type)
+        show_files(made)
+        return
+    if user or cert_profile:
+        raise click.UsageError("--user, --cert-profile: the rules of the token's issuer say it")
+    with reporting():
+        where = choose_address(profile, options)
+        command = tuple(shlex.split(run))
+        wish = enrolling.Wish(where, token_file, made, key_type, command)
+        if daemon:
+            log_to_stderr()
+            enrolling.keep(wish, service.stop_on_signal())
+        else:
+            show_files(enrolling.enrol(wish))
+
+
+def log_to_stderr() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
 
 
 @cert_group.command("renew")
@@ -218,7 +251,7 @@ def cert_renew(
         if not login.cert:
             raise click.UsageError("which certificate? Log in with it: --cert and --key")
         if daemon:
-            logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+            log_to_stderr()
             renewal.keep(login, cert_profile, service.stop_on_signal())
         else:
             show_files(renewal.renew(login, cert_profile))

@@ -89,8 +89,9 @@ def overridden(profile: Profile, options: Mapping[str, str | None]) -> Profile:
 class Client:
     """One kept-alive connection; `client("PUT", "/v1/cluster", {…})` is the answer's JSON."""
 
-    def __init__(self, profile: Profile) -> None:
-        """Raises ProfileError where the profile is not whole, or its files cannot be used."""
+    def __init__(self, profile: Profile, public: bool = False) -> None:
+        """`public`: for calls that need no login. Raises ProfileError where the profile is not
+        whole, or its files cannot be used."""
         parts = urlsplit(profile.url)
         try:
             port = parts.port or 443
@@ -101,7 +102,7 @@ class Client:
         self.profile = profile
         self._headers = {"Content-Type": "application/json", "Accept": "application/json"}
         context = _context(profile)
-        if not profile.cert:
+        if not profile.cert and not public:
             if not profile.username:
                 raise ProfileError("nobody to log in as: give cert and key, or username")
             login = f"{profile.username}:{profile.password}".encode()

@@ -14,6 +14,7 @@ from control.cli import files, quickstart
 from control.cli.applying import apply_command, export_command
 from control.cli.certificates import ca_group, cert_group
 from control.cli.explain import explain_command
+from control.cli.following import accept_command
 from control.cli.imports import import_group
 from control.cli.nouns import GROUPS
 from control.cli.options import FILE
@@ -313,3 +314,5 @@ COMMANDS = (
 )  # fmt: skip
 for command in COMMANDS:
     main.add_command(command)
+    if isinstance(command, click.Group) and command.name == "trust-source":
+        command.add_command(accept_command)

@@ -1,5 +1,6 @@
 """The commands of the API's objects, out of one table: `redis-certauth user list` and the like."""
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ from control.records import (
     PatternKind,
     Switch,
     TlsMode,
+    TokenAlgorithm,
     Validation,
 )
 
@@ -56,6 +58,28 @@ def uid_in(path: str) -> Read:
 
 def contents(_: Client, file: Path) -> str:
     return files.certificates(file)
+
+
+def text_of(_: Client, file: Path) -> str:
+    return files.text(file)
+
+
+def rule(_: Client, text: str) -> dict[str, Any]:
+    """An identity, conditions (path=value), and lifetime: and profile: of the certificate."""
+    identity, *words = shlex.split(text) or [""]
+    found: dict[str, Any] = {"identity": identity, "claims": {}}
+    for word in words:
+        name, colon, said = word.partition(":")
+        path, equals, value = word.partition("=")
+        if colon and name == "lifetime" and said.isdecimal():
+            found["lifetime"] = int(said)
+        elif colon and name == "profile":
+            found["profile"] = said
+        elif equals and path:
+            found["claims"][path] = value
+        else:
+            raise click.UsageError(f"--rule: '{word}' is not like path=value or lifetime:900")
+    return found
 
 
 def endpoint(_: Client, text: str) -> dict[str, Any]:
@@ -223,6 +247,42 @@ NOUNS = (
                   several(uid_in(ROLES)), multiple=True),
         ),
         ("uid", "name", "lifetime", "subject", "sans", "role_uids"),
+    ),
+    Noun(
+        "issuer", "/v1/certauth/issuers", "Whose tokens enrol workloads and people.",
+        (
+            Field("issuer-url", "url", "As its tokens have it in iss.", needed=True),
+            Field("audience", "audiences", "That a token has to be for; may be given again.",
+                  several(as_is), multiple=True, needed=True),
+            Field("algorithm", "algorithms", "That it signs with; may be given again.",
+                  several(as_is), kind=choice(TokenAlgorithm), multiple=True),
+            Field("skew", "clock_skew", "How many seconds the clocks may differ.", kind=int),
+            Field("jwks", "jwks", "File of its keys (JWKS), which are then never fetched.",
+                  text_of, kind=FILE),
+            Field("jwks-url", "jwks_url", "Where its keys are, if discovery does not say it."),
+            Field("issuer-ca", "ca", "PEM file of the CA of its https; else those of the system.",
+                  contents, kind=FILE),
+            Field("interval", "interval", "Seconds between two fetches of its keys.", kind=int),
+            Field("rule", "rules", "Like 'uri:spiffe://acme/{sub} namespace=shop lifetime:900 "
+                  "profile:default'; give all of them, in their order.",
+                  several(rule), multiple=True),
+        ),
+        ("uid", "name", "url", "audiences", "keys", "fetched", "problem"),
+    ),
+    Noun(
+        "trust-source", "/v1/certauth/trust_sources", "CAs that are followed.",
+        (
+            Field("location", "location", "A file there, or an https URL; it stays what it is."),
+            Field("bdb", "bdb_uid", "The database whose CAs they are; else the cluster's.",
+                  uid_in("/v1/bdbs")),
+            Field("source-ca", "ca", "PEM file of the CA of its https; else those of the system.",
+                  contents, kind=FILE),
+            Field("interval", "interval", "Seconds between two looks.", kind=int),
+            Field("most", "most", "CAs that may come, or go, at once by themselves.", kind=int),
+            Field("trust-grows", "trust_grows", "Also where clients could come from more CAs.",
+                  flag=True),
+        ),
+        ("uid", "name", "location", "bdb_uid", "fetched", "problem"),
     ),
     Noun(
         "cluster", "/v1/cluster", "The list_settings of the control plane itself.",

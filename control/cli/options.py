@@ -150,15 +150,25 @@ def show_preview(databases: Sequence[Mapping[str, Any]]) -> None:
 def choose_profile(name: str | None, options: Mapping[str, str | None]) -> client.Profile:
     """The profile by name, else `default` where there is one, under the options. The password of a
     user who has none in the profile is asked for."""
-    file = client.config_file()
-    found = client.load_profile(file, name or "default") if name or file.exists() else None
-    profile = client.overridden(found or client.Profile(), options)
+    profile = _profile(name, options)
     if profile.username and not profile.cert and not profile.password:
         password = ask_password(f"Password of {profile.username}")
         if not password:
             raise click.UsageError(f"--username {profile.username}: a password is missing")
         return client.overridden(profile, {"password": password})
     return profile
+
+
+def choose_address(name: str | None, options: Mapping[str, str | None]) -> client.Profile:
+    """The same for calls that need no login, and without one."""
+    found = _profile(name, options)
+    return client.Profile(url=found.url, ca=found.ca)
+
+
+def _profile(name: str | None, options: Mapping[str, str | None]) -> client.Profile:
+    file = client.config_file()
+    found = client.load_profile(file, name or "default") if name or file.exists() else None
+    return client.overridden(found or client.Profile(), options)
 
 
 def ask_password(prompt: str, twice: bool = False) -> str:

@@ -11,7 +11,9 @@ import random
 import re
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from control.cli import client
@@ -74,7 +76,7 @@ def renew(profile: client.Profile, kind: str) -> Files:
     ApiError, ProfileError."""
     files = Files(Path(profile.cert), Path(profile.key or profile.cert))
     try:
-        key = _private(files.key)
+        key = private_key(files.key)
         made = new_request("ec", key)
         with Client(profile) as ask:
             certificate = _issued(ask, made, {}, kind)
@@ -96,8 +98,8 @@ def _issued(ask: Client, made: Issued, whose: dict[str, str], kind: str) -> str:
     return found
 
 
-def _private(file: Path) -> str:
-    """The private key within a PEM file."""
+def private_key(file: Path) -> str:
+    """The private key within a PEM file. Raises OSError, RenewalError."""
     key = r"-----BEGIN ([A-Z ]*PRIVATE KEY)-----.*?-----END \1-----\n?"
     found = re.search(key, file.read_text(), re.DOTALL)
     if found is None:
@@ -118,15 +120,22 @@ def end_of(files: Files) -> int:
 # ---- In time -------------------------------------------------------------------------------------
 
 
-def keep(profile: client.Profile, kind: str, stop: threading.Event) -> None:
-    """Renews at two thirds of the certificate's life, and again and again until `stop`. What goes
-    wrong is logged and tried again, later and later, also when the certificate has ended: it may be
-    replaced by hand. Raises RenewalError where there is no certificate at the start."""
+def keep(
+    profile: client.Profile,
+    kind: str,
+    stop: threading.Event,
+    obtain: Callable[[], Files] | None = None,
+) -> None:
+    """Renews, or calls `obtain`, at two thirds of the certificate's life, and again and again until
+    `stop`. What goes wrong is logged and tried again, later and later, also when the certificate
+    has ended: it may be replaced by hand. Raises RenewalError where there is no certificate at the
+    start."""
     failures, at = 0, due(profile)
-    while not _wait(at, stop):
+    obtain = obtain or partial(renew, profile, kind)
+    while not wait_until(at, stop):
         try:
             if time.time() >= (at := due(profile)) or failures:
-                files = renew(profile, kind)
+                files = obtain()
                 log.info("%s is renewed", files.certificate)
                 at = max(due(profile), time.time() + RETRY)  # a CA that ends gives ever less
             failures = 0
@@ -159,7 +168,7 @@ def patience(profile: client.Profile, failures: int) -> float:
     return pause * random.uniform(0.5, 1)  # noqa: S311 (jitter)
 
 
-def _wait(at: float, stop: threading.Event) -> bool:
+def wait_until(at: float, stop: threading.Event) -> bool:
     """Until that time of the clock; true where it is to stop."""
     while (left := at - time.time()) > 0:
         if stop.wait(min(left, LOOK)):

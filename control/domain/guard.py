@@ -355,11 +355,16 @@ class Guard:
             log.info("logins are not written down now: %s", first_line(error))
 
     def _refused(self, error: Refusal, address: str) -> None:
+        self.note_refused("login_failed", error, address)
+
+    def note_refused(self, kind: str, error: Refusal, address: str, issuer: str = "") -> None:
+        """Tells the event log of a stranger who was refused, of many of them only of some."""
         if self._trickle.drop():
             reason, text = error.error_code, error.description[:1000]
+            named = {"issuer_name": issuer} if issuer else {}
             self._write_down(
                 lambda: self._store.events.note(
-                    "login_failed", "WARNING", address=address, reason=reason, description=text
+                    kind, "WARNING", address=address, reason=reason, description=text, **named
                 )
             )
 

@@ -261,23 +261,33 @@ def issue(
     logged in with. Raises Refusal, CertificateError."""
     store = policies.store
     profile = profile_for(store, user, profile_name)
+    check_count(store, user)
+    request = read_request(csr)
+    subject, sans = names_of(profile, user)
+    leaf = Leaf(subject, sans, profile.key_usage, timedelta(seconds=profile.lifetime))
+    pem = issue_requested(authority, request, leaf) + chain_to_present(authority)
+    check_whose(policies, decide, authority, user, pem)
+    made = remembered(pem, authority, user, profile)
+    good = [line for one in (made, by) if one for line in policy.revoke_lines(one)]
+    store.inventory.record_issued(made, unless=good)
+    return made
+
+
+def check_count(store: Store, user: User) -> None:
+    """Raises Refusal 406 where a user has too many certificates already."""
     if store.inventory.count_issued(user.name, int(time.time())) >= CERTIFICATES:
         raise refused(
             "too_many_certificates",
             f"user '{user.name}' has {CERTIFICATES} good certificates: wait until some of them end",
         )
-    request = read_request(csr)
+
+
+def names_of(profile: Profile, user: User) -> tuple[str, tuple[str, ...]]:
+    """The subject and the SANs that a profile gives a user. Raises Refusal 400."""
     try:
-        subject, sans = subject_of(profile, user), sans_of(profile, user)
+        return subject_of(profile, user), sans_of(profile, user)
     except ValueError as error:
         raise invalid("invalid_param", f"profile '{profile.name}': {error}") from error
-    leaf = Leaf(subject, sans, profile.key_usage, timedelta(seconds=profile.lifetime))
-    pem = issue_requested(authority, request, leaf) + chain_to_present(authority)
-    check_whose(policies, decide, authority, user, pem)
-    made = _remembered(pem, authority, user, profile)
-    good = [line for one in (made, by) if one for line in policy.revoke_lines(one)]
-    store.inventory.record_issued(made, unless=good)
-    return made
 
 
 def profile_for(store: Store, user: User, name: str) -> Profile:
@@ -289,9 +299,7 @@ def profile_for(store: Store, user: User, name: str) -> Profile:
             f"'{user.name}' logs in by password: certificates are for users whose auth_method is "
             "certificate. Say for which user it is to be",
         )
-    found = next((one for one in store.objects.all(Profile) if one.name == name), None)
-    if found is None:
-        raise Refusal(404, "not_found", f"there is no certificate profile '{name}'")
+    found = profile_named(store, name)
     if found.role_uids and not set(found.role_uids) & set(user.role_uids):
         raise forbidden(
             "unauthorized_action",
@@ -300,7 +308,16 @@ def profile_for(store: Store, user: User, name: str) -> Profile:
     return found
 
 
-def _remembered(pem: str, authority: Issued, user: User, profile: Profile) -> ClientCertificate:
+def profile_named(store: Store, name: str) -> Profile:
+    """Raises Refusal 404."""
+    for one in store.objects.all(Profile):
+        if one.name == name:
+            return one
+    raise Refusal(404, "not_found", f"there is no certificate profile '{name}'")
+
+
+def remembered(pem: str, authority: Issued, user: User, profile: Profile) -> ClientCertificate:
+    """What the inventory is to hold of a certificate that was issued here."""
     leaf, above = core.identity(pem.encode()), core.identity(authority.certificate.encode())
     return ClientCertificate(
         cert=leaf.cert, key=leaf.key, ca=above.key, issuer=leaf.issuer, serial=leaf.serial,

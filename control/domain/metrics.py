@@ -15,7 +15,7 @@ from control.ages import Pulse, as_of_now
 from control.nodes.audit import Key
 from control.pki.pem import split_pem
 from control.policy import core
-from control.records import Database
+from control.records import Database, Issuer, TrustSource
 from control.reports import Node
 from control.store import Store
 
@@ -33,6 +33,10 @@ API_LOGINS = Counter(
 API_REFUSED = Counter(
     "certauth_api_refused", "Refused logins to the REST API.", ["reason"], registry=REGISTRY
 )
+ENROLMENTS = Counter(
+    "certauth_enrolments", "Certificates for tokens, and why there was none, by issuer.",
+    ["issuer", "reason"], registry=REGISTRY,
+)  # fmt: skip
 Gauge(
     "certauth_info", "The version that runs, and the protocol that it speaks with nodes.",
     ["version", "protocol"], registry=REGISTRY,
@@ -55,6 +59,8 @@ class _Collector:
     def collect(self) -> Iterator[Metric]:
         yield from _ages(self._store, self._pulse)
         yield from _lists(self._store)
+        yield from _issuers(self._store)
+        yield from _trust_sources(self._store)
         yield from _certificates(self._store, self._own)
         yield from _clients(self._store)
         databases = {one.uid: one for one in self._store.objects.all(Database)}
@@ -119,6 +125,41 @@ def _lists(store: Store) -> Iterator[Metric]:
             tried.add_metric(names, one.tried)
             failed.add_metric(names, bool(one.problem))
     yield from (next_update, tried, failed)
+
+
+def _issuers(store: Store) -> Iterator[Metric]:
+    """Of those whose keys are fetched."""
+    fetched = GaugeMetricFamily(
+        "certauth_issuer_fetch_time_seconds", "When the keys of an issuer were last there.",
+        labels=["issuer"],
+    )  # fmt: skip
+    failed = GaugeMetricFamily(
+        "certauth_issuer_fetch_failed", "1 where the last fetch brought no keys.", labels=["issuer"]
+    )
+    keys = store.issuers.all_keys()
+    for one in store.objects.all(Issuer):
+        if one.uid in keys and not one.jwks:
+            fetched.add_metric([one.name], keys[one.uid].fetched)
+            failed.add_metric([one.name], bool(keys[one.uid].problem))
+    yield from (fetched, failed)
+
+
+def _trust_sources(store: Store) -> Iterator[Metric]:
+    """Of CAs that are followed."""
+    read = GaugeMetricFamily(
+        "certauth_trust_source_time_seconds", "When CAs that are followed were last read well.",
+        labels=["source"],
+    )  # fmt: skip
+    failed = GaugeMetricFamily(
+        "certauth_trust_source_failed",
+        "1 where the last look brought nothing, or waits for an administrator.", labels=["source"],
+    )  # fmt: skip
+    states = store.trust_sources.states()
+    for one in store.objects.all(TrustSource):
+        if one.uid in states:
+            read.add_metric([one.name], states[one.uid].fetched)
+            failed.add_metric([one.name], bool(states[one.uid].problem))
+    yield from (read, failed)
 
 
 def _certificates(store: Store, own: Mapping[str, str]) -> Iterator[Metric]:

@@ -125,20 +125,22 @@ def check_url(url: str) -> None:
         raise CrlError("crl_url", "url: it holds a character that has to be escaped")
 
 
-def fetch(url: str) -> bytes:
-    """What is at a URL. Raises CrlError, which holds nothing of the answer."""
+def fetch(url: str, kind: str = "application/pkix-crl", most: int = 0, ca: str = "") -> bytes:
+    """What is at a URL: of this media type, at most so many bytes (0: BYTES), from a server that is
+    verified with these CAs (PEM), or those of the system. Raises CrlError, which holds nothing of
+    the answer."""
     check_url(url)
     try:
         parts = urlsplit(url)
-        connection = _connected(parts.scheme, parts.hostname or "", parts.port)
+        connection = _connected(parts.scheme, parts.hostname or "", parts.port, ca)
         deadline = time.monotonic() + SECONDS
         # Whoever answers a byte at a time is cut off too.
         watchdog = threading.Timer(SECONDS, connection.sock.shutdown, [socket.SHUT_RDWR])
         watchdog.start()
         try:
             path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-            connection.request("GET", path, headers={"Accept": "application/pkix-crl"})
-            return _content(url, connection.getresponse(), deadline)
+            connection.request("GET", path, headers={"Accept": kind})
+            return _content(url, connection.getresponse(), deadline, most or BYTES)
         finally:
             watchdog.cancel()
             connection.close()
@@ -147,7 +149,7 @@ def fetch(url: str) -> bytes:
         raise CrlError("crl_fetch", f"{url}: {error or type(error).__name__}") from error
 
 
-def _connected(scheme: str, host: str, port: int | None) -> http.client.HTTPConnection:
+def _connected(scheme: str, host: str, port: int | None, ca: str) -> http.client.HTTPConnection:
     """To an address that was looked at first: a name may stand for any."""
     port = port or (443 if scheme == "https" else 80)
     made = http.client.HTTPConnection(host, port, timeout=PATIENCE)
@@ -162,7 +164,7 @@ def _connected(scheme: str, host: str, port: int | None) -> http.client.HTTPConn
     else:
         raise problem or OSError("it has no address")
     if scheme == "https":
-        made.sock = verifying().wrap_socket(made.sock, server_hostname=host)
+        made.sock = verifying(cadata=ca or None).wrap_socket(made.sock, server_hostname=host)
     return made
 
 
@@ -177,16 +179,16 @@ def _check_address(host: str, text: str) -> None:
         address = inner or address.ipv4_mapped or address.sixtofour or address
     secret = address.is_link_local or address == CREDENTIALS
     if secret or address.is_multicast or address.is_unspecified:
-        raise CrlError("crl_url", f"url: {host} is {address}, where no list is fetched from")
+        raise CrlError("crl_url", f"url: {host} is {address}, where nothing is fetched from")
 
 
-def _content(url: str, response: http.client.HTTPResponse, deadline: float) -> bytes:
+def _content(url: str, response: http.client.HTTPResponse, deadline: float, most: int) -> bytes:
     if response.status != 200:
         moved = " (redirects are not followed)" if 300 <= response.status < 400 else ""
         raise CrlError("crl_fetch", f"{url}: answered {response.status}{moved}")
-    content = response.read(BYTES + 1)
-    if len(content) > BYTES:
-        raise CrlError("crl_fetch", f"{url}: more than {BYTES} bytes")
+    content = response.read(most + 1)
+    if len(content) > most:
+        raise CrlError("crl_fetch", f"{url}: more than {most} bytes")
     if time.monotonic() > deadline:
         raise CrlError("crl_fetch", f"{url}: not there after {SECONDS:.0f} seconds")
     return content

@@ -1,5 +1,6 @@
 """Clients' certificates by request: reading a CSR, and issuing what the profile says."""
 
+import hashlib
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,6 +29,7 @@ from control.pki.keys import (
     hash_for,
     load_key,
     new_key,
+    public_bytes,
     render_key,
 )
 from control.pki.pem import Issued, load_certificate, printable_name
@@ -54,6 +56,11 @@ class Request:
     key: PublicKey
     subject: x509.Name
     sans: tuple[x509.GeneralName, ...]
+
+    @property
+    def key_id(self) -> str:
+        """SHA-256 of the key, in hex, as core.Identity has it."""
+        return hashlib.sha256(public_bytes(self.key)).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -117,7 +124,7 @@ def issue_requested(ca: Issued, request: Request, leaf: Leaf, start: datetime | 
     if datetime.now(UTC) >= issuer.not_valid_after_utc:
         raise CertificateError("the CA that issues here has expired", expired=True)
     with guarded(f"no certificate can say '{leaf.subject}'"):
-        subject = _name(leaf.subject)
+        subject = _name(leaf.subject) if leaf.subject else x509.Name([])
         sans = [_san(text) for text in leaf.sans]
     _check_asked(request, subject, sans)
     builder = (
@@ -128,7 +135,8 @@ def issue_requested(ca: Issued, request: Request, leaf: Leaf, start: datetime | 
         .add_extension(authority_key_identifier(issuer), critical=False)
     )
     if sans:
-        builder = builder.add_extension(x509.SubjectAlternativeName(sans), critical=False)
+        alone = not subject.rdns  # RFC 5280, 4.2.1.6: then the extension is critical
+        builder = builder.add_extension(x509.SubjectAlternativeName(sans), critical=alone)
     return sign_certificate(builder, load_key(ca.key))
 
 

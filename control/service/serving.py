@@ -13,6 +13,7 @@ from wsgiref.types import WSGIApplication
 from control.ages import Pulse
 from control.api.app import create_app
 from control.domain import issuing
+from control.domain.following import Sources
 from control.domain.issuing import Authority
 from control.domain.revocation import Lists, Signer
 from control.errors import Refusal
@@ -94,6 +95,7 @@ def _start(config: Config, stack: ExitStack) -> Server:
         start_until_exit(stack, follower)  # ends behind the others
     start_until_exit(stack, worker)
     start_until_exit(stack, CertificateKeeper(config, store, fronts, pulse))
+    start_until_exit(stack, Sources(store, pulse))
     start_until_exit(stack, Lists(store, lambda: crl_signers(config), pulse))
     return fronts[0]
 

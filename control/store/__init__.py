@@ -30,6 +30,7 @@ from control.store.engine import OneConnection, Pool, allow_long_idle, without_p
 from control.store.errors import UNAVAILABLE_ERRORS, Away, Replaced, Unfit, Untried
 from control.store.events import Events
 from control.store.inventory import Inventory, InventoryFilter
+from control.store.issuers import Issuers
 from control.store.kernel import Kernel
 from control.store.lease import Lease
 from control.store.lines import POLICY_LOG_GENERATIONS
@@ -42,6 +43,7 @@ from control.store.request import Request
 from control.store.revocations import Revocations
 from control.store.schema import Record
 from control.store.settings import Settings
+from control.store.trust_sources import TrustSources
 from control.store.versions import check_version, find_version, migrate
 
 __all__ = [
@@ -102,6 +104,8 @@ class Store:
         self.revocations = Revocations(kernel)
         self.crls = Crls(kernel)
         self.inventory = Inventory(kernel)
+        self.issuers = Issuers(kernel)
+        self.trust_sources = TrustSources(kernel)
         self.logins = Logins(kernel)
         self.events = Events(kernel)
         self.actions = Actions(kernel)

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from control import records
 from control.errors import conflict, invalid, refused
 from control.policy import lines as policy
-from control.records import Database, Pattern, Profile, RedisAcl, Role, User
+from control.records import Database, Issuer, Pattern, Profile, RedisAcl, Role, TrustSource, User
 from control.store.identities import check_identities
 from control.store.patterns import check_pattern, check_unnamed, check_user_and_patterns
 from control.store.rows import (
@@ -36,6 +36,7 @@ from control.store.schema import (
 from control.store.statements import select_among, select_by_any
 
 UNIQUE_USER_FIELDS = ("name", "email", "certificate_subject_line")
+UNIQUE_FIELDS: dict[Kind, tuple[str, ...]] = {User: UNIQUE_USER_FIELDS, Issuer: ("name", "url")}
 
 
 def check_record(connection: sa.Connection, record: AnyRecord, before: AnyRecord | None) -> None:
@@ -48,8 +49,7 @@ def check_record(connection: sa.Connection, record: AnyRecord, before: AnyRecord
         if _asks_for_certificates(record) and not _asks_for_certificates(before):
             _check_some_ca(connection, record)
         return
-    fields = UNIQUE_USER_FIELDS if isinstance(record, User) else ("name",)
-    _check_unique(connection, record, fields)
+    _check_unique(connection, record, UNIQUE_FIELDS.get(type(record), ("name",)))
     if isinstance(record, User | Profile | Pattern):
         _check_roles(connection, record)
     if isinstance(record, Pattern):
@@ -69,7 +69,7 @@ def _check_name(user: User, before: AnyRecord | None) -> None:
 
 def _check_unique(
     connection: sa.Connection,
-    record: User | Role | RedisAcl | Profile | Pattern,
+    record: User | Role | RedisAcl | Profile | Pattern | Issuer | TrustSource,
     fields: tuple[str, ...],
 ) -> None:
     values = {field: getattr(record, field) for field in fields}

@@ -1,14 +1,16 @@
 """Certificates of clients that were issued here, or have logged in."""
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
 
-from control.errors import forbidden, missing
-from control.reports import CertificateFigures, ClientCertificate
+from control.errors import conflict, forbidden, missing
+from control.reports import CertificateFigures, ClientCertificate, Enrolment
 from control.store.events import EVENTS_PER_TYPE, note
+from control.store.followed import enrolments
 from control.store.kernel import Kernel
 from control.store.rows import values_of
 from control.store.schema import client_certificates, revocations
@@ -96,19 +98,34 @@ class Inventory:
                 old = known.get(cert)
                 _put(connection, old, _merge(old, certificate))
 
-    def record_issued(self, issued: ClientCertificate, unless: Sequence[str] = ()) -> None:
-        """Remembers a certificate that was issued here, and writes it to the event log. Raises
-        Refusal 403 where any of the lines `unless` has been revoked meanwhile: what was revoked
-        must not live on in a new certificate."""
+    def record_issued(
+        self,
+        issued: ClientCertificate,
+        unless: Sequence[str] = (),
+        by: Enrolment | None = None,
+    ) -> None:
+        """Remembers a certificate that was issued here, and writes it to the event log, with the
+        token that it was issued for. Raises Refusal 403 where any of the lines `unless` has been
+        revoked meanwhile: what was revoked must not live on in a new certificate; 409 where the
+        token was used before."""
         with self._kernel.log() as connection:
             rows = connection.execute(select_among(revocations, "line"), {"line": list(unless)})
             if rows.first():
                 raise forbidden("unauthorized_action", "the certificate or its key is revoked")
+            if by:
+                _use_up(connection, by)
             _put(connection, None, issued)
+            token = {"issuer_name": by.issuer, "token_subject": by.subject} if by else {}
             note(
                 connection, "certificate_issued", user_name=issued.user, subject=issued.subject,
                 serial=issued.serial, cert=issued.cert, profile_name=issued.profile,
+                severity="INFO", **token,
             )  # fmt: skip
+
+    def check_unused(self, by: Enrolment) -> None:
+        """Raises Refusal 409 where the token was used for this key before."""
+        with self._kernel.read() as connection:
+            _check_unused(connection, by)
 
     def watch(self, now: int) -> None:
         """Writes to the event log, once for each, which certificates end soon and have no
@@ -134,6 +151,26 @@ class Inventory:
 
 
 # ---- Conditions ----
+
+
+def _check_unused(connection: sa.Connection, by: Enrolment) -> None:
+    found = sa.select(enrolments.c.digest).where(enrolments.c.digest == by.digest)
+    if connection.execute(found).first():
+        raise conflict(
+            "token_used",
+            "this token has brought a certificate for this key already: it is good for one. Fetch "
+            "a new token",
+        )
+
+
+def _use_up(connection: sa.Connection, by: Enrolment) -> None:
+    """`expires` has the issuer's clock skew in it, so that a token is remembered for as long as it
+    is good."""
+    _check_unused(connection, by)
+    old = enrolments.c.expires < int(time.time())
+    connection.execute(sa.delete(enrolments).where(old))
+    values = {"digest": by.digest, "expires": by.expires}
+    connection.execute(insert_into(enrolments), values)
 
 
 def _conditions(wanted: InventoryFilter) -> list[sa.ColumnElement[bool]]:

@@ -1,9 +1,8 @@
 """The tables. Changing them also takes a new file in migrations/versions/; a test compares both."""
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import sqlalchemy as sa
-from pydantic import TypeAdapter
 
 from control.records import (
     Binding,
@@ -12,6 +11,7 @@ from control.records import (
     Demands,
     Endpoint,
     EventDetail,
+    Issuer,
     KeyUsage,
     Password,
     Pattern,
@@ -19,71 +19,28 @@ from control.records import (
     RedisAcl,
     Role,
     Subject,
+    TrustSource,
     User,
 )
 from control.reports import Refused
+from control.store.columns import flag as _flag
+from control.store.columns import json as _json
+from control.store.columns import metadata as metadata
+from control.store.columns import number as _number
+from control.store.columns import of as _of
+from control.store.columns import row_id as _id
+from control.store.columns import table as _table
+from control.store.columns import text as _text
+from control.store.columns import uid as _uid
+from control.store.columns import unique_unless_empty as _unique_unless_empty
+from control.store.followed import issuers, trust_sources
 
-Kind = type[User] | type[Role] | type[RedisAcl] | type[Database] | type[Profile] | type[Pattern]
-AnyRecord = User | Role | RedisAcl | Database | Profile | Pattern
-Record = TypeVar("Record", User, Role, RedisAcl, Database, Profile, Pattern)
-
-
-class Json(sa.types.TypeDecorator[Any]):
-    """Frozen records in a text column, as JSON; reading validates them into records again."""
-
-    impl = sa.Text
-    cache_ok = True
-
-    def __init__(self, kind: Any) -> None:
-        super().__init__()
-        self.kind = kind
-        self._adapter: TypeAdapter[Any] = TypeAdapter(kind)
-
-    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> str:
-        return self._adapter.dump_json(value).decode()
-
-    def process_result_value(self, value: Any, dialect: sa.Dialect) -> Any:
-        return self._adapter.validate_json(value)
-
-
-metadata = sa.MetaData()
-
-
-def _table(name: str, *parts: sa.schema.SchemaItem) -> sa.Table:
-    return sa.Table(name, metadata, *parts)
-
-
-def _text(name: str) -> "sa.Column[Any]":
-    return sa.Column(name, sa.Text, nullable=False)
-
-
-def _number(name: str, *parts: Any, **options: Any) -> "sa.Column[Any]":
-    return sa.Column(name, sa.BigInteger, *parts, nullable=False, **options)
-
-
-def _flag(name: str) -> "sa.Column[Any]":
-    return sa.Column(name, sa.Boolean, nullable=False)
-
-
-def _json(name: str, kind: Any) -> "sa.Column[Any]":
-    return sa.Column(name, Json(kind), nullable=False)
-
-
-def _uid() -> "sa.Column[Any]":
-    return _number("uid", primary_key=True, autoincrement=False)
-
-
-def _id() -> "sa.Column[Any]":
-    return sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True)
-
-
-def _of(column: str, name: str, on_delete: str) -> "sa.Column[Any]":
-    return _number(name, sa.ForeignKey(column, ondelete=on_delete))
-
-
-def _unique_unless_empty(name: str, column: str) -> sa.Index:
-    filled = sa.text(f"{column} <> ''")
-    return sa.Index(name, column, unique=True, sqlite_where=filled, postgresql_where=filled)
+Kind = (
+    type[User] | type[Role] | type[RedisAcl] | type[Database] | type[Profile] | type[Pattern]
+    | type[Issuer] | type[TrustSource]
+)  # fmt: skip
+AnyRecord = User | Role | RedisAcl | Database | Profile | Pattern | Issuer | TrustSource
+Record = TypeVar("Record", User, Role, RedisAcl, Database, Profile, Pattern, Issuer, TrustSource)
 
 
 cluster_table = _table(
@@ -389,9 +346,9 @@ client_certificates = _table(
 
 TABLES: dict[Kind, sa.Table] = {
     User: users, Role: roles, RedisAcl: redis_acls, Database: bdbs, Profile: profiles,
-    Pattern: patterns,
+    Pattern: patterns, Issuer: issuers, TrustSource: trust_sources,
 }  # fmt: skip
 NOUNS: dict[Kind, str] = {
     User: "user", Role: "role", RedisAcl: "redis_acl", Database: "bdb", Profile: "profile",
-    Pattern: "pattern",
+    Pattern: "pattern", Issuer: "issuer", TrustSource: "trust_source",
 }  # fmt: skip

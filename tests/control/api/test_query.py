@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from control.pki.request import new_request
 from control.policy import core
 from control.records import API, Certificate
 from control.reports import Node
-from tests.kit import crls
+from tests.kit import crls, tokens
 from tests.kit.rest import ControlPlane
 from tests.kit.support import Pki, root
 
@@ -64,6 +65,7 @@ class Plane(ControlPlane):
             [Certificate(API, other.pem.decode(), other.key_pem.decode())]
         )
         self.pki = pki
+        self.file = folder / "trust.pem"
 
     def ask(self, _uid: int, question: Any, _only: str = "", **_: Any) -> dict[str, Any]:
         def command(*words: Any) -> Any:
@@ -88,6 +90,15 @@ class Plane(ControlPlane):
         self.store.nodes.report(1, [Node(1, SERVER, 0, True, origin="found")])
         self.ok("POST /v1/certauth/profiles", {"name": "short", "lifetime": 3600})  # uid 2
         self.ok("POST /v1/certauth/patterns", {**PATTERN, "template": "{id}.iot.acme.com"})  # uid 1
+        issuer = {"url": tokens.ISSUER, "audiences": [tokens.AUDIENCE], "jwks": tokens.jwks()}
+        rules = [{"identity": "user:{sub}"}]
+        self.ok("POST /v1/certauth/issuers", {"name": "idp", "rules": rules, **issuer})  # uid 1
+        self.file.write_bytes(self.pki.server_ca.pem)
+        source = {"name": "followed", "location": str(self.file), "trust_grows": True}
+        self.ok("POST /v1/certauth/trust_sources", source)  # uid 1
+        state = self.store.trust_sources.state(1)
+        more = replace(state, pending=root("CN=waits").pem.decode())
+        self.store.trust_sources.record(more, "followed")
         self.ok("POST /v1/certauth/revocations", {"cert": "cd" * 32})
         self.ok("POST /v1/certauth/crls", {"crl": crls.text(crls.crl(self.pki.ca))})
 
@@ -112,6 +123,20 @@ def request_of_alice(_: Plane) -> Any:
     return {"csr": new_request("ec").certificate, "user": "alice"}
 
 
+def enrolment_of_alice(_: Plane) -> Any:
+    return {"csr": new_request("ec").certificate, "token": tokens.token()}
+
+
+def what_waits(plane: Plane) -> Any:
+    return {"digest": plane.ok("GET /v1/certauth/trust_sources/1")["waits"]["digest"]}
+
+
+def another_source(plane: Plane) -> Any:
+    plane.file.write_bytes(root("CN=other").pem)
+    return {"name": "other", "location": str(plane.file), "trust_grows": True}
+
+
+ISSUER = {"name": "other", "url": "https://other.example", "audiences": ["redis"]}
 # Of each call that changes something: an address of it, and a body (or what makes one), that do.
 REQUESTS: dict[str, tuple[str, Any]] = {
     "PUT /v1/cluster": ("/v1/cluster", {"password_complexity": True}),
@@ -143,6 +168,15 @@ REQUESTS: dict[str, tuple[str, Any]] = {
     "DELETE /v1/bdbs/{uid}/nodes/{address}": (f"/v1/bdbs/1/nodes/{SERVER}", None),
     "POST /v1/certauth/certificates": (
         "/v1/certauth/certificates", request_of_alice),
+    "POST /v1/certauth/enrol": ("/v1/certauth/enrol", enrolment_of_alice),
+    "POST /v1/certauth/issuers": ("/v1/certauth/issuers", ISSUER),
+    "PUT /v1/certauth/issuers/{uid}": ("/v1/certauth/issuers/1", {"clock_skew": 5}),
+    "DELETE /v1/certauth/issuers/{uid}": ("/v1/certauth/issuers/1", None),
+    "POST /v1/certauth/trust_sources": ("/v1/certauth/trust_sources", another_source),
+    "PUT /v1/certauth/trust_sources/{uid}": ("/v1/certauth/trust_sources/1", {"most": 5}),
+    "DELETE /v1/certauth/trust_sources/{uid}": ("/v1/certauth/trust_sources/1", None),
+    "POST /v1/certauth/trust_sources/{uid}/accept": (
+        "/v1/certauth/trust_sources/1/accept?force", what_waits),
     "POST /v1/certauth/profiles": ("/v1/certauth/profiles", {"name": "long"}),
     "PUT /v1/certauth/profiles/{uid}": ("/v1/certauth/profiles/2", {"lifetime": 7200}),
     "DELETE /v1/certauth/profiles/{uid}": ("/v1/certauth/profiles/2", None),

@@ -119,6 +119,18 @@ ROUTES = {
     "POST /v1/certauth/profiles": "update_cluster",
     "PUT /v1/certauth/profiles/<uid>": "update_cluster",
     "DELETE /v1/certauth/profiles/<uid>": "update_cluster",
+    "POST /v1/certauth/enrol": "nobody's",
+    "GET /v1/certauth/issuers": "view_cluster_info",
+    "GET /v1/certauth/issuers/<uid>": "view_cluster_info",
+    "POST /v1/certauth/issuers": "update_cluster",
+    "PUT /v1/certauth/issuers/<uid>": "update_cluster",
+    "DELETE /v1/certauth/issuers/<uid>": "update_cluster",
+    "GET /v1/certauth/trust_sources": "view_cluster_info",
+    "GET /v1/certauth/trust_sources/<uid>": "view_cluster_info",
+    "POST /v1/certauth/trust_sources": "update_cluster",
+    "PUT /v1/certauth/trust_sources/<uid>": "update_cluster",
+    "DELETE /v1/certauth/trust_sources/<uid>": "update_cluster",
+    "POST /v1/certauth/trust_sources/<uid>/accept": "update_cluster",
     "GET /metrics": "view_cluster_stats",
 }
 OF_TOKENS = {"POST /v1/users/refresh_jwt"}  # its 401 is about the scheme, for everybody

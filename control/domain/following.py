@@ -1,0 +1,62 @@
+"""What is fetched on time from elsewhere: the keys of issuers, and CAs that are followed."""
+
+import logging
+import threading
+import time
+
+from control.ages import Pulse
+from control.domain import enrolment, trust_sources
+from control.records import Issuer, TrustSource
+from control.store import UNAVAILABLE_ERRORS, Store, first_line
+
+log = logging.getLogger(__name__)
+LOOK = 1.0  # seconds between two looks at the clock
+STILL = 300.0  # seconds without a good look; there may be many sources to ask
+
+
+class Sources(threading.Thread):
+    """Asks each when it is due."""
+
+    def __init__(self, store: Store, pulse: Pulse | None = None) -> None:
+        super().__init__(name="sources", daemon=True)
+        self._store, self._pulse = store, pulse or Pulse()
+        self._wake, self._stopping = threading.Event(), False
+        store.listen(self._wake.set)
+
+    def run(self) -> None:
+        self._pulse.expect("sources", STILL)
+        while not self._stopping:
+            try:
+                look(self._store, int(time.time()))
+                self._pulse.beat("sources")
+            except UNAVAILABLE_ERRORS as error:
+                self._pulse.fail("sources", first_line(error))
+            except Exception as error:
+                log.exception("sources are asked again, after an error")
+                self._pulse.fail("sources", str(error) or type(error).__name__)
+            self._wake.wait(LOOK)
+            self._wake.clear()
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._wake.set()
+        self.join()
+
+
+def look(store: Store, now: int) -> None:
+    """All that is due at a time."""
+    keys = store.issuers.all_keys()
+    for issuer in store.objects.all(Issuer):
+        known = keys.get(issuer.uid) or store.issuers.keys(issuer.uid)
+        if enrolment.is_due(issuer, known, now):
+            found = enrolment.refresh(store, issuer, now)
+            if found.problem:
+                log.warning("the keys of issuer '%s': %s", issuer.name, found.problem)
+    states = store.trust_sources.states()
+    for source in store.objects.all(TrustSource):
+        state = states.get(source.uid)
+        # One that was never read waits for the administrator who has made it: that says what.
+        if state and trust_sources.is_due(source, state, now):
+            made = trust_sources.follow(store, source, now)
+            if made.problem and made.problem != state.problem:
+                log.warning("the CAs of '%s': %s", source.name, made.problem)

@@ -1,0 +1,64 @@
+"""What all tables are made of: their metadata, and columns, none of which is ever NULL."""
+
+from typing import Any
+
+import sqlalchemy as sa
+from pydantic import TypeAdapter
+
+
+class Json(sa.types.TypeDecorator[Any]):
+    """Frozen records in a text column, as JSON; reading validates them into records again."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def __init__(self, kind: Any) -> None:
+        super().__init__()
+        self.kind = kind
+        self._adapter: TypeAdapter[Any] = TypeAdapter(kind)
+
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> str:
+        return self._adapter.dump_json(value).decode()
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> Any:
+        return self._adapter.validate_json(value)
+
+
+metadata = sa.MetaData()
+
+
+def table(name: str, *parts: sa.schema.SchemaItem) -> sa.Table:
+    return sa.Table(name, metadata, *parts)
+
+
+def text(name: str) -> "sa.Column[Any]":
+    return sa.Column(name, sa.Text, nullable=False)
+
+
+def number(name: str, *parts: Any, **options: Any) -> "sa.Column[Any]":
+    return sa.Column(name, sa.BigInteger, *parts, nullable=False, **options)
+
+
+def flag(name: str) -> "sa.Column[Any]":
+    return sa.Column(name, sa.Boolean, nullable=False)
+
+
+def json(name: str, kind: Any) -> "sa.Column[Any]":
+    return sa.Column(name, Json(kind), nullable=False)
+
+
+def uid() -> "sa.Column[Any]":
+    return number("uid", primary_key=True, autoincrement=False)
+
+
+def row_id() -> "sa.Column[Any]":
+    return sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True)
+
+
+def of(column: str, name: str, on_delete: str) -> "sa.Column[Any]":
+    return number(name, sa.ForeignKey(column, ondelete=on_delete))
+
+
+def unique_unless_empty(name: str, column: str) -> sa.Index:
+    filled = sa.text(f"{column} <> ''")
+    return sa.Index(name, column, unique=True, sqlite_where=filled, postgresql_where=filled)

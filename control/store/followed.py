@@ -1,0 +1,70 @@
+"""The tables of issuers, their keys, tokens that were used, and CAs that are followed."""
+
+import sqlalchemy as sa
+
+from control.records import EnrolmentRule, TokenAlgorithm
+from control.store.columns import json, number, table, text, uid
+
+issuers = table(
+    "issuers",
+    uid(),
+    text("name"),
+    text("url"),
+    json("audiences", tuple[str, ...]),
+    json("algorithms", tuple[TokenAlgorithm, ...]),
+    number("clock_skew"),
+    text("jwks"),
+    text("jwks_url"),
+    text("ca"),
+    number("interval"),
+    json("rules", tuple[EnrolmentRule, ...]),
+    sa.UniqueConstraint("name"),
+    sa.UniqueConstraint("url"),
+)
+issuer_keys = table(
+    "issuer_keys",
+    number(
+        "issuer_uid",
+        sa.ForeignKey("issuers.uid", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    text("jwks"),
+    number("fetched"),
+    number("tried"),
+    text("problem"),
+)
+trust_sources = table(
+    "trust_sources",
+    uid(),
+    text("name"),
+    text("location"),
+    number("bdb_uid"),
+    text("ca"),
+    number("interval"),
+    number("most"),
+    sa.UniqueConstraint("name"),
+)
+trust_states = table(
+    "trust_states",
+    number(
+        "source_uid",
+        sa.ForeignKey("trust_sources.uid", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    json("given", tuple[str, ...]),
+    number("sequence"),
+    number("hint"),
+    number("fetched"),
+    number("tried"),
+    text("problem"),
+    text("pending"),
+)
+# Tokens that were used, each with the key that it was used for, until they end.
+enrolments = table(
+    "enrolments",
+    sa.Column("digest", sa.Text, primary_key=True),
+    number("expires"),
+    sa.Index("enrolments_end", "expires"),
+)
