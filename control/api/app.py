@@ -19,7 +19,9 @@ from control.api import (
     cluster,
     elsewhere,
     errors,
+    forecast,
     issuing,
+    locks,
     login,
     logs,
     metrics,
@@ -52,7 +54,7 @@ log = logging.getLogger(__name__)
 BODY = 1 << 20  # bytes of a request's body, as in control/http/protocol.py
 MODULES = (
     cluster, certificates, users, login, roles, redis_acls, bdbs, actions, logs, system, certauth,
-    metrics, issuing, revocation, rotation, sessions, reference, patterns,
+    metrics, issuing, revocation, locks, forecast, rotation, sessions, reference, patterns,
     elsewhere,
 )  # fmt: skip
 
