@@ -54,6 +54,17 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Lock:
+    """A policy line that holds somebody out for the time being."""
+
+    uid: int
+    line: str
+    reason: str  # an administrator's words
+    time: int  # since when, in seconds since 1970
+    end: int  # in seconds since 1970; 0: until somebody takes it back
+
+
+@dataclass(frozen=True)
 class Place:
     """A database, and what is known of its servers."""
 

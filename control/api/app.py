@@ -20,7 +20,9 @@ from control.api import (
     elsewhere,
     errors,
     issuers,
+    forecast,
     issuing,
+    locks,
     login,
     logs,
     metrics,
@@ -55,8 +57,7 @@ log = logging.getLogger(__name__)
 BODY = 1 << 20  # bytes of a request's body, as in control/http/protocol.py
 MODULES = (
     cluster, certificates, users, login, roles, redis_acls, bdbs, actions, logs, system, certauth,
-    metrics, issuing, revocation, rotation, sessions, reference, patterns,
-    issuers,
+    metrics, issuing, revocation, locks, forecast, rotation, sessions, reference, patterns, issuers,
     trust_sources,
     elsewhere,
 )  # fmt: skip

@@ -252,6 +252,7 @@ CHANGES = frozenset(
         f"/v1/roles/{_UID}", "/v1/redis_acls", f"/v1/redis_acls/{_UID}", "/v1/bdbs", "/v2/bdbs",
         f"/v1/bdbs/{_UID}", "/v1/certauth/profiles", f"/v1/certauth/profiles/{_UID}",
         "/v1/certauth/revocations", f"/v1/certauth/revocations/{_UID}",
+        "/v1/certauth/locks", f"/v1/certauth/locks/{_UID}",
         "/v1/certauth/patterns", f"/v1/certauth/patterns/{_UID}",
         "/v1/certauth/issuers", f"/v1/certauth/issuers/{_UID}",
     }

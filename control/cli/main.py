@@ -15,7 +15,9 @@ from control.cli.applying import apply_command, export_command
 from control.cli.certificates import ca_group, cert_group
 from control.cli.explain import explain_command
 from control.cli.following import accept_command
+from control.cli.forecast import forecast_command
 from control.cli.imports import import_group
+from control.cli.locks import lock_group
 from control.cli.nouns import GROUPS
 from control.cli.options import FILE
 from control.cli.revocations import crl_group
@@ -309,8 +311,8 @@ def enrol_sentinel(address: tuple[str, int], home: Path, conf: Path | None) -> N
 
 
 COMMANDS = (
-    *GROUPS, ca_group, cert_group, crl_group, status_command, explain_command, log_command,
-    import_group, apply_command, export_command,
+    *GROUPS, ca_group, cert_group, crl_group, lock_group, status_command, explain_command,
+    log_command, forecast_command, import_group, apply_command, export_command,
 )  # fmt: skip
 for command in COMMANDS:
     main.add_command(command)

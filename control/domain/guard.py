@@ -13,7 +13,7 @@ import logging
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 from wsgiref.types import WSGIEnvironment
@@ -24,7 +24,7 @@ from control.domain import tokens
 from control.domain.metrics import API_LOGINS, API_REFUSED
 from control.domain.passwords import Passwords, is_expired, is_locked
 from control.errors import Refusal, forbidden, unauthorized
-from control.policy import bindings, core
+from control.policy import bindings, core, locks
 from control.policy import lines as policy
 from control.records import Cluster, Management, Password, Role, User
 from control.reports import ClientCertificate
@@ -208,9 +208,26 @@ class Guard:
 
         def make() -> core.Policy:
             lines = policy.rest_lines(store.settings.cluster(), store.settings.trust(), users)
-            return core.Policy([*lines, *revoked])
+            return core.Policy([*lines, *revoked, *self._locks(users)])
 
         return store.recall(("rest policy", revoked, *(user.uid for user in users)), make)
+
+    def _locks(self, users: Iterable[User]) -> list[str]:
+        """The `lock` lines as this API's policy has them: its users are uids."""
+        held = [one.line for one in self._store.locks.all()]
+        out = [f"lock user {one.uid}" for one in users if locks.of_login(held, one.name, "")]
+        return [*locks.of_certificates(held), *out]
+
+    def locked_by(self, line: str, request: Request, caller: "Caller") -> bool:
+        """Whether a lock would hold out whoever sends this request."""
+        if locks.of_login([line], caller.user.name, request.remote_addr or ""):
+            return True
+        presented = self._peer_cert(request.environ) if caller.by == "certificate" else None
+        if presented is None:
+            return False
+        pem = "".join(map(ssl.DER_cert_to_PEM_cert, presented.chain)).encode()
+        lines = ["set enforce on", *policy.trust_lines(self._store.settings.trust()), line]
+        return core.Policy(lines).decide(pem, own=True).reason == "locked"
 
     def by_password(self, login: str, password: str, address: str, expired: bool) -> Caller:
         """Who has this name or e-mail address, and this password; `expired` as above. Raises
@@ -316,6 +333,9 @@ class Guard:
     def _logged_in(
         self, user: User, by: By, address: str, leaf: core.Identity | None = None
     ) -> Caller:
+        locked = locks.of_login((one.line for one in self._store.locks.all()), user.name, address)
+        if locked:
+            raise unauthorized("locked", f"locked by an administrator: {locked}")
         now = int(time.time())
         shown = {"serial": leaf.serial, "issuer": leaf.issuer} if leaf else {}
         self._store.request.act_as(user.name, address=address, **shown)

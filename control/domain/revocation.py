@@ -240,6 +240,7 @@ class Lists(threading.Thread):
 def look(store: Store, authorities: Authorities, now: int) -> None:
     """All that is due at a time."""
     store.crls.mark_overdue(now)
+    store.locks.finish(now)
     for signer in authorities():
         try:
             publish(store, signer, now)

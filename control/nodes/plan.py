@@ -12,6 +12,7 @@ from control.reports import Node as Seen
 from control.reports import Refused
 
 Drift = dict[str, EventDetail]  # how a node differed: details of an event
+KEPT = ("revoke ", "lock ")  # what a server holds of these after a restore is true here too
 SHOWN_LINES = 20  # of a difference
 LOST = "no longer managed"
 ELSEWHERE = "not managed: tls-ca-cert-dir"  # of the module: it is not the journal's
@@ -67,12 +68,16 @@ def render_difference(
 ) -> str:
     """What a node would lose, and get, for a person; "" if it holds what it should."""
     extra, come = sorted(set(held) - set(wanted)), sorted(set(wanted) - set(held))
-    kept = [line for line in extra if line.startswith("revoke ")]
-    gone = [line for line in extra if not line.startswith("revoke ")]
+    kept = [line for line in extra if line.startswith(KEPT)]
+    gone = [line for line in extra if not line.startswith(KEPT)]
     if not (extra or come):
         return ""
     parts = [f"generation {status.generation}, {target.generation} here"]
-    for what, lines in (("would go", gone), ("would come", come), ("revoked, and kept", kept)):
+    for what, lines in (
+        ("would go", gone),
+        ("would come", come),
+        ("revoked or locked, and kept", kept),
+    ):
         shown = "; ".join(line[:100] for line in lines[:SHOWN_LINES])
         more = "; …" if len(lines) > SHOWN_LINES else ""
         parts += [f"{len(lines)} {what}: {shown}{more}"] if lines else []
@@ -96,7 +101,7 @@ def is_within(
 
 def difference(held: Iterable[str], wanted: Iterable[str]) -> Drift:
     """What a node held and should not have, and what it lacked: how many lines, and the first."""
-    more = sorted(set(held) - set(wanted), key=lambda line: (not line.startswith("revoke "), line))
+    more = sorted(set(held) - set(wanted), key=lambda line: (not line.startswith(KEPT), line))
     less = sorted(set(wanted) - set(held))
     drift: Drift = {}
     for name, lines in (("unknown", more), ("missing", less)):

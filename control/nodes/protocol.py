@@ -18,6 +18,8 @@ LACKS = {
         "one user: it refuses them",
         "what is demanded of certificates, such as `set max-lifetime` and `set min-tls`: it "
         "refuses these lines",
+        "lines `lock`: it holds out by other lines whom a lock may concern, and where these cannot "
+        "tell who that is, for a lock of a CA or a network, everybody but its peers",
         "a renewed certificate of its own is shown after a restart only",
         "whom its TLS handshake refuses is neither counted nor told, nor foretold by explain",
         "who would be closed by a change is not foretold",

@@ -2,7 +2,9 @@
 
 A `user` line that a server refuses becomes one that is off; where the server refuses that as well,
 as it has a user of its own by that name, the user's certificates are bound to nobody there. So are
-those that fit a `pattern` line that a server refuses.
+those that fit a `pattern` line that a server refuses. A server that knows no `lock` line, having a
+module of protocol 1, holds out by other lines whom the lock may concern: where these cannot tell
+who that is, everybody but its peers.
 """
 
 import re
@@ -19,6 +21,7 @@ PROBLEM = re.compile(
     r"(?=the server has the user '(?P<own>.*?)' already, whose name))(?P<why>.*?)"
     r"(?=; line \d+: |; the policy's line '|; the server has the user '|$)"
 )
+LOCK = "lock "
 Signs = dict[str, int]  # line → how much more often it is there than somewhere else: -1, 0 or 1
 
 
@@ -46,13 +49,18 @@ def changes(part: Mapping[str, int]) -> tuple[str, ...]:
 
 
 def deviation(refused: Iterable[Refused]) -> Signs:
-    """How what a server holds differs from the policy, for what it refuses."""
-    return plus(*({one.line: -1, **({one.instead: 1} if one.instead else {})} for one in refused))
+    """How what a server holds differs from the policy, for what it refuses. One line may stand for
+    several."""
+    refused = tuple(refused)
+    come = {one.instead: 1 for one in refused if one.instead}
+    return plus({one.line: -1 for one in refused}, come)
 
 
 def still(refused: Iterable[Refused], change: Mapping[str, int]) -> tuple[Refused, ...]:
     """What goes on being refused after a change: a user whose line changes is tried again."""
     refused = tuple(refused)
+    if any(one.line.startswith(LOCK) and change.get(one.line) == -1 for one in refused):
+        return ()  # what went with it comes back, and the server says again what it refuses
     tried = {one.user for one in refused if one.why and change.get(one.line) == -1}
     return tuple(
         one for one in refused
@@ -61,15 +69,39 @@ def still(refused: Iterable[Refused], change: Mapping[str, int]) -> tuple[Refuse
 
 
 def unbound(refused: Iterable[Refused], lines: Iterable[str]) -> tuple[Refused, ...]:
-    """With the bindings, among these lines, of users that the server has by itself."""
+    """With the bindings, among these lines, of users that the server has by itself, and with whom a
+    lock concerns that it refuses."""
     refused = tuple(refused)
     taken = {one.user for one in refused if one.why and one.user and not one.instead}
     known = {one.line for one in refused}
+    locks = [one.line for one in refused if one.line.startswith(LOCK)]
+    if locks:
+        lines = tuple(lines)
+        refused += tuple(filter(None, (_out(one, locks) for one in lines if one not in known)))
+        known = {one.line for one in refused}
     found = (line for line in lines if line.startswith(("bind ", "pattern ")) and line not in known)
     return refused + tuple(
         Refused(line, taking.unbound(line, taken), "", taking.user_of(line))
         for line in found if taken and not taken.isdisjoint(taking.users_of(line))
     )  # fmt: skip
+
+
+def _out(line: str, locks: Iterable[str]) -> Refused | None:
+    """What becomes of a line that lets in whom one of these locks may concern; None of others."""
+    word, users = line.partition(" ")[0], taking.users_of(line)
+    if word not in ("user", "bind", "pattern") or any(map(taking.is_peer, users)):
+        return None
+    by = [taking.subject_of(lock) for lock in locks]
+    if (
+        word == "bind" and taking.subject_of(line) in by
+    ):  # in its place there is what stands for the lock
+        return Refused(line, "", "", "")
+    made = taking.word_made(line) if word == "pattern" else ""
+    named = {name for way, name in by if way == "user"}
+    concerned = named.intersection(users) or any(made and one.startswith(made) for one in named)
+    unknown = word != "user" and any(way in ("ca", "network") for way, _ in by)
+    user = users[0] if word == "user" else ""
+    return Refused(line, instead(line), "", user) if concerned or unknown else None
 
 
 def blamed(
@@ -135,7 +167,7 @@ def _blame(found: dict[str, Refused], line: str, why: str) -> None:
     elif line.startswith("user "):
         off, user = taking.off(line), taking.user_of(line)
         found[line] = Refused(line, "" if off == line else off, why, user)
-    elif line.startswith("pattern "):
+    elif line.startswith(("pattern ", LOCK)):
         found[line] = Refused(line, instead(line), why, "")
     else:
         found[line] = Refused(line, "", why, "")
@@ -146,6 +178,9 @@ def instead(line: str) -> str:
     word = line.partition(" ")[0]
     if word == "user":
         return taking.off(line)
+    if word == "lock":
+        way, value = taking.subject_of(line)
+        return "" if way in ("user", "ca", "network") else f"bind {way} {value} {taking.NOBODY}"
     return taking.unbound(line, taking.users_of(line)) if word in ("bind", "pattern") else ""
 
 
@@ -161,6 +196,8 @@ def said(refused: Iterable[Refused]) -> str:
 
 
 def _said(one: Refused) -> str:
+    if one.line.startswith(LOCK):
+        return f"'{one.line[:80]}' is kept by leaving out whom it may concern: {one.why}"
     what = f"user {one.user} is off here" if one.user else f"'{one.line[:80]}' does not hold here"
     return f"{what}: {one.why}"
 

@@ -82,6 +82,17 @@ def _pattern(line: str) -> tuple[list[str], list[str]]:
     return options, words[len(options) :]
 
 
+def subject_of(line: str) -> tuple[str, str]:
+    """The two words behind the first, such as kind and value of a `bind` line."""
+    _, first, second = _tokens(line, 3)
+    return first, second
+
+
+def is_peer(user: str) -> bool:
+    """Whether this is what nodes are to each other."""
+    return user.startswith(f"{RESERVED}-peer-")
+
+
 def word_made(line: str) -> str:
     """How the names of the users that a `pattern` line makes begin, with the colon; "" where it
     names a user."""
@@ -214,7 +225,7 @@ def _pattern_narrows(before: Lines, after: Lines) -> bool:
 
 
 def _takes(word: str, added: Lines, removed: Lines) -> bool:
-    if word == "revoke":
+    if word in ("revoke", "lock"):
         return bool(added)
     if word == "set":
         return bool(set(added) - LOOSE or LOOSE.intersection(removed))

@@ -34,6 +34,7 @@ from control.store.issuers import Issuers
 from control.store.kernel import Kernel
 from control.store.lease import Lease
 from control.store.lines import POLICY_LOG_GENERATIONS
+from control.store.locks import Locks
 from control.store.logins import Logins
 from control.store.nodes import Nodes
 from control.store.objects import Objects
@@ -102,6 +103,7 @@ class Store:
         self.objects = Objects(kernel)
         self.policies = Policies(kernel)
         self.revocations = Revocations(kernel)
+        self.locks = Locks(kernel)
         self.crls = Crls(kernel)
         self.inventory = Inventory(kernel)
         self.issuers = Issuers(kernel)

@@ -17,6 +17,7 @@ INDEPENDENT_OF_USERS = (
     "trusted",
     "revocations",
     "authorities",
+    "locks",
 )
 
 

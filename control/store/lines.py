@@ -20,7 +20,7 @@ from control.store.rows import (
     read_nodes,
     read_records,
 )
-from control.store.schema import bdbs, policy_lines, policy_log, users
+from control.store.schema import bdbs, locks, policy_lines, policy_log, users
 from control.store.statements import (
     GRANTS_OF_PATTERN,
     GRANTS_OF_USER,
@@ -145,6 +145,7 @@ def render_lines(connection: sa.Connection, uid: int, own: bool) -> set[tuple[in
     known = read_nodes(connection, uid)
     demands = read_cluster(connection).demands
     lines = {(0, line) for line in policy.database_lines(found, trusts, known, demands)}
+    lines |= {(0, line) for line in connection.scalars(sa.select(locks.c.line))}
     if own:
         return lines
     rows = connection.execute(PATTERNS_ON_BDB, {"bdb": uid})

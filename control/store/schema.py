@@ -203,6 +203,15 @@ revocations = _table(
     sa.UniqueConstraint("source", "line"),
     sa.Index("revocations_line", "line"),
 )
+locks = _table(
+    "locks",
+    _uid(),
+    _text("line"),
+    _text("reason"),
+    _number("time"),
+    _number("end"),
+    sa.UniqueConstraint("line"),
+)
 crls = _table(
     "crls",
     _uid(),

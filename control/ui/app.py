@@ -20,6 +20,7 @@ from control.ui import (
     certificates,
     databases,
     explain,
+    locks,
     login,
     overview,
     patterns,
@@ -33,7 +34,7 @@ from control.ui.ask import may
 log = logging.getLogger(__name__)
 MODULES = (
     login, overview, databases, users, patterns, roles, redis_acls, cas, sessions, certificates,
-    explain, audit,
+    explain, audit, locks,
 )  # fmt: skip
 # Endpoint, what the menu calls it, and the permission without which there is nothing to see.
 MENU = (

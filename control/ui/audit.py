@@ -20,7 +20,7 @@ KINDS = (
     ("user_,role_,redis_acl_,profile_,pattern_", "changes of users, patterns, roles and ACLs"),
     ("bdb_,node_", "changes of databases"),
     ("cluster_,certificate_,ca_", "settings and certificates"),
-    ("revo,crl_", "revocations"),
+    ("revo,crl_,lock", "revocations and locks"),
 )
 FILTERS = ("kind", "type", "user", "search", "since", "until")
 OWN = {"time", "type", "severity", "reason", "bdb_name", "node", "username", "address"}

@@ -19,8 +19,9 @@ def show() -> Any:
     found = ask("GET /v1/certauth/sessions", user=user or None, bdb=chosen or None, limit=LIMIT)
     databases = ask("GET /v1/bdbs", fields="uid,name") if may("view_all_bdbs_info") else []
     return render_template(
-        "sessions.html", **found, user=user, chosen=chosen, databases=databases, limit=LIMIT
-    )
+        "sessions.html", **found, user=user, chosen=chosen, databases=databases, limit=LIMIT,
+        locks=ask("GET /v1/certauth/locks"),
+    )  # fmt: skip
 
 
 @blueprint.post("/end")

@@ -220,41 +220,45 @@ static bool is_mapped(span address) {
     return address.len == 16 && memcmp(address.ptr, prefix, sizeof prefix) == 0;
 }
 
-static bool read_net(line *l, writer *nets, span text) {
-    uint8_t net[17];
+bool read_net(line *l, const char *takes, span text, uint8_t net[NET_BYTES], size_t *len) {
     const uint8_t *slash = memchr(text.ptr, '/', text.len);
     span host = slash ? span_of(text.ptr, (size_t)(slash - text.ptr)) : text;
-    size_t len = address_parse(host, net);
-    unsigned prefix = (unsigned)len * 8;
-    if (len == 0 || (slash && !decimal(span_skip(text, host.len + 1), prefix, &prefix))) {
-        return fail(l->why,
-                    "from= takes addresses and networks joined by commas, such as "
-                    "10.0.0.0/8,::1; not '%.*s'",
-                    shown(text), (const char *)text.ptr);
+    *len = address_parse(host, net);
+    unsigned prefix = (unsigned)*len * 8;
+    if (*len == 0 || (slash && !decimal(span_skip(text, host.len + 1), prefix, &prefix))) {
+        return fail(l->why, "%s; not '%.*s'", takes, shown(text), (const char *)text.ptr);
     }
-    if (is_mapped(span_of(net, len))) {
-        return fail(l->why, "from=: write '%.*s' as the IPv4 network that it is", shown(text),
+    if (is_mapped(span_of(net, *len))) {
+        return fail(l->why, "write '%.*s' as the IPv4 network that it is", shown(text),
                     (const char *)text.ptr);
     }
-    if (has_host_bits(span_of(net, len), prefix)) {
-        return fail(l->why, "from=: '%.*s' has bits set behind its prefix: which network is meant?",
+    if (has_host_bits(span_of(net, *len), prefix)) {
+        return fail(l->why, "'%.*s' has bits set behind its prefix: which network is meant?",
                     shown(text), (const char *)text.ptr);
     }
-    net[len] = (uint8_t)prefix;
-    put_field(l, FIELD_NET, span_of(net, len + 1));
-    put_address(nets, span_of(net, len));
-    if (prefix < len * 8) {
-        char digits[8];
-        put(nets, digits, (size_t)snprintf(digits, sizeof digits, "/%u", prefix));
-    }
+    net[(*len)++] = (uint8_t)prefix;
     return true;
 }
 
+void put_net(writer *w, span net) {
+    const size_t len = net.len - 1;
+    char digits[8];
+    put_address(w, span_of(net.ptr, len));
+    if (net.ptr[len] == len * 8) return;
+    put(w, digits, (size_t)snprintf(digits, sizeof digits, "/%u", net.ptr[len]));
+}
+
 static bool read_nets(line *l, writer *nets, span text) {
+    static const char takes[] =
+        "from= takes addresses and networks joined by commas, such as 10.0.0.0/8,::1";
+    uint8_t net[NET_BYTES];
+    size_t bytes;
     for (;;) {
         const uint8_t *comma = memchr(text.ptr, ',', text.len);
         size_t len = comma ? (size_t)(comma - text.ptr) : text.len;
-        if (!read_net(l, nets, span_of(text.ptr, len))) return false;
+        if (!read_net(l, takes, span_of(text.ptr, len), net, &bytes)) return false;
+        put_field(l, FIELD_NET, span_of(net, bytes));
+        put_net(nets, span_of(net, bytes));
         if (comma == NULL) return true;
         put_byte(nets, ',');
         text = span_skip(text, len + 1);

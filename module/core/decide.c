@@ -12,6 +12,7 @@ typedef struct {
         *bootstrap; /* whose users are not the policy's to give; NULL while it is judged itself */
     const request *r;
     const rule *line; /* the first that matched */
+    const rule *lock;
     bool odd, ambiguous, conflict, elsewhere, peer;
     bool pinned;       /* a `pin` line of `lines` holds the leaf itself */
     bool unread;       /* an extension that a line names is not clean text */
@@ -352,7 +353,7 @@ static uint32_t gate_kinds(const match *m) {
 }
 
 /* The checks of the certificate itself, in the order of enum reason. */
-static reason check_leaf(const match *m) {
+static reason check_leaf(match *m) {
     const request *r = m->r;
     identity *leaf = r->leaf;
     span cn;
@@ -362,6 +363,7 @@ static reason check_leaf(const match *m) {
     bool by_name = is_gated(m) && view_setting(m->lines, SET_GATE) == GATE_SAN_CN;
     if (m->ambiguous || (by_name && name_common_names(leaf->subject, &cn) > 1))
         return REASON_AMBIGUOUS;
+    if (is_gated(m) && (m->lock = view_lock(m->lines, r)) != NULL) return REASON_LOCKED;
     reason bad = check_path(m);
     if (bad) return bad;
     if (r->now < leaf->not_before) return REASON_NOT_YET_VALID;
@@ -389,9 +391,19 @@ static reason check_demands(const match *m) {
     return REASON_UNDECIDED;
 }
 
-static reason check_match(const match *m, const decision *d) {
+/* Of any user that it may be: who holds the certificate of several is not asked who it is. */
+static reason check_locks(match *m, const decision *d) {
+    span user;
+    for (size_t i = 0; is_gated(m) && (user = decision_user(d, i)).len && !m->lock; i++)
+        m->lock = view_lock_user(m->lines, user);
+    return m->lock ? REASON_LOCKED : REASON_UNDECIDED;
+}
+
+static reason check_match(match *m, const decision *d) {
     if (m->line == NULL) return REASON_NO_BINDING;
     if (m->conflict) return REASON_CONFLICT;
+    reason locked = check_locks(m, d);
+    if (locked) return locked;
     if (m->elsewhere) return REASON_ADDRESS;
     reason unmet = check_demands(m);
     if (unmet) return unmet;
@@ -511,6 +523,7 @@ static decision judge(match m, bool *bound) {
     *bound = m.line != NULL;
     d.why = check_odd(&m, check_all(&m, &d));
     d.exempt = !is_gated(&m);
+    d.lock = m.lock;
     d.detail = detail_of(&m, &d);
     if (d.why != REASON_MATCHED) return d;
     d.act = decision_user(&d, 1).len ? ACTION_CHOOSE : ACTION_LOGIN;
@@ -523,7 +536,9 @@ static decision decide_on(const view *lines, const policy *bootstrap, const requ
     bool bound;
     decision d = {.act = ACTION_REFUSE, .why = REASON_NO_CERTIFICATE};
     if (r->leaf == NULL) {
-        if (view_setting(lines, SET_PLAIN) == PLAIN_LEAVE) d.act = ACTION_LEAVE;
+        d.lock = view_lock_network(lines, r->address);
+        if (d.lock) d.why = REASON_LOCKED;
+        else if (view_setting(lines, SET_PLAIN) == PLAIN_LEAVE) d.act = ACTION_LEAVE;
         return d;
     }
     d = judge((match){.lines = lines, .revocations = lines, .bootstrap = bootstrap, .r = r},

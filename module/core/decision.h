@@ -42,9 +42,10 @@ typedef struct {
     bool shadow; /* `set enforce shadow`: for the record only, nobody is to be changed */
     bool exempt; /* a node's peer, or the bootstrap file's: no demand concerns it */
     const rule
-        *line;   /* the `bind` or `pattern` line that decided, or NULL; borrowed from the policy */
-    span detail; /* one more clause for a person, or empty; borrowed from the leaf, or static */
-    int64_t until;     /* LOGIN, CHOOSE: when the first certificate of the path ends */
+        *line; /* the `bind` or `pattern` line that decided, or NULL; borrowed from the policy */
+    const rule *lock; /* LOCKED: the `lock` line; borrowed from the policy */
+    span detail;   /* one more clause for a person, or empty; borrowed from the leaf, or static */
+    int64_t until; /* LOGIN, CHOOSE: when the first certificate of the path ends */
     uint32_t session;  /* the shortest session= of the lines matched, seconds; 0 without */
     uint32_t compared; /* `pattern` lines that were compared with the leaf */
     uint16_t made_len; /* the user that a `pattern` line made */

@@ -38,6 +38,7 @@ static const struct {
                           "it names several identities of a kind that the policy "
                           "binds",
                           "bind its whole subject or its key, or issue one with a single name"},
+    [REASON_LOCKED] = {"", "a lock is on it", "wait until that line goes, or take it away"},
     [REASON_UNTRUSTED_ISSUER] =
         {"it comes from a trusted CA",
          "no `ca` line of the policy is in its path, and no `pin` line holds it",
@@ -92,6 +93,8 @@ static const char *const MANAGED[REASON_COUNT] = {
     [REASON_AMBIGUOUS] =
         "redis-certauth user identity add <user> --subject with its whole subject, or issue one "
         "with a single name",
+    [REASON_LOCKED] = "redis-certauth lock list has why and until when, and redis-certauth lock "
+                      "delete ends it",
     [REASON_UNTRUSTED_ISSUER] = "redis-certauth ca set <file with all CAs> --trust-grows, or "
                                 "authentication_ssl_client_certs "
                                 "of the database",
@@ -542,6 +545,7 @@ size_t decision_explain(const policy *p, const request *r, const decision *d, si
         if (is_step(&lines, d, step)) tell_passed(&w, &lines, r, step);
     }
     tell_end(&w, &lines, r, d);
+    tell_line(&w, d->lock);
     if (decided) tell_failed(&w, &lines, r, d);
     if (d->why == REASON_NO_BINDING) tell_nearest(&w, p, r->leaf, most);
     if (STEPS[d->why].cure[0]) tell_cure(&w, &lines, r, d);

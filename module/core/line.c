@@ -571,6 +571,7 @@ static const struct {
     [LINE_BIND] = {"bind", read_bind},
     [LINE_PATTERN] = {"pattern", read_pattern},
     [LINE_REVOKE] = {"revoke", read_revoke},
+    [LINE_LOCK] = {"lock", read_lock},
     [LINE_USER] = {"user", read_user},
     [LINE_LIMIT] = {"limit", read_limit},
     [LINE_WAS] = {"was", read_user},
@@ -589,8 +590,8 @@ static bool read_line(line *l) {
         bool fits = !l->text.full && !l->key.full && !l->fields.full;
         return fits || fail(l->why, "the line is longer than %d bytes", LINE_BYTES);
     }
-    return bad_token(l, "a line starts with set, ca, anchor, pin, allow, bind, pattern, revoke or "
-                        "user, not");
+    return bad_token(l, "a line starts with set, ca, anchor, pin, allow, bind, pattern, revoke, "
+                        "lock or user, not");
 }
 
 static rule *rule_of(const line *l) {

@@ -1,4 +1,4 @@
-/* What the readers of lines share. For line.c, bind.c, demand.c alone. */
+/* What the readers of lines share. For line.c, bind.c, demand.c, lock.c alone. */
 #ifndef CERTAUTH_LINE_H
 #define CERTAUTH_LINE_H
 
@@ -57,11 +57,18 @@ bool read_bind_option(line *l, options *o);
 void say_bind_options(line *l, const options *o);
 bool is_option(span token);
 bool is_one_more(line *l, size_t most, const char *what);
+enum { NET_BYTES = 17 }; /* an address, and a byte for the prefix */
+bool read_net(line *l, const char *takes, span text, uint8_t net[NET_BYTES], size_t *len);
+void put_net(writer *w, span net);
 bool read_bind(line *l);
 extern const char *const BIND_NAMES[BIND_KINDS];
 
 /* ---- demand.c ---- */
 
 bool read_demand(line *l);
+
+/* ---- lock.c ---- */
+
+bool read_lock(line *l);
 
 #endif

@@ -126,6 +126,7 @@ static void policy_put(policy *p, rule *r) {
     if (r->type == LINE_BIND) p->binds[r->kind]++;
     if (r->type == LINE_BIND && r->scoped) p->scoped[r->kind]++;
     if (r->type == LINE_REVOKE) p->revokes[r->kind]++;
+    if (r->type == LINE_LOCK) p->locks++;
     if (r->type == LINE_LIMIT) p->limits++; /* of a bootstrap file, which never changes */
 }
 
@@ -134,6 +135,7 @@ static void policy_take(policy *p, const rule *r) {
     if (r->type == LINE_BIND) p->binds[r->kind]--;
     if (r->type == LINE_BIND && r->scoped) p->scoped[r->kind]--;
     if (r->type == LINE_REVOKE) p->revokes[r->kind]--;
+    if (r->type == LINE_LOCK) p->locks--;
     if (r->type == LINE_PATTERN) patterns_remove(&p->patterns, r);
     if (is_attributes(r)) shapes_remove(&p->shapes, r);
     near_remove(&p->near, r);
@@ -299,6 +301,7 @@ static void patch_count_rule(patch *p, const rule *r, bool add) {
     if (add && r->type == LINE_PATTERN) patterns_add(&p->patterns, r);
     p->authorities = p->authorities || r->certificate;
     p->pins = p->pins || r->type == LINE_PIN;
+    p->locks = p->locks || (add && r->type == LINE_LOCK);
 }
 
 /* How many lines will have an alias. */
@@ -484,3 +487,4 @@ bool view_binds_scoped(const view *v, bind_kind kind) {
 }
 bool view_pins(const view *v) { return v->pending || v->base->pins.count; }
 bool view_revokes(const view *v, revoke_kind kind) { return v->pending || v->base->revokes[kind]; }
+bool view_locks(const view *v) { return v->base->locks || (v->pending && v->pending->locks); }

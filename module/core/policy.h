@@ -1,5 +1,5 @@
 /* What the files of a policy share: its tables, and how it is laid out. For policy.c, table.c,
- * attributes.c, peer.c and decide.c alone. */
+ * attributes.c, peer.c, lock.c and decide.c alone. */
 #ifndef CERTAUTH_POLICY_H
 #define CERTAUTH_POLICY_H
 
@@ -31,7 +31,7 @@ struct policy {
     digest sum;
     int settings[SETTINGS];
     size_t binds[BIND_KINDS], scoped[BIND_KINDS], revokes[REVOKE_KINDS],
-        limits; /* how many lines */
+        limits, locks; /* how many lines */
     X509_STORE *store;
 };
 
@@ -47,7 +47,7 @@ struct patch {
     shapes shapes;     /* of those added, which no line of `base` has */
     digest sum;
     policy *next; /* what `base` will be, see patch_prepare; after the commit, what it was */
-    bool authorities, pins, committed;
+    bool authorities, pins, locks, committed;
     size_t problems;
     struct {
         size_t number;
@@ -60,10 +60,19 @@ struct patch {
 bool view_binds_scoped(const view *v, bind_kind kind);
 bool view_pins(const view *v);
 bool view_revokes(const view *v, revoke_kind kind);
+bool view_locks(const view *v);
 
 /* ---- decide.c ---- */
 
 bool is_revoked(const view *revocations, revocable c);
+
+/* ---- lock.c ---- */
+
+/* The `lock` line that holds a client with this certificate out, or one at this address, or any who could be
+ * this user; or NULL. */
+const rule *view_lock(const view *v, const request *r);
+const rule *view_lock_network(const view *v, span address);
+const rule *view_lock_user(const view *v, span user);
 
 /* ---- attributes.c ---- */
 

@@ -15,6 +15,7 @@ typedef enum {
     REASON_TOO_LARGE,         /* over one of the bounds above */
     REASON_BAD_STRING,        /* NUL, control or invisible character, invalid encoding in a name */
     REASON_AMBIGUOUS,         /* two CNs, or two SANs of a kind, where the policy counts on one */
+    REASON_LOCKED,            /* a `lock` line is for its user, names, CA or address */
     REASON_UNTRUSTED_ISSUER, /* no `ca` of the policy in the verified path, and no `pin` for itself */
     REASON_CA_EXPIRED,       /* a CA of the path is outside its validity */
     REASON_CA_REVOKED,       /* a CA of the path is named by a `revoke` line */

@@ -9,6 +9,7 @@ typedef enum {
     LINE_BIND,
     LINE_PATTERN,
     LINE_REVOKE,
+    LINE_LOCK,
     LINE_USER,
     LINE_LIMIT, /* bootstrap files only: taken from every `user` line of the policy */
     LINE_WAS,   /* the node's own note, outside the digest: what an adopted user was before */

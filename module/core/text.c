@@ -19,6 +19,7 @@ const char *reason_name(reason why) {
     case REASON_TOO_LARGE: return "too_large";
     case REASON_BAD_STRING: return "bad_string";
     case REASON_AMBIGUOUS: return "ambiguous";
+    case REASON_LOCKED: return "locked";
     case REASON_UNTRUSTED_ISSUER: return "untrusted_issuer";
     case REASON_CA_EXPIRED: return "ca_expired";
     case REASON_CA_REVOKED: return "ca_revoked";

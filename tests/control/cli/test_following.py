@@ -75,6 +75,8 @@ def test_the_command_line_says_how_far_a_change_is(
         ("db", "update", "orders", "--default-user"),
         ("cert", "revoke", leaf),
         ("cert", "unrevoke", "1"),
+        ("lock", "create", "--user", "alice", "--for", "8h", "--reason", "lost laptop"),
+        ("lock", "delete", "1"),
         ("ca", "set", pki.ca.files[0]),
         ("user", "delete", "alice", "--yes"),
     ):

@@ -1,0 +1,83 @@
+"""Holding somebody out for the time being."""
+
+import re
+from typing import Any
+
+import click
+
+from control.cli.client import Client
+from control.cli.options import DRY_RUN, NO_WAIT, change, connected
+from control.cli.output import AS_JSON, echo
+from control.policy import bindings
+
+LOCKS = "/v1/certauth/locks"
+COLUMNS = ("uid", "line", "reason", "time", "end")
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@click.group("lock")
+def lock_group() -> None:
+    """Who is held out for the time being."""
+
+
+def seconds(_: click.Context, __: click.Parameter, text: str | None) -> int | None:
+    """Of a time as policy lines have it."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"([1-9][0-9]{0,8})([smhd])", text)
+    if found is None:
+        raise click.BadParameter("a whole number with s, m, h or d is expected, such as 8h")
+    return int(found[1]) * SECONDS[found[2]]
+
+
+@lock_group.command("create")
+@click.option("--user", help="Each certificate that may be this user.")
+@click.option("--identity", help="Certificates with it: a kind and a value, such as 'uri a:b'.")
+@click.option("--client-ca", help="Certificates below this CA, by its name or key id.")
+@click.option("--network", help="Who comes from this address or network.")
+@click.option("--for", "seconds", callback=seconds, metavar="TIME",
+              help="Until it ends, such as 8h. Else until it is deleted.")  # fmt: skip
+@click.option("--reason", help="Why, for whoever reads it.")
+@DRY_RUN
+@NO_WAIT
+@AS_JSON
+@connected
+def create(
+    ask: Client, user: str | None, identity: str | None, client_ca: str | None,
+    network: str | None, seconds: int | None, reason: str | None, dry_run: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Hold out whom one of the options says: sessions end at once, and nobody comes in until the
+    lock ends."""
+    given = {"user": user, "identity": identity and _identity(identity), "ca": client_ca,
+             "network": network}  # fmt: skip
+    body: dict[str, Any] = {name: value for name, value in given.items() if value}
+    if len(body) != 1:
+        raise click.UsageError("say whom: --user, --identity, --client-ca or --network")
+    more = {"seconds": seconds, "reason": reason}
+    body |= {name: value for name, value in more.items() if value is not None}
+    echo(change(ask, dry_run, "POST", LOCKS, body), as_json)
+
+
+def _identity(text: str) -> dict[str, Any]:
+    try:
+        return bindings.typed(text)
+    except ValueError as error:
+        raise click.UsageError(f"--identity: {error}") from error
+
+
+@lock_group.command("list")
+@AS_JSON
+@connected
+def list_all(ask: Client, as_json: bool) -> None:
+    """List those that hold."""
+    echo(ask("GET", LOCKS), as_json, COLUMNS)
+
+
+@lock_group.command("delete")
+@click.argument("uid", type=int)
+@DRY_RUN
+@NO_WAIT
+@connected
+def delete(ask: Client, uid: int, dry_run: bool) -> None:
+    """Take the lock UID back: whom it held out comes in again, as far as all else lets it."""
+    change(ask, dry_run, "DELETE", f"{LOCKS}/{uid}")
