@@ -23,6 +23,7 @@ LACKS = {
         "a renewed certificate of its own is shown after a restart only",
         "whom its TLS handshake refuses is neither counted nor told, nor foretold by explain",
         "who would be closed by a change is not foretold",
+        "how connections end is not told to the auditor (`/v1/cluster/auditing/db_conns`)",
     ),
 }
 NEWER = (

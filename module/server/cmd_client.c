@@ -402,12 +402,25 @@ static void reply_entry(RedisModuleCtx *ctx, const log_entry *e) {
     reply_lines(ctx, "sans", e->sans);
 }
 
-/* LOG [SINCE seq] [COUNT n]: entries after `seq`, oldest first. `lost`: how many of those asked for the
- * ring does not hold any more. A reader that sees another `boot` starts from 0. */
+/* [ENDS seconds], which stands last: for so long ends of connections are told, an hour at most. */
+static bool read_ends(RedisModuleString **argv, int *argc, fault *why) {
+    enum { LONGEST = 3600 };
+    long long seconds;
+    if (*argc < 3 || *argc % 2 == 0 || !string_is(argv[*argc - 2], "ENDS")) return true;
+    if (!read_number(argv[*argc - 1], &seconds, why)) return false;
+    if (seconds > LONGEST) seconds = LONGEST;
+    if (now_seconds() + seconds > node.ends_until) node.ends_until = now_seconds() + seconds;
+    *argc -= 2;
+    return true;
+}
+
+/* LOG [SINCE seq] [COUNT n] [ENDS seconds]: entries after `seq`, oldest first. `lost`: how many of those
+ * asked for the ring does not hold any more. A reader that sees another `boot` starts from 0. */
 int show_log(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     fault why;
     long long since, most;
     if (!may_administer(ctx, "LIST")) return deny(ctx, "LIST");
+    if (!read_ends(argv, &argc, &why)) return RedisModule_ReplyWithError(ctx, why.text);
     if (!read_page(argv, argc, "SINCE", &since, &most, NULL, &why))
         return RedisModule_ReplyWithError(ctx, why.text);
     tell_doors();

@@ -130,13 +130,20 @@ static void connected(RedisModuleCtx *ctx, session *s, const RedisModuleClientIn
     else enact(ctx, s, &found, d);
 }
 
+/* Told only where somebody has asked for it lately: it takes half of the ring. */
+static void disconnected(session *s) {
+    if (!s->local && now_seconds() < node.ends_until)
+        record(s, "disconnected", s->why, s->user ? string_span(s->user) : span_of(NULL, 0));
+    session_free(s);
+}
+
 void on_client_change(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t sub, void *data) {
     const RedisModuleClientInfo *client = data;
     (void)event;
     if (sub != REDISMODULE_CLIENT_CHANGE_CONNECTED) {
         session *ended = session_find(client->id);
         if (ended)
-            session_free(ended); /* links that this server made also end here, unknown to us */
+            disconnected(ended); /* links that this server made also end here, unknown to us */
         return;
     }
     /* The first client after a start has nobody beside it that could run anything. After MODULE LOAD a
@@ -144,5 +151,6 @@ void on_client_change(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t sub,
     if (!script_runs()) put_in_force();
     session *s = session_new(client->id, client->addr,
                              client->flags & REDISMODULE_CLIENTINFO_FLAG_UNIXSOCKET);
+    s->port = client->port;
     if (!s->local && node.started) connected(ctx, s, client);
 }

@@ -132,6 +132,7 @@ log_entry *record(const session *s, const char *event, reason why, span user) {
     e->event = event;
     e->why = why;
     e->address = s->address;
+    e->port = s->port;
     put_cut(e->user, sizeof e->user, user);
     put_cut_name(e->subject, sizeof e->subject, id->subject);
     put_cut_name(e->issuer, sizeof e->issuer, id->issuer);

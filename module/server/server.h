@@ -30,6 +30,7 @@ typedef struct {
     identity *leaf; /* owned; NULL: no certificate, or one that cannot be read */
     path *issuers;  /* owned; with a leaf */
     ip address;
+    uint16_t port;   /* 0: not known */
     int tls_version; /* of its connection; 0: not known, or not TLS */
     bool local;      /* a unix socket: never anybody's business */
     action act;      /* what was done to it when it connected or chose */
@@ -110,8 +111,8 @@ typedef struct {
     const char *event;
     reason why;
     ip address;
-    uint16_t port;    /* of the other end, of a node's link and of a handshake; 0: not known */
-    const char *door; /* of a node's link; NULL: a client's */
+    uint16_t port;           /* of the other end; 0: not known */
+    const char *door;        /* of a node's link; NULL: a client's */
     bool certified, vouched; /* it has a certificate; and its CA is known */
     bool serves;             /* see identity */
     uint8_t cert[HASH_BYTES], key[HASH_BYTES], ca[HASH_BYTES];
@@ -290,6 +291,7 @@ extern struct node {
     unsigned logged;
     char boot[33];              /* of this start of the server: seq counts from 1 in each */
     uint64_t seq;               /* of the last entry */
+    int64_t ends_until;         /* so long ends of connections are told; seconds since 1970 */
     log_entry log[LOG_ENTRIES]; /* a ring */
 } node;
 
