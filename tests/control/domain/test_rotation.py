@@ -18,7 +18,7 @@ from control.domain.rotation import Dependant, Use
 from control.records import Trust
 from control.reports import ClientCertificate, Session
 from tests.kit.node import Start, who
-from tests.kit.pages import section
+from tests.kit.pages import page
 from tests.kit.plane import SOON, Plane, enrolled_node, frozen
 from tests.kit.rest import ControlPlane, peer_cert
 from tests.kit.servers import Server
@@ -328,9 +328,9 @@ def test_the_rotation_of_the_paper(
     start: Start,
     pki: Pki,
 ) -> None:
-    """The commands of docs/ca.md, one by one, beside a server: the last is refused while alice is
+    """The commands of docs/howto-rotate-ca.md, beside a server: the last is refused while alice is
     connected by her old certificate, and then cuts nobody."""
-    block = section("docs/ca.md", "Rotating").split("```sh\n")[1].split("```")[0]
+    block = page("docs/howto-rotate-ca.md").split("```sh\n")[1].split("```")[0]
     commands = block.replace("/var/lib/certauth", str(site.config.home)).splitlines()
     node = enrolled_node(start, installed, site.config.home, pki)
     endpoint = {"addr": ["127.0.0.1"], "port": node.port}
