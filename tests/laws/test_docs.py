@@ -185,7 +185,9 @@ def test_every_line_type_is_documented() -> None:
     """A section for each type in docs/policy.md, and a row in docs/reference.md."""
     types = strings(table("module/core", "TYPES[LINE_TYPES]"))
     assert set(subsections("docs/policy.md", "Lines", 3)) == set(types)
-    told = {ticked(row[0])[0].split()[0] for row in rows(section("docs/reference.md", "Policy lines"))}
+    told = {
+        ticked(row[0])[0].split()[0] for row in rows(section("docs/reference.md", "Policy lines"))
+    }
     assert told == set(types)
 
 
@@ -239,7 +241,7 @@ GLUE = "module/server"
 
 
 def commands() -> set[str]:
-    """The commands of the module, a subcommand in the place of its parent."""
+    """The commands of the module, a subcommand in place of its parent."""
     found = {name.upper() for name in re.findall(r'\{"(certauth\.\w+)", \w+', source(GLUE))}
     subcommands = re.search(r"POLICY_COMMANDS\[\] = \{(.*?)\};", source(GLUE), re.DOTALL)
     assert subcommands
@@ -676,7 +678,11 @@ def test_the_steps_set_up_a_server(tmp_path: Path) -> None:
     is in."""
     redis_port, api_port = free_port(), free_port()
     script = "".join(
-        re.findall(r"```sh\n(.*?)```", section("docs/own-server.md", "On your own server, with a control plane"), re.DOTALL)
+        re.findall(
+            r"```sh\n(.*?)```",
+            section("docs/own-server.md", "On your own server, with a control plane"),
+            re.DOTALL,
+        )
     )
     for shown, real in (("6379", str(redis_port)), ("9443", str(api_port))):
         assert shown in script

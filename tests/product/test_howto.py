@@ -145,7 +145,7 @@ def test_the_client_of_the_page_is_in(place: Place, pki: Pki, name: str) -> None
     leaf = pki.ca.issue("CN=client", san=[client.san])
     place.write(**client.files(pki.ca, leaf))
     assert who(place.server, leaf) is None
-    *commands, explain = [one for one in blocks(f"docs/{name}", "sh")]
+    *commands, explain = blocks(f"docs/{name}", "sh")
     for command in commands:
         place.run(command)
     wait_until(lambda: who(place.server, leaf) == client.user, f"it is {client.user}", 30)

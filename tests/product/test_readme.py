@@ -45,9 +45,10 @@ def test_a_newcomer_maps_a_name_to_a_user(tmp_path: Path) -> None:
         run(here + script, tmp_path)
         said = run(tried, tmp_path / "try")
     finally:
-        with redis.Redis(unix_socket_path=str(tmp_path / "try/admin.sock")) as left:
-            with suppress(redis.ConnectionError):
-                left.shutdown(nosave=True)
+        left = redis.Redis(unix_socket_path=str(tmp_path / "try/admin.sock"))
+        with suppress(redis.ConnectionError):
+            left.shutdown(nosave=True)
+        left.close()
     assert said.startswith("alice\n"), said
     assert "Server closed the connection" in said
     assert "no_binding" in said

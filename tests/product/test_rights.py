@@ -1,5 +1,5 @@
-"""docs/clients.md, "Rights that libraries and tools need": a server takes each line, and the commands
-of the tool are allowed by it; what it has no need of is not."""
+"""docs/clients.md, "Rights that libraries and tools need": a server takes each line, and the
+commands of the tool are allowed by it; what it has no need of is not."""
 
 import pytest
 
