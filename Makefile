@@ -24,7 +24,7 @@ help:
 	@echo 'make dist          wheel and sdist of the control plane, in build/dist'
 	@echo 'make deb           Debian packages of the module and the control plane, in build/dist'
 	@echo 'make install       both where packages put them, below DESTDIR'
-	@echo 'make lock          constraints.txt anew: the newest releases that fit, with their hashes'
+	@echo 'make lock          constraints.txt again: the newest releases that fit, with their hashes'
 	@echo 'make lint          ruff, clang-format and mypy'
 	@echo 'make test-servers  fetch Redis 8 and Valkey, and run the module'\''s tests on each'
 	@echo 'make test-docker   build both images and test them, on an engine that it starts if need be'

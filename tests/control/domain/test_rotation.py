@@ -145,7 +145,8 @@ def test_each_ca_tells_who_depends_on_it(api: ControlPlane, pki: Pki) -> None:
 
 
 def test_each_pinned_certificate_tells_who_depends_on_it(api: ControlPlane, pki: Pki) -> None:
-    """Where it is pinned, and who is known by it alone; it is no CA, and its CA is not trusted."""
+    """Where it is pinned, and who is known by it alone; it is not a CA, and its CA is not
+    trusted."""
     other = root("CN=Other")
     leaf, alone = other.issue(ALICE), root("CN=device")
     api.trust(pki.ca)
@@ -196,7 +197,7 @@ def test_a_ca_in_use_goes_only_by_force(api: ControlPlane, pki: Pki) -> None:
 
 
 def test_a_database_loses_its_own_ca_only_by_force(api: ControlPlane, pki: Pki) -> None:
-    """Whoever logged in there; others' logins there do not count for the cluster's CA."""
+    """Anyone who logged in there; others' logins there do not count for the cluster's CA."""
     own = root("CN=Own")
     api.trust(pki.ca)
     api.database(authentication_ssl_client_certs=[{"client_cert": own.pem.decode()}])

@@ -56,7 +56,7 @@ class Files:
 
 
 class Comers:
-    """Clients that come anew to each node, one after the other, and are alice each time."""
+    """Clients that come again to each node, one after the other, and are alice each time."""
 
     def __init__(self, nodes: list[RedisServer], cert: Cert) -> None:
         self.nodes, self.cert = nodes, cert
@@ -170,7 +170,7 @@ def test_nothing_that_an_operator_does_fails_a_command(
 ) -> None:
     """Slots move there and back, a replica is asked to take over and another one takes over by
     itself, and every node gets another certificate with a key of another type, by the page: no
-    command fails, whoever comes anew is let in, and no node refuses another one."""
+    command fails, anyone who comes again is let in, and no node refuses another one."""
     plane.register(six.nodes[0], allow_trust_on_internal_links=True)
     finds(plane, *six.nodes, deadline=60)
     before = {node.key for node in plane.store.nodes.of(1)}
