@@ -199,7 +199,7 @@ def cert_request(ask: Client, user: str, out: str, key_type: KeyType, cert_profi
     """Make a key here, which stays here, and have a certificate issued for it."""
     name = out or (user if "/" not in user else "")
     if not name:
-        raise click.UsageError("say how the files are to be called: --out")
+        raise click.UsageError("name the files: --out")
     made = renewal.Files(Path(f"{name}.crt"), Path(f"{name}.key"))
     renewal.request(ask, made, user, cert_profile, key_type)
     show_files(made)

@@ -287,7 +287,7 @@ def profile_for(store: Store, user: User, name: str) -> Profile:
         raise refused(
             "no_certificate_user",
             f"'{user.name}' logs in by password: certificates are for users whose auth_method is "
-            "certificate. Say for which user it is to be",
+            "certificate. Say which user it is for",
         )
     found = next((one for one in store.objects.all(Profile) if one.name == name), None)
     if found is None:
