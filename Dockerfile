@@ -44,7 +44,7 @@ COPY --from=build /src/module/certauth.so /usr/local/lib/certauth.so
 COPY --from=build /redis.conf /etc/certauth/redis.conf
 COPY --from=build /src/module/entrypoint /usr/local/bin/certauth-server
 COPY --from=build /src/LICENSE /usr/share/licenses/redis-certauth/LICENSE
-# A base without a server, or on which the module does not run, is no base.
+# A base without a server, or on which the module does not run, is not a base.
 RUN certauth-server --version && libraries=$(ldd /usr/local/lib/certauth.so) \
     && ! echo "$libraries" | grep 'not found'
 LABEL org.opencontainers.image.title="redis-certauth server" \

@@ -14,7 +14,7 @@ C = $(wildcard module/*/*.[ch] tests/*/*.[ch])
 
 BENCH = $(if $(ONLY),--only '$(ONLY)') $(if $(SCALE),--scale '$(SCALE)') $(if $(SERVER),--server '$(SERVER)')
 
-.PHONY: help setup setup-dev setup-all build run dist deb install lock lint test bench servers test-servers test-docker test-all test-sanitize fuzz clean
+.PHONY: help setup setup-dev setup-all build run dist deb install lock lint test bench servers test-servers test-docker test-all test-sanitize fuzz docs clean
 
 help:
 	@echo 'make run           start a server that knows you by your certificate, and say what to try'
@@ -24,7 +24,7 @@ help:
 	@echo 'make dist          wheel and sdist of the control plane, in build/dist'
 	@echo 'make deb           Debian packages of the module and the control plane, in build/dist'
 	@echo 'make install       both where packages put them, below DESTDIR'
-	@echo 'make lock          constraints.txt anew: the newest releases that fit, with their hashes'
+	@echo 'make lock          constraints.txt again: the newest releases that fit, with their hashes'
 	@echo 'make lint          ruff, clang-format and mypy'
 	@echo 'make test-servers  fetch Redis 8 and Valkey, and run the module'\''s tests on each'
 	@echo 'make test-docker   build both images and test them, on an engine that it starts if need be'
@@ -33,6 +33,7 @@ help:
 	@echo 'make bench         how fast it is, beside what stock servers do: build/bench/report.md'
 	@echo '                   (ONLY=1,2 questions, SCALE=0.1 a look, SERVER=8.6)'
 	@echo 'make fuzz          hostile inputs for the core, SECONDS=60 of each kind'
+	@echo 'make docs          the pages as a site, in build/site/html; fails on a broken link'
 	@echo 'make clean         remove what was built, .venv included (.certauth stays)'
 	@echo 'PYTHON=python3.12  another interpreter'
 
@@ -116,6 +117,11 @@ test-sanitize: setup-dev
 
 fuzz: setup-dev
 	.venv/bin/python -m tests.fuzz $(if $(SECONDS),--seconds '$(SECONDS)')
+
+docs:
+	@PYTHON='$(PYTHON)' .ci/setup docs
+	.venv/bin/python .ci/site
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 
 clean:
 	rm -rf build .venv module/*.so control/*.so *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -114,7 +114,7 @@ def make(
     stamp.unlink(missing_ok=True)
     with contextlib.chdir(work):
         made = Path(build(flags, link)).resolve()
-    # A new file in the place of the old one: a running server has the old one mapped.
+    # A new file in place of the old one: a running server has the old one mapped.
     fresh = product.with_suffix(".new")
     product.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy2(made, fresh)

@@ -238,7 +238,7 @@ class Database:
     tls_server_name: str = ""  # that nodes' certificates show; "": the host, or an endpoint's name
     node_addresses: tuple[tuple[str, str], ...] = ()  # host:port as announced, and as it is reached
     node_keys: tuple[str, ...] = ()  # SHA-256 of the keys of further node peers, in hex
-    sentinel_master: str = ""  # the one that is meant, where a Sentinel watches several
+    sentinel_master: str = ""  # the master that is meant, where a Sentinel watches several
     allow_unbound_peers: bool = False  # enforce also where a node's peer could not be bound
     allow_trust_on_internal_links: bool = False
     enforcement: Enforcement = "refuse"  # where tls_mode is enabled

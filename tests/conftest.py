@@ -31,7 +31,7 @@ ssl.create_default_context = _lenient_context
 
 
 def use_core(folder: str) -> None:
-    """Puts the core of another build (`build/sanitize`) in the place of control._core."""
+    """Puts the core of another build (`build/sanitize`) in place of control._core."""
     path = support.ROOT / folder / "control" / "_core.abi3.so"
     spec = importlib.util.spec_from_file_location("control._core", path)
     assert spec

@@ -186,7 +186,7 @@ def passwords(uid: int, sent: BdbPasswordBody) -> Response:
 
 def prepared(sent: BdbBody) -> dict[str, Any]:
     """The fields of a request as changes of a record. Raises Refusal, CertificateError."""
-    # These are no fields of a record.
+    # These are not fields of a record.
     ours = {"uid", "client_cas", "pinned_certificates", "trust_grows", *demands.FIELDS}
     changes = {name: value for name, value in sent.sent().items() if name not in ours}
     if "endpoints" in changes:

@@ -1,11 +1,11 @@
-"""Fields of Redis Enterprise's objects that are no settings here (RS 8.2, and those of 8.0 that a
+"""Fields of Redis Enterprise's objects that are not settings here (RS 8.2, and those of 8.0 that a
 cluster shows and no page names). tests/control/api/test_enterprise.py holds them to its table.
 
 * IGNORED: where and how data is kept, and what only answers have. Accepted, and listed in the
   answer.
 * HELD: what says who may do what, what is encrypted or what is logged. A value that holds here
-  already, or than which it is stricter here, is no change; any other one is a 406, since a client
-  would take the 200 for the setting.
+  already, or than which it is stricter here, is not a change; any other one is a 406, since a
+  client would take the 200 for the setting.
 """
 
 from typing import Any

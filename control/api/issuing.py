@@ -101,7 +101,7 @@ blueprint = Blueprint("issuing", __name__)
 @needs("any", takes=IssueBody, answers=ClientCertificateAnswer, query=CHANGING)
 def issue(sent: IssueBody) -> Response:
     """For the caller's own user; who may change users may ask for another one. Without `profile`,
-    the one of the certificate that the caller logs in with. A dry run hands no certificate out."""
+    that of the certificate that the caller logs in with. A dry run hands no certificate out."""
     user = whose(sent.user)
     authority = current_app.extensions["authority"]()
     login = certificate_of_login()

@@ -98,7 +98,7 @@ def refresh(sent: RefreshBody) -> Response:
 @blueprint.put("/v1/users/password")
 @needs("any", expired=True, takes=NewPasswordBody, query=CHANGING)
 def replace_password(sent: NewPasswordBody) -> Response:
-    """In the place of all that the user had. Without `username`, the caller's own."""
+    """In place of all that the user had. Without `username`, the caller's own."""
     user = whose(sent.username)
     password = checked(sent.new_password, user)
     return changed(user, lambda now: replace(now, passwords=(password,), locked=0))

@@ -99,7 +99,7 @@ class Held:
 
 
 class Body(BaseModel):
-    """A JSON object. Nothing is converted: "1" is no number, null is no absent field."""
+    """A JSON object. Nothing is converted: "1" is not a number, null is not an absent field."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
     IGNORED: ClassVar[frozenset[str]] = frozenset()
@@ -157,15 +157,16 @@ def parse(model: type[Model], content: bytes) -> tuple[Model, list[str]]:
 
 def _object(content: bytes) -> dict[str, Any]:
     try:
-        # json.loads would also take UTF-16 and UTF-32, which whoever filters requests may not read.
+        # json.loads would also take UTF-16 and UTF-32, which anyone who filters requests may not
+        # read.
         text = content.decode("utf-8-sig")
         found = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
     except UnicodeDecodeError:
-        raise invalid("invalid_json", "the body is no JSON: not in UTF-8") from None
+        raise invalid("invalid_json", "the body is not JSON: not in UTF-8") from None
     except (ValueError, RecursionError) as error:
-        raise invalid("invalid_json", f"the body is no JSON: {error}") from None
+        raise invalid("invalid_json", f"the body is not JSON: {error}") from None
     if not isinstance(found, dict):
-        raise invalid("invalid_json", "the body is no JSON object")
+        raise invalid("invalid_json", "the body is not JSON object")
     return found
 
 
@@ -179,7 +180,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not JSON number")
 
 
 def _refusal(model: type[Body], error: ValidationError) -> Refusal:

@@ -168,7 +168,7 @@ def _model(kind: Any) -> Any:
 
 
 def _name_ignored(name: str, schema: dict[str, Any]) -> None:
-    """Adds the fields that a body may have and that are no settings here."""
+    """Adds the fields that a body may have and that are not settings here."""
     known = {model.__name__: model for model in _below(models.Body)}
     for field in sorted(getattr(known.get(name), "IGNORED", ())):
         schema.setdefault("properties", {})[field] = {"description": "Accepted and ignored."}

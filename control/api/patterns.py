@@ -110,8 +110,8 @@ def delete(uid: int) -> Response:
 
 
 def changed(pattern: Pattern, sent: PatternBody) -> Pattern:
-    """With what the request says, in canonical spelling. Raises Refusal 400 where that is no line
-    of a policy."""
+    """With what the request says, in canonical spelling. Raises Refusal 400 where that is not a
+    line of a policy."""
     values = {name: value for name, value in sent.sent().items() if name != "uid"}
     if "from_" in values:
         values["networks"] = tuple(values.pop("from_"))

@@ -225,7 +225,7 @@ def read_crl(uid: int) -> Response:
 @blueprint.post("/v1/certauth/crls")
 @needs("update_cluster", takes=NewCrlBody, answers=ImportedAnswer, query=CHANGING)
 def import_crl(sent: NewCrlBody) -> Response:
-    """Takes CAs' lists, sent or fetched, each in the place of the one before it: all that the file
+    """Takes CAs' lists, sent or fetched, each in place of the one before it: all that the file
     holds, or none."""
     settings = {name: value for name, value in sent.sent().items() if name in SETTINGS}
     if sent.url:

@@ -119,7 +119,7 @@ def resources(sent: RoleBody) -> tuple[int, ...]:
 
 def check_resources(role: Role, new: Iterable[int]) -> None:
     """Raises Refusal 400 where a role cannot be for some databases only, or one that is new among
-    them does not exist: whoever makes it later would make it the role's."""
+    them does not exist: anyone who makes it later would make it the role's."""
     if role.resources and role.management not in SCOPED:
         text = f"resources: only {' and '.join(SCOPED)} can be for some databases"
         raise invalid("invalid_param", f"{text}, and not {role.management}")

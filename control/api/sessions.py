@@ -103,7 +103,7 @@ def end(sent: EndSessionBody) -> Response:
     database, only_looks = store().objects.get(Database, sent.bdb_uid), flag("dry_run")
 
     def close(command: Command) -> bool:
-        # Numbers of clients begin anew with each start of a server: is it still that one?
+        # Numbers of clients begin again with each start of a server: is it still that one?
         told = command("CERTAUTH.SESSIONS", "CURSOR", sent.id - 1, "COUNT", 1)["sessions"]
         same = [one for one in told if one["id"] == sent.id and (one["cert"] or "") == sent.cert]
         return bool(same) and (only_looks or bool(command("CLIENT", "KILL", "ID", sent.id)))
@@ -114,7 +114,7 @@ def end(sent: EndSessionBody) -> Response:
         raise refused(
             "session_not_ended",
             f"{sent.node}: {told}; where its bootstrap file does not give +client|kill yet, give "
-            "it the one that is in the control plane's folder now, and restart the server",
+            "it the file in the control plane's folder, and restart the server",
         )
     if not told:
         raise missing("such session any more")

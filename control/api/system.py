@@ -1,10 +1,10 @@
 """What Redis Enterprise's clients ask about the cluster itself, as far as there is a truth to tell.
 
-The cluster is the control plane, and its only node (uid 1) the one that answers. The Redis and
-Valkey servers are no nodes of it: they are listed with their databases. There are no shards, and
-the licence has no limit. The first administrator is made on the machine itself (`redis-certauth
-init`), so nothing can be bootstrapped from here, and whoever comes first over the network becomes
-nobody."""
+The cluster is the control plane, and its only node (uid 1) is the process that answers. The Redis
+and Valkey servers are not nodes of it: they are listed with their databases. There are no shards,
+and the licence has no limit. The first administrator is made on the machine itself (`redis-certauth
+init`), so nothing can be bootstrapped from here, and anyone who comes first over the network
+becomes nobody."""
 
 import math
 import os

@@ -101,7 +101,7 @@ class UserRoleAnswer(Answer):
 
 
 blueprint = Blueprint("users", __name__)
-# The one that `role` shows where a user has several; the field knows only one.
+# What `role` shows where a user has several; the field knows only one.
 RANKS: tuple[Management, ...] = (
     "admin", "cluster_member", "user_manager", "db_member", "cluster_viewer", "db_viewer", "none"
 )  # fmt: skip
@@ -255,7 +255,7 @@ def check_own(user: User, sent: UserBody) -> None:
         raise forbidden(
             "insufficient_permissions",
             "these fields of your own user are changed by "
-            f"whoever manages users: {', '.join(refused)}",
+            f"anyone who manages users: {', '.join(refused)}",
         )
 
 

@@ -72,7 +72,7 @@ def needs(permission: str, **declared: Any) -> Callable[[Handler], Handler]:
     `scoped`: roles for some databases give this too, where the address has the `uid` of one of
     them; where it has none, the handler shows no other database than `caller().may_on` says.
     `takes`: the model of the body, which the handler gets as its argument `sent`. `answers`: the
-    type of the answer, or the media type of one that is no JSON. `query`: the names of the query's
+    type of the answer, or the media type of one that is not JSON. `query`: the names of the query's
     parameters."""
     rule = Rule(permission, **declared)
 
@@ -218,7 +218,7 @@ def _show_state(response: Response) -> Response:
 
 
 def store() -> Store:
-    """In a rehearsal, the one that forgets: see `rehearsed`."""
+    """In a rehearsal, the store that forgets: see `rehearsed`."""
     return cast(Store, g.get("stage") or current_store())
 
 
@@ -236,7 +236,7 @@ def rehearsed(stage: Store, method: str, path: str, sent: Any) -> None:
     found, app = caller(), current_app._get_current_object()  # type: ignore[attr-defined]
     with app.app_context(), app.test_request_context(path, method=method, json=sent):
         if request.url_rule is None or request.url_rule.rule not in CHANGES or request.query_string:
-            raise invalid("invalid_param", f"{method} {path} is no change that can be previewed")
+            raise invalid("invalid_param", f"{method} {path} is not a change that can be previewed")
         handler = app.view_functions[request.url_rule.endpoint]
         g.caller, g.stage = found, stage
         permit(found, handler.rule)

@@ -35,7 +35,7 @@ State = dict[str, Objects]  # by section of the file
 
 
 class PolicyFileError(Exception):
-    """What is wrong in the file, for whoever wrote it."""
+    """What is wrong in the file, for anyone who wrote it."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _object(section: str, where: str, found: Any, folder: Path) -> Fields:
     fields = dict(found)
     for name in ("tls_server_ca", "password_file"):
         if name in fields and not isinstance(fields[name], str):
-            raise PolicyFileError(f"{where}: '{name}' is no text")
+            raise PolicyFileError(f"{where}: '{name}' is not text")
     if "tls_server_ca" in fields:
         fields["tls_server_ca"] = _pem(fields["tls_server_ca"], folder)
     if section == ISSUERS:
@@ -271,7 +271,7 @@ def _pattern(found: Fields) -> Fields:
 
 
 def _pins(found: Fields) -> list[str]:
-    """The SHA-256 of clients' own certificates: of those that are no CAs, which need not be said,
+    """The SHA-256 of clients' own certificates: of those that are not CAs, which need not be said,
     and of those that were said. Raises ValueError."""
     if CLIENT_CERTS not in found:
         raise ValueError(f"{PINS} stands beside the {CLIENT_CERTS} that it names")

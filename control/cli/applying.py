@@ -61,7 +61,7 @@ def apply_command(ask: Client, file: Path, dry_run: bool, prune: bool, yes: bool
 @click.command("export")
 @connected
 def export_command(ask: Client) -> None:
-    """Print what there is, as a file for `apply`: there it is no change. Passwords are not in
+    """Print what there is, as a file for `apply`: there it is not a change. Passwords are not in
     it."""
     click.echo(apply.dump(apply.exported(apply.fetch(ask))), nl=False)
 

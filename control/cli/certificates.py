@@ -212,7 +212,7 @@ def cert_request(
     """Make a key here, which stays here, and have a certificate issued for it."""
     name = out or (user if "/" not in user else "")
     if not name:
-        raise click.UsageError("say how the files are to be called: --out")
+        raise click.UsageError("name the files: --out")
     made = renewal.Files(Path(f"{name}.crt"), Path(f"{name}.key"))
     if token_file is None:
         if daemon or run:

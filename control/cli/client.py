@@ -19,7 +19,7 @@ TIMEOUT = 30.0  # seconds, for each read and write
 
 
 class ProfileError(Exception):
-    """Why there is nobody to ask, or no way to log in, for whoever typed the command."""
+    """Why there is nobody to ask, or no way to log in, for anyone who typed the command."""
 
 
 class ApiError(Exception):

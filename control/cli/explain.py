@@ -60,7 +60,7 @@ def explained_by(
     except (core.CoreError, OSError) as error:
         raise click.ClickException(str(error)) from error
     except UnicodeDecodeError as error:
-        raise click.ClickException(f"{policy} is no text in UTF-8: {error}") from error
+        raise click.ClickException(f"{policy} is not text in UTF-8: {error}") from error
     return render_decision(decision)
 
 

@@ -145,7 +145,7 @@ def choices_of(leaf: core.Identity) -> list[tuple[str, str]]:
 
 
 def fields_of(identities: Sequence[Identity]) -> dict[str, Any]:
-    """The fields of a request. A plain subject alone takes the place of the one that is there, as
+    """The fields of a request. A plain subject alone replaces the present one, as
     in Redis Enterprise; anything else takes the place of all identities."""
     if len(identities) == 1 and identities[0].keys() == {"subject"}:
         return {SUBJECT: identities[0]["subject"]}

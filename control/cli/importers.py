@@ -82,7 +82,7 @@ def _subject(out: Import, where: str, login: str, subjects: Subjects) -> str | N
     try:
         return pasted.name(text).text
     except core.CoreError as error:
-        out.note(where, f"'{text}' is no subject: {error}")
+        out.note(where, f"'{text}' is not a subject: {error}")
         return None
 
 
@@ -133,7 +133,7 @@ def _acl_user(
     if identity is None or acl is None:
         return
     if "off" in rules:
-        out.note(where, "is off: it is left out, and whoever has its certificate is nobody")
+        out.note(where, "is off: it is left out, and anyone who has its certificate is nobody")
         return
     if not is_name(out, where, name, identity):
         return
@@ -183,7 +183,7 @@ def _acl(out: Import, where: str, rules: list[str]) -> str | None:
     if passwords:
         out.note(where, f"its {passwords} passwords are left out: it logs in by certificate alone")
     if "nopass" in rules:
-        out.note(where, "nopass is left out: whoever had no certificate could be it")
+        out.note(where, "nopass is left out: a client without a certificate could be it")
     for rule in rules:
         if rule.lower() == "reset":
             kept.clear()
@@ -275,7 +275,7 @@ def _mapped(
     try:
         subject = pasted.name(subject).text
     except core.CoreError as error:
-        out.note(where, f"'{subject}' is no subject: {error}")
+        out.note(where, f"'{subject}' is not a subject: {error}")
         return
     owner = next((name for name, those in taken.items() if subject in those), None)
     if owner and owner != user:

@@ -144,7 +144,7 @@ def check_config(home: Path) -> None:
         raise click.ClickException("\n".join(problems))
 
 
-REPLACE = click.option("--replace", is_flag=True, help="Instead of the one that is there.")
+REPLACE = click.option("--replace", is_flag=True, help="Replace the present one.")
 
 
 @ca_group.command("create")
@@ -248,7 +248,7 @@ def node() -> None:
 def host_and_port(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, int]:
     host, _, port = value.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise click.BadParameter(f"'{value}' is no HOST:PORT", ctx, param)
+        raise click.BadParameter(f"'{value}' is not a HOST:PORT", ctx, param)
     return host.strip("[]"), int(port)
 
 

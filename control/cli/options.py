@@ -172,7 +172,7 @@ def _profile(name: str | None, options: Mapping[str, str | None]) -> client.Prof
 
 
 def ask_password(prompt: str, twice: bool = False) -> str:
-    """A password from a prompt, or from a line of standard input where that is no terminal."""
+    """A password from a prompt, or from a line of standard input where that is not a terminal."""
     if not sys.stdin.isatty():
         return sys.stdin.readline().rstrip("\r\n")
     found: str = click.prompt(prompt, hide_input=True, confirmation_prompt=twice, err=True)

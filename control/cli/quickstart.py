@@ -109,7 +109,9 @@ def check_server(name: str) -> str:
     found = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
     version = re.search(r"(Redis|Valkey) server v=(\d+)\.(\d+)\.(\d+)", found)
     if version is None:
-        raise QuickstartError(f"{path} is no Redis or Valkey server; it says: {found.strip()[:80]}")
+        raise QuickstartError(
+            f"{path} is not a Redis or Valkey server; it says: {found.strip()[:80]}"
+        )
     number = tuple(int(part) for part in version.groups()[1:])
     if number < OLDEST:
         needed = ".".join(map(str, OLDEST))
@@ -216,7 +218,7 @@ def configuration(options: Options, pki: Pki) -> str:
         f"bind {LOOPBACK}\nport 0\ntls-port {options.redis_port}\n"
         f"tls-cert-file {certificate}\ntls-key-file {key}\n"
         f"tls-ca-cert-file {ca}\ntls-ca-cert-dir certauth/ca\n"
-        # Else a server that cannot save (a full disk) would go on, whoever tells it to stop.
+        # Else a server that cannot save (a full disk) would go on, no matter who tells it to stop.
         "shutdown-on-sigterm force\n"
         f"loadmodule {module} journal certauth bootstrap bootstrap\n"
     )

@@ -1,8 +1,8 @@
 """A client's own certificate, in its files: how it comes there, and how it is renewed in time.
 
-A renewed certificate is for the same key, and is put in the place of the old one by one rename: so
-whoever reads the two files, one after the other and at whatever moment, has a pair that fits. Who
-wants another key asks for a certificate in new files.
+A renewed certificate is for the same key, and is put in place of the old one by one rename: so
+anyone who reads the two files, one after the other and at whatever moment, has a pair that fits.
+Who wants another key asks for a certificate in new files.
 """
 
 import logging
@@ -34,7 +34,7 @@ LOOK = 60.0  # seconds: a machine that slept finds out what time it is
 
 
 class RenewalError(Exception):
-    """Why there is no new certificate, for whoever typed the command."""
+    """Why there is no new certificate, for anyone who typed the command."""
 
 
 @dataclass(frozen=True)

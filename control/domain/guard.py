@@ -50,7 +50,7 @@ _EVERYBODY: Managements = frozenset(get_args(Management))
 NO_ROLE: Managements = frozenset({"none"})  # a user without one may what each login may
 _VIEWERS: Managements = _EVERYBODY - NO_ROLE
 PERMISSIONS: dict[str, Managements] = {
-    "any": _EVERYBODY,  # whoever is logged in
+    "any": _EVERYBODY,  # anyone who is logged in
     "view_all_nodes_info": _VIEWERS,
     "view_node_info": _VIEWERS,
     "view_all_nodes_checks": _VIEWERS,

@@ -45,7 +45,7 @@ FILES = re.compile(r"clients(?:-[a-z0-9]+)?\.pem")
 ROOT_LIFETIME = timedelta(days=3650)
 LIFETIME = timedelta(days=1825)  # of the CA that issues
 PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
-CERTIFICATES = 1_000  # good ones of one user: whoever has one could fill the disk with others
+CERTIFICATES = 1_000  # good ones of one user: anyone who has one could fill the disk with others
 # What a decision may say of a certificate that is nobody else's: it is this user, or nobody yet.
 HARMLESS = {
     "matched", "off", "no_binding", "gate", "untrusted_issuer", "address", "user_missing",
@@ -235,7 +235,7 @@ class OpenPolicies:
         return changes is not None
 
 
-# What keeps clients out of a policy, whoever they are.
+# What keeps clients out of a policy, no matter who they are.
 CLOSED = ("set enforce ", "set gate ", "allow ", "ca ", "anchor ")
 
 
@@ -257,8 +257,8 @@ def issue(
     by: ClientCertificate | None = None,
 ) -> ClientCertificate:
     """A certificate for the key of a CSR (PEM) and this user, by a profile; remembered in the
-    inventory. `decide` is what the REST API does with certificates, `by` the one that the caller
-    logged in with. Raises Refusal, CertificateError."""
+    inventory. `decide` is what the REST API does with certificates, `by` the certificate that the
+    caller logged in with. Raises Refusal, CertificateError."""
     store = policies.store
     profile = profile_for(store, user, profile_name)
     check_count(store, user)
@@ -297,7 +297,7 @@ def profile_for(store: Store, user: User, name: str) -> Profile:
         raise refused(
             "no_certificate_user",
             f"'{user.name}' logs in by password: certificates are for users whose auth_method is "
-            "certificate. Say for which user it is to be",
+            "certificate. Say which user it is for",
         )
     found = profile_named(store, name)
     if found.role_uids and not set(found.role_uids) & set(user.role_uids):

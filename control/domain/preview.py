@@ -1,4 +1,4 @@
-"""What a change would do, before it is made: to policies, to known certificates, to whoever is
+"""What a change would do, before it is made: to policies, to known certificates, to anyone who is
 connected.
 
 The change is made in a store that forgets it, by the handlers that would make it; the core decides
@@ -151,7 +151,7 @@ def nodes(
 
 
 UNASKED: Mapping[str, Any] = {
-    "error": "this control plane does not speak to it now: ask the one that leads"
+    "error": "this control plane does not speak to it now: ask the leading one"
 }
 NOTHING: Mapping[str, Any] = {
     "error": "", "sessions": 0, "ends": 0, "ending": [], "users": [], "refused": []

@@ -39,7 +39,7 @@ LOOK = 1.0  # seconds between two looks at the clock
 STILL = 300.0  # seconds without a good look; there may be many lists to fetch
 AGAIN = 60  # seconds until a fetch that brought nothing is tried again, or one that is overdue
 LIFETIME = timedelta(days=7)  # of our own lists
-DAILY = 86400  # seconds until our own list is signed anew
+DAILY = 86400  # seconds until our own list is signed again
 
 
 # ---- Taking lists in -----------------------------------------------------------------------------
@@ -134,7 +134,7 @@ def fetch(url: str, kind: str = "application/pkix-crl", most: int = 0, ca: str =
         parts = urlsplit(url)
         connection = _connected(parts.scheme, parts.hostname or "", parts.port, ca)
         deadline = time.monotonic() + SECONDS
-        # Whoever answers a byte at a time is cut off too.
+        # Anyone who answers a byte at a time is cut off too.
         watchdog = threading.Timer(SECONDS, connection.sock.shutdown, [socket.SHUT_RDWR])
         watchdog.start()
         try:
@@ -268,7 +268,7 @@ def _fetch_again(store: Store, one: RevocationList, now: int) -> None:
 
 
 def publish(store: Store, signer: Signer, now: int) -> None:
-    """Signs the list of a CA of ours anew where it has changed, or is a day old."""
+    """Signs the list of a CA of ours again where it has changed, or is a day old."""
     key = core.identity(signer.certificate.encode()).key
     last, revoked = store.crls.published(key), store.revocations.of_ca(key)
     entries = [crl.Entry(one.line.split()[-1], one.time, one.reason) for one in revoked]

@@ -29,7 +29,7 @@ class Use:
     last: int = 0
 
     def succeeds(self, other: "Use") -> bool:
-        """Whether it is there in the place of another: for the same key, or since that was last
+        """Whether it is there in place of another: for the same key, or since that was last
         used."""
         newer = not self.live and self.user == other.user and self.cert != other.cert
         return newer and (self.key == other.key or self.first > other.last)

@@ -95,7 +95,7 @@ class Server:
             log_config=None,
             log_level="error",  # Not a line for each bad request: attackers would fill the log.
             access_log=False,
-            # Only a spare: any byte, be it an empty line, stops uvicorn's clock, but not ours.
+            # Only a spare: any byte, even an empty line, stops uvicorn's clock, but not ours.
             timeout_keep_alive=math.ceil(limits.idle_seconds) + 1,
             proxy_headers=False,  # On by default, for 127.0.0.1: a header would set the address.
         )

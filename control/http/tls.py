@@ -167,7 +167,7 @@ class Connection(asyncio.Transport, asyncio.Protocol):
                 http.data_received(tls.recv(CHUNK))
         except SSL.WantReadError:
             self._flush(tls)
-        except SSL.Error as error:  # Also the peer's close_notify, which is no error.
+        except SSL.Error as error:  # Also the peer's close_notify, which is not an error.
             log.debug("TLS with %s ended: %r", self._source, error)
             self.close()
 

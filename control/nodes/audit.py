@@ -32,7 +32,7 @@ PAGES = 6  # of one node in a row: more than it keeps
 INTERVAL = 1.0  # seconds between two looks at the event log
 PATIENCE = 30.0  # seconds without a good one, after which the file stands still
 SIZE = 64 << 20  # bytes of a file, which then is renamed to .1, that one to .2, …
-KEPT = 10  # files, besides the one that is written to
+KEPT = 10  # files, besides the present file
 FINE = frozenset(
     {"login", "choose", "left", "would-login", "would-choose", "would-leave", "peer-joined"}
 )
@@ -45,7 +45,7 @@ OVERWRITTEN = "more happened than the server keeps until it is read"
 
 @dataclass(frozen=True)
 class Ours:
-    """Whose logins are no events: the control plane comes once a minute. From another address, its
+    """Whose logins are not events: the control plane comes once a minute. From another address, its
     key is somebody else's."""
 
     address: str

@@ -1,4 +1,4 @@
-"""Which of several control planes speaks to the servers: the one that has the lease.
+"""Which of several control planes speaks to the servers: the holder of the lease.
 
 The lease is a row of the store, and ends by the clock of its database. Its epoch goes up with each
 new holder, and stands in every write: the store refuses that of a holder that has been replaced,

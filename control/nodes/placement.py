@@ -47,7 +47,7 @@ def members(seeds: Iterable[str], infos: Mapping[str, NodeInfo | None]) -> froze
 
 def aliases(seeds: Collection[str], infos: Mapping[str, NodeInfo | None]) -> frozenset[str]:
     """The addresses that are second names of servers with another address. A server's first name
-    is the one that the database gives it, else the first in the alphabet."""
+    is what the database gives it, else the first in the alphabet."""
     first: dict[str, str] = {}
     for address in sorted(infos, key=lambda address: (address not in seeds, address)):
         info = infos[address]

@@ -24,7 +24,7 @@ class NodeInfo:
     software: str  # "redis 8.6.3"
     module: str = ""  # the version of certauth, as the server counts; "" on Sentinels
     names: frozenset[str] = frozenset()
-    master: str = ""  # a replica's, or the one that a Sentinel tells clients of
+    master: str = ""  # a replica's, or the master that a Sentinel tells clients of
     failed: frozenset[str] = frozenset()  # whom of a cluster it says that about
     is_cut: bool = False  # a replica's link is down, and nothing is being done about it
 
@@ -125,7 +125,7 @@ def shards(reply: Sequence[Any], failed: bool = False) -> frozenset[str]:
 
 
 def watched(masters: Sequence[Any], wanted: str) -> str:
-    """The name of the master that a database means, of SENTINEL MASTERS: the one that it names, or
+    """The name of the master that a database means, of SENTINEL MASTERS: the name that it gives, or
     the only one there is. Raises ValueError for a person."""
     names = sorted(mapping(one)["name"] for one in masters)
     if wanted in names:

@@ -365,13 +365,13 @@ WRITTEN = (
 OUTBID = (
     "another control plane with this one's identity, such as one that was restored from its "
     "backup, writes to this server, and this one does not any more: stop one of them; "
-    "redis-certauth release --force is for the one that stays"
+    "redis-certauth release --force is for the control plane that stays"
 )
 BEFORE = (
     "a control plane with this one's identity, and not on this one's database, has written to this "
     "server; where it still runs, it stops now"
 )
-SHUT = "a new connection fails, as a client's does, and changes arrive over the one that is open"
+SHUT = "a new connection fails, as a client's does, and changes arrive over the open one"
 REFUSED = (
     "the master refuses it where the key that it shows there is not known (redis-certauth node "
     "enrol --db, or node_keys); the logs of both say more"

@@ -40,7 +40,7 @@ class Crl:
     """A list that its CA has signed. Times are seconds since 1970."""
 
     issuer: str  # RFC 4514
-    keys: tuple[str, ...]  # key ids of the CA, as in `revoke serial`, first the one that signed
+    keys: tuple[str, ...]  # key ids of the CA, as in `revoke serial`, first the key that signed
     path: tuple[str, ...]  # the same, and key ids of the CAs above, as far as they are known
     scope: str  # "": all that the CA has issued; else what tells this part from the others
     number: int

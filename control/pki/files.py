@@ -37,7 +37,7 @@ def _write_whole(
     `write_private`."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        # mkstemp's mode is 0600. Bytes that were no UTF-8 when they were read stay what they were.
+        # mkstemp's mode is 0600. Bytes that were not UTF-8 when they were read stay what they were.
         with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             if like is None and not os.geteuid():
                 folder = path.parent.stat()

@@ -1,9 +1,9 @@
 """The one way in which `cryptography` is asked to read or to sign: whatever it raises becomes an
 error of ours that says where.
 
-What it raises is no closed list: KeyError for a TLS feature, InvalidVersion for a list of version
-0, ValueError for a year 0, TypeError for a BIT STRING in a name, a Rust panic. So nothing is
-listed."""
+What it raises is not a closed list: KeyError for a TLS feature, InvalidVersion for a list of
+version 0, ValueError for a year 0, TypeError for a BIT STRING in a name, a Rust panic. So nothing
+is listed."""
 
 import re
 from collections.abc import Iterator

@@ -118,7 +118,7 @@ def _again(ca: Issued, old: str, key: PublicKey, lifetime: timedelta) -> str:
 
 def seal_authority(authority: Issued, passphrase: str) -> str:
     """The PEM text of a CA: its key, encrypted where there is a passphrase, and its certificate
-    with those above it. One file, so that whoever reads it gets a pair that fits."""
+    with those above it. One file, so that anyone who reads it gets a pair that fits."""
     return seal_key(authority.key, passphrase) + authority.certificate
 
 

@@ -75,7 +75,7 @@ class Leaf:
 
 
 def new_request(key_type: KeyType, key_pem: str = "") -> Issued:
-    """A CSR in the place of a certificate, and the key that it is for: a new one unless one is
+    """A CSR in place of a certificate, and the key that it is for: a new one unless one is
     given. It asks for no name: those are the issuer's to give. Raises CertificateError."""
     key = load_key(key_pem) if key_pem else new_key(key_type)
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
@@ -98,7 +98,7 @@ def read_request(pem: str) -> Request:
         weak = WEAK.get(csr.signature_algorithm_oid.dotted_string)
         if weak:
             raise CertificateError(
-                f"the CSR is signed with {weak}, which is not taken here: make it anew with "
+                f"the CSR is signed with {weak}, which is not taken here: make it again with "
                 "SHA-256 (openssl req -sha256; certreq: HashAlgorithm = sha256)"
             )
         if not csr.is_signature_valid:
@@ -108,7 +108,7 @@ def read_request(pem: str) -> Request:
 
 def _requested(extensions: x509.Extensions) -> Iterator[x509.GeneralName]:
     """The SANs that a CSR asks for. What it asks for in usage is not looked at: the profile says
-    it. To be a CA is no slip."""
+    it. To be a CA is not a slip."""
     for extension in extensions:
         if isinstance(extension.value, x509.BasicConstraints) and extension.value.ca:
             raise CertificateError("the CSR asks for the certificate of a CA")

@@ -153,7 +153,7 @@ def weakness(certificate: bytes) -> str:
 
 def check_clients(pem: str, pinned: Collection[str] = ()) -> tuple[str, ...]:
     """The same of what a database trusts: also intermediates without their roots; and clients' own
-    certificates, which are those that are no CAs, and those whose SHA-256 is in `pinned`."""
+    certificates, which are those that are not CAs, and those whose SHA-256 is in `pinned`."""
     found = read_bundle(pem)
     authorities = []
     for index, certificate in enumerate(found.certificates):

@@ -406,7 +406,7 @@ class Policy:
         self, known: ClientCertificate, now: int | None = None, address: str | None = None
     ) -> Decision:
         """As `decide`, for a certificate of which only this is known. Its extensions are not, nor
-        are the CAs above the one that issued it, nor what a policy may demand beside a lifetime;
+        are the CAs above its issuer, nor what a policy may demand beside a lifetime;
         and of its SANs none, where not all of them are."""
         subject, _alive, odd = _shown_name(known.subject)
         sans, _sans_held = _span(_records(known.sans))

@@ -46,8 +46,8 @@ RULE = re.compile(
 def database_lines(
     database: Database, trust: Trust, nodes: Iterable[Node] = (), demands: Demands = NOTHING
 ) -> frozenset[str]:
-    """The lines that a database has whoever its users are. `nodes` are its servers and Sentinels,
-    as far as they are known; `demands` are the cluster's."""
+    """The lines of a database that do not depend on its users. `nodes` are its servers and
+    Sentinels, as far as they are known; `demands` are the cluster's."""
     on = "shadow" if database.enforcement == "shadow" else "on"
     leave = database.default_user or database.enforcement == "leave"
     lines = [
@@ -92,7 +92,7 @@ class Peers:
 
 def peers_of(nodes: Iterable[Node], keys: Iterable[str] = ()) -> Peers:
     """`keys` are of further servers, which are not known yet; one that was seen on a server without
-    the module lets nobody in. Servers that have nothing to do with each other are no peers."""
+    the module lets nobody in. Servers that have nothing to do with each other are not peers."""
     nodes = list(nodes)
     reached = [node for node in nodes if node.is_peer and node.role and node.origin != "leaving"]
     servers = [node for node in reached if node.role != "sentinel"]
@@ -168,7 +168,7 @@ def joined_rules(acls: Sequence[str]) -> str:
 def with_channels(acl: str, default: PubsubDefault) -> str:
     """An ACL's text with the channels that it has by the cluster's `acl_pubsub_default`: all, where
     that says so and the ACL names none. One that names any, or resets them, keeps to what it says;
-    so does each selector, which the server begins anew."""
+    so does each selector, which the server begins again."""
     if default == "resetchannels":
         return acl
     rules = words(acl)
@@ -205,7 +205,7 @@ def split_acl(text: str) -> list[str]:
             inner = [_checked(rule) for rule in part[1:-1].split()]
             if any(_special(rule) for rule in inner) or not inner:
                 raise ValueError(
-                    f"'{_shown(part)}' is no selector: it holds rules, and no other selector"
+                    f"'{_shown(part)}' is not a selector: it holds rules, and no other selector"
                 )
             rules.append(f"({' '.join(inner)})")
         else:
@@ -227,7 +227,7 @@ def _shown(rule: str) -> str:
 def _checked(rule: str) -> str:
     if not RULE.fullmatch(rule) or "(" in rule or ")" in rule or not rule.isprintable():
         raise ValueError(
-            f"'{_shown(rule)}' is no rule of an ACL: those are +command, -command, +@category, "
+            f"'{_shown(rule)}' is not a rule of an ACL: those are +command, -command, +@category, "
             "-@category, ~key, %R~key, %W~key, %RW~key, &channel, resetchannels, (selector), "
             "clearselectors"
         )
@@ -310,7 +310,7 @@ def is_name(name: str) -> bool:
 
 
 def check_acl(text: str) -> None:
-    """Raises ValueError, or core.CoreError, where the text is no ACL."""
+    """Raises ValueError, or core.CoreError, where the text is not an ACL."""
     acl_rules(text)
 
 

@@ -43,7 +43,8 @@ def spelled(pattern: Pattern) -> Pattern:
 
 
 def makes(pattern: Pattern) -> bool:
-    """Whether each certificate is a user of its own; else all of them are the one that it names."""
+    """Whether each certificate is a user of its own; else all of them are the user that it
+    names."""
     return bool(PLACEHOLDER.search(pattern.user))
 
 

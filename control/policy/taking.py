@@ -172,7 +172,7 @@ def _divided(word: str, added: Lines, removed: Lines) -> list[tuple[bool, Lines]
 
 def _divided_bindings(added: Lines, removed: Lines) -> list[tuple[bool, Lines]]:
     """Of bindings of one value: users who go, go first; who comes waits for its `user` line; and
-    whoever stays is never away in between. Nodes' peers, whose names follow from what they are,
+    anyone who stays is never away in between. Nodes' peers, whose names follow from what they are,
     stay peers."""
     plus, minus = [f"+{line}" for line in added], [f"-{line}" for line in removed]
     new = {user for line in added for user in users_of(line)}

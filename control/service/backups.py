@@ -131,7 +131,7 @@ def _unpacked(file: Path) -> _Backup:
             dict.fromkeys(table["columns"]), table["rows"]
         return _Backup(contents, {"schema": rows["schema"], "tables": rows["tables"]}, made)
     except (*DAMAGE_ERRORS, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise ServiceError(f"{file} is no backup, or a damaged one") from error
+        raise ServiceError(f"{file} is not a backup, or a damaged one") from error
     except OSError as error:
         raise ServiceError(f"{error.filename or file}: {error.strerror or error}") from error
 

@@ -17,7 +17,7 @@ from control.store import Store
 
 def create_ca(config: Config, name: str, key_type: KeyType, again: bool) -> None:
     """Makes a CA of clients, and has `mtls_trusted_ca` trust it too. `name` is its organisation, ""
-    for that of the cluster; `again`: instead of the one that is there. Raises ServiceError."""
+    for that of the cluster; `again`: instead of the present one. Raises ServiceError."""
     with _place_for_ca(config, again) as store:
         named = name or store.settings.cluster().name
         issuing.create(

@@ -81,7 +81,7 @@ PASSPHRASE = "CERTAUTH_CA_PASSPHRASE"  # noqa: S105 (a variable's name)
 CREDENTIALS = "CREDENTIALS_DIRECTORY"  # of systemd: LoadCredential=
 # Of the command line, see control/cli; and what Kubernetes sets for a Service of this name.
 OTHERS = re.compile(r"(PROFILE|CA_PASSPHRASE|(SERVICE_|PORT_).*)")
-KINDS = {int: "number", str: "text", bool: "true or false"}
+KINDS = {int: "a number", str: "text", bool: "true or false"}
 WORDS = {
     "tls_min": TLS_VERSIONS,
     "log_level": ("debug", "info", "warning", "error"),
@@ -148,11 +148,11 @@ def _check(found: Mapping[str, Any]) -> None:
     for name, kind in SETTINGS.items():
         if name in found and type(found[name]) is not kind:
             hint = SERVICE_LINKS if str(found[name]).startswith("tcp://") else ""
-            raise ServiceError(f"setting '{name}': {found[name]!r} is no {KINDS[kind]}{hint}")
+            raise ServiceError(f"setting '{name}': {found[name]!r} is not {KINDS[kind]}{hint}")
     if not 0 < found.get("port", 1) < 65536:
-        raise ServiceError(f"setting 'port': {found['port']} is no port from 1 to 65535")
+        raise ServiceError(f"setting 'port': {found['port']} is not a port from 1 to 65535")
     if not 0 <= found.get("ui_port", 0) < 65536:
-        raise ServiceError(f"setting 'ui_port': {found['ui_port']} is no port, nor 0 for none")
+        raise ServiceError(f"setting 'ui_port': {found['ui_port']} is not a port, nor 0 for none")
     for name, words in WORDS.items():
         if name in found and found[name] not in words:
             raise ServiceError(f"setting '{name}': '{found[name]}' is not {' or '.join(words)}")
@@ -180,7 +180,7 @@ def _warnings(
             continue
         near = difflib.get_close_matches(known.lower(), SETTINGS, 1)
         meant = f": is {PREFIX}{near[0].upper()} meant?" if near else ""
-        yield f"{name} in the environment is no setting{meant}"
+        yield f"{name} in the environment is not a setting{meant}"
     holds = "@" in str(found.get("database", "")) and path.exists()
     if holds and path.stat().st_mode & 0o077 and "database" in path.read_text():
         yield f"others can read {path}, and the password of the database in it: chmod 600 {path}"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 def tell(state: str, environment: Mapping[str, str] = os.environ) -> None:
     """Sends a line such as `READY=1`, where a unit with Type=notify waits for it. A manager that
-    cannot be reached is no reason to stop."""
+    cannot be reached is not a reason to stop."""
     place = environment.get("NOTIFY_SOCKET", "")
     if not place.startswith(("/", "@")):
         return

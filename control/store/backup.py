@@ -54,7 +54,7 @@ def dump(url: str) -> dict[str, Any]:
 
 def look(url: str) -> str:
     """The version of the tables of a database, which this program knows. Raises Unfit where there
-    is no control plane in it, or one of a newer version."""
+    is not a control plane in it, or one of a newer version."""
     engine = make_engine(sa.make_url(url), make=False)
     try:
         with engine.connect() as connection:

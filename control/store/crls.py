@@ -155,7 +155,7 @@ def _check_newer(crl: Crl, before: RevocationList | None) -> None:
         raise conflict(
             "crl_older",
             f"the list that is here has number {before.number} and is newer: this one has number "
-            f"{crl.number}. Where the CA has begun anew, delete the old one first",
+            f"{crl.number}. Where the CA has begun again, delete the old one first",
         )
 
 

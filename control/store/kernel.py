@@ -30,7 +30,7 @@ REVISION_MAX_AGE_SECONDS = 0.005  # reading it at every request, threads wait fo
 
 
 class ThreadState(threading.local):
-    """What a thread is doing. `revision`: the one that its request reads at. `age`: how many
+    """What a thread is doing. `revision`: which its request reads at. `age`: how many
     seconds ago that was the last one for certain, where the database is away. `actor`: whom the
     event log names for its changes. `moved`: the policies that its changes have moved, and the
     generations that they have made. `forgets`: whether its changes are rolled back. `tried`: which

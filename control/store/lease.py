@@ -69,7 +69,7 @@ class Lease:
 
 def check_lease(connection: sa.Connection, epoch: int) -> None:
     """Until this transaction ends, no other process can take the lease. Raises Replaced where
-    another process has it than the one that took it with this epoch."""
+    another process has it than the process that took it with this epoch."""
     if connection.scalar(KEEP_LEASE, {"mine": epoch}) is None:
         raise Replaced
 

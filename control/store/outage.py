@@ -33,7 +33,7 @@ class Outage:
         self._next_try = 0.0
         self._begun: dict[bool, float] = {}  # whether it was a write → when it first failed
         self._told, self._said, self._failures = -math.inf, False, 0
-        self._worked = False  # before that, whoever opens the database says what is wrong
+        self._worked = False  # before that, anyone who opens the database says what is wrong
 
     @contextmanager
     def watch(self, writes: bool) -> Iterator[None]:

@@ -44,7 +44,7 @@ def answer(
     api = cast(Flask, current_app.extensions["api"])
     sent = {**credentials(), **(headers or {})}
     asked = {name: str(one) for name, one in (query or {}).items() if one is not None}
-    # Quoted, since a part of it may be of our caller's address, and a "?" in that is no query.
+    # Quoted, since a part of it may be of our caller's address, and a "?" in that is not a query.
     with api.test_request_context(
         quote(path),
         method=method,

@@ -126,8 +126,8 @@ KIND = Kind(
         Fingerprints(
             "pinned_certificates",
             "Pinned certificates",
-            "SHA-256, one per line. Those above that are no CA are by themselves; name those that "
-            "say CA:TRUE and are clients' own.",
+            "SHA-256, one per line, of clients' certificates that say CA:TRUE. Certificates that "
+            "are not CAs need not be named.",
         ),
         Area("tls_server_ca", "CA of its servers", "PEM. Without one, the control plane's own CA."),
         Field("tls_server_name", "Name that its servers' certificates show"),

@@ -121,7 +121,7 @@ class Endpoints(Field):
     def _read(self, words: Sequence[str]) -> dict[str, Any]:
         hosts, _, port = words[0].rpartition(":")
         if len(words) > 2 or not (port.isascii() and port.isdecimal() and len(port) < 6):
-            raise invalid("invalid_param", f"{self.name}: '{' '.join(words)}' is no HOST:PORT")
+            raise invalid("invalid_param", f"{self.name}: '{' '.join(words)}' is not a HOST:PORT")
         addresses = [host.strip("[]") for host in hosts.split(",") if host]
         return {"addr": addresses, "port": int(port), "dns_name": (*words[1:], "")[0]}
 

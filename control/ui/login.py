@@ -119,7 +119,7 @@ def show() -> Any:
 
 @blueprint.post("/login")
 def enter() -> Any:
-    """By password where one is sent, else by the certificate; with a new password in the place of
+    """By password where one is sent, else by the certificate; with a new password in place of
     one that has expired."""
     sent = request.form
     name, password, new = (sent.get(one, "") for one in ("username", "password", "new_password"))

@@ -247,7 +247,7 @@ static span extension_text(span content) {
     return clean == text.len ? text : span_of(NULL, 0);
 }
 
-/* What lines may name is kept, also what is no text: a line may name it. */
+/* What lines may name is kept, also what is not text: a line may name it. */
 static void read_extensions(identity *id, X509 *leaf, writer *w) {
     writer all = {w->ptr + w->len, 0, EXTENSION_BYTES, false}, detail;
     for (int i = 0; i < X509_get_ext_count(leaf); i++) {
@@ -398,7 +398,8 @@ static reason read_fields(identity *id, X509 *leaf) {
     size_t serial_len;
     if (!certificate_times(leaf, &id->not_before, &id->not_after)) {
         bool begins = time_seconds(X509_get0_notBefore(leaf), &id->not_before);
-        return refuse(id, REASON_MALFORMED, "%s is no time to the second in UTC (RFC 5280 4.1.2.5)",
+        return refuse(id, REASON_MALFORMED,
+                      "%s is not a time to the second in UTC (RFC 5280 4.1.2.5)",
                       begins ? "notAfter" : "notBefore");
     }
     if (!certificate_serial(leaf, serial, &serial_len)) {

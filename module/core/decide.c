@@ -31,7 +31,7 @@ span decision_user(const decision *d, size_t index) {
 static bool is_policy(const match *m) { return m->bootstrap || m->lines == m->revocations; }
 
 /* The gate and demands are for people and programs: neither the bootstrap file nor a node's peers stand
- * before them. A demand that cut replication, or locked out whoever could take it back, would harm more than
+ * before them. A demand that cut replication, or locked out anyone who could take it back, would harm more than
  * the certificate that it refuses. */
 static bool is_gated(const match *m) { return is_policy(m) && !m->peer; }
 
@@ -230,7 +230,7 @@ bool is_revoked(const view *revocations, revocable c) {
     return false;
 }
 
-/* By the hash of all of it, so that whoever holds it cannot make another of it. */
+/* By the hash of all of it, so that anyone who holds it cannot make another of it. */
 bool view_pins_leaf(const view *v, identity *leaf) {
     uint8_t key[KEY_BYTES];
     if (!view_pins(v) || leaf->refusal) return false;
@@ -382,7 +382,7 @@ static reason check_choice(const match *m) {
     return REASON_MATCHED;
 }
 
-/* Behind the binding, since whoever is nobody's is nobody of whom the policy could demand anything. */
+/* Behind the binding, since anyone who is nobody's is nobody of whom the policy could demand anything. */
 static reason check_demands(const match *m) {
     for (int why = REASON_LIFETIME; is_gated(m) && why <= REASON_TLS_VERSION; why++) {
         const rule *line = view_demand(m->lines, (reason)why);

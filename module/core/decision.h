@@ -52,7 +52,7 @@ typedef struct {
     uint8_t made[USER_BYTES];
 } decision;
 
-/* The users of the line that decided: the `bind` line's, or at 0 the one that was made. Empty past the
+/* The users of the line that decided: the `bind` line's, or at 0 the user that was made. Empty past the
  * last, and without a line. A made name is borrowed from the decision. */
 span decision_user(const decision *, size_t index);
 

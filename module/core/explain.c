@@ -53,7 +53,7 @@ static const struct {
                               "wait, or check the clocks of issuer and server"},
     [REASON_EXPIRED] = {"it has not expired", "it has expired", "renew the certificate"},
     [REASON_KEY_USAGE] = {"it may be used by a TLS client",
-                          "it is no certificate for a TLS client, or a CA's",
+                          "it is not a certificate for a TLS client, or a CA's",
                           "issue one with the extended key usage clientAuth and without CA:TRUE"},
     [REASON_REVOKED] = {"it is not revoked", "it is revoked",
                         "issue a new certificate with a new key"},
@@ -363,7 +363,7 @@ static void tell_passed(writer *w, const view *lines, const request *r, int step
     bool odd = step == REASON_BAD_STRING && r->leaf->odd;
     bool pinned = step == REASON_UNTRUSTED_ISSUER && view_pins_leaf(lines, r->leaf);
     put_string(w, odd      ? "what is not clean text in its names binds it nowhere: "
-                  : pinned ? "it is pinned, whoever issued it"
+                  : pinned ? "it is pinned, no matter who issued it"
                            : STEPS[step].passed);
     if (odd) put_span(w, r->leaf->detail);
     put_byte(w, '\n');
@@ -497,7 +497,7 @@ static void tell_made(writer *w, const decision *d) {
     put_byte(w, '\n');
 }
 
-/* Whoever issues a certificate writes its OUs, and no CA has them alone. */
+/* Anyone who issues a certificate writes its OUs, and no CA has them alone. */
 static void tell_danger(writer *w, const request *r, const decision *d) {
     if (!is_attributes(d->line) || d->line->scoped || r->issuers->count == 0) return;
     put_string(w,

@@ -72,7 +72,7 @@ static inline size_t get_u16(const uint8_t *p) { return (size_t)p[0] << 8 | p[1]
 bool text_clean(span);
 
 /* Appends clean text, with `escape` and two hex digits for each byte of what cannot be told from something
- * else when it is seen: blanks that are no space, and combining marks, of which NFD is made. */
+ * else when it is seen: blanks that are not space, and combining marks, of which NFD is made. */
 void put_visible(writer *, span text, const char *escape);
 bool text_visible(span);
 
@@ -86,7 +86,7 @@ size_t put_asn1_text(writer *, int tag, span content);
 /* Hex digits of any case, colons between bytes allowed. False unless exactly `len` bytes. */
 bool hex_parse(span text, uint8_t *out, size_t len);
 
-/* Bytes written to `out`, which has three for each four of the text, and 0 where that is no base64. */
+/* Bytes written to `out`, which has three for each four of the text, and 0 where that is not base64. */
 size_t base64_decode(span text, uint8_t *out);
 
 /* Tokens of a line, quoted as in redis.conf (sdssplitargs): "…" with \n \r \t \b \a \xHH \" \\,

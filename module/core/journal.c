@@ -327,7 +327,7 @@ static int lock_take(const journal *j, int directory, fault *why) {
     return -1;
 }
 
-/* Is the file that we hold the lock of still the one that another server would look at? */
+/* Is the file that we hold the lock of still the file that another server would look at? */
 static bool locked(const journal *j, int directory) {
     struct stat named, held_one;
     return fstatat(directory, "lock", &named, AT_SYMLINK_NOFOLLOW) == 0 &&
@@ -622,7 +622,7 @@ static part header_read(journal *j, span *rest) {
         return PART_READ;
     }
     tell(j->damage,
-         "the first line of %s is not \"%.*s\": it is no journal, or one of a newer certauth; "
+         "the first line of %s is not \"%.*s\": it is not a journal, or one of a newer certauth; "
          "move it away, or upgrade",
          j->path, (int)header.len - 1, HEADER);
     return PART_BAD;

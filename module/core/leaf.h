@@ -36,7 +36,7 @@ typedef struct {
     span serial;     /* big-endian, no leading zeros */
     int64_t not_before, not_after; /* seconds since 1970 */
     bool client; /* usable by a TLS client: key usage, extended key usage, not a CA */
-    bool fits;   /* the same, be it a CA or not */
+    bool fits;   /* the same, for a CA or not */
     bool
         serves; /* for servers as well, by its extended key usage: so it can be taken for a node's */
     bool ca;    /* basic constraints CA:TRUE */

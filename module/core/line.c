@@ -83,7 +83,7 @@ bool rule_field(const rule *r, enum field tag, size_t *at, span *value) {
 
 /* ---- Reading ---- */
 
-/* The next token, false at the end of the line or where it is no token (told apart by `why`). */
+/* The next token, false at the end of the line or where it is not a token (told apart by `why`). */
 bool next(line *l) {
     size_t len = 0;
     token_result result = token_read(&l->rest, l->token_bytes, &len);

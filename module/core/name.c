@@ -441,7 +441,7 @@ static bool read_quoted_value(reader *r, writer *value) {
 }
 
 static bool read_plain_value(reader *r, writer *value) {
-    size_t solid = 0; /* up to the last character that is no unescaped blank */
+    size_t solid = 0; /* up to the last character that is not an unescaped blank */
     while (!at_end(r) && !ends_value(r, peek(r))) {
         uint8_t c = peek(r);
         if (c == '"' || (!r->slashes && (c == '<' || c == '>'))) {

@@ -103,7 +103,7 @@ void near_add(near_lines *n, const rule *line) {
     link_entry(n, n->count - 1);
 }
 
-/* The last entry takes the place of the one that goes. */
+/* The last entry moves to the place that becomes free. */
 void near_remove(near_lines *n, const rule *line) {
     uint32_t *link = line->near ? link_of(n, line) : NULL;
     if (link == NULL) return;

@@ -1,7 +1,7 @@
 /* A policy, and a change of it (policy.c). A part of core.h. */
 
 /* Order-free digest of a set of lines: how many, and the sum of their SHA-256 mod 2^256. It finds
- * drift; it is no security boundary. */
+ * drift; it is not a security boundary. */
 typedef struct {
     uint64_t lines;
     uint8_t sum[HASH_BYTES];

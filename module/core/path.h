@@ -1,6 +1,6 @@
 /* Which CAs vouch for a leaf (issuer.c, peer.c, signature.c). A part of core.h. */
 
-/* The signature of a certificate: the only bytes of it that nobody has signed, so whoever holds the
+/* The signature of a certificate: the only bytes of it that nobody has signed, so anyone who holds the
  * certificate may write them another way. */
 typedef struct {
     bool altered;             /* not as a signer writes it */

@@ -178,7 +178,7 @@ static bool read_template(bind_kind kind, span template, values *names, fault *w
     return true;
 }
 
-/* A path with "." or ".." means another path to whoever resolves it (RFC 3986 5.2.4). */
+/* A path with "." or ".." means another path to anyone who resolves it (RFC 3986 5.2.4). */
 static bool has_dot_segment(span uri) {
     for (size_t at = 0, end = 0; at <= uri.len; at = end + 1) {
         for (end = at; end < uri.len && memchr("/?#", uri.ptr[end], 3) == NULL;) end++;
@@ -477,7 +477,7 @@ static void add_entry(patterns *p, const rule *r, uint64_t hash) {
     link_entry(p, p->count++);
 }
 
-/* The last entry takes the place of the one that goes. */
+/* The last entry moves to the place that becomes free. */
 static void remove_entry(patterns *p, const rule *r, uint64_t hash) {
     uint32_t *link = head_of(p, hash);
     while (p->entries[*link - 1].line != r || p->entries[*link - 1].hash != hash)

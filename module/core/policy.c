@@ -267,7 +267,7 @@ void patch_remove(patch *p, span text, size_t number) {
     rule_free(r);
 }
 
-/* LOAD: what stays as it is is no change; all else goes, but for the node's own notes. */
+/* LOAD: what stays as it is is not a change; all else goes, but for the node's own notes. */
 static void patch_whole(patch *p) {
     const table *base = &p->base->lines;
     for (size_t i = 0; i < base->count; i++) {
@@ -405,7 +405,7 @@ bool patch_is_large(const patch *p) {
     return p->next || p->added.count + p->removed.count > SMALL_CHANGE;
 }
 
-/* A table that has to grow is made anew beside the one that is read; so is all that changes much. */
+/* A table that has to grow is made again beside the table that is read; so is all that changes much. */
 void patch_prepare(patch *p) {
     const table *lines = &p->base->lines;
     size_t count = lines->count - p->removed.count + p->added.count;

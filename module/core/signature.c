@@ -86,7 +86,7 @@ static int other_signature(EVP_PKEY *key, const ASN1_BIT_STRING *signature, uint
     ECDSA_SIG_set0(pair, r, order); /* takes both */
     int len = i2d_ECDSA_SIG(pair, der);
     ECDSA_SIG_free(pair);
-    return len > 0 ? len : 0; /* s was no number of that group */
+    return len > 0 ? len : 0; /* s was not a number of that group */
 }
 
 static span put_header(uint8_t *room, int constructed, size_t len, int tag) {

@@ -83,7 +83,7 @@ void table_free(table *t, bool rules) {
     free(t->slots);
 }
 
-/* A table of how many rules have an alias: each entry is no line, but a key and a count (`number`). */
+/* A table of how many rules have an alias: each entry is not a line, but a key and a count (`number`). */
 static void tally(table *t, const uint8_t *alias, int change) {
     rule *entry = table_find(t, alias);
     if (entry == NULL) {

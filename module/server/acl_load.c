@@ -9,7 +9,7 @@
 
 /* ---- ACL LOAD ----
  *
- * The server's own puts the users of its file in the place of all that there are. Ours would be gone, and
+ * The server's own puts the users of its file in place of all that there are. Ours would be gone, and
  * clients closed: before Redis 7.4 and Valkey 8 those of every user but `default`, later those whose user
  * is not in the file (acl.c, ACLLoadFromFile). So it becomes CERTAUTH.ACL LOAD, which makes the operator's
  * users what the file says, one by one, and touches no user of ours. */

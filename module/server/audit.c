@@ -7,7 +7,8 @@ bool audit_session(session *s) {
     const regime now = regime_now();
     decision d = decide(s, &now);
     if (may_stay(&now, s, &d)) return false;
-    RedisModule_Log(node.ctx, "notice", "client %llu closed: it is a user that it may not be (%s)",
+    RedisModule_Log(node.ctx, "notice",
+                    "client %llu closed: its certificate does not allow that user (%s)",
                     (unsigned long long)s->id, reason_name(d.why));
     end_session(s, "strayed", d.why);
     return true;

@@ -53,8 +53,8 @@ static bool read_arguments(RedisModuleString **argv, int argc, fault *why) {
         else if (string_is(argv[i], "bootstrap")) {
             if (!read_bootstrap((const char *)value.ptr, why)) return false;
         } else
-            return fail(why, "'%.60s %.60s' is no argument", (const char *)string_span(argv[i]).ptr,
-                        (const char *)value.ptr);
+            return fail(why, "'%.60s %.60s' is not an argument",
+                        (const char *)string_span(argv[i]).ptr, (const char *)value.ptr);
     }
     if (directory.len == 0)
         return fail(why,

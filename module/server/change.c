@@ -47,7 +47,7 @@ static void apply_bootstrap_users(void) {
     }
 }
 
-/* `default` cannot wait for the others: whoever has no certificate is it. */
+/* `default` cannot wait for the others: anyone who has no certificate is it. */
 static void apply_default(void) {
     const rule *line = policy_user(node.policy, LINE_USER, LITERAL("default"));
     if (line && enforced()) apply_user(line, true);
@@ -82,7 +82,7 @@ void put_in_force(void) {
     apply_bootstrap_users();
     apply_default();
     if (enforced()) {
-        slice most = {now_us() + 200000, 0}; /* whoever asks first finds most of them there */
+        slice most = {now_us() + 200000, 0}; /* anyone who asks first finds most of them there */
         node.starting = settle_at_start(&most);
     } else node.settling = false;
     /* resetpass too: protected mode asks for nopass even of a user that is off (networking.c) */
@@ -172,7 +172,7 @@ static const visit USERS[] = {
 };
 
 /* `pattern` lines may give their users other rules now. ACL SETUSER may close clients, and so change what
- * a walk over sessions or users stands on: each step starts anew, with a name of its own. */
+ * a walk over sessions or users stands on: each step starts again, with a name of its own. */
 static bool remake(write_order *order, const slice *now) {
     while (slice_goes_on(now)) {
         span last = order->remade ? string_span(order->remade) : span_of("", 0);
@@ -228,7 +228,7 @@ void drop_stage(void) {
     node.stage.change = NULL;
 }
 
-/* `default` cannot wait for the others: whoever has no certificate is it. */
+/* `default` cannot wait for the others: anyone who has no certificate is it. */
 static void settle_default(const regime *after) {
     const rule *line = default_line(after);
     if (line && rule_type(line) == LINE_USER) apply_default();

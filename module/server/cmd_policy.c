@@ -30,7 +30,7 @@ static bool read_options(RedisModuleString **argv, int argc, int at, bool staged
         if (string_is(argv[at], "FORCE")) o->force = true;
         else if (string_is(argv[at], "OWNER") && value) o->owner = string_span(argv[++at]);
         else if (string_is(argv[at], "DIGEST") && value) {
-            o->has_digest = true; /* an empty one too: a script's empty variable is no wish */
+            o->has_digest = true; /* an empty one too: a script's empty variable is not a wish */
             o->digest = string_span(argv[++at]);
         } else if (string_is(argv[at], "EPOCH") && value) {
             o->has_epoch = true;
@@ -75,7 +75,7 @@ static bool may_write(RedisModuleCtx *ctx, fault *why) {
                          "for the disk");
     }
     if (!has_journal(why)) return false;
-    if (node.order) return fail(why, "BUSY another change of the policy is on its way: try again");
+    if (node.order) return fail(why, "BUSY another policy change is in progress: try again");
     if (node.settling)
         return fail(why, "BUSY the users of the policy are still being made: try again");
     return true;

@@ -17,7 +17,7 @@ static bool read_cursor(span text, page *p, fault *why) {
     if (span_equal(text, LITERAL("0"))) return true;
     snprintf(copy, sizeof copy, "%.*s", (int)text.len, (const char *)text.ptr);
     if (sscanf(copy, "%llu-%llu%n", &edition, &from, &used) != 2 || (size_t)used != text.len)
-        return fail(why, "ERR not a cursor: 0 begins, then take the one of the last answer");
+        return fail(why, "ERR not a cursor: start with 0, then send the cursor of the last reply");
     p->edition = edition;
     p->from = from;
     return edition == node.edition ||
@@ -71,7 +71,7 @@ int policy_show(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     return REDISMODULE_OK;
 }
 
-/* The key that is shown, the one that waits to be, and what is wrong. */
+/* The key that is shown, the key that waits to be shown, and what is wrong. */
 static void reply_own(RedisModuleCtx *ctx) {
     const own_certificate *o = &node.own;
     uint8_t key[HASH_BYTES];

@@ -22,7 +22,7 @@ static user_state ask_at_login(span name, void *under) {
 /* ---- Room for those who administrate ----
  *
  * Who holds all connections cannot be revoked where the control plane is not let in. So the last few
- * of `maxclients` are for unix sockets, peers, and whoever the bootstrap file binds. */
+ * of `maxclients` are for unix sockets, peers, and anyone whom the bootstrap file binds. */
 
 /* One in a hundred, at least eight; but not more than a quarter. */
 static size_t reserve(void) {

@@ -1,6 +1,6 @@
 /* The doors of a server. Clients have one, where the server decides and we learn why it refuses. The
  * others are the cluster bus, the link to its master, whatever it connects to by itself. They share one
- * trust store with the clients' door, so the handshake alone lets in whoever has a certificate of any CA
+ * trust store with the clients' door, so the handshake alone lets in anyone who has a certificate of any CA
  * in there. Here the key at the other end has to be a node's.
  *
  * libcrypto's info callback tells of each handshake that begins, before a byte of it was read; a
@@ -209,7 +209,7 @@ static reason why_refused(X509_STORE_CTX *context, fault *unknown) {
                            X509_STORE_CTX_get_error_depth(context));
 }
 
-/* Of one that no handshake has brought, from any address; NULL: the one that this server shows. */
+/* Of one that no handshake has brought, from any address; NULL: what this server shows. */
 static reason judge_own(X509 *leaf, uint8_t (*keys)[HASH_BYTES]) {
     pthread_rwlock_rdlock(&rules);
     X509 *const one = leaf ? leaf : own[0];
@@ -364,7 +364,7 @@ static bool refuses_ours(int code) {
            alert == SSL_AD_UNKNOWN_CA;
 }
 
-/* Of what is no fault of a certificate's path. Undecided: nobody who has shown or refused one. The flags
+/* Of what is not a fault of a certificate's path. Undecided: nobody who has shown or refused one. The flags
  * that libcrypto puts above 18 bits of a code differ between its versions. */
 static reason reason_of_failure(const SSL *ssl, unsigned long error) {
     int code = ERR_GET_REASON(error) & 0x3ffff;

@@ -18,9 +18,8 @@ static void repair_user(span name) {
     const rule *line = own ? own : policy_user(node.policy, LINE_USER, name);
     const made_user *made = made_find(name);
     if (!first_look) {
-        RedisModule_Log(node.ctx, "warning",
-                        "user '%.*s' had been changed by hand: set back to its line", (int)name.len,
-                        (const char *)name.ptr);
+        RedisModule_Log(node.ctx, "warning", "user '%.*s' was changed by hand: restored",
+                        (int)name.len, (const char *)name.ptr);
     }
     if (line) apply_user(line, own == NULL);
     else if (made) set_user(name, text_span(made->rules));
@@ -235,6 +234,6 @@ void end_look(void) {
     node.lost = l->wrong;
     const trust *t = &node.trust_files;
     if (t->again && t->ours && t->work.changed)
-        tell("trust", "managed trust: files had been changed by hand, and are the policy's again");
+        tell("trust", "managed trust: files were changed by hand, and are the policy's again");
     take_trust();
 }

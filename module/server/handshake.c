@@ -77,7 +77,7 @@ static uintptr_t number_of(const SSL_CTX *context) {
     return context && ex_index >= 0 ? (uintptr_t)SSL_CTX_get_ex_data(context, ex_index) : 0;
 }
 
-/* The context of now, to be freed; NULL: not known. Whoever frees `made` is on this thread. */
+/* The context of now, to be freed; NULL: not known. Anyone who frees `made` is on this thread. */
 static SSL_CTX *context_of_now(void) {
     pthread_mutex_lock(&lock);
     SSL_CTX *now = made && number_of(made) > number_of(shown) ? made : shown;

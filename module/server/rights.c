@@ -29,7 +29,7 @@ bool is_managed(const regime *r, span name) {
 }
 
 /* Does the change take this user from the policy's hands? Then the server gets back what it was
- * before (`was`), or loses it, and with it whoever holds it. */
+ * before (`was`), or loses it, and with it anyone who holds it. */
 static bool gives_up(const regime *r, span name, const rule **was) {
     if (!(r->when & (ON_OFF | ON_ON)) || is_bootstrap_user(name)) return false;
     const rule *line = regime_user(r, name);
@@ -40,7 +40,7 @@ static bool gives_up(const regime *r, span name, const rule **was) {
 }
 
 /* While users are becoming what the policy says, and for a change that is asked about, the lines
- * say what they are, not the server: whoever comes makes its user at once (see become). */
+ * say what they are, not the server: anyone who comes makes its user at once (see become). */
 static user_state user_under(const regime *r, span name) {
     const rule *line = r->enforced && (r->change || node.settling) ? regime_user(r, name) : NULL;
     const rule *was = NULL;
@@ -131,7 +131,7 @@ bool permits(const regime *r, const decision *d, span user) {
     return false;
 }
 
-/* A replica, a Sentinel, another node of the cluster; or whoever else the bootstrap file binds. */
+/* A replica, a Sentinel, another node of the cluster; or anyone else whom the bootstrap file binds. */
 bool is_peer(const decision *d) {
     if (d->line && rule_binds_peer(d->line)) return true;
     for (size_t i = 0; d->line && i < policy_rules(node.bootstrap); i++) {
@@ -148,7 +148,7 @@ static bool may_use_password(const regime *r, const session *s, const decision *
 /* The one rule for clients that are connected: may this one hold `user`, if `d` is what is decided
  * about it under `r`? The first line that fits:
  *
- *     the change closes whoever holds `user`                      no
+ *     the change closes anyone who holds `user`                      no
  *     a unix socket                                               yes
  *     `d` makes it that user, or lets it choose that user         yes
  *     `user` is ours to give, and not `default`                   no

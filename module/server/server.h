@@ -189,7 +189,7 @@ typedef struct {
     const patch *change;  /* whose users the server has not been given yet; NULL: none */
     int when;             /* what `change` makes of enforcement */
     bool enforced;
-    bool ends_default; /* making the change closes whoever holds `default` */
+    bool ends_default; /* making the change closes anyone who holds `default` */
 } regime;
 
 enum { SCRIPT_MS = 600000 }; /* for so long a command may hold the server, and us: see plan */
@@ -254,7 +254,7 @@ extern struct node {
     trust trust_files;
     bool watches;             /* the doors that are not the clients', see doors.c */
     bool blind;               /* a client has come, and we were not asked */
-    bool shares;              /* the server's OpenSSL is the one that we see, see learn_openssl */
+    bool shares;              /* the server's OpenSSL is what we see, see learn_openssl */
     bool trusts;              /* they are open to the policy's CAs, unless guarded */
     RedisModuleUser *nobody;  /* permissionless; refused clients sit on it until they are closed */
     RedisModuleUser *scratch; /* for trying ACL rules */

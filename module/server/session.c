@@ -105,8 +105,8 @@ static size_t peer_by_api(RedisModuleCtx *ctx, const session *s, X509 *certifica
     RedisModule_FreeString(ctx, pem);
     if (node.api_reads++ == 0) {
         RedisModule_Log(ctx, "warning",
-                        "a client's TLS connection could not be told for certain, so its "
-                        "certificate came through the server, which leaks memory at that before "
+                        "a client's TLS connection could not be identified, so its "
+                        "certificate came through the server, which leaks memory each time before "
                         "Redis 8.6.2 "
                         "and Valkey 9.1: see certauth_api_certificates in INFO");
     }

@@ -5,7 +5,7 @@
 #include <errno.h>
 #include <stdio.h>
 
-/* A journal that is not there although it must be, or that cannot be read, is no empty policy. */
+/* A journal that is not there although it must be, or that cannot be read, is not an empty policy. */
 void open_journal(span path_text) {
     fault why;
     if (!set_directory(path_text, &why)) {

@@ -222,7 +222,7 @@ static void find_stream(span line, void *found) {
     }
 }
 
-/* May it become another user? Not with what it has begun as the one that it is: that would go on as the
+/* May it become another user? Not with what it has begun as its present user: that would go on as the
  * other's. */
 bool may_switch(const session *s, span user, fault *why) {
     RedisModuleString *name = RedisModule_GetClientUserNameById(node.ctx, s->id);

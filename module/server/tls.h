@@ -123,7 +123,7 @@ bool doors_next(door_note *); /* False where there is none. */
 /* Has libcrypto tell of every SSL_CTX made and freed from now on. On the main thread, once. */
 bool handshake_watch(void);
 
-/* Is our libssl the one that the server's program itself is linked with? False also where that is not
+/* Is our libssl what the server's program itself is linked with? False also where that is not
  * known, as with TLS in a module. */
 bool handshake_is_servers(void);
 
@@ -148,7 +148,7 @@ typedef struct {
 typedef struct {
     shown_pair pairs[2];
 } shown_files;
-/* What tells a file from the one that was there before; zeros: none. */
+/* What tells a file from its predecessor; zeros: none. */
 typedef struct {
     uint64_t number, size;
     int64_t seconds, nanoseconds;

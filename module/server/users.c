@@ -149,7 +149,7 @@ bool must_kill(void) {
            (node.version >= 0x090000 || node.io_threads);
 }
 
-/* The server closes whoever holds the user, later. */
+/* The server closes anyone who holds the user, later. */
 static bool delete_user(span name, fault *why) {
     if (must_kill()) kill_clients("USER", name);
     return call("ACL", "DELUSER", name, span_of(NULL, 0), why);
@@ -227,7 +227,7 @@ bool set_user(span name, span rules) {
 bool is_bootstrap_user(span name) { return policy_user(node.bootstrap, LINE_USER, name) != NULL; }
 
 /* A line of a journal from before such names were refused: its user is not there, so that no file of
- * the server gets to hold it. Whoever it binds is refused as `user_missing`. */
+ * the server gets to hold it. Anyone whom it binds is refused as `user_missing`. */
 bool leave_out(const rule *line, span user) {
     fault why, none;
     if (rule_lasts(line, &why)) return false;
@@ -373,7 +373,8 @@ static void drop_saved_user(span name, void *none) {
     }
     if (!take_mark(name) && !(enforced() && policy_owns_word(node.policy, name))) return;
     RedisModule_Log(node.ctx, "notice",
-                    "user '%.*s' had been saved and is removed: a line had made it, or a pattern "
+                    "user '%.*s' was in the server's files and has been removed: a line had made "
+                    "it, or a pattern "
                     "line makes it",
                     (int)name.len, (const char *)name.ptr);
     delete_user(name, &why);

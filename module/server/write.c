@@ -35,7 +35,7 @@ static void line_problem(patch *change, const rule *line, size_t number, const c
     patch_problem(change, number, number ? text : why.text);
 }
 
-/* Keeps what a user was before the line that adopts it takes force. */
+/* Keeps what a user was before the line that adopts it takes effect. */
 static bool note_user(patch *change, span name, span rules, fault *why) {
     text_buffer was = {NULL, 0};
     text_add(&was, LITERAL("was"));
@@ -85,7 +85,7 @@ static bool check_owner(patch *change, const rule *line, span name, fault *why) 
     return good;
 }
 
-/* One user line that would take force: whether its rules are rules, and whose the user is. */
+/* One user line that would take effect: whether its rules are rules, and whose the user is. */
 static void check_user_line(write_order *order, const rule *user, size_t number) {
     patch *change = order->change;
     span name = rule_user(user, 0);
@@ -200,7 +200,7 @@ bool check_stamp(const options *o, fault *why) {
                     node.stamp.owner);
     }
     if (o->has_epoch && (uint64_t)o->epoch < node.stamp.epoch) {
-        return fail(why, "EPOCH %lld is over: %llu is in force", o->epoch,
+        return fail(why, "EPOCH %lld is stale: the current epoch is %llu", o->epoch,
                     (unsigned long long)node.stamp.epoch);
     }
     if (!o->whole && (!node.ever || (uint64_t)o->base != node.stamp.generation)) {

@@ -199,7 +199,7 @@ def named(number: int) -> tuple[str, str]:
 
 
 def holder(lab: Lab, number: int) -> Cert:
-    """A certificate with the identity of this number, which is no key."""
+    """A certificate with the identity of this number, which is not a key."""
     kind, value = named(number)
     if kind == "subject":
         return lab.pki.ca.issue(value)

@@ -52,7 +52,7 @@ class Answer:
     notes: list[str] = field(default_factory=list)
 
     def row(self, server: object, measure: str, arm: str, values: Iterable[float]) -> Row:
-        """The first arm of a server and measure is the one that the others are compared with."""
+        """The first arm of a server and measure is what the others are compared with."""
         self.rows.append(Row(str(server), measure, arm, tuple(values)))
         return self.rows[-1]
 

@@ -114,7 +114,7 @@ def test_what_else_a_subject_has_does_not_count(which: str) -> None:
 
 @pytest.mark.parametrize("which", MISSES)
 def test_each_attribute_is_compared_byte_for_byte(which: str) -> None:
-    """What is not clean text is no value, and then the certificate is nobody's by name."""
+    """What is not clean text is not a value, and then the certificate is nobody's by name."""
     rdns, reason = MISSES[which]
     assert reason_of(subject(*rdns), LINE) == reason
 
@@ -477,7 +477,7 @@ def test_attack_more_extensions_than_are_read() -> None:
 
 
 def test_explain_shows_extensions_and_the_nearest() -> None:
-    """By OID and text, as a line says them; what is no text is not shown."""
+    """By OID and text, as a line says them; what is not text is not shown."""
     leaf = certificate(person("x"), extension(OID, b"Cart\xc2\xa0"), extension(oid("1.2.3"), b"\0"))
     trace = told(leaf, f"bind extension {DOTTED}=cart cart")
     assert f"its extension {DOTTED}=Cart\\xc2\\xa0" in trace
@@ -548,7 +548,7 @@ def test_several_names_in_patterns() -> None:
 
 
 def test_the_gate_looks_at_one_cn_all_the_same() -> None:
-    """And an odd value beside the one that is bound stays one too many."""
+    """And an odd value beside the bound one stays one too many."""
     two = subject([(CN, "a")], [(CN, "b")])
     gate = ["set gate san_cn", "allow CN=a", "allow CN=b"]
     assert user_of(two, "bind cn a alice", SAME) == "alice"

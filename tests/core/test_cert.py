@@ -347,7 +347,7 @@ def test_attack_a_san_that_is_not_printable_ascii(kind: Any, value: bytes) -> No
     ],
 )
 def test_attack_a_string_that_is_no_text_of_its_type(value: bytes, tag: int) -> None:
-    """Invalid encodings, 8-bit T61, surrogates, empty values and types that are no text."""
+    """Invalid encodings, 8-bit T61, surrogates, empty values and types that are not text."""
     try:
         found = refusal(name([(O, "acme")], [(CN, value, tag)]))
     except core.CoreError:
@@ -430,7 +430,7 @@ def test_the_bounds_of_sans_are_exact() -> None:
 
 def test_what_a_refused_certificate_said_last_is_not_there() -> None:
     """No record that is cut, unclean or not written at all is left to be read: explain, logs and
-    whoever steps through the SANs would take it for one."""
+    anyone who steps through the SANs would take it for one."""
     for names, kept in (
         ([dns("a" * 4093)] * 5, False),
         ([dns("a" * 4094)] * 4, False),
@@ -521,7 +521,7 @@ def test_attack_the_same_text_as_another_kind_of_san() -> None:
 
 
 def test_attack_the_extension_twice() -> None:
-    """Whoever reads the first and whoever reads the last of them see two people."""
+    """Anyone who reads the first and anyone who reads the last of them see two people."""
     assert refusal(person("x"), sans(dns("a")), sans(dns("b"))) == "malformed"
     assert refusal(person("x"), sans(dns("a")), sans(dns("a"))) == "malformed"
     assert refusal(person("x"), purposes(CLIENT_AUTH)) == "malformed"

@@ -399,8 +399,8 @@ def test_a_demand_concerns_whom_the_policy_maps(demand: str) -> None:
 
 @pytest.mark.parametrize("demand", ALL)
 def test_a_demand_cuts_no_replication_and_locks_nobody_out(demand: str) -> None:
-    """A node's peer is known by its key, and whoever the bootstrap file binds may have to take the
-    demand back. The same certificate, bound as a person's, is refused."""
+    """A node's peer is known by its key, and anyone whom the bootstrap file binds may have to take
+    the demand back. The same certificate, bound as a person's, is refused."""
     leaf = certificate(ALICE)
     key = core.identity(leaf).key
     lines = ["set enforce on", authority_line(ca()), demand]

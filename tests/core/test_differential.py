@@ -444,7 +444,7 @@ DIFFERENCES: dict[tuple[str, str], tuple[set[str], str]] = {
     ),
     ("cryptography", "key"): (
         {VECTOR},
-        "It writes the key anew, without the parameters of RSASSA-PSS and with an EC point in its "
+        "It writes the key again, without the parameters of RSASSA-PSS and with an EC point in its "
         "own form; a key id is a hash of the bytes in the certificate.",
     ),
     **{

@@ -438,7 +438,7 @@ FAULTS: dict[str, tuple[bytes, str]] = {
     ),
     "a time": (
         certificate(ALICE, validity=(VALIDITY[0], utc("4901010000Z"))),
-        "malformed: the certificate does not parse as it has to: notAfter is no time to the "
+        "malformed: the certificate does not parse as it has to: notAfter is not a time to the "
         "second in UTC (RFC 5280 4.1.2.5)",
     ),
     "a long subject": (
@@ -461,7 +461,7 @@ FAULTS: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize("which", FAULTS)
 def test_a_reason_says_where_and_what(which: str) -> None:
-    """The field, the attribute and the byte; the bytes in hex where they are no plain text."""
+    """The field, the attribute and the byte; the bytes in hex where they are not plain text."""
     leaf, said = FAULTS[which]
     found = decide(policy([*TRUST, "bind dns a.n alice", "bind cn a alice"]), leaf)
     assert said in found.trace
@@ -515,7 +515,7 @@ def test_what_is_odd_refuses_nobody_whom_something_else_names(which: str) -> Non
     [(dns, "{id}.n"), (uri, "n/{id}"), (raw.email, "{id}@n"), (upn, "{id}@n")],
 )
 def test_attack_an_odd_name_beside_the_one_that_is_bound(kind: Any, template: str) -> None:
-    """Whoever else reads the certificate may take the other."""
+    """Anyone who else reads the certificate may take the other."""
     word, evil, good = kind.__name__, kind(b"admin\0.x"), template.replace("{id}", "a")
     lines = f"bind {word} {good} alice", f"pattern {word} {template} p:{{id}} on"
     for line in lines:
@@ -530,7 +530,8 @@ def test_attack_an_odd_name_beside_the_one_that_is_bound(kind: Any, template: st
 
 
 def test_of_an_odd_certificate_in_the_event_log_the_hashes_decide() -> None:
-    """Its subject is shown with an empty value, or empty, and decides nothing; it is no error."""
+    """Its subject is shown with an empty value, or empty, and decides nothing; it is not an
+    error."""
     odd = certificate(name([(OU, "")], [(CN, "alice")]))
     for leaf in (odd, certificate(name(), sans(uri("spiffe://x")))):
         found = core.identity(leaf)

@@ -140,8 +140,8 @@ def test_attack_a_name_that_its_ca_may_not_give() -> None:
     ids=["names", "path length"],
 )
 def test_attack_around_what_an_anchor_allows(constraint: pyca.ExtensionType) -> None:
-    """That the CA below it is a `ca` line of its own is no way around: the handshake goes up to the
-    root and refuses, and a revoked root has to be seen."""
+    """That the CA below it is a `ca` line of its own is not a way around: the handshake goes up to
+    the root and refuses, and a revoked root has to be seen."""
     key = ec.generate_private_key(ec.SECP256R1())
     shell = Cert(root("CN=Top", key=key).certificate, key)
     made = shell.issue(
@@ -254,7 +254,7 @@ def test_a_root_that_is_not_known_is_no_way_into_the_api() -> None:
 
 def test_the_twin_of_an_expired_ca_counts() -> None:
     """A CA that was renewed with its key is often sent beside its old certificate, in any order;
-    libcrypto prefers the one that is valid (AddTrust, 2020), now or at the time that is asked."""
+    libcrypto prefers the valid one (AddTrust, 2020), now or at the time that is asked."""
     key = ec.generate_private_key(ec.SECP256R1())
     turn = datetime(2026, 1, 1, tzinfo=UTC)
     old = intermediate(ca(), "CN=Twin", key=key, not_after=turn)

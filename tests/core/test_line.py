@@ -398,7 +398,7 @@ def test_a_line_and_its_canonical_text(line: str, canonical: str) -> None:
     ],
 )
 def test_a_bad_line_is_refused_and_says_why(line: str, message: str) -> None:
-    """Every form that is no line has a message for the person who wrote it."""
+    """Every form that is not a line has a message for the person who wrote it."""
     with pytest.raises(core.CoreError) as refused:
         core.canonical(line)
     assert message in str(refused.value)
@@ -534,7 +534,7 @@ def test_the_canonical_text_is_a_line_that_says_the_same(words: list[str], rando
 
 
 def test_what_a_bind_line_holds() -> None:
-    """Its users in their order; options are no users, and behind one there is no user."""
+    """Its users in their order; options are not users, and behind one there is no user."""
     line = Line(f"bind cn x alice bob ca={KEY} session=1h")
     assert line.users == ["alice", "bob"]
     assert Line("user carol on ~x").users == ["carol"]
@@ -552,8 +552,8 @@ def test_a_user_may_be_called_adopt_and_no_rule_may() -> None:
 
 @pytest.mark.parametrize("rest", ['"adopt on"', "' adopt' on", "'adopt ' on", "'  adopt  ~x'"])
 def test_attack_a_rule_that_becomes_the_word_adopt(rest: str) -> None:
-    """What is no adoption when it is sent is none when the journal is read again: else a restart
-    hands an operator's user over."""
+    """What is not an adoption when it is sent is none when the journal is read again: else a
+    restart hands an operator's user over."""
     try:
         line = Line(f"user alice {rest}")
     except ValueError:
@@ -574,7 +574,7 @@ def test_the_words_of_a_quoted_rule_are_the_rules_of_the_line() -> None:
     "line", ["bind cn a alice alice", "bind cn a alice bob alice", "bind cn a alice 'alice' ca=x"]
 )
 def test_a_user_named_twice_in_one_line_is_refused(line: str) -> None:
-    """Whoever has to choose between alice and alice was meant to be alice."""
+    """Anyone who has to choose between alice and alice was meant to be alice."""
     with pytest.raises(core.CoreError, match="^a user named twice: 'alice'$"):
         core.canonical(line)
 

@@ -547,7 +547,7 @@ def test_a_value_that_stands_twice_in_a_name_is_one() -> None:
 
 
 def test_a_policy_knows_whose_a_name_is() -> None:
-    """By its word, whether or not a line makes it; for the one that does, its line."""
+    """By its word, whether or not a line makes it; for a name that it makes, its line."""
     held = policy([SPIFFE, DEVICE, "user appendix:x on"])
     for user, owned, line in [
         ("app:a:b", True, SPIFFE),
@@ -731,7 +731,7 @@ def test_a_binding_wins_over_a_pattern() -> None:
         assert user_of(leaf, SPIFFE, line, "user bob on") == "bob"
     elsewhere = f"bind cn x bob ca={KEY}"
     assert user_of(leaf, SPIFFE, elsewhere, "user bob on") == "app:a:b"
-    # A binding that refuses is no reason to look further.
+    # A binding that refuses is not a reason to look further.
     assert reason_of(leaf, SPIFFE, "bind cn x bob", "user bob off") == "user_off"
     assert reason_of(leaf, SPIFFE, "bind cn x bob from=10.0.0.1", address="::1") == "address"
 

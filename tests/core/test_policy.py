@@ -679,7 +679,7 @@ def test_every_kind_of_binding_binds() -> None:
     ],
 )
 def test_attack_a_certificate_for_something_else(extensions: list[bytes], reason: str) -> None:
-    """A server's or a CA's certificate is no client."""
+    """A server's or a CA's certificate is not a client."""
     assert reason_of(certificate(ALICE, extensions=extensions), BIND) == reason
 
 
@@ -1012,7 +1012,7 @@ def test_a_nodes_peer_is_known_by_its_key_alone() -> None:
 
 
 def test_a_revoked_bootstrap_certificate_is_not_left_alone() -> None:
-    """`unmatched leave` is no way around: revoked is revoked, and the reason says so."""
+    """`unmatched leave` is not a way around: revoked is revoked, and the reason says so."""
     own = policy([authority_line(ca()), "bind cn alice rescue"], lib.FROM_BOOTSTRAP)
     leaf = certificate(ALICE)
     lines = policy(

@@ -52,7 +52,7 @@ static void close_it(opened *o) {
     policy_free(o->p);
 }
 
-/* Puts a change in the journal and in force. False where the lines are no change, or it is full. */
+/* Puts a change in the journal and in force. False where the lines are not a change, or it is full. */
 static bool append(opened *o, span lines, uint64_t generation) {
     stamp now = {generation, 1, "fuzz"};
     fault why;

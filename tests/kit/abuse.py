@@ -219,7 +219,7 @@ def resolved(schema: Mapping[str, Any], document: Mapping[str, Any]) -> Mapping[
 
 # ---- What must not come of it --------------------------------------------------------------------
 
-PASSWORD = "correct horse battery staple"  # of whoever the tests make
+PASSWORD = "correct horse battery staple"  # of the users that the tests make
 SECRETS = {
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY",
     "the hash of a password": r"\$argon2",
@@ -251,7 +251,7 @@ class Canaries:
 
 def faults(status: int, kind: str, text: str) -> list[str]:
     """What is wrong with an answer, whatever was asked: it failed, or an error has another shape
-    than the one that is documented."""
+    than the documented one."""
     found = []
     if status >= 500 and not (status == 501 and "unsupported_resource" in text):
         found.append(f"status {status}")
@@ -266,7 +266,7 @@ def faults(status: int, kind: str, text: str) -> list[str]:
             ):
                 found.append("an error of another shape")
         except ValueError:
-            found.append("an error that is no JSON")
+            found.append("an error that is not JSON")
     if "\n" in kind or (kind == "application/json" and _json_fault(text)):
         found.append("no JSON")
     return found
@@ -281,7 +281,7 @@ def _json_fault(text: str) -> bool:
 
 
 def _refuse(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 @contextmanager

@@ -236,7 +236,7 @@ def unknown() -> x509.ExtensionType:
 
 
 def twins(ca: Cert, subject: str) -> tuple[Cert, Cert]:
-    """An intermediate that has ended, and the one that has its name and key now."""
+    """An intermediate that has ended, and its successor with the same name and key."""
     old = ca.authority(subject, not_before=days(-9), not_after=days(-1))
     return old, ca.authority(subject, key=old.key)
 

@@ -31,7 +31,7 @@ def own_pki(pki: Pki, cert: Cert) -> Pki:
 
 
 def put(place: str, content: bytes) -> None:
-    """A file in the place of another one, as `mv` does it."""
+    """A file in place of another one, as `mv` does it."""
     new = Path(f"{place}.new")
     new.write_bytes(content)
     os.replace(new, place)
@@ -43,7 +43,7 @@ def renew(files: tuple[str, str], cert: Cert) -> None:
 
 
 def key_at(port: int, authorities: Path) -> str:
-    """The key of the certificate that a server shows to whoever comes now."""
+    """The key of the certificate that a server shows to anyone who comes now."""
     context = ssl.create_default_context(cafile=str(authorities))
     with (
         socket.create_connection(("127.0.0.1", port), timeout=10) as plain,

@@ -270,7 +270,7 @@ def some_leaf(rng: random.Random) -> Leaf:
 
 
 def some_text(rng: random.Random, text: str) -> bytes:
-    """The content of an extension with this text, or with what is no text."""
+    """The content of an extension with this text, or with what is not text."""
     if not text:
         return rng.choice([b"\n", der(raw.UTF8), der(raw.BMP, b"\0a"), der(raw.UTF8, b"a") + b"\0"])
     return rng.choice([text.encode(), der(rng.choice([raw.UTF8, raw.IA5]), text.encode())])
@@ -591,7 +591,7 @@ def _unmet(told: Lines, leaf: Leaf, version: int) -> str:
 
 
 def _bad(told: Lines, leaf: Leaf, now: int, hits: list[Told]) -> str:
-    """What is wrong with the certificate, whoever it would be."""
+    """What is wrong with the certificate, no matter whom it would be."""
     gate = told.settings.get("gate")
     peer = _peer(hits)
     asked = {"san_cn": {"cn", "dns"}, "full_subject": {"subject"}}.get(gate or "", set())

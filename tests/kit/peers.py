@@ -91,7 +91,7 @@ def peer_node(
 
 
 def replication(node: Node) -> dict[str, Any]:
-    """INFO replication, also while somebody closes our connection: whoever promotes a replica
+    """INFO replication, also while somebody closes our connection: anyone who promotes a replica
     closes all its clients."""
     for _ in range(3):
         with suppress(redis.ConnectionError):

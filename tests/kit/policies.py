@@ -169,7 +169,7 @@ class Node:
             who = self._who(peer or self.server.tls(cert), session, held)
         if who is None:
             return self._refused(moved)
-        # Whoever is not refused is in no counter of refusals.
+        # Anyone who is not refused is in no counter of refusals.
         login = who["reason"] == "matched" and who["user"] != NOBODY
         assert moved == ({"logins": 1} if login else {})
         assert not self.acl_log()

@@ -123,8 +123,8 @@ class ControlPlane:
         return answer.json
 
     def trust(self, *cas: Cert, login: bool = True) -> None:
-        """Makes these the CAs of clients, whoever is cut off, and switches login by certificate
-        on."""
+        """Makes these the CAs of clients, no matter who is cut off, and switches login by
+        certificate on."""
         pem = "".join(ca.pem.decode() for ca in cas)
         entry = {"name": "mtls_trusted_ca", "certificate": pem, "trust_grows": True}
         self.ok("PUT /v1/cluster/update_cert?force", entry)

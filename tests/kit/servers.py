@@ -53,19 +53,19 @@ def cache() -> Path:
 
 
 def identify(argv: tuple[str, ...]) -> Server:
-    """Asks a program what it is. Unavailable where it does not run or is no server."""
+    """Asks a program what it is. Unavailable where it does not run or is not a server."""
     try:
         run = subprocess.run([*argv, "--version"], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired) as problem:
         raise Unavailable(f"{argv[-1]} does not run: {problem}") from problem
     found = re.match(r"(Redis|Valkey) server v=([0-9.]+)", run.stdout)
     if not found:
-        raise Unavailable(f"{argv[-1]} is no server: {(run.stdout + run.stderr).strip()[:200]}")
+        raise Unavailable(f"{argv[-1]} is not a server: {(run.stdout + run.stderr).strip()[:200]}")
     return Server(found[1].lower(), found[2], argv)
 
 
 def installed() -> Server:
-    """The server on PATH, or the one that set-up put beside this interpreter."""
+    """The server on PATH, or what set-up put beside this interpreter."""
     path = f"{os.environ.get('PATH', '')}:{Path(sys.executable).parent}"
     program = shutil.which("redis-server", path=path)
     if program is None:

@@ -91,7 +91,7 @@ class Siege:
 
     async def _peer(self) -> None:
         while True:
-            with contextlib.suppress(OSError):  # Cut, be it by a reset.
+            with contextlib.suppress(OSError):  # Cut, perhaps by a reset.
                 await self._attack(self)
             await asyncio.sleep(0.05)
 

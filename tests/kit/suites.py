@@ -56,7 +56,7 @@ DIFFERENT = {
     "*: TLS: * user cannot auto-authenticate via certificate": "the same",
     "*: TLS: Certificate CN with an embedded NUL *": "the module refuses such a certificate",
     "*: TLS: Verify tls-cert-file is also used as a client cert if none specified": (
-        "the replica has another certificate than its master, and is no peer that the policy knows"
+        "the replica has another certificate than its master, and the policy does not know its key"
     ),
     "*: Check if maxclients works refusing connections": (
         "expects nine of ten connections; the module keeps two for administrators"

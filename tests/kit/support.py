@@ -217,7 +217,7 @@ class Cert:
     ) -> "Cert":
         """A certificate that this one signs, no matter whether it may. `eku=None` leaves the
         extension out. `extensions` are added to, or replace, the usual ones; (type, critical).
-        `fields` puts raw DER in the place of elements of the TBSCertificate, see `tampered`."""
+        `fields` puts raw DER in place of elements of the TBSCertificate, see `tampered`."""
         key = key or ec.generate_private_key(ec.SECP256R1())
         made = _sign(
             self.certificate, self.key, subject, key, _extensions(ca, eku, san, extensions),
@@ -277,7 +277,7 @@ def _sign(
 
 
 def tampered(made: x509.Certificate, signer: Key, fields: dict[int, bytes]) -> x509.Certificate:
-    """The certificate with raw DER in the place of elements of its TBSCertificate, signed again.
+    """The certificate with raw DER in place of elements of its TBSCertificate, signed again.
     Counted from 0: version, serial, algorithm, issuer, validity, subject, key, extensions."""
     elements = list(der_elements(der_content(made.tbs_certificate_bytes)))
     for index, raw in fields.items():

@@ -26,7 +26,7 @@ NOW = datetime.datetime.now(datetime.UTC)
 
 @dataclass(frozen=True)
 class Identity:
-    """A certificate with its key; `issuer` is the one that signed it, itself for a root."""
+    """A certificate with its key; `issuer` has signed it, itself for a root."""
 
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey

@@ -183,10 +183,12 @@ def test_every_setting_is_documented_with_its_values() -> None:
 
 
 def test_every_line_type_is_documented() -> None:
-    """A section for each type in docs/policy.md, and a row in the README's table."""
+    """A section for each type in docs/policy.md, and a row in docs/reference.md."""
     types = strings(table("module/core", "TYPES[LINE_TYPES]"))
     assert set(subsections("docs/policy.md", "Lines", 3)) == set(types)
-    told = {ticked(row[0])[0].split()[0] for row in rows(section("README.md", "Policy lines"))}
+    told = {
+        ticked(row[0])[0].split()[0] for row in rows(section("docs/reference.md", "Policy lines"))
+    }
     assert told == set(types)
 
 
@@ -240,7 +242,7 @@ GLUE = "module/server"
 
 
 def commands() -> set[str]:
-    """The commands of the module, a subcommand in the place of its parent."""
+    """The commands of the module, a subcommand in place of its parent."""
     found = {name.upper() for name in re.findall(r'\{"(certauth\.\w+)", \w+', source(GLUE))}
     subcommands = re.search(r"POLICY_COMMANDS\[\] = \{(.*?)\};", source(GLUE), re.DOTALL)
     assert subcommands
@@ -249,9 +251,9 @@ def commands() -> set[str]:
 
 
 def test_every_command_is_documented() -> None:
-    """A section for each in docs/module.md, and a row in the README's table."""
+    """A section for each in docs/module.md, and a row in docs/reference.md."""
     assert set(subsections("docs/module.md", "Commands", 3)) == commands()
-    assert set(first_column(section("README.md", "Commands"))) == commands()
+    assert set(first_column(section("docs/reference.md", "Commands"))) == commands()
 
 
 def test_every_field_of_a_reply_is_documented() -> None:
@@ -346,10 +348,10 @@ def test_every_route_is_documented(routes: Declared) -> None:
     assert set(calls()) == set(routes)
 
 
-def test_the_readme_knows_the_paths(routes: Declared) -> None:
+def test_the_overview_knows_the_paths(routes: Declared) -> None:
     """Its table has those that a set-up needs, and none that there is not."""
     paths = {call.split()[1] for call in routes}
-    said = set(first_column(section("README.md", "REST")))
+    said = set(first_column(section("docs/reference.md", "REST")))
     assert said <= paths
     assert said >= {
         path for path in paths if re.fullmatch(r"/v1/(cluster|users|roles|redis_acls|bdbs)", path)
@@ -626,7 +628,7 @@ def test_the_least_versions_are_those_that_the_module_tells() -> None:
 
 
 def test_the_readme_shows_what_the_quickstart_says(tmp_path: Path) -> None:
-    """The commands of the first screen are those of the walk-through, on its default ports."""
+    """The commands of the quick start are those of the walk-through, on its default ports."""
     config = service.Config(tmp_path / "control", port=9443)
     (tmp_path / "pki").mkdir()
     service.init(config, "quickstart", "quickstart", "a long password", quickstart.NAMES)
@@ -635,7 +637,7 @@ def test_the_readme_shows_what_the_quickstart_says(tmp_path: Path) -> None:
     pki = quickstart.Pki(tmp_path / "pki", config)
     said = quickstart.walk_through(options, pki, "").replace(str(tmp_path), ".certauth")
     printed = [shlex.split(line) for line in said.splitlines() if line.startswith("   ")]
-    screen = [shlex.split(block.replace("\\\n", "")) for block in blocks("README.md", "sh")[1:5]]
+    screen = [shlex.split(block.replace("\\\n", "")) for block in blocks("README.md", "sh")[4:8]]
     assert screen == printed
 
 
@@ -675,12 +677,16 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PATH": f"{COMMAND.parent}:{os.environ['PATH']}", **more}
 
 
-def test_the_readme_sets_up_a_server(tmp_path: Path) -> None:
-    """The steps of "On your own server", as they stand but for ports and the module's place: bob
+def test_the_steps_set_up_a_server(tmp_path: Path) -> None:
+    """The steps of docs/own-server.md, as they stand but for ports and the module's place: bob
     is in."""
     redis_port, api_port = free_port(), free_port()
     script = "".join(
-        re.findall(r"```sh\n(.*?)```", section("README.md", "On your own server"), re.DOTALL)
+        re.findall(
+            r"```sh\n(.*?)```",
+            section("docs/own-server.md", "On your own server, with a control plane"),
+            re.DOTALL,
+        )
     )
     for shown, real in (("6379", str(redis_port)), ("9443", str(api_port))):
         assert shown in script

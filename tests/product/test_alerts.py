@@ -358,7 +358,7 @@ def test_each_rule_has_its_outage() -> None:
 
 @pytest.fixture
 def world(plane: Plane, start: Any, installed: Server, pki: Pki) -> Iterator[World]:
-    """Its control plane comes to each node anew every second."""
+    """Its control plane comes to each node again every second."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(client, "RECONNECT_SECONDS", 1.0)
         yield World(plane, start, installed, pki)

@@ -18,7 +18,7 @@ from tests.kit.rest import ControlPlane
 from tests.kit.servers import Server, servers
 from tests.kit.support import Cert, Pki, RedisServer, wait_until
 
-OPENSSL = ssl.OPENSSL_VERSION_INFO[:2]  # the one that the core here is linked with
+OPENSSL = ssl.OPENSSL_VERSION_INFO[:2]  # what the core here is linked with
 BINDS = [f"bind cn {name} alice" for name in ("pure", "mixed", "leaf", "below", "odd")]
 
 

@@ -74,7 +74,7 @@ def test_a_server_starts_with_the_module(image: Path, words: str, runs: str) -> 
         ("redis-server {0}/ours.conf -", "standard input"),
         ("redis-server --port 1 --sentinel", "a Sentinel loads no module"),
         ("redis-sentinel /etc/sentinel.conf", "a Sentinel loads no module"),
-        ("-p 7000", "-p is no option of a server"),
+        ("-p 7000", "-p is not an option of a server"),
     ],
 )
 def test_no_server_starts_without_the_module(image: Path, words: str, reason: str) -> None:

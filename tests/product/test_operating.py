@@ -38,6 +38,7 @@ from tests.kit.servers import Server
 from tests.kit.support import Cert, Pki, RedisServer, days, free_port, scratch, wait_until
 
 Said = Callable[[str], str]
+PASSWORDS = ("How to move from passwords to certificates", "docs/howto-passwords.md")
 
 
 @pytest.fixture
@@ -55,10 +56,9 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Config]:
         yield made
 
 
-def steps(title: str) -> list[str]:
+def steps(title: str, name: str = "docs/operating.md") -> list[str]:
     """The commands below a heading, in their order."""
-    shown = [block for block in blocks("docs/operating.md", "sh")
-             if block in section("docs/operating.md", title)]  # fmt: skip
+    shown = [block for block in blocks(name, "sh") if block in section(name, title)]
     return "".join(shown).replace("\\\n", "").splitlines()
 
 
@@ -120,7 +120,7 @@ def test_the_way_from_passwords_to_certificates(
     Path("clients.pem").write_bytes(pki.ca.pem)
     Path("servers.pem").write_bytes(pki.server_ca.pem)
     walk = [line.replace("10.0.0.5:6379", f"127.0.0.1:{server.port}")
-            for line in steps("From passwords to certificates")]  # fmt: skip
+            for line in steps(*PASSWORDS)]  # fmt: skip
     imported, trusted, applied, created, look, try_leave, leave, try_refuse, refuse = walk
     for line in (imported, trusted, applied, created):
         run(line)

@@ -147,7 +147,7 @@ def test_it_brings_lines_to_append_and_its_documentation(package: Path, tmp_path
 
 
 def test_a_removal_warns_where_a_configuration_loads_it(tmp_path: Path) -> None:
-    """The server would not start again; other configurations are no reason to say anything."""
+    """The server would not start again; other configurations are not a reason to say anything."""
     prerm, etc = ROOT / "packaging/prerm-module", tmp_path / "etc/redis"
     etc.mkdir(parents=True)
 

@@ -1,6 +1,6 @@
 """The page on certificate-based authentication, replayed: its own requests with real curl, then a
 REST request and a database login by certificate with curl and redis-cli; and each one's twins that
-are refused. With them, what the page promises and does not show: that it all takes force at once.
+are refused. With them, what the page promises and does not show: that it all takes effect at once.
 """
 
 import json
@@ -46,7 +46,7 @@ def person(common_name: str, unit: str = "Engineering") -> Name:
 
 @dataclass
 class Cast:
-    """Certificates: the one that the page is about, and those like it but for one thing."""
+    """Certificates: what the page is about, and those like it but for one thing."""
 
     ca: Cert = field(default_factory=lambda: root("CN=Acme Clients,O=Acme"))
     other_ca: Cert = field(default_factory=lambda: root("CN=Other Clients,O=Acme"))

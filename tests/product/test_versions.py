@@ -20,7 +20,7 @@ from tests.kit.versions import FIRST_RELEASE, module_of
 
 
 def restarted(server: RedisServer, module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With another module, as an upgrade puts it in the place of the one that is there."""
+    """With another module, as an upgrade puts it instead of the present one."""
     monkeypatch.setattr("tests.kit.support.MODULE", module)
     server.stop()
     server.start()

@@ -418,7 +418,7 @@ def test_a_saved_copy_does_not_outlive_its_line(
         assert turned_away(server, pki.alice) == "user_missing"
         assert there(server) == ["default", "operator"]
         assert server.admin(username="operator", password="pw").acl_whoami() == "operator"
-    assert "user 'alice' had been saved and is removed" in server.log
+    assert "user 'alice' was in the server's files and has been removed" in server.log
     save(server, file)
     patch(server.admin(), 2, 3, [f"+{ALICE}"])
     assert who(server, pki.alice) == "alice"
@@ -509,7 +509,7 @@ def test_an_adopted_user_that_was_saved_is_the_operators_again(
     was = rights(server, "carl")
     adopted = "user carl adopt on +ping"
     load(server.admin(), 1, [*usual(pki)[:2], bind(pki.alice, "carl"), adopted])
-    assert who(server, pki.alice) is None  # +ping is no ACL WHOAMI
+    assert who(server, pki.alice) is None  # +ping is not an ACL WHOAMI
     save(server, file)
     patch(server.admin(), 1, 2, [f"-{adopted}"])
     for _ in range(2):
@@ -667,7 +667,7 @@ def test_acl_load_takes_no_user_and_no_session_of_ours(
             alice.publish("news", "hello")
             assert listener.get_message(timeout=5)["data"] == "hello"
         assert begun.command("EXEC") == [b"alice"]
-    wait_until(lambda: not is_open(carl), "whoever is not in the file any more is closed")
+    wait_until(lambda: not is_open(carl), "anyone who is not in the file any more is closed")
 
 
 def test_acl_load_in_a_transaction_is_the_same(
@@ -783,7 +783,7 @@ def test_an_error_in_the_file_is_named(
 def test_who_may_load_the_file_is_the_servers_to_say(
     server_kind: Server, start: Start, pki: Pki, tmp_path: Path
 ) -> None:
-    """Whoever may `acl|load`, and nobody else: with the right alone, and not before a login."""
+    """Anyone who may `acl|load`, and nobody else: with the right alone, and not before a login."""
     acl = tmp_path / "users.acl"
     weak = "user weak on >pw ~* +@all -acl|load"
     allow = ("set password-auth allow",)

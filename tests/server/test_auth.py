@@ -178,7 +178,7 @@ def test_nobody_becomes_a_managed_user_by_a_password(
             with suppress(*CLOSED):
                 connection.command(*words)
                 assert closed(connection)
-            assert "it is a user that it may not be" in node.server.log
+            assert "its certificate does not allow that user" in node.server.log
     assert not node.admin.exists("k")
 
 
@@ -312,7 +312,7 @@ def pipeline(connection: TlsConnection, *commands: str) -> list[Any]:
 def test_a_pipeline_holds_at_each_step_what_it_is(
     server_kind: Server, start: Start, pki: Pki
 ) -> None:
-    """RESET, login and choice take force between two commands of one packet."""
+    """RESET, login and choice take effect between two commands of one packet."""
     node = node_of(start, server_kind, pki, "user default adopt off")
     with node.connect(pki.alice) as connection:
         steps = ["INCR a", "RESET", "INCR a", "CERTAUTH.LOGIN", "INCR a", "RESET", "INCR a"]
@@ -376,7 +376,8 @@ def test_login_within_multi_and_scripts(server_kind: Server, start: Start, pki: 
 
 
 def test_whoami_is_for_everybody(server_kind: Server, start: Start, pki: Pki) -> None:
-    """Whoever is not authenticated, may run nothing, or has no certificate is told what it is."""
+    """Anyone who is not authenticated, may run nothing, or has no certificate is told what it
+    is."""
     node = node_of(start, server_kind, pki, "user default adopt off")
     with node.connect() as connection:
         assert denied(connection, "PING").startswith("NOAUTH")
@@ -432,7 +433,7 @@ def test_users_changed_by_hand_are_set_back(server_kind: Server, start: Start, p
     assert node.outcome(pki.bob) == refuse("user_missing")
     for name in BY_HAND:
         wait_until(partial(is_back, node, name, before[name]), f"{name} is set back", 4)
-        assert f"user '{name}' had been changed by hand" in node.server.log
+        assert f"user '{name}' was changed by hand" in node.server.log
     assert node.outcome(pki.bob) == Outcome("login", "matched", "gone")
 
 

@@ -85,8 +85,8 @@ def begin(node: Node, connection: TlsConnection, stream: Stream) -> int:
 def test_what_has_begun_ends_with_the_right_to_it(
     server_kind: Server, start: Start, pki: Pki
 ) -> None:
-    """When the change is answered, whoever may not begin it any more is closed; whoever may goes
-    on, and so does who has begun nothing."""
+    """When the change is answered, anyone who may not begin it any more is closed; anyone who may
+    goes on, and so does who has begun nothing."""
     node = make_node(start, server_kind, *policy_of(pki), io_threads=4, config=AT_ONCE)
     for name, stream in STREAMS.items():
         for rules in (*stream.less, *stream.enough):
@@ -142,7 +142,7 @@ def test_what_was_begun_by_rights_given_by_hand_ends_with_the_repair(
 def test_a_pattern_that_takes_rights_ends_streams(
     server_kind: Server, start: Start, pki: Pki
 ) -> None:
-    """The users that a `pattern` line makes are no others."""
+    """The users that a `pattern` line makes are not others."""
     line = "pattern dns {id}.iot device:{id} on ~{id}:* +@all"
     node = make_node(start, server_kind, *policy_of(pki, line))
     device = pki.ca.issue("CN=x", san=["dns:d1.iot"])

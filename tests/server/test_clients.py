@@ -25,7 +25,7 @@ SOON = 30  # seconds; libraries back off for up to two
 ALICE = "CN=alice,O=acme"
 # What each needs beside ACL WHOAMI, to connect and to come back.
 RIGHTS = {"valkey-glide": "+info +ping"}
-# Appended to a snippet in the place of its end: for each line it reads it says who it is.
+# Appended to a snippet in place of its end: for each line it reads it says who it is.
 LOOPS = {
     "redis-py": (
         "",
@@ -124,7 +124,7 @@ class Site:
         (self.folder / "alice.key").write_bytes(cert.key_pem)
 
     def renew(self) -> None:
-        """Other files in the place of the old ones; the old certificate's connections end."""
+        """Other files in place of the old ones; the old certificate's connections end."""
         old = self.cert.fingerprint
         self.write(self.pki.ca.issue(ALICE))
         now = int(status(self.admin)["generation"])
@@ -236,7 +236,7 @@ REFUSED: dict[str, tuple[bool, str]] = {
     "redis-py": (True, "redis.exceptions.ConnectionError: Connection closed by server"),
     "valkey-glide": (True, "ClosingError"),
     "node-redis": (False, "Socket closed unexpectedly"),
-    "ioredis": (False, ""),  # the end of a connection is no error to it, a reset one is
+    "ioredis": (False, ""),  # the end of a connection is not an error to it, a reset one is
 }
 
 

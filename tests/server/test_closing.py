@@ -230,7 +230,7 @@ def test_no_way_to_end_clients_that_work_hurts_the_server(
     server_kind: Server, start: Start, pki: Pki
 ) -> None:
     """Whichever way sessions end, their clients pipelining, subscribing, blocking, in transactions
-    and scripts: all are closed, whoever it does not concern stays, and the server lives."""
+    and scripts: all are closed, anyone whom it does not concern stays, and the server lives."""
     every_way(server_kind, start, pki, io_threads=4, each=1)
 
 

@@ -47,7 +47,7 @@ from tests.kit.tls_client import (
 def test_each_certificate_becomes_what_the_table_says(
     server_kind: Server, start: Start, io_threads: int
 ) -> None:
-    """A login for whoever is bound, a refusal with its reason for everybody else."""
+    """A login for anyone who is bound, a refusal with its reason for everybody else."""
     node = table_node(start, server_kind, io_threads=io_threads)
     found = {case.name: node.outcome(case.cert) for case in table().cases}
     assert found == {case.name: case.expected for case in table().cases}

@@ -86,7 +86,7 @@ def test_a_demand_lets_in_what_meets_it(server_kind: Server, start: Start, pki: 
 
 
 def test_explain_is_told_of_a_connection(installed: Server, start: Start, pki: Pki) -> None:
-    """Or says that it was not; what is no version is refused with what to write."""
+    """Or says that it was not; what is not a version is refused with what to write."""
     node = make_node(start, installed, *policy_of(pki, "set min-tls 1.3"))
     for words in ((), ("127.0.0.1",)):
         told = node.explain(pki.alice.pem, *words)

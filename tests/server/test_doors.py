@@ -1,5 +1,5 @@
 """The doors that are not the clients': only a node that is known comes in at the cluster bus, and
-only such a node is connected to. Whoever is refused there leaves a trace."""
+only such a node is connected to. Anyone who is refused there leaves a trace."""
 
 import ssl
 import tempfile
@@ -125,8 +125,9 @@ def refused(reason: str) -> tuple[bool, str]:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_who_comes_in_at_the_bus(server_kind: Server, start: Start, pki: Pki, version: str) -> None:
-    """A bound peer and whoever has this node's own key; no client, revoked or not, no stranger from
-    the CA of the servers, no peer that is revoked in whatever way. Each refusal has its reason."""
+    """A bound peer and anyone who has this node's own key; no client, revoked or not, no stranger
+    from the CA of the servers, no peer that is revoked in whatever way. Each refusal has its
+    reason."""
     between = pki.server_ca.authority("CN=Between", serial=77)
     names = ["known", "scoped", "there", "here", "cert", "key", "serial", "user"]
     nodes = {name: node_of(pki, f"CN={name}", serial=5000 + n) for n, name in enumerate(names)}
@@ -434,7 +435,7 @@ def test_keys_are_renewed_one_by_one(kind: Server, start: Start, pki: Pki) -> No
 def test_strangers_who_knock_a_thousand_times_are_one_entry(
     installed: Server, start: Start, pki: Pki
 ) -> None:
-    """Counted each time, told of once: neither the ring nor the server's log belongs to whoever
+    """Counted each time, told of once: neither the ring nor the server's log belongs to anyone who
     knocks most."""
     bus = Bus(start, installed, pki, *policy_of(pki))
     stranger = bus.peer(node_of(pki, "CN=stranger"))
@@ -459,9 +460,9 @@ def test_strangers_who_knock_a_thousand_times_are_one_entry(
 
 
 def test_a_replica_follows_no_stranger(server_kind: Server, start: Start, pki: Pki) -> None:
-    """Whoever poses as the master, with a client's certificate or a stranger's of the servers' CA,
-    gets no link and sends no data; the master is followed once its key is known, and not once that
-    is revoked."""
+    """Anyone who poses as the master, with a client's certificate or a stranger's of the servers'
+    CA, gets no link and sends no data; the master is followed once its key is known, and not once
+    that is revoked."""
     cert, own = node_of(pki, "CN=master"), node_of(pki, "CN=replica")
     config = ["tls-replication yes", "repl-diskless-sync-delay 0"]
     known = policy_of(pki, peer(own), PEER)

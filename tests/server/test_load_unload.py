@@ -26,7 +26,7 @@ from tests.kit.policies import (
 from tests.kit.servers import Server, servers
 from tests.kit.support import MODULE, Pki, RedisServer, TlsConnection, wait_until
 
-LEAKS = "which leaks memory at that before Redis 8.6.2"
+LEAKS = "which leaks memory each time before Redis 8.6.2"
 
 
 def name(connection: TlsConnection) -> Any:
@@ -37,9 +37,9 @@ def name(connection: TlsConnection) -> Any:
 def test_a_policy_takes_force_in_a_running_server(
     server_kind: Server, start: Start, pki: Pki, io_threads: int
 ) -> None:
-    """The journal that is there decides from now on. With `default` off whoever holds it is closed,
-    with TLS and without; whoever came by a password of the operator's goes on; and the one who has
-    loaded it reads his answer."""
+    """The journal that is there decides from now on. With `default` off anyone who holds it is
+    closed, with TLS and without; anyone who came by a password of the operator's goes on; and the
+    client who has loaded it reads his answer."""
     node = bare(start, server_kind, pki, "user default adopt off", io_threads=io_threads)
     plain: Any = node.server.plain_client(single_connection_client=True)
     worker: Any = node.server.plain_client(
@@ -59,7 +59,7 @@ def test_a_policy_takes_force_in_a_running_server(
 
 
 def test_whoever_loads_it_is_answered(server_kind: Server, start: Start, pki: Pki) -> None:
-    """Even where the one who loads the module holds `default`, which its policy switches off."""
+    """Even where the client who loads the module holds `default`, which its policy switches off."""
     node = bare(start, server_kind, pki, "user default adopt off")
     answer: Any = node.server.admin().execute_command
     assert answer("MODULE", "LOAD", str(MODULE), "journal", "certauth") in ("OK", True)

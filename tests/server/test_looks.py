@@ -194,8 +194,8 @@ def test_a_journal_that_is_lost_after_a_move_is_no_first_install(
     relocate: Callable[[RedisServer], tuple[str, ...]],
     lose: Callable[[Path], None],
 ) -> None:
-    """Whoever moved it by hand, with the marker left behind: when it is lost later, nobody becomes
-    `default`, as nobody does where it was never moved."""
+    """Anyone who moved it by hand, with the marker left behind: when it is lost later, nobody
+    becomes `default`, as nobody does where it was never moved."""
     server = enrolled(start, installed, pki, DEFAULT_OFF)
     server.stop()
     server.module = relocate(server)
@@ -265,7 +265,7 @@ def test_the_ca_directory_is_the_policys_again(
     server = managed(start, installed, pki)
     before = {file.name: file.read_bytes() for file in (directory(server) / "ca").iterdir()}
     damage(server, root("CN=Stranger").pem)
-    wait_told(server, "trust", "files had been changed by hand")
+    wait_told(server, "trust", "files were changed by hand")
     folder = directory(server) / "ca"
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
     assert status(server.admin())["trust"] == "managed"
@@ -314,7 +314,7 @@ def test_a_server_that_is_pointed_at_the_directory_has_no_file_changed_by_hand(
     wait_until(lambda: status(admin)["trust"] == "managed", "trust is managed", 15)
     assert "by hand" not in server.log
     next(files.iterdir()).unlink()
-    wait_told(server, "trust", "files had been changed by hand")
+    wait_told(server, "trust", "files were changed by hand")
 
 
 def test_a_door_that_was_opened_or_closed_by_hand_is_told(

@@ -216,7 +216,7 @@ def test_several_names_of_one_certificate() -> None:
 
 
 def test_bind_lines_win() -> None:
-    """Whoever is named by one is not asked by which patterns it fits."""
+    """Anyone who is named by one is not asked by which patterns it fits."""
     assert found(pod("a"), SHOP, "bind cn x carol") == ("matched", ("carol",))
     assert found(pod("a"), SHOP, "bind cn x app:x", MADE) == ("user_missing", ())
 

@@ -267,7 +267,7 @@ FOREIGN = (
 def test_a_peer_may_do_nothing_else(
     server_kind: Server, start: Start, pki: Pki, cert: Cert, user: str
 ) -> None:
-    """Whoever holds a node's key may do what the node does, and read no key with it."""
+    """Anyone who holds a node's key may do what the node does, and read no key with it."""
     node = peer_node(start, server_kind, pki, {user: cert})
     with node.connect(cert) as connection:
         assert whoami(connection)["user"] == user

@@ -84,7 +84,7 @@ def test_a_pin_admits_exactly_its_certificate() -> None:
 
 
 def test_a_pin_signs_nothing() -> None:
-    """Whatever its basic constraints say, and whoever has verified a path up to it."""
+    """Whatever its basic constraints say, and anyone who has verified a path up to it."""
     mine = alone(ca=True, **LONG)
     child = sign(mine, "CN=alice", new_key(), **LONG)
     assert reason_of(mine) == "untrusted_issuer"
@@ -114,7 +114,7 @@ def test_a_pin_forgives_nothing_of_the_certificate_itself(
 
 
 def test_what_a_pinned_certificate_may_not_do_is_said_of_it() -> None:
-    """That it is a CA is no fault of it."""
+    """That it is a CA is not a fault of it."""
     signs = alone(ca=True, more=[usage(key_cert_sign=True)], **LONG)
     told = [decide(policy(enforced(*lines)), signs.der, None) for lines in ([pin(signs)], [])]
     assert told[0].detail == "its key usage has not digitalSignature"
@@ -186,7 +186,7 @@ def test_explain_says_that_it_is_pinned() -> None:
     told = Policy(enforced(pin(mine))).decide(pem(mine.der), now=NOW)
     assert told.reason == "matched"
     assert "path: none is needed, a `pin` line holds this certificate" in told.trace
-    assert "it is pinned, whoever issued it" in told.trace
+    assert "it is pinned, no matter who issued it" in told.trace
     line = f"by the `pin` line of the certificate with SHA-256 {mine.fingerprint}"
     assert line in told.trace
     told = Policy(enforced()).decide(pem(mine.der), now=NOW)

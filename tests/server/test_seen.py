@@ -162,7 +162,7 @@ def test_what_explain_says_of_each_handshake_stands_in_the_log(
     assert len(counted(node)) > 8
 
 
-# ---- Who is no client, and who has the fault on our side -----------------------------------------
+# ---- Who is not a client, and who has the fault on our side --------------------------------------
 
 
 @pytest.mark.filterwarnings("ignore:.*TLSv1_1 is deprecated:DeprecationWarning")

@@ -1,4 +1,5 @@
-"""Live sessions: whoever would not get in any more as the same user is closed, and nobody else."""
+"""Live sessions: anyone who would not get in any more as the same user is closed, and nobody
+else."""
 
 import time
 from collections.abc import Iterator
@@ -198,7 +199,7 @@ def test_a_plain_client_that_used_a_password_is_closed_too(
 def test_sessions_from_before_the_policy_are_decided(
     server_kind: Server, start: Start, pki: Pki
 ) -> None:
-    """A policy that takes force closes the clients that it would refuse, and those that came as
+    """A policy that takes effect closes the clients that it would refuse, and those that came as
     `default` while it would make them a user."""
     node = make_node(start, server_kind)
     with connected(node, pki.alice, pki.bob, None) as (alice, bob, plain):
@@ -237,8 +238,8 @@ def test_switching_default_off_closes_whoever_holds_it(
 
 
 def test_the_sender_hears_before_it_is_closed(server_kind: Server, start: Start, pki: Pki) -> None:
-    """Whoever cuts itself off, having said FORCE, still gets the answer; without FORCE it is told
-    so and nothing has changed."""
+    """Anyone who cuts itself off, having said FORCE, still gets the answer; without FORCE it is
+    told so and nothing has changed."""
     node = make_node(start, server_kind, *both(pki))
     with connected(node, pki.alice) as (alice,):
         words = ("CERTAUTH.POLICY", "PATCH", "1", "2")

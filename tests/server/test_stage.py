@@ -34,7 +34,7 @@ def binds(count: int, start: int = 0) -> list[str]:
 
 
 def test_what_was_staged_is_the_policy(server_kind: Server, start: Start, pki: Pki) -> None:
-    """A policy that comes in several calls is the one that LOAD would have made, digest and all,
+    """A policy that comes in several calls is what LOAD would have made, digest and all,
     also after a restart."""
     server = enrolled(start, server_kind, pki)
     lines = usual(pki) + binds(2500)
@@ -70,7 +70,7 @@ def test_a_staged_patch_is_a_patch(server_kind: Server, start: Start, pki: Pki) 
 
 
 def test_a_hundred_thousand_lines_come_and_go(installed: Server, start: Start, pki: Pki) -> None:
-    """Tables that grow and are built anew lose and repeat nothing."""
+    """Tables that grow and are built again lose and repeat nothing."""
     server = enrolled(start, installed, pki)
     lines, generation = binds(100_000), 1
     for sign, left in (("+", lines), ("-", [])):
@@ -337,7 +337,7 @@ def test_many_stars_are_no_attack(installed: Server, start: Start, pki: Pki) -> 
     assert policy(server, "SHOW", "MATCH", "*a" * 200 + "*b")[1] == []
 
 
-# ---- While a large change takes force ------------------------------------------------------------
+# ---- While a large change takes effect -----------------------------------------------------------
 
 
 def many(count: int, *first: str) -> list[str]:
@@ -412,7 +412,7 @@ def test_a_user_that_somebody_touches_meanwhile_becomes_its_line(
 
 
 def test_a_sender_with_force_is_answered(installed: Server, start: Start, pki: Pki) -> None:
-    """It leaves its user for as long as the change takes; that is no straying."""
+    """It leaves its user for as long as the change takes; that is not a straying."""
     server = enrolled(start, installed, pki)
     lines = many(6000)
     for at in range(0, len(lines), 3000):

@@ -95,7 +95,8 @@ def assert_undisputed(seen: dict[Cert | None, set[Any]], pki: Pki) -> None:
 def test_the_first_client_is_decided_by_the_journal(
     server_kind: Server, start: Start, pki: Pki, crash: bool
 ) -> None:
-    """Whoever comes as soon as the port opens finds policy and users as they were acknowledged."""
+    """Anyone who comes as soon as the port opens finds policy and users as they were
+    acknowledged."""
     server = enrolled(start, server_kind, pki, DEFAULT_OFF)
     alice = server.client(pki.alice)
     assert patch(alice, 1, 2, ["+bind cn x alice"])["generation"] == 2
@@ -360,7 +361,7 @@ def test_a_damaged_journal_leaves_bootstrap_alone(
 def test_damage_refuses_from_the_first_moment(
     server_kind: Server, start: Start, pki: Pki, module: Any, ops: Cert
 ) -> None:
-    """On every server, whoever comes first."""
+    """On every server, no matter who comes first."""
     server = enrolled(start, server_kind, pki, module=module)
     server.stop()
     said = flip(server)
@@ -440,7 +441,7 @@ def test_one_journal_has_one_server(
 ARGUMENTS = {
     "none": ([], "the journal is missing"),
     "no value": (["journal"], "'journal' lacks its value"),
-    "unknown": (["journal", "journal", "policy", "x"], "'policy x' is no argument"),
+    "unknown": (["journal", "journal", "policy", "x"], "'policy x' is not an argument"),
     "no bootstrap": (
         ["journal", "journal", "bootstrap", "nosuch"],
         "bootstrap file nosuch: No such",

@@ -10,7 +10,7 @@ from tests.kit.servers import Server
 from tests.kit.suites import Suite, folder_of, missing
 from tests.kit.support import Pki, scratch
 
-# It decides each connection, and leaves whoever it does not know as the server had it.
+# It decides each connection, and leaves anyone whom it does not know as the server had it.
 LEAVES = (
     "set enforce on", "set unmatched leave", "set plain leave", "set password-auth allow",
     'bind subject "CN=alice,OU=eng,O=acme" alice',

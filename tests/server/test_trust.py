@@ -254,7 +254,7 @@ def test_files_of_others_in_the_directory_stay(installed: Server, start: Start, 
 def test_a_directory_that_vanished_is_reported(
     installed: Server, start: Start, pki: Pki, other: Cert
 ) -> None:
-    """The policy takes force, and STATUS says that the handshake could not be told."""
+    """The policy takes effect, and STATUS says that the handshake could not be told."""
     server = managed(start, installed)
     load(server.admin(), 1, usual(pki))
     (directory(server) / next(iter(kept(server)))).unlink()
@@ -268,7 +268,7 @@ def test_a_directory_that_vanished_is_reported(
     assert who(server, pki.alice) == "alice"
 
 
-# ---- Links that are no clients' ------------------------------------------------------------------
+# ---- Links that are not clients' -----------------------------------------------------------------
 
 ALLOWED = "set internal-trust allow"
 

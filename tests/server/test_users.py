@@ -289,7 +289,7 @@ def test_without_enforcement_no_user_is_touched(
 
 def test_default_off_closes_who_holds_it(server_kind: Server, start: Start, pki: Pki) -> None:
     """Switching it off cuts nobody by itself, so its holders are closed, and the sender is told
-    first; alice stays; the unix socket is no way round; and it comes back as it was."""
+    first; alice stays; the unix socket is not a way round; and it comes back as it was."""
     server = enrolled(start, server_kind, pki, plain=True)
     admin = server.admin(single_connection_client=True)
     was = rules(admin, "default")
@@ -355,8 +355,8 @@ def test_changes_by_hand_are_repaired(server_kind: Server, start: Start, pki: Pk
     assert who(server, pki.alice) == "alice"
     assert who(server, pki.bob) == "gone"
     for name in HANDS:
-        assert f"'{name}' had been changed by hand" in server.log
-    assert "'alice' had been changed by hand" not in server.log
+        assert f"'{name}' was changed by hand" in server.log
+    assert "'alice' was changed by hand" not in server.log
 
 
 def test_no_repair_starves_another(installed: Server, start: Start, pki: Pki) -> None:

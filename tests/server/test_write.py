@@ -293,7 +293,7 @@ def test_epochs_never_fall(installed: Server, start: Start, pki: Pki) -> None:
     for _ in range(2):
         admin = server.admin()
         assert status(admin)["epoch"] == 7
-        with nothing_changes(server, pki), refused("EPOCH 6 is over: 7 is in force"):
+        with nothing_changes(server, pki), refused("EPOCH 6 is stale: the current epoch is 7"):
             patch(admin, 2, 3, ["-bind cn x alice"], "EPOCH", "6")
         with nothing_changes(server, pki), refused("EPOCH 6 is over"):
             load(admin, 3, usual(pki), "EPOCH", "6", "FORCE")
@@ -351,7 +351,7 @@ def test_a_wrong_digest_is_a_refusal(server_kind: Server, start: Start, pki: Pki
 
 
 def test_the_call_has_a_form(installed: Server, start: Start, pki: Pki) -> None:
-    """LINES is never left out, options have their values, and unknown ones are no lines."""
+    """LINES is never left out, options have their values, and unknown ones are not lines."""
     server = enrolled(start, installed, pki)
 
     def call(*words: str) -> None:
@@ -576,7 +576,7 @@ def test_one_write_at_a_time(disk: Disk, installed: Server, start: Start, pki: P
 
 
 def test_who_leaves_cancels_nothing(disk: Disk, installed: Server, start: Start, pki: Pki) -> None:
-    """A write whose sender goes while the disk works takes force all the same, and stays."""
+    """A write whose sender goes while the disk works takes effect all the same, and stays."""
     server = enrolled(start, installed, pki)
     admin = server.admin()
     clients = admin.info("clients")["connected_clients"]

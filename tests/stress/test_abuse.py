@@ -47,7 +47,7 @@ pytestmark = pytest.mark.timeout(900)  # where everything is sent
 KEY = root("CN=uploaded").key_pem.decode()
 
 
-# `make test` sends every so manieth of what there is to send.
+# `make test` sends one in so many of what there is to send.
 STEPS = [24, pytest.param(1, marks=pytest.mark.slow)]
 
 
@@ -80,7 +80,7 @@ class Target:
 
     def wrong(self, method: str, path: str, content: bytes | None = None) -> list[str]:
         """What is wrong with the answer to a request of an administrator, whatever it is."""
-        # Whoever that is by now: some requests change its password.
+        # No matter who that is by now: some requests change its password.
         headers = {"Authorization": token_of(self.api.store, "root")}
         if content is not None:
             headers["Content-Type"] = "application/json"

@@ -92,7 +92,7 @@ class Changes:
             assert (name in users) == there, f"{name} is said to be in force"
 
     def _ask(self, request: str, body: Any = None) -> Any:
-        """The answer, from whoever gives one; None where it is not known what was done."""
+        """The answer, from anyone who gives one; None where it is not known what was done."""
         try:
             answer = next(self._turn).api(request, body)
         except OSError:

@@ -125,7 +125,7 @@ class Writer:
 
 
 def holds_what_was_acknowledged(server: RedisServer, last: int, pki: Pki) -> int:
-    """The generation, which is the last acknowledged one or the one that was under way; and the
+    """The generation, which is the last acknowledged one or what was under way; and the
     policy is that of it, in force and by its digest."""
     admin = server.admin()
     now = status(admin)
@@ -156,7 +156,7 @@ def test_a_server_that_is_killed_within_writes_loses_nothing(
     kind: Server, start: Start, pki: Pki, rng: random.Random, rounds: int
 ) -> None:
     """At any moment of any write: after the restart it has the last policy that it acknowledged, or
-    the one that was under way, whole; it refuses whom that refuses from the first connection on."""
+    what was under way, whole; it refuses whom that refuses from the first connection on."""
     server = enrolled(start, kind, pki, revoked(pki))
     reached, torn = 1, 0
     for _ in range(rounds):
@@ -344,7 +344,7 @@ def test_a_clock_that_was_set_back_still_ends_sessions(
         assert closed(connection)
         assert time.time() - HOUR > end
     node.admin.execute_command("ACL", "SETUSER", "alice", "nopass")
-    wait_until(lambda: "had been changed by hand" in node.server.log, "it is repaired")
+    wait_until(lambda: "was changed by hand" in node.server.log, "it is repaired")
 
 
 @each_server
@@ -415,7 +415,7 @@ def test_what_a_clock_set_back_meets_between_two_slices_goes_on(
 def test_who_is_to_go_after_the_answer_goes_though_the_clock_is_set_back(
     kind: Server, tmp_path: Path, start: Start, pki: Pki
 ) -> None:
-    """Whoever takes `default` from itself has 50 ms to read that it did, by a timer."""
+    """Anyone who takes `default` from itself has 50 ms to read that it did, by a timer."""
     disk, clock = Disk(tmp_path), Clock(tmp_path)
     with under(tmp_path, ".incr.aof"):
         server = enrolled(start, kind, pki, config=["appendonly yes", "appendfsync always"])
@@ -460,8 +460,8 @@ def test_a_clock_that_jumps_about(
     io_threads: int,
 ) -> None:
     """Of certificates that begin and end at different times, after each of 25 steps to anywhere:
-    whoever's has ended is closed within seconds and never comes back by itself; whoever's is valid
-    stays, and comes in anew; whoever's is not does not come in."""
+    a client whose certificate has ended is closed and never comes back by itself; a good one
+    stays, and comes in again; a bad one does not."""
     spans = [(rng.randint(-48, -1), rng.randint(1, 48)) for _ in range(8)]
     certs = [old_pki.ca.issue(not_before=hours(a), not_after=hours(b)) for a, b in spans]
     node = make_node(start, server_kind, *policy_of(old_pki), pki=old_pki, io_threads=io_threads)
@@ -613,7 +613,7 @@ def test_a_connection_that_is_cut_in_the_middle_of_a_patch(
 
 
 def replaced(plane: Plane, count: int, number: int) -> tuple[int, set[str]]:
-    """Other lines in the place of as many; the generation with them, and the whole policy."""
+    """Other lines in place of as many; the generation with them, and the whole policy."""
     with plane.store._kernel.change() as connection:
         rows = connection.execute(store.statements.LINES_OF, {"owners": [999]})
         before = {(row.owner, row.line): row.id for row in rows}

@@ -274,7 +274,7 @@ def managed_trust(node: Node) -> None:
 
 
 def many_lines(node: Node) -> None:
-    """Staged lines that come and go again, until the journal is worth to be written anew."""
+    """Staged lines that come and go again, until the journal is worth to be written again."""
     lines = [f"bind cn device-{number} alice" for number in range(600)]
     sizes = []
     for sign in "+-+-":

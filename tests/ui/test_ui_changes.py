@@ -210,7 +210,7 @@ def test_a_user_begins_with_a_certificate(api: ControlPlane, admin: Browser, pki
 
 
 def test_a_file_shows_what_it_holds_without_scripts(admin: Browser, pki: Pki) -> None:
-    """PEM or DER; what is no certificate, and what logs nobody in, is said at its field."""
+    """PEM or DER; what is not a certificate, and what logs nobody in, is said at its field."""
     sick = pki.ca.issue("CN=a", san=[f"uri:urn:{'x' * 500}{n}" for n in range(200)])
     for content, told in (
         (pki.alice.pem, "cn alice"), (pki.alice.der, "cn alice"), (b"x", "no certificate"),
@@ -314,7 +314,7 @@ def test_what_is_wrong_stands_at_its_field(api: ControlPlane, admin: Browser) ->
          "certificate_subject_line", ""),
         ("users/new", {"name": "x", "auth_method": "regular", "email": "x", "role_uids": ["6"]},
          "email", "pattern"),
-        ("databases/new", {"name": "x", "endpoints": "x"}, "endpoints", "is no HOST:PORT"),
+        ("databases/new", {"name": "x", "endpoints": "x"}, "endpoints", "is not a HOST:PORT"),
         ("databases/new", {"name": "x", "endpoints": "x:1", "tls_server_ca": "x"}, "", ""),
     ]  # fmt: skip
     for place, fields, name, text in cases:

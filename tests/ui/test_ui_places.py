@@ -108,7 +108,8 @@ def test_a_server_that_is_silent_is_named(plane: Plane, node: RedisServer) -> No
 
 
 def test_explain_says_what_the_api_says(api: ControlPlane, admin: Browser, pki: Pki) -> None:
-    """On each database and here; a file does as well as a text; what is no certificate is said."""
+    """On each database and here; a file does as well as a text; what is not a certificate is
+    said."""
     api.trust(pki.ca)
     api.certificate_user("alice", "CN=alice,OU=eng,O=acme", role="admin")
     grant = {"role_uid": 1, "redis_acl_uid": 1}

@@ -291,7 +291,7 @@ def test_dry_runs_change_nothing(api: ControlPlane) -> None:
 
 
 def test_the_ca_of_the_servers_is_kept_as_certificates(api: ControlPlane, pki: Pki) -> None:
-    """For the control plane's own links; a leaf is no CA."""
+    """For the control plane's own links; a leaf is not a CA."""
     made = api.database(tls_server_ca=pki.server_ca.pem.decode())
     again = api.ok("PUT /v1/bdbs/1", {"tls_server_ca": pki.server_ca.pem.decode()})
     assert again["warnings"] == [

@@ -67,7 +67,7 @@ def test_explain_says_why_somebody_is_refused(api: ControlPlane, pki: Pki, field
 
 
 def test_attack_a_weak_certificate_on_the_rest_api(api: ControlPlane, pki: Pki) -> None:
-    """What every server's handshake refuses is no way in here, and explain says the same."""
+    """What every server's handshake refuses is not a way in here, and explain says the same."""
     for weak in (
         sign(pki.ca, "CN=alice,OU=eng,O=acme", rsa_key(1024)),
         sign(pki.ca, "CN=alice,OU=eng,O=acme", pki.alice.key, hashes.SHA1()),

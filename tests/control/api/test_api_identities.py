@@ -70,7 +70,7 @@ def test_a_bad_identity_is_a_400_with_its_place(
 
 
 def test_an_attribute_by_oid_comes_back_as_it_can_be_sent(api: ControlPlane) -> None:
-    """By its name where it has one; what is no OID is refused."""
+    """By its name where it has one; what is not an OID is refused."""
     serial = {"attribute": {"oid": "2.5.4.5", "value": "12345"}}
     made = api.ok("POST /v1/users", cart(serial, {"extension": {"oid": "1.2.3", "value": "x"}}))
     both = made["certificate_identities"]

@@ -289,7 +289,7 @@ def test_the_same_password_again_is_refused(api: ControlPlane, bob: tuple[str, s
 
 
 def test_only_your_own_password_is_yours(api: ControlPlane, bob: tuple[str, str]) -> None:
-    """By name, by e-mail or by leaving it out; others' are for whoever manages users, and an
+    """By name, by e-mail or by leaving it out; others' are for anyone who manages users, and an
     administrator's only for administrators."""
     api.password_user("carol", "db_viewer")
     manager = api.password_user("manager", "user_manager")

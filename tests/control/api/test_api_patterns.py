@@ -202,7 +202,7 @@ def test_patterns_of_one_word_have_the_same_users_and_roles(api: ControlPlane) -
 
 
 def test_the_word_of_a_pattern_begins_no_users_name(api: ControlPlane) -> None:
-    """Whichever of the two comes first; password users are no ACL users."""
+    """Whichever of the two comes first; password users are not ACL users."""
     api.password_user("app:y", "none")
     user = api.certificate_user("app:x", "CN=x")["uid"]
     answer = api(f"POST {PATTERNS}", APP)

@@ -189,7 +189,7 @@ def test_attack_a_revoked_certificate_comes_to_the_api_with_another_signature(
 def test_a_request_that_says_no_one_thing_is_refused(
     api: ControlPlane, body: dict[str, Any]
 ) -> None:
-    """Nothing, half of it, two things, or what is no hash, number, certificate or reason."""
+    """Nothing, half of it, two things, or what is not a hash, number, certificate or reason."""
     assert api(f"POST {REVOCATIONS}", body).status == 400
     assert api.ok(f"GET {REVOCATIONS}") == []
 
@@ -519,7 +519,7 @@ def test_a_fetch_that_fails_keeps_the_last_list(api_with_alice: ControlPlane, pk
 
 
 def test_another_list_at_the_url_is_no_next_one(api_with_alice: ControlPlane, pki: Pki) -> None:
-    """A trusted CA's, but not the one that was asked for."""
+    """A trusted CA's, but not the requested one."""
     api, other = api_with_alice, root("CN=Other")
     api.trust(pki.ca, other)
     with site(crls.crl(pki.ca, pki.alice)) as (server, url):
@@ -610,7 +610,7 @@ def test_nobody_at_the_url_says_so() -> None:
 
 def test_our_own_list_is_there_for_everybody(api: ControlPlane) -> None:
     """DER and PEM with their types, without a login, signed by the CA, numbered upwards; signed
-    anew when something was revoked or a day is over, and otherwise the same."""
+    again when something was revoked or a day is over, and otherwise the same."""
     ours = new_ca([("CN", "ours")], timedelta(days=99))
     (der_of_ca,) = pem_to_ders(ours.certificate)
     signer = revocation.Signer(ours.certificate, lambda: ours)

@@ -146,7 +146,7 @@ def test_a_role_for_some_databases_opens_nothing_else(
 
 
 def test_what_a_role_is_for_can_be_changed(api: ControlPlane, scoped: tuple[str, str]) -> None:
-    """At once; sent back as it was read it is no change, and left out it stays. It cannot become
+    """At once; sent back as it was read it is not a change, and left out it stays. It cannot become
     more than a member of those databases; with a role for all of them, all are there."""
     shown = api.ok("GET /v1/roles/8")
     assert shown == {"uid": 8, "name": "ops", "management": "db_member", "resources": SCOPE}

@@ -10,7 +10,7 @@ from tests.kit.support import Pki
 
 
 def test_bootstrap_is_over(api: ControlPlane) -> None:
-    """It was done on the machine itself, since when is told to whoever is logged in."""
+    """It was done on the machine itself, since when is told to anyone who is logged in."""
     found = api.ok("GET /v1/bootstrap")
     created = api.ok("GET /v1/cluster")["created_time"]
     done = {"state": "completed", "start_time": created, "end_time": created}

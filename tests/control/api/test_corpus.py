@@ -48,7 +48,7 @@ def part_of(corpus_: dict[str, bytes], part: int) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("part", PARTS)
 def test_whatever_can_log_in_can_be_revoked(trusting: ControlPlane, part: int) -> None:
-    """By its certificate: what a server reads, the one that revokes reads as well."""
+    """By its certificate: what a server reads, the reader of revocations reads as well."""
     policy = certs.trusting("set unmatched leave")
     able = 0
     for what, der in part_of(CERTIFICATES, part).items():

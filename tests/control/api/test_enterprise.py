@@ -154,7 +154,7 @@ def test_no_setting_of_security_is_ignored(kind: str) -> None:
 
 @pytest.mark.parametrize(("kind", "name"), HELD)
 def test_a_setting_that_is_none_here_is_refused_by_name(kind: str, name: str) -> None:
-    """406, and what holds, and why; a value that holds is no field that is ignored."""
+    """406, and what holds, and why; a value that holds is not a field that is ignored."""
     body, _ = OBJECTS[kind]
     holds = body.HELD[name].values
     for value in [*VALUES, *holds]:

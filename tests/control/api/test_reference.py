@@ -126,7 +126,7 @@ class Front:
         )
 
     def token(self) -> str:
-        """Of an administrator, whoever that is by now."""
+        """Of an administrator, no matter who that is by now."""
         store = self.api.store
         admins = (
             user

@@ -99,7 +99,7 @@ def test_attack_a_text_that_steers_the_terminal() -> None:
 
 
 def test_an_explanation_without_a_server_says_so_first(tmp_path: Path, pki: Pki) -> None:
-    """Whoever reads no further than one line knows that no handshake was asked."""
+    """Anyone who reads no further than one line knows that no handshake was asked."""
     (tmp_path / "policy").write_text(f"set enforce on\n{authority(pki.ca)}\n")
     found = run("explain", pki.alice.files[0], "--policy", tmp_path / "policy")
     assert found.output.startswith("the TLS handshake was not asked (")
@@ -233,7 +233,7 @@ def test_serve_refuses_in_one_line(
 
 
 def test_a_restored_control_plane_serves_what_was_backed_up(tmp_path: Path) -> None:
-    """To whoever asks with the old password; the file is for its owner only."""
+    """To anyone who asks with the old password; the file is for its owner only."""
     config = initialised(tmp_path / "control")
     file = tmp_path / "backup"
     assert run("backup", file, "--home", config.home).exit_code == 0
@@ -248,7 +248,7 @@ def test_a_restored_control_plane_serves_what_was_backed_up(tmp_path: Path) -> N
 
 def test_the_way_back_lets_passwords_in_again(tmp_path: Path, pki: Pki) -> None:
     """Refused while they are switched off; taken at once after `allow-passwords`; and a password
-    that is set is the one that counts."""
+    that is set counts."""
     config = initialised(tmp_path)
     with served(config) as process, Https(config) as api, Https(config, pki.alice) as by_cert:
         assert process.stderr is not None
@@ -280,7 +280,7 @@ def test_the_way_back_lets_passwords_in_again(tmp_path: Path, pki: Pki) -> None:
         (["backup", "{tmp}/exists", "--home", "{tmp}/home"], "exists"),
         (["backup", "{tmp}/new", "--home", "{tmp}/none"], "redis-certauth init"),
         (["restore", "{tmp}/exists", "--home", "{tmp}/home"], "holds a control plane already"),
-        (["restore", "{tmp}/exists", "--home", "{tmp}/none"], "is no backup"),
+        (["restore", "{tmp}/exists", "--home", "{tmp}/none"], "is not a backup"),
         (["allow-passwords", "--home", "{tmp}/none"], "redis-certauth init"),
         (["set-password", "nobody", "--home", "{tmp}/home", "--password-stdin"], "'nobody'"),
         (["set-password", ADMIN[0], "--home", "{tmp}/home", "--password-stdin"], "password"),
@@ -289,7 +289,7 @@ def test_the_way_back_lets_passwords_in_again(tmp_path: Path, pki: Pki) -> None:
 def test_the_machine_itself_refuses_in_one_line(
     tmp_path: Path, arguments: list[str], message: str
 ) -> None:
-    """What would overwrite, what is not there, what is no password; and nothing is made."""
+    """What would overwrite, what is not there, what is not a password; and nothing is made."""
     initialised(tmp_path / "home")
     (tmp_path / "exists").write_text("mine")
     found = run(*(one.format(tmp=tmp_path) for one in arguments), text="\n")

@@ -66,7 +66,7 @@ def test_the_command_line_says_how_far_a_change_is(
     run: Run, node: RedisServer, pki: Pki, tmp_path: Path
 ) -> None:
     """Each command that changes something for servers: they hold it when it ends, and it exits
-    with 0. One that is no servers' business says nothing of them."""
+    with 0. One that is not a servers' business says nothing of them."""
     leaf = tmp_path / "alice.crt"
     leaf.write_bytes(pki.alice.pem)
     for words in (
@@ -116,7 +116,7 @@ def test_a_server_that_is_down_is_pending(run: Run, node: RedisServer, tmp_path:
 def test_a_server_that_hangs_is_pending(
     run: Run, node: RedisServer, pki: Pki, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only for as long as it hangs; a revocation that has not arrived is no success."""
+    """Only for as long as it hangs; a revocation that has not arrived is not a success."""
     run(*user("alice", ALICE))
     assert who(node, pki.alice) == "alice"
     monkeypatch.setattr(options, "WAIT_SECONDS", 0.5)

@@ -110,7 +110,7 @@ def test_rights_are_not_widened(rules: str, acl: str) -> None:
     ("line", "why"),
     [
         ("user", "there is no name"),
-        ("user x on bad!rule", "is no rule"),
+        ("user x on bad!rule", "is not a rule"),
         ("user certauth-x on +get", "this product's own"),
         ("user x on (~a (~b))", "no rule of an ACL"),
     ],

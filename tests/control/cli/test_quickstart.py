@@ -284,7 +284,7 @@ def test_a_second_start_comes_back_as_it_was(run: Run, end: str) -> None:
 
 
 def test_a_first_start_that_was_killed_does_not_stand_in_the_way(run: Run, tmp_path: Path) -> None:
-    """What it had begun of the control plane is made anew."""
+    """What it had begun of the control plane is made again."""
     started = run().wait_ready()
     started.stop()
     (started.home / "control" / "ca.key").unlink()  # the last file that is written there
@@ -420,8 +420,8 @@ FAKES = {
     ),
     "too old": ("echo 'Redis server v=7.0.5 sha=0:0'", "is Redis 7.0.5: 7.0.6 or later"),
     "much too old": ("echo 'Redis server v=6.2.14 sha=0:0'", "is Redis 6.2.14: 7.0.6 or later"),
-    "something else": ("echo GNU bash 5; exit 0", "is no Redis or Valkey server; it says: GNU"),
-    "silent": ("exit 3", "is no Redis or Valkey server"),
+    "something else": ("echo GNU bash 5; exit 0", "is not a Redis or Valkey server; it says: GNU"),
+    "silent": ("exit 3", "is not a Redis or Valkey server"),
 }
 
 

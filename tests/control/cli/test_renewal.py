@@ -174,7 +174,7 @@ def test_another_key_is_asked_for_in_new_files(site: Site) -> None:
 
 
 def test_a_renewal_keeps_mode_and_link(site: Site) -> None:
-    """Whoever could read the certificate can read it still, and a symbolic link stays one."""
+    """Anyone who could read the certificate can read it still, and a symbolic link stays one."""
     site.ok("cert", "request", "--user", "alice")
     real, link = site.folder / "real.crt", site.folder / "alice.crt"
     os.replace(link, real)

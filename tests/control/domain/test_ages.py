@@ -88,7 +88,7 @@ def test_a_part_that_stands_still_says_since_when_and_why(monkeypatch: pytest.Mo
 
 def test_an_old_look_is_unknown_wherever_it_is_shown(api: ControlPlane) -> None:
     """By the clock of the database, in each answer that names the server, and on the page; a look
-    without news is written down too, and by the one who leads alone."""
+    without news is written down too, and by the leader alone."""
     made = api.database()
     epoch = api.store.lease.take("the test", 120)
     address = "127.0.0.1:6380"
@@ -459,7 +459,7 @@ def stopped_outside_of_a_write(serving: Serving) -> bool:
 @pytest.mark.timeout(600)
 def test_a_leader_that_is_frozen_leaves_no_old_news(world: World) -> None:
     """Another one takes over, and what it shows is of now; where nobody does, who is asked does not
-    answer, and `status` says so. The one that wakes shows what is now as well."""
+    answer, and `status` says so. When it wakes, it shows what is now as well."""
     first = world.serving
     home = world.folder / "two"
     shutil.copytree(first.config.home, home, ignore=shutil.ignore_patterns("control.db*", "audit*"))

@@ -499,7 +499,7 @@ def test_several_roles_add_up(api: ControlPlane) -> None:
 
 
 def test_the_permissions_are_told_by_role(api: ControlPlane) -> None:
-    """To whoever is logged in, by the same table."""
+    """To anyone who is logged in, by the same table."""
     somebody = api.password_user("somebody", "none")
     found = api.ok("GET /v1/users/permissions", auth=somebody)
     assert set(found) == set(get_args(Management))
@@ -576,12 +576,12 @@ def test_a_405_says_what_is_allowed(api: ControlPlane) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "the body is no JSON"),
-        (b"{", "the body is no JSON"),
-        (b"\xff", "the body is no JSON"),
+        (b"", "the body is not JSON"),
+        (b"{", "the body is not JSON"),
+        (b"\xff", "the body is not JSON"),
         (b"[]", "no JSON object"),
         (b'"x"', "no JSON object"),
-        (b"[" * 100_000, "the body is no JSON"),
+        (b"[" * 100_000, "the body is not JSON"),
         (b'{"name": "a", "name": "b"}', "twice"),
         (b'{"name": NaN}', "NaN"),
         ('{"name": "a"}'.encode("utf-16"), "UTF-8"),

@@ -229,7 +229,7 @@ def profile(api: ControlPlane, name: str, **fields: Any) -> int:
 def test_a_revocation_is_not_outrun_by_a_renewal(
     api: ControlPlane, authority: Issued, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    """Whoever holds a stolen certificate asks for another at the very moment at which it is
+    """Anyone who holds a stolen certificate asks for another at the very moment at which it is
     revoked: in whatever order the two come, the new one is not good."""
     stolen = issued(api)
     uid = next(one["uid"] for one in api.ok("GET /v1/users") if one["name"] == "alice")
@@ -433,7 +433,7 @@ def test_keys_of_three_kinds_are_taken(api: ControlPlane, key: Callable[[], Any]
 
 
 def test_a_profile_that_would_make_somebody_else_makes_nothing(api: ControlPlane) -> None:
-    """An administrator's slip in a template is no way to be bob."""
+    """An administrator's slip in a template is not a way to be bob."""
     profile(api, "bob", subject="CN=bob,OU=eng,O=acme")
     refusal = api(ISSUE, {"csr": csr(), "user": "alice", "profile": "bob"})
     assert (refusal.status, refusal.code) == (406, "certificate_of_another")
@@ -490,7 +490,7 @@ def test_a_policy_that_changes_is_asked_as_it_is_now(
     api: ControlPlane, authority: Issued, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Change by change, and whole where those are not known any more or the CA is another: what is
-    kept decides as one made anew."""
+    kept decides as one made again."""
     policies = issuing.OpenPolicies(api.store)
     trust = read_trust(authority.certificate)
     leaf = issued(api).encode()
@@ -568,7 +568,7 @@ def test_a_profile_says_what_certificates_are_like(api: ControlPlane) -> None:
 
 
 def test_a_profile_is_for_the_roles_that_it_names(api: ControlPlane) -> None:
-    """bob holds role 4, alice does not; whoever asks for them."""
+    """bob holds role 4, alice does not; anyone who asks for them."""
     profile(api, "members", role_uids=[4])
     assert issued(api, "bob", profile="members")
     refusal = api(ISSUE, {"csr": csr(), "user": "alice", "profile": "members"})

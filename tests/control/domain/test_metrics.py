@@ -144,7 +144,7 @@ def dashboard() -> dict[str, Any]:
 
 
 def expressions() -> list[str]:
-    """Of alerts and panels, with something in the place of variables."""
+    """Of alerts and panels, with something in place of variables."""
     asked = [target["expr"] for panel in dashboard()["panels"] for target in panel["targets"]]
     variables = [one["query"] for one in dashboard()["templating"]["list"] if "(" in one["query"]]
     values = [re.sub(r"label_values\((\w+), \w+\)", r"\1", query) for query in variables]

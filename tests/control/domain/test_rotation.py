@@ -18,7 +18,7 @@ from control.domain.rotation import Dependant, Use
 from control.records import Trust
 from control.reports import ClientCertificate, Session
 from tests.kit.node import Start, who
-from tests.kit.pages import section
+from tests.kit.pages import page
 from tests.kit.plane import SOON, Plane, enrolled_node, frozen
 from tests.kit.rest import ControlPlane, peer_cert
 from tests.kit.servers import Server
@@ -145,7 +145,8 @@ def test_each_ca_tells_who_depends_on_it(api: ControlPlane, pki: Pki) -> None:
 
 
 def test_each_pinned_certificate_tells_who_depends_on_it(api: ControlPlane, pki: Pki) -> None:
-    """Where it is pinned, and who is known by it alone; it is no CA, and its CA is not trusted."""
+    """Where it is pinned, and who is known by it alone; it is not a CA, and its CA is not
+    trusted."""
     other = root("CN=Other")
     leaf, alone = other.issue(ALICE), root("CN=device")
     api.trust(pki.ca)
@@ -196,7 +197,7 @@ def test_a_ca_in_use_goes_only_by_force(api: ControlPlane, pki: Pki) -> None:
 
 
 def test_a_database_loses_its_own_ca_only_by_force(api: ControlPlane, pki: Pki) -> None:
-    """Whoever logged in there; others' logins there do not count for the cluster's CA."""
+    """Anyone who logged in there; others' logins there do not count for the cluster's CA."""
     own = root("CN=Own")
     api.trust(pki.ca)
     api.database(authentication_ssl_client_certs=[{"client_cert": own.pem.decode()}])
@@ -328,9 +329,9 @@ def test_the_rotation_of_the_paper(
     start: Start,
     pki: Pki,
 ) -> None:
-    """The commands of docs/ca.md, one by one, beside a server: the last is refused while alice is
+    """The commands of docs/howto-rotate-ca.md, beside a server: the last is refused while alice is
     connected by her old certificate, and then cuts nobody."""
-    block = section("docs/ca.md", "Rotating").split("```sh\n")[1].split("```")[0]
+    block = page("docs/howto-rotate-ca.md").split("```sh\n")[1].split("```")[0]
     commands = block.replace("/var/lib/certauth", str(site.config.home)).splitlines()
     node = enrolled_node(start, installed, site.config.home, pki)
     endpoint = {"addr": ["127.0.0.1"], "port": node.port}

@@ -374,7 +374,7 @@ def test_a_bad_certificate_is_refused_and_the_old_one_stays(
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_no_session_is_ever_resumed(start: Start, tmp_path: Path, version: ssl.TLSVersion) -> None:
-    """Each connection proves its certificate anew, since a resumed one outlives its expiry."""
+    """Each connection proves its certificate again, since a resumed one outlives its expiry."""
     site, made = start(), context(files(tmp_path, ALICE))
     made.minimum_version = made.maximum_version = version
     session: ssl.SSLSession | None = None
@@ -496,7 +496,7 @@ def test_connections_over_a_cap_are_closed_and_leave_room_again(
 
 
 def test_an_ipv6_host_counts_by_its_network() -> None:
-    """Whoever owns a /64 cannot multiply by changing addresses in it; another /64 is another."""
+    """Anyone who owns a /64 cannot multiply by changing addresses in it; another /64 is another."""
     assert source_of(("2001:db8::1", 1, 0, 0)) == source_of(("2001:db8::ffff:2", 1, 0, 0))
     assert source_of(("2001:db8:0:1::1", 1, 0, 0)) != source_of(("2001:db8::1", 1, 0, 0))
     assert source_of(("fe80::1%eth0", 1, 0, 2)) == "fe80::/64"
@@ -551,7 +551,7 @@ def test_a_client_that_sends_on_still_reads_why_it_was_refused(start: Start) -> 
 
 
 def test_a_client_that_leaves_mid_body_never_reaches_the_app(start: Start) -> None:
-    """Half a body is no body."""
+    """Half a body is not a body."""
     site = start()
     with dial(site) as connection:
         connection.sendall(POST + b"Content-Length: 9\r\n\r\nhalf")
@@ -715,7 +715,7 @@ def test_a_certificate_that_the_proxy_garbles_is_a_400(start: Start, lines: list
 
 
 def test_a_port_in_use_is_an_error_and_nothing_is_started(start: Start) -> None:
-    """Whoever starts it learns so at once, from the call."""
+    """Anyone who starts it learns so at once, from the call."""
     taken = start()
     before = threading.active_count()
     other = Server(App().build(), Listen("127.0.0.1", taken.port), SHOWN.pem, SHOWN.key_pem)
@@ -727,7 +727,7 @@ def test_a_port_in_use_is_an_error_and_nothing_is_started(start: Start) -> None:
 
 
 def test_a_proxy_socket_that_cannot_be_bound_frees_the_port(tmp_path: Path) -> None:
-    """Nothing is left listening; a socket left over from a killed server is no obstacle."""
+    """Nothing is left listening; a socket left over from a killed server is not an obstacle."""
     occupied = tmp_path / "file"
     occupied.write_text("not a socket")
 
@@ -767,7 +767,7 @@ def test_stop_completes_the_request_in_flight(start: Start) -> None:
 
 
 def test_stop_does_not_wait_longer_than_its_grace(start: Start) -> None:
-    """A request that never ends is cut, and stopping twice is no error."""
+    """A request that never ends is cut, and stopping twice is not an error."""
     site = start()
     with dial(site) as busy:
         busy.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")

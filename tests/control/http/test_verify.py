@@ -55,7 +55,7 @@ def test_certificates_that_strict_clients_refuse_are_taken(interpreter: str, pki
 
 
 def test_others_are_refused(interpreter: str, pki: Pki) -> None:
-    """Another CA's; and below an intermediate alone, which is no anchor anywhere."""
+    """Another CA's; and below an intermediate alone, which is not an anchor anywhere."""
     with pytest.raises(ssl.SSLCertVerificationError, match="local issuer|self-signed"):
         handshake(verifying(cadata=root("CN=other").pem.decode()), pki.server)
     between = root("CN=root").authority("CN=between")

@@ -102,7 +102,7 @@ def test_a_login_is_in_the_inventory_of_certificates(api: ControlPlane) -> None:
 
 
 def test_every_entry_comes_once(api: ControlPlane) -> None:
-    """However many there are at a time, and whoever collects."""
+    """However many there are at a time, and no matter who collects."""
     ring, first, second = Ring(), Collector(api.store), Collector(api.store)
     for count in (3, 0, 2500, 1):
         ring.happens(count)
@@ -140,7 +140,7 @@ def test_a_gap_is_an_entry_that_says_so(api: ControlPlane) -> None:
 
 
 def test_a_restart_of_the_node_is_an_entry_that_says_so(api: ControlPlane) -> None:
-    """Its numbers begin anew, and what it did last may not have been read."""
+    """Its numbers begin again, and what it did last may not have been read."""
     ring, collector = Ring(), Collector(api.store)
     ring.happens(2)
     collector.collect(BDB, NODE, ring)

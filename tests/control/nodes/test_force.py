@@ -253,7 +253,7 @@ def test_a_bad_rule_costs_its_users_alone_and_is_named(
 def test_a_user_that_the_server_has_by_itself_is_bound_to_nobody(
     server: RedisServer, plane: Plane, pki: Pki
 ) -> None:
-    """Its rights are the server's to give, and strangers may be let in here: whoever has the
+    """Its rights are the server's to give, and strangers may be let in here: anyone who has the
     certificate is refused all the same, others come in; when the user is gone, ours is there."""
     plane.register(server, default_user=True)
     plane.in_step()
@@ -425,7 +425,7 @@ def test_enforcement_begins_without_whom_the_server_refuses(
     server: RedisServer, plane: Plane, pki: Pki
 ) -> None:
     """It is said before; a user who is off already stays so when the control plane starts again,
-    and is no drift."""
+    and is not a drift."""
     plane.register(server, enforcement="shadow")
     acl, role = granted(plane, "+get ~x:*")
     user(plane, pki.bob, "oops", role)

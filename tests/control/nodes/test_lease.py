@@ -216,7 +216,7 @@ def pair(tmp_path: Path, running: Postgres, pki: Pki) -> Iterator[Pair]:
 
 
 def in_turn(pair: Pair) -> Pair:
-    """The one that leads, and the other one."""
+    """The leader, and the other one."""
 
     def leader() -> str:
         holder = pair[1].ok("GET /v1/certauth/nodes")["leader"]

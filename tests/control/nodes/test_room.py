@@ -1,4 +1,4 @@
-"""Whoever holds all connections can be revoked all the same: those who administrate get in."""
+"""Anyone who holds all connections can be revoked all the same: those who administrate get in."""
 
 import socket
 from collections.abc import Iterator

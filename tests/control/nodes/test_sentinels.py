@@ -91,7 +91,7 @@ def test_only_who_needs_a_secret_has_one() -> None:
 @pytest.fixture
 def make_node(start: Any, plane: Plane, pki: Pki, monkeypatch: pytest.MonkeyPatch) -> MakeNode:
     """`make_node(kind, *config)`: an enrolled server with a key of its own. The control plane comes
-    again each second, and whoever has left, has after one."""
+    again each second, and anyone who has left, has after one."""
     monkeypatch.setattr(client, "RECONNECT_SECONDS", 1.0)
     monkeypatch.setattr(placement, "LEAVE_SECONDS", 1.0)
 
@@ -144,7 +144,7 @@ def followed(plane: Plane, *nodes: RedisServer, watchers: tuple[Watcher, ...]) -
 
 
 def set_master(one: Watcher, cert: Cert, port: int) -> None:
-    """As whoever administrates an open Sentinel does it."""
+    """As anyone who administrates an open Sentinel does it."""
     client = comes(one, cert)
     client.execute_command("SENTINEL", "REMOVE", "master")
     client.execute_command("SENTINEL", "MONITOR", "master", "127.0.0.1", port, "1")
@@ -179,8 +179,8 @@ def test_an_enrolled_sentinel_is_for_reading(
 def test_an_open_sentinel_is_said(
     kind: Server, plane: Plane, make_node: MakeNode, pki: Pki
 ) -> None:
-    """Whoever its handshake trusts administrates it, revoked or not: the status says so until it is
-    enrolled, which needs it stopped."""
+    """Anyone whom its handshake trusts administrates it, revoked or not: the status says so until
+    it is enrolled, which needs it stopped."""
     master = make_node(kind, *TLS_LINKS)
     one = Watcher(kind, pki, sentinel_cert(pki), master, 1, plane, plain=True)
     with one:

@@ -1,5 +1,5 @@
 """A cluster of six under load by certificate: what operators do to it fails no command of a client,
-and the certificates of all its nodes are renewed by the page of docs/operating.md."""
+and the certificates of all its nodes are renewed by docs/howto-node-certificates.md."""
 
 import subprocess
 import threading
@@ -12,7 +12,7 @@ import redis
 
 from tests.kit.node import Start
 from tests.kit.node_keys import rsa_key
-from tests.kit.pages import section
+from tests.kit.pages import page
 from tests.kit.peers import Load
 from tests.kit.plane import Plane, enrolled_node
 from tests.kit.servers import Server, servers
@@ -44,7 +44,7 @@ class Files:
 
     def renew(self) -> None:
         """By the commands of the page, with a key of the other type."""
-        commands = section("docs/operating.md", "Renewing a node's certificate")
+        commands = page("docs/howto-node-certificates.md")
         block = commands.split("```sh\n")[1].split("```")[0]
         shown = ("/etc/redis/tls", EC, "redis-1.example", "10.0.0.5")
         real = (str(self.folder), RSA if self.key is None else EC, "localhost", "127.0.0.1")
@@ -56,7 +56,7 @@ class Files:
 
 
 class Comers:
-    """Clients that come anew to each node, one after the other, and are alice each time."""
+    """Clients that come again to each node, one after the other, and are alice each time."""
 
     def __init__(self, nodes: list[RedisServer], cert: Cert) -> None:
         self.nodes, self.cert = nodes, cert
@@ -170,7 +170,7 @@ def test_nothing_that_an_operator_does_fails_a_command(
 ) -> None:
     """Slots move there and back, a replica is asked to take over and another one takes over by
     itself, and every node gets another certificate with a key of another type, by the page: no
-    command fails, whoever comes anew is let in, and no node refuses another one."""
+    command fails, anyone who comes again is let in, and no node refuses another one."""
     plane.register(six.nodes[0], allow_trust_on_internal_links=True)
     finds(plane, *six.nodes, deadline=60)
     before = {node.key for node in plane.store.nodes.of(1)}

@@ -75,7 +75,7 @@ def folder(server: RedisServer) -> Path:
 
 
 def test_a_change_is_on_the_node_at_once(plane: Plane, make_node: MakeNode, pki: Pki) -> None:
-    """A new database, a new user and a removed one take force without anybody asking."""
+    """A new database, a new user and a removed one take effect without anybody asking."""
     server = make_node()
     plane.register(server)
     becomes(server, pki.alice, "alice")
@@ -176,7 +176,7 @@ def test_a_database_that_is_removed_waits_for_a_node_that_hangs(
 def test_a_node_of_another_control_plane_is_left_alone(
     plane: Plane, make_node: MakeNode, pki: Pki
 ) -> None:
-    """Whoever stamped it first keeps it; the database says so."""
+    """Anyone who stamped it first keeps it; the database says so."""
     server = make_node()
     lines = ["set enforce off"]
     load(operator(server), 7, lines, "OWNER", "somebody else/1")
@@ -446,7 +446,7 @@ def test_a_node_without_a_journal_is_an_error(plane: Plane, make_node: MakeNode,
 
 
 def test_errors_name_their_code(plane: Plane, make_node: MakeNode) -> None:
-    """What a node answers is told by its first word; what is no answer is UNREACHABLE."""
+    """What a node answers is told by its first word; what is not an answer is UNREACHABLE."""
     server = make_node()
     node = plane.node(server)
     with pytest.raises(NodeError) as refusal:
@@ -467,7 +467,7 @@ def test_errors_name_their_code(plane: Plane, make_node: MakeNode) -> None:
 def test_a_name_that_is_none_is_unreachable(
     plane: Plane, host: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever registers it, or announces it in a cluster, fills no log: it was a traceback each
+    """Anyone who registers it, or announces it in a cluster, fills no log: it was a traceback each
     second."""
     plane.database(endpoints=[{"addr": [host], "port": 1}])
     said = plane.says("UNREACHABLE")

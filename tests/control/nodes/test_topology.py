@@ -121,7 +121,7 @@ ONE, TWO = ({"name": name, "ip": "10.0.0.1", "port": "6379"} for name in ("one",
 
 @pytest.mark.parametrize("form", [lambda reply: reply, flat], ids=["RESP3", "RESP2"])
 def test_a_sentinel_is_asked_about_the_one_master_that_is_meant(form: Callable[..., Any]) -> None:
-    """The only one, or the one that the database names; anything else is for a person to say."""
+    """The only one, or what the database names; anything else is for a person to say."""
     assert topology.watched(form([ONE]), "") == "one"
     assert topology.watched(form([ONE, TWO]), "two") == "two"
     for masters, wanted, text in (
@@ -169,7 +169,7 @@ def test_who_belongs_to_a_deployment(
 
 
 def test_a_stranger_does_not_join_by_its_own_claim() -> None:
-    """Only whoever is known counts: a server that says it replicates from ours is not asked."""
+    """Only anyone who is known counts: a server that says it replicates from ours is not asked."""
     assert "x" not in placement.members("a", {"a": seen("b")})
 
 
@@ -664,7 +664,7 @@ def test_a_ca_that_a_node_cannot_keep_is_reported(plane: Plane, make_node: MakeN
 
 def test_drift_is_repaired_and_told(plane: Plane, make_node: MakeNode, pki: Pki) -> None:
     """The event log names the node and the lines that it held and should not have, or lacked; a
-    node that is only behind is no event."""
+    node that is only behind is not an event."""
     node = make_node(KIND)
     plane.register(node)
     finds(plane, node)

@@ -171,7 +171,7 @@ def test_rules_from_before_stay_as_they_were(
     plane: Plane, installed: Server, start: Start, pki: Pki
 ) -> None:
     """As after an upgrade: that user alone is off, and what has nothing to do with them can be
-    changed. Whoever is given them anew, or changes them to others that are bad, is told."""
+    changed. Anyone who is given them again, or changes them to others that are bad, is told."""
     node = enrol(plane, start, installed, pki)
     uid = plane.register(node)
     old = plane.store.objects.create(RedisAcl(0, "old", BAD))
@@ -239,7 +239,7 @@ def previewed(plane: Plane, request: str, body: Any = None) -> Any:
 def test_a_preview_knows_whom_a_server_holds_off(
     plane: Plane, installed: Server, start: Start, pki: Pki
 ) -> None:
-    """The server holds `user bob off` in the place of the line that it refuses: what goes and comes
+    """The server holds `user bob off` in place of the line that it refuses: what goes and comes
     is told of the policy as that server has it, and what it refused before stands in nobody's
     way."""
     node = enrol(plane, start, installed, pki)

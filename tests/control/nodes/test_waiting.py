@@ -39,7 +39,7 @@ def certified(name: str) -> dict[str, object]:
 
 
 def test_the_answer_comes_when_the_servers_hold_the_change(api: ControlPlane) -> None:
-    """Whoever writes down that they do wakes the request."""
+    """Anyone who writes down that they do wakes the request."""
     report(api, 1)
     other = threading.Timer(0.3, lambda: report(api, 2))
     begun = time.monotonic()

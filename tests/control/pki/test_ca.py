@@ -41,7 +41,7 @@ def test_a_client_certificate_of_our_own_ca_is_accepted_by_the_core() -> None:
 
 
 def test_a_server_certificate_names_its_hosts_and_is_for_no_client() -> None:
-    """Names and addresses become the SANs; without `client` it is no client's certificate."""
+    """Names and addresses become the SANs; without `client` it is not a client's certificate."""
     authority = new_ca([("CN", "CA")], YEAR)
     names = ["localhost", "127.0.0.1", "::1"]
     issued = issue_certificate(authority, [("CN", "api")], server_names=names, lifetime=YEAR)

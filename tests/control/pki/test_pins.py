@@ -45,7 +45,7 @@ def trusted(*certs: Cert, before: Trust = Trust(), pinned: Any = None) -> Trust:
 
 
 def test_a_leaf_is_pinned_and_an_intermediate_stands_alone(pki: Pki) -> None:
-    """Whoever issued it; a CA beside it stays what it is."""
+    """Anyone who issued it; a CA beside it stays what it is."""
     mine, leaf = alone(), MIDDLE.issue("CN=bob")
     assert trusted(mine, leaf) == Trust(pins=(mine.der, leaf.der))
     assert trusted(leaf, MIDDLE) == Trust(cas=(MIDDLE.der,), pins=(leaf.der,))

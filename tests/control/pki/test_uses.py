@@ -85,7 +85,7 @@ def test_taking_away_never_gives() -> None:
 
 
 def test_who_was_taken_away_is_refused_under_a_root_that_admits_all() -> None:
-    """Also what stands below it, whoever says afterwards that the root is one of clients."""
+    """Also what stands below it, no matter who says afterwards that the root is one of clients."""
     before = first(ROOT, LEFT, RIGHT, BELOW)
     assert let_in(before) == {"CN=Right", "CN=Below"}
     wide = then(then(before, (ROOT, RIGHT)), (ROOT, RIGHT), [ROOT.key_id])

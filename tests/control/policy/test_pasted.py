@@ -114,7 +114,7 @@ OPTIONS = (
 @pytest.mark.slow
 @pytest.mark.parametrize("option", OPTIONS)
 def test_what_openssl_prints_is_read_rightly(tmp_path: Path, option: str) -> None:
-    """The one that is installed."""
+    """The installed one."""
     for rdns in NAMES[:40]:
         file = tmp_path / "a.pem"
         file.write_bytes(certs.pem(certs.certificate(printed.der_of(rdns))))

@@ -150,8 +150,8 @@ def test_an_acl_is_taken(acl: str) -> None:
     ],
 )  # fmt: skip
 def test_an_acl_cannot_say_how_one_logs_in(acl: str) -> None:
-    """Passwords, on and off, and what is no rule are refused, naming the rule."""
-    with pytest.raises(ValueError, match=r"is no (rule|selector)"):
+    """Passwords, on and off, and what is not a rule are refused, naming the rule."""
+    with pytest.raises(ValueError, match=r"is not a (rule|selector)"):
         policy.check_acl(acl)
 
 

@@ -81,7 +81,7 @@ def test_a_pattern_that_makes_somebody_else_goes_first_and_comes_later() -> None
 
 def test_patterns_of_one_word_change_together() -> None:
     """A server takes no two that make one user with different rules; of two that differ in what
-    they do, the one that only goes is first."""
+    they do, what only goes is first."""
     twin, third = DEVICE.replace("dev-", "old-"), DEVICE.replace("dev-", "new-")
     olds = [f"-{one} {KEYS} +@read" for one in (DEVICE, twin)]
     news = [f"+{one} {KEYS} +@all" for one in (DEVICE, third)]

@@ -182,7 +182,7 @@ def test_a_dry_run_asks_the_servers_and_makes_nothing(there: Story) -> None:
 
 
 def test_a_revocation_that_is_taken_back_on_hold_stays_so(there: Story) -> None:
-    """Whoever looks decides: it is not kept a second time."""
+    """Anyone who looks decides: it is not kept a second time."""
     there.lost()
     plane = there.restored()
     plane.says("HELD")
@@ -198,7 +198,7 @@ def test_a_revocation_that_is_taken_back_on_hold_stays_so(there: Story) -> None:
 
 
 def test_restored_under_another_name_the_api_shows_it(plane: Plane, tmp_path: Path) -> None:
-    """Its certificate is for the names that --api-name gives, from the same CA; what is no name
+    """Its certificate is for the names that --api-name gives, from the same CA; what is not a name
     makes nothing."""
     service.backup(plane.config, tmp_path / "backup")
     config = elsewhere(tmp_path)
@@ -250,7 +250,7 @@ def half(rows: dict[str, Any]) -> None:
     [
         (newer, "the backup was made by a newer version of redis-certauth (its schema is 9999"),
         (torn, "its rows do not fit together: "),
-        (half, "is no backup, or a damaged one"),
+        (half, "is not a backup, or a damaged one"),
     ],
 )
 def test_a_backup_that_cannot_be_read_makes_nothing(
@@ -410,8 +410,8 @@ def test_an_older_process_sends_nothing_to_the_servers(
 def test_commands_on_the_machine_compute_nothing_again(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All lines of all databases, while everybody waits: a backup is no outage, and an emergency
-    is no time for it."""
+    """All lines of all databases, while everybody waits: a backup is not an outage, and an
+    emergency is not a time for it."""
     opened = Store(config.url)
     opened.objects.create(database(ports=(1,)))
     opened.close()
@@ -431,7 +431,7 @@ def test_commands_on_the_machine_compute_nothing_again(
     shown = (config.home / "control.crt").read_bytes()
     monkeypatch.setattr(enrolment, "_server_certificate", lambda *_: shown)
     service.enrol(config, service.Enrolment("127.0.0.1", 1, Path("/module"), database="db1"))
-    assert asked == [True]  # the lines that the database has whoever its users are
+    assert asked == [True]  # the lines that do not depend on the users
 
 
 # ---- Two control planes with one identity ----

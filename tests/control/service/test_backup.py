@@ -52,7 +52,7 @@ def api(config: Config) -> Iterator[Served]:
 
 
 def test_the_cas_of_clients_are_in_the_backup(config: Config, api: Served, tmp_path: Path) -> None:
-    """The one that issues, its root, and the one that was before; each for its owner only."""
+    """The issuing CA, its root, and its predecessor; each for its owner only."""
     for again in (False, True):
         service.create_ca(config, "", "ec", again)
     made = sorted(config.home.glob("clients*.pem"))
@@ -133,7 +133,7 @@ def test_a_damaged_backup_makes_nothing(config: Config, tmp_path: Path, spoil: A
     service.backup(config, tmp_path / "backup")
     bad, there = tmp_path / "bad", Config(tmp_path / "there")
     bad.write_bytes(spoil((tmp_path / "backup").read_bytes()))
-    with pytest.raises(ServiceError, match="is no backup, or a damaged one"):
+    with pytest.raises(ServiceError, match="is not a backup, or a damaged one"):
         service.restore(there, bad)
     assert not (there.home / "ca.key").exists()
     service.restore(there, tmp_path / "backup")
@@ -143,7 +143,7 @@ def test_a_backup_of_something_else_is_refused(config: Config, tmp_path: Path) -
     """An archive with other files in it, which are not looked at."""
     with tarfile.open(tmp_path / "other", "w:gz") as tar:
         tar.add(config.home / "ca.crt", "../ca.crt")
-    with pytest.raises(ServiceError, match="is no backup"):
+    with pytest.raises(ServiceError, match="is not a backup"):
         service.restore(Config(tmp_path / "there"), tmp_path / "other")
     with pytest.raises(ServiceError, match="No such file"):
         service.restore(Config(tmp_path / "there"), tmp_path / "nothing")

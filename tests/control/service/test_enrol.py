@@ -250,7 +250,7 @@ def test_mistakes_are_told_and_nothing_is_written(plane: Plane, make: Any, pki: 
     for done, code, words in (
         (enrol(plane, 1, *conf), 1, f"it has tls-port {server.port}, not 1"),
         (enrol(plane, server.port, *conf, "--db", "x"), 1, "there is no database 'x'"),
-        (enrol(plane, 0), 2, "is no HOST:PORT"),
+        (enrol(plane, 0), 2, "is not a HOST:PORT"),
     ):
         assert (done.exit_code, words in done.output) == (code, True), done.output
     assert server.conf.read_text() == text

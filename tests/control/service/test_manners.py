@@ -45,8 +45,8 @@ def secret(path: Path, text: str, mode: int = 0o600) -> str:
         ("log_file = 'audit.jsonl'", {}, "'log_file' and 'audit_file' are the same file"),
         ("log_level = 'loud'", {}, "'log_level': 'loud' is not debug or info"),
         ("log_format = 'xml'", {}, "'log_format': 'xml' is not text or json"),
-        ("request_log = 1", {}, "'request_log': 1 is no true or false"),
-        ("", {"CERTAUTH_REQUEST_LOG": "maybe"}, "'request_log': 'maybe' is no true or false"),
+        ("request_log = 1", {}, "'request_log': 1 is not true or false"),
+        ("", {"CERTAUTH_REQUEST_LOG": "maybe"}, "'request_log': 'maybe' is not true or false"),
         ("", {"CERTAUTH_PORT": "tcp://10.0.0.1:443"}, "no number; Kubernetes .* false"),
         ("database_file = 'none'", {}, "database_file .*none: "),
     ],
@@ -66,7 +66,7 @@ def test_an_unknown_variable_is_told(tmp_path: Path) -> None:
     known = dict.fromkeys(others, "x") | {"CERTAUTH_HOST": "127.0.0.1", "PATH": "/"}
     assert load(tmp_path, **known).warnings == ()
     (text,) = load(tmp_path, CERTAUTH_PROT="9443").warnings
-    assert text == "CERTAUTH_PROT in the environment is no setting: is CERTAUTH_PORT meant?"
+    assert text == "CERTAUTH_PROT in the environment is not a setting: is CERTAUTH_PORT meant?"
 
 
 def test_a_password_that_others_can_read_is_told(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_config_check_says_what_is_and_what_is_wrong(tmp_path: Path) -> None:
     assert "warning: CERTAUTH_PROT" in done.output
     (config.home / "certauth.toml").write_text("port = 'x'")
     done = CliRunner().invoke(main, words)
-    assert (done.exit_code, done.output) == (1, "Error: setting 'port': 'x' is no number\n")
+    assert (done.exit_code, done.output) == (1, "Error: setting 'port': 'x' is not a number\n")
 
 
 # ---- The log -------------------------------------------------------------------------------------
@@ -232,7 +232,7 @@ def test_the_log_of_requests(config: Config, api: ControlPlane) -> None:
 
 
 def test_probes_need_no_login(tmp_path: Path) -> None:
-    """Live is whoever answers; ready is a control plane that does its work."""
+    """Live is what answers; ready is a control plane that does its work."""
     config = initialised(tmp_path / "control")
     with service.running(config), Https(config) as ask:
         assert ask("GET /livez").json == {"status": "live"}

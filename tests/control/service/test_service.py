@@ -52,19 +52,19 @@ def test_the_environment_counts_before_the_file(tmp_path: Path) -> None:
     [
         ("port = ", {}, "certauth.toml: Invalid value"),
         ("hots = '::'", {}, "no setting 'hots'; there are host, port, database, tls_min, proxy_"),
-        ("port = '80'", {}, "'port': '80' is no number"),
-        ("port = true", {}, "'port': True is no number"),
-        ("port = 65536", {}, "'port': 65536 is no port"),
-        ("port = 0", {}, "'port': 0 is no port"),
-        ("ui_port = -1", {}, "'ui_port': -1 is no port, nor 0 for none"),
-        ("", {"CERTAUTH_UI_PORT": "65536"}, "'ui_port': 65536 is no port, nor 0 for none"),
-        ("host = 1", {}, "'host': 1 is no text"),
-        ("", {"CERTAUTH_PORT": "http"}, "'port': 'http' is no number"),
-        ("", {"CERTAUTH_PORT": "99999"}, "'port': 99999 is no port"),
+        ("port = '80'", {}, "'port': '80' is not a number"),
+        ("port = true", {}, "'port': True is not a number"),
+        ("port = 65536", {}, "'port': 65536 is not a port"),
+        ("port = 0", {}, "'port': 0 is not a port"),
+        ("ui_port = -1", {}, "'ui_port': -1 is not a port, nor 0 for none"),
+        ("", {"CERTAUTH_UI_PORT": "65536"}, "'ui_port': 65536 is not a port, nor 0 for none"),
+        ("host = 1", {}, "'host': 1 is not text"),
+        ("", {"CERTAUTH_PORT": "http"}, "'port': 'http' is not a number"),
+        ("", {"CERTAUTH_PORT": "99999"}, "'port': 99999 is not a port"),
         ("tls_min = '1.1'", {}, "'tls_min': '1.1' is not 1.2 or 1.3"),
-        ("tls_min = 1.3", {}, "'tls_min': 1.3 is no text"),
+        ("tls_min = 1.3", {}, "'tls_min': 1.3 is not text"),
         ("", {"CERTAUTH_TLS_MIN": "TLSv1.3"}, "'tls_min': 'TLSv1.3' is not 1.2 or 1.3"),
-        ("proxy_socket = true", {}, "'proxy_socket': True is no text"),
+        ("proxy_socket = true", {}, "'proxy_socket': True is not text"),
         ("\udcff", {}, "certauth.toml: .*utf-8"),
     ],
 )
@@ -111,7 +111,7 @@ def test_only_the_owner_reads_what_is_secret(config: Config) -> None:
 
 
 def test_a_second_init_changes_nothing(config: Config) -> None:
-    """It is refused, whoever it would make the administrator."""
+    """It is refused, no matter whom it would make the administrator."""
     before = content(config.home)
     with pytest.raises(ServiceError, match="holds a control plane already"):
         service.init(config, "other", "mallory", "password", NAMES)
@@ -413,7 +413,7 @@ def test_an_old_api_certificate_is_renewed_before_it_is_shown(config: Config, st
 
 
 def test_the_api_certificate_changes_live(config: Config) -> None:
-    """New connections see the new one; the one that brought it goes on."""
+    """New connections see the new one; the connection that brought it goes on."""
     theirs = root("CN=Their CA").issue("CN=theirs", san=("ip:127.0.0.1",), eku=(SERVER,))
     upload = {"name": API, "certificate": theirs.presented.decode(), "key": theirs.key_pem.decode()}
     with service.running(config), Https(config) as api:
@@ -433,7 +433,7 @@ def test_the_api_certificate_changes_live(config: Config) -> None:
 def test_certificates_are_renewed_while_it_runs(
     config: Config, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody has to start anything anew: neither the API's nor the one that nodes see ends."""
+    """Nobody has to start anything again: neither the API's certificate nor what nodes see ends."""
     monkeypatch.setattr(serving, "RENEWAL_SECONDS", 0.05)
     with service.running(config):
         grown_old(config)
@@ -497,7 +497,7 @@ def test_a_ca_of_clients_is_trusted_beside_those_that_are(
 
 
 def test_what_is_no_ca_is_not_taken(config: Config, store: Store, pki: Pki) -> None:
-    """It is neither trusted nor in the folder; the same CA twice is no harm."""
+    """It is neither trusted nor in the folder; the same CA twice does no harm."""
     with pytest.raises(ServiceError, match="not a CA certificate"):
         service.import_ca(config, pki.alice.pem.decode(), pki.alice.key_pem.decode(), again=False)
     assert trusted(store) == []

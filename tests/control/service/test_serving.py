@@ -1,5 +1,5 @@
 """Certificates of clients that are not for clients alone, by their extended key usage: where only a
-TLS handshake decides, such a one is good enough for a node. Whoever can change that is told."""
+TLS handshake decides, such a one is good enough for a node. Anyone who can change that is told."""
 
 from typing import Any
 

@@ -68,7 +68,7 @@ def test_an_outage_is_a_line_a_minute(
     (line,) = lines(caplog)
     assert line.startswith("the database does not do it: ")
     assert "disk is full" in line
-    works(found, writes=False)  # it can be read, which is no end of that
+    works(found, writes=False)  # it can be read, which is not an end of that
     assert len(lines(caplog)) == 1
     monkeypatch.setattr(outage, "LINE_SECONDS", 0)
     fails(found, FULL, writes=True)

@@ -51,7 +51,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-# Whoever collects this module finds them in it, where `url` is another database.
+# Anyone who collects this module finds them in it, where `url` is another database.
 LAWS = {
     name: law
     for module in (test_store, test_store_certificates)
@@ -91,7 +91,7 @@ def test_a_database_that_does_not_answer_is_an_error_without_its_password(
 
 
 def test_processes_that_open_a_new_database_at_once_make_its_tables_once(url: str) -> None:
-    """Whoever comes second finds them there."""
+    """Anyone who comes second finds them there."""
     errors: list[Exception] = []
 
     def work() -> None:
@@ -204,7 +204,7 @@ def test_backups_go_from_either_database_to_the_other(
 
 
 def all_rows(store: Store) -> Any:
-    """All rows, but for what a restore makes anew or adds, and the revision, which counts each
+    """All rows, but for what a restore makes again or adds, and the revision, which counts each
     opening."""
     tables = store.dump()["tables"]
     at = tables["events"]["columns"].index("type")

@@ -181,7 +181,7 @@ def test_what_is_not_there_is_a_404(made: Store, kind: Any) -> None:
 
 
 def test_references_must_exist(made: Store) -> None:
-    """A role of a user, and role and ACL of a database; the message names the one that is not."""
+    """A role of a user, and role and ACL of a database; the message names what is missing."""
     with pytest.raises(Refusal, match="role_uids: there is no role 99"):
         made.objects.create(user(0, role_uids=(6, 99)))
     for pair, missing in (((99, 1), "role 99"), ((6, 99), "redis_acl 99")):
@@ -484,7 +484,7 @@ ACTIONS = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 5)), max_siz
 def test_after_any_changes_lines_are_what_a_fresh_look_at_the_rows_gives(
     tmp_path_factory: pytest.TempPathFactory, pki: Pki, actions: list[tuple[str, int]]
 ) -> None:
-    """Following the changes one by one ends where rendering everything anew would."""
+    """Following the changes one by one ends where rendering everything again would."""
     opened = Store(f"sqlite:///{tmp_path_factory.mktemp('store')}/control.db")
     opened.settings.initialise(Cluster("acme", "id", 1), ADMIN)
     for uid in (1, 2):
@@ -554,7 +554,7 @@ def test_reports_make_no_revision(made: Store) -> None:
 
 
 def test_one_process_has_the_lease_and_each_new_one_a_higher_epoch(made: Store, url: str) -> None:
-    """Whoever renews it keeps its epoch; another one gets it when it is given up, or over."""
+    """Anyone who renews it keeps its epoch; another one gets it when it is given up, or over."""
     other = Store(url)
     assert (made.lease.take("a", 60), other.lease.take("b", 60)) == (1, 0)
     assert made.lease.take("a", 60) == 1
@@ -844,7 +844,7 @@ def test_the_history_counts_logins_and_refusals(made: Store) -> None:
 
 
 def test_events_are_found_by_type_and_user(made: Store) -> None:
-    """By the beginnings of types; by whoever did it, or whom it is about."""
+    """By the beginnings of types; by the user who did it, or whom it is about."""
     made.request.act_as("alice")
     made.events.note("role_created")
     made.request.leave()

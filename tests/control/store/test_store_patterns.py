@@ -56,7 +56,7 @@ def test_each_generation_is_a_policy_and_the_last_follows_from_the_rows(
     tmp_path_factory: pytest.TempPathFactory, actions: list[tuple[str, int]]
 ) -> None:
     """Whatever is changed in whatever order: a server could hold each step of the way, and at the
-    end all that rendering everything anew would give."""
+    end all that rendering everything again would give."""
     opened = new(tmp_path_factory)
     for action, number in actions:
         act(opened, action, number)
