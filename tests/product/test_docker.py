@@ -438,7 +438,7 @@ def test_the_debian_package_on_a_server_of_its_own(
         grep -v '^user ' /usr/share/redis-certauth-module/certauth.conf >/tmp/redis.conf
         redis-server /tmp/redis.conf --port 7000 & server=$!
         until redis-cli -p 7000 PING 2>&1 | grep -q PONG; do kill -0 $server; sleep 0.1; done
-        redis-cli -p 7000 CERTAUTH.POLICY STATUS | head -2
+        redis-cli -p 7000 CERTAUTH.POLICY STATUS | head -6
     """
     container = engine.containers.create(SERVERS[name], ["-euc", script], entrypoint="sh", user="0")
     try:

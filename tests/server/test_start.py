@@ -347,6 +347,7 @@ def test_a_damaged_journal_leaves_bootstrap_alone(
     for _ in range(2):
         server.start()
         assert_only_ops_decides(server, pki, ops, said)
+        assert server.admin().info("certauth")["certauth_journal"] == "damaged"
         server.stop()
     if (server.directory / "journal").is_file():
         (server.directory / "journal").unlink()
@@ -354,6 +355,7 @@ def test_a_damaged_journal_leaves_bootstrap_alone(
     journal(server).write_bytes(good)
     server.start()
     assert status(server.admin())["generation"] == 2
+    assert server.admin().info("certauth")["certauth_journal"] == "ok"
     assert who(server, pki.alice) == "alice"
 
 
