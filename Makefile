@@ -14,7 +14,7 @@ C = $(wildcard module/*/*.[ch] tests/*/*.[ch])
 
 BENCH = $(if $(ONLY),--only '$(ONLY)') $(if $(SCALE),--scale '$(SCALE)') $(if $(SERVER),--server '$(SERVER)')
 
-.PHONY: help setup setup-dev setup-all build run dist deb install lock lint test bench servers test-servers test-docker test-all test-sanitize fuzz docs clean
+.PHONY: help setup setup-dev setup-all build run dist deb install lock lint test bench servers bases test-servers test-docker test-all test-sanitize fuzz docs clean
 
 help:
 	@echo 'make run           start a server that knows you by your certificate, and say what to try'
@@ -25,6 +25,7 @@ help:
 	@echo 'make deb           Debian packages of the module and the control plane, in build/dist'
 	@echo 'make install       both where packages put them, below DESTDIR'
 	@echo 'make lock          constraints.txt again: the newest releases that fit, with their hashes'
+	@echo 'make bases         the base images of the Dockerfile by the digests that their tags have now'
 	@echo 'make lint          ruff, clang-format and mypy'
 	@echo 'make test-servers  fetch Redis 8 and Valkey, and run the module'\''s tests on each'
 	@echo 'make test-docker   build both images and test them, on an engine that it starts if need be'
@@ -81,6 +82,9 @@ lock: setup-dev
 	$(LOCK) --extra postgresql --output-file build/lock.txt pyproject.toml build/early.in
 	@{ head -n 1 constraints.txt; cat build/lock.txt; } >build/lock.new
 	mv build/lock.new constraints.txt
+
+bases:
+	@.ci/bases
 
 lint: setup-dev
 	.venv/bin/ruff check .

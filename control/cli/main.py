@@ -123,6 +123,16 @@ def serve(home: Path) -> None:
         service.serve(service.load_config(home))
 
 
+@main.command("health")
+@click.option("--home", required=True, help="The control plane's folder.",
+              type=click.Path(exists=True, file_okay=False, path_type=Path))  # fmt: skip
+@click.option("--live", is_flag=True, help="Only whether it answers at all.")
+def health_command(home: Path, live: bool) -> None:
+    """Exit with 0 where the control plane on this machine does its work, else say why not."""
+    if problem := service.fault(home, "/livez" if live else "/readyz"):
+        raise click.ClickException(problem)
+
+
 @main.group("config")
 def config_group() -> None:
     """The settings of this machine's control plane."""

@@ -13,6 +13,7 @@ from control.service.checking import check_settings, rendered_settings
 from control.service.client_ca import create_ca, import_ca, trust_too
 from control.service.config import SETTINGS, Config, DatabaseAway, ServiceError, load_config
 from control.service.enrolment import Enrolment, enrol, enrol_sentinel
+from control.service.health import fault
 from control.service.home import (
     LIFETIME,
     authority_of,
@@ -41,6 +42,7 @@ __all__ = [
     "create_ca",
     "enrol",
     "enrol_sentinel",
+    "fault",
     "import_ca",
     "init",
     "load_config",

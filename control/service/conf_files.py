@@ -240,10 +240,44 @@ def unit_of(conf: Path, root: Path = Path("/")) -> Unit | None:
                 text = read(file)
             except OSError:
                 continue
-            starts = re.search(rf"^ExecStart=.*\s{re.escape(str(conf))}(\s|$)", text, re.MULTILINE)
-            if starts:
-                drop_ins = sorted((root / "etc/systemd/system").glob(f"{file.name}.d/*.conf"))
-                return _unit(file, "\n".join([text, *map(read, drop_ins)]))
+            for instance in _instances(file, text, conf):
+                names = dict.fromkeys((file.name, file.name.replace("@.", f"@{instance}.")))
+                drop_ins = [
+                    one
+                    for name in names
+                    for one in sorted((root / "etc/systemd/system").glob(f"{name}.d/*.conf"))
+                ]
+                whole = "\n".join([text, *map(read, drop_ins)])
+                return _unit(file, re.sub("%[iI]", lambda _, name=instance: name, whole))
+    return None
+
+
+def _instances(file: Path, text: str, conf: Path) -> Iterator[str]:
+    """Of which instance that is the configuration, where the unit is a template such as
+    redis-server@.service; "" where it is none. Nothing where it is another server's."""
+    for said in re.findall(r"^ExecStart=.*$", text, re.MULTILINE):
+        for word in said.split()[1:]:
+            pattern = re.escape(word)
+            if file.name.endswith("@.service"):
+                pattern = re.sub("%[iI]", "(?P<instance>.+)", pattern, count=1)
+            if found := re.fullmatch(pattern, str(conf)):
+                yield found.groupdict().get("instance", "")
+
+
+def another(conf: Path, journal: Path) -> Path | None:
+    """The configuration beside this one whose server has the same journal, as instances of one
+    template unit may: they share their `dir`. One journal is one server's."""
+    for other in sorted(conf.parent.glob("*.conf")):
+        try:
+            lines = [] if other.samefile(conf) else list(directives(read(other), other))
+        except (OSError, EnrolError):
+            continue  # a file of something else
+        folder = Path(setting(lines, "dir"))
+        for line in lines:
+            named = dict(zip(line.words[2::2], line.words[3::2], strict=False))
+            loads = line.words[0] == "loadmodule" and line.words[1:2] != ()
+            if loads and "journal" in named and folder / named["journal"] == journal:
+                return other
     return None
 
 

@@ -88,6 +88,8 @@ def _check(
         faults.append(f"the module {files.module}: {why}")
     elif not files.module.stat().st_mode & 0o111:
         faults.append(f"the module {files.module} is not executable: chmod +x it")
+    if other := conf_files.another(conf, files.journal):
+        faults.append(f"{files.journal} is the journal of {other}'s server: say another --journal")
     if unit := conf_files.unit_of(conf):
         faults += unit.forbids(files.module, files.journal)
     if faults:

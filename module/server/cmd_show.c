@@ -131,6 +131,7 @@ void info(RedisModuleInfoCtx *ctx, int for_crash_report) {
     char text[DIGEST_TEXT], field[64];
     digest sum = policy_digest(node.policy);
     digest_print(&sum, text);
+    const char *state = damaged() ? "damaged" : node.lost.text[0] ? "lost" : "ok";
     RedisModule_InfoAddSection(ctx, "");
     RedisModule_InfoAddFieldCString(ctx, "version", CERTAUTH_VERSION);
     RedisModule_InfoAddFieldULongLong(ctx, "protocol", PROTOCOL);
@@ -142,6 +143,7 @@ void info(RedisModuleInfoCtx *ctx, int for_crash_report) {
     }
     RedisModule_InfoAddFieldULongLong(ctx, "generation", node.stamp.generation);
     RedisModule_InfoAddFieldCString(ctx, "digest", text);
+    RedisModule_InfoAddFieldCString(ctx, "journal", state);
     RedisModule_InfoAddFieldULongLong(ctx, "sessions", RedisModule_DictSize(node.sessions));
     RedisModule_InfoAddFieldULongLong(ctx, "memory", node.memory);
     RedisModule_InfoAddFieldULongLong(ctx, "no_room", node.no_room);

@@ -33,13 +33,13 @@ DEADLINE = 60.0  # seconds until a dockerd answers
 
 
 def defaults() -> dict[str, str]:
-    """The base images that the Dockerfile names: PYTHON_IMAGE and SERVER_IMAGE."""
+    """The base images that the Dockerfile names, without digests: PYTHON_IMAGE, SERVER_IMAGE."""
     text = (ROOT / "Dockerfile").read_text()
-    return dict(re.findall(r"^ARG (PYTHON_IMAGE|SERVER_IMAGE)=(\S+)$", text, re.MULTILINE))
+    return dict(re.findall(r"^ARG (PYTHON_IMAGE|SERVER_IMAGE)=([^\s@]+)", text, re.MULTILINE))
 
 
 PYTHON_IMAGE, VALKEY_IMAGE = defaults()["PYTHON_IMAGE"], defaults()["SERVER_IMAGE"]
-REDIS_IMAGE = "redis:8.0.3-bookworm"
+REDIS_IMAGE = "redis:8.0-bookworm"
 
 
 # ---- The engine ----------------------------------------------------------------------------------

@@ -58,10 +58,11 @@ def identify(argv: tuple[str, ...]) -> Server:
         run = subprocess.run([*argv, "--version"], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired) as problem:
         raise Unavailable(f"{argv[-1]} does not run: {problem}") from problem
-    found = re.match(r"(Redis|Valkey) server v=([0-9.]+)", run.stdout)
+    # Valkey 7.2 does not say its name.
+    found = re.match(r"(?:(Redis|Valkey) s|S)erver v=([0-9.]+)", run.stdout)
     if not found:
         raise Unavailable(f"{argv[-1]} is not a server: {(run.stdout + run.stderr).strip()[:200]}")
-    return Server(found[1].lower(), found[2], argv)
+    return Server((found[1] or "Valkey").lower(), found[2], argv)
 
 
 def installed() -> Server:

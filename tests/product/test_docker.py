@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -349,6 +350,251 @@ def test_the_walk_through_across_containers(site: Site) -> None:
     wait_until(lambda: "closed the connection" in site.redis(john), "john is out", SOON)
 
 
+# ---- However it is started -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def keys(engine: docker.DockerClient, images: dict[str, str]) -> Iterator[str]:
+    """A volume for /tls: a certificate, its key, and a bootstrap file that names nobody; and
+    configurations: our lines, a bare one, and one that includes ours."""
+    volume = engine.volumes.create()
+    script = """
+        cd /tls
+        openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 \
+            -keyout server.key -out server.crt -subj /CN=node 2>/dev/null
+        echo '# nobody' >bootstrap
+        echo 'port 6379' >bare.conf
+        echo 'include /etc/certauth/redis.conf' >includes.conf
+        chown 999:999 *
+    """
+    mounted = {volume.name: {"bind": "/tls", "mode": "rw"}}
+    said(engine, images["control"], script, volumes=mounted)
+    said(engine, images["valkey"], "cp /etc/certauth/redis.conf /tls/mine.conf", volumes=mounted)
+    yield str(volume.name)
+    volume.remove(force=True)
+
+
+WAYS: dict[str, tuple[list[str], dict[str, Any], int | None]] = {
+    # How it is called, how it is run: and with what it ends, None where it serves.
+    "as it is": ([], {}, None),
+    "options": (["--maxmemory", "1gb"], {}, None),
+    "the server's name": (["redis-server"], {}, None),
+    "its name and options": (["valkey-server", "--appendonly", "yes"], {}, None),
+    "our configuration": (["redis-server", "/etc/certauth/redis.conf", "--save", ""], {}, None),
+    "one of one's own": (["/tls/mine.conf"], {}, None),
+    "a plain port": (["--port", "6380", "--protected-mode", "no"], {}, None),
+    "the same port, plain": (["--port", "6379"], {}, 1),
+    "read-only": ([], {**HARDENED}, None),
+    "as root": (["--appendonly", "yes"], {"user": "0"}, None),
+    "128 MB of memory": ([], {"mem_limit": "128m"}, None),
+    "a bare configuration": (["/tls/bare.conf"], {}, 64),
+    "one that includes ours": (["/tls/includes.conf"], {}, 64),
+    "a Sentinel": (["redis-sentinel", "/tls/mine.conf"], {}, 64),
+    "the same, by option": (["redis-server", "/tls/mine.conf", "--sentinel"], {}, 64),
+    "no keys": ([], {"volumes": {}}, 1),
+    "the module twice": (
+        ["--loadmodule", "/usr/local/lib/certauth.so", "journal", "/data/j"], {}, 1
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize("way", WAYS)
+def test_however_it_is_started_it_enforces_or_does_not_run(
+    engine: docker.DockerClient, images: dict[str, str], keys: str, name: str, way: str
+) -> None:
+    """With the module, TLS and nobody as `default`; or it ends and says why."""
+    words, options, ends = WAYS[way]
+    container = engine.containers.create(
+        images[name], words, healthcheck=QUICK,
+        **{"volumes": {keys: {"bind": "/tls", "mode": "rw"}},
+           "tmpfs": {"/run/certauth": "uid=999,mode=700"}, **options},
+    )  # fmt: skip
+    try:
+        container.start()
+        if ends is not None:
+            status = container.wait(timeout=SOON)["StatusCode"]
+            assert (status, bool(container.logs())) == (ends, True)
+            return
+        health(container, "healthy")
+        probe = """
+            s=/run/certauth/redis.sock
+            redis-cli -s $s CERTAUTH.WHOAMI | grep reason
+            redis-cli -s $s PING; redis-cli PING; redis-cli -p 6380 SET x 1
+            redis-cli --tls --insecure PING
+        """
+        printed = container.exec_run(["sh", "-c", probe]).output.decode()
+        assert "reason" in printed, "the module answers"
+        assert "PONG" not in printed
+        assert "OK" not in printed
+        assert "NOAUTH" in printed
+    finally:
+        container.remove(force=True, v=True)
+
+
+def health(container: Container, wanted: str) -> str:
+    """Waits until the engine says so; what the check has said last."""
+
+    def is_wanted() -> bool:
+        container.reload()
+        assert container.status == "running", container.logs().decode()
+        return bool(container.attrs["State"]["Health"]["Status"] == wanted)
+
+    wait_until(is_wanted, f"it is {wanted}", SOON)
+    return str(container.attrs["State"]["Health"]["Log"][-1]["Output"])
+
+
+def test_a_base_without_a_server_is_none(engine: docker.DockerClient) -> None:
+    """The build fails, and says what is missing."""
+    arguments = {"BUILD_IMAGE": BUILD_IMAGE, "SERVER_IMAGE": PYTHON_IMAGE}
+    with pytest.raises(docker.errors.BuildError) as failed:
+        engine.images.build(path=str(ROOT), target="server", buildargs=arguments, **MACHINE)
+    log = "".join(str(line.get("stream", "")) for line in failed.value.build_log)
+    assert "there is no server in this image" in log
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_damaged_journal_and_a_loading_server_are_no_health(
+    engine: docker.DockerClient, images: dict[str, str], keys: str, name: str
+) -> None:
+    """Each is told by the check; the server is alive all the same."""
+    policy = engine.volumes.create()
+    mounts = {
+        keys: {"bind": "/tls", "mode": "ro"},
+        policy.name: {"bind": "/var/lib/certauth", "mode": "rw"},
+    }
+    tmpfs = {"/run/certauth": "uid=999,mode=700"}
+    damage = "mkdir -p /p/journal; echo damage >/p/journal/policy; chown -R 999:999 /p/journal"
+    said(engine, images[name], damage, volumes={policy.name: {"bind": "/p", "mode": "rw"}})
+    container = engine.containers.run(
+        images[name], detach=True, volumes=mounts, tmpfs=tmpfs, healthcheck=QUICK
+    )
+    try:
+        assert "the journal is damaged" in health(container, "unhealthy")
+        assert container.exec_run(["certauth-health", "live"]).exit_code == 0
+    finally:
+        container.remove(force=True)
+        policy.remove(force=True)
+    data = engine.volumes.create()
+    filled = {"/data": data.name}
+    script = """
+        redis-server --port 7000 --enable-debug-command yes --save '' --dir /data \
+            --daemonize yes >/dev/null
+        until redis-cli -p 7000 DEBUG POPULATE 20000 >/dev/null 2>&1; do :; done
+        redis-cli -p 7000 SAVE
+        chown 999:999 /data/*
+    """
+    volumes = {volume: {"bind": place, "mode": "rw"} for place, volume in filled.items()}
+    said(engine, images[name], script, volumes=volumes)
+    container = engine.containers.run(
+        images[name], ["--key-load-delay", "10000", "--loading-process-events-interval-bytes",
+                       "1024"], detach=True, tmpfs=tmpfs, healthcheck=QUICK,
+        volumes={**volumes, keys: {"bind": "/tls", "mode": "ro"}},
+    )  # fmt: skip
+    try:
+        assert "loads its data" in health(container, "unhealthy")
+        assert container.exec_run(["certauth-health", "live"]).exit_code == 0
+    finally:
+        container.remove(force=True)
+        data.remove(force=True)
+
+
+def test_the_control_planes_health_is_that_of_its_port(
+    engine: docker.DockerClient, images: dict[str, str]
+) -> None:
+    """Of certauth.toml too. It makes itself at the first start, and what it runs is compiled."""
+    volume = engine.volumes.create()
+    mounted = {volume.name: {"bind": "/var/lib/certauth", "mode": "rw"}}
+    script = "echo 'port = 9555' >certauth.toml; echo 'a long password' >password; chown 999 *"
+    said(engine, images["control"], f"cd /var/lib/certauth; {script}", volumes=mounted)
+    container = engine.containers.run(
+        images["control"], detach=True, volumes=mounted, healthcheck=QUICK, tmpfs={"/tmp": ""},
+        environment={"CERTAUTH_INIT_PASSWORD_FILE": "/var/lib/certauth/password"}, **HARDENED,
+    )  # fmt: skip
+    try:
+        health(container, "healthy")
+        assert "https://0.0.0.0:9555" in container.logs().decode()
+        compiled = "ls /opt/certauth/lib/python3*/site-packages/sqlalchemy/__pycache__/*.pyc"
+        assert container.exec_run(["sh", "-c", compiled]).exit_code == 0
+        listed = container.exec_run(["cat", "/usr/share/doc/redis-certauth/sbom.spdx.json"]).output
+        assert {"redis-certauth", "SQLAlchemy"} <= {
+            one["name"] for one in json.loads(listed)["packages"]
+        }
+    finally:
+        container.remove(force=True)
+        volume.remove(force=True)
+
+
+# ---- docs/images.md, word by word ----------------------------------------------------------------
+
+# `docker build` with what this machine's mirrors are known to; docker-compose where compose is no
+# plugin.
+SHIM = """#!/bin/sh
+case $1 in
+build) shift; exec {docker} build --network host --build-arg BUILD_IMAGE={build} "$@" ;;
+compose) shift
+    [ "$1" != run ] || {{ shift; set -- run -T "$@"; }}
+    exec {compose} "$@" ;;
+esac
+exec {docker} "$@"
+"""
+
+
+@pytest.mark.timeout(1800)
+def test_the_page_does_what_it_says(
+    engine: docker.DockerClient, images: dict[str, str], tmp_path: Path
+) -> None:
+    """Both blocks of commands, as they stand but for the ports of this machine: alice and bob are
+    in, nobody is not."""
+    page = (ROOT / "docs/images.md").read_text()
+    compose, by_hand = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)[:2]
+    shim = tmp_path / "bin/docker"
+    shim.parent.mkdir()
+    docker_command = shutil.which("docker")
+    shim.write_text(SHIM.format(docker=docker_command, build=BUILD_IMAGE,
+                                compose=shlex.join(compose_command())))  # fmt: skip
+    shim.chmod(0o755)
+    api, server = free_port(), free_port()
+    ports = {"API_PORT": str(api), "UI_PORT": str(free_port()), "REDIS_PORT": str(server)}
+    environment = {
+        **os.environ, **ports, "PATH": f"{shim.parent}:{os.environ['PATH']}",
+        "CHECKOUT": str(ROOT), "BUILD_IMAGE": BUILD_IMAGE, "DOCKER_BUILDKIT": "0",
+        "COMPOSE_PROJECT_NAME": f"certauth-page-{os.getpid()}",
+    }  # fmt: skip
+
+    def follow(text: str, folder: Path, seconds: int) -> list[str]:
+        text = text.replace(":9443:9443", f":{api}:9443").replace(
+            "localhost:9443", f"localhost:{api}"
+        )
+        text = text.replace(":6379:6379", f":{server}:6379")
+        done = subprocess.run(["sh", "-euc", text], cwd=folder, env=environment, text=True,
+                              capture_output=True, timeout=seconds)  # fmt: skip
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+        return (done.stdout + done.stderr).splitlines()
+
+    here = subprocess.run([docker_command, "ps", "--all", "--format", "{{.Names}}"],
+                          capture_output=True, text=True, check=True).stdout.split()  # fmt: skip
+    assert not {"certauth-control", "certauth-node"} & set(here), "the page's containers are there"
+    try:
+        printed = follow(by_hand, tmp_path, 900)
+        assert printed[-1] == "bob" or "bob" in printed
+        printed = follow(compose, ROOT, 900)
+        assert {"OK", "paid"} <= {line.strip('"') for line in printed}
+        assert any("closed the connection" in line for line in printed)
+    finally:
+        ends = [
+            "docker rm --force certauth-control certauth-node",
+            "docker network rm certauth",
+            "docker volume rm certauth-plane certauth-tls certauth-data certauth-policy "
+            "certauth-bob",
+            "docker compose down --volumes --timeout 3",
+        ]
+        flat = " ".join(page.split())
+        assert all(end in flat for end in ends[:3])
+        for end in ends:
+            subprocess.run(["sh", "-c", end], cwd=ROOT, env=environment, capture_output=True)
+
+
 # ---- compose.yaml --------------------------------------------------------------------------------
 
 
@@ -438,7 +684,7 @@ def test_the_debian_package_on_a_server_of_its_own(
         grep -v '^user ' /usr/share/redis-certauth-module/certauth.conf >/tmp/redis.conf
         redis-server /tmp/redis.conf --port 7000 & server=$!
         until redis-cli -p 7000 PING 2>&1 | grep -q PONG; do kill -0 $server; sleep 0.1; done
-        redis-cli -p 7000 CERTAUTH.POLICY STATUS | head -2
+        redis-cli -p 7000 CERTAUTH.POLICY STATUS | head -6
     """
     container = engine.containers.create(SERVERS[name], ["-euc", script], entrypoint="sh", user="0")
     try:

@@ -131,6 +131,7 @@ def test_a_journal_that_cannot_be_written_again_is_told(
     directory(server).write_text("in the way")
     wait_until(lambda: status(server.admin())["journal"] != "ok", "STATUS says it", 15)
     wait_told(server, "journal", "cannot open the directory")
+    assert server.admin().info("certauth")["certauth_journal"] == "lost"
     assert who(server, pki.alice) == "alice"
     directory(server).unlink()
     wait_until(lambda: status(server.admin())["journal"] == "ok", "it is mended", 15)

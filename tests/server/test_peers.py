@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import redis
 
-from tests.kit.node import who
+from tests.kit.node import keep_configuration, who
 from tests.kit.peers import (
     CLUSTER,
     REPLICA,
@@ -378,6 +378,41 @@ def test_sentinels_fail_over_without_a_password(
         assert (denials(master)[1:], denials(replica)) == ([], [])
         allowed = {rule[1:] for rule in RULES[SENTINEL].split() if rule[0] == "+"}
         assert allowed - ran == {"script|kill"}
+
+
+@pytest.mark.slow
+def test_what_a_failover_writes_starts_again(
+    server_kind: Server, start: Start, pki: Pki, cert: Cert
+) -> None:
+    """Sentinels send CONFIG REWRITE at a failover, and write their own file: each server starts
+    with its file again, in its new role and with its policy, and the Sentinel knows them."""
+    watcher = sentinel_cert(pki)
+    peers = {REPLICA: cert, SENTINEL: watcher}
+    master = peer_node(start, server_kind, pki, peers)
+    replica = peer_node(start, server_kind, pki, peers, replica_of(master))
+    linked(replica)
+    with Sentinel(server_kind, pki, watcher, master, quorum=1) as one:
+        wait_until(lambda: one.knows(1, 0), "it has found the replica", 60)
+        wait_until(lambda: one.ask("failover", "master")[0] == "OK", "it fails over", 60)
+        wait_until(lambda: replication(replica)["role"] == "master", "it is promoted", 60)
+        linked(master, 60)
+        wait_until(lambda: f"{replica.server.port}" in rewritten(master), "it is written down", 60)
+    for node in (replica, master):
+        assert rewritten(node).count("loadmodule ") == 1
+        keep_configuration(node.server)
+        node.server.stop()
+        node.server.start()
+    linked(master, 60)
+    assert replication(replica)["role"] == "master"
+    for node in (replica, master):
+        assert (who(node.server, pki.alice), who(node.server, pki.bob)) == ("alice", None)
+    with one:
+        port = str(replica.server.port)
+        wait_until(lambda: one.knows(1, 0) and one.master() == port, "it knows them again", 60)
+
+
+def rewritten(node: Node) -> str:
+    return node.server.conf.read_text()
 
 
 @pytest.mark.slow

@@ -239,6 +239,25 @@ def test_a_rewritten_configuration_starts_again(
     assert status(server.client(pki.alice))["generation"] == 3
 
 
+def test_a_rewritten_cluster_node_starts_again(server_kind: Server, start: Start, pki: Pki) -> None:
+    """What the cluster has written, nodes.conf, and what CONFIG REWRITE has: its slots and its
+    policy are there at the next start."""
+
+    def serves() -> bool:
+        return "cluster_state:ok" in str(server.admin().execute_command("CLUSTER", "INFO"))
+
+    server = enrolled(start, server_kind, pki, config=["cluster-enabled yes"])
+    server.admin().execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+    wait_until(serves, "it has all slots", 30)
+    server.admin().config_rewrite()
+    assert server.conf.read_text().count("loadmodule ") == 1
+    server.stop()
+    keep_configuration(server)
+    server.start()
+    wait_until(serves, "it has them again", 30)
+    assert (who(server, pki.alice), who(server, pki.bob)) == ("alice", None)
+
+
 def test_default_lines_of_the_configuration_do_not_win(
     server_kind: Server, start: Start, pki: Pki
 ) -> None:
@@ -348,6 +367,7 @@ def test_a_damaged_journal_leaves_bootstrap_alone(
     for _ in range(2):
         server.start()
         assert_only_ops_decides(server, pki, ops, said)
+        assert server.admin().info("certauth")["certauth_journal"] == "damaged"
         server.stop()
     if (server.directory / "journal").is_file():
         (server.directory / "journal").unlink()
@@ -355,6 +375,7 @@ def test_a_damaged_journal_leaves_bootstrap_alone(
     journal(server).write_bytes(good)
     server.start()
     assert status(server.admin())["generation"] == 2
+    assert server.admin().info("certauth")["certauth_journal"] == "ok"
     assert who(server, pki.alice) == "alice"
 
 

@@ -9,6 +9,7 @@ import pytest
 from control.service.conf_files import (
     EnrolError,
     Person,
+    another,
     configuration,
     directives,
     fault,
@@ -178,6 +179,50 @@ def test_the_distributions_unit_says_what_it_forbids(tmp_path: Path) -> None:
     unit = unit_of(Path("/etc/redis/redis.conf"), tmp_path)
     assert unit
     assert list(unit.forbids(local, elsewhere)) == []
+
+
+TEMPLATE = UNIT.replace("redis.conf", "redis-%i.conf") + "ReadWritePaths=-/var/lib/redis-%i\n"
+
+
+@pytest.mark.parametrize("name", ["redis-server@.service", "redis-server@cache.service"])
+def test_an_instance_of_a_template_is_its_units(tmp_path: Path, name: str) -> None:
+    """redis-server@.service with redis-%i.conf: what it forbids, with drop-ins of the instance or
+    of all of them. The plain unit's configuration is another server's."""
+    folder = tmp_path / "usr/lib/systemd/system"
+    folder.mkdir(parents=True)
+    (folder / "redis-server.service").write_text(UNIT)
+    (folder / "redis-server@.service").write_text(TEMPLATE)
+    assert unit_of(Path("/etc/redis/other.conf"), tmp_path) is None
+    conf = Path("/etc/redis/redis-cache.conf")
+    unit = unit_of(conf, tmp_path)
+    assert unit
+    assert unit.file.name == "redis-server@.service"
+    assert list(unit.forbids(MODULE, JOURNAL)) == []
+    assert list(unit.forbids(MODULE, Path("/var/lib/redis-cache/certauth"))) == []
+    elsewhere = Path("/var/lib/redis-orders/certauth")
+    assert "nothing to" in next(unit.forbids(MODULE, elsewhere))
+    drop_in = tmp_path / f"etc/systemd/system/{name}.d"
+    drop_in.mkdir(parents=True)
+    (drop_in / "more.conf").write_text("[Service]\nReadWritePaths=/var/lib/redis-orders\n")
+    unit = unit_of(conf, tmp_path)
+    assert unit
+    assert list(unit.forbids(MODULE, elsewhere)) == []
+    plain = unit_of(Path("/etc/redis/redis.conf"), tmp_path)
+    assert plain
+    assert plain.file.name == "redis-server.service"
+
+
+def test_a_journal_is_one_servers(tmp_path: Path) -> None:
+    """Instances of a template share their `dir`; a relative path is seen from there."""
+    mine, other = tmp_path / "redis-a.conf", tmp_path / "redis-b.conf"
+    loads = "loadmodule /m/certauth.so journal {} bootstrap /b\n"
+    mine.write_text("dir /d\n" + loads.format("/d/certauth"))
+    (tmp_path / "broken.conf").write_text("requirepass 'x\n")
+    assert another(mine, Path("/d/certauth")) is None
+    for place in ("/d/certauth", "certauth"):
+        other.write_text("dir /d\n" + loads.format(place))
+        assert another(mine, Path("/d/certauth")) == other
+        assert another(mine, Path("/d/certauth-a")) is None
 
 
 def test_a_unit_without_a_sandbox_forbids_nothing(tmp_path: Path) -> None:

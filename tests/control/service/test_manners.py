@@ -4,6 +4,8 @@ logs for machines, probes without a login."""
 import json
 import logging
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +14,12 @@ import pytest
 from click.testing import CliRunner
 
 from control import service
+from control.api import system
 from control.cli.main import main
-from control.service import Config, ServiceError, logs, serving
+from control.service import Config, ServiceError, health, logs, serving
 from tests.kit.plane import Https, initialised
 from tests.kit.rest import ADMIN, ControlPlane
+from tests.kit.support import free_port, wait_until
 
 URL = "postgresql://certauth:secret@127.0.0.1/certauth"
 
@@ -245,3 +249,40 @@ def test_who_is_not_ready_says_so(api: ControlPlane) -> None:
     api.store.lease.take("us", 60)
     assert api.ok("GET /readyz", auth=None) == {"status": "ready"}
     assert api.ok("GET /livez", auth=None) == {"status": "live"}
+
+
+def test_health_asks_where_the_settings_say(tmp_path: Path) -> None:
+    """Host and port of certauth.toml, or of the environment over it; and who does not answer is
+    told with the reason."""
+    config = initialised(tmp_path / "control")
+    (config.home / "certauth.toml").write_text(f"host = '127.0.0.1'\nport = {config.port}\n")
+    assert "does not answer: [Errno" in service.fault(config.home, "/livez", {})
+    with service.running(config):
+        assert service.fault(config.home, "/livez", {}) == ""
+        wait_until(lambda: service.fault(config.home, "/readyz", {}) == "", "it is ready", 30)
+        elsewhere = {"CERTAUTH_PORT": str(free_port())}
+        assert "does not answer" in service.fault(config.home, "/livez", elsewhere)
+        file = Path(health.__file__)
+        done = subprocess.run([sys.executable, "-I", file, config.home, "--live"])
+        assert done.returncode == 0
+        command = CliRunner().invoke(main, ["health", "--home", str(config.home)])
+        assert (command.exit_code, command.output) == (0, "")
+    done = subprocess.run([sys.executable, "-I", file, config.home], capture_output=True, text=True)
+    assert (done.returncode, done.stderr[:43]) == (1, "certauth: the control plane does not answer")
+    command = CliRunner().invoke(main, ["health", "--home", str(config.home), "--live"])
+    assert command.exit_code == 1
+    assert "does not answer" in command.output
+
+
+def test_health_says_what_the_control_plane_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A 503 is no health; settings that cannot be read are none either."""
+    config = initialised(tmp_path / "control")
+    here = {"CERTAUTH_HOST": "127.0.0.1", "CERTAUTH_PORT": str(config.port)}
+    monkeypatch.setattr(system, "plane_faults", lambda: ["it rests"])
+    with service.running(config):
+        assert service.fault(config.home, "/readyz", here) == "the control plane is waiting"
+        assert service.fault(config.home, "/livez", here) == ""
+    (config.home / "certauth.toml").write_text("port = 'x'")
+    assert "does not answer: invalid literal" in service.fault(config.home, "/readyz", {})

@@ -1,6 +1,8 @@
 """The unit's `Type=notify`."""
 
+import shutil
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -36,3 +38,22 @@ def test_the_unit_waits_for_it_and_is_hardened() -> None:
         "CapabilityBoundingSet=",
     ):
         assert line in unit.splitlines()
+
+
+ANALYZE = shutil.which("systemd-analyze")
+
+
+@pytest.mark.skipif(not ANALYZE, reason="no systemd-analyze here")
+def test_systemd_takes_the_unit_and_finds_it_closed(tmp_path: Path) -> None:
+    """No line that it does not know, and an exposure of at most 2.0 of 10."""
+    text = (ROOT / "packaging/redis-certauth.service").read_text()
+    unit = tmp_path / "redis-certauth.service"
+    unit.write_text(text.replace("/usr/bin/redis-certauth", "/bin/true"))
+    done = subprocess.run([ANALYZE, "verify", "--man=no", unit], capture_output=True, text=True)
+    ours = [line for line in done.stderr.splitlines() if unit.name in line]
+    assert (done.returncode, ours) == (0, [])
+    judged = [ANALYZE, "security", "--offline=true", "--threshold=20", "--no-pager", unit]
+    done = subprocess.run(judged, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-300:] + done.stderr
+    unit.write_text("[Service]\nExecStart=/bin/true\n")
+    assert subprocess.run(judged, capture_output=True).returncode != 0
