@@ -143,7 +143,7 @@ def refusal(error: TokenError) -> Refusal:
 def counted(error: Refusal, issuer: str, address: str) -> Refusal:
     """The same, in the numbers and in the event log."""
     ENROLMENTS.labels(issuer, error.error_code).inc()
-    guard().note_refused("enrolment_refused", error, address, issuer)
+    guard().refused_enrolment(error, issuer, address)
     return error
 
 

@@ -24,7 +24,6 @@ from control.pki.issue import chain_to_present
 from control.pki.jose import Token, TokenError, Wanted
 from control.pki.pem import Issued
 from control.pki.request import Leaf, issue_requested, read_request
-from control.pki.trust import read_trust
 from control.policy import core, patterns
 from control.policy import lines as policy
 from control.records import Database, EnrolmentRule, Issuer, Pattern, Profile, User
@@ -96,6 +95,7 @@ class Keys:
 
     def __init__(self, store: Store) -> None:
         self._store, self._fetching = store, threading.Lock()
+        self._asked: dict[int, int] = {}  # uid → when; a dry run leaves nothing in the store
 
     def verified(self, issuer: Issuer, token: Token, now: int) -> rules.Claims:
         """Raises TokenError."""
@@ -105,9 +105,11 @@ class Keys:
         try:
             return jose.verify(token, _wanted(issuer, known, now))
         except TokenError as error:
-            early = issuer.jwks or now < known.tried + EAGER
+            last = max(known.tried, self._asked.get(issuer.uid, 0))
+            early = issuer.jwks or now < last + EAGER
             if error.code != "token_key_unknown" or early or not self._fetching.acquire(False):
                 raise
+        self._asked[issuer.uid] = now
         try:
             return jose.verify(token, _wanted(issuer, refresh(self._store, issuer, now), now))
         finally:
@@ -192,7 +194,7 @@ def _holder(policies: OpenPolicies, decide: Decide, authority: Issued, pem: str)
     """Whom the policies, the API's included, make of a certificate: one user, everywhere the same.
     One that a pattern makes has the roles of the pattern, and no record. Raises Refusal 406."""
     store, presented = policies.store, pem.encode()
-    leaf, trust = core.identity(presented), read_trust(authority.certificate)
+    leaf, trust = core.identity(presented), issuing.trust_of(authority.certificate)
     found = {user.name for user in store.objects.users_like(leaf)}
     for database in store.objects.all(Database):
         if not database.deleting:

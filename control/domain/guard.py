@@ -136,7 +136,7 @@ class Guard:
         self._store = store
         self._peer_cert = peer_cert
         self._passwords = Passwords()
-        self._trickle = Trickle()
+        self._trickle, self._enrolling = Trickle(), Trickle()
         self._uncounted = Uncounted()
         self._mute = 0.0  # until when logins are not written down
         self._seen: dict[str, int] = {}  # certificate → when its login was remembered
@@ -375,18 +375,21 @@ class Guard:
             log.info("logins are not written down now: %s", first_line(error))
 
     def _refused(self, error: Refusal, address: str) -> None:
-        self.note_refused("login_failed", error, address)
-
-    def note_refused(self, kind: str, error: Refusal, address: str, issuer: str = "") -> None:
-        """Tells the event log of a stranger who was refused, of many of them only of some."""
         if self._trickle.drop():
-            reason, text = error.error_code, error.description[:1000]
+            self._note_refused("login_failed", error, address)
+
+    def refused_enrolment(self, error: Refusal, issuer: str, address: str) -> None:
+        """Tells the event log of a stranger whose token was refused, of many of them only of some:
+        not at the cost of those who fail to log in."""
+        if self._enrolling.drop():
             named = {"issuer_name": issuer} if issuer else {}
-            self._write_down(
-                lambda: self._store.events.note(
-                    kind, "WARNING", address=address, reason=reason, description=text, **named
-                )
-            )
+            self._note_refused("enrolment_refused", error, address, **named)
+
+    def _note_refused(self, kind: str, error: Refusal, address: str, **named: str) -> None:
+        detail = {**named, "reason": error.error_code, "description": error.description[:1000]}
+        self._write_down(
+            lambda: self._store.events.note(kind, "WARNING", address=address, **detail)
+        )
 
 
 class Uncounted:

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote
 
@@ -336,7 +337,7 @@ def check_whose(
     """Raises Refusal 406 unless a certificate (PEM, with those above it) is this user's, wherever
     it is anybody's."""
     store = policies.store
-    trust = read_trust(authority.certificate)
+    trust = trust_of(authority.certificate)
     presented = pem.encode()
     leaf = core.identity(presented)
     here = {user.name} if _rest_user(store, trust, leaf, presented) == user.uid else set()
@@ -353,6 +354,12 @@ def check_whose(
             f"a certificate with the subject '{leaf.subject}' would be nobody: the identities of "
             f"user '{user.name}' are {named}. Change the profile or the user",
         )
+
+
+@lru_cache(maxsize=8)
+def trust_of(certificate: str) -> records.Trust:
+    """What a CA of ours (PEM, with those above it) admits: it verifies signatures, so each once."""
+    return read_trust(certificate)
 
 
 def _check(decided: core.Decision, name: str, where: str) -> None:

@@ -413,6 +413,12 @@ def test_keys_that_rotate_are_taken_when_a_token_names_one(
     assert len(site.asked) == asked
     events = [one["type"] for one in api.ok("GET /v1/logs")]
     assert events.count("issuer_keys_changed") == 2
+    much = later + 2 * enrolment.EAGER
+    monkeypatch.setattr(time, "time", lambda: much)
+    for _ in range(3):  # a dry run is rolled back, and asks no more often for it
+        body = {"token": token(iss=site.url, name="k1"), "csr": csr()}
+        assert refused(api(f"{ENROL}?dry_run", body, auth=None), 401, "token_key_unknown")
+    assert len(site.asked) == asked + 2
 
 
 @pytest.mark.parametrize(
