@@ -248,7 +248,7 @@ def unit_of(conf: Path, root: Path = Path("/")) -> Unit | None:
                     for one in sorted((root / "etc/systemd/system").glob(f"{name}.d/*.conf"))
                 ]
                 whole = "\n".join([text, *map(read, drop_ins)])
-                return _unit(file, re.sub("%[iI]", lambda _, name=instance: name, whole))
+                return _unit(file, whole.replace("%i", instance).replace("%I", instance))
     return None
 
 
