@@ -92,7 +92,7 @@ def directives(text: str, file: Path = Path("redis.conf")) -> Iterator[Line]:
 
 
 def read(path: Path) -> str:
-    """A file in whatever encoding; what is not UTF-8 survives being written. Raises OSError."""
+    """A file in whatever encoding; what is no UTF-8 survives being written. Raises OSError."""
     return path.read_bytes().decode(errors="surrogateescape")
 
 
@@ -248,7 +248,7 @@ def unit_of(conf: Path, root: Path = Path("/")) -> Unit | None:
                     for one in sorted((root / "etc/systemd/system").glob(f"{name}.d/*.conf"))
                 ]
                 whole = "\n".join([text, *map(read, drop_ins)])
-                return _unit(file, re.sub("%[iI]", instance.replace("\\", r"\\"), whole))
+                return _unit(file, whole.replace("%i", instance).replace("%I", instance))
     return None
 
 

@@ -555,10 +555,11 @@ def test_the_page_does_what_it_says(
                                 compose=shlex.join(compose_command())))  # fmt: skip
     shim.chmod(0o755)
     api, server = free_port(), free_port()
-    ports = {"API_PORT": str(api), "UI_PORT": str(free_port()), "REDIS_PORT": str(server)}
+    ports = {name: str(free_port()) for name in ("API_PORT", "UI_PORT", "REDIS_PORT")}
     environment = {
         **os.environ, **ports, "PATH": f"{shim.parent}:{os.environ['PATH']}",
         "CHECKOUT": str(ROOT), "BUILD_IMAGE": BUILD_IMAGE, "DOCKER_BUILDKIT": "0",
+        "PYTHON_IMAGE": PYTHON_IMAGE, "SERVER_IMAGE": VALKEY_IMAGE, # old ones pass on empty words
         "COMPOSE_PROJECT_NAME": f"certauth-page-{os.getpid()}",
     }  # fmt: skip
 
