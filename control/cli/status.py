@@ -72,6 +72,7 @@ def wait_for_servers(ask: Client, seconds: float) -> dict[str, Any]:
 
 
 @click.command("log")
+@click.argument("ticket", required=False)
 @click.option("--type", "kinds", default="",
               help="Only of these types (with commas), or of all that begin so.")  # fmt: skip
 @click.option("--since", help="A time of ISO 8601, in UTC.")
@@ -81,9 +82,12 @@ def wait_for_servers(ask: Client, seconds: float) -> dict[str, Any]:
 @AS_JSON
 @connected
 def log_command(
-    ask: Client, kinds: str, since: str | None, search: str | None, limit: int, as_json: bool
-) -> None:
-    """Show what happened, the newest last: changes, logins and refusals, here and on all nodes."""
+    ask: Client, ticket: str | None, kinds: str, since: str | None, search: str | None,
+    limit: int, as_json: bool,
+) -> None:  # fmt: skip
+    """Show what happened, the newest last: changes, logins and refusals, here and on all nodes.
+    With TICKET, the refusal that a client was told of by it."""
+    search = ticket or search
     query = {"order": "desc", **({"stime": since} if since else {})}
     query |= {"search": search} if search else {}
     found = ask("GET", f"/v1/logs?{urlencode(query)}")

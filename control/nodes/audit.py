@@ -150,7 +150,7 @@ class Collector:
 # What the entries of an older module do not have.
 UNSAID = dict.fromkeys(
     ("address", "ca", "cert", "client", "detail", "door", "issuer", "key", "reason", "serial",
-     "subject", "user"), "",
+     "subject", "ticket", "user"), "",
 )  # fmt: skip
 
 

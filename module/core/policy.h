@@ -30,8 +30,8 @@ struct policy {
     near_lines near;
     digest sum;
     int settings[SETTINGS];
-    size_t binds[BIND_KINDS], scoped[BIND_KINDS], revokes[REVOKE_KINDS],
-        limits, locks; /* how many lines */
+    size_t binds[BIND_KINDS], scoped[BIND_KINDS], revokes[REVOKE_KINDS], limits,
+        locks; /* how many lines */
     X509_STORE *store;
 };
 

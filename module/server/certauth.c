@@ -50,6 +50,8 @@ static bool read_arguments(RedisModuleString **argv, int argc, fault *why) {
         if (string_is(argv[i], "journal")) directory = value;
         else if (string_is(argv[i], "certificates") && string_is(argv[i + 1], "api"))
             node.api_certificates = true;
+        else if (string_is(argv[i], "refusals") && string_is(argv[i + 1], "told"))
+            node.tells = true;
         else if (string_is(argv[i], "bootstrap")) {
             if (!read_bootstrap((const char *)value.ptr, why)) return false;
         } else

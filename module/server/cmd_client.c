@@ -376,7 +376,9 @@ static void reply_lines(RedisModuleCtx *ctx, const char *name, const char *lines
 static void reply_entry(RedisModuleCtx *ctx, const log_entry *e) {
     char address[INET6_ADDRSTRLEN];
     address_text(&e->address, address);
-    RedisModule_ReplyWithMap(ctx, 19);
+    char ticket[TICKET_TEXT];
+    ticket_text(e, ticket);
+    RedisModule_ReplyWithMap(ctx, 20);
     reply_number(ctx, "seq", e->seq);
     reply_number(ctx, "time_us", (uint64_t)e->time);
     reply_named(ctx, "event", e->event);
@@ -400,6 +402,7 @@ static void reply_entry(RedisModuleCtx *ctx, const log_entry *e) {
     if (e->serves) RedisModule_ReplyWithLongLong(ctx, 1);
     else RedisModule_ReplyWithNull(ctx);
     reply_lines(ctx, "sans", e->sans);
+    reply_optional(ctx, "ticket", text_span(ticket));
 }
 
 /* [ENDS seconds], which stands last: for so long ends of connections are told, an hour at most. */

@@ -151,6 +151,18 @@ log_entry *record(const session *s, const char *event, reason why, span user) {
     return e;
 }
 
+void give_ticket(log_entry *e) {
+    uint8_t key[KEY_BYTES];
+    lookup_key(span_of((const uint8_t *)&e->seq, sizeof e->seq), key);
+    memcpy(&e->ticket, key, sizeof e->ticket);
+    if (e->ticket == 0) e->ticket = 1;
+}
+
+void ticket_text(const log_entry *e, char out[TICKET_TEXT]) {
+    out[0] = 0;
+    if (e->ticket) snprintf(out, TICKET_TEXT, "%016llx", (unsigned long long)e->ticket);
+}
+
 /* What happens to the node and not to a client, for CERTAUTH.LOG and the server's. */
 void tell(const char *event, const char *text) {
     static const session none;

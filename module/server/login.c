@@ -130,6 +130,34 @@ static const char *const EVENTS[2][ACTION_LOGIN + 1] = {
     {"would-refuse", "would-leave", "would-choose", "would-login"},
 };
 
+/* What a refused client may know: why its own certificate is no good, or what a line that names it asks
+ * for. All strangers are told the same, whoever issued their certificate and whatever else is known of
+ * it: who could tell those apart would find out which names the policy has. */
+static reason told_reason(const decision *d) {
+    switch (d->why) {
+    case REASON_NO_CERTIFICATE:
+    case REASON_MALFORMED:
+    case REASON_CA_EXPIRED:
+    case REASON_NOT_YET_VALID:
+    case REASON_EXPIRED:
+    case REASON_KEY_USAGE: return d->why;
+    default: return d->line && d->why > REASON_NO_BINDING ? d->why : REASON_NO_BINDING;
+    }
+}
+
+/* One RESP error into the client's TLS session, behind the server's back: a reply would go through its
+ * buffers, which Redis 8.0 with io-threads does not survive in the connect event , and would
+ * be sent when the client is gone. No other thread has the session yet. */
+static void tell_client(const peer *p, log_entry *e, const decision *d) {
+    char ticket[TICKET_TEXT], line[128];
+    if (!node.tells || p->ssl == NULL) return;
+    give_ticket(e);
+    ticket_text(e, ticket);
+    int len = snprintf(line, sizeof line, "-NOPERM certauth %s %s\r\n", reason_name(told_reason(d)),
+                       ticket);
+    tls_tell(p, line, (size_t)len);
+}
+
 void refuse_client(RedisModuleCtx *ctx, session *s, const peer *p) {
     sit_on_nobody(ctx, s);
     session_over(s, 0);
@@ -146,7 +174,7 @@ void enact(RedisModuleCtx *ctx, session *s, const peer *p, decision d) {
     }
     count(&d);
     bool named = d.act == ACTION_LOGIN;
-    const log_entry *e =
+    log_entry *e =
         record(s, EVENTS[d.shadow][d.act], d.why, named ? decision_user(&d, 0) : span_of(NULL, 0));
     if (d.act == ACTION_REFUSE) log_refusal(ctx, e, d.shadow);
     s->act = d.shadow ? ACTION_LEAVE : d.act;
@@ -155,6 +183,7 @@ void enact(RedisModuleCtx *ctx, session *s, const peer *p, decision d) {
     if (s->act == ACTION_LEAVE && !d.shadow && enforced()) set_end_of_left(s);
     if (s->act == ACTION_REFUSE) log_to_acl(ctx, e);
     if (s->act == ACTION_CHOOSE) sit_on_nobody(ctx, s);
+    if (s->act == ACTION_REFUSE) tell_client(p, e, &d);
     if (s->act == ACTION_REFUSE) refuse_client(ctx, s, p);
 }
 

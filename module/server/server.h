@@ -111,6 +111,7 @@ typedef struct {
     const char *event;
     reason why;
     ip address;
+    uint64_t ticket;         /* by which a refused client names its entry; 0: it was not told any */
     uint16_t port;           /* of the other end; 0: not known */
     const char *door;        /* of a node's link; NULL: a client's */
     bool certified, vouched; /* it has a certificate; and its CA is known */
@@ -225,6 +226,7 @@ typedef struct {
 extern struct node {
     RedisModuleCtx *ctx; /* detached: for timers and one-shots */
     bool is_valkey, started, api_certificates;
+    bool tells;      /* refused clients are told why, see tell_client */
     bool io_threads; /* more than one at the start */
     bool
         stops_threads; /* Redis 8 with io-threads does, for each client that the main thread touches */
@@ -373,6 +375,11 @@ const char *journal_state(void);
 void address_text(const ip *address, char out[INET6_ADDRSTRLEN]);
 const identity *leaf_of(const session *s);
 log_entry *record(const session *s, const char *event, reason why, span user);
+/* The name of an entry that only who was told it can say: it follows from the number by this process's
+ * secret, so that nobody counts clients by it. Empty where there is none. */
+enum { TICKET_TEXT = 17 };
+void give_ticket(log_entry *e);
+void ticket_text(const log_entry *e, char out[TICKET_TEXT]);
 void tell(const char *event, const char *text);
 void log_refusal(RedisModuleCtx *ctx, const log_entry *e, bool shadow);
 void log_to_acl(RedisModuleCtx *ctx, const log_entry *e);

@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <sys/socket.h>
 
+#include <openssl/err.h>
 #include <openssl/ssl.h>
 
 /* An SSL object that no client was found for yet: a handshake under way, a link of the cluster bus,
@@ -180,6 +181,13 @@ void tls_end_unfinished(unsigned looks) {
         if (++w->looks > looks) shutdown(SSL_get_fd(w->ssl), SHUT_RDWR);
     }
     pthread_mutex_unlock(&lock);
+}
+
+void tls_tell(const peer *p, const char *text, size_t len) {
+    if (p->ssl == NULL || !SSL_is_init_finished(p->ssl)) return;
+    ERR_set_mark();
+    SSL_write(p->ssl, text, (int)len);
+    ERR_pop_to_mark();
 }
 
 void tls_silence(const peer *p) {

@@ -48,6 +48,10 @@ void tls_end_unfinished(unsigned looks);
  * before it looks at a byte. Does nothing where the SSL object is not known. */
 void tls_silence(const peer *);
 
+/* Sends a few bytes to a peer whose handshake has ended and to which nothing was sent yet. What does not go
+ * out at once does not go at all. */
+void tls_tell(const peer *, const char *text, size_t len);
+
 /* Calls `take` for each SSL object whose handshake has ended and that is not a client's. */
 void tls_each(void (*take)(struct ssl_st *));
 

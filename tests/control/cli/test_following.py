@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import redis
 from click.testing import CliRunner, Result
 
 from control import service
@@ -46,7 +47,8 @@ def run(tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch) -> Run:
 def node(config: Config, installed: Server, start: Start, pki: Pki, run: Run) -> RedisServer:
     """A server of the database `orders`, where alice may do all, and carol is its own user."""
     own = ["user carol on nopass ~* +get"]
-    made = enrolled_node(start, installed, config.home, pki, config=own)
+    told = ("refusals", "told")
+    made = enrolled_node(start, installed, config.home, pki, config=own, module=told)
     ca = pki.server_ca.files[0]
     with Https(config) as api:
         entry = {"name": "mtls_trusted_ca", "certificate": pki.ca.pem.decode()}
@@ -214,3 +216,21 @@ def test_the_page_says_how_far_a_change_is(
     address = f"127.0.0.1:{nodes[0].port}"
     assert "But it is in force on 1 of 2 servers only: " in page.text
     assert address in page.text
+
+
+def test_a_ticket_leads_to_its_refusal(run: Run, node: RedisServer, pki: Pki) -> None:
+    """That a refused client was told; nothing else is found by it."""
+    run(*user("alice", ALICE))
+    assert who(node, pki.alice) == "alice"
+    tickets = []
+    for name in ("mallory", "trudy"):
+        with node.tls(pki.ca.issue(f"CN={name}")).connect() as client:
+            with pytest.raises(redis.ResponseError) as error:
+                client.read()
+            tickets.append(str(error.value).split()[-1])
+    wait_until(lambda: "client_refused" in run("log", tickets[1]).output, "it is collected", 30)
+    found = run("log", tickets[0])
+    assert (found.exit_code, len(found.stdout.splitlines())) == (0, 1), found.output
+    assert "no_binding" in found.stdout
+    assert "CN=mallory" in found.stdout
+    assert run("log", "0" * 16).stdout == ""
