@@ -13,6 +13,9 @@ from flask import Flask, Response
 from control.ages import Pulse
 from control.api import (
     actions,
+    alerts,
+    auditing,
+    bdb_certificates,
     bdbs,
     certauth,
     certificates,
@@ -53,7 +56,7 @@ BODY = 1 << 20  # bytes of a request's body, as in control/http/protocol.py
 MODULES = (
     cluster, certificates, users, login, roles, redis_acls, bdbs, actions, logs, system, certauth,
     metrics, issuing, revocation, rotation, sessions, reference, patterns,
-    elsewhere,
+    elsewhere, auditing, alerts, bdb_certificates,
 )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ QUERY: dict[str, dict[str, Any]] = {
     "fields": {"description": "Names of fields, with commas: answer only those.", "schema": TEXT},
     "extended": {"description": "Accepted: answers are always extended.", **FLAG},
     "force": {"description": "Do it, even if clients are cut off.", **FLAG},
+    "ignore_settings": {"description": "Also of alerts that are not enabled.", **FLAG},
     "interval": {"description": "Accepted: the figures are those of now.", "schema": TEXT},
     "issues_only": {"description": "Leave out what is well.", **FLAG},
     "object": {"description": "The name of an object.", "schema": TEXT},
@@ -47,6 +48,9 @@ QUERY: dict[str, dict[str, Any]] = {
         "description": "Seconds to wait for the servers. 202: some are pending.",
     },
     "offset": {"schema": NUMBER},
+    "page": {"description": "The number of a page; 1 is the first.", "schema": NUMBER},
+    "page_size": {"description": "Entries of a page.", "schema": NUMBER},
+    "tls_mode": {"schema": {"enum": ["enabled", "disabled", "replica_ssl"]}},
 }
 METHODS = ("GET", "POST", "PUT", "DELETE")
 
