@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis_enterprise
 
 from control.http.server import Listen, Server
 from tests.kit.rest import ADMIN, ControlPlane
@@ -166,20 +167,47 @@ def test_the_documented_batch_of_certificates(api: ControlPlane, pki: Pki) -> No
     assert (alone.status, alone.code) == (403, "unknown_certificate")
 
 
-# ---- curl ----
+# ---- Over the wire ----
 
 
 @pytest.fixture
-def front(api: ControlPlane, pki: Pki, tmp_path: Path) -> Iterator[list[str]]:
-    """curl, with the CA and the address of a front of this control plane behind it."""
+def port(api: ControlPlane, pki: Pki) -> Iterator[int]:
+    """A front of this control plane, on loopback."""
     server = Server(api.app, Listen("127.0.0.1", 0), pki.server.pem, pki.server.key_pem)
+    yield server.start()
+    server.stop()
+
+
+@pytest.fixture
+def front(port: int, pki: Pki, tmp_path: Path) -> list[str]:
+    """curl, with the CA and the address of a front of this control plane behind it."""
     ca = tmp_path / "ca.pem"
     ca.write_bytes(pki.server_ca.pem)
-    port = server.start()
     curl = shutil.which("curl")
     assert curl, "these tests need curl"
-    yield [curl, "-sS", "--cacert", str(ca), f"https://localhost:{port}/v1/users/role"]
-    server.stop()
+    return [curl, "-sS", "--cacert", str(ca), f"https://localhost:{port}/v1/users/role"]
+
+
+def test_the_client_of_that_name(api: ControlPlane, port: int) -> None:
+    """PyPI redis-enterprise itself: each of its typed methods reads what is there, and its untyped
+    ones make and delete a user; a refusal is an error of its own."""
+    api.database("orders")
+    url, (name, password) = f"https://localhost:{port}", ADMIN
+    client = redis_enterprise.EnterpriseClient(
+        base_url=url, username=name, password=password, insecure=True
+    )
+    assert client.cluster_info_sync()["name"] == "acme"
+    assert client.cluster_stats_sync()["bdbs"] == 1
+    assert client.license_sync()["expired"] is False
+    assert [one["uid"] for one in client.nodes_sync()] == [client.node_sync(1)["uid"]]
+    assert [one["name"] for one in client.databases_sync()] == ["orders"]
+    assert client.database_sync(1)["status"] == "active-change-pending"
+    assert [one["name"] for one in client.users_sync()] == ["admin"]
+    body = {"name": "eve", "password": "eve's", "role": "db_viewer"}
+    made = client.post_sync("/v1/users", body)
+    client.delete_sync(f"/v1/users/{made['uid']}")
+    with pytest.raises(Exception, match="not"):
+        client.get_sync(f"/v1/users/{made['uid']}")
 
 
 @pytest.mark.parametrize(
