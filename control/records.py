@@ -24,6 +24,9 @@ KeyUsage = Literal["digital_signature", "key_encipherment", "key_agreement"]
 Severity = Literal["INFO", "WARNING"]
 EventDetail = str | int | list[str]
 Stale = Literal["warn", "refuse"]
+AuditMode = Literal["disabled", "connection"]
+AuditProtocol = Literal["TCP", "local", "syslog"]
+FilterType = Literal["inclusive", "exclusive"]
 Reason = Literal[  # RFC 5280, 5.3.1
     "unspecified", "keyCompromise", "cACompromise", "affiliationChanged", "superseded",
     "cessationOfOperation", "certificateHold", "privilegeWithdrawn",
@@ -64,6 +67,58 @@ class Demands:
 
 
 @dataclass(frozen=True)
+class AuditSink:
+    """Where records of connections go, see control/nodes/auditing.py."""
+
+    audit_protocol: AuditProtocol
+    audit_address: str  # a host, or the path of a socket
+    audit_port: int = 0  # 0: of a socket
+    audit_reconnect_interval: int = 1  # seconds between two attempts
+    audit_reconnect_max_attempts: int = 0  # after which all is dropped; 0: no end
+    audit_queue_max_bytes: int = 524_288  # that wait; what does not fit is dropped
+
+
+@dataclass(frozen=True)
+class UsernameFilter:
+    enabled: bool = False
+    usernames: tuple[str, ...] = ()
+    filter_type: FilterType = "inclusive"
+    allow_while_username_unknown: bool = False  # records of who is nobody (yet)
+
+
+@dataclass(frozen=True)
+class AddressFilter:
+    enabled: bool = False
+    ip_addresses: tuple[str, ...] = ()
+    cidr_ranges: tuple[str, ...] = ()
+    filter_type: FilterType = "inclusive"
+
+
+@dataclass(frozen=True)
+class AuditSettings:
+    """Which connections of a database an auditor hears of."""
+
+    audit_mode: AuditMode = "disabled"
+    username_filter: UsernameFilter = UsernameFilter()
+    source_ip_filter: AddressFilter = AddressFilter()
+    max_total_key_bytes: int = 131_072  # of the keys in a record, of which there are none
+
+
+@dataclass(frozen=True)
+class AlertSetting:
+    enabled: bool
+    threshold: int  # days before the end
+
+
+@dataclass(frozen=True)
+class AlertSettings:
+    # Our own last 90 days, and are renewed when 30 are left: 45, as on Redis Enterprise, would tell
+    # of each of them.
+    cluster_certs_about_to_expire: AlertSetting = AlertSetting(True, 20)
+    cluster_ca_cert_about_to_expire: AlertSetting = AlertSetting(True, 90)
+
+
+@dataclass(frozen=True)
 class Cluster:
     """The settings of the control plane itself."""
 
@@ -85,6 +140,9 @@ class Cluster:
     acl_pubsub_default: PubsubDefault = "resetchannels"  # of ACLs that name no channel
     min_control_TLS_version: TlsVersion = "1.2"  # of the REST API and the page
     options_method_forbidden: bool = False  # whether HTTP's OPTIONS is refused
+    db_conns_auditing: bool = False  # whether connections of new databases are audited
+    audit_sink: AuditSink | None = None
+    alert_settings: AlertSettings = AlertSettings()
     jwt_key: str = field(default="", repr=False)  # signs tokens; never leaves the control plane
     # The ids of the stores that this one has been, and the number of the first event of each: a
     # restore makes another one, whose events go on behind those of the backup.
@@ -244,6 +302,8 @@ class Database:
     enforcement: Enforcement = "refuse"  # where tls_mode is enabled
     adopt_users: bool = False  # take over ACL users of the same names that a server has already
     deleting: bool = False  # the nodes are being detached
+    audit_settings: AuditSettings = AuditSettings()
+    created: int = 0  # seconds since 1970; 0: not known
 
     @property
     def refuses(self) -> bool:

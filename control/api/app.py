@@ -13,6 +13,9 @@ from flask import Flask, Response
 from control.ages import Pulse
 from control.api import (
     actions,
+    alerts,
+    auditing,
+    bdb_certificates,
     bdbs,
     certauth,
     certificates,
@@ -58,8 +61,7 @@ BODY = 1 << 20  # bytes of a request's body, as in control/http/protocol.py
 MODULES = (
     cluster, certificates, users, login, roles, redis_acls, bdbs, actions, logs, system, certauth,
     metrics, issuing, revocation, locks, forecast, rotation, sessions, reference, patterns, issuers,
-    trust_sources,
-    elsewhere,
+    trust_sources, elsewhere, auditing, alerts, bdb_certificates,
 )  # fmt: skip
 
 

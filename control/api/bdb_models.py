@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from control.api import enterprise
+from control.api.auditing import AuditSettingsAnswer, AuditSettingsBody
 from control.api.demands import DemandsAnswer, DemandsBody
 from control.api.models import (
     MOST,
@@ -71,10 +72,12 @@ class BdbBody(DemandsBody):
     allow_trust_on_internal_links: bool = False
     enforcement: Enforcement = "refuse"
     adopt_users: bool = False
+    audit_settings: AuditSettingsBody = AuditSettingsBody()
+    db_conns_auditing: bool = False
 
     MISSING = {"name": "missing_db_name"}
     IGNORED = enterprise.BDB_IGNORED | words("""
-        uid action_uid generation nodes not_synced refused status ignored
+        uid action_uid generation nodes not_synced refused status status_text ignored
     """)
     HELD = enterprise.BDB_HELD
 
@@ -113,12 +116,15 @@ class BdbPasswordBody(Body):
 
 
 class BdbAnswer(DemandsAnswer, Answer):
-    """With ?fields=, only those. `refused` is what servers do not take of the policy: a user who is
-    off there, or a line; `why` as the server says it."""
+    """With ?fields=, only those. `status_text` is what is missing, where something is: a sentence
+    beside `status`, which has the values of Redis Enterprise. `refused` is what servers do not take
+    of the policy: a user who is off there, or a line; `why` as the server says it."""
 
     uid: int
     name: str
-    status: str
+    status: Literal["active", "active-change-pending", "delete-pending"]
+    status_text: str
+    created_time: str
     action_uid: str
     type: Literal["redis"]
     port: int
@@ -141,6 +147,8 @@ class BdbAnswer(DemandsAnswer, Answer):
     allow_trust_on_internal_links: bool
     enforcement: Enforcement
     adopt_users: bool
+    audit_settings: AuditSettingsAnswer
+    db_conns_auditing: bool
     generation: int
     nodes: list[dict[str, Any]]
     refused: list[dict[str, str]]

@@ -1,6 +1,7 @@
 """/v1/bdbs and /v2/bdbs: the Redis and Valkey deployments whose users are managed here."""
 
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from control.ages import as_of_now, rendered
-from control.api import demands, rotation
+from control.api import auditing, demands, rotation
 from control.api.bdb_models import BdbAnswer, BdbBody, BdbPasswordBody, BdbV2Body, NewBdbBody
 from control.api.cluster import rendered_subjects, subjects
 from control.api.models import Answer
@@ -28,7 +29,7 @@ from control.api.web import (
 from control.errors import Refusal, conflict, invalid, refused
 from control.pki import trust
 from control.pki.uploads import check_authorities, check_clients, doubts, read_bundle
-from control.records import Database, Endpoint, RolePermission, Target, Trust
+from control.records import Database, Endpoint, RolePermission, Target, Trust, rendered_time
 from control.reports import Node
 
 
@@ -39,7 +40,7 @@ class Started(Answer):
 
 
 blueprint = Blueprint("bdbs", __name__)
-STATES = ("active", "active-change-pending", "delete-pending")  # what `status` begins with else
+STATES = ("active", "active-change-pending", "delete-pending")
 # Fields that say whom a database trusts.
 TRUSTED = {"authentication_ssl_client_certs", "client_cas", "pinned_certificates"}
 
@@ -77,7 +78,8 @@ def create_v2(sent: BdbV2Body) -> Response:
 
 
 def created(sent: NewBdbBody) -> Response:
-    empty = Database(sent.uid, sent.name)
+    empty = Database(sent.uid, sent.name, created=int(time.time()))
+    empty = auditing.for_new(empty, sent.sent(), store().settings.cluster())
     database = trusting(empty, following(empty, prepared(sent), sent), sent)
     made = synced(store().objects.create(database))
     rotation.warn_of_serving(rotation.trust_of(made))
@@ -98,7 +100,7 @@ def update(uid: int, sent: BdbBody) -> Response:
             raise
         # Whose it is names a database that this caller may not know of.
         text = "endpoints: one of them belongs to another database: a server has one policy"
-        raise conflict("port_unavailable", text) from None
+        raise refused("port_unavailable", text) from None
 
 
 def updated(uid: int, sent: BdbBody) -> Response:
@@ -134,7 +136,12 @@ def cut_off(uid: int, changes: dict[str, Any], sent: BdbBody) -> list[str]:
 
 def following(before: Database, changes: dict[str, Any], sent: BdbBody) -> Database:
     """With the fields of a request. Raises Refusal 400."""
-    return replace(before, **changes, demands=demands.demanded(before.demands, sent))
+    return replace(
+        before,
+        **changes,
+        demands=demands.demanded(before.demands, sent),
+        audit_settings=auditing.settled(before.audit_settings, sent.sent()),
+    )
 
 
 def trusting(before: Database, after: Database, sent: BdbBody) -> Database:
@@ -188,6 +195,7 @@ def prepared(sent: BdbBody) -> dict[str, Any]:
     """The fields of a request as changes of a record. Raises Refusal, CertificateError."""
     # These are not fields of a record.
     ours = {"uid", "client_cas", "pinned_certificates", "trust_grows", *demands.FIELDS}
+    ours |= {"audit_settings", "db_conns_auditing"}
     changes = {name: value for name, value in sent.sent().items() if name not in ours}
     if "endpoints" in changes:
         changes["endpoints"] = endpoints(sent)
@@ -219,11 +227,11 @@ def check_enforceable(database: Database, nodes: Sequence[Node]) -> None:
     would cut off a node's peer that is not bound."""
     owned = [f"{node.address}: {node.error}" for node in nodes if node.error.startswith("OWNED")]
     if owned:
-        raise conflict("node_owned", f"{'; '.join(owned)}: take it out of that database first")
+        raise refused("node_owned", f"{'; '.join(owned)}: take it out of that database first")
     found = [node for node in nodes if node.origin == "found" and not node.is_peer]
     unbound = [f"{node.address} ({node.error or 'not in step yet'})" for node in found]
     if unbound and not database.allow_unbound_peers:
-        raise conflict(
+        raise refused(
             "peer_unbound",
             f"{', '.join(unbound)}: named by the servers as one of them, and never seen to hold "
             "the policy: enforcement would cut it off: enrol it, see that it can be reached "
@@ -292,7 +300,9 @@ def render(
     return {
         "uid": database.uid,
         "name": database.name,
-        "status": status(database, target, nodes),
+        "status": enumerated(status(database, target, nodes)),
+        "status_text": said if (said := status(database, target, nodes)) not in STATES else "",
+        "created_time": rendered_time(database.created),
         "action_uid": action_uid,
         "type": "redis",
         "port": next((one.port for one in database.endpoints), 0),
@@ -321,6 +331,7 @@ def render(
         "enforcement": database.enforcement,
         "adopt_users": database.adopt_users,
         **demands.rendered(database.demands),
+        **auditing.rendered(database.audit_settings),
         "generation": target.generation,
         "nodes": [rendered_node(node, target) for node in nodes],
         "refused": [
@@ -366,6 +377,12 @@ def node_status(node: Node, target: Target) -> str:
     if node.error:
         return node.error
     return "active" if node.follows(target) else "active-change-pending"
+
+
+def enumerated(text: str) -> str:
+    """A status by the enumeration of Redis Enterprise: what is no state of it is a change that is
+    on its way."""
+    return text if text in STATES else "active-change-pending"
 
 
 def status(database: Database, target: Target, nodes: Sequence[Node]) -> str:

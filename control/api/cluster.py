@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 from typing import Annotated, Any
 
 from flask import Blueprint, Response
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from control.api import demands, enterprise
 from control.api.demands import DemandsAnswer, DemandsBody
@@ -13,6 +13,7 @@ from control.api.web import CHANGING, answer, in_field, needs, store, unchanged
 from control.errors import invalid
 from control.policy import lines as policy
 from control.records import (
+    AlertSettings,
     Cluster,
     Demands,
     PubsubDefault,
@@ -21,6 +22,32 @@ from control.records import (
     Validation,
     rendered_time,
 )
+
+
+class AlertSettingBody(Body):
+    """What is not sent stays as it is. `threshold` is days, as text."""
+
+    enabled: bool = False
+    threshold: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,5}$")] = ""
+
+
+class AlertSettingsBody(Body):
+    cluster_certs_about_to_expire: AlertSettingBody = AlertSettingBody()
+    cluster_ca_cert_about_to_expire: AlertSettingBody = AlertSettingBody()
+
+    IGNORED = enterprise.ALERTS_IGNORED
+
+
+class AlertSettingAnswer(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    enabled: bool
+    threshold: str
+
+
+class AlertSettingsAnswer(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    cluster_certs_about_to_expire: AlertSettingAnswer
+    cluster_ca_cert_about_to_expire: AlertSettingAnswer
 
 
 class ClusterBody(DemandsBody):
@@ -34,8 +61,9 @@ class ClusterBody(DemandsBody):
     min_control_TLS_version: TlsVersion = "1.2"
     min_data_TLS_version: TlsVersion = "1.2"
     options_method_forbidden: bool = False
+    alert_settings: AlertSettingsBody = AlertSettingsBody()
 
-    IGNORED = enterprise.CLUSTER_IGNORED | words("name created_time alert_settings")
+    IGNORED = enterprise.CLUSTER_IGNORED | words("name created_time")
     HELD = enterprise.CLUSTER_HELD
 
 
@@ -48,6 +76,7 @@ class PolicyBody(Body):
     login_lockout_duration: Seconds = 1800
     master_healthcheck_api_auth: bool = True
     acl_pubsub_default: PubsubDefault = "resetchannels"
+    db_conns_auditing: bool = False
 
     IGNORED = enterprise.POLICY_IGNORED
     HELD = enterprise.POLICY_HELD
@@ -66,6 +95,7 @@ class ClusterAnswer(DemandsAnswer, Answer):
     min_control_TLS_version: TlsVersion
     min_data_TLS_version: TlsVersion
     options_method_forbidden: bool
+    alert_settings: AlertSettingsAnswer
 
 
 class PolicyAnswer(Answer):
@@ -74,6 +104,7 @@ class PolicyAnswer(Answer):
     login_lockout_duration: int
     master_healthcheck_api_auth: bool
     acl_pubsub_default: PubsubDefault
+    db_conns_auditing: bool
 
 
 blueprint = Blueprint("cluster", __name__)
@@ -90,7 +121,11 @@ def read() -> Response:
 def update(sent: ClusterBody) -> Response:
     said = sent.sent()
     no_fields = {"min_data_TLS_version", *demands.FIELDS}
-    changes = {name: value for name, value in said.items() if name not in no_fields}
+    changes = {
+        name: value
+        for name, value in said.items()
+        if name not in no_fields and name != "alert_settings"
+    }
     if "mtls_authorized_subjects" in changes:
         changes["mtls_authorized_subjects"] = subjects(
             "mtls_authorized_subjects", changes["mtls_authorized_subjects"]
@@ -98,7 +133,8 @@ def update(sent: ClusterBody) -> Response:
 
     def change(cluster: Cluster) -> Cluster:
         after = data_tls(cluster.demands, demands.demanded(cluster.demands, sent), said)
-        return replace(unchanged(cluster), **changes, demands=after)
+        wanted = alerted(cluster.alert_settings, said.get("alert_settings"))
+        return replace(unchanged(cluster), **changes, demands=after, alert_settings=wanted)
 
     if no_fields & said.keys():
         demands.check_own(change(store().settings.cluster()))
@@ -137,6 +173,24 @@ def data_tls(before: Demands, after: Demands, said: dict[str, Any]) -> Demands:
     raise invalid("invalid_param", text)
 
 
+def alerted(before: AlertSettings, sent: AlertSettingsBody | None) -> AlertSettings:
+    """The alerts after a request."""
+    changed = before
+    for name, one in sent.sent().items() if sent else ():
+        said = one.sent()
+        if "threshold" in said:
+            said["threshold"] = int(said["threshold"])
+        changed = replace(changed, **{name: replace(getattr(before, name), **said)})
+    return changed
+
+
+def rendered_alerts(settings: AlertSettings) -> dict[str, Any]:
+    return {
+        name: {"enabled": one.enabled, "threshold": str(one.threshold)}
+        for name, one in vars(settings).items()
+    }
+
+
 def shown_data_tls(demanded: Demands) -> TlsVersion:
     return "1.3" if demanded.min_tls_version == "1.3" else "1.2"
 
@@ -169,6 +223,7 @@ def render(cluster: Cluster) -> dict[str, Any]:
         "min_control_TLS_version": cluster.min_control_TLS_version,
         "min_data_TLS_version": shown_data_tls(cluster.demands),
         "options_method_forbidden": cluster.options_method_forbidden,
+        "alert_settings": rendered_alerts(cluster.alert_settings),
         **demands.rendered(cluster.demands.over(demands.NOTHING)),
     }
 
@@ -180,4 +235,5 @@ def rendered_policy(cluster: Cluster) -> dict[str, Any]:
         "login_lockout_duration": cluster.login_lockout_duration,
         "master_healthcheck_api_auth": cluster.master_healthcheck_api_auth,
         "acl_pubsub_default": cluster.acl_pubsub_default,
+        "db_conns_auditing": cluster.db_conns_auditing,
     }

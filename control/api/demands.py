@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, StringConstraints
 from control.api.models import Body
 from control.api.web import caller, flag, guard, in_field, rehearsing, store
 from control.domain import preview
-from control.errors import conflict
+from control.errors import refused
 from control.policy import lines as policy
 from control.records import Cluster, Demands, MinTls
 from control.store import Stage
@@ -86,7 +86,7 @@ def check_sessions(change: Callable[[Stage], Any]) -> None:
         for name, node, session in ending[:NAMED]
     )
     more = f"; and {len(ending) - NAMED} more" if len(ending) > NAMED else ""
-    raise conflict(
+    raise refused(
         "demand_refuses_clients",
         f"open sessions do not meet what would be demanded: {named}{more}. Give them other "
         "certificates first; ?force ends them. POST /v1/certauth/preview has all of them",
@@ -100,7 +100,7 @@ def check_own(after: Cluster) -> None:
         return
     reason = guard().own_reason(request, after)
     if reason in REASONS:
-        raise conflict(
+        raise refused(
             "demand_refuses_clients",
             f"your own certificate does not meet what would be demanded: {reason}. Take another "
             "one first, or a password; ?force demands it all the same",

@@ -1,6 +1,5 @@
-"""What Redis Enterprise has and this control plane has not: a directory (LDAP), and a stream of
-connections to an auditor. Each call is refused by name, so that nobody is left to guess what a 404
-means."""
+"""What Redis Enterprise has and this control plane has not: a directory (LDAP). Each call is
+refused by name, so that nobody is left to guess what a 404 means."""
 
 from flask import Blueprint, Response
 
@@ -23,23 +22,6 @@ class LdapBody(Body):
         directory_timeout_s dn_group_attr dn_group_query starttls uris user_dn_query
         user_dn_template account_id action_uid bdbs_email_alerts cluster_email_alerts dn email
         email_alerts name role_uids uid
-    """)
-
-    OPTIONAL = True
-
-
-NO_AUDITOR = (
-    "connections are not sent to an auditor: they are in the event log in any case, see GET "
-    "/v1/logs, and `audit_file` for a file of them"
-)
-
-
-class AuditingBody(Body):
-    """What PUT /v1/cluster/auditing/db_conns takes on Redis Enterprise; nothing is looked at."""
-
-    IGNORED = words("""
-        audit_address audit_port audit_protocol audit_queue_max_bytes audit_reconnect_interval
-        audit_reconnect_max_attempts
     """)
 
     OPTIONAL = True
@@ -81,24 +63,3 @@ def read_mappings() -> Response:
 def post_mapping(sent: LdapBody) -> Response:
     """Always a 406."""
     raise refused("ldap_unsupported", WHY)
-
-
-@blueprint.get("/v1/cluster/auditing/db_conns")
-@needs("view_cluster_info")
-def read_auditing() -> Response:
-    """Always a 406."""
-    raise refused("db_conns_auditing_unsupported_by_capability", NO_AUDITOR)
-
-
-@blueprint.put("/v1/cluster/auditing/db_conns")
-@needs("update_cluster", takes=AuditingBody)
-def put_auditing(sent: AuditingBody) -> Response:
-    """Always a 406."""
-    raise refused("db_conns_auditing_unsupported_by_capability", NO_AUDITOR)
-
-
-@blueprint.delete("/v1/cluster/auditing/db_conns")
-@needs("update_cluster")
-def delete_auditing() -> Response:
-    """Always a 406."""
-    raise refused("db_conns_auditing_unsupported_by_capability", NO_AUDITOR)

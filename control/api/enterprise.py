@@ -15,9 +15,6 @@ from control.api.models import Held, words
 NO_PASSWORDS = "a database has no passwords here: clients are known by their certificates"
 OF_SERVERS = "it is a setting of the servers, in their redis.conf"
 NO_DIRECTORY = "logins are decided by certificates and the users here alone"
-NO_AUDIT = (
-    "connections are in the event log in any case: see GET /v1/logs, and `audit_file` for a file"
-)
 STRICTER = "certificates that have ended, and weak keys and signatures, are refused in any case"
 CONTROL_CIPHERS = "the API's suites are ECDHE with AES-GCM or ChaCha20, which all of these hold"
 
@@ -61,7 +58,6 @@ BDB_IGNORED = words("""
 
 BDB_HELD: dict[str, Held] = {
     "acl": Held(([],), "rights are redis_acls, which roles_permissions give to roles"),
-    "audit_settings": Held(({}, {"audit_mode": "disabled"}), NO_AUDIT),
     "authentication_redis_pass": Held(("",), NO_PASSWORDS),
     "authentication_sasl_pass": Held(("",), NO_PASSWORDS),
     "authentication_sasl_uname": Held(("",), NO_PASSWORDS),
@@ -70,13 +66,26 @@ BDB_HELD: dict[str, Held] = {
     ),
     "authorized_names": Held(([],), "send authorized_subjects"),
     "data_internode_encryption": Held((False,), OF_SERVERS + ": tls-replication, tls-cluster"),
-    "db_conns_auditing": Held((False,), NO_AUDIT),
     "disabled_commands": Held(("",), "an ACL of each role says which commands it has"),
     "disconnect_clients_on_password_removal": Held((False,), NO_PASSWORDS),
     "mtls_allow_outdated_certs": Held((False,), STRICTER),
     "mtls_allow_weak_hashing": Held((False,), STRICTER),
     "replica_read_only": Held((False,), OF_SERVERS + ": replica-read-only"),
 }
+
+# Of `alert_settings`: about nodes, memory and disks that there are none of here, or nobody's.
+ALERTS_IGNORED = words("""
+    cluster_even_node_count cluster_flash_overcommit cluster_inconsistent_redis_sw
+    cluster_inconsistent_rl_sw cluster_internal_bdb cluster_license_about_to_expire
+    cluster_multiple_nodes_down cluster_node_joined cluster_node_operation_failed
+    cluster_node_remove_abort_completed cluster_node_remove_abort_failed
+    cluster_node_remove_completed cluster_node_remove_failed cluster_ocsp_query_failed
+    cluster_ocsp_status_revoked cluster_ram_overcommit cluster_too_few_nodes_for_replication
+    cluster_users_count_approaches_limit node_aof_slow_disk_io node_checks_error
+    node_cpu_utilization node_ephemeral_storage node_failed node_free_flash
+    node_insufficient_disk_aofrw node_internal_certs_about_to_expire node_memory
+    node_net_throughput node_persistent_storage
+""")
 
 CLUSTER_IGNORED = words("""
     availability_lag_tolerance_ms bigstore_driver ccs_internode_encryption
@@ -156,7 +165,6 @@ POLICY_IGNORED = words("""
 
 POLICY_HELD: dict[str, Held] = {
     "data_internode_encryption": Held((False,), OF_SERVERS + ": tls-replication, tls-cluster"),
-    "db_conns_auditing": Held((False,), NO_AUDIT),
     "hide_user_data_from_log": Held((False,), OF_SERVERS + ": hide-user-data-from-log"),
 }
 

@@ -26,6 +26,7 @@ QUERY: dict[str, dict[str, Any]] = {
     "fields": {"description": "Names of fields, with commas: answer only those.", "schema": TEXT},
     "extended": {"description": "Accepted: answers are always extended.", **FLAG},
     "force": {"description": "Do it, even if clients are cut off.", **FLAG},
+    "ignore_settings": {"description": "Also of alerts that are not enabled.", **FLAG},
     "interval": {"description": "Accepted: the figures are those of now.", "schema": TEXT},
     "issues_only": {"description": "Leave out what is well.", **FLAG},
     "object": {"description": "The name of an object.", "schema": TEXT},
@@ -47,6 +48,9 @@ QUERY: dict[str, dict[str, Any]] = {
         "description": "Seconds to wait for the servers. 202: some are pending.",
     },
     "offset": {"schema": NUMBER},
+    "page": {"description": "The number of a page; 1 is the first.", "schema": NUMBER},
+    "page_size": {"description": "Entries of a page.", "schema": NUMBER},
+    "tls_mode": {"schema": {"enum": ["enabled", "disabled", "replica_ssl"]}},
 }
 METHODS = ("GET", "POST", "PUT", "DELETE")
 
@@ -94,6 +98,7 @@ def body_schema(model: type[models.Body]) -> dict[str, Any]:
     schema = model.model_json_schema()
     for name, part in {model.__name__: schema, **schema.get("$defs", {})}.items():
         _name_ignored(name, part)
+        _drop_placeholders(part)
     return schema
 
 
@@ -159,6 +164,7 @@ def _schemas(app: Flask) -> dict[str, Any]:
     found: dict[str, Any] = schema["$defs"]
     for name, part in found.items():
         _name_ignored(name, part)
+        _drop_placeholders(part)
     return found
 
 
@@ -176,6 +182,24 @@ def _name_ignored(name: str, schema: dict[str, Any]) -> None:
         told = {"description": f"Other values are refused (406): {held.why}."}
         values = {"enum": list(held.values)} if held.values else {}
         schema.setdefault("properties", {})[field] = told | values
+
+
+def _drop_placeholders(schema: dict[str, Any]) -> None:
+    """A default that the field itself would refuse stands for one that was not sent: there is
+    none."""
+    for part in schema.get("properties", {}).values():
+        if "default" in part and not _is_valid(part["default"], part):
+            del part["default"]
+
+
+def _is_valid(value: Any, schema: dict[str, Any]) -> bool:
+    if isinstance(value, str):
+        return len(value) >= schema.get("minLength", 0) and bool(
+            re.search(schema.get("pattern", ""), value)
+        )
+    if isinstance(value, list):
+        return len(value) >= int(schema.get("minItems", 0))
+    return not isinstance(value, int) or value >= schema.get("minimum", value)
 
 
 def _below(model: type[models.Body]) -> Iterator[type[models.Body]]:

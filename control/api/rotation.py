@@ -13,7 +13,7 @@ from control.api.models import Answer
 from control.api.web import answer, flag, needs, rehearsing, store, warn
 from control.domain import rotation
 from control.domain.rotation import Dependant, Use
-from control.errors import conflict
+from control.errors import refused
 from control.nodes.client import NodeError
 from control.pki import crl, trust
 from control.pki.pem import pem_to_ders
@@ -188,7 +188,7 @@ def check_growth(before: Trust, after: Trust, agreed: bool) -> None:
     to; not in a rehearsal, which shows the lines."""
     more = trust.grown(before, after)
     if more and not agreed and not rehearsing():
-        raise conflict(
+        raise refused(
             "trust_grows",
             f"clients could come from more CAs than now: {'; '.join(more)}: from each, and from "
             "every CA below it. Where that is meant, send trust_grows: true (redis-certauth: "
@@ -212,7 +212,7 @@ def check(before: Trust, after: Trust, places: Collection[int]) -> list[str]:
     found = rotation.cut(uses(live()[0]), before, after, places)
     stays = ANCHORS_STAY if after.anchors else ""
     if found and not flag("force"):
-        raise conflict(
+        raise refused(
             "ca_in_use",
             "a CA or a pinned certificate would go that is still in use, by "
             f"{rotation.told(found)}: GET /v1/certauth/ca has more. Give them certificates of "

@@ -17,7 +17,7 @@ from flask import Blueprint, Response, current_app
 from pydantic import BaseModel, ConfigDict
 
 from control.ages import OLD, as_of_now
-from control.api.bdbs import STATES, node_status, oldest, status
+from control.api.bdbs import enumerated, node_status, oldest, status
 from control.api.models import Answer, Body, words
 from control.api.web import PUBLIC, Rule, answer, authorise, flag, needs, store
 from control.errors import conflict, missing, refused
@@ -307,13 +307,12 @@ def database_health(database: Database) -> dict[str, Any]:
     """`down` where no server can be reached."""
     known = tuple(map(as_of_now, store().nodes.of(database.uid)))
     told = status(database, store().policies.target(database.uid), known)
-    detailed = told if told in STATES else "active-change-pending"
     reached = any(not node.error for node in known)
     replicas = any("replica" in node.role for node in known if not node.error)
     return {
         "id": str(database.uid), "uid": database.uid, "name": database.name,
         "status": "active" if told == "active" else "warning" if reached else "down",
-        "detailed_status": detailed, "description": told, "version": oldest(known),
+        "detailed_status": enumerated(told), "description": told, "version": oldest(known),
         "high_availability": {"status": "up" if replicas else "disabled"},
     }  # fmt: skip
 

@@ -55,7 +55,7 @@ class Rule:
 
 
 CHANGING = ("dry_run", "wait_for_sync")  # what may be asked of a change
-FLAGS = frozenset({"dry_run", "expiring", "extended", "force", "issues_only"})
+FLAGS = frozenset({"dry_run", "expiring", "extended", "force", "ignore_settings", "issues_only"})
 SAID = {"": True, "true": True, "1": True, "false": False, "0": False}
 SHOWN = "-"  # in an ETag, between what is stored and what is shown of it
 LISTING = ("search", "limit", "offset")

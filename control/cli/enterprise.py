@@ -175,10 +175,21 @@ SHOWN_ONLY = {
 }  # fmt: skip
 
 
+# The auditor is configured first, and is no part of a file for `apply`.
+OF_AUDITORS = {"audit_settings", "db_conns_auditing"}
+UNAUDITED = {"audit_mode": "disabled"}
+ALERTS = ("cluster_certs_about_to_expire", "cluster_ca_cert_about_to_expire")
+
+
 def _kept(out: Import, section: str, one: Mapping[str, Any], known: Known) -> Fields:
     """The fields that mean something here; the others are told of, where they say something."""
-    kept = {name: value for name, value in one.items() if name in known[section]}
-    lost = sorted(n for n, v in one.items() if n not in kept and n not in SHOWN_ONLY and v)
+    kept = {n: v for n, v in one.items() if n in known[section] and n not in OF_AUDITORS}
+    if "alert_settings" in kept:
+        settings = kept["alert_settings"]
+        kept["alert_settings"] = {name: settings[name] for name in ALERTS if name in settings}
+    lost = sorted(
+        n for n, v in one.items() if n not in kept and n not in SHOWN_ONLY and v and v != UNAUDITED
+    )
     if lost:
         where = f"{section} '{one['name']}'" if "name" in one else section
         out.note(where, f"nothing here is like {', '.join(lost)}")

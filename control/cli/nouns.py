@@ -232,7 +232,7 @@ NOUNS = (
             switch("adopt-users", "adopt_users", "Take over users that a server has already."),
             *DEMANDS,
         ),
-        ("uid", "name", "status", "generation", "tls_mode"),
+        ("uid", "name", "status", "status_text", "generation", "tls_mode"),
     ),
     Noun(
         "cert-profile", "/v1/certauth/profiles", "What certificates that are issued here are like.",

@@ -303,7 +303,7 @@ def set_up(ask: Client, options: Options, pki: Pki) -> None:
             if node["origin"] == "leaving":  # the same server, where it listened before
                 ask("DELETE", f"/v1/bdbs/{database['uid']}/nodes/{node['address']}")
         if time.monotonic() > end:
-            status = database["status"]
+            status = database["status_text"] or database["status"]
             raise QuickstartError(f"the server does not follow the control plane: {status}")
         time.sleep(0.05)
 

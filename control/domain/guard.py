@@ -55,6 +55,7 @@ PERMISSIONS: dict[str, Managements] = {
     "view_node_info": _VIEWERS,
     "view_all_nodes_checks": _VIEWERS,
     "view_cluster_stats": _VIEWERS,
+    "view_cluster_alerts": _VIEWERS,
     "view_license": _VIEWERS,
     "view_status_of_cluster_action": _VIEWERS,
     "view_logged_events": _VIEWERS - {"db_viewer"},
@@ -163,7 +164,9 @@ class Guard:
         if given is not None and given.type in ("bearer", "jwt"):
             return self._by_token(given.token or "", address)
         raise unauthorized(
-            "bad_authorization", "the Authorization header is not Basic, Bearer or JWT"
+            "bad_authorization",
+            "the Authorization header is not Basic, Bearer or JWT; Digest needs passwords that can "
+            "be read, and here they are hashed: send Basic (curl: --basic or --anyauth)",
         )
 
     def which(self, user: User, password: str) -> Password | None:

@@ -17,10 +17,11 @@ import time
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from control.ages import Pulse
 from control.nodes import topology
+from control.nodes.auditing import ENDS, Auditor
 from control.records import Cluster, Database, EventDetail, Severity, rendered_time
 from control.reports import ClientCertificate, Event, Position
 from control.store import UNAVAILABLE_ERRORS, Store, first_line
@@ -38,6 +39,7 @@ FINE = frozenset(
 )
 KNOCKS = 5.0  # seconds after the last refusal at a door of nodes in which it is said of now
 TOLD = 70.0  # seconds: a node tells of the same refusal once a minute
+ENDS_SECONDS = 60  # for so long a node tells how connections end, after it was asked
 STRANGERS = 16  # at the doors of one node, of whom more than their number is kept
 RESTARTED = "the server was started again; what happened after its last entry here is not known"
 OVERWRITTEN = "more happened than the server keeps until it is read"
@@ -53,7 +55,7 @@ class Ours:
 
     def is_in(self, entry: Mapping[str, Any]) -> bool:
         whose = entry["address"], entry["key"]
-        return entry["event"] == "login" and whose == (self.address, self.key)
+        return entry["event"] in ("login", ENDS) and whose == (self.address, self.key)
 
 
 Command = Callable[..., Any]  # a node's reply to words, maps as dicts
@@ -101,12 +103,14 @@ class Doors:
 @dataclass
 class Collector:
     """Collects from nodes, from each by one thread at a time. `figures` are the numbers of INFO
-    certauth as they were last read, without the prefix."""
+    certauth as they were last read, without the prefix. `auditor` hears of what was collected."""
 
     store: Store
+    auditor: Auditor | None = None
     figures: dict[Key, dict[str, int]] = field(default_factory=dict)
     doors: dict[Key, Doors] = field(default_factory=dict)
     _problems: dict[Key, str] = field(default_factory=dict)
+    _without_ends: dict[Key, str] = field(default_factory=dict)  # the start with an older module
 
     def collect(
         self, database: Database, address: str, command: Command, ours: Ours | None = None
@@ -133,18 +137,41 @@ class Collector:
     ) -> None:
         before = self.store.events.position(database.uid, address)
         for _ in range(PAGES):
-            reply = _complete(command("CERTAUTH.LOG", "SINCE", before.seq, "COUNT", PAGE))
+            reply = _complete(self._read(database, address, command, before))
             after, found = _page(database, address, before, reply, ours)
             if after == before or not self.store.events.collect(
                 database.uid, address, before, after, found
             ):
                 return  # nothing new, or another process was faster
+            if self.auditor:
+                theirs = [one for one in reply["entries"] if not (ours and ours.is_in(one))]
+                self.auditor.told(database, address, theirs)
             seen = (_seen(database, address, entry) for entry in reply["entries"])
             self.store.inventory.record_seen(*filter(None, seen))
             for entry in reply["entries"]:
                 if entry["event"] == "peer-refused":
                     self.doors.setdefault((database.uid, address), Doors()).take(entry)
             before = after
+
+    def _read(
+        self, database: Database, address: str, command: Command, before: Position
+    ) -> Mapping[str, Any]:
+        """A page of a node's log. Where an auditor is to hear of it, the node tells of ends too; a
+        module of an older version does not know how."""
+        words: list[Any] = ["CERTAUTH.LOG", "SINCE", before.seq, "COUNT", PAGE]
+        key, audited = (database.uid, address), database.audit_settings.audit_mode != "disabled"
+        if not (self.auditor and audited) or self._without_ends.get(key, "") == (
+            before.boot or "-"
+        ):
+            return cast("Mapping[str, Any]", command(*words))
+        try:
+            return cast("Mapping[str, Any]", command(*words, "ENDS", ENDS_SECONDS))
+        except Exception as error:
+            if "takes SINCE" not in str(error):
+                raise
+        reply = cast("Mapping[str, Any]", command(*words))
+        self._without_ends[key] = reply["boot"]
+        return reply
 
 
 # What the entries of an older module do not have.
@@ -175,7 +202,11 @@ def _page(
     entries = reply["entries"]
     lost = [_gap(where, reply["lost"], OVERWRITTEN)] if reply["lost"] else []
     last = entries[-1]["seq"] if entries else before.seq
-    told = [_event(where, one) for one in entries if not (ours and ours.is_in(one))]
+    told = [
+        _event(where, one)
+        for one in entries
+        if one["event"] != ENDS and not (ours and ours.is_in(one))
+    ]
     return Position(reply["boot"], last), [*lost, *told]
 
 

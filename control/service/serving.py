@@ -21,6 +21,7 @@ from control.http.bridge import peer_cert
 from control.http.protocol import Limits
 from control.http.server import Listen, Server
 from control.nodes.audit import Collector, Follower
+from control.nodes.auditing import Auditor
 from control.nodes.worker import Worker
 from control.pki.issue import open_authority
 from control.records import API, Certificate
@@ -72,7 +73,8 @@ def _start(config: Config, stack: ExitStack) -> Server:
     except Refusal as error:
         raise ServiceError(error.description) from error
     api = store.settings.certificates()[API]
-    collector, pulse = Collector(store), Pulse()
+    auditor = Auditor(store)
+    collector, pulse = Collector(store, auditor), Pulse()
     worker = Worker(store, config.identity, authorities, collector, pulse)
     app = create_app(
         store,
@@ -93,6 +95,7 @@ def _start(config: Config, stack: ExitStack) -> Server:
     if config.audit_file:
         follower = Follower(store, config.home / config.audit_file, pulse)
         start_until_exit(stack, follower)  # ends behind the others
+    start_until_exit(stack, auditor)
     start_until_exit(stack, worker)
     start_until_exit(stack, CertificateKeeper(config, store, fronts, pulse))
     start_until_exit(stack, Sources(store, pulse))

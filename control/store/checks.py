@@ -9,7 +9,17 @@ import sqlalchemy as sa
 from control import records
 from control.errors import conflict, invalid, refused
 from control.policy import lines as policy
-from control.records import Database, Issuer, Pattern, Profile, RedisAcl, Role, TrustSource, User
+from control.records import (
+    Cluster,
+    Database,
+    Issuer,
+    Pattern,
+    Profile,
+    RedisAcl,
+    Role,
+    TrustSource,
+    User,
+)
 from control.store.identities import check_identities
 from control.store.patterns import check_pattern, check_unnamed, check_user_and_patterns
 from control.store.rows import (
@@ -46,6 +56,8 @@ def check_record(connection: sa.Connection, record: AnyRecord, before: AnyRecord
         for given in record.roles_permissions:
             _check_reference(connection, "roles_permissions", Role, given.role_uid)
             _check_reference(connection, "roles_permissions", RedisAcl, given.redis_acl_uid)
+        if record.audit_settings.audit_mode != "disabled" and not record.deleting:
+            check_audit_sink(connection)
         if _asks_for_certificates(record) and not _asks_for_certificates(before):
             _check_some_ca(connection, record)
         return
@@ -58,6 +70,30 @@ def check_record(connection: sa.Connection, record: AnyRecord, before: AnyRecord
         _check_name(record, before)
         check_identities(connection, record)
         check_user_and_patterns(connection, record, before if isinstance(before, User) else None)
+
+
+def check_audit_sink(connection: sa.Connection) -> None:
+    """Raises Refusal 406 where there is nobody to tell of connections."""
+    if read_cluster(connection).audit_sink is None:
+        raise refused(
+            "audit_settings_config_missing",
+            "there is no auditor yet: PUT /v1/cluster/auditing/db_conns says where it is",
+        )
+
+
+def check_unaudited(connection: sa.Connection, cluster: Cluster) -> None:
+    """Whether there may be no auditor. Raises Refusal 406 where somebody is to tell one."""
+    if cluster.db_conns_auditing:
+        text = "new databases are to be audited: PUT /v1/cluster/policy db_conns_auditing first"
+        raise refused("cannot_delete_audit_config_when_policy_enabled", text)
+    audited = [
+        f"{one.uid} ('{one.name}')"
+        for one in read_records(connection, Database)
+        if one.audit_settings.audit_mode != "disabled" and not one.deleting
+    ]
+    if audited:
+        text = f"bdb {', '.join(audited[:10])}: audit_settings.audit_mode is not disabled"
+        raise refused("cannot_delete_audit_config_when_bdb_enabled", text)
 
 
 def _check_name(user: User, before: AnyRecord | None) -> None:
@@ -102,7 +138,7 @@ def _check_endpoints(connection: sa.Connection, database: Database) -> None:
         }
         for address in sorted(mine & _normalised(endpoint_addresses(other) | found)):
             text = f"{address} belongs to bdb {other.uid} ('{other.name}')"
-            raise conflict("port_unavailable", f"{text}: a server has one policy")
+            raise refused("port_unavailable", f"{text}: a server has one policy")
 
 
 def endpoint_addresses(database: Database) -> set[str]:

@@ -5,6 +5,9 @@ from typing import TypeVar
 import sqlalchemy as sa
 
 from control.records import (
+    AlertSettings,
+    AuditSettings,
+    AuditSink,
     Binding,
     CaUses,
     Database,
@@ -65,6 +68,9 @@ cluster_table = _table(
     _text("acl_pubsub_default"),
     _text("min_control_TLS_version"),
     _flag("options_method_forbidden"),
+    _flag("db_conns_auditing"),
+    _json("audit_sink", AuditSink | None),
+    _json("alert_settings", AlertSettings),
     _text("jwt_key"),
     _json("stores", tuple[tuple[str, int], ...]),
     _text("hold"),
@@ -161,6 +167,8 @@ bdbs = _table(
     _text("enforcement"),
     _flag("adopt_users"),
     _flag("deleting"),
+    _json("audit_settings", AuditSettings),
+    _number("created"),
     _number("generation"),
     _text("digest"),
 )

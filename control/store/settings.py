@@ -18,7 +18,12 @@ from control.records import (
     Database,
     User,
 )
-from control.store.checks import check_administrators, check_trusted_ca
+from control.store.checks import (
+    check_administrators,
+    check_audit_sink,
+    check_trusted_ca,
+    check_unaudited,
+)
 from control.store.events import note
 from control.store.kernel import Kernel
 from control.store.lines import all_databases, refresh_databases
@@ -74,12 +79,16 @@ class Settings:
             changed = change(before)
             if changed.mtls_certificate_authentication > before.mtls_certificate_authentication:
                 check_trusted_ca(connection)
+            if changed.audit_sink is None and before.audit_sink is not None:
+                check_unaudited(connection, changed)
             values = values_of(cluster_table, changed)
             connection.execute(sa.update(cluster_table).values(**values))
             if changed.demands != before.demands:
                 refresh_databases(connection, all_databases(connection), own=True)
             if changed.acl_pubsub_default != before.acl_pubsub_default:
                 refresh_databases(connection, all_databases(connection))
+            if changed.db_conns_auditing > before.db_conns_auditing:
+                check_audit_sink(connection)
             check_administrators(connection)
             note(connection, "cluster_updated", fields=differing_fields(before, changed))
         return changed

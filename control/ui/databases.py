@@ -50,9 +50,9 @@ def servers(databases: Sequence[Item]) -> list[Item]:
 
 
 def health(database: Item) -> str:
-    waiting = ("active-change-pending", "delete-pending")
-    status = database["status"]
-    return "good" if status == "active" else "warn" if status in waiting else "bad"
+    if database["status_text"]:
+        return "bad"
+    return "good" if database["status"] == "active" else "warn"
 
 
 def summed(database: Item) -> str:
@@ -74,7 +74,7 @@ KIND = Kind(
     "/v1/bdbs",
     ("create_bdb", "update_bdb", "delete_bdb"),
     (
-        Column("Status", lambda database: database["status"], health),
+        Column("Status", lambda database: database["status_text"] or database["status"], health),
         Column("Servers in step", summed),
         Column("Enforcement", lambda database: enforced(database)),
         Column("Generation", lambda database: str(database["generation"])),

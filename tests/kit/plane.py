@@ -97,7 +97,9 @@ class Plane(ControlPlane):
         return int(self.certificate_user(name, subject, role="admin")["uid"])
 
     def status(self, uid: int = 1) -> str:
-        return str(self.ok(f"GET /v1/bdbs/{uid}")["status"])
+        """The sentence where there is one, and else the state."""
+        found = self.ok(f"GET /v1/bdbs/{uid}")
+        return str(found["status_text"] or found["status"])
 
     def in_step(self, uid: int = 1, deadline: float = 10) -> None:
         """Waits until every node of the database holds its policy."""

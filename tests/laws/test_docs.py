@@ -27,6 +27,7 @@ from pydantic import BaseModel
 from control import service, store
 from control.api import models
 from control.api.app import create_app
+from control.api.auditing import AddressFilterBody, AuditSettingsBody, UsernameFilterBody
 from control.api.bdb_models import (
     ClientCertificateBody,
     EndpointBody,
@@ -35,6 +36,7 @@ from control.api.bdb_models import (
 )
 from control.api.certauth import ChangeBody, KnownBody
 from control.api.certificates import CertificateBody
+from control.api.cluster import AlertSettingBody, AlertSettingsBody
 from control.api.identities import IdentityBody, OidBody
 from control.api.issuers import RuleBody
 from control.api.openapi import declared
@@ -437,6 +439,11 @@ def test_every_object_is_documented() -> None:
         ResourceBody: "Resources",
         CertificateBody: "Certificate entries",
         RolePermissionBody: "Role permissions",
+        AuditSettingsBody: "Audit settings",
+        UsernameFilterBody: "Username filters",
+        AddressFilterBody: "Address filters",
+        AlertSettingsBody: "Alert settings",
+        AlertSettingBody: "Alerts",
         ChangeBody: "Changes",
         KnownBody: "Known certificates",
         RuleBody: "Enrolment rules",

@@ -1,4 +1,4 @@
-"""How connections end, for an auditor: CERTAUTH.LOG tells it while somebody asks by ENDS."""
+"""How connections end, for an auditor: CERTAUTH.LOG tells it while somebody asks for ENDS."""
 
 from typing import Any
 

@@ -11,6 +11,22 @@ from tests.kit.rest import ControlPlane
 from tests.kit.support import SERVER, Pki, days, root
 
 ENDPOINTS = [{"addr": ["127.0.0.1"], "port": 6380}]
+UNAUDITED = {
+    "audit_mode": "disabled",
+    "username_filter": {
+        "enabled": False,
+        "usernames": [],
+        "filter_type": "inclusive",
+        "allow_while_username_unknown": False,
+    },
+    "source_ip_filter": {
+        "enabled": False,
+        "ip_addresses": [],
+        "cidr_ranges": [],
+        "filter_type": "inclusive",
+    },
+    "max_total_key_bytes": 131_072,
+}
 
 
 def test_a_database_as_the_issue_writes_it(api: ControlPlane, pki: Pki) -> None:
@@ -32,6 +48,8 @@ def test_a_database_as_the_issue_writes_it(api: ControlPlane, pki: Pki) -> None:
     assert made == {
         "uid": 1,
         "status": "active-change-pending",
+        "status_text": "",
+        "created_time": made["created_time"],
         "action_uid": made["action_uid"],
         **body,
         "type": "redis",
@@ -48,6 +66,8 @@ def test_a_database_as_the_issue_writes_it(api: ControlPlane, pki: Pki) -> None:
         "allow_trust_on_internal_links": False,
         "enforcement": "refuse",
         "adopt_users": False,
+        "audit_settings": UNAUDITED,
+        "db_conns_auditing": False,
         "max_certificate_lifetime": None,
         "required_extended_key_usages": None,
         "required_certificate_policies": None,
@@ -195,7 +215,7 @@ def test_a_server_belongs_to_one_database(api: ControlPlane) -> None:
     """409, naming the other one."""
     api.database("one")
     answer = api("POST /v1/bdbs", {"name": "two", "endpoints": ENDPOINTS})
-    assert (answer.status, answer.code) == (409, "port_unavailable")
+    assert (answer.status, answer.code) == (406, "port_unavailable")
     assert "'one'" in answer.text
 
 
@@ -208,7 +228,7 @@ def test_another_spelling_is_no_other_server(api: ControlPlane, one: str, same: 
     """409 as for the same one; another port is another server."""
     api.database("one", endpoints=[{"addr": [one], "port": 6380}])
     answer = api("POST /v1/bdbs", {"name": "two", "endpoints": [{"addr": [same], "port": 6380}]})
-    assert (answer.status, answer.code) == (409, "port_unavailable")
+    assert (answer.status, answer.code) == (406, "port_unavailable")
     api.ok("POST /v1/bdbs", {"name": "two", "endpoints": [{"addr": [same], "port": 6381}]})
 
 
@@ -242,7 +262,8 @@ def test_the_status_says_what_the_nodes_do(api: ControlPlane) -> None:
     down = Node(1, "127.0.0.1:6381", 0, False, "connection refused")
     api.store.nodes.report(1, [one, down])
     found = api.ok("GET /v1/bdbs/1")
-    assert found["status"] == "127.0.0.1:6381: connection refused"
+    assert found["status"] == "active-change-pending"
+    assert found["status_text"] == "127.0.0.1:6381: connection refused"
     assert [node["status"] for node in found["nodes"]] == ["active", "connection refused"]
 
 
@@ -273,8 +294,8 @@ def test_a_database_sent_back_as_it_was_read_is_taken(api: ControlPlane, pki: Pk
     made = api.database(authentication_ssl_client_certs=certs, authorized_subjects=subjects)
     again = api.ok("PUT /v1/bdbs/1", made)
     assert again.pop("ignored") == [
-        "action_uid", "generation", "nodes", "not_synced", "port", "refused", "status", "type",
-        "uid", "version",
+        "action_uid", "created_time", "generation", "nodes", "not_synced", "port", "refused",
+        "status", "status_text", "type", "uid", "version",
     ]  # fmt: skip
     assert again.pop("action_uid") != made.pop("action_uid")
     assert again == made

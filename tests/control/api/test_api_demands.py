@@ -124,7 +124,7 @@ def test_who_makes_a_demand_meets_it_or_says_that_it_is_meant(api: ControlPlane,
     api.certificate_user("alice", "CN=alice, OU=eng, O=acme", role="admin")
     short = {"max_certificate_lifetime": 60}
     answer = api(CLUSTER, short, cert=pki.alice)
-    assert (answer.status, answer.code) == (409, "demand_refuses_clients")
+    assert (answer.status, answer.code) == (406, "demand_refuses_clients")
     assert "your own certificate" in answer.text
     assert "lifetime" in answer.text
     assert api.ok("GET /v1/cluster")["max_certificate_lifetime"] == 0
@@ -188,7 +188,7 @@ def test_a_certificate_that_lives_too_long_is_refused_by_name(
         assert long.command("ACL", "WHOAMI") == other.command("ACL", "WHOAMI") == b"alice"
         for call in (CLUSTER, BDB, f"{BDB}?dry_run"):
             answer = plane(call, demand)
-            assert (answer.status, answer.code) == (409, "demand_refuses_clients"), call
+            assert (answer.status, answer.code) == (406, "demand_refuses_clients"), call
             assert "alice at 127.0.0.1 (CN=alice" in answer.text
             assert answer.text.count("): lifetime") == 1
         assert demanded(plane) == set()

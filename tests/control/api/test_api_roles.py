@@ -122,7 +122,7 @@ def test_a_role_for_some_databases_is_for_those(api: ControlPlane, scoped: tuple
     assert api("DELETE /v1/bdbs/2/nodes/a:1", auth=scoped).status == 404
     taken = api("PUT /v1/bdbs/1", {"endpoints": [{"addr": ["127.0.0.1"], "port": 6381}]},
                 auth=scoped)  # fmt: skip
-    assert (taken.status, taken.code, "carts" in taken.text) == (409, "port_unavailable", False)
+    assert (taken.status, taken.code, "carts" in taken.text) == (406, "port_unavailable", False)
     assert api.ok("GET /v1/bdbs/2")["name"] == "carts"
     assert api.ok("DELETE /v1/bdbs/1", auth=scoped)["action_uid"]
     assert api.ok("GET /v1/bdbs/1", auth=scoped)["status"] == "delete-pending"

@@ -29,7 +29,7 @@ QUESTIONS = {
     "POST /v1/certauth/explain", "POST /v1/certauth/preview", "POST /v1/bootstrap/{action}",
     "POST /v1/bootstrap/validate/{action}", "PUT /v1/bdbs/{uid}/passwords",
     "PUT /v1/cluster/ldap", "DELETE /v1/cluster/ldap", "POST /v1/ldap_mappings",
-    "PUT /v1/cluster/auditing/db_conns", "DELETE /v1/cluster/auditing/db_conns",
+    "POST /v1/bdbs/{uid}/certificates", "DELETE /v1/bdbs/{uid}/certificates",
     "POST /v1/bdbs/{uid}/passwords", "DELETE /v1/bdbs/{uid}/passwords",
 }  # fmt: skip
 SERVER = "127.0.0.1:7000"
@@ -38,6 +38,8 @@ PASSWORDS = {"username": "bob", "new_password": "another password"}
 ACL = {"name": "writes", "acl": "+@write ~*"}
 SESSION = {"bdb_uid": 1, "node": SERVER, "id": 7, "cert": "ab" * 32}
 CERT = "/v1/cluster/certificates"
+SINK = "/v1/cluster/auditing/db_conns"
+AUDITOR = {"audit_protocol": "TCP", "audit_address": "127.0.0.1", "audit_port": 9}
 
 
 PATTERN = {
@@ -81,6 +83,7 @@ class Plane(ControlPlane):
         self.ok(
             f"PUT {CERT}", {"certificates": [{"name": "mtls_trusted_ca", "certificate": clients}]}
         )
+        self.ok(f"PUT {SINK}", {**AUDITOR, "audit_port": 601})
         self.ok("POST /v1/roles", {"name": "ops", "management": "none"})  # uid 8
         self.ok("POST /v1/redis_acls", {"name": "reads", "acl": "+@read ~*"})  # uid 4
         self.certificate_user("alice", "CN=alice", role_uids=[6])  # uid 2
@@ -140,6 +143,8 @@ ISSUER = {"name": "other", "url": "https://other.example", "audiences": ["redis"
 # Of each call that changes something: an address of it, and a body (or what makes one), that do.
 REQUESTS: dict[str, tuple[str, Any]] = {
     "PUT /v1/cluster": ("/v1/cluster", {"password_complexity": True}),
+    f"PUT {SINK}": (SINK, AUDITOR),
+    f"DELETE {SINK}": (SINK, None),
     "PUT /v1/cluster/policy": ("/v1/cluster/policy", {"login_lockout_threshold": 7}),
     f"PUT {CERT}": (f"{CERT}?force", lambda plane: {"certificates": [trusted(plane)]}),
     "PUT /v1/cluster/update_cert": ("/v1/cluster/update_cert?force", trusted),
@@ -331,7 +336,7 @@ def test_force_false_does_not_force(plane: Plane) -> None:
     entry = trusted(plane)
     for query in ("force=false", "force=0", "dry_run&force=false"):
         refused = plane(f"PUT /v1/cluster/update_cert?{query}", entry)
-        assert (refused.status, refused.code) == (409, "ca_in_use"), query
+        assert (refused.status, refused.code) == (406, "ca_in_use"), query
     plane.ok("PUT /v1/cluster/update_cert?force=true", entry)
 
 

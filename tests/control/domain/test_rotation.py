@@ -184,7 +184,7 @@ def test_a_ca_in_use_goes_only_by_force(api: ControlPlane, pki: Pki) -> None:
         ("DELETE /v1/cluster/certificates/mtls_trusted_ca", None),
     ):
         answer = api(request, body)
-        assert (answer.status, answer.code) == (409, "ca_in_use")
+        assert (answer.status, answer.code) == (406, "ca_in_use")
         assert "alice (1 certificates, 0 live sessions)" in answer.text
     assert of(api.ok(f"GET {CAS}"), pki.ca)
     made = api.ok("POST /v1/certauth/revocations", {"cert": pki.alice.fingerprint})["revocations"]
@@ -204,7 +204,7 @@ def test_a_database_loses_its_own_ca_only_by_force(api: ControlPlane, pki: Pki) 
     api.store.inventory.record_seen(seen(own.issue(ALICE), "alice", 1))
     change = {"authentication_ssl_client_certs": [], "trust_grows": True}
     answer = api("PUT /v1/bdbs/1", change)
-    assert (answer.status, answer.code) == (409, "ca_in_use")
+    assert (answer.status, answer.code) == (406, "ca_in_use")
     assert "alice" in answer.text
     api.ok("PUT /v1/bdbs/1", {"default_user": True})
     api.ok("PUT /v1/bdbs/1?force", change)
@@ -252,7 +252,7 @@ def test_live_sessions_keep_their_ca(
             assert (of(answer, pki.ca)["sessions"], of(answer, new)["sessions"]) == (2, 1)
             assert of(answer, pki.ca)["who"][0]["user"] == "alice"
             refusal = plane(f"PUT {UPDATE}", pem(new))
-            assert (refusal.status, refusal.code) == (409, "ca_in_use")
+            assert (refusal.status, refusal.code) == (406, "ca_in_use")
             assert "alice" in refusal.text
             assert "2 live sessions" in refusal.text
             assert one.command("ACL", "WHOAMI") == b"alice"

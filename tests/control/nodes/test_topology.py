@@ -378,7 +378,7 @@ def test_an_announced_address_is_mapped(plane: Plane, make_node: MakeNode, pki: 
     plane.register(master, tls_mode="disabled", allow_trust_on_internal_links=True)
     assert plane.says("UNREACHABLE").startswith("127.255.0.9:9: UNREACHABLE")
     refusal = plane("PUT /v1/bdbs/1", {"tls_mode": "enabled"})
-    assert (refusal.status, refusal.json["error_code"]) == (409, "peer_unbound")
+    assert (refusal.status, refusal.json["error_code"]) == (406, "peer_unbound")
     assert "127.255.0.9:9" in refusal.json["description"]
     assert who(master, pki.alice) != "alice"
     reach = {"127.255.0.9:9": f"localhost:{replica.port}"}
@@ -453,7 +453,7 @@ def test_a_node_of_another_control_plane_is_a_conflict(plane: Plane, make_node: 
     plane.register(node, tls_mode="disabled")
     plane.says("OWNED")
     refusal = plane("PUT /v1/bdbs/1", {"tls_mode": "enabled"})
-    assert (refusal.status, refusal.json["error_code"]) == (409, "node_owned")
+    assert (refusal.status, refusal.json["error_code"]) == (406, "node_owned")
     assert "somebody else/1" in refusal.json["description"]
 
 

@@ -125,7 +125,7 @@ def test_another_pin_wants_a_yes(api: ControlPlane) -> None:
         ({"pinned_certificates": []}, "CN=alice"),
     ):
         answer = api(PUT, body)
-        assert (answer.status, answer.code) == (409, "trust_grows")
+        assert (answer.status, answer.code) == (406, "trust_grows")
         assert words in answer.text
         api.ok(PUT, {**body, "trust_grows": True})
 
@@ -171,7 +171,7 @@ def test_a_pinned_certificate_logs_in_and_its_namesake_does_not(
     with node.tls(mine).connect() as stays, node.tls(both).connect() as goes:
         assert stays.command("ACL", "WHOAMI") == goes.command("ACL", "WHOAMI") == b"alice"
         answer = plane(PUT, own(mine, MIDDLE))
-        assert (answer.status, answer.code) == (409, "ca_in_use")
+        assert (answer.status, answer.code) == (406, "ca_in_use")
         assert "alice" in answer.text
         plane.ok(f"{PUT}?force&wait_for_sync=10", own(mine, MIDDLE))
         wait_until(lambda: who(node, both) is None, "the pin is gone")

@@ -153,7 +153,7 @@ def test_more_trust_is_said_and_wants_a_yes(api: ControlPlane) -> None:
         ("PUT /v1/bdbs/2", own(), "CN=Left"),  # those of the cluster from then on
     ):
         answer = api(call, body)
-        assert (answer.status, answer.code) == (409, "trust_grows"), body
+        assert (answer.status, answer.code) == (406, "trust_grows"), body
         assert said in answer.text
         assert "trust_grows: true" in answer.text
     assert api.store.dump() == before

@@ -194,7 +194,7 @@ def test_two_databases_cannot_share_a_server(made: Store) -> None:
     made.objects.create(database(0, [1, 2]))
     with pytest.raises(Refusal) as error:
         made.objects.create(database(0, [2, 3]))
-    assert refusal(error) == (409, "port_unavailable")
+    assert refusal(error) == (406, "port_unavailable")
     made.objects.update(Database, 1, lambda found: replace(found, name="renamed"))
 
 
