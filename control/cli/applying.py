@@ -1,5 +1,7 @@
 """`redis-certauth apply`: prints the plan, rehearses it, and makes the changes."""
 
+from __future__ import annotations
+
 from http import HTTPStatus
 from pathlib import Path
 

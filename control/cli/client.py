@@ -13,7 +13,6 @@ from typing import Any, Self
 from urllib.parse import quote, urlsplit
 
 from control.http.verify import verifying
-from control.pki.pem import split_pem
 
 TIMEOUT = 30.0  # seconds, for each read and write
 
@@ -155,6 +154,8 @@ class Client:
         """The name of the user who asks; "" where it cannot be told. Raises ApiError."""
         if not self.profile.cert:
             return self.profile.username
+        from control.pki.pem import split_pem  # which takes the server's cryptography with it
+
         text = Path(self.profile.cert).read_text(errors="replace")
         leaf = "".join(split_pem(text))
         return str(self("POST", "/v1/certauth/explain", {"certificate": leaf})["user"] or "")

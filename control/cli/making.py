@@ -1,5 +1,7 @@
 """The steps of a plan of `apply`, sent to the REST API; and what they would change, before."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol

@@ -133,12 +133,11 @@ class Store:
 
     @contextmanager
     def rehearse(self) -> Iterator["Stage"]:
-        """A store that is like this one now, and forgets its changes at the end. For one thread;
-        everybody else who wants to write waits meanwhile."""
-        with self._kernel.transaction() as connection:
+        """A store that is like this one now, and forgets its changes at the end. For one thread. On
+        PostgreSQL everybody else who wants to write waits meanwhile."""
+        with self._kernel.rehearsal() as connection:
             allow_long_idle(connection)
             yield Stage(OneConnection(connection))
-            connection.rollback()
 
 
 class Stage(Store):

@@ -25,6 +25,7 @@ from control.store.lines import (
     refresh_user,
 )
 from control.store.patterns import check_acls
+from control.store.pieces import finish_lines
 from control.store.revoking import follow_revocations
 from control.store.rows import (
     delete_links,
@@ -140,6 +141,7 @@ class Objects:
             _follow(connection, made)
             note_granted_rules(connection, made, None)
             _note_change(connection, made, "created")
+        finish_lines(self._kernel)
         return made
 
     def update(self, kind: type[Record], uid: int, change: Callable[[Record], Record]) -> Record:
@@ -160,6 +162,7 @@ class Objects:
             check_administrators(connection)
             fields = differing_fields(before, changed)
             _note_change(connection, changed, "updated", fields=fields)
+        finish_lines(self._kernel)
         return changed
 
     def delete(
