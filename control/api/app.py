@@ -14,6 +14,7 @@ from control.ages import Pulse
 from control.api import (
     actions,
     bdbs,
+    bulk,
     certauth,
     certificates,
     cluster,
@@ -53,7 +54,7 @@ BODY = 1 << 20  # bytes of a request's body, as in control/http/protocol.py
 MODULES = (
     cluster, certificates, users, login, roles, redis_acls, bdbs, actions, logs, system, certauth,
     metrics, issuing, revocation, rotation, sessions, reference, patterns,
-    elsewhere,
+    elsewhere, bulk,
 )  # fmt: skip
 
 

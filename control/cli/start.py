@@ -14,11 +14,11 @@ from types import ModuleType
 
 LAZY = frozenset(
     {
-        "control.service", "control.cli.apply", "control.cli.client", "control.cli.files",
-        "control.cli.importers", "control.cli.enterprise", "control.cli.making",
-        "control.cli.quickstart", "control.cli.renewal", "control.policy.bindings",
-        "control.policy.core", "control.policy.pasted", "control.policy.lines",
-        "control.pki.reading", "yaml",
+        "control.cli.apply", "control.cli.batches", "control.cli.client",
+        "control.cli.enterprise", "control.cli.files", "control.cli.importers",
+        "control.cli.making", "control.cli.quickstart", "control.cli.renewal",
+        "control.pki.reading", "control.policy.bindings", "control.policy.core",
+        "control.policy.lines", "control.policy.pasted", "control.service", "yaml",
     }
 )  # fmt: skip
 

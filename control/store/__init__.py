@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 from control.reports import NewRules
 from control.store.actions import Actions
 from control.store.backup import NOT_REACHED, Restore, dump, dump_tables, load, look
+from control.store.bulk import BulkRefused
 from control.store.crls import Crls
 from control.store.engine import OneConnection, Pool, allow_long_idle, without_password
 from control.store.errors import UNAVAILABLE_ERRORS, Away, Replaced, Unfit, Untried
@@ -49,6 +50,7 @@ __all__ = [
     "POLICY_LOG_GENERATIONS",
     "UNAVAILABLE_ERRORS",
     "Away",
+    "BulkRefused",
     "InventoryFilter",
     "Record",
     "Replaced",

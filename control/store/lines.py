@@ -211,6 +211,13 @@ def _shares(user: User) -> bool:
     return any(one.shared for one in user.identities)
 
 
+def refresh_new_users(connection: sa.Connection, first: int, last: int) -> None:
+    """Renders the lines of users who have just been made, with uids from `first` to `last`."""
+    for uid in all_databases(connection):
+        if not find_record(connection, Database, uid).deleting:
+            _move_piece(connection, uid, first - 1, last)
+
+
 def refresh_user(connection: sa.Connection, *states: User) -> None:
     """Renders the policy lines of one user again, on every database, and those of all who share an
     identity with it; `states` are what the user was and is."""

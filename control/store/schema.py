@@ -366,6 +366,16 @@ actions = _table(
     sa.Index("actions_bdb", "bdb_uid"),
 )
 
+# What was done in bulk by a key of its sender's, so that it is done once: see Objects.create_users.
+bulks = _table(
+    "bulks",
+    _id(),
+    _text("key"),
+    _text("digest"),  # of what was sent
+    _json("uids", tuple[int, ...]),
+    sa.UniqueConstraint("key"),
+)
+
 profiles = _table(
     "profiles",
     _uid(),
