@@ -13,6 +13,7 @@ from typing import Any, Self
 from urllib.parse import quote, urlsplit
 
 from control.http.verify import verifying
+from control.pki import pem
 
 # Collections in which the API looks a name up itself.
 SEARCHED = ("/v1/users", "/v1/roles", "/v1/redis_acls", "/v1/bdbs", "/v1/certauth/patterns")
@@ -170,10 +171,8 @@ class Client:
         """The name of the user who asks; "" where it cannot be told. Raises ApiError."""
         if not self.profile.cert:
             return self.profile.username
-        from control.pki.pem import split_pem  # which takes the server's cryptography with it
-
         text = Path(self.profile.cert).read_text(errors="replace")
-        leaf = "".join(split_pem(text))
+        leaf = "".join(pem.split_pem(text))
         return str(self("POST", "/v1/certauth/explain", {"certificate": leaf})["user"] or "")
 
 

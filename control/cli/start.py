@@ -17,7 +17,7 @@ LAZY = frozenset(
         "control.cli.apply", "control.cli.batches", "control.cli.client",
         "control.cli.enterprise", "control.cli.files", "control.cli.importers",
         "control.cli.making", "control.cli.quickstart", "control.cli.renewal",
-        "control.pki.reading", "control.policy.bindings", "control.policy.core",
+        "control.pki.pem", "control.pki.reading", "control.policy.bindings", "control.policy.core",
         "control.policy.lines", "control.policy.pasted", "control.service", "yaml",
     }
 )  # fmt: skip
@@ -40,11 +40,8 @@ class LazyFinder:
 def main() -> None:
     """The command line."""
     if sys.argv[1:] == ["--version"]:
-        from importlib.metadata import version
-
-        print(f"redis-certauth, version {version('redis-certauth')}")
+        version = importlib.import_module("importlib.metadata").version("redis-certauth")
+        print(f"redis-certauth, version {version}")
         return
     sys.meta_path.insert(0, LazyFinder())
-    from control.cli.main import main as run
-
-    run()
+    importlib.import_module("control.cli.main").main()
