@@ -17,6 +17,7 @@ from control.api import (
     auditing,
     bdb_certificates,
     bdbs,
+    bulk,
     certauth,
     certificates,
     cluster,
@@ -61,7 +62,7 @@ BODY = 1 << 20  # bytes of a request's body, as in control/http/protocol.py
 MODULES = (
     cluster, certificates, users, login, roles, redis_acls, bdbs, actions, logs, system, certauth,
     metrics, issuing, revocation, locks, forecast, rotation, sessions, reference, patterns, issuers,
-    trust_sources, elsewhere, auditing, alerts, bdb_certificates,
+    trust_sources, elsewhere, auditing, alerts, bdb_certificates, bulk,
 )  # fmt: skip
 
 

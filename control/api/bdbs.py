@@ -386,11 +386,13 @@ def enumerated(text: str) -> str:
 
 
 def status(database: Database, target: Target, nodes: Sequence[Node]) -> str:
-    """`active` where every node holds the policy; else what is missing, the worst first."""
+    """`active` where every node holds the policy, and that is whole; else what is missing, the
+    worst first."""
     if database.deleting:
         return "delete-pending"
     for node in nodes:
         if node.error:
             return f"{node.address}: {node.error}"
     states = {node_status(node, target) for node in nodes}
-    return "active" if states == {"active"} else "active-change-pending"
+    whole = database.uid not in store().policies.unfinished()
+    return "active" if whole and states == {"active"} else "active-change-pending"

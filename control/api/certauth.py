@@ -139,14 +139,16 @@ class PreviewOfNode(BaseModel):
 
 
 class PreviewOfDatabase(BaseModel):
-    """`added` and `removed` are policy lines. Lists of sessions and certificates end at a thousand;
-    the numbers say how many there are."""
+    """`added` and `removed` are policy lines. All lists end at a thousand; the numbers say how many
+    there are."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
     bdb_uid: int
     bdb_name: str
     added: list[str]
     removed: list[str]
+    lines_added: int
+    lines_removed: int
     nodes: list[PreviewOfNode]
     certificates: list[dict[str, Any]]
     certificates_changed: int
@@ -161,7 +163,7 @@ class PreviewAnswer(Answer):
 
 blueprint = Blueprint("certauth", __name__)
 UNKNOWN = "unknown_algorithm"
-HELD = 10  # seconds of a preview: all who want to change something wait meanwhile
+HELD = 10  # seconds of a preview: on PostgreSQL all who want to change something wait meanwhile
 
 
 @blueprint.post("/v1/certauth/explain")

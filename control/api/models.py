@@ -146,8 +146,12 @@ Model = TypeVar("Model", bound=Body)
 def parse(model: type[Model], content: bytes) -> tuple[Model, list[str]]:
     """The body of a request, and the names of its fields that are ignored. Raises Refusal 400,
     which names the field and never repeats its value: that may be a password."""
+    return parse_object(model, {} if model.OPTIONAL and not content else _object(content))
+
+
+def parse_object(model: type[Model], sent: Mapping[str, Any]) -> tuple[Model, list[str]]:
+    """The same of an object that is decoded already."""
     ignored: set[str] = set()
-    sent = {} if model.OPTIONAL and not content else _object(content)
     try:
         found = model.model_validate(sent, context={"ignored": ignored})
     except ValidationError as error:

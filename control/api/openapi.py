@@ -36,6 +36,7 @@ QUERY: dict[str, dict[str, Any]] = {
     "limit": {"schema": NUMBER},
     "bdb": {"description": "Only those of this database, by uid.", "schema": NUMBER},
     "type": {"description": "Types of events, or their beginnings, with commas.", "schema": TEXT},
+    "name": {"description": "Only the one with this name.", "schema": TEXT},
     "search": {"description": "Only those whose name holds this.", "schema": TEXT},
     "step": {"description": "Seconds of a span.", "schema": NUMBER},
     "user": {"description": "Only those of this user, by name.", "schema": TEXT},

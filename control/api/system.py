@@ -240,9 +240,9 @@ def stats() -> Response:
     return answer(
         {
             "time": rendered_time(int(time.time())),
-            "users": len(store().objects.all(User)),
-            "roles": len(store().objects.all(Role)),
-            "redis_acls": len(store().objects.all(RedisAcl)),
+            "users": store().objects.count(User),
+            "roles": store().objects.count(Role),
+            "redis_acls": store().objects.count(RedisAcl),
             "bdbs": len(databases),
             "servers": len(servers),
             "servers_in_step": servers.count("active"),

@@ -136,13 +136,7 @@ def read_role() -> Response:
 @blueprint.post("/v1/users")
 @needs("create_new_user", takes=NewUserBody, answers=UserAnswer, query=CHANGING)
 def create(sent: NewUserBody) -> Response:
-    nobody = User(sent.uid, sent.name or sent.email, "regular", ())
-    if not nobody.name:
-        raise invalid("missing_field", "name: this field is missing; email will do for it")
-    changes = prepared(sent, nobody)
-    user = changed_user(nobody, changes)
-    check_administrator(*store().objects.roles_of(user))
-    return shown(synced(store().objects.create(user)))
+    return shown(synced(store().objects.create(new_user(sent))))
 
 
 @blueprint.put("/v1/users/<int(max=2147483647):uid>")
@@ -168,6 +162,16 @@ def delete(uid: int) -> Response:
         User, uid, lambda user: check_administrator(*store().objects.roles_of(unchanged(user)))
     )
     return answer(synced({}))
+
+
+def new_user(sent: NewUserBody) -> User:
+    """The user that a request asks for. Raises Refusal."""
+    nobody = User(sent.uid, sent.name or sent.email, "regular", ())
+    if not nobody.name:
+        raise invalid("missing_field", "name: this field is missing; email will do for it")
+    user = changed_user(nobody, prepared(sent, nobody))
+    check_administrator(*store().objects.roles_of(user))
+    return user
 
 
 def prepared(sent: UserBody, user: User) -> dict[str, Any]:

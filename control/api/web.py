@@ -31,7 +31,7 @@ from control.errors import missing as no_such
 from control.nodes.trials import Trials, refusal
 from control.nodes.waiting import IN_FORCE, LONGEST, in_force, missing, wait_for_sync
 from control.policy.core import CoreError
-from control.records import User
+from control.records import Database, User
 from control.store import Away, Record, Store, Untried
 
 REQUESTS = "control.requests"  # the logger that has a line for each request
@@ -58,7 +58,8 @@ CHANGING = ("dry_run", "wait_for_sync")  # what may be asked of a change
 FLAGS = frozenset({"dry_run", "expiring", "extended", "force", "ignore_settings", "issues_only"})
 SAID = {"": True, "true": True, "1": True, "false": False, "0": False}
 SHOWN = "-"  # in an ETag, between what is stored and what is shown of it
-LISTING = ("search", "limit", "offset")
+LISTING = ("search", "name", "limit", "offset")
+TOTAL = "X-Total-Count"  # the header that says how many records a LISTING has on all its pages
 MANY = 10_000  # records of an answer that was asked for some of them
 OURS = "/v1/certauth/"
 PUBLIC = "nobody's"  # the permission of what needs no login
@@ -210,6 +211,8 @@ def tried(make: Callable[[], Response]) -> Response:
 def _show_state(response: Response) -> Response:
     if age := current_store().request.age():
         response.headers["Age"] = f"{age:.0f}"
+    if "total" in g and response.status_code == 200:
+        response.headers[TOTAL] = str(g.total)
     if "caller" in g:
         response.headers["cluster-state-id"] = str(store().revision())
     if moved := current_store().request.moved():
@@ -312,11 +315,16 @@ def number(name: str, default: int) -> int:
 
 
 def found(kind: type[Record]) -> tuple[Record, ...]:
-    """The records that the request asks for: all, or those of its LISTING. Raises Refusal 400."""
+    """The records that the request asks for: all, or those of its LISTING. The answer says in TOTAL
+    how many those are without a limit, unless only some of them are the caller's to see. Raises
+    Refusal 400."""
     if not any(name in request.args for name in LISTING):
         return store().objects.all(kind)
-    text = request.args.get("search", "")
-    return store().objects.find(kind, text, number("limit", MANY), number("offset", 0))
+    text, name = request.args.get("search", ""), request.args.get("name", "")
+    limit, offset = number("limit", MANY), number("offset", 0)
+    if kind is not Database or caller().may("view_all_bdbs_info"):
+        g.total = store().objects.count(kind, text, name)
+    return store().objects.find(kind, text, limit, offset, name)
 
 
 def _patience() -> float:

@@ -1,11 +1,14 @@
 """`redis-certauth apply`: prints the plan, rehearses it, and makes the changes."""
 
+from __future__ import annotations
+
+import sys
 from http import HTTPStatus
 from pathlib import Path
 
 import click
 
-from control.cli import apply, making
+from control.cli import apply, batches, making
 from control.cli.client import ApiError, Client
 from control.cli.options import (
     FILE,
@@ -37,25 +40,38 @@ def apply_command(ask: Client, file: Path, dry_run: bool, prune: bool, yes: bool
     for step in steps:
         click.echo(clean(str(step)))
     steps = [making.with_password(step) for step in steps]
-    rehearsal = making.Rehearsal(ask)
-    for step in steps:
-        making.carry_out(rehearsal, step)
-    if dry_run:
-        show_preview(rehearsal.preview())
+    if len(steps) <= making.MOST:
+        rehearsal = making.Rehearsal(ask)
+        for step in steps:
+            making.carry_out(rehearsal, step)
+        if dry_run:
+            show_preview(rehearsal.preview())
+            return
+        rehearse(rehearsal)
+    elif dry_run:
+        click.echo(f"{len(steps)} changes: what more than {making.MOST} would do is not foreseen")
         return
-    rehearse(rehearsal)
     if not yes:
         click.confirm(f"Make these {len(steps)} changes?", abort=True, err=True)
-    changes = making.Changes(ask)
-    for number, step in enumerate(steps):
+    changes, made = making.Changes(ask), 0
+    for batch in batches.batches(steps):
         try:
-            making.carry_out(changes, step)
+            batches.carry_out(changes, batch)
         except ApiError as error:
-            where = f"{step.title}: {error.description}; {number} of {len(steps)} changes are made"
+            said = f"{batches.title(batch)}: {error.description}"
+            where = f"{said}; {made} of {len(steps)} changes are made"
             raise ApiError(error.status, error.error_code, where) from error
+        made += len(batch)
+        show_progress(made, len(steps))
     click.echo(f"{len(steps)} changes made")
     if changes.moved:
         follow_all(ask)
+
+
+def show_progress(made: int, all_: int) -> None:
+    """A line that is written over and over, where somebody looks at standard error."""
+    if all_ > making.MOST and sys.stderr.isatty():
+        click.echo(f"\r{made} of {all_} changes", err=True, nl=made == all_)
 
 
 @click.command("export")

@@ -1,5 +1,7 @@
 """Certificates: the CAs that clients are judged by, the API's own, and clients'."""
 
+from __future__ import annotations
+
 import json
 import logging
 import shlex
@@ -27,7 +29,7 @@ from control.cli.options import (
     reporting,
 )
 from control.cli.output import AS_JSON, clean, echo, render_time
-from control.pki.keys import KEY_TYPES, KeyType
+from control.pki.kinds import KEY_TYPES, KeyType
 from control.policy import pasted
 
 CERTIFICATES = "/v1/cluster/certificates"

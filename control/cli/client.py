@@ -13,8 +13,10 @@ from typing import Any, Self
 from urllib.parse import quote, urlsplit
 
 from control.http.verify import verifying
-from control.pki.pem import split_pem
+from control.pki import pem
 
+# Collections in which the API looks a name up itself.
+SEARCHED = ("/v1/users", "/v1/roles", "/v1/redis_acls", "/v1/bdbs", "/v1/certauth/patterns")
 TIMEOUT = 30.0  # seconds, for each read and write
 
 
@@ -142,22 +144,36 @@ class Client:
 
     def named(self, path: str, name: str) -> dict[str, Any]:
         """The object of a collection by its name, or else by its uid. Raises ApiError 404."""
-        found: list[dict[str, Any]] = self("GET", path)
+        if path in SEARCHED:
+            found = self("GET", f"{path}?name={quote(name, safe='')}") or self._by_uid(path, name)
+        else:
+            found = self("GET", path)
         for same in ("name", "uid"):
             those = [one for one in found if str(one[same]) == name]
             if len(those) == 1:
-                return those[0]
+                return dict(those[0])
             if those:
                 uids = ", ".join(str(one["uid"]) for one in those)
                 raise ApiError(409, "ambiguous_name", f"'{name}' has uids {uids}: say which")
         raise ApiError(404, "not_found", f"there is no '{name}' in {path}")
+
+    def _by_uid(self, path: str, uid: str) -> list[dict[str, Any]]:
+        """The object with this uid, where there is one. Raises ApiError."""
+        if not (uid.isascii() and uid.isdecimal() and int(uid) < 2**31):
+            return []
+        try:
+            return [self("GET", item(path, int(uid)))]
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            return []
 
     def whoami(self) -> str:
         """The name of the user who asks; "" where it cannot be told. Raises ApiError."""
         if not self.profile.cert:
             return self.profile.username
         text = Path(self.profile.cert).read_text(errors="replace")
-        leaf = "".join(split_pem(text))
+        leaf = "".join(pem.split_pem(text))
         return str(self("POST", "/v1/certauth/explain", {"certificate": leaf})["user"] or "")
 
 

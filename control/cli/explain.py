@@ -1,5 +1,7 @@
 """`redis-certauth explain`: who a certificate would be, and why."""
 
+from __future__ import annotations
+
 import json
 import sys
 from collections.abc import Mapping

@@ -1,5 +1,7 @@
 """`redis-certauth user identity`, and the options that say which certificates a user is."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -1,5 +1,7 @@
 """`redis-certauth import`: a file for `apply` out of what another system has."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import click

@@ -1,5 +1,7 @@
 """The command `redis-certauth`: its groups, and what it does on this machine by itself."""
 
+from __future__ import annotations
+
 import socket
 import sys
 from collections.abc import Iterator
@@ -22,7 +24,7 @@ from control.cli.nouns import GROUPS
 from control.cli.options import FILE
 from control.cli.revocations import crl_group
 from control.cli.status import log_command, status_command
-from control.pki.keys import KEY_TYPES, KeyType
+from control.pki.kinds import KEY_TYPES, KeyType
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -270,7 +272,7 @@ def host_and_port(ctx: click.Context, param: click.Parameter, value: str) -> tup
               type=click.Path(exists=True, dir_okay=False, path_type=Path))  # fmt: skip
 @click.option("--db", "database", default="",
               help="A database: bind the server's key as a peer of its nodes.")  # fmt: skip
-@click.option("--module", default=quickstart.MODULE, type=click.Path(path_type=Path),
+@click.option("--module", default=lambda: quickstart.MODULE, type=click.Path(path_type=Path),
               show_default="the one of this installation",
               help="Where certauth.so is on the server.")  # fmt: skip
 @click.option("--journal", type=click.Path(path_type=Path),

@@ -1,5 +1,7 @@
 """The steps of a plan of `apply`, sent to the REST API; and what they would change, before."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -63,6 +65,7 @@ class Changes:
 
     def __init__(self, ask: Client) -> None:
         self._ask, self.moved = ask, False
+        self._named: dict[tuple[str, str], dict[str, Any]] = {}
 
     def __call__(self, method: str, path: str, body: Any = None) -> Any:
         if method == "GET":
@@ -72,9 +75,15 @@ class Changes:
         return found
 
     def named(self, path: str, name: str) -> dict[str, Any]:
-        return self._ask.named(path, name)
+        """Roles and ACLs, which many steps name, are asked for once."""
+        if path not in OFTEN_NAMED:
+            return self._ask.named(path, name)
+        if (path, name) not in self._named:
+            self._named[path, name] = self._ask.named(path, name)
+        return self._named[path, name]
 
 
+OFTEN_NAMED = (SECTIONS["roles"].path, SECTIONS["redis_acls"].path)
 MOST = 1000  # changes in one preview
 
 
@@ -89,13 +98,13 @@ def carry_out(ask: Asks, step: Step) -> None:
     elif section.single:
         ask("PUT", section.path, step.fields)
     elif step.action == "create":
-        ask("POST", section.path, _sent(ask, step.fields))
+        ask("POST", section.path, sent(ask, step.fields))
     else:
         path = item(section.path, ask.named(section.path, step.name)["uid"])
         if step.action == "delete":
             ask("DELETE", path)
         else:
-            ask("PUT", path, _sent(ask, step.fields))
+            ask("PUT", path, sent(ask, step.fields))
 
 
 def _trust(ask: Asks, pem: str) -> None:
@@ -107,7 +116,7 @@ def _trust(ask: Asks, pem: str) -> None:
         ask("DELETE", f"{path}/mtls_trusted_ca")
 
 
-def _sent(ask: Asks, fields: Fields) -> Fields:
+def sent(ask: Asks, fields: Fields) -> Fields:
     """The fields of a request: uids instead of names. What the file says to trust is agreed to."""
     sent = dict(fields)
     if sent.keys() & {CLIENT_CERTS, PINS}:

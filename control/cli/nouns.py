@@ -1,5 +1,7 @@
 """The commands of the API's objects, out of one table: `redis-certauth user list` and the like."""
 
+from __future__ import annotations
+
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -1,5 +1,7 @@
 """What commands have in common: how the API is reached, and how a change is made."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext

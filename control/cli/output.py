@@ -29,7 +29,9 @@ def render_preview(databases: Sequence[Fields]) -> Iterator[str]:
     for one in databases:
         yield f"{one['bdb_name']}:"
         yield from (f"  - {line}" for line in one["removed"])
+        yield from _rest(one["lines_removed"], one["removed"], "lines that go")
         yield from (f"  + {line}" for line in one["added"])
+        yield from _rest(one["lines_added"], one["added"], "lines that come")
         for node in one["nodes"]:
             yield from (f"  {line}" for line in _node(node))
         for certificate in one["certificates"]:

@@ -1,5 +1,7 @@
 """Revoking certificates, and the revocation lists of other CAs."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
 

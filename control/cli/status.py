@@ -1,5 +1,7 @@
 """How far the servers are, and what has happened."""
 
+from __future__ import annotations
+
 import json
 import time
 from typing import Any

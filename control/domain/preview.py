@@ -1,10 +1,11 @@
 """What a change would do, before it is made: to policies, to known certificates, to anyone who is
 connected.
 
-The change is made in a store that forgets it, by the handlers that would make it; the core decides
-about certificates under the policies before and after; each node is asked about its own sessions
-(CERTAUTH.SESSIONS … LINES), since only it knows who is connected, as what. It is asked about the
-change as it would be made there: without what it refuses (control/policy/refusals.py).
+The change is made in a store that forgets it (on SQLite a copy, so that nobody waits), by the
+handlers that would make it; the core decides about certificates under the policies before and
+after; each node is asked about its own sessions (CERTAUTH.SESSIONS … LINES), since only it knows
+who is connected, as what. It is asked about the change as it would be made there: without what it
+refuses (control/policy/refusals.py).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from control.nodes.plan import merged
 from control.nodes.topology import mapping
 from control.policy import core, refusals
 from control.policy.lines import MARK
-from control.policy.taking import RESERVED
+from control.policy.taking import RESERVED, user_of
 from control.records import Database, Target
 from control.reports import ClientCertificate, Node, Refused
 from control.store import Stage, Store
@@ -26,7 +27,7 @@ from control.store import Stage, Store
 Ask = Callable[..., Mapping[str, Any]]
 LINES, BYTES = 10_000, 4 << 20  # a longer change is not tried: no call of a node takes it
 CERTIFICATES = 10_000  # that are looked at, those that end first
-SHOWN = 1_000  # sessions of a node, and certificates, that an answer lists
+SHOWN = 1_000  # lines, sessions of a node, and certificates, that an answer lists
 
 
 @dataclass(frozen=True)
@@ -77,18 +78,38 @@ def told(
     now: int,
 ) -> dict[str, Any]:
     """One database of the answer; `servers` are its nodes that have a policy."""
-    before, after = core.Policy(found.before), core.Policy(found.after)
-    changed, unknown = certificates(before, after, known, now)
+    added, removed, taken = found.added, found.removed, frozenset[str]()
+    if only_rules(added, removed):  # then the lines of users, which may be many, say no more
+        few = core.Policy(one for one in found.after if not one.startswith(OF_USERS))
+        changed, unknown = certificates(few, few, known, now)
+    else:
+        before, after = core.Policy(found.before), core.Policy(found.after)
+        changed, unknown = certificates(before, after, known, now)
+        taken = after.applied - before.applied
     return {
         "bdb_uid": found.database.uid,
         "bdb_name": found.database.name,
-        "added": found.added,
-        "removed": found.removed,
-        "nodes": nodes(found, after.applied - before.applied, servers, ask),
+        "added": added[:SHOWN],
+        "removed": removed[:SHOWN],
+        "lines_added": len(added),
+        "lines_removed": len(removed),
+        "nodes": nodes(found, taken, servers, ask),
         "certificates": changed[:SHOWN],
         "certificates_changed": len(changed),
         "certificates_unknown": unknown,
     }
+
+
+OF_USERS = ("user ", "bind ", "pattern ")
+
+
+def only_rules(added: Sequence[str], removed: Sequence[str]) -> bool:
+    """Whether a change only gives other rules to users that there are before and after it: then it
+    decides nothing else about any certificate."""
+    lines = (*added, *removed)
+    if not all(one.startswith("user ") and not one.endswith(" off") for one in lines):
+        return False
+    return {user_of(one) for one in added} == {user_of(one) for one in removed}
 
 
 # ---- Known certificates --------------------------------------------------------------------------

@@ -208,6 +208,7 @@ class Worker:
             revision = self._store.revision()
             if revision != self._revision:
                 self._news |= self._follow()
+                self._store.policies.do_piece()  # which counts up the revision
             self._revision = revision
             self._begin()
             self._news |= self._finish()

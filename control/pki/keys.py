@@ -1,7 +1,5 @@
 """Private keys: their kinds, making and reading them."""
 
-from typing import Literal, get_args
-
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -12,11 +10,11 @@ from cryptography.hazmat.primitives.asymmetric.types import (
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from control.pki.guarded import CertificateError, guarded
+from control.pki.kinds import KEY_TYPES as KEY_TYPES
+from control.pki.kinds import KeyType as KeyType
 from control.pki.pem import load_certificate
 from control.pki.reading import key_in
 
-KeyType = Literal["ec", "rsa", "ed25519"]
-KEY_TYPES: tuple[KeyType, ...] = get_args(KeyType)
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
 CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)

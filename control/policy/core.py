@@ -21,6 +21,7 @@ FOREVER = 2**62  # seconds since 1970
 _UNASKED = b"CERTAUTH.EXPLAIN on a server asks its own"
 _TLS_VERSIONS = {None: 0, "1.2": 0x0303, "1.3": 0x0304}  # as in the handshake
 _SAN_KINDS = ("uri", "dns", "email", "ip", "upn")
+_PLAIN_TOKEN = re.compile(r"""[^\x00-\x20"'\\\x7f]+""")  # stands in a line as it is, see put_token
 _ODD_VALUE = re.compile(r"(?:^|(?<!\\)[,+])[A-Za-z0-9.]+=(?=[,+]|$)")
 
 
@@ -175,6 +176,8 @@ def common_names(subject: str) -> list[str]:
 
 def quote(token: str) -> str:
     """`token` as it stands in a policy line: quoted as in redis.conf where that is needed."""
+    if _PLAIN_TOKEN.fullmatch(token):
+        return token  # most are, and the way through C takes 20 times as long
     value, _alive = _span(token.encode("utf-8", "surrogatepass"))
     return _printed(lib.token_print, value)
 

@@ -19,8 +19,9 @@ belongs to two of them. All lines are canonical.
 import base64
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 from control.policy import bindings, core, taking
@@ -33,6 +34,8 @@ from control.reports import ClientCertificate, Node
 MARK = b"redis-certauth: not a password!!".hex()
 
 NOTHING = Demands()
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@:-]{0,127}")  # any ACL user may have such a name
+KEPT_RULES = 1_000  # ACLs, and combinations of them: many users have the same
 RULE = re.compile(
     r"[+-]@?[\w.|-]+|~\S+|%(?:R|W|RW|WR)~\S+|&\S+|"
     r"allkeys|resetkeys|allchannels|resetchannels|allcommands|nocommands|clearselectors",
@@ -132,31 +135,52 @@ def _peers(peers: Peers) -> list[str]:
 
 
 def user_lines(
-    user: User, acls: Sequence[str], adopt: bool = False, others: Iterable[User] = ()
+    user: User,
+    acls: Sequence[str],
+    adopt: bool = False,
+    others: Iterable[User] = (),
+    known: Container[str] = (),
 ) -> frozenset[str]:
     """The lines of one user on one database, where its roles are given `acls`; none without a
     certificate or without an ACL, nor for a name from before `check_name` refused it: the lines of
     all others must not wait for it. `adopt`: also where the server has a user of that name.
     `others` are those with rights there who share an identity with this user: the line of a shared
-    identity belongs to the first of them."""
+    identity belongs to the first of them. `known` are canonical lines, which need no parsing."""
     if user.auth_method != "certificate" or not acls:
         return frozenset()
     taken = " adopt" if adopt else ""
-    lines = [f"user {core.quote(user.name)}{taken} on {joined_rules(acls)}"]
+    lines = []
     for binding in user.identities:
         sharing = bindings.sharing(binding, user, others)
         if sharing[0].uid == user.uid:
             lines.append(bindings.line_of(binding, [one.name for one in sharing]))
     try:
-        return _canonical(lines)
+        made = _user_line(user.name, taken, tuple(acls))
+        return frozenset([made, *(one if one in known else core.canonical(one) for one in lines)])
     except core.CoreError:
         if is_name(user.name):
             raise
         return frozenset()
 
 
+def _user_line(name: str, taken: str, acls: tuple[str, ...]) -> str:
+    if PLAIN_NAME.fullmatch(name):
+        return f"user {name}{taken} {_canonical_rules(acls)}"
+    return core.canonical(f"user {core.quote(name)}{taken} on {_joined_rules(acls)}")
+
+
+@lru_cache(KEPT_RULES)
+def _canonical_rules(acls: tuple[str, ...]) -> str:
+    return rules_of(core.canonical(f"user x on {_joined_rules(acls)}"))
+
+
 def joined_rules(acls: Sequence[str]) -> str:
     """The rules of who has these ACLs: what any one of them allows."""
+    return _joined_rules(tuple(acls))
+
+
+@lru_cache(KEPT_RULES)
+def _joined_rules(acls: tuple[str, ...]) -> str:
     different = list(dict.fromkeys(" ".join(acl.split()) for acl in acls))
     if len(different) == 1:
         rules = split_acl(different[0])
@@ -165,6 +189,7 @@ def joined_rules(acls: Sequence[str]) -> str:
     return " ".join(core.quote(rule) for rule in rules)
 
 
+@lru_cache(KEPT_RULES)
 def with_channels(acl: str, default: PubsubDefault) -> str:
     """An ACL's text with the channels that it has by the cluster's `acl_pubsub_default`: all, where
     that says so and the ACL names none. One that names any, or resets them, keeps to what it says;

@@ -9,6 +9,7 @@ import base64
 import re
 from collections.abc import Container, Iterable
 from difflib import SequenceMatcher
+from functools import lru_cache
 
 from control.policy import core
 
@@ -234,7 +235,8 @@ def _takes(word: str, added: Lines, removed: Lines) -> bool:
     if word == "gate":  # no server has a reason to refuse these
         return bool(removed) and "set gate disabled" not in added
     if word == "user" and added and removed:
-        return _shrinks(removed[0].split(" "), added[0].split(" "))
+        about = f"user {user_of(added[0])} "
+        return _user_shrinks(removed[0].removeprefix(about), added[0].removeprefix(about))
     if word == "user":
         return all(map(_is_off, added)) if added else not all(map(_is_off, removed))
     if word == "bind" and added:
@@ -261,6 +263,11 @@ def _seconds(time: str) -> int:
 
 def _is_off(line: str) -> bool:
     return line.endswith(" off")
+
+
+@lru_cache(1_000)  # of many users, the same rules become the same
+def _user_shrinks(before: str, after: str) -> bool:
+    return _shrinks(before.split(" "), after.split(" "))
 
 
 def _shrinks(before: Lines, after: Lines) -> bool:

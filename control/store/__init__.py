@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 from control.reports import NewRules
 from control.store.actions import Actions
 from control.store.backup import NOT_REACHED, Restore, dump, dump_tables, load, look
+from control.store.bulk import BulkRefused
 from control.store.crls import Crls
 from control.store.engine import OneConnection, Pool, allow_long_idle, without_password
 from control.store.errors import UNAVAILABLE_ERRORS, Away, Replaced, Unfit, Untried
@@ -52,6 +53,7 @@ __all__ = [
     "POLICY_LOG_GENERATIONS",
     "UNAVAILABLE_ERRORS",
     "Away",
+    "BulkRefused",
     "InventoryFilter",
     "Record",
     "Replaced",
@@ -139,12 +141,11 @@ class Store:
 
     @contextmanager
     def rehearse(self) -> Iterator["Stage"]:
-        """A store that is like this one now, and forgets its changes at the end. For one thread;
-        everybody else who wants to write waits meanwhile."""
-        with self._kernel.transaction() as connection:
+        """A store that is like this one now, and forgets its changes at the end. For one thread. On
+        PostgreSQL everybody else who wants to write waits meanwhile."""
+        with self._kernel.rehearsal() as connection:
             allow_long_idle(connection)
             yield Stage(OneConnection(connection))
-            connection.rollback()
 
 
 class Stage(Store):

@@ -1,7 +1,9 @@
 """Connections to the database: SQLite's file or PostgreSQL's server, or one connection for all."""
 
 import os
+import sqlite3
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -34,6 +36,9 @@ class Connections(Protocol):
         """For one statement that is a transaction by itself: a process that is frozen after it
         holds no lock that others wait for."""
 
+    def rehearsal(self) -> AbstractContextManager[sa.Connection]:
+        """A connection in a transaction, of which nothing stays."""
+
     def read_revision(self) -> int:
         """The number of the last change; 0 before the cluster is made."""
 
@@ -53,7 +58,7 @@ class Pool:
         self._engine = (
             engine if self._is_sqlite else engine.execution_options(isolation_level=level)
         )
-        self._writing = threading.Lock()
+        self._writing = Queue()
         self._outage = Outage()
         self._thread = threading.local()
         self._revision_readers: list[Any] = []
@@ -109,6 +114,37 @@ class Pool:
                 check_own_version(connection)
                 yield connection
 
+    @contextmanager
+    def rehearsal(self) -> Iterator[sa.Connection]:
+        """SQLite: on a copy, so that nobody waits. On PostgreSQL others who write wait."""
+        if not self._is_sqlite:
+            with self.write(forgets=True) as connection:
+                yield connection
+            return
+        engine = self._copied()
+        try:
+            with engine.connect() as connection, connection.begin() as whole:
+                yield connection
+                whole.rollback()
+        finally:
+            engine.dispose()
+
+    def _copied(self) -> sa.Engine:
+        """The database as it is now, in a file without a name, which goes with its connection."""
+
+        def connect() -> sqlite3.Connection:
+            copy = sqlite3.connect("", check_same_thread=False)
+            with self._outage.watch(writes=False), self._engine.connect() as connection:
+                source = connection.connection.driver_connection
+                if isinstance(source, sqlite3.Connection):
+                    source.backup(copy)
+            return copy
+
+        engine = sa.create_engine("sqlite://", creator=connect, poolclass=sa.StaticPool)
+        sa.event.listen(engine, "connect", _begin_by_hand)
+        sa.event.listen(engine, "begin", _begin)
+        return engine
+
     def read_revision(self) -> int:
         # Asked at every request, so without SQLAlchemy's 150 us where possible; and by each thread
         # on a connection of its own: threads would wait for each other longer than for SQLite.
@@ -132,6 +168,40 @@ class Pool:
         return None if self._is_sqlite else self._statements
 
 
+class Queue:
+    """A lock that threads get in the order in which they came: one that takes it again and again,
+    as for the pieces of a large change, lets each of the others in between."""
+
+    def __init__(self) -> None:
+        self._lock, self._held = threading.Lock(), False
+        self._waiting: deque[threading.Lock] = deque()
+
+    def acquire(self, timeout: float) -> bool:
+        """Whether it was had within so many seconds."""
+        with self._lock:
+            if not self._held:
+                self._held = True
+                return True
+            gate = threading.Lock()
+            gate.acquire()
+            self._waiting.append(gate)
+        if gate.acquire(timeout=timeout):
+            return True
+        with self._lock:
+            if gate not in self._waiting:  # it was handed over just now
+                return True
+            self._waiting.remove(gate)
+            return False
+
+    def release(self) -> None:
+        """Hands it over to the first that waits."""
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().release()
+            else:
+                self._held = False
+
+
 class OneConnection:
     """All that is read and written goes over one connection, within the transaction that its owner
     has begun there."""
@@ -152,6 +222,9 @@ class OneConnection:
 
     def write_statement(self) -> AbstractContextManager[sa.Connection]:
         return self.write(forgets=False)
+
+    def rehearsal(self) -> AbstractContextManager[sa.Connection]:
+        return self.write(forgets=True)
 
     def read_revision(self) -> int:
         return int(self._connection.exec_driver_sql(READ_REVISION).scalar() or 0)
@@ -207,6 +280,11 @@ def allow_long_idle(connection: sa.Connection) -> None:
     if connection.dialect.name == "postgresql":
         wait = f"SET LOCAL idle_in_transaction_session_timeout = '{TX_LONG_IDLE_SECONDS}s'"
         connection.exec_driver_sql(wait)
+
+
+def _begin_by_hand(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # `_begin` begins transactions, never the driver
+    connection.execute("PRAGMA foreign_keys=ON")
 
 
 def _set_pragmas(connection: Any, _record: object) -> None:

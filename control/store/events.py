@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -140,6 +140,18 @@ def note(
     values = {"time": int(time.time()), "type": kind, "severity": severity, "detail": detail}
     last = connection.execute(insert_into(events), values).inserted_primary_key
     if last and last[0] % TRIM_BATCH == 0:
+        _trim(connection)
+
+
+def note_all(
+    connection: sa.Connection, kind: str, details: Iterable[dict[str, EventDetail]]
+) -> None:
+    """Writes an event for each of these details, and trims the oldest."""
+    fixed = {"time": int(time.time()), "type": kind, "severity": "INFO"}
+    actor = state_of(connection).actor
+    rows = [{**fixed, "detail": {**actor, **detail}} for detail in details]
+    if rows:
+        connection.execute(insert_into(events), rows)
         _trim(connection)
 
 

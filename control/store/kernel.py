@@ -34,7 +34,8 @@ class ThreadState(threading.local):
     seconds ago that was the last one for certain, where the database is away. `actor`: whom the
     event log names for its changes. `moved`: the policies that its changes have moved, and the
     generations that they have made. `forgets`: whether its changes are rolled back. `tried`: which
-    ACL rules were tried on the servers, where only such may be written."""
+    ACL rules were tried on the servers, where only such may be written. `unfinished`: databases of
+    which its last change has left lines to be rendered."""
 
     revision: int | None = None
     age: float = 0.0
@@ -42,6 +43,7 @@ class ThreadState(threading.local):
     moved: Mapping[int, range] = MappingProxyType({})
     forgets: bool = False
     tried: Callable[[int, str], bool] | None = None
+    unfinished: frozenset[int] = frozenset()
 
 
 class Kernel:
@@ -167,6 +169,13 @@ class Kernel:
             yield connection
 
     @contextmanager
+    def rehearsal(self) -> Iterator[sa.Connection]:
+        """A transaction of which nothing stays."""
+        with self._connections.rehearsal() as connection:
+            begin_state(connection, self.thread.actor)
+            yield connection
+
+    @contextmanager
     def log(self) -> Iterator[sa.Connection]:
         """A transaction that writes events, one such after the other: a reader that pages through
         the event log by number misses none."""
@@ -196,6 +205,7 @@ class Kernel:
                 for uid, made in state.moved.items()
             },
         }
+        self.thread.unfinished = frozenset(state.unfinished)
         if kept is not None:
             self.cache.keep(revision, kept, but)
         self.end_change(revision)

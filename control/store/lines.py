@@ -1,6 +1,6 @@
 """From rows to policy lines: what the lines of a database are to be, and its next generation."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,16 +20,21 @@ from control.store.rows import (
     read_nodes,
     read_records,
 )
-from control.store.schema import bdbs, locks, policy_lines, policy_log, users
+from control.store.schema import bdbs, locks, policy_lines, policy_log, renderings, users
 from control.store.statements import (
+    GRANTS_IN_RANGE,
     GRANTS_OF_PATTERN,
     GRANTS_OF_USER,
     GRANTS_ON_BDB,
+    LINES_IN_RANGE,
     LINES_OF,
+    ONE_OF_EACH_ROLES,
     OWN_LINES,
+    PATTERNS_IN_RANGE,
     PATTERNS_ON_BDB,
     POLICY_LINES,
     READ_TARGET,
+    UID_AHEAD,
     WRITE_TARGET,
     insert_into,
     select_by,
@@ -40,6 +45,8 @@ from control.store.trials import note_rules
 # Generations of a policy that are kept: a node further behind gets the whole policy.
 POLICY_LOG_GENERATIONS = 10_000
 PATTERN_OWNERS = 1 << 32  # with its uid, the owner of a pattern's lines: no user has such a uid
+LAST_USER, LAST_OWNER = PATTERN_OWNERS - 1, (1 << 62)
+PIECE_USERS = 1_000  # whose lines a change of all renders itself; of more, the others follow
 
 Lines = dict[tuple[int, str], int]  # (owner, line) → id
 # A user, its ACLs on a database, and whether that database adopts existing users of this name.
@@ -61,13 +68,154 @@ def all_databases(connection: sa.Connection) -> list[int]:
 
 def refresh_databases(connection: sa.Connection, uids: Iterable[int], own: bool = False) -> None:
     """Renders the policy lines of these databases again: all, or (`own`) only those that do not
-    depend on users."""
+    depend on users. Where there are many users, their lines follow after the transaction, see
+    control/store/pieces.py."""
     if not own:
         allow_long_idle(connection)
+    in_pieces = not own and _ahead(connection, 0, PIECE_USERS) is not None
     for uid in uids:
+        if in_pieces and not find_record(connection, Database, uid).deleting:
+            _begin_pieces(connection, uid)
+            continue
         rows = connection.execute(OWN_LINES if own else POLICY_LINES, {"bdb": uid})
         before = {(row.owner, row.line): row.id for row in rows}
         move_lines(connection, uid, before, render_lines(connection, uid, own))
+
+
+def _ahead(connection: sa.Connection, after: int, count: int) -> int | None:
+    """The uid of the user who is so many behind this uid; None where there are fewer."""
+    found = connection.scalar(UID_AHEAD, {"after": after, "skipped": count - 1})
+    return None if found is None else int(found)
+
+
+def _begin_pieces(connection: sa.Connection, uid: int) -> None:
+    """Notes that the lines of all users are to be rendered on a database. The database's own come
+    first, which may take rights away; on a new one last, lest users are refused who come later."""
+    _note_new_rules(connection, uid)
+    generation = read_target(connection, uid).generation
+    state = state_of(connection)
+    state.moved.setdefault(uid, range(generation + 1, generation + 1))
+    state.unfinished.add(uid)
+    if generation:
+        _move_own(connection, uid)
+    connection.execute(sa.delete(renderings).where(renderings.c.bdb_uid == uid))
+    connection.execute(insert_into(renderings), {"bdb_uid": uid, "after": 0})
+
+
+def _note_new_rules(connection: sa.Connection, uid: int) -> None:
+    """Those that users get on a database: one user of each set of roles stands for all."""
+    if state_of(connection).rules is None:
+        return
+    for one in connection.scalars(ONE_OF_EACH_ROLES).all():
+        rows = connection.execute(LINES_OF, {"owners": [one]})
+        before = [(row.owner, row.line) for row in rows if row.bdb_uid == uid]
+        note_rules(connection, uid, before, _lines_of(connection, uid, one, ()))
+
+
+def _lines_of(
+    connection: sa.Connection, uid: int, user_uid: int, named: Iterable[Pattern]
+) -> set[tuple[int, str]]:
+    """The lines of one user on one database."""
+    rows = connection.execute(GRANTS_OF_USER, {"of": user_uid})
+    for (bdb_uid, _), granted in group_grants(rows):
+        if bdb_uid == uid:
+            sharing = sharing_on(connection, uid, granted[0])
+            return _render_user_lines(*granted, sharing, named)
+    return set()
+
+
+def _move_own(connection: sa.Connection, uid: int) -> None:
+    """Renders the lines of a database that are not those of users it knows, nor of patterns that
+    name such a user."""
+    naming = {PATTERN_OWNERS + one.uid for one in _naming(connection)}
+    rows = [
+        *connection.execute(OWN_LINES, {"bdb": uid}),
+        *connection.execute(LINES_IN_RANGE, {"bdb": uid, "after": LAST_USER, "upto": LAST_OWNER}),
+    ]
+    before = {(row.owner, row.line): row.id for row in rows if row.owner not in naming}
+    after = render_lines(connection, uid, own=True) | _render_patterns(connection, uid)
+    move_lines(connection, uid, before, after)
+
+
+def _naming(connection: sa.Connection) -> list[Pattern]:
+    """The patterns that name a user."""
+    return [one for one in read_records(connection, Pattern) if not pattern_policy.makes(one)]
+
+
+def render_piece(connection: sa.Connection, users: int) -> set[int]:
+    """Renders the lines of the next so many users on a database where that is still to be done.
+    Returns the databases where something is left to do."""
+    left = dict(iter(connection.execute(sa.select(renderings.c.bdb_uid, renderings.c.after)).all()))
+    if not left:
+        return set()
+    uid, after = min(left.items())
+    upto = _ahead(connection, after, users)
+    if not find_record(connection, Database, uid).deleting:
+        _move_piece(connection, uid, after, LAST_USER if upto is None else upto)
+    where = renderings.c.bdb_uid == uid
+    if upto is not None:
+        connection.execute(sa.update(renderings).where(where).values(after=upto))
+        return set(left)
+    if not find_record(connection, Database, uid).deleting:
+        _move_own(connection, uid)
+    connection.execute(sa.delete(renderings).where(where))
+    return left.keys() - {uid}
+
+
+def _move_piece(connection: sa.Connection, uid: int, after: int, upto: int) -> None:
+    """Those who share an identity with one of these users are rendered with it: a line of both must
+    not name somebody without a line."""
+    limits = {"bdb": uid, "after": after, "upto": upto}
+    found = (Pattern(**row._mapping) for row in connection.execute(PATTERNS_IN_RANGE, limits))
+    naming = [one for one in found if not pattern_policy.makes(one)]
+    named: dict[str, list[Pattern]] = {}
+    for pattern in naming:
+        named.setdefault(pattern.user, []).append(pattern)
+    rows = list(connection.execute(LINES_IN_RANGE, limits))
+    known = {row.line for row in rows}
+    lines: set[tuple[int, str]] = set()
+    sharing: set[int] = set()
+    for (_, user_uid), granted in group_grants(connection.execute(GRANTS_IN_RANGE, limits)):
+        others = sharing_on(connection, uid, granted[0])
+        sharing |= {user_uid} if others else set()
+        lines |= _render_user_lines(*granted, others, named.get(granted[0].name, ()), known)
+    owners = [PATTERN_OWNERS + one.uid for one in naming]
+    gone = (row for row in rows if (row.owner, row.line) not in lines)
+    for other in sorted(_all_alike(connection, gone, sharing)):
+        if not after < other <= upto:
+            patterns = patterns_naming(connection, other)
+            owners += [other, *(PATTERN_OWNERS + one.uid for one in patterns)]
+            lines |= _lines_of(connection, uid, other, patterns)
+    rows += connection.execute(LINES_OF, {"owners": owners}) if owners else []
+    before = {(row.owner, row.line): row.id for row in rows if row.bdb_uid == uid}
+    move_lines(connection, uid, before, lines)
+
+
+def _all_alike(
+    connection: sa.Connection, gone: Iterable[sa.Row[Any]], sharing: set[int]
+) -> set[int]:
+    """The users who share an identity with one of these, or did by lines that are gone, and so
+    on."""
+    bound = (row for row in gone if row.line.startswith("bind "))
+    new = sharing | {row.owner for row in bound if len(taking.users_of(row.line)) > 1}
+    found: set[int] = set()
+    while new:
+        found |= new
+        users_ = [find_record(connection, User, one) for one in new]
+        alike = (users_alike(connection, one) for one in users_ if _shares(one))
+        new = {other.uid for others in alike for other in others if _shares(other)} - found
+    return found
+
+
+def _shares(user: User) -> bool:
+    return any(one.shared for one in user.identities)
+
+
+def refresh_new_users(connection: sa.Connection, first: int, last: int) -> None:
+    """Renders the lines of users who have just been made, with uids from `first` to `last`."""
+    for uid in all_databases(connection):
+        if not find_record(connection, Database, uid).deleting:
+            _move_piece(connection, uid, first - 1, last)
 
 
 def refresh_user(connection: sa.Connection, *states: User) -> None:
@@ -148,13 +296,10 @@ def render_lines(connection: sa.Connection, uid: int, own: bool) -> set[tuple[in
     lines |= {(0, line) for line in connection.scalars(sa.select(locks.c.line))}
     if own:
         return lines
-    rows = connection.execute(PATTERNS_ON_BDB, {"bdb": uid})
-    for pattern, acls in group_pattern_grants(rows).values():
-        lines |= _render_pattern_lines(pattern, [acl for _, acl in acls])
+    lines |= _render_patterns(connection, uid)
     named: dict[str, list[Pattern]] = {}
-    for pattern in read_records(connection, Pattern):
-        if not pattern_policy.makes(pattern):
-            named.setdefault(pattern.user, []).append(pattern)
+    for pattern in _naming(connection):
+        named.setdefault(pattern.user, []).append(pattern)
     grants = _read_grants(connection, uid)
     sharing = [user for user, *_ in grants if any(one.shared for one in user.identities)]
     for granted in grants:
@@ -162,11 +307,25 @@ def render_lines(connection: sa.Connection, uid: int, own: bool) -> set[tuple[in
     return lines
 
 
+def _render_patterns(connection: sa.Connection, uid: int) -> set[tuple[int, str]]:
+    """The lines of patterns that make users."""
+    lines: set[tuple[int, str]] = set()
+    rows = connection.execute(PATTERNS_ON_BDB, {"bdb": uid})
+    for pattern, acls in group_pattern_grants(rows).values():
+        lines |= _render_pattern_lines(pattern, [acl for _, acl in acls])
+    return lines
+
+
 def _render_user_lines(
-    user: User, acls: Sequence[str], adopt: bool, others: Iterable[User], named: Iterable[Pattern]
+    user: User,
+    acls: Sequence[str],
+    adopt: bool,
+    others: Iterable[User],
+    named: Iterable[Pattern],
+    known: Container[str] = (),
 ) -> set[tuple[int, str]]:
     """Also those of the patterns that name the user."""
-    lines = {(user.uid, line) for line in policy.user_lines(user, acls, adopt, others)}
+    lines = {(user.uid, line) for line in policy.user_lines(user, acls, adopt, others, known)}
     for pattern in named if lines else ():
         lines |= _render_pattern_lines(pattern, ())
     return lines

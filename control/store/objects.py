@@ -1,7 +1,8 @@
 """Users, patterns, roles, ACLs, databases and certificate profiles."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -9,6 +10,7 @@ from control.policy import bindings, core
 from control.policy.taking import PLACEHOLDER
 from control.records import Database, EventDetail, Pattern, RedisAcl, Role, User
 from control.store.actions import write_action
+from control.store.bulk import find_bulk, insert_users, write_bulk
 from control.store.checks import (
     UNIQUE_USER_FIELDS,
     check_administrators,
@@ -25,6 +27,7 @@ from control.store.lines import (
     refresh_user,
 )
 from control.store.patterns import check_acls
+from control.store.pieces import finish_lines
 from control.store.revoking import follow_revocations
 from control.store.rows import (
     delete_links,
@@ -86,18 +89,24 @@ class Objects:
 
         return self._kernel.remember(("all", kind), read)
 
-    def find(self, kind: type[Record], text: str, limit: int, offset: int) -> tuple[Record, ...]:
+    def find(
+        self, kind: type[Record], text: str, limit: int, offset: int, name: str = ""
+    ) -> tuple[Record, ...]:
         """The records of a kind, by uid, whose name contains `text`, in any case; of users also
-        those whose e-mail address or subject does."""
-        table = TABLES[kind]
-        names = UNIQUE_USER_FIELDS if kind is User else ("name",)
-        query = select_all(table).limit(limit).offset(offset)
-        if text:
-            query = query.where(
-                sa.or_(*(table.c[name].icontains(text, autoescape=True) for name in names))
-            )
+        those whose e-mail address or subject does. With `name`, only the one that has it."""
+        query = _matching(select_all(TABLES[kind]), kind, text, name)
         with self._kernel.read() as connection:
-            return read_records(connection, kind, query)
+            return read_records(connection, kind, query.limit(limit).offset(offset))
+
+    def count(self, kind: type[Record], text: str = "", name: str = "") -> int:
+        """How many `find` would find without a limit; by default all of a kind."""
+
+        def load() -> int:
+            counted = sa.select(sa.func.count()).select_from(TABLES[kind])
+            with self._kernel.read() as connection:
+                return int(connection.scalar(_matching(counted, kind, text, name)) or 0)
+
+        return load() if text or name else self._kernel.cache.recall(("count", kind), load)
 
     def user_by_login(self, login: str) -> User | None:
         """The user with this name or, where there is none, with this e-mail address."""
@@ -140,7 +149,25 @@ class Objects:
             _follow(connection, made)
             note_granted_rules(connection, made, None)
             _note_change(connection, made, "created")
+        finish_lines(self._kernel)
         return made
+
+    def create_users(
+        self, made: Sequence[User], key: str = "", digest: str = ""
+    ) -> tuple[int, ...]:
+        """Adds users, all or none, as one change. Returns their uids. With a `key`, users that were
+        sent with it before (`digest` tells whether it was these) are not made again. Raises
+        BulkRefused, Refusal."""
+        names = [name for one in made for name in (one.name, one.email)]
+        with self._kernel.change(names) as connection:
+            if key and (before := find_bulk(connection, key, digest)) is not None:
+                return before
+            uids = tuple(one.uid for one in insert_users(connection, made))
+            if made:
+                check_acls(connection, made[0])
+            if key:
+                write_bulk(connection, key, digest, uids)
+        return uids
 
     def update(self, kind: type[Record], uid: int, change: Callable[[Record], Record]) -> Record:
         """Replaces a record by what `change` makes of it. Raises Refusal."""
@@ -160,6 +187,7 @@ class Objects:
             check_administrators(connection)
             fields = differing_fields(before, changed)
             _note_change(connection, changed, "updated", fields=fields)
+        finish_lines(self._kernel)
         return changed
 
     def delete(
@@ -186,6 +214,18 @@ class Objects:
             _follow(connection, record)
             check_administrators(connection)
             _note_change(connection, record, "deleted")
+
+
+def _matching(query: sa.Select[Any], kind: type[Record], text: str, name: str) -> sa.Select[Any]:
+    columns = TABLES[kind].c
+    if name:
+        query = query.where(columns.name == name)
+    if text:
+        names = UNIQUE_USER_FIELDS if kind is User else ("name",)
+        query = query.where(
+            sa.or_(*(columns[one].icontains(text, autoescape=True) for one in names))
+        )
+    return query
 
 
 def _follow(connection: sa.Connection, record: AnyRecord, before: AnyRecord | None = None) -> None:

@@ -6,7 +6,8 @@ from control.policy import lines as policy
 from control.records import Change, Target, User
 from control.store.kernel import Kernel
 from control.store.lines import all_databases, group_grants, read_target, refresh_databases
-from control.store.schema import bdbs, policy_lines, policy_log
+from control.store.pieces import do_piece
+from control.store.schema import bdbs, policy_lines, policy_log, renderings
 from control.store.statements import GRANTS_WITHOUT_LINE
 
 
@@ -89,6 +90,21 @@ class Policies:
         return self._kernel.remember(("not_synced", bdb_uid), read)
 
     def refresh(self) -> None:
-        """Renders all lines again: another version may have written them otherwise."""
+        """Renders all lines again: another version may have written them otherwise. Where there are
+        many users, theirs are left to `do_piece`."""
         with self._kernel.change() as connection:
             refresh_databases(connection, all_databases(connection))
+
+    def unfinished(self) -> frozenset[int]:
+        """The databases where lines are still to be rendered."""
+
+        def read() -> frozenset[int]:
+            with self._kernel.read() as connection:
+                return frozenset(connection.scalars(sa.select(renderings.c.bdb_uid)))
+
+        return self._kernel.remember("unfinished", read)
+
+    def do_piece(self) -> bool:
+        """Renders some of the lines that a change has left, or that it left when it was cut off.
+        Whether any are left."""
+        return bool(self.unfinished() and do_piece(self._kernel))

@@ -258,6 +258,19 @@ policy_log = _table(
     _json("removed", tuple[str, ...]),
     sa.PrimaryKeyConstraint("bdb_uid", "generation"),
 )
+# The lines of users with a greater uid than `after` are still to be rendered on these databases,
+# after a change that concerns all of them: see control/store/pieces.py.
+renderings = _table(
+    "renderings",
+    sa.Column(
+        "bdb_uid",
+        sa.BigInteger,
+        sa.ForeignKey("bdbs.uid", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    _number("after"),
+)
 nodes = _table(
     "nodes",
     _of("bdbs.uid", "bdb_uid", "CASCADE"),
@@ -322,6 +335,16 @@ actions = _table(
     _number("created"),
     sa.UniqueConstraint("uid"),
     sa.Index("actions_bdb", "bdb_uid"),
+)
+
+# What was done in bulk by a key of its sender's, so that it is done once: see Objects.create_users.
+bulks = _table(
+    "bulks",
+    _id(),
+    _text("key"),
+    _text("digest"),  # of what was sent
+    _json("uids", tuple[int, ...]),
+    sa.UniqueConstraint("key"),
 )
 
 profiles = _table(

@@ -27,6 +27,7 @@ from control.store.checks import (
 from control.store.events import note
 from control.store.kernel import Kernel
 from control.store.lines import all_databases, refresh_databases
+from control.store.pieces import finish_lines
 from control.store.revoking import follow_revocations
 from control.store.rows import (
     cluster_trust,
@@ -91,6 +92,7 @@ class Settings:
                 check_audit_sink(connection)
             check_administrators(connection)
             note(connection, "cluster_updated", fields=differing_fields(before, changed))
+        finish_lines(self._kernel)
         return changed
 
     def release(self) -> None:

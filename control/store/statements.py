@@ -117,6 +117,47 @@ ALL_GRANTS = (
 GRANTS_ON_BDB = ALL_GRANTS.where(
     roles_permissions.c.bdb_uid == sa.bindparam("bdb"), users.c.auth_method == "certificate"
 )
+# Of users with uids in a range. `+ 0`: SQLite must begin with the users, and not with the database
+# or the role, which may have all of them.
+IN_RANGE: dict[str, sa.BindParameter[int]] = {
+    "after": sa.bindparam("after"), "upto": sa.bindparam("upto")
+}  # fmt: skip
+GRANTS_IN_RANGE = (
+    sa.select(users, roles_permissions.c.bdb_uid, redis_acls.c.acl, bdbs.c.adopt_users, CHANNELS)
+    .join(user_roles, user_roles.c.user_uid == users.c.uid)
+    .join(roles_permissions, roles_permissions.c.role_uid == user_roles.c.role_uid + 0)
+    .join(redis_acls, redis_acls.c.uid == roles_permissions.c.redis_acl_uid)
+    .join(bdbs, bdbs.c.uid == roles_permissions.c.bdb_uid)
+    .where(users.c.uid > IN_RANGE["after"], users.c.uid <= IN_RANGE["upto"])
+    .where(roles_permissions.c.bdb_uid == sa.bindparam("bdb"))
+    .where(users.c.auth_method == "certificate")
+    .order_by(users.c.uid, roles_permissions.c.position)
+)
+LINES_IN_RANGE = sa.select(policy_lines).where(
+    policy_lines.c.owner > IN_RANGE["after"],
+    policy_lines.c.owner <= IN_RANGE["upto"],
+    policy_lines.c.bdb_uid + 0 == sa.bindparam("bdb"),
+)
+# Patterns that name a user with a uid in a range, and that may make users of such a name.
+PATTERNS_IN_RANGE = (
+    sa.select(patterns)
+    .join(users, users.c.name == patterns.c.user)
+    .where(users.c.uid > IN_RANGE["after"], users.c.uid <= IN_RANGE["upto"])
+)
+UID_AHEAD = sa.select(users.c.uid).where(users.c.uid > IN_RANGE["after"]).order_by(users.c.uid)
+UID_AHEAD = UID_AHEAD.limit(1).offset(sa.bindparam("skipped"))
+# A certificate user for each set of roles that any has: all with the same roles have the same ACLs.
+_HELD = (
+    sa.select(
+        user_roles.c.user_uid,
+        sa.func.aggregate_strings(sa.cast(user_roles.c.role_uid, sa.Text), ",").label("held"),
+    )
+    .join(users, users.c.uid == user_roles.c.user_uid)
+    .where(users.c.auth_method == "certificate")
+    .group_by(user_roles.c.user_uid)
+    .subquery()
+)
+ONE_OF_EACH_ROLES = sa.select(sa.func.min(_HELD.c.user_uid)).group_by(_HELD.c.held)
 # Of users without a line there, and a few others: see Policies.not_synced.
 GRANTS_WITHOUT_LINE = ALL_GRANTS.where(
     roles_permissions.c.bdb_uid == sa.bindparam("bdb"),

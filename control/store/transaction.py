@@ -12,11 +12,13 @@ from control.records import EventDetail
 class TransactionState:
     """`actor`: who makes the change, as the event log names them. `moved`: by the uid of a
     database, the generations of its policy that the transaction has made. `rules`: by the uid of a
-    database, the ACL rules that the change brings there; None where nobody asks which."""
+    database, the ACL rules that the change brings there; None where nobody asks which.
+    `unfinished`: databases of which the lines of most users are rendered after the transaction."""
 
     actor: Mapping[str, EventDetail]
     moved: dict[int, range] = field(default_factory=dict)
     rules: dict[int, set[str]] | None = None
+    unfinished: set[int] = field(default_factory=set)
 
 
 def begin_state(connection: sa.Connection, actor: Mapping[str, EventDetail]) -> None:

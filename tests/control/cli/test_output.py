@@ -19,6 +19,7 @@ def test_a_preview_is_told_in_lines() -> None:
     """What goes, what comes, who is cut and what it is then; and what the lists leave out."""
     database = {
         "bdb_name": "orders", "added": ["set enforce on"], "removed": ["set enforce shadow"],
+        "lines_added": 1, "lines_removed": 1,
         "nodes": [
             {**NODE, "ending": [ENDING, LOCAL],
              "users": [{"name": "app", "passwords": 2, "nopass": False},

@@ -1,0 +1,50 @@
+"""Changes that concern the lines of many users, such as one of an ACL that all have.
+
+The rows change in one transaction, which also notes (`renderings`) that the lines of all users of a
+database are to be rendered again. The lines then follow in transactions of some thousand users, in
+the order of their uids, each as generations of their own: between two of them others write. The
+request that made the change does them before it answers; where it was cut off, the sync worker goes
+on from the last piece, in whichever process. A second change begins the pieces anew.
+"""
+
+import time
+
+from control.store.kernel import Kernel
+from control.store.lines import PIECE_USERS, read_target, render_piece
+from control.store.transaction import state_of
+
+PIECE_SECONDS = 0.04  # that others wait for a piece
+LEAST, MOST = 500, 5_000  # users of a piece
+
+
+def finish_lines(kernel: Kernel) -> None:
+    """Renders what the last change of this thread has left. In a dry run nothing is left."""
+    uids, users = kernel.thread.unfinished, PIECE_USERS
+    kernel.thread.unfinished = frozenset()
+    if not uids or kernel.thread.forgets:
+        return
+    while True:
+        begun = time.monotonic()
+        left = do_piece(kernel, users)
+        if not uids & left:
+            break
+        users = int(users * PIECE_SECONDS / max(time.monotonic() - begun, 0.001))
+        users = min(MOST, max(LEAST, users))
+    _count_all(kernel, uids)
+
+
+def do_piece(kernel: Kernel, users: int = PIECE_USERS) -> set[int]:
+    """Does one piece. Returns the databases where something is left to do."""
+    with kernel.change(()) as connection:
+        state_of(connection).rules = None  # they were tried before the change
+        return render_piece(connection, users)
+
+
+def _count_all(kernel: Kernel, uids: frozenset[int]) -> None:
+    """Other threads may have done pieces: the generations that this one waits for are all."""
+    with kernel.read() as connection:
+        last = {uid: read_target(connection, uid).generation for uid in uids}
+    moved = dict(kernel.thread.moved)
+    for uid, generation in last.items():
+        moved[uid] = range(moved[uid].start, generation + 1)
+    kernel.thread.moved = moved
