@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from control.domain.effects import effects
 from control.nodes.audit import Command
 from control.nodes.client import NodeError
 from control.nodes.plan import merged
@@ -79,7 +80,7 @@ def told(
     """One database of the answer; `servers` are its nodes that have a policy."""
     before, after = core.Policy(found.before), core.Policy(found.after)
     changed, unknown = certificates(before, after, known, now)
-    return {
+    answer = {
         "bdb_uid": found.database.uid,
         "bdb_name": found.database.name,
         "added": found.added,
@@ -89,6 +90,7 @@ def told(
         "certificates_changed": len(changed),
         "certificates_unknown": unknown,
     }
+    return {**answer, "effects": effects(answer)}
 
 
 # ---- Known certificates --------------------------------------------------------------------------

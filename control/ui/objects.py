@@ -126,7 +126,7 @@ def create(kind: Kind) -> Any:
         change = Change(
             "POST", kind.api, body, f"Add the {kind.noun} {body.get('name', '')}",
             f"The {kind.noun} {body.get('name', '')} was added.", f"{kind.address}/new",
-            password=kind.needs_password({}, body),
+            password=kind.needs_password({}, body), name=body.get("name", ""), fields=kind.fields,
         )  # fmt: skip
         return changes.run(change, {"body": json.dumps(body)}, lambda made: of(kind, made))
     except Refusal as error:
@@ -143,7 +143,7 @@ def update(kind: Kind, uid: int) -> Any:
         change = Change(
             "PUT", f"{kind.api}/{uid}", body, f"Change the {kind.noun} {now['name']}",
             f"The {kind.noun} {now['name']} was changed.", f"{kind.address}/{uid}", etag,
-            kind.needs_password(now, body),
+            kind.needs_password(now, body), name=now["name"], was=now, fields=kind.fields,
         )  # fmt: skip
         carried = {"body": json.dumps(body), "etag": etag}
         return changes.run(change, carried, lambda made: of(kind, made))
@@ -164,6 +164,7 @@ def remove(kind: Kind, uid: int) -> Any:
     change = Change(
         "DELETE", f"{kind.api}/{uid}", None, f"Remove the {kind.noun} {name}",
         f"The {kind.noun} {name} was removed.", f"{kind.address}/{uid}", etag,
+        name=name,
     )  # fmt: skip
     return changes.run(change, {"etag": etag}, lambda _: kind.address)
 

@@ -28,3 +28,11 @@ for (const input of document.querySelectorAll("input[type=file][data-into]")) {
 
 // Errors are where the reader is.
 document.getElementById("problems")?.focus();
+
+// What is grave is not a button away, as long as its name is not typed.
+for (const word of document.querySelectorAll("input[data-word]")) {
+  const button = word.form.querySelector("button.danger");
+  const check = () => { button.disabled = word.value.trim() !== word.dataset.word; };
+  word.addEventListener("input", check);
+  check();
+}
