@@ -82,6 +82,7 @@ class Cluster:
     acl_pubsub_default: PubsubDefault = "resetchannels"  # of ACLs that name no channel
     min_control_TLS_version: TlsVersion = "1.2"  # of the REST API and the page
     options_method_forbidden: bool = False  # whether HTTP's OPTIONS is refused
+    log_retention: int = 400  # days for which the event log keeps what was changed here
     jwt_key: str = field(default="", repr=False)  # signs tokens; never leaves the control plane
     # The ids of the stores that this one has been, and the number of the first event of each: a
     # restore makes another one, whose events go on behind those of the backup.

@@ -34,6 +34,7 @@ class ClusterBody(DemandsBody):
     min_control_TLS_version: TlsVersion = "1.2"
     min_data_TLS_version: TlsVersion = "1.2"
     options_method_forbidden: bool = False
+    log_retention: Annotated[int, Field(ge=1, le=36_500)] = 400
 
     IGNORED = enterprise.CLUSTER_IGNORED | words("name created_time alert_settings")
     HELD = enterprise.CLUSTER_HELD
@@ -66,6 +67,7 @@ class ClusterAnswer(DemandsAnswer, Answer):
     min_control_TLS_version: TlsVersion
     min_data_TLS_version: TlsVersion
     options_method_forbidden: bool
+    log_retention: int
 
 
 class PolicyAnswer(Answer):
@@ -169,6 +171,7 @@ def render(cluster: Cluster) -> dict[str, Any]:
         "min_control_TLS_version": cluster.min_control_TLS_version,
         "min_data_TLS_version": shown_data_tls(cluster.demands),
         "options_method_forbidden": cluster.options_method_forbidden,
+        "log_retention": cluster.log_retention,
         **demands.rendered(cluster.demands.over(demands.NOTHING)),
     }
 

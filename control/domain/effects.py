@@ -51,6 +51,13 @@ def effects(database: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{"text": one.text, "cuts": one.cuts, "grave": one.grave} for one in found]
 
 
+def bound(line: str) -> tuple[str, str]:
+    """The first user of a `bind` line, and by what: "subject CN=alice"."""
+    kind, _, rest = line.removeprefix("bind ").partition(" ")
+    value, _, rest = _token(rest)
+    return _token(rest)[0], f"{kind} {value}"
+
+
 # ---- Users ----
 
 
@@ -116,7 +123,7 @@ def _short(text: str, length: int = 120) -> str:
 def _of_identities(added: Sequence[str], removed: Sequence[str]) -> Iterator[Effect]:
     """Of users and patterns: how they are known."""
     for lines, word in ((removed, "no longer"), (added, "now")):
-        found = [_bound(one) for one in lines if one.startswith("bind ")]
+        found = [bound(one) for one in lines if one.startswith("bind ")]
         found = [(who, by) for who, by in found if not who.startswith(RESERVED)]
         for who, by in found[:NAMED]:
             yield Effect(f"{who} is {word} known by {_short(by)}")
@@ -127,13 +134,6 @@ def _of_identities(added: Sequence[str], removed: Sequence[str]) -> Iterator[Eff
         for one in [one for one in lines if one.startswith("pattern ")][:NAMED]:
             yield Effect(f"The pattern {verb}: {_short(one.removeprefix('pattern '))}",
                          cuts=verb == "goes")  # fmt: skip
-
-
-def _bound(line: str) -> tuple[str, str]:
-    """The first user of a `bind` line, and by what."""
-    kind, _, rest = line.removeprefix("bind ").partition(" ")
-    value, _, rest = _token(rest)
-    return _token(rest)[0], f"{kind} {value}"
 
 
 # ---- Trust ----

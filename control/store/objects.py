@@ -28,6 +28,7 @@ from control.store.patterns import check_acls
 from control.store.revoking import follow_revocations
 from control.store.rows import (
     delete_links,
+    differences,
     differing_fields,
     find_record,
     insert_links,
@@ -158,8 +159,7 @@ class Objects:
             _follow(connection, changed, before)
             note_granted_rules(connection, changed, before)
             check_administrators(connection)
-            fields = differing_fields(before, changed)
-            _note_change(connection, changed, "updated", fields=fields)
+            _note_change(connection, changed, "updated", **differences(before, changed))
         return changed
 
     def delete(

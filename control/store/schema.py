@@ -108,6 +108,7 @@ cluster_table = _table(
     _text("acl_pubsub_default"),
     _text("min_control_TLS_version"),
     _flag("options_method_forbidden"),
+    _number("log_retention"),
     _text("jwt_key"),
     _json("stores", tuple[tuple[str, int], ...]),
     _text("hold"),

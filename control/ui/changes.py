@@ -29,11 +29,18 @@ FIELD = re.compile(r"(\w+)[\w.]*: (.+)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Call:
-    """A call of the API."""
+    """A call of the API, and the one that undoes it."""
 
     method: str
     path: str
     body: Item | None
+    undo: "Call | None" = None
+
+    @property
+    def told(self) -> Item:
+        """As a preview takes it."""
+        sent: Item = {"method": self.method, "path": self.path}
+        return sent | ({} if self.body is None else {"body": self.body})
 
 
 @dataclass(frozen=True)
@@ -58,9 +65,7 @@ class Change:
     @property
     def calls(self) -> list[Item]:
         """As the preview takes them."""
-        found = [*self.first, Call(self.method, self.path, self.body)]
-        return [{name: value for name, value in vars(one).items() if value is not None}
-                for one in found]  # fmt: skip
+        return [one.told for one in (*self.first, Call(self.method, self.path, self.body))]
 
 
 def run(change: Change, carried: Mapping[str, str], then: Callable[[Any], str]) -> Any:
@@ -202,12 +207,11 @@ def differing(change: Change) -> list[tuple[str, str, str]]:
 def make(change: Change, meant: bool) -> Answer:
     """What comes first, too: where a later call is refused, what was made before is taken back.
     `meant`: its name was typed, so that others are trusted than so far was read."""
-    made: list[str] = []
+    undo: list[Call] = []
     try:
         for one in change.first:
             answer(f"{one.method} {one.path}", one.body)
-            if one.method == "POST" and one.body:
-                made.append(f"{one.path}/{one.body['uid']}")
+            undo += [one.undo] if one.undo else []
         try:
             return make_last(change, "trust_grows" in request.form)
         except Refusal as error:
@@ -215,9 +219,9 @@ def make(change: Change, meant: bool) -> Answer:
                 raise
             return make_last(change, trust_grows=True)
     except Refusal:
-        for path in reversed(made):
-            with suppress(Refusal):  # it is used by now: it stays
-                ask(f"DELETE {path}")
+        for one in reversed(undo):
+            with suppress(Refusal):  # somebody else uses it by now: it stays
+                ask(f"{one.method} {one.path}", one.body)
         raise
 
 
