@@ -21,7 +21,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
-from flask import Flask, Response, current_app, g, jsonify, request
+from flask import Flask, Response, after_this_request, current_app, g, jsonify, request
 
 from control.api import models
 from control.api.models import Empty
@@ -311,10 +311,24 @@ def number(name: str, default: int) -> int:
 
 def found(kind: type[Record]) -> tuple[Record, ...]:
     """The records that the request asks for: all, or those of its LISTING. Raises Refusal 400."""
-    if not any(name in request.args for name in LISTING):
+    if not any(name in request.args for name in (*LISTING, "role_uid")):
         return store().objects.all(kind)
     text = request.args.get("search", "")
-    return store().objects.find(kind, text, number("limit", MANY), number("offset", 0))
+    role = number("role_uid", 0) if "role_uid" in request.args else None
+    count = store().objects.count(kind, text, role)
+    tell_total(count)
+    return store().objects.find(kind, text, number("limit", MANY), number("offset", 0), role)
+
+
+TOTAL = "Certauth-Total"  # how many records there are of those that a list shows some of
+
+
+def tell_total(count: int) -> None:
+    def told(response: Response) -> Response:
+        response.headers[TOTAL] = str(count)
+        return response
+
+    after_this_request(told)
 
 
 def _patience() -> float:

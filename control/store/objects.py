@@ -41,12 +41,14 @@ from control.store.schema import (
     NOUNS,
     TABLES,
     AnyRecord,
+    Kind,
     Record,
     client_certificates,
     login_failures,
     nodes,
     patterns,
     roles_permissions,
+    user_roles,
     users,
 )
 from control.store.statements import select_all, select_by
@@ -87,18 +89,21 @@ class Objects:
 
         return self._kernel.remember(("all", kind), read)
 
-    def find(self, kind: type[Record], text: str, limit: int, offset: int) -> tuple[Record, ...]:
+    def find(
+        self, kind: type[Record], text: str, limit: int, offset: int, role_uid: int | None = None
+    ) -> tuple[Record, ...]:
         """The records of a kind, by uid, whose name contains `text`, in any case; of users also
-        those whose e-mail address or subject does."""
-        table = TABLES[kind]
-        names = UNIQUE_USER_FIELDS if kind is User else ("name",)
-        query = select_all(table).limit(limit).offset(offset)
-        if text:
-            query = query.where(
-                sa.or_(*(table.c[name].icontains(text, autoescape=True) for name in names))
-            )
+        those whose e-mail address or subject does, and only those who hold a role."""
+        query = select_all(TABLES[kind]).limit(limit).offset(offset)
+        query = query.where(*_wanted(kind, text, role_uid))
         with self._kernel.read() as connection:
             return read_records(connection, kind, query)
+
+    def count(self, kind: type[Record], text: str, role_uid: int | None = None) -> int:
+        """How many there are of these."""
+        query = sa.select(sa.func.count()).select_from(TABLES[kind])
+        with self._kernel.read() as connection:
+            return int(connection.scalar(query.where(*_wanted(kind, text, role_uid))) or 0)
 
     def user_by_login(self, login: str) -> User | None:
         """The user with this name or, where there is none, with this e-mail address."""
@@ -186,6 +191,18 @@ class Objects:
             _follow(connection, record)
             check_administrators(connection)
             _note_change(connection, record, "deleted")
+
+
+def _wanted(kind: Kind, text: str, role_uid: int | None) -> list[sa.ColumnElement[bool]]:
+    """The conditions of `find`."""
+    table, found = TABLES[kind], list[sa.ColumnElement[bool]]()
+    names = UNIQUE_USER_FIELDS if kind is User else ("name",)
+    if text:
+        found.append(sa.or_(*(table.c[name].icontains(text, autoescape=True) for name in names)))
+    if role_uid is not None:
+        holders = sa.select(user_roles.c.user_uid).where(user_roles.c.role_uid == role_uid)
+        found.append(users.c.uid.in_(holders))
+    return found
 
 
 def _follow(connection: sa.Connection, record: AnyRecord, before: AnyRecord | None = None) -> None:

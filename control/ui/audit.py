@@ -3,14 +3,13 @@
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from flask import Blueprint, Response, render_template, request
 
 from control.errors import Refusal
-from control.ui.ask import ask, may
-from control.ui.objects import offset_of
+from control.ui.ask import ask, may, offset_of
 
 blueprint = Blueprint("audit", __name__, url_prefix="/ui/audit")
 PAGE = 50
@@ -88,12 +87,10 @@ def export(form: str) -> Any:
     """What is chosen, as a file: CSV for people, JSON lines for programs."""
     found = list(parts(asked(filters())))
     if form == "csv":
-        text, kind = as_csv(found), "text/csv"
-    else:
-        text = "".join(f"{json.dumps(one, ensure_ascii=False)}\n" for one in found)
-        kind = "application/x-ndjson"
-    headers = {"Content-Disposition": f'attachment; filename="audit.{form}"'}
-    return Response(text, mimetype=kind, headers=headers)
+        return as_csv("audit", COLUMNS, map(cells, found))
+    text = "".join(f"{json.dumps(one, ensure_ascii=False)}\n" for one in found)
+    headers = {"Content-Disposition": 'attachment; filename="audit.jsonl"'}
+    return Response(text, mimetype="application/x-ndjson", headers=headers)
 
 
 def parts(query: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -104,20 +101,22 @@ def parts(query: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             return
 
 
-def as_csv(events: list[dict[str, Any]]) -> str:
+def cells(event: dict[str, Any]) -> list[str]:
+    """An event as COLUMNS."""
+    one = told(event)
+    change = "; ".join(f"{name}: {was} -> {now}" for name, was, now in one["changes"])
+    more = "; ".join(f"{name}={value}" for name, value in one["rest"].items())
+    return [*(one[name] for name in COLUMNS[:-2]), change, more]
+
+
+def as_csv(name: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Response:
+    """A file for people and their spreadsheets."""
     out = io.StringIO()
-    rows = csv.writer(out)
-    rows.writerow(COLUMNS)
-    for event in events:
-        one = told(event)
-        change = "; ".join(f"{name}: {was} -> {now}" for name, was, now in one["changes"])
-        more = "; ".join(f"{name}={value}" for name, value in one["rest"].items())
-        cells = (
-            one["time"], one["type"], one["severity"], one["object"], one["by"], one["from"],
-            one["where"], one["reason"], change, more,
-        )  # fmt: skip
-        rows.writerow(map(harmless, cells))
-    return out.getvalue()
+    writer = csv.writer(out)
+    writer.writerow(heads)
+    writer.writerows([harmless(str(cell)) for cell in row] for row in rows)
+    headers = {"Content-Disposition": f'attachment; filename="{name}.csv"'}
+    return Response(out.getvalue(), mimetype="text/csv", headers=headers)
 
 
 def harmless(text: str) -> str:
@@ -217,4 +216,4 @@ def history(noun: str, uid: int, limit: int = 10) -> list[dict[str, Any]]:
     if not may("view_logged_events"):
         return []
     found = ask("GET /v1/logs", object=f"{noun}/{uid}", order="desc", limit=limit)
-    return [told(one) for one in found]
+    return [{**told(one), "event": one} for one in found]

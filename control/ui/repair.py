@@ -15,7 +15,7 @@ from control.ui import changes
 from control.ui.ask import answer, ask, may
 from control.ui.changes import Change, Item
 from control.ui.fields import is_number
-from control.ui.users import KIND
+from control.ui.users import KIND, named
 
 blueprint = Blueprint("repair", __name__, url_prefix="/ui/repair")
 FACTS = ("subject ", "its RDN ", "its SAN", "without a subject", "path: ", "by the `")
@@ -133,7 +133,7 @@ def of_nobody(leaf: Leaf, told: Mapping[str, Any]) -> Iterator[Cure]:
     if may("update_user"):
         for line in told["trace"]:
             if line.startswith(NEAREST + "bind "):
-                who, by = bound(line.removeprefix(NEAREST))
+                who, by = bound(line.removeprefix(NEAREST).partition(": the certificate has ")[0])
                 if user := named(who):
                     seen.add(who)
                     yield Cure(
@@ -190,14 +190,6 @@ def of_unfit(leaf: Leaf, told: Mapping[str, Any]) -> Iterator[Cure]:
 def user_of(told: Mapping[str, Any]) -> Item | None:
     line = told.get("line") or ""
     return named(bound(line)[0]) if line.startswith("bind ") else None
-
-
-def named(name: str) -> Item | None:
-    """The user with this name, where the person may see that."""
-    if not name or not may("view_all_users_info"):
-        return None
-    found = ask("GET /v1/users", search=name, limit=100)
-    return next((one for one in found if one["name"] == name), None)
 
 
 @blueprint.post("/identity")

@@ -78,3 +78,42 @@ if (live) {
   };
   setTimeout(look, 1000 * Number(live.dataset.every));
 }
+
+// Texts that one takes along.
+for (const text of document.querySelectorAll("[data-copy]")) {
+  if (!navigator.clipboard) break;
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "quiet";
+  button.textContent = "Copy";
+  button.setAttribute("aria-label", `Copy ${text.dataset.copy}`);
+  button.addEventListener("click", async () => {
+    await navigator.clipboard.writeText(text.textContent);
+    button.textContent = "Copied";
+  });
+  const box = text.closest(".copied") ?? text.parentElement;
+  box.classList.add("copied");
+  box.append(button);
+}
+
+// Two minutes before a login ends by itself, and only where nothing has happened since.
+const ends = Number(document.body.dataset.ends);
+if (ends) {
+  const warn = () => {
+    const note = document.createElement("p");
+    note.className = "note warn ending";
+    note.setAttribute("role", "alert");
+    note.textContent = "Your login ends in two minutes. What you have typed is kept. ";
+    const stay = document.createElement("button");
+    stay.type = "button";
+    stay.textContent = "Stay logged in";
+    stay.addEventListener("click", async () => {
+      const answer = await fetch("/ui/password");
+      note.remove();
+      if (answer.ok) setTimeout(warn, 1000 * (ends - 120));
+    });
+    note.append(stay);
+    document.getElementById("main").prepend(note);
+  };
+  setTimeout(warn, 1000 * (ends - 120));
+}
