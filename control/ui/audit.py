@@ -171,8 +171,8 @@ def subject(event: Mapping[str, Any]) -> tuple[str, str]:
 
 def changes(event: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """The fields that a change was about: name, what it was, what it is."""
-    found = [("CA", "", one) for one in event.get("added", ())]
-    found += [("CA", one, "") for one in event.get("removed", ())]
+    found = [("added", "", one) for one in event.get("added", ())]
+    found += [("removed", "", one) for one in event.get("removed", ())]
     fields = event.get("fields", [])
     empty = [""] * len(fields)
     both = zip(fields, event.get("before", empty), event.get("after", empty), strict=False)
