@@ -29,7 +29,7 @@ from control.domain.guard import Caller, Guard, denied
 from control.errors import Refusal, conflict, forbidden, invalid
 from control.errors import missing as no_such
 from control.nodes.trials import Trials, refusal
-from control.nodes.waiting import IN_FORCE, LONGEST, in_force, missing, wait_for_sync
+from control.nodes.waiting import IN_FORCE, LONGEST, TOTAL, in_force, missing, wait_for_sync
 from control.policy.core import CoreError
 from control.records import User
 from control.store import Away, Record, Store, Untried
@@ -318,9 +318,6 @@ def found(kind: type[Record]) -> tuple[Record, ...]:
     count = store().objects.count(kind, text, role)
     tell_total(count)
     return store().objects.find(kind, text, number("limit", MANY), number("offset", 0), role)
-
-
-TOTAL = "Certauth-Total"  # how many records there are of those that a list shows some of
 
 
 def tell_total(count: int) -> None:

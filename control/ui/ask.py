@@ -11,10 +11,9 @@ from urllib.parse import quote
 
 from flask import Flask, current_app, g, request, session
 
-from control.api.web import TOTAL
 from control.domain.guard import Caller
 from control.errors import Refusal
-from control.nodes.waiting import IN_FORCE
+from control.nodes.waiting import IN_FORCE, TOTAL
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,18 @@
 """The CAs that clients come from: who depends on each, and those of the cluster to add or remove.
 What a database has of its own is edited there."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from flask import Blueprint, render_template, request
 
 from control.errors import Refusal, invalid, missing
-from control.pki.pem import CertificateError, load_certificate, printable, split_pem
-from control.pki.uploads import doubts, merge_bundles
+from control.pki.facts import facts_of, named
+from control.pki.pem import CertificateError, split_pem
+from control.pki.uploads import merge_bundles
 from control.policy import core
-from control.records import TRUSTED_CA, rendered_time
+from control.records import TRUSTED_CA
 from control.ui import changes
 from control.ui.ask import ask, may
 from control.ui.changes import Change
@@ -28,16 +25,43 @@ LABELS = {"certificate": "Certificates"}
 @blueprint.get("/")
 def show(error: Refusal | None = None) -> Any:
     found = ask("GET /v1/certauth/ca")
-    names = {0: "this page and the API"}
-    if may("view_all_bdbs_info"):
-        names |= {one["uid"]: one["name"] for one in ask("GET /v1/bdbs", fields="uid,name")}
     page = render_template(
-        "cas.html", cas=found["cas"], silent=found["silent"], names=names,
+        "cas.html", cas=found["cas"], silent=found["silent"], names=places(),
         removed=found["removed"], pins=found["pins"],
         own={core.identity(one.encode()).key for one in split_pem(trusted())},
         pem=request.form.get("pem", ""), errors=changes.problems(error, LABELS) if error else [],
     )  # fmt: skip
     return page, error.status if error else HTTPStatus.OK
+
+
+@blueprint.get("/<key>")
+def item(key: str) -> Any:
+    """One of them: what it is, where it counts, and its certificate to take along."""
+    found = ask("GET /v1/certauth/ca")
+    one = next((one for one in found["cas"] if one["ca"] == key), None)
+    pem = next((one for one in known() if core.identity(one.encode()).key == key), "")
+    if one is None:
+        raise missing("such CA")
+    return render_template("ca.html", one=one, pem=pem, facts=facts_of([pem]) if pem else [],
+                           names=places())  # fmt: skip
+
+
+def known() -> list[str]:
+    """The certificates of CAs that the person may see: of the cluster, and of databases."""
+    found = split_pem(trusted())
+    if may("view_all_bdbs_info"):
+        for one in ask("GET /v1/bdbs", fields="uid,authentication_ssl_client_certs"):
+            for cert in one["authentication_ssl_client_certs"]:
+                found += split_pem(cert["client_cert"])
+    return found
+
+
+def places() -> dict[int, str]:
+    """What the places are called where CAs count."""
+    names = {0: "this page and the API"}
+    if may("view_all_bdbs_info"):
+        names |= {one["uid"]: one["name"] for one in ask("GET /v1/bdbs", fields="uid,name")}
+    return names
 
 
 def trusted() -> str:
@@ -89,59 +113,3 @@ def replaced(pem: str, title: str, done: str) -> Change:
         return Change("DELETE", path, None, title, done, "/ui/cas/")
     body = {"name": TRUSTED_CA, "certificate": pem}
     return Change("PUT", "/v1/cluster/update_cert", body, title, done, "/ui/cas/")
-
-
-def named(pem: str) -> str:
-    """A CA by what people call it: its CN, else its whole subject, else its key id."""
-    one = core.identity(pem.encode())
-    return (*core.common_names(one.subject), one.subject, one.key)[0] or one.key
-
-
-def facts_of(authorities: Sequence[str]) -> list[tuple[str, str]]:
-    """What one compares, before one trusts it, with what its owner reads out."""
-    found: list[tuple[str, str]] = []
-    for pem in authorities:
-        one, parsed = core.identity(pem.encode()), load_certificate(pem)
-        above = "itself" if one.issuer == one.subject else one.issuer
-        found += [
-            ("Subject", one.subject or "(none)"), ("Issued by", above),
-            ("Valid", f"{rendered_time(one.not_before)} to {rendered_time(one.not_after)}"),
-            ("Key", keyed(parsed)), ("SHA-256 of the certificate", spaced(one.cert)),
-            ("SHA-256 of the key", spaced(one.key)), *constraints(parsed),
-        ]  # fmt: skip
-        found += [("Look at this", doubt) for doubt in doubts(pem)]
-    return found
-
-
-def spaced(digest: str) -> str:
-    """In groups that one can read out."""
-    return ":".join(digest[at : at + 2] for at in range(0, len(digest), 2)).upper()
-
-
-def keyed(certificate: x509.Certificate) -> str:
-    try:
-        key = certificate.public_key()
-    except (ValueError, UnsupportedAlgorithm):
-        return "of a kind that is not known here"
-    if isinstance(key, rsa.RSAPublicKey):
-        return f"RSA, {key.key_size} bits"
-    if isinstance(key, ec.EllipticCurvePublicKey):
-        return f"EC, {key.curve.name}"
-    return type(key).__name__.removesuffix("PublicKey")
-
-
-def constraints(certificate: x509.Certificate) -> list[tuple[str, str]]:
-    """How far it reaches, where it says so."""
-    found = []
-    try:
-        basic = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-        if basic.path_length is not None:
-            found.append(("CAs below it", f"at most {basic.path_length}"))
-        limits = certificate.extensions.get_extension_for_class(x509.NameConstraints).value
-        for label, names in (("Only for", limits.permitted_subtrees),
-                             ("Not for", limits.excluded_subtrees)):  # fmt: skip
-            if names:
-                found.append((label, ", ".join(printable(str(one.value)) for one in names)))
-    except (ValueError, x509.ExtensionNotFound):
-        pass
-    return found

@@ -68,7 +68,7 @@ def of_certificates(text: str) -> list[tuple[str, str, str]]:
 def of_authorities(text: str) -> list[tuple[str, str, str]]:
     digits = plain(text)
     return [
-        ("/ui/cas/", one["subject"] or one["ca"], f"until {one['not_after']}")
+        (f"/ui/cas/{one['ca']}", one["subject"] or one["ca"], f"until {one['not_after']}")
         for one in ask("GET /v1/certauth/ca")["cas"]
         if text.lower() in one["subject"].lower() or (digits and one["ca"].startswith(digits))
     ]

@@ -5,44 +5,27 @@ keyboard, on a phone, in the dark; and what an accessibility checker says of eac
 run` has started with its folder HOME."""
 
 import json
-import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser as Chromium
-from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import BrowserContext, Page, expect
 
-from tests.kit.chromium import (
-    Site,
-)
+from tests.kit.chromium import Site, chromium
 from tests.kit.rest import ADMIN
 from tests.kit.support import Cert
 
 pytestmark = pytest.mark.slow
 PLACES = (
-    "", "databases/", "databases/new", "databases/1", "users/", "users/new", "users/2", "roles/",
+    "", "onboard/", "search?q=a", "databases/", "databases/new", "databases/1", "users/", "users/new", "users/2", "roles/",
     "roles/1", "acls/", "acls/2", "cas/", "sessions/", "certificates/", "explain/", "audit/",
     "password", "nothing",
 )  # fmt: skip
 PHONE = {"width": 390, "height": 844}
-
-
-@contextmanager
-def chromium() -> Iterator[Chromium]:
-    """The system's, without its sandbox where this is root."""
-    with sync_playwright() as playwright:
-        arguments = ["--no-sandbox"] if os.getuid() == 0 else []
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=arguments
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +105,10 @@ def test_a_change_is_shown_made_and_searched_for(visit: Callable[..., BrowserCon
     page.get_by_label("Rules").fill("+@read ~orders:*")
     page.get_by_role("button", name="Review changes").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Change the ACL Read Only?")
+    expect(page.get_by_role("list", name="What it does on orders")).to_contain_text(
+        "alice has other rights on orders: +@read ~* becomes +@read ~orders:*"
+    )
+    page.get_by_text("Policy lines: 1 come, 1 go").click()
     lines = page.get_by_role("list", name="Policy lines")
     expect(lines).to_contain_text("+ user alice on +@read ~orders:*")
     page.get_by_role("button", name="Change the ACL Read Only").click()

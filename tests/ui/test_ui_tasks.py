@@ -16,12 +16,12 @@ from playwright.sync_api import Locator, Page, expect
 
 from control import service
 from tests.kit.browser import ALICE
+from tests.kit.chromium import chromium
 from tests.kit.node import Start
 from tests.kit.plane import Https, enrolled_node, initialised
 from tests.kit.rest import ADMIN
 from tests.kit.servers import Server
 from tests.kit.support import Cert, Pki, RedisServer, free_port, wait_until
-from tests.ui.test_ui_browser import chromium
 
 pytestmark = pytest.mark.slow
 PATIENCE = 30_000  # milliseconds

@@ -262,6 +262,16 @@ def test_a_form_waits_for_the_next_login(api: ControlPlane) -> None:
     assert (page.status, "What you typed is kept" in page.text) == (401, False)
 
 
+def test_a_ca_has_a_page(api: ControlPlane, admin: Browser, pki: Pki) -> None:
+    """With what one compares, where it counts, and its certificate."""
+    api.trust(pki.ca)
+    api.database()
+    page = admin.get(f"/ui/cas/{pki.ca.key_id}")
+    assert "Trusted by this page and the API, orders" in page.text
+    assert pki.ca.pem.decode().strip() in page.html
+    assert admin.get(f"/ui/cas/{'0' * 64}").status == 404
+
+
 def test_everything_is_searched(api: ControlPlane, admin: Browser, pki: Pki) -> None:
     """By a part of a name, and a CA by its key id."""
     api.trust(pki.ca)
