@@ -21,7 +21,8 @@ from tests.kit.support import Cert
 
 pytestmark = pytest.mark.slow
 PLACES = (
-    "", "onboard/", "search?q=a", "databases/", "databases/new", "databases/1", "users/", "users/new", "users/2", "roles/",
+    "", "onboard/", "search?q=a", "databases/", "databases/new", "databases/1", "users/",
+    "users/new", "users/2", "roles/",
     "roles/1", "acls/", "acls/2", "cas/", "sessions/", "certificates/", "explain/", "audit/",
     "password", "nothing",
 )  # fmt: skip
@@ -252,8 +253,8 @@ def take_pictures(home: Path, folder: Path) -> None:
     with chromium() as browser:
         usual: dict[str, Any] = {"viewport": {"width": 1280, "height": 480}}
         for options, places in (
-            (usual, ("", "databases/1", "users/", "roles/", "acls/", "cas/", "sessions/",
-                     "certificates/")),
+            (usual, ("", "onboard/", "databases/1", "users/", "roles/", "acls/", "cas/",
+                     "sessions/", "certificates/")),
             ({**usual, "color_scheme": "dark"}, ("",)),
             ({"viewport": PHONE}, ("users/2",)),
         ):  # fmt: skip
