@@ -3,6 +3,7 @@ and for each cure that the page can carry out a button with everything filled in
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 from typing import Any
 
 from flask import Blueprint, request, url_for
@@ -18,6 +19,7 @@ from control.ui.fields import is_number
 from control.ui.users import KIND, named
 
 blueprint = Blueprint("repair", __name__, url_prefix="/ui/repair")
+NEAR = 0.9  # of two texts: how much of them is the same
 FACTS = ("subject ", "its RDN ", "its SAN", "without a subject", "path: ", "by the `")
 NEAREST = "nearest: "
 UNKNOWN = ("issued by (empty)", "1970-01-01T00:00:00Z")  # what a log entry does not have
@@ -134,7 +136,8 @@ def of_nobody(leaf: Leaf, told: Mapping[str, Any]) -> Iterator[Cure]:
         for line in told["trace"]:
             if line.startswith(NEAREST + "bind "):
                 who, by = bound(line.removeprefix(NEAREST).partition(": the certificate has ")[0])
-                if user := named(who):
+                user = named(who) if is_slip(by, leaf) else None
+                if user:
                     seen.add(who)
                     yield Cure(
                         f"Correct {who}'s identity", "/ui/repair/identity",
@@ -150,6 +153,23 @@ def of_nobody(leaf: Leaf, told: Mapping[str, Any]) -> Iterator[Cure]:
     if may("create_new_user"):
         address = url_for("onboard.show", name=leaf.name, identity=leaf.line)
         yield Cure("Make a user from it", address, "With rights that you choose")
+
+
+def is_slip(by: str, leaf: Leaf) -> bool:
+    """Whether an identity may well be this certificate's, written wrong: the same name but for case
+    and blanks, or nearly the same text of another kind. The nearest line of a policy may also be
+    somebody else's, whose identity nobody is to be offered."""
+    kind, _, value = by.partition(" ")
+    if kind == "subject":
+        theirs = (*core.common_names(value), "")[0]
+        return bool(leaf.name) and plain(theirs) == plain(leaf.name)
+    same = [san.partition(":")[2] for san in leaf.sans if san.startswith(f"{kind}:")]
+    near = (SequenceMatcher(None, plain(value), plain(one)).ratio() for one in same)
+    return max(near, default=0) >= NEAR
+
+
+def plain(text: str) -> str:
+    return "".join(text.split()).casefold()
 
 
 def of_strangers(body: Mapping[str, Any]) -> Iterator[Cure]:

@@ -208,6 +208,19 @@ def test_a_refused_certificate_has_its_cures(api: ControlPlane, admin: Browser, 
         assert 'class="failed"' in page.html
 
 
+def test_somebody_elses_identity_is_not_offered(
+    api: ControlPlane, admin: Browser, pki: Pki
+) -> None:
+    """The nearest line is alice's, and the certificate bob's; a slip of a letter is offered."""
+    api.trust(pki.ca)
+    api.certificate_user("alice", ALICE, role="db_member")
+    api.database(tls_mode="enabled", roles_permissions=[{"role_uid": 4, "redis_acl_uid": 2}])
+    for leaf, offered in ((pki.bob, False), (pki.ca.issue("CN=Alice,OU=Eng,O=acme"), True)):
+        page = admin.send(admin.get("/ui/explain/"), "/ui/explain/", pem=leaf.pem.decode())
+        assert "nearest: bind subject CN=alice" in page.text
+        assert ("Correct alice's identity" in page.text) == offered
+
+
 # ---- Logins --------------------------------------------------------------------------------------
 
 
