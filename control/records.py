@@ -143,6 +143,7 @@ class Cluster:
     db_conns_auditing: bool = False  # whether connections of new databases are audited
     audit_sink: AuditSink | None = None
     alert_settings: AlertSettings = AlertSettings()
+    log_retention: int = 400  # days for which the event log keeps what was changed here
     jwt_key: str = field(default="", repr=False)  # signs tokens; never leaves the control plane
     # The ids of the stores that this one has been, and the number of the first event of each: a
     # restore makes another one, whose events go on behind those of the backup.

@@ -2,6 +2,7 @@
 revocations, sessions, servers, events."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from control.records import Database, EventDetail, NodeRole, Origin, Reason, Severity, Stale, Target
 
@@ -94,6 +95,11 @@ class Action:
     created: int  # seconds since 1970
 
 
+# What a certificate is worth, the first of these that holds: revoked by anybody, ended, of a user
+# that is gone, followed by another one of the same user, near its end.
+CertificateState = Literal["revoked", "expired", "orphaned", "superseded", "expiring", "valid"]
+
+
 @dataclass(frozen=True)
 class ClientCertificate:
     """A client's certificate that was issued here, or seen at a login. Hashes and serial numbers
@@ -117,6 +123,7 @@ class ClientCertificate:
     pem: str = ""  # of what was issued here
     serves: bool = False  # its extended key usage is not for clients alone
     sans: tuple[str, ...] = ()  # "uri:spiffe://acme/cart"; the last is "..." where there are more
+    state: str = field(default="", compare=False)  # see CertificateState; "": nobody asked
 
 
 @dataclass(frozen=True)

@@ -138,9 +138,19 @@ class PreviewOfNode(BaseModel):
     refused: list[RefusedAnew]
 
 
+class EffectAnswer(BaseModel):
+    """What a change does, in a sentence; `cuts`: somebody is cut off; `grave`: many are, or others
+    than so far are trusted."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    text: str
+    cuts: bool
+    grave: bool
+
+
 class PreviewOfDatabase(BaseModel):
-    """`added` and `removed` are policy lines. All lists end at a thousand; the numbers say how many
-    there are."""
+    """`added` and `removed` are policy lines; `effects` the same in words, the gravest first. All
+    lists end at a thousand; the numbers say how many there are."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
     bdb_uid: int
@@ -153,6 +163,7 @@ class PreviewOfDatabase(BaseModel):
     certificates: list[dict[str, Any]]
     certificates_changed: int
     certificates_unknown: int
+    effects: list[EffectAnswer]
 
 
 class PreviewAnswer(Answer):

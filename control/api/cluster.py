@@ -62,6 +62,7 @@ class ClusterBody(DemandsBody):
     min_data_TLS_version: TlsVersion = "1.2"
     options_method_forbidden: bool = False
     alert_settings: AlertSettingsBody = AlertSettingsBody()
+    log_retention: Annotated[int, Field(ge=1, le=36_500)] = 400
 
     IGNORED = enterprise.CLUSTER_IGNORED | words("name created_time")
     HELD = enterprise.CLUSTER_HELD
@@ -96,6 +97,7 @@ class ClusterAnswer(DemandsAnswer, Answer):
     min_data_TLS_version: TlsVersion
     options_method_forbidden: bool
     alert_settings: AlertSettingsAnswer
+    log_retention: int
 
 
 class PolicyAnswer(Answer):
@@ -224,6 +226,7 @@ def render(cluster: Cluster) -> dict[str, Any]:
         "min_data_TLS_version": shown_data_tls(cluster.demands),
         "options_method_forbidden": cluster.options_method_forbidden,
         "alert_settings": rendered_alerts(cluster.alert_settings),
+        "log_retention": cluster.log_retention,
         **demands.rendered(cluster.demands.over(demands.NOTHING)),
     }
 

@@ -5,13 +5,15 @@ A CSR's signature is the proof that its sender holds the key, which never comes 
 
 import time
 from dataclasses import asdict, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from flask import Blueprint, Response, current_app, request
 from pydantic import Field, StringConstraints
 
 from control.api.logs import END, LIMIT, moment
 from control.api.models import Answer, Body, Many, ObjectName, Uid, UserName, words
+from control.api.revocation import RevocationAnswer
+from control.api.revocation import render as rendered_revocation
 from control.api.roles import check_administrator
 from control.api.web import (
     CHANGING,
@@ -26,10 +28,10 @@ from control.api.web import (
     unchanged,
 )
 from control.domain import issuing
-from control.errors import Refusal, forbidden
+from control.errors import Refusal, forbidden, invalid
 from control.records import KeyUsage, Profile, User
-from control.reports import ClientCertificate
-from control.store import InventoryFilter
+from control.reports import CertificateState, ClientCertificate
+from control.store import InventoryFilter, revoking_lines
 
 Template = Annotated[str, StringConstraints(max_length=512)]
 
@@ -88,7 +90,9 @@ class ClientCertificateAnswer(Answer):
     node: str
     serves: bool
     sans: list[str]
+    state: str = ""
     certificate: str = ""
+    revocation: RevocationAnswer | None = None
 
 
 blueprint = Blueprint("issuing", __name__)
@@ -136,7 +140,17 @@ def certificate_of_login() -> ClientCertificate | None:
 @needs(
     "view_all_users_info",
     answers=list[ClientCertificateAnswer],
-    query=("user", "ca", "expires_before", "expiring", "serves", "search", "limit", "offset"),
+    query=(
+        "user",
+        "ca",
+        "expires_before",
+        "expiring",
+        "serves",
+        "state",
+        "search",
+        "limit",
+        "offset",
+    ),
 )
 def read_all() -> Response:
     """Those that end first, first."""
@@ -147,9 +161,20 @@ def read_all() -> Response:
         ends_soon=int(time.time()) if flag("expiring") else None,
         also_serves=flag("serves"),
         search=request.args.get("search", ""),
+        states=states(),
     )
     found = store().inventory.find(wanted, limit=number("limit", LIMIT), offset=number("offset", 0))
     return answer([render(one) for one in found])
+
+
+def states() -> tuple[str, ...]:
+    """Those that the query asks for. Raises Refusal 400."""
+    text = request.args.get("state", "")
+    found = tuple(text.split(",")) if text else ()
+    if wrong := set(found) - set(get_args(CertificateState)):
+        known = ", ".join(get_args(CertificateState))
+        raise invalid("invalid_param", f"state: '{min(wrong)}' is none of {known}")
+    return found
 
 
 @blueprint.get("/v1/certauth/certificates/<cert>")
@@ -157,7 +182,13 @@ def read_all() -> Response:
 def read(cert: str) -> Response:
     """By the SHA-256 of the certificate, in hex."""
     found = store().inventory.get(cert)
-    return answer({**render(found), "certificate": found.pem})
+    return answer({**render(found), "certificate": found.pem, "revocation": revoked(found)})
+
+
+def revoked(one: ClientCertificate) -> dict[str, Any] | None:
+    """What an administrator has revoked it by; None where none has, or only a CA's list."""
+    found = store().revocations.of(revoking_lines(one))
+    return rendered_revocation(found[0], one) if found else None
 
 
 def render(one: ClientCertificate) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """/v1/users/authorize, refresh_jwt, password and permissions: logging in, and what comes of it."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Any
@@ -92,7 +93,17 @@ def refresh(sent: RefreshBody) -> Response:
         raise unauthorized("basic_authentication_disabled", "passwords are not taken here any more")
     if passwords.status(user, cluster) == "password_expired":
         raise unauthorized("password_expired", "the password has expired: set a new one")
-    return answer({"access_token": tokens.make(user, cluster, sent.ttl)})
+    return answer({"access_token": tokens.make(user, cluster, sent.ttl, caller().login)})
+
+
+@blueprint.delete("/v1/certauth/token")
+@needs("any")
+def end_token() -> Response:
+    """Ends the login of the token that asks: that token, and all that were renewed from it."""
+    if caller().by != "token" or not caller().login:
+        raise unauthorized("invalid_token", "send the token: Authorization: JWT or Bearer")
+    store().logins.end(caller().login, int(time.time()) + tokens.LONGEST)
+    return answer({})
 
 
 @blueprint.put("/v1/users/password")

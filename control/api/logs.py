@@ -1,5 +1,6 @@
 """/v1/logs and /v1/certauth/history: who changed what, and who could not log in."""
 
+import re
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -41,11 +42,12 @@ TYPES = 50  # of events in a query
 @needs(
     "view_logged_events",
     answers=list[EventAnswer],
-    query=("stime", "etime", "type", "user", "search", "order", "limit", "offset"),
+    query=("stime", "etime", "type", "user", "object", "search", "order", "limit", "offset"),
 )
 def read() -> Response:
-    """The oldest first, or (order=desc) the newest. Of each type the last thousand are kept, and
-    the last ten thousand of what clients of databases do (`client_…`)."""
+    """The oldest first, or (order=desc) the newest. What was changed here is kept for the cluster's
+    `log_retention`; of what others cause, the last thousand of each type, and the last ten thousand
+    of what clients of databases do (`client_…`)."""
     order = request.args.get("order", "asc")
     if order not in ("asc", "desc"):
         raise invalid("invalid_param", "order: asc or desc")
@@ -53,9 +55,22 @@ def read() -> Response:
         moment("stime", 0), moment("etime", END), order == "desc",
         number("limit", LIMIT), number("offset", 0),
         request.args.get("type", "").split(",")[:TYPES], request.args.get("user", ""),
-        request.args.get("search", ""),
+        request.args.get("search", ""), subject(),
     )  # fmt: skip
     return answer([render(event) for event in found])
+
+
+OBJECT = re.compile(r"(user|role|redis_acl|bdb|pattern|profile)/([0-9]{1,10})")
+
+
+def subject() -> tuple[str, int] | None:
+    """The object that the query asks about."""
+    text = request.args.get("object")
+    if text is None:
+        return None
+    if (found := OBJECT.fullmatch(text)) is None:
+        raise invalid("invalid_param", "object: one like user/5")
+    return found[1], int(found[2])
 
 
 @blueprint.get("/v1/certauth/history")

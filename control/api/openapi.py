@@ -29,7 +29,7 @@ QUERY: dict[str, dict[str, Any]] = {
     "ignore_settings": {"description": "Also of alerts that are not enabled.", **FLAG},
     "interval": {"description": "Accepted: the figures are those of now.", "schema": TEXT},
     "issues_only": {"description": "Leave out what is well.", **FLAG},
-    "object": {"description": "The name of an object.", "schema": TEXT},
+    "object": {"description": "The name of an object; of the log: user/5.", "schema": TEXT},
     "stime": {"description": "ISO 8601: not before.", "schema": TEXT},
     "etime": {"description": "ISO 8601: not after.", "schema": TEXT},
     "order": {"schema": {"enum": ["asc", "desc"]}},
@@ -42,6 +42,8 @@ QUERY: dict[str, dict[str, Any]] = {
     "user": {"description": "Only those of this user, by name.", "schema": TEXT},
     "ca": {"description": "Only those of the CA with this key id.", "schema": TEXT},
     "expires_before": {"description": "ISO 8601: only those that end by then.", "schema": TEXT},
+    "role_uid": {"description": "Only those who hold this role.", "schema": NUMBER},
+    "state": {"description": "Only those in one of these states, with commas.", "schema": TEXT},
     "serves": {"description": "Only those that are not for clients alone.", **FLAG},
     "expiring": {"description": "Only those that end soon and have no successor.", **FLAG},
     "wait_for_sync": {

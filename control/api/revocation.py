@@ -28,7 +28,7 @@ from control.pki.guarded import CertificateError
 from control.pki.pem import identity_of, is_issued_by, pem_to_ders, printable
 from control.policy import core, pasted
 from control.records import Reason, Stale, User, rendered_time
-from control.reports import Revocation, RevocationList
+from control.reports import ClientCertificate, Revocation, RevocationList
 from control.store import InventoryFilter
 
 # As programs print them; see control/policy/pasted.py.
@@ -69,6 +69,9 @@ class RevocationAnswer(Answer):
     line: str
     reason: Reason
     time: str
+    cert: str = ""
+    subject: str = ""
+    user: str = ""
 
 
 class RevocationsAnswer(Answer):
@@ -109,7 +112,9 @@ KNOWN = 10_000  # certificates of one user
 def read_all() -> Response:
     """What administrators have revoked, the newest first."""
     limit, offset = min(number("limit", PAGE), PAGE), number("offset", 0)
-    return answer([render(one) for one in store().revocations.page(limit, offset)])
+    found = store().revocations.page(limit, offset)
+    known = store().inventory.revoked([one.line for one in found])
+    return answer([render(one, known.get(one.line)) for one in found])
 
 
 @blueprint.post("/v1/certauth/revocations")
@@ -121,7 +126,8 @@ def revoke(sent: RevokeBody) -> Response:
     if "user_uid" in sent.model_fields_set:
         # Again, for one of the user's that was issued meanwhile: none can be after that.
         made = store().revocations.revoke(lines(sent), sent.reason)
-    return answer({"revocations": [render(one) for one in made]})
+    known = store().inventory.revoked([one.line for one in made])
+    return answer({"revocations": [render(one, known.get(one.line)) for one in made]})
 
 
 @blueprint.delete("/v1/certauth/revocations/<int(max=2147483647):uid>")
@@ -201,9 +207,11 @@ def of_all(user: User) -> list[str]:
     ]
 
 
-def render(one: Revocation) -> dict[str, Any]:
-    time_ = rendered_time(one.time)
-    return {"uid": one.uid, "line": one.line, "reason": one.reason, "time": time_}
+def render(one: Revocation, known: ClientCertificate | None) -> dict[str, Any]:
+    """With the certificate that it is about, where that is known here."""
+    told = {"uid": one.uid, "line": one.line, "reason": one.reason, "time": rendered_time(one.time)}
+    names = ("cert", "subject", "user")
+    return {**told, **{name: getattr(known, name) if known else "" for name in names}}
 
 
 # ---- Lists of other CAs --------------------------------------------------------------------------

@@ -113,7 +113,7 @@ OWN = {"name", "password"}  # what a user may change about itself
 
 
 @blueprint.get("/v1/users")
-@needs("view_all_users_info", answers=list[UserAnswer], query=LISTING)
+@needs("view_all_users_info", answers=list[UserAnswer], query=(*LISTING, "role_uid"))
 def read_all() -> Response:
     managements = {role.uid: role.management for role in store().objects.all(Role)}
     off = off_on()

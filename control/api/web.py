@@ -29,7 +29,7 @@ from control.domain.guard import Caller, Guard, denied
 from control.errors import Refusal, conflict, forbidden, invalid
 from control.errors import missing as no_such
 from control.nodes.trials import Trials, refusal
-from control.nodes.waiting import IN_FORCE, LONGEST, in_force, missing, wait_for_sync
+from control.nodes.waiting import IN_FORCE, LONGEST, TOTAL, in_force, missing, wait_for_sync
 from control.policy.core import CoreError
 from control.records import Database, User
 from control.store import Away, Record, Store, Untried
@@ -59,7 +59,6 @@ FLAGS = frozenset({"dry_run", "expiring", "extended", "force", "ignore_settings"
 SAID = {"": True, "true": True, "1": True, "false": False, "0": False}
 SHOWN = "-"  # in an ETag, between what is stored and what is shown of it
 LISTING = ("search", "name", "limit", "offset")
-TOTAL = "X-Total-Count"  # the header that says how many records a LISTING has on all its pages
 MANY = 10_000  # records of an answer that was asked for some of them
 OURS = "/v1/certauth/"
 PUBLIC = "nobody's"  # the permission of what needs no login
@@ -315,16 +314,17 @@ def number(name: str, default: int) -> int:
 
 
 def found(kind: type[Record]) -> tuple[Record, ...]:
-    """The records that the request asks for: all, or those of its LISTING. The answer says in TOTAL
-    how many those are without a limit, unless only some of them are the caller's to see. Raises
-    Refusal 400."""
-    if not any(name in request.args for name in LISTING):
+    """The records that the request asks for: all, or those of its LISTING or `role_uid`. The answer
+    says in TOTAL how many those are without a limit, unless only some of them are the caller's to
+    see. Raises Refusal 400."""
+    if not any(name in request.args for name in (*LISTING, "role_uid")):
         return store().objects.all(kind)
     text, name = request.args.get("search", ""), request.args.get("name", "")
+    role = number("role_uid", 0) if "role_uid" in request.args else None
     limit, offset = number("limit", MANY), number("offset", 0)
     if kind is not Database or caller().may("view_all_bdbs_info"):
-        g.total = store().objects.count(kind, text, name)
-    return store().objects.find(kind, text, limit, offset, name)
+        g.total = store().objects.count(kind, text, name, role)
+    return store().objects.find(kind, text, limit, offset, name, role)
 
 
 def _patience() -> float:

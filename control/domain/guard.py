@@ -14,7 +14,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, get_args
 from wsgiref.types import WSGIEnvironment
 
@@ -111,6 +111,7 @@ class Caller:
     by: By
     cert: str = ""  # SHA-256 of the certificate, in hex
     scoped: tuple[Role, ...] = ()  # roles that are for some databases
+    login: str = ""  # of a token: the name of the login that it is of
 
     def may(self, permission: str) -> bool:
         """Several roles add up. A role for some databases counts in `may_on` alone, so that a call
@@ -280,14 +281,16 @@ class Guard:
 
     def _by_token(self, token: str, address: str) -> Caller:
         try:
-            uid, stamp = tokens.owner(token, self._store.settings.cluster())
+            uid, stamp, login = tokens.owner(token, self._store.settings.cluster())
             user = self._user_of_token(uid)
+            if login and self._store.logins.has_ended(login):
+                raise tokens.refusal("its user has logged out")
             if not tokens.fits(stamp, user):
                 raise tokens.refusal("its user's login has changed since")
         except Refusal as error:
             self._refused(error, address)
             raise
-        return self._logged_in(user, "token", address)
+        return replace(self._logged_in(user, "token", address), login=login)
 
     def _user_of_token(self, uid: int) -> User:
         try:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from control.domain.effects import effects
 from control.nodes.audit import Command
 from control.nodes.client import NodeError
 from control.nodes.plan import merged
@@ -86,7 +87,7 @@ def told(
         before, after = core.Policy(found.before), core.Policy(found.after)
         changed, unknown = certificates(before, after, known, now)
         taken = after.applied - before.applied
-    return {
+    answer = {
         "bdb_uid": found.database.uid,
         "bdb_name": found.database.name,
         "added": added[:SHOWN],
@@ -98,6 +99,7 @@ def told(
         "certificates_changed": len(changed),
         "certificates_unknown": unknown,
     }
+    return {**answer, "effects": effects(answer)}
 
 
 OF_USERS = ("user ", "bind ", "pattern ")

@@ -7,6 +7,7 @@ anywhere. They are signed with a key of the cluster (RFC 7519, HS256).
 """
 
 import hashlib
+import secrets
 import time
 
 import jwt
@@ -15,18 +16,21 @@ from control.errors import Refusal, unauthorized
 from control.records import Cluster, User
 
 ALGORITHM = "HS256"
+LONGEST = 86400  # seconds: no token lives longer
 CLAIMS = ["exp", "iat", "iss", "stamp", "sub"]
 
 
-def make(user: User, cluster: Cluster, ttl: int) -> str:
-    """A token that is good for `ttl` seconds."""
+def make(user: User, cluster: Cluster, ttl: int, login: str = "") -> str:
+    """A token that is good for `ttl` seconds, of a new login or, where it is renewed, of the same:
+    that has a name, by which all of its tokens end at once."""
     now = int(time.time())
     claims = {"iss": cluster.identifier, "sub": str(user.uid), "iat": now, "exp": now + ttl}
+    claims["login"] = login or secrets.token_urlsafe(16)
     return jwt.encode({**claims, "stamp": _stamp(user)}, cluster.jwt_key, ALGORITHM)
 
 
-def owner(token: str, cluster: Cluster) -> tuple[int, str]:
-    """The uid of a token's user, and its stamp for `fits`. Raises Refusal 401."""
+def owner(token: str, cluster: Cluster) -> tuple[int, str, str]:
+    """The uid of a token's user, its stamp for `fits`, and its login. Raises Refusal 401."""
     try:
         claims = jwt.decode(
             token,
@@ -35,7 +39,7 @@ def owner(token: str, cluster: Cluster) -> tuple[int, str]:
             issuer=cluster.identifier,
             options={"require": CLAIMS},
         )
-        return int(claims["sub"]), str(claims["stamp"])
+        return int(claims["sub"]), str(claims["stamp"]), str(claims.get("login", ""))
     except jwt.ExpiredSignatureError:
         raise refusal("it has expired") from None
     except (jwt.InvalidTokenError, ValueError):

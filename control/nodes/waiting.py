@@ -12,6 +12,7 @@ from control.reports import Node
 from control.store import NOT_REACHED, Store
 
 LONGEST = 60.0  # seconds that a request may wait
+TOTAL = "X-Total-Count"  # the header that says how many there are of what a list shows some of
 IN_FORCE = "Certauth-In-Force"  # the header that says on how many of how many servers a change is
 POLL = 0.05  # seconds between two looks, where the database does not tell of other processes
 # Requests that wait at a time: each has a thread, and the others have to be answered too.

@@ -30,7 +30,7 @@ from control.store.crls import Crls
 from control.store.engine import OneConnection, Pool, allow_long_idle, without_password
 from control.store.errors import UNAVAILABLE_ERRORS, Away, Replaced, Unfit, Untried
 from control.store.events import Events
-from control.store.inventory import Inventory, InventoryFilter
+from control.store.inventory import Inventory, InventoryFilter, revoking_lines
 from control.store.issuers import Issuers
 from control.store.kernel import Kernel
 from control.store.lease import Lease
@@ -66,6 +66,7 @@ __all__ = [
     "first_line",
     "load",
     "look",
+    "revoking_lines",
     "without_password",
 ]
 

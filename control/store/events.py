@@ -11,13 +11,17 @@ from control.records import Database, EventDetail, Severity
 from control.reports import Event, EventPage, Outcome, Position
 from control.store.kernel import Kernel
 from control.store.rows import record_exists
-from control.store.schema import counters, events, log_positions
+from control.store.schema import cluster_table, counters, events, log_positions
 from control.store.statements import COUNT_DROPPED, DROPPED_COUNTER, insert_into
 from control.store.transaction import state_of
 
-# Kept of each type, so that failed logins cannot push out what administrators did.
+# Kept of each type that others can cause, so that failed logins cannot push out what administrators
+# did. What these did is kept for a time that is a setting, and so many at most.
 EVENTS_PER_TYPE = 1_000
 CLIENT_EVENTS_PER_TYPE = 10_000  # of the types `client_…`, which nodes report
+CHANGES_PER_TYPE = 1_000_000
+COUNTED = ("client_", "peer_", "node_", "login", "logout", "certificate_expiring", "log_gap")
+DAY = 86400  # seconds
 TRIM_BATCH = 100  # so many more may be there before the oldest are deleted
 LOGIN_EVENT_TYPES = ("login", "client_login", "client_choose")
 REFUSAL_EVENT_TYPES = ("login_failed", "client_refused", "client_handshake")
@@ -89,21 +93,28 @@ class Events:
         types: Sequence[str] = ("",),
         user: str = "",
         search: str = "",
+        of: tuple[str, int] | None = None,
     ) -> tuple[Event, ...]:
         """The events between two times, both included. `types`: prefixes of the wanted types;
-        `user`: the name of a user whom an event is by or about; `search`: a part of a subject, of a
-        SAN or of another text in it, in any case."""
+        `user`: the name of a user whom an event is by or about; `search`: a part of its type, of a
+        subject, of a SAN or of another text in it, in any case; `of`: the noun and the uid of the
+        object that was changed."""
         order = events.c.id.desc() if newest_first else events.c.id
         kind = (events.c.type.startswith(prefix, autoescape=True) for prefix in types)
         where = events.c.time.between(since, until) & sa.or_(*kind)
         if search:
             text = json.dumps(search, ensure_ascii=False)[1:-1]  # as it stands in the detail
             stored = sa.type_coerce(events.c.detail, sa.Text)
-            where &= stored.icontains(text, autoescape=True)
+            in_type = events.c.type.icontains(search, autoescape=True)
+            where &= stored.icontains(text, autoescape=True) | in_type
+        if of:
+            where &= events.c.type.startswith(f"{of[0]}_", autoescape=True)
         with self._kernel.read() as connection:
             if user:
                 detail = _detail(connection)
                 where &= sa.or_(*(detail[name].as_string() == user for name in USER_FIELDS))
+            if of:
+                where &= _detail(connection)[f"{of[0]}_uid"].as_integer() == of[1]
             query = sa.select(events).where(where).order_by(order).limit(limit).offset(offset)
             return tuple(map(_event, connection.execute(query)))
 
@@ -156,14 +167,30 @@ def note_all(
 
 
 def _trim(connection: sa.Connection) -> None:
+    days = connection.scalar(sa.select(cluster_table.c.log_retention)) or 0
+    since = int(time.time()) - days * DAY
     for kind in connection.scalars(sa.select(events.c.type).distinct()).all():
         of_kind = sa.select(events.c.id).where(events.c.type == kind).order_by(events.c.id.desc())
         kept = CLIENT_EVENTS_PER_TYPE if kind.startswith("client_") else EVENTS_PER_TYPE
+        kept = kept if kind.startswith(COUNTED) else CHANGES_PER_TYPE
         oldest = connection.scalar(of_kind.limit(1).offset(kept))
+        if oldest is None and not kind.startswith(COUNTED):
+            oldest = _last_before(connection, kind, since)
         if oldest is not None:
             old = (events.c.type == kind) & (events.c.id <= oldest)
             connection.execute(sa.delete(events).where(old))
             connection.execute(COUNT_DROPPED, {"name": DROPPED_COUNTER, "number": oldest})
+
+
+def _last_before(connection: sa.Connection, kind: str, since: int) -> int | None:
+    """The number of the last event of a type that is older than this; None where none is, which is
+    told by the first one."""
+    first = sa.select(events.c.time).where(events.c.type == kind).order_by(events.c.id).limit(1)
+    if (connection.scalar(first) or since) >= since:
+        return None
+    old = (events.c.type == kind) & (events.c.time < since)
+    last: int | None = connection.scalar(sa.select(sa.func.max(events.c.id)).where(old))
+    return last
 
 
 def _event(row: sa.Row[Any]) -> Event:

@@ -8,12 +8,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from control.errors import conflict, forbidden, missing
+from control.policy.taking import RESERVED
 from control.reports import CertificateFigures, ClientCertificate, Enrolment
 from control.store.events import EVENTS_PER_TYPE, note
 from control.store.followed import enrolments
 from control.store.kernel import Kernel
 from control.store.rows import values_of
-from control.store.schema import client_certificates, revocations
+from control.store.schema import client_certificates, patterns, revocations, users
 from control.store.statements import insert_into, select_among
 
 # A certificate ends soon in the last quarter of its life, or so long before its end if that is
@@ -35,6 +36,8 @@ class InventoryFilter:
     ends_soon: int | None = None  # at this time, is good, ends soon, and has no successor
     also_serves: bool = False  # only certificates that are not for clients alone
     search: str = ""  # a part of its subject or of one of its SANs, in any case
+    states: tuple[str, ...] = ()  # one of these at `now`
+    now: int = 0
 
 
 class Inventory:
@@ -50,18 +53,26 @@ class Inventory:
     ) -> tuple[ClientCertificate, ...]:
         """Certificates, those that end first before the others."""
         table = client_certificates
-        query = sa.select(table).where(*_conditions(wanted))
+        query = sa.select(table, _state(wanted.now or int(time.time())))
+        query = query.where(*_conditions(wanted))
         query = query.order_by(table.c.not_after, table.c.cert).limit(limit).offset(offset)
         with self._kernel.read() as connection:
             return tuple(map(_certificate, connection.execute(query)))
 
     def get(self, cert: str) -> ClientCertificate:
         """By the SHA-256 of its DER, in hex. Raises Refusal 404."""
+        table = client_certificates
+        query = sa.select(table, _state(int(time.time()))).where(table.c.cert == cert)
         with self._kernel.read() as connection:
-            found = _read(connection, [cert])
-        if cert not in found:
+            row = connection.execute(query).first()
+        if row is None:
             raise missing("such certificate")
-        return found[cert]
+        return _certificate(row)
+
+    def revoked(self, lines: Sequence[str]) -> dict[str, ClientCertificate]:
+        """The known certificates that `revoke` lines are about, by the line: one for each."""
+        with self._kernel.read() as connection:
+            return named_by(connection, lines)
 
     def count_issued(self, user: str, now: int) -> int:
         """The number of good certificates of a user that were issued here."""
@@ -150,6 +161,31 @@ class Inventory:
             connection.execute(sa.delete(table).where(old))
 
 
+def named_by(connection: sa.Connection, lines: Iterable[str]) -> dict[str, ClientCertificate]:
+    """See Inventory.revoked."""
+    values = {line.rpartition(" ")[2] for line in lines if line.startswith("revoke ")}
+    column = client_certificates.c
+    found = dict[str, ClientCertificate]()
+    for some in batched(sorted(values), 300):
+        where = sa.or_(*(one.in_(some) for one in (column.serial, column.cert, column.key)))
+        for row in connection.execute(sa.select(client_certificates).where(where)):
+            found.update(dict.fromkeys(revoking_lines(_certificate(row)), _certificate(row)))
+    return {line: found[line] for line in lines if line in found}
+
+
+def revoking_lines(one: ClientCertificate) -> tuple[str, ...]:
+    """The lines that revoke a certificate."""
+    return (
+        f"revoke serial {one.ca} {one.serial}",
+        f"revoke cert {one.cert}",
+        f"revoke key {one.key}",
+    )
+
+
+def batched(values: Sequence[str], size: int) -> Iterable[Sequence[str]]:
+    return (values[at : at + size] for at in range(0, len(values), size))
+
+
 # ---- Conditions ----
 
 
@@ -173,6 +209,35 @@ def _use_up(connection: sa.Connection, by: Enrolment) -> None:
     connection.execute(insert_into(enrolments), values)
 
 
+def _state(now: int) -> sa.ColumnElement[str]:
+    """See CertificateState. It costs an index look-up for each of its words."""
+    ends = client_certificates.c.not_after
+    return sa.case(
+        (_is_revoked(), "revoked"),
+        (ends.between(1, now), "expired"),
+        (_is_orphan(), "orphaned"),
+        (_has_successor(), "superseded"),
+        (_is_near_its_end(now), "expiring"),
+        else_="valid",
+    ).label("state")
+
+
+def _is_revoked() -> sa.ColumnElement[bool]:
+    one = client_certificates.c
+    lines = ("revoke serial " + one.ca + " " + one.serial, "revoke cert " + one.cert,
+             "revoke key " + one.key)  # fmt: skip
+    return sa.or_(*(sa.exists(sa.select(revocations.c.id).where(revocations.c.line == line))
+                    for line in lines))  # fmt: skip
+
+
+def _is_orphan() -> sa.ColumnElement[bool]:
+    """Of a user that is not there any more. Where a pattern makes users, nobody knows."""
+    known = sa.exists(sa.select(users.c.uid).where(users.c.name == client_certificates.c.user))
+    makes_users = sa.exists(sa.select(patterns.c.uid).where(patterns.c.user.contains("{")))
+    ours = client_certificates.c.user.startswith(RESERVED)
+    return ~known & ~makes_users & ~ours
+
+
 def _conditions(wanted: InventoryFilter) -> list[sa.ColumnElement[bool]]:
     column, found = client_certificates.c, []
     if wanted.of_user is not None:
@@ -187,10 +252,24 @@ def _conditions(wanted: InventoryFilter) -> list[sa.ColumnElement[bool]]:
         found.append(_ends_soon(wanted.ends_soon))
     if wanted.also_serves:
         found.append(column.serves)
+    if wanted.states:
+        found.append(_state(wanted.now or int(time.time())).in_(wanted.states))
     if wanted.search:
-        where = (column.subject, sa.type_coerce(column.sans, sa.Text))
-        found.append(sa.or_(*(one.icontains(wanted.search, autoescape=True) for one in where)))
+        where = (column.subject, sa.type_coerce(column.sans, sa.Text), column.user)
+        texts = [one.icontains(wanted.search, autoescape=True) for one in where]
+        found.append(sa.or_(*texts, *_by_digits(wanted.search)))
     return found
+
+
+def _by_digits(text: str) -> list[sa.ColumnElement[bool]]:
+    """By the beginning of a fingerprint or a key id, or by a serial number, as programs print
+    them."""
+    digits = text.replace(":", "").replace(" ", "").lower()
+    if len(digits) < 8 or set(digits) - set("0123456789abcdef"):
+        return []
+    column = client_certificates.c
+    starts = (one.startswith(digits) for one in (column.cert, column.key))
+    return [*starts, column.serial == digits]
 
 
 def _is_good(now: int) -> sa.ColumnElement[bool]:
@@ -199,17 +278,27 @@ def _is_good(now: int) -> sa.ColumnElement[bool]:
 
 
 def _ends_soon(now: int) -> sa.ColumnElement[bool]:
-    """Good certificates in the last quarter of their life, or in its last EXPIRY_WARNING_SECONDS
-    where that is less, that have no successor: a certificate of the same user that ends later, and
-    has the same key or came after this one was last used."""
+    """Those near their end that somebody has to do something about: not revoked, of a user that is
+    still there, and without a successor."""
+    return _is_near_its_end(now) & ~_has_successor() & ~_is_revoked() & ~_is_orphan()
+
+
+def _has_successor() -> sa.ColumnElement[bool]:
+    """A certificate of the same user that ends later, and has the same key or came after this one
+    was last used."""
     one, other = client_certificates.c, client_certificates.alias("successor")
-    quarter = (one.not_after - one.not_before) // 4
-    warning = sa.case((quarter < EXPIRY_WARNING_SECONDS, quarter), else_=EXPIRY_WARNING_SECONDS)
     follows = (other.c.key == one.key) | (other.c.first > one.last_login)
     later = (other.c.user == one.user) & (other.c.not_after > one.not_after)
-    has_none = ~sa.exists(sa.select(other.c.cert).where(later, follows))
+    return sa.exists(sa.select(other.c.cert).where(later, follows))
+
+
+def _is_near_its_end(now: int) -> sa.ColumnElement[bool]:
+    """In the last quarter of its life, or in its last EXPIRY_WARNING_SECONDS where that is less."""
+    one = client_certificates.c
+    quarter = (one.not_after - one.not_before) // 4
+    warning = sa.case((quarter < EXPIRY_WARNING_SECONDS, quarter), else_=EXPIRY_WARNING_SECONDS)
     in_reach = one.not_after.between(now + 1, now + EXPIRY_WARNING_SECONDS)  # uses the index
-    return in_reach & (one.not_after < now + warning) & has_none
+    return in_reach & (one.not_after < now + warning)
 
 
 def _count(*where: sa.ColumnElement[bool]) -> sa.Select[Any]:

@@ -1,12 +1,14 @@
 """Logins to the control plane, and how many wrong passwords lock a user."""
 
+import time
+
 import sqlalchemy as sa
 
 from control.records import EventDetail
 from control.store.events import note
 from control.store.kernel import Kernel
 from control.store.rows import read_cluster
-from control.store.schema import login_failures, users
+from control.store.schema import ended_logins, login_failures, users
 
 
 class Logins:
@@ -40,6 +42,27 @@ class Logins:
                 revision = self._kernel.begin_change(connection)
         if locked:
             self._kernel.end_change(revision)
+
+    # ---- Logins that ended ----
+
+    def end(self, login: str, until: int) -> None:
+        """From now on no token of this login counts; `until`: seconds since 1970, when the last of
+        them would have expired."""
+        with self._kernel.change() as connection:
+            old = ended_logins.c.until < int(time.time())
+            connection.execute(sa.delete(ended_logins).where(old))
+            connection.execute(sa.delete(ended_logins).where(ended_logins.c.login == login))
+            connection.execute(sa.insert(ended_logins).values(login=login, until=until))
+            note(connection, "logout")
+
+    def has_ended(self, login: str) -> bool:
+        """Whether somebody has logged out of it."""
+
+        def load() -> frozenset[str]:
+            with self._kernel.read() as connection:
+                return frozenset(connection.scalars(sa.select(ended_logins.c.login)))
+
+        return login in self._kernel.cache.recall("ended logins", load)
 
 
 def _count_failure(connection: sa.Connection, uid: int, now: int, reset_after: int) -> int:

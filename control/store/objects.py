@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -31,6 +30,7 @@ from control.store.pieces import finish_lines
 from control.store.revoking import follow_revocations
 from control.store.rows import (
     delete_links,
+    differences,
     differing_fields,
     find_record,
     insert_links,
@@ -43,12 +43,14 @@ from control.store.schema import (
     NOUNS,
     TABLES,
     AnyRecord,
+    Kind,
     Record,
     client_certificates,
     login_failures,
     nodes,
     patterns,
     roles_permissions,
+    user_roles,
     users,
 )
 from control.store.statements import select_all, select_by
@@ -90,23 +92,33 @@ class Objects:
         return self._kernel.remember(("all", kind), read)
 
     def find(
-        self, kind: type[Record], text: str, limit: int, offset: int, name: str = ""
+        self,
+        kind: type[Record],
+        text: str,
+        limit: int,
+        offset: int,
+        name: str = "",
+        role_uid: int | None = None,
     ) -> tuple[Record, ...]:
         """The records of a kind, by uid, whose name contains `text`, in any case; of users also
-        those whose e-mail address or subject does. With `name`, only the one that has it."""
-        query = _matching(select_all(TABLES[kind]), kind, text, name)
+        those whose e-mail address or subject does. With `name`, only the one that has it; with
+        `role_uid`, only users who hold that role."""
+        query = select_all(TABLES[kind]).where(*_wanted(kind, text, name, role_uid))
         with self._kernel.read() as connection:
             return read_records(connection, kind, query.limit(limit).offset(offset))
 
-    def count(self, kind: type[Record], text: str = "", name: str = "") -> int:
+    def count(
+        self, kind: type[Record], text: str = "", name: str = "", role_uid: int | None = None
+    ) -> int:
         """How many `find` would find without a limit; by default all of a kind."""
+        conditions = _wanted(kind, text, name, role_uid)
+        counted = sa.select(sa.func.count()).select_from(TABLES[kind]).where(*conditions)
 
         def load() -> int:
-            counted = sa.select(sa.func.count()).select_from(TABLES[kind])
             with self._kernel.read() as connection:
-                return int(connection.scalar(_matching(counted, kind, text, name)) or 0)
+                return int(connection.scalar(counted) or 0)
 
-        return load() if text or name else self._kernel.cache.recall(("count", kind), load)
+        return load() if conditions else self._kernel.cache.recall(("count", kind), load)
 
     def user_by_login(self, login: str) -> User | None:
         """The user with this name or, where there is none, with this e-mail address."""
@@ -185,8 +197,7 @@ class Objects:
             _follow(connection, changed, before)
             note_granted_rules(connection, changed, before)
             check_administrators(connection)
-            fields = differing_fields(before, changed)
-            _note_change(connection, changed, "updated", fields=fields)
+            _note_change(connection, changed, "updated", **differences(before, changed))
         finish_lines(self._kernel)
         return changed
 
@@ -216,16 +227,20 @@ class Objects:
             _note_change(connection, record, "deleted")
 
 
-def _matching(query: sa.Select[Any], kind: type[Record], text: str, name: str) -> sa.Select[Any]:
-    columns = TABLES[kind].c
+def _wanted(
+    kind: Kind, text: str, name: str, role_uid: int | None
+) -> list[sa.ColumnElement[bool]]:
+    """The conditions of `find`."""
+    table, found = TABLES[kind], list[sa.ColumnElement[bool]]()
     if name:
-        query = query.where(columns.name == name)
+        found.append(table.c.name == name)
     if text:
         names = UNIQUE_USER_FIELDS if kind is User else ("name",)
-        query = query.where(
-            sa.or_(*(columns[one].icontains(text, autoescape=True) for one in names))
-        )
-    return query
+        found.append(sa.or_(*(table.c[one].icontains(text, autoescape=True) for one in names)))
+    if role_uid is not None:
+        holders = sa.select(user_roles.c.user_uid).where(user_roles.c.role_uid == role_uid)
+        found.append(users.c.uid.in_(holders))
+    return found
 
 
 def _follow(connection: sa.Connection, record: AnyRecord, before: AnyRecord | None = None) -> None:

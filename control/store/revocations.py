@@ -8,6 +8,7 @@ from control.errors import missing
 from control.records import EventDetail, Reason
 from control.reports import Revocation
 from control.store.events import note
+from control.store.inventory import named_by
 from control.store.kernel import Kernel
 from control.store.lines import all_databases
 from control.store.revoking import (
@@ -35,7 +36,7 @@ class Revocations:
             fresh = [line for line in dict.fromkeys(lines) if line not in there]
             add_revocations(connection, ADMINISTRATOR_SOURCE, fresh, reason)
             if fresh:
-                note(connection, "revoked", "WARNING", lines=fresh, reason=reason)
+                note(connection, "revoked", "WARNING", reason=reason, **_about(connection, fresh))
             follow_revocations(connection, all_databases(connection), fresh)
             rows = revocations_of(connection, ADMINISTRATOR_SOURCE, lines)
             return tuple(map(revocation_of, rows))
@@ -61,7 +62,8 @@ class Revocations:
             if row is None:
                 raise missing(f"revocation {uid}")
             connection.execute(sa.delete(revocations).where(mine))
-            note(connection, "revocation_removed", "WARNING", lines=[row.line])
+            about = _about(connection, [row.line])
+            note(connection, "revocation_removed", "WARNING", **about)
             follow_revocations(connection, all_databases(connection), [row.line])
 
     def page(self, limit: int, offset: int) -> tuple[Revocation, ...]:
@@ -70,6 +72,12 @@ class Revocations:
         query = query.order_by(revocations.c.id.desc()).limit(limit).offset(offset)
         with self._kernel.read() as connection:
             return tuple(map(revocation_of, connection.execute(query)))
+
+    def of(self, lines: Sequence[str]) -> tuple[Revocation, ...]:
+        """Those of these lines that administrators have revoked."""
+        with self._kernel.read() as connection:
+            rows = revocations_of(connection, ADMINISTRATOR_SOURCE, lines)
+            return tuple(map(revocation_of, rows))
 
     def of_ca(self, ca: str) -> tuple[Revocation, ...]:
         """The certificates of a CA, by its key id, that administrators have revoked by serial."""
@@ -93,3 +101,11 @@ class Revocations:
         with self._kernel.read() as connection:
             rows = connection.execute(select_among(revocations, "line"), {"line": list(lines)})
             return tuple(sorted({row.line for row in rows}))
+
+
+def _about(connection: sa.Connection, lines: Sequence[str]) -> dict[str, EventDetail]:
+    """Lines for the event log, with the subjects and users of the certificates that are known."""
+    known = named_by(connection, lines).values()
+    subjects = [one.subject or one.cert for one in known]
+    told: dict[str, EventDetail] = {"lines": list(lines)}
+    return told | ({"subjects": subjects, "users": [one.user for one in known]} if known else {})

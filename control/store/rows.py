@@ -5,16 +5,19 @@ from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
+from pydantic_core import to_json
 
 from control import records
 from control.errors import conflict, missing, refused
 from control.pki import trust
-from control.policy import bindings
+from control.pki.pem import split_pem
+from control.policy import bindings, core
 from control.records import (
     TRUSTED_CA,
     Certificate,
     Cluster,
     Database,
+    EventDetail,
     Pattern,
     RolePermission,
     User,
@@ -202,6 +205,46 @@ def differing_fields(before: Any, after: Any) -> list[str]:
     """The names of the fields in which two records differ."""
     names = before.__dataclass_fields__
     return [name for name in names if getattr(before, name) != getattr(after, name)]
+
+
+SECRET = {"passwords", "jwt_key"}  # fields of which the log never has a value
+VALUE = 4_000  # characters of a value in the log
+
+
+def differences(before: Any, after: Any) -> dict[str, EventDetail]:
+    """What the event log has of a change: the fields in which two records differ, and of each what
+    it was and what it is."""
+    fields = differing_fields(before, after)
+    return {
+        "fields": fields,
+        "before": [_told(before, name) for name in fields],
+        "after": [_told(after, name) for name in fields],
+    }
+
+
+def _told(record: Any, name: str) -> str:
+    if name in SECRET:
+        return ""
+    text = to_json(getattr(record, name)).decode()
+    return text if len(text) <= VALUE else f"{text[:VALUE]}…"
+
+
+def exchanged(before: str, after: str) -> dict[str, EventDetail]:
+    """The certificates that came and went, of two PEM files: only where any did."""
+    old, new = (dict.fromkeys(split_pem(text)) for text in (before, after))
+    told: dict[str, EventDetail] = {
+        "added": [_named(one) for one in new if one not in old],
+        "removed": [_named(one) for one in old if one not in new],
+    }
+    return {name: found for name, found in told.items() if found}
+
+
+def _named(pem: str) -> str:
+    try:
+        one = core.identity(pem.encode())
+    except core.CoreError:
+        return "a certificate"
+    return f"{one.subject or '(no subject)'}, SHA-256 {one.cert}"
 
 
 def delete_certificate(connection: sa.Connection, name: str) -> bool:

@@ -71,6 +71,7 @@ cluster_table = _table(
     _flag("db_conns_auditing"),
     _json("audit_sink", AuditSink | None),
     _json("alert_settings", AlertSettings),
+    _number("log_retention"),
     _text("jwt_key"),
     _json("stores", tuple[tuple[str, int], ...]),
     _text("hold"),
@@ -307,6 +308,10 @@ lease = _table(
 )
 # Of password users. Uid 0 counts failures of unknown names: they take as long, and lock nobody.
 login_failures = _table("login_failures", _uid(), _number("failures"), _number("last"))
+# Logins whose tokens count no more, until when the last of those would have.
+ended_logins = _table(
+    "ended_logins", sa.Column("login", sa.Text, primary_key=True), _number("until")
+)
 events = _table(
     "events",
     _id(),
@@ -382,6 +387,8 @@ client_certificates = _table(
     sa.Index("client_certificates_user", "user", "not_after"),
     sa.Index("client_certificates_ca", "ca"),
     sa.Index("client_certificates_end", "not_after"),
+    sa.Index("client_certificates_serial", "serial"),
+    sa.Index("client_certificates_key", "key"),
 )
 
 TABLES: dict[Kind, sa.Table] = {

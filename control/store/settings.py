@@ -33,7 +33,8 @@ from control.store.rows import (
     cluster_trust,
     database_trust,
     delete_certificate,
-    differing_fields,
+    differences,
+    exchanged,
     insert_record,
     read_certificates,
     read_cluster,
@@ -91,7 +92,7 @@ class Settings:
             if changed.db_conns_auditing > before.db_conns_auditing:
                 check_audit_sink(connection)
             check_administrators(connection)
-            note(connection, "cluster_updated", fields=differing_fields(before, changed))
+            note(connection, "cluster_updated", "INFO", **differences(before, changed))
         finish_lines(self._kernel)
         return changed
 
@@ -127,10 +128,13 @@ class Settings:
         else changes anything, and may raise Refusal."""
         with self._kernel.change() as connection:
             for certificate in map(settle, put):
+                before = read_certificates(connection).get(certificate.name)
                 delete_certificate(connection, certificate.name)
                 values = values_of(certificates, certificate)
                 connection.execute(sa.insert(certificates).values(**values))
-                note(connection, "certificate_updated", certificate=certificate.name)
+                told = exchanged(before.certificate if before else "", certificate.certificate)
+                told = {"certificate": certificate.name, **told}
+                note(connection, "certificate_updated", "INFO", **told)
             _follow_certificates(connection)
 
     def delete_certificate(self, name: str) -> None:

@@ -22,10 +22,13 @@ from control.ui import (
     explain,
     locks,
     login,
+    onboard,
     overview,
     patterns,
     redis_acls,
+    repair,
     roles,
+    search,
     sessions,
     users,
 )
@@ -34,26 +37,29 @@ from control.ui.ask import may
 log = logging.getLogger(__name__)
 MODULES = (
     login, overview, databases, users, patterns, roles, redis_acls, cas, sessions, certificates,
-    explain, audit, locks,
+    explain, audit, locks, repair, onboard, search,
 )  # fmt: skip
-# Endpoint, what the menu calls it, and the permission without which there is nothing to see.
+# Endpoint, what the menu calls it, the permission without which there is nothing to see, and the
+# group that begins there.
 MENU = (
-    ("overview.show", "Overview", "any"),
-    ("databases.show", "Databases", "view_all_bdbs_info"),
-    ("users.show", "Users", "view_all_users_info"),
-    ("patterns.show", "Patterns", "view_all_users_info"),
-    ("roles.show", "Roles", "view_all_roles_info"),
-    ("acls.show", "ACLs", "view_all_redis_acls_info"),
-    ("cas.show", "CAs", "view_cluster_info"),
-    ("sessions.show", "Sessions", "view_logged_events"),
-    ("certificates.show", "Certificates", "any"),
-    ("explain.show", "Explain", "explain_certificates"),
-    ("audit.show", "Audit", "view_logged_events"),
+    ("overview.show", "Overview", "any", "Now"),
+    ("sessions.show", "Sessions", "view_logged_events", ""),
+    ("explain.show", "Explain", "explain_certificates", ""),
+    ("audit.show", "Audit", "view_logged_events", ""),
+    ("onboard.show", "Onboard", "create_new_user", "Who and what"),
+    ("databases.show", "Databases", "view_all_bdbs_info", ""),
+    ("users.show", "Users", "view_all_users_info", ""),
+    ("patterns.show", "Patterns", "view_all_users_info", ""),
+    ("roles.show", "Roles", "view_all_roles_info", ""),
+    ("acls.show", "ACLs", "view_all_redis_acls_info", ""),
+    ("certificates.show", "Certificates", "any", "Trust"),
+    ("cas.show", "CAs", "view_cluster_info", ""),
 )
 BODY = 1 << 20  # bytes of a request's body, as in control/http/protocol.py
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; "
-    "img-src 'self' data:; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+    "img-src 'self' data:; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; "
+    "base-uri 'none'",
     "X-Frame-Options": "DENY",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",  # with less, a browser's forms have no Origin

@@ -13,7 +13,7 @@ from flask import Flask, current_app, g, request, session
 
 from control.domain.guard import Caller
 from control.errors import Refusal
-from control.nodes.waiting import IN_FORCE
+from control.nodes.waiting import IN_FORCE, TOTAL
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Answer:
     etag: str
     caller: Caller | None
     in_force: str = ""
+    total: int | None = None  # of a list: how many there are in all, where that is told
 
 
 def ask(call: str, body: Any = None, **query: object) -> Any:
@@ -59,7 +60,8 @@ def answer(
     if response.status_code >= 400:
         raise Refusal(response.status_code, content["error_code"], content["description"])
     in_force = response.headers.get(IN_FORCE, "")
-    return Answer(content, response.get_etag()[0] or "", caller, in_force)
+    total = response.headers.get(TOTAL, type=int)
+    return Answer(content, response.get_etag()[0] or "", caller, in_force, total)
 
 
 def takes(call: str) -> tuple[str, ...]:
@@ -93,3 +95,8 @@ def who() -> Caller:
 def may(permission: str) -> bool:
     """Whether they hold a permission: for what is offered. What is done, the API decides."""
     return "who" in g and who().may(permission)
+
+
+def offset_of(args: Mapping[str, str]) -> int:
+    text = args.get("offset", "0")
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else 0

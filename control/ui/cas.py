@@ -1,12 +1,14 @@
 """The CAs that clients come from: who depends on each, and those of the cluster to add or remove.
 What a database has of its own is edited there."""
 
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any
 
 from flask import Blueprint, render_template, request
 
 from control.errors import Refusal, invalid, missing
+from control.pki.facts import facts_of, named
 from control.pki.pem import CertificateError, split_pem
 from control.pki.uploads import merge_bundles
 from control.policy import core
@@ -23,16 +25,43 @@ LABELS = {"certificate": "Certificates"}
 @blueprint.get("/")
 def show(error: Refusal | None = None) -> Any:
     found = ask("GET /v1/certauth/ca")
-    names = {0: "this page and the API"}
-    if may("view_all_bdbs_info"):
-        names |= {one["uid"]: one["name"] for one in ask("GET /v1/bdbs", fields="uid,name")}
     page = render_template(
-        "cas.html", cas=found["cas"], silent=found["silent"], names=names,
+        "cas.html", cas=found["cas"], silent=found["silent"], names=places(),
         removed=found["removed"], pins=found["pins"],
         own={core.identity(one.encode()).key for one in split_pem(trusted())},
         pem=request.form.get("pem", ""), errors=changes.problems(error, LABELS) if error else [],
     )  # fmt: skip
     return page, error.status if error else HTTPStatus.OK
+
+
+@blueprint.get("/<key>")
+def item(key: str) -> Any:
+    """One of them: what it is, where it counts, and its certificate to take along."""
+    found = ask("GET /v1/certauth/ca")
+    one = next((one for one in found["cas"] if one["ca"] == key), None)
+    pem = next((one for one in known() if core.identity(one.encode()).key == key), "")
+    if one is None:
+        raise missing("such CA")
+    return render_template("ca.html", one=one, pem=pem, facts=facts_of([pem]) if pem else [],
+                           names=places())  # fmt: skip
+
+
+def known() -> list[str]:
+    """The certificates of CAs that the person may see: of the cluster, and of databases."""
+    found = split_pem(trusted())
+    if may("view_all_bdbs_info"):
+        for one in ask("GET /v1/bdbs", fields="uid,authentication_ssl_client_certs"):
+            for cert in one["authentication_ssl_client_certs"]:
+                found += split_pem(cert["client_cert"])
+    return found
+
+
+def places() -> dict[int, str]:
+    """What the places are called where CAs count."""
+    names = {0: "this page and the API"}
+    if may("view_all_bdbs_info"):
+        names |= {one["uid"]: one["name"] for one in ask("GET /v1/bdbs", fields="uid,name")}
+    return names
 
 
 def trusted() -> str:
@@ -45,8 +74,13 @@ def trusted() -> str:
 def add() -> Any:
     pem = pasted("pem")
     try:
-        together = merge_bundles(trusted(), pem)
-        change = replaced(together, "Trust these CAs too", "More CAs are trusted.")
+        before = split_pem(trusted())
+        together = merge_bundles("".join(before), pem)
+        new = [one for one in split_pem(together) if one not in before]
+        names = [named(one) for one in new]
+        title = f"Trust {', '.join(names[:3])}" if names else "Trust these CAs too"
+        change = replaced(together, title, "More CAs are trusted.")
+        change = replace(change, name=names[0] if names else "yes", facts=facts_of(new))
         return changes.run(change, {"pem": pem}, lambda _: "/ui/cas/")
     except CertificateError as error:
         return show(invalid("invalid_certificate", f"certificate: {error}"))
@@ -62,13 +96,13 @@ def remove(key: str) -> Any:
     for block in split_pem(trusted()):
         identity = core.identity(block.encode())
         if identity.key == key:
-            gone = identity.subject or key
+            gone = named(block)
         else:
             kept.append(block)
     if not gone:
         raise missing("such CA of the cluster")
     title, done = f"Trust {gone} no more", f"{gone} is trusted no more."
-    change = replaced("".join(kept), title, done)
+    change = replace(replaced("".join(kept), title, done), name=gone)
     return changes.run(change, {}, lambda _: "/ui/cas/")
 
 

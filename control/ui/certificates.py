@@ -1,18 +1,26 @@
 """Certificates of clients: one for oneself from a CSR, those that are known, and to revoke them."""
 
+import time
 from http import HTTPStatus
 from typing import Any, get_args
 
 from flask import Blueprint, Response, render_template, request
 
 from control.errors import Refusal
-from control.records import Reason
+from control.records import Reason, rendered_time
 from control.ui import changes
-from control.ui.ask import ask, may, who
+from control.ui.ask import ask, may, offset_of, who
+from control.ui.audit import as_csv
 from control.ui.changes import Change
-from control.ui.fields import pasted
-from control.ui.objects import offset_of
+from control.ui.fields import is_number, pasted
+from control.ui.users import named
 
+# States of certificates: what they are called, and how good that is.
+STATES = {
+    "valid": "good", "expiring": "warn", "superseded": "idle", "orphaned": "warn",
+    "expired": "bad", "revoked": "bad",
+}  # fmt: skip
+DAY = 86400  # seconds
 blueprint = Blueprint("certificates", __name__, url_prefix="/ui/certificates")
 PAGE = 50
 LABELS = {"csr": "CSR", "user": "For the user", "profile": "Profile"}
@@ -25,18 +33,24 @@ def show(error: Refusal | None = None, made: Any = None) -> Any:
     offset, user = offset_of(request.args), request.args.get("user", "")
     search = request.args.get("search", "").strip()
     expiring = "" if "expiring" in request.args else None
+    state, ca, ends = (request.args.get(name, "").strip() for name in ("state", "ca", "days"))
     found = []
     if may("view_all_users_info"):
+        before = rendered_time(int(time.time()) + int(ends) * DAY) if is_number(ends[:5]) else None
         found = ask(
             "GET /v1/certauth/certificates", user=user or None, expiring=expiring,
-            search=search or None, limit=PAGE + 1, offset=offset,
+            search=search or None, state=state or None, ca=ca or None, expires_before=before,
+            limit=PAGE + 1, offset=offset,
         )  # fmt: skip
     seen = may("view_cluster_info")
     page = render_template(
         "certificates.html", certificates=found[:PAGE], more=len(found) > PAGE, offset=offset,
         limit=PAGE, user=user, expiring=expiring is not None, made=made, sent=request.form,
-        args=({"user": user} if user else {}) | ({} if expiring is None else {"expiring": "on"})
-        | ({"search": search} if search else {}), search=search,
+        args={name: value for name, value in request.args.items()
+              if value and name not in ("offset", "for")},
+        search=search, state=state, states=STATES, ca=ca, days=ends,
+        authorities=ask("GET /v1/certauth/ca")["cas"] if seen else [],
+        whom=request.args.get("for", ""),
         profiles=ask("GET /v1/certauth/profiles") if seen else [],
         revoked=ask("GET /v1/certauth/revocations", limit=PAGE) if seen else [],
         errors=changes.problems(error, LABELS) if error else [], own=who().user.name,
@@ -59,7 +73,32 @@ def issue() -> Any:
 @blueprint.get("/<cert>")
 def item(cert: str) -> Any:
     found = ask(f"GET /v1/certauth/certificates/{cert}")
-    return render_template("certificate.html", item=found, reasons=REASONS)
+    return render_template(
+        "certificate.html", item=found, reasons=REASONS, states=STATES, who_revoked=revoker(found),
+        owner=named(found["user"]), days=(found["not_after"] - int(time.time())) // DAY,
+    )  # fmt: skip
+
+
+def revoker(item: dict[str, Any]) -> str:
+    """Who has revoked a certificate, as the log has it."""
+    if not item["revocation"] or not may("view_logged_events"):
+        return ""
+    line = item["revocation"]["line"]
+    found = ask("GET /v1/logs", type="revoked", search=line, order="desc", limit=1)
+    return found[0].get("originating_username", "") if found else ""
+
+
+@blueprint.get("/export.csv")
+def export() -> Any:
+    """All that fit, as a file."""
+    query = {name: request.args.get(name) for name in ("user", "search", "state", "ca")}
+    found = ask("GET /v1/certauth/certificates", **{k: v or None for k, v in query.items()})
+    rows = [(one["subject"], " ".join(one["sans"]), one["user"], one["state"],
+             rendered_time(one["not_after"]) if one["not_after"] else "",
+             rendered_time(one["last_login"]) if one["last_login"] else "", one["issuer"],
+             one["serial"], one["cert"]) for one in found]  # fmt: skip
+    heads = ("subject", "sans", "user", "state", "ends", "last_login", "issuer", "serial", "sha256")
+    return as_csv("certificates", heads, rows)
 
 
 @blueprint.get("/<cert>/pem")

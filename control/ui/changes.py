@@ -10,20 +10,37 @@ import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any
 
 from flask import flash, redirect, render_template, request
 
-from control.errors import Refusal, conflict, refused
+from control.errors import Refusal, conflict, invalid, refused
 from control.policy import core, pasted
 from control.ui.ask import Answer, answer, ask, takes
+from control.ui.fields import Field
 
 WAIT = 2  # seconds for the servers, before the page says that they are still to follow
 Item = dict[str, Any]  # as the API takes and shows it
 ABOUT = re.compile(r"changes\.\d+ \([^)]*\): ")  # how the preview begins what is refused
 FIELD = re.compile(r"(\w+)[\w.]*: (.+)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of the API, and the one that undoes it."""
+
+    method: str
+    path: str
+    body: Item | None
+    undo: "Call | None" = None
+
+    @property
+    def told(self) -> Item:
+        """As a preview takes it."""
+        sent: Item = {"method": self.method, "path": self.path}
+        return sent | ({} if self.body is None else {"body": self.body})
 
 
 @dataclass(frozen=True)
@@ -39,6 +56,16 @@ class Change:
     back: str  # the address of where it begins
     etag: str = ""
     password: bool = False
+    name: str = ""  # of the object: what one types to agree to something grave
+    was: Item = field(default_factory=dict)  # the object as it is, where it is changed
+    facts: Sequence[tuple[str, str]] = ()  # what else one looks at before one agrees
+    fields: Sequence[Field] = ()  # how the values of the body are told
+    first: tuple[Call, ...] = ()  # what is done before it, and undone where it then fails
+
+    @property
+    def calls(self) -> list[Item]:
+        """As the preview takes them."""
+        return [one.told for one in (*self.first, Call(self.method, self.path, self.body))]
 
 
 def run(change: Change, carried: Mapping[str, str], then: Callable[[Any], str]) -> Any:
@@ -56,8 +83,11 @@ def run(change: Change, carried: Mapping[str, str], then: Callable[[Any], str]) 
     if agreed != digest:
         text = "What this would do is not what it was when you looked. This is how it is now:"
         return asked(change, carried, found, digest, conflict("changed_meanwhile", text))
+    if is_grave(found) and request.form.get("confirm", "").strip() != word_of(change):
+        text = f"confirm: type '{word_of(change)}' to agree to this"
+        return asked(change, carried, found, digest, invalid("not_confirmed", text))
     try:
-        made = make(change)
+        made = make(change, meant=is_grave(found))
     except Refusal as error:
         return asked(change, carried, found, digest, error)
     if behind := not_in_force(made):
@@ -67,6 +97,19 @@ def run(change: Change, carried: Mapping[str, str], then: Callable[[Any], str]) 
     for warning in made.content.get("warnings", ()) if isinstance(made.content, dict) else ():
         flash(f"{warning[:1].upper()}{warning[1:]}.", "behind")
     return redirect(then(made.content), HTTPStatus.SEE_OTHER)
+
+
+def is_grave(found: Sequence[Mapping[str, Any]]) -> bool:
+    return any(effect["grave"] for one in found for effect in one["effects"])
+
+
+def cuts(found: Sequence[Mapping[str, Any]]) -> bool:
+    return any(effect["cuts"] for one in found for effect in one["effects"])
+
+
+def word_of(change: Change) -> str:
+    """What is typed to agree to something grave."""
+    return change.name or "yes"
 
 
 REFUSED = "A server refuses this, so it cannot be confirmed: change what it says, and try again."
@@ -104,13 +147,11 @@ def check_state(change: Change) -> None:
 
 def preview(change: Change) -> list[dict[str, Any]]:
     """What the change would do to each database that it is about. Raises Refusal."""
-    body = change.body
-    if change.password and body is not None:  # any, since it does nothing to policies
-        body = body | {"password": f"Aa1!{secrets.token_urlsafe(16)}"}
-    sent: Item = {"method": change.method, "path": change.path}
-    sent |= {} if body is None else {"body": body}
+    if change.password and change.body is not None:  # any, since it does nothing to policies
+        any_ = {"password": f"Aa1!{secrets.token_urlsafe(16)}"}
+        change = replace(change, body=change.body | any_)
     try:
-        found = ask("POST /v1/certauth/preview", {"changes": [sent]})
+        found = ask("POST /v1/certauth/preview", {"changes": change.calls})
     except Refusal as error:
         text = ABOUT.sub("", error.description, count=1)
         raise Refusal(error.status, error.error_code, text) from error
@@ -121,7 +162,7 @@ def preview(change: Change) -> list[dict[str, Any]]:
 def digest_of(change: Change, found: Sequence[Mapping[str, Any]]) -> str:
     """Of the change, and of what it does to policies. Sessions come and go by themselves."""
     lines = [(one["bdb_uid"], one["added"], one["removed"]) for one in found]
-    text = json.dumps([change.method, change.path, change.body, lines], sort_keys=True)
+    text = json.dumps([change.calls, lines], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -134,7 +175,8 @@ def asked(
 ) -> Any:
     page = render_template(
         "preview.html", change=change, carried=carried, databases=found, digest=digest, error=error,
-        refused=refusing(found), remarks=remarks(change.body or {}),
+        refused=refusing(found), remarks=remarks(change.body or {}), cuts=cuts(found),
+        grave=is_grave(found), word=word_of(change), fields=differing(change),
     )  # fmt: skip
     return page, error.status if error else HTTPStatus.OK
 
@@ -151,11 +193,43 @@ def remarks(body: Item) -> list[str]:
     return [f"The name was {remark}." for remark in found if remark]
 
 
-def make(change: Change) -> Answer:
+def differing(change: Change) -> list[tuple[str, str, str]]:
+    """Of an object that is changed: the labels of its fields, what they are, and what they become.
+    Of a new one, what it is to be."""
+    sent = change.body or {}
+    return [
+        (one.label, one.told(change.was.get(one.name)), one.told(sent[one.name]))
+        for one in change.fields
+        if one.name in sent
+    ]
+
+
+def make(change: Change, meant: bool) -> Answer:
+    """What comes first, too: where a later call is refused, what was made before is taken back.
+    `meant`: its name was typed, so that others are trusted than so far was read."""
+    undo: list[Call] = []
+    try:
+        for one in change.first:
+            answer(f"{one.method} {one.path}", one.body)
+            undo += [one.undo] if one.undo else []
+        try:
+            return make_last(change, "trust_grows" in request.form)
+        except Refusal as error:
+            if error.error_code != "trust_grows" or not meant:
+                raise
+            return make_last(change, trust_grows=True)
+    except Refusal:
+        for one in reversed(undo):
+            with suppress(Refusal):  # somebody else uses it by now: it stays
+                ask(f"{one.method} {one.path}", one.body)
+        raise
+
+
+def make_last(change: Change, trust_grows: bool) -> Answer:
     body = change.body
     if change.password and body is not None:
         body = body | {"password": request.form.get("password", "")}
-    if "trust_grows" in request.form and body is not None:
+    if trust_grows and body is not None:
         body = body | {"trust_grows": True}
     call = f"{change.method} {change.path}"
     wanted = {"wait_for_sync": WAIT, "force": "force" in request.form}

@@ -7,7 +7,7 @@ from typing import Any
 from flask import flash, redirect
 
 from control.ui import objects
-from control.ui.ask import ask
+from control.ui.ask import ask, may
 from control.ui.changes import Item
 from control.ui.fields import (
     Area,
@@ -33,7 +33,15 @@ def words(**texts: str) -> Choices:
 
 
 def more(database: Item) -> dict[str, Any]:
-    return {"servers": servers([database])}
+    found: dict[str, Any] = {"servers": servers([database]), "entering": []}
+    if may("view_all_roles_info") and may("view_all_redis_acls_info"):
+        names = {one["uid"]: one["name"] for one in ask("GET /v1/roles")}
+        rules = {one["uid"]: one for one in ask("GET /v1/redis_acls")}
+        found["entering"] = [
+            (one["role_uid"], names[one["role_uid"]], rules[one["redis_acl_uid"]])
+            for one in database["roles_permissions"]
+        ]
+    return found
 
 
 def servers(databases: Sequence[Item]) -> list[Item]:
@@ -142,6 +150,7 @@ KIND = Kind(
     ),
     "database.html",
     more,
+    noun_in_log="bdb",
 )  # fmt: skip
 blueprint = objects.blueprint_of(KIND)
 

@@ -5,7 +5,7 @@ from typing import Any
 from flask import Blueprint, render_template, request
 
 from control.errors import Refusal
-from control.ui import changes
+from control.ui import changes, repair
 from control.ui.ask import ask, may
 from control.ui.fields import is_number, pasted
 
@@ -46,6 +46,7 @@ def host_of(address: str) -> str:
 def explained(body: dict[str, Any], only: str) -> Any:
     """On each database, or on the `only` one of them by uid; of a certificate, here too."""
     databases = ask("GET /v1/bdbs", fields="uid,name") if may("view_all_bdbs_info") else []
+    places: list[tuple[str, dict[str, Any]]]
     places = [(one["name"], {"bdb_uid": one["uid"]}) for one in databases
               if only in ("", str(one["uid"]))]  # fmt: skip
     if "known" not in body:
@@ -53,7 +54,9 @@ def explained(body: dict[str, Any], only: str) -> Any:
     found = []
     try:
         for name, where in places:
-            found.append((name, ask("POST /v1/certauth/explain", {**body, **where})))
+            told = ask("POST /v1/certauth/explain", {**body, **where})
+            cures = list(repair.cures(body, told, where.get("bdb_uid")))
+            found.append((name, {**told, "steps": repair.steps(told), "cures": cures}))
     except Refusal as error:
         if error.status != 400:
             raise

@@ -9,6 +9,7 @@ from flask import request
 from werkzeug.datastructures import MultiDict
 
 from control.errors import invalid
+from control.pki.pem import split_pem
 from control.pki.reading import as_text
 from control.policy import bindings, core
 
@@ -44,6 +45,13 @@ class Field:
         """The form that means a value of the API."""
         return [(self.name, self.shown(value))]
 
+    def told(self, value: Any) -> str:
+        """A value of the API for who reads it."""
+        named = dict(self.choices())
+        found = self.shown(value)
+        found = found if isinstance(found, list) else [found]
+        return ", ".join(named.get(one, str(one)) for one in found)
+
 
 def is_number(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) <= LONG
@@ -74,6 +82,9 @@ class Rules(Area):
 
 class Flag(Field):
     widget = "flag"
+
+    def told(self, value: Any) -> str:
+        return "yes" if value else "no"
 
     def shown(self, value: Any) -> Any:
         return "on" if value else ""
@@ -155,6 +166,13 @@ class Grants(Field):
         pairs = self.shown(value)
         return [(name, one) for pair in pairs for name, one in zip(names, pair, strict=True)]
 
+    def told(self, value: Any) -> str:
+        roles, acls = dict(self.choices()), dict(self.others())
+        pairs = (
+            f"{roles.get(role, role)}: {acls.get(acl, acl)}" for role, acl in self.shown(value)
+        )
+        return ", ".join(pairs)
+
 
 class Certificates(Area):
     """PEM certificates, one after the other."""
@@ -162,9 +180,21 @@ class Certificates(Area):
     def shown(self, value: Any) -> Any:
         return "".join(one["client_cert"] for one in value or ())
 
+    def told(self, value: Any) -> str:
+        return "; ".join(map(named_certificate, split_pem(self.shown(value))))
+
     def read(self, form: Form) -> Any:
         text = super().read(form)
         return [{"client_cert": text}] if text else []
+
+
+def named_certificate(pem: str) -> str:
+    """As one compares it with what another person reads out."""
+    try:
+        one = core.identity(pem.encode())
+    except core.CoreError as error:
+        return f"a certificate that does not parse ({error})"
+    return f"{one.subject or '(no subject)'} (SHA-256 {one.cert})"
 
 
 class Fingerprints(Area):
@@ -271,3 +301,6 @@ class Identities(Area):
     def posted(self, value: Any) -> list[tuple[str, str]]:
         subjects = [one["subject"] for one in value or () if "subject" in one]
         return [(self.name, self.shown(value)), (self.subject, (*subjects, "")[0])]
+
+    def told(self, value: Any) -> str:
+        return ", ".join(map(bindings.written, value or ()))

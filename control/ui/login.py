@@ -10,10 +10,12 @@ A certificate comes with each request, also with those that another site has mad
 So it counts only with the cookie, which such requests do not bring (SameSite=Strict); and what
 changes something needs the token of a form of ours."""
 
+import json
 import re
 import secrets
 import time
 from base64 import b64encode
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
@@ -57,7 +59,7 @@ def admit() -> Any:
     else:
         check_form()
     if request.endpoint not in OPEN:
-        g.who = known()
+        g.who, g.ends = known(), IDLE
     return None
 
 
@@ -67,6 +69,8 @@ def check_form() -> None:
     elsewhere = headers.get("Sec-Fetch-Site", "same-origin") != "same-origin"
     elsewhere |= headers.get("Origin", request.host_url.rstrip("/")) != request.host_url.rstrip("/")
     sent, ours = request.form.get("csrf", "").encode(), session.get("csrf", "").encode()
+    if not elsewhere and "since" not in session and request.endpoint not in OPEN:
+        return  # nobody has logged in, or that has ended meanwhile: the form waits, see `kept`
     if elsewhere or not ours or not secrets.compare_digest(sent, ours):
         raise forbidden(
             "not_our_form",
@@ -133,7 +137,40 @@ def enter() -> Any:
         return form(error, name, expired), error.status
     now = int(time.time())
     session.update(fresh, since=now, renewed=now)
+    if waiting := unpacked(sent.get("kept", "")):
+        return render_template("resume.html", path=waiting[0], fields=waiting[1])
     return redirect(inside(sent.get("back", "")), HTTPStatus.SEE_OTHER)
+
+
+# ---- Forms that outlive a login ----
+
+DROPPED = {"csrf", "digest", "confirm", "password", "new_password", "force", "trust_grows"}
+# What is done at once: nobody does that again without meaning to.
+AT_ONCE = {
+    "login.leave", "login.change_password", "sessions.end", "users.set_password",
+    "databases.forget", "certificates.issue",
+}  # fmt: skip
+
+
+def kept() -> str:
+    """The form that was sent when the login had ended, for after the next one: what it does is
+    shown first, as always. "" where there is none."""
+    if request.endpoint in OPEN:
+        return request.form.get("kept", "")
+    if request.method != "POST" or request.endpoint in AT_ONCE:
+        return ""
+    fields = [(name, one) for name, one in request.form.items(multi=True) if name not in DROPPED]
+    return json.dumps([request.path, fields])
+
+
+def unpacked(text: str) -> tuple[str, list[tuple[str, str]]] | None:
+    """The address and the fields of such a form."""
+    try:
+        path, fields = json.loads(text)
+        found = [(str(name), str(value)) for name, value in fields if name not in DROPPED]
+        return inside(str(path)), found
+    except (ValueError, TypeError, RecursionError):
+        return None
 
 
 @blueprint.get("/password")
@@ -175,6 +212,10 @@ def inside(address: str) -> str:
 
 @blueprint.post("/logout")
 def leave() -> Any:
+    """Everywhere: a copy of the cookie is worth nothing any more."""
+    if "token" in session:
+        with suppress(Refusal):  # it has ended by itself
+            ask("DELETE /v1/certauth/token")
     session.clear()
     return redirect("/ui/login", HTTPStatus.SEE_OTHER)
 
@@ -195,7 +236,7 @@ def form(error: Refusal | None = None, username: str = "", expired: bool = False
     if request.method == "GET" and request.endpoint not in OPEN:
         back = asked_for()
     return render_template(
-        "login.html", error=error, username=username, expired=expired, back=back,
+        "login.html", error=error, username=username, expired=expired, back=back, kept=kept(),
         certificate=presented(),
     )  # fmt: skip
 

@@ -12,12 +12,13 @@ from werkzeug.datastructures import MultiDict
 
 from control.domain.guard import denied
 from control.errors import Refusal, invalid
-from control.ui import changes
-from control.ui.ask import answer, ask, may, who
+from control.ui import audit, changes, revert
+from control.ui.ask import answer, ask, may, offset_of, who
 from control.ui.changes import Change, Item
 from control.ui.fields import Field
 
 PAGE = 50  # rows of a list
+PART, MOST = 5_000, 1_000_000  # of a file: read at once, and in all
 MORE = "more"  # the button that shows more of a form, and changes nothing
 
 
@@ -48,6 +49,8 @@ class Kind:
     facts: str = ""
     more: Callable[[Item], Mapping[str, Any]] = lambda _: {}
     needs_password: Callable[[Item, Item], bool] = lambda _item, _body: False
+    noun_in_log: str = ""
+    filters: Sequence[Field] = ()
 
     @property
     def labels(self) -> dict[str, str]:
@@ -63,6 +66,7 @@ def blueprint_of(kind: Kind) -> Blueprint:
     blueprint = Blueprint(kind.place, __name__, url_prefix=kind.address)
     one = "/<int(max=2147483647):uid>"
     blueprint.add_url_rule("/", "show", lambda: listed(kind))
+    blueprint.add_url_rule("/export.csv", "export", lambda: exported(kind))
     blueprint.add_url_rule("/new", "new", lambda: new(kind))
     blueprint.add_url_rule("/new", "create", lambda: create(kind), methods=["POST"])
     blueprint.add_url_rule(one, "item", lambda uid: item(kind, uid))
@@ -74,16 +78,32 @@ def blueprint_of(kind: Kind) -> Blueprint:
 
 def listed(kind: Kind) -> Any:
     text, offset = request.args.get("search", ""), offset_of(request.args)
-    found = ask(f"GET {kind.api}", search=text, limit=PAGE + 1, offset=offset)
+    query = {"search": text, "limit": PAGE + 1, "offset": offset, **filtered(kind)}
+    answered = answer(f"GET {kind.api}", query=query)
+    found = answered.content
     return render_template(
         "objects.html", kind=kind, items=found[:PAGE], more=len(found) > PAGE, search=text,
-        offset=offset, limit=PAGE,
+        offset=offset, limit=PAGE, total=answered.total, chosen=filtered(kind),
+        args={name: value for name, value in {"search": text, **filtered(kind)}.items() if value},
     )  # fmt: skip
 
 
-def offset_of(args: Mapping[str, str]) -> int:
-    text = args.get("offset", "0")
-    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else 0
+def filtered(kind: Kind) -> dict[str, str]:
+    """What else a list is filtered by."""
+    names = (one.name for one in kind.filters)
+    return {name: request.args[name] for name in names if request.args.get(name)}
+
+
+def exported(kind: Kind) -> Any:
+    """All that fit, as a file."""
+    rows, text = [], request.args.get("search", "")
+    for offset in range(0, MOST, PART):
+        found = ask(f"GET {kind.api}", search=text, limit=PART, offset=offset, **filtered(kind))
+        rows += [(one["name"], *(column.text(one) for column in kind.columns)) for one in found]
+        if len(found) < PART:
+            break
+    heads = ("Name", *(column.label for column in kind.columns))
+    return audit.as_csv(kind.place, heads, rows)
 
 
 def item(kind: Kind, uid: int) -> Any:
@@ -111,6 +131,7 @@ def form(kind: Kind, shown: Item, etag: str = "", error: Refusal | None = None) 
     page = render_template(
         "object.html", kind=kind, item=shown, etag=etag, values=values, errors=wrong,
         wrong={name: text for name, _, text in wrong if name}, editable=may(create_or_update),
+        history=undoable(kind, shown) if shown else [],
         **(kind.more(shown) if shown else {}),
     )  # fmt: skip
     return page, error.status if error else HTTPStatus.OK
@@ -126,7 +147,7 @@ def create(kind: Kind) -> Any:
         change = Change(
             "POST", kind.api, body, f"Add the {kind.noun} {body.get('name', '')}",
             f"The {kind.noun} {body.get('name', '')} was added.", f"{kind.address}/new",
-            password=kind.needs_password({}, body),
+            password=kind.needs_password({}, body), name=body.get("name", ""), fields=kind.fields,
         )  # fmt: skip
         return changes.run(change, {"body": json.dumps(body)}, lambda made: of(kind, made))
     except Refusal as error:
@@ -143,12 +164,23 @@ def update(kind: Kind, uid: int) -> Any:
         change = Change(
             "PUT", f"{kind.api}/{uid}", body, f"Change the {kind.noun} {now['name']}",
             f"The {kind.noun} {now['name']} was changed.", f"{kind.address}/{uid}", etag,
-            kind.needs_password(now, body),
+            kind.needs_password(now, body), name=now["name"], was=now, fields=kind.fields,
         )  # fmt: skip
         carried = {"body": json.dumps(body), "etag": etag}
         return changes.run(change, carried, lambda made: of(kind, made))
     except Refusal as error:
         return again(kind, now, etag, error)
+
+
+def undoable(kind: Kind, shown: Item) -> list[Item]:
+    """The last changes of an object; a change whose values the log has whole can be undone."""
+    found = audit.history(kind.noun_in_log, shown["uid"])
+    for one in found:
+        body = revert.body_of(one["event"], shown)
+        if body and may(kind.write[1]):
+            address = f"{kind.address}/{shown['uid']}"
+            one["revert"] = {"address": address, "body": json.dumps(body)}
+    return found
 
 
 def again(kind: Kind, shown: Item, etag: str, error: Refusal) -> Any:
@@ -164,6 +196,7 @@ def remove(kind: Kind, uid: int) -> Any:
     change = Change(
         "DELETE", f"{kind.api}/{uid}", None, f"Remove the {kind.noun} {name}",
         f"The {kind.noun} {name} was removed.", f"{kind.address}/{uid}", etag,
+        name=name,
     )  # fmt: skip
     return changes.run(change, {"etag": etag}, lambda _: kind.address)
 

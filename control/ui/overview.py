@@ -6,16 +6,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import Blueprint, render_template, request
+from flask import Blueprint, render_template, request, url_for
 
 from control.records import rendered_time
 from control.ui import plot
 from control.ui.ask import ask, may
+from control.ui.audit import explained
 from control.ui.databases import health, servers, summed
 
 blueprint = Blueprint("overview", __name__, url_prefix="/ui")
 HOUR, DAY = 3600, 86400
 SOON = 30 * DAY
+REFUSALS, GROUPS = 2000, 6  # entries of the log that are looked at, and groups that are shown
 # How long a look back is, its spans in seconds, and what these are called.
 RANGES = {
     "day": (DAY, HOUR, "%H:%M", "the last day"),
@@ -44,6 +46,7 @@ class Matter:
     kind: str
     text: str
     link: str = ""
+    action: str = ""  # what the link is called, where it is not the text
 
 
 @blueprint.get("/")
@@ -52,8 +55,8 @@ def show() -> Any:
     nodes = servers(databases) if databases else []
     ending = certificates()
     matters = [
-        *of_the_plane(), *of_servers(databases, nodes), *of_certificates(ending), *of_lists(),
-        *of_events(),
+        *of_the_plane(), *of_servers(databases, nodes), *of_refusals(), *of_certificates(ending),
+        *of_lists(), *of_events(),
     ]  # fmt: skip
     matters.sort(key=lambda one: one.kind)  # bad before warn
     return render_template(
@@ -85,6 +88,31 @@ def of_servers(databases: list[Any], nodes: list[Any]) -> Iterator[Matter]:
         if one["status"] == "delete-pending":
             link = f"/ui/databases/{one['uid']}"
             yield Matter("warn", f"{one['name']} is being removed", link)
+
+
+def of_refusals() -> Iterator[Matter]:
+    """Clients that were refused in the last day and have not come in since: alike ones are one
+    line, which leads to what helps."""
+    if not (may("view_logged_events") and may("explain_certificates")):
+        return
+    since = rendered_time(int(time.time()) - DAY)
+    found = ask("GET /v1/logs", stime=since, type="client_refused,client_login", order="desc",
+                limit=REFUSALS)  # fmt: skip
+    groups, inside = dict[tuple[str, ...], list[dict[str, Any]]](), set[tuple[str, int]]()
+    for one in found:
+        if one["type"] == "client_login":
+            inside.add((one.get("cert", ""), one.get("bdb_uid", 0)))
+        elif (one.get("cert", ""), one.get("bdb_uid", 0)) not in inside and explained(one):
+            alike = (one.get("bdb_name", ""), one["reason"], one.get("subject") or one["cert"])
+            groups.setdefault(alike, []).append(one)
+    often = sorted(groups.items(), key=lambda one: -len(one[1]))
+    for (name, reason, subject), ones in often[:GROUPS]:
+        times = "once" if len(ones) == 1 else f"{len(ones):,} times"
+        text = f"{subject} was refused on {name} {times}, last at {ones[0]['time']}: {reason}"
+        yield Matter("warn", text, url_for("explain.show", **explained(ones[0]) or {}), "Repair")
+    if len(often) > GROUPS:
+        text = f"{len(often) - GROUPS:,} more certificates were refused in the last day"
+        yield Matter("warn", text, "/ui/audit/?kind=client_refused,client_handshake,login_failed")
 
 
 def certificates() -> list[Any]:

@@ -54,5 +54,6 @@ KIND = Kind(
         Field("session", "Longest session", "Such as 8h; none: until the certificate ends."),
         Field("comment", "Comment"),
     ),
+    noun_in_log="pattern",
 )
 blueprint = objects.blueprint_of(KIND)

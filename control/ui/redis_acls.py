@@ -3,6 +3,7 @@
 from control.ui import objects
 from control.ui.fields import Field, Rules
 from control.ui.objects import Column, Kind
+from control.ui.roles import used
 
 KIND = Kind(
     "ACL",
@@ -16,5 +17,8 @@ KIND = Kind(
         Field("name", "Name", required=True),
         Rules("acl", "Rules", "Such as +@read ~orders:*", required=True),
     ),
+    "used.html",
+    lambda acl: {"used": used("redis_acl_uid", acl["uid"]), "holders": ([], False)},
+    noun_in_log="redis_acl",
 )
 blueprint = objects.blueprint_of(KIND)

@@ -8,7 +8,7 @@ from flask import flash, redirect, request
 
 from control.policy import bindings, core
 from control.records import rendered_time
-from control.ui import objects
+from control.ui import audit, objects
 from control.ui.ask import ask, may
 from control.ui.changes import Item
 from control.ui.fields import Field, Identities, Leaf, Many, Pick
@@ -41,7 +41,41 @@ def more(user: Item) -> dict[str, Any]:
     names = [names_of(one) for one in known]
     written = zip(identities_of(user), user["certificate_identities"], strict=True)
     shown = [(line, matched(one, names)) for line, one in written]
-    return {"identities": shown, "certificates": known[:SHOWN]}
+    return {
+        "identities": shown, "certificates": known[:SHOWN], "rights": rights(user),
+        "refusals": refusals(user),
+    }  # fmt: skip
+
+
+def rights(user: Item) -> list[tuple[Item, str, str, str]]:
+    """What it may do where: database, role, ACL, rules."""
+    if not (may("view_all_bdbs_info") and may("view_all_redis_acls_info")):
+        return []
+    names = dict(roles()) if may("view_all_roles_info") else {}
+    acls = {one["uid"]: one for one in ask("GET /v1/redis_acls")}
+    return [
+        (one, names.get(str(grant["role_uid"]), ""), acls[grant["redis_acl_uid"]]["name"],
+         acls[grant["redis_acl_uid"]]["acl"])
+        for one in ask("GET /v1/bdbs", fields="uid,name,roles_permissions")
+        for grant in one["roles_permissions"]
+        if grant["role_uid"] in user["role_uids"]
+    ]  # fmt: skip
+
+
+def refusals(user: Item) -> list[Item]:
+    """The last times that somebody with its name in the certificate was refused."""
+    if not may("view_logged_events") or user["auth_method"] != "certificate":
+        return []
+    found = ask("GET /v1/logs", type="client_refused", search=user["name"], order="desc", limit=5)
+    return [audit.told(one) for one in found]
+
+
+def named(name: str) -> Item | None:
+    """The user with this name, where the person may see that."""
+    if not name or not may("view_all_users_info"):
+        return None
+    found = ask("GET /v1/users", search=name, limit=100)
+    return next((one for one in found if one["name"] == name), None)
 
 
 SHOWN, MATCHED = 20, 1000  # certificates of a user
@@ -128,6 +162,8 @@ KIND = Kind(
     "user.html",
     more,
     needs_password,
+    noun_in_log="user",
+    filters=(Pick("role_uid", "Role", choices=roles),),
 )
 blueprint = objects.blueprint_of(KIND)
 

@@ -1,11 +1,16 @@
 """The web page in Chromium, with a client certificate in its store."""
 
+import os
+import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import Browser as Chromium
+from playwright.sync_api import sync_playwright
 
 from control import service
 from tests.kit.browser import ALICE
@@ -44,3 +49,15 @@ def visited(tmp_path_factory: pytest.TempPathFactory, pki: Pki) -> Iterator[Site
         for call, body in calls:
             assert api(call, body).status == 200, call
         yield Site(f"https://localhost:{config.ui_port}", home / "ca.crt", pki, api)
+
+
+@contextmanager
+def chromium() -> Iterator[Chromium]:
+    """The system's, without its sandbox where this is root."""
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox"] if os.getuid() == 0 else []
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=arguments
+        )
+        yield browser
+        browser.close()

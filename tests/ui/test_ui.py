@@ -93,7 +93,7 @@ def test_nobody_without_a_login(api: ControlPlane, browser: Browser) -> None:
                 assert (page.status, page.title) == (401, "Log in"), address
                 assert page.response.headers["WWW-Authenticate"] == "Form"
             else:
-                assert page.status == 403, address
+                assert page.status == 401, address
     assert len(api.ok("GET /v1/bdbs")) == 1
 
 
@@ -421,7 +421,7 @@ def test_a_viewer_changes_nothing(api: ControlPlane, alice: Cert) -> None:
         uid = call.rpartition("/")[2]
         page = browser.get(f"/ui/{place}/{uid}")
         assert page.status == 200
-        assert page.html.count("<form") == 1  # to log out
+        assert page.html.count("<form") == 2  # to search, and to log out
         refused = browser.post(f"/ui/{place}/{uid}", csrf=token, name="x", body='{"name": "x"}')
         said = api(call, {"name": "x"}, cert=alice)
         assert browser.get(f"/ui/{place}/new").status == 403
@@ -605,8 +605,11 @@ def test_every_page_keeps_to_the_same(api: ControlPlane, admin: Browser, pki: Pk
     pages.append(admin.send(admin.get("/ui/users/2"), "/ui/users/2/remove"))
     pages.append(Browser(api, pki.alice).get("/ui/login"))
     pages.append(Browser(api).log_in(password="wrong"))
+    files = [page for page in pages if page.response.mimetype != "text/html"]
+    assert len(files) == 6  # CSV of each list
     for page in pages:
-        check_page(page)
+        if page not in files:
+            check_page(page)
 
 
 def test_the_menu_says_where_one_is(admin: Browser) -> None:

@@ -5,44 +5,28 @@ keyboard, on a phone, in the dark; and what an accessibility checker says of eac
 run` has started with its folder HOME."""
 
 import json
-import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser as Chromium
-from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import BrowserContext, Page, expect
 
-from tests.kit.chromium import (
-    Site,
-)
+from tests.kit.chromium import Site, chromium
 from tests.kit.rest import ADMIN
 from tests.kit.support import Cert
 
 pytestmark = pytest.mark.slow
 PLACES = (
-    "", "databases/", "databases/new", "databases/1", "users/", "users/new", "users/2", "roles/",
+    "", "onboard/", "search?q=a", "databases/", "databases/new", "databases/1", "users/",
+    "users/new", "users/2", "roles/",
     "roles/1", "acls/", "acls/2", "cas/", "sessions/", "certificates/", "explain/", "audit/",
     "password", "nothing",
 )  # fmt: skip
 PHONE = {"width": 390, "height": 844}
-
-
-@contextmanager
-def chromium() -> Iterator[Chromium]:
-    """The system's, without its sandbox where this is root."""
-    with sync_playwright() as playwright:
-        arguments = ["--no-sandbox"] if os.getuid() == 0 else []
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=arguments
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +104,12 @@ def test_a_change_is_shown_made_and_searched_for(visit: Callable[..., BrowserCon
     page.get_by_role("link", name="ACLs").click()
     page.get_by_role("link", name="Read Only").click()
     page.get_by_label("Rules").fill("+@read ~orders:*")
-    page.get_by_role("button", name="Show what it would do").click()
+    page.get_by_role("button", name="Review changes").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Change the ACL Read Only?")
+    expect(page.get_by_role("list", name="What it does on orders")).to_contain_text(
+        "alice has other rights on orders: +@read ~* becomes +@read ~orders:*"
+    )
+    page.get_by_text("Policy lines: 1 come, 1 go").click()
     lines = page.get_by_role("list", name="Policy lines")
     expect(lines).to_contain_text("+ user alice on +@read ~orders:*")
     page.get_by_role("button", name="Change the ACL Read Only").click()
@@ -138,10 +126,10 @@ def test_it_works_without_scripts(visited: Site, visit: Callable[..., BrowserCon
     page.get_by_role("link", name="Roles").click()
     page.get_by_role("link", name="Add a role").click()
     page.get_by_label("Name").fill("readers")
-    page.get_by_role("button", name="Show what it would do").click()
+    page.get_by_role("button", name="Review changes").click()
     page.get_by_role("button", name="Add the role readers").click()
     expect(page.get_by_role("status")).to_contain_text("The role readers was added.")
-    page.get_by_role("button", name="Show what removing it would do").click()
+    page.get_by_role("button", name="Delete").click()
     page.get_by_role("button", name="Remove the role readers").click()
     expect(page.get_by_role("status")).to_contain_text("The role readers was removed.")
 
@@ -187,7 +175,7 @@ def test_a_dropped_certificate_shows_what_it_holds(
     expect(page.get_by_role("heading", level=1)).to_have_text("Add the user pod?")
     page.get_by_role("button", name="Add the user pod").click()
     expect(page.locator("main")).to_contain_text("uri urn:pod")
-    page.get_by_role("button", name="Show what removing it would do").click()
+    page.get_by_role("button", name="Delete").click()
     page.get_by_role("button", name="Remove the user pod").click()
     expect(page.get_by_role("status")).to_contain_text("The user pod was removed.")
 
@@ -227,10 +215,10 @@ def test_the_accessibility_checker_finds_nothing(
         found += violations(page)
     page.goto("/ui/acls/3")
     page.get_by_label("Rules").fill(f"+@read ~{scheme}:*")
-    page.get_by_role("button", name="Show what it would do").click()
+    page.get_by_role("button", name="Review changes").click()
     found += violations(page)
     page.goto("/ui/users/new")
-    page.get_by_role("button", name="Show what it would do").click()
+    page.get_by_role("button", name="Review changes").click()
     found += violations(page)
     page.goto("/ui/explain/")
     page.get_by_label("Certificate (PEM)").fill(visited.pki.bob.pem.decode())
@@ -265,8 +253,8 @@ def take_pictures(home: Path, folder: Path) -> None:
     with chromium() as browser:
         usual: dict[str, Any] = {"viewport": {"width": 1280, "height": 480}}
         for options, places in (
-            (usual, ("", "databases/1", "users/", "roles/", "acls/", "cas/", "sessions/",
-                     "certificates/")),
+            (usual, ("", "onboard/", "databases/1", "users/", "roles/", "acls/", "cas/",
+                     "sessions/", "certificates/")),
             ({**usual, "color_scheme": "dark"}, ("",)),
             ({"viewport": PHONE}, ("users/2",)),
         ):  # fmt: skip
@@ -291,7 +279,7 @@ def take_pictures(home: Path, folder: Path) -> None:
                 page.locator("tbody").get_by_role("link", name="Explain").first.click()
                 page.screenshot(path=folder / "explain.png", full_page=True)
                 page.goto("/ui/users/3/")
-                page.get_by_role("button", name="Show what removing it would do").click()
+                page.get_by_role("button", name="Delete").click()
                 page.screenshot(path=folder / "preview.png", full_page=True)
             context.close()
 

@@ -42,7 +42,10 @@ def test_nothing_is_done_before_it_is_agreed_to(
     before, revision = api.lines(), api.store.revision()
     page = edited(admin, "/ui/acls/2", acl="+@read  ~orders:*\n+ping")
     assert page.title == "Change the ACL Read Only?"
-    assert "Policy lines: 1 come, 1 go. No session ends." in page.text
+    assert "alice has other rights on orders: +@read ~* becomes +@read ~orders:* +ping" in page.text
+    assert "No session ends" in page.text
+    assert "Policy lines: 1 come, 1 go" in page.text
+    assert "Rules +@read ~* +@read ~orders:* +ping" in page.text
     assert "comes: + user alice on +@read ~orders:* +ping" in page.text
     assert (api.lines(), api.store.revision()) == (before, revision)
     page = admin.send(page, "/ui/acls/2")
@@ -110,7 +113,7 @@ def test_each_kind_is_made_changed_and_removed(api: ControlPlane, admin: Browser
             assert now[name] == (True if value == "on" else value)
         page = admin.send(admin.get(address), f"{address}/remove")
         assert page.title.startswith("Remove the ")
-        page = admin.send(page, f"{address}/remove")
+        page = admin.send(page, f"{address}/remove", confirm=first["name"])
         assert "was removed." in page.text
     (database,) = api.ok("GET /v1/bdbs")
     assert database["endpoints"][1]["addr"] == ["::1"]
@@ -233,7 +236,8 @@ def test_a_pin_comes_by_the_form_of_its_database(api: ControlPlane, admin: Brows
     colons = ":".join(re.findall("..", alone.fingerprint.upper()))
     page = edited(admin, "/ui/databases/1", **typed, pinned_certificates=colons)
     assert "+ pin " in page.text
-    admin.send(page, "/ui/databases/1")
+    assert "the certificate 'CN=device' (signed by itself" in page.text
+    admin.send(page, "/ui/databases/1", confirm="orders")
     assert api.ok("GET /v1/bdbs/1")["pinned_certificates"] == [alone.fingerprint]
     assert "CN=device" in admin.get("/ui/cas/").text
 
@@ -279,7 +283,7 @@ def test_what_would_be_something_else_by_now_is_shown_again(
 ) -> None:
     """The object is as it was, and what the change does to policies is not."""
     page = edited(admin, "/ui/users/2", role_uids=["6"])
-    assert "Policy lines: 0 come, 2 go." in page.text
+    assert "Policy lines: 0 come, 2 go" in page.text
     api.ok("PUT /v1/redis_acls/2", {"acl": "+get ~*"})
     page = admin.send(page, "/ui/users/2")
     assert page.status == 409
@@ -337,17 +341,23 @@ def test_a_ca_comes_and_goes(api: ControlPlane, admin: Browser, pki: Pki, orders
     """Beside those that are there; each with the lines that it costs."""
     new = root("CN=New CA")
     page = admin.send(admin.get("/ui/cas/"), "/ui/cas/add", pem=new.pem.decode())
-    assert page.title == "Trust these CAs too?"
-    assert "Policy lines: 1 come, 0 go." in page.text
-    page = admin.send(page, "/ui/cas/add")
-    assert page.status == 409
-    assert "clients could come from more CAs than now: CN=New CA" in page.text
-    page = admin.send(page, "/ui/cas/add", trust_grows="on")
+    assert page.title == "Trust New CA?"
+    colons = ":".join(re.findall("..", new.fingerprint.upper()))
+    for told in (
+        "Policy lines: 1 come, 0 go",
+        f"SHA-256 of the certificate {colons}",
+        "Issued by itself",
+        "Every certificate from the CA 'CN=New CA' (signed by itself",
+    ):
+        assert told in page.text
+    page = admin.send(page, "/ui/cas/add", confirm="new ca")
+    assert (page.status, "type 'New CA' to agree to this" in page.text) == (400, True)
+    page = admin.send(page, "/ui/cas/add", confirm="New CA")
     assert "More CAs are trusted." in page.text
     assert "CN=New CA" in page.text
     assert "CN=Root CA,O=acme" in page.text
     page = admin.send(page, f"/ui/cas/{new.key_id}/remove")
-    assert "Policy lines: 0 come, 1 go." in page.text
+    assert "Policy lines: 0 come, 1 go" in page.text
     page = admin.send(page, f"/ui/cas/{new.key_id}/remove")
     assert "is trusted no more." in page.text
     assert "CN=New CA" not in page.text.split("is trusted no more.")[1]
@@ -362,7 +372,7 @@ def test_an_intermediate_goes_and_its_root_stays_what_it_was(
     api.database()
     address = f"/ui/cas/{stolen.key_id}/remove"
     page = admin.send(admin.get("/ui/cas/"), address)
-    assert "Policy lines: 1 come, 1 go." in page.text
+    assert "Policy lines: 1 come, 1 go" in page.text
     page = admin.send(page, address)
     assert "is trusted no more." in page.text
     assert f"refused wherever it is brought along: {stolen.key_id}" in page.text

@@ -85,7 +85,7 @@ def test_what_a_change_ends_is_shown_first(plane: Plane, node: RedisServer, pki:
     assert alice.command("ACL", "WHOAMI") == b"alice"
     browser = logged_in(plane)
     page = browser.send(browser.get("/ui/users/2"), "/ui/users/2/remove")
-    assert "Sessions that end: 1 of 2." in page.text
+    assert "1 session ends on" in page.text
     assert "alice 127.0.0.1 CN=alice,OU=eng,O=acme refuse: no_binding" in page.text
     assert alice.command("ACL", "WHOAMI") == b"alice"
     assert "was removed." in browser.send(page, "/ui/users/2/remove").text

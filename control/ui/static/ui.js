@@ -26,5 +26,94 @@ for (const input of document.querySelectorAll("input[type=file][data-into]")) {
   });
 }
 
+// Who types what a choice is about has chosen it.
+for (const input of document.querySelectorAll("input[data-chooses]")) {
+  const choice = document.getElementById(input.dataset.chooses);
+  input.addEventListener("input", () => { choice.checked = input.value !== ""; });
+}
+
 // Errors are where the reader is.
 document.getElementById("problems")?.focus();
+
+// What is grave is not a button away, as long as its name is not typed.
+for (const word of document.querySelectorAll("input[data-word]")) {
+  const button = word.form.querySelector("button.danger");
+  const check = () => { button.disabled = word.value.trim() !== word.dataset.word; };
+  word.addEventListener("input", check);
+  check();
+}
+
+// A list that is followed: what is new comes in at the top; what is open, or read, stays where it is.
+const live = document.getElementById("live");
+if (live) {
+  const body = document.querySelector("main tbody");
+  const keyed = (rows) => {
+    const seen = new Map();
+    return [...rows].map((row) => {
+      const text = row.innerHTML.replace(/ open(="")?/g, "");
+      const count = seen.get(text) ?? 0;
+      seen.set(text, count + 1);
+      return [`${count} ${text}`, row];
+    });
+  };
+  const known = new Set(keyed(body.rows).map(([key]) => key));
+  const look = async () => {
+    const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+    if (!answer.ok) {
+      live.textContent = "Live has ended: your login is over, or the page cannot be reached.";
+      return;
+    }
+    const text = await answer.text();
+    const page = new DOMParser().parseFromString(text, "text/html");
+    const fresh = keyed(page.querySelectorAll("main tbody tr")).filter(([key]) => !known.has(key));
+    const before = document.documentElement.scrollHeight;
+    for (const [key, row] of fresh.reverse()) {
+      known.add(key);
+      row.classList.add("fresh");
+      body.prepend(row);
+    }
+    const grown = document.documentElement.scrollHeight - before;
+    if (window.scrollY > body.getBoundingClientRect().top + window.scrollY) window.scrollBy(0, grown);
+    setTimeout(look, 1000 * Number(live.dataset.every));
+  };
+  setTimeout(look, 1000 * Number(live.dataset.every));
+}
+
+// Texts that one takes along.
+for (const text of document.querySelectorAll("[data-copy]")) {
+  if (!navigator.clipboard) break;
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "quiet";
+  button.textContent = "Copy";
+  button.setAttribute("aria-label", `Copy ${text.dataset.copy}`);
+  button.addEventListener("click", async () => {
+    await navigator.clipboard.writeText(text.textContent);
+    button.textContent = "Copied";
+  });
+  const box = text.closest(".copied") ?? text.parentElement;
+  box.classList.add("copied");
+  box.append(button);
+}
+
+// Two minutes before a login ends by itself, and only where nothing has happened since.
+const ends = Number(document.body.dataset.ends);
+if (ends) {
+  const warn = () => {
+    const note = document.createElement("p");
+    note.className = "note warn ending";
+    note.setAttribute("role", "alert");
+    note.textContent = "Your login ends in two minutes. What you have typed is kept. ";
+    const stay = document.createElement("button");
+    stay.type = "button";
+    stay.textContent = "Stay logged in";
+    stay.addEventListener("click", async () => {
+      const answer = await fetch("/ui/password");
+      note.remove();
+      if (answer.ok) setTimeout(warn, 1000 * (ends - 120));
+    });
+    note.append(stay);
+    document.getElementById("main").prepend(note);
+  };
+  setTimeout(warn, 1000 * (ends - 120));
+}

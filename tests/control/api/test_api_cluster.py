@@ -31,6 +31,7 @@ def test_a_new_cluster_has_redis_enterprises_defaults(api: ControlPlane) -> None
         "min_control_TLS_version": "1.2",
         "min_data_TLS_version": "1.2",
         "options_method_forbidden": False,
+        "log_retention": 400,
     }
 
 

@@ -1,5 +1,7 @@
 """control/api/logs.py: /v1/logs, the event log."""
 
+import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +24,7 @@ def last(api: ControlPlane) -> dict[str, Any]:
 
 
 def test_every_change_is_told_with_who_made_it(api: ControlPlane, pki: Pki) -> None:
-    """And with the names of the fields that changed, never what is in them."""
+    """And with the fields that changed, as they were and as they are, but never a password."""
     api.ok("POST /v1/users", {"name": "bob", "password": "the secret"})
     told = last(api)
     assert told.pop("time").endswith("Z")
@@ -35,7 +37,9 @@ def test_every_change_is_told_with_who_made_it(api: ControlPlane, pki: Pki) -> N
         "user_name": "bob",
     }
     api.ok("PUT /v1/users/2", {"name": "robert", "password": "another secret"})
-    assert last(api)["fields"] == ["name", "passwords"]
+    told = last(api)
+    assert told["fields"] == ["name", "passwords"]
+    assert (told["before"], told["after"]) == (['"bob"', ""], ['"robert"', ""])
     api.ok("DELETE /v1/users/2")
     api.ok("PUT /v1/cluster", {"password_min_length": 9})
     api.ok("PUT /v1/cluster/policy", {"login_lockout_threshold": 6})
@@ -54,6 +58,57 @@ def test_every_change_is_told_with_who_made_it(api: ControlPlane, pki: Pki) -> N
         "bdb_deleted",
     ]  # fmt: skip
     assert "secret" not in str(api.ok("GET /v1/logs"))
+
+
+def test_a_change_of_cas_names_them(api: ControlPlane, pki: Pki) -> None:
+    """By subject and SHA-256: those that came, and those that went."""
+    api.trust(pki.ca)
+    ours = f"CN=Root CA,O=acme, SHA-256 {pki.ca.fingerprint}"
+    (one,) = api.ok("GET /v1/logs?type=certificate_updated")
+    assert (one["added"], "removed" in one) == ([ours], False)
+
+
+def test_a_long_value_is_cut(api: ControlPlane) -> None:
+    """It cannot fill the log."""
+    rules = " ".join(f"~a-longer-key-{number}:*" for number in range(450))
+    api.ok("PUT /v1/redis_acls/2", {"acl": f"+get {rules}"})
+    (before,), (after,) = last(api)["before"], last(api)["after"]
+    assert before == '"+@read ~*"'
+    assert (len(after), after[-1]) == (4001, "…")
+
+
+def test_the_log_of_one_object(api: ControlPlane) -> None:
+    """And of no other of its kind, nor of one of another kind with its number."""
+    for name in "ab":
+        api.ok("POST /v1/roles", {"name": name})
+        api.ok("POST /v1/redis_acls", {"name": name, "acl": "+get"})
+    uid = api.ok("GET /v1/roles")[-1]["uid"]
+    api.ok(f"PUT /v1/roles/{uid}", {"name": "c"})
+    assert types(api, f"?object=role/{uid}") == ["role_created", "role_updated"]
+    assert types(api, "?object=role/77") == []
+    for wrong in ("role", "role/x", "nothing/1", "user/-1"):
+        answer = api(f"GET /v1/logs?object={wrong}")
+        assert (answer.status, answer.code) == (400, "invalid_param")
+        assert "object: one like user/5" in answer.json["description"]
+
+
+def test_what_was_changed_is_kept_for_a_time(
+    api: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much it is; what is older than the setting says goes, and nothing else."""
+    monkeypatch.setattr("control.store.events.EVENTS_PER_TYPE", 5)
+    monkeypatch.setattr("control.store.events.TRIM_BATCH", 1)
+    for number in range(8):
+        api.ok("POST /v1/roles", {"name": f"r{number}"})
+    assert types(api).count("role_created") == 8
+    for wrong in (0, 36_501):
+        assert api("PUT /v1/cluster", {"log_retention": wrong}).status == 400
+    api.ok("PUT /v1/cluster", {"log_retention": 10})
+    later = SimpleNamespace(time=lambda: time.time() + 11 * 86400)
+    monkeypatch.setattr("control.store.events.time", later)
+    api.ok("POST /v1/roles", {"name": "late"})
+    found = [one.get("role_name") for one in api.ok("GET /v1/logs?type=role_")]
+    assert found == ["late"]
 
 
 def test_what_was_refused_or_rehearsed_is_no_change(api: ControlPlane) -> None:

@@ -274,6 +274,7 @@ def test_an_administrator_gets_a_certificate_for_a_user(
         assert api.ok("POST /v1/certauth/explain", asked)["user"] == "alice"
     assert api.ok("GET /v1/users/role", cert=peer(found["certificate"])) == {"role": "none"}
     kept = api.ok(f"GET /v1/certauth/certificates/{found['cert']}")
+    assert (kept.pop("state"), kept.pop("revocation"), found.pop("state")) == ("valid", None, "")
     assert {**kept, "last_login": 0} == found
     assert kept["last_login"]
     (event,) = [e for e in api.ok("GET /v1/logs") if e["type"] == "certificate_issued"]

@@ -26,6 +26,8 @@ def made(url: str) -> Iterator[Store]:
     """A store with one administrator."""
     opened = Store(url)
     opened.settings.initialise(Cluster("acme", "id", 1), FIRST)
+    for name in ("alice", "bob", "eve", "0", "1", "2"):
+        opened.objects.create(User(0, name, "certificate", ()))
     yield opened
     opened.close()
 
@@ -36,6 +38,49 @@ def known(cert: str = "a1", **fields: Any) -> ClientCertificate:
     usual |= {"subject": "CN=alice", "user": "alice", "not_before": NOW - DAY}
     usual |= {"not_after": NOW + 3 * DAY, "first": NOW - DAY}
     return ClientCertificate(cert, **{**usual, **fields})
+
+
+def state(made: Store) -> str:
+    return made.inventory.find(InventoryFilter(now=NOW), limit=1)[0].state
+
+
+def test_the_state_of_a_certificate(made: Store) -> None:
+    """The first that holds: near its end, followed by another, of nobody, ended, revoked."""
+    one = known(last_login=NOW - DAY)
+    made.inventory.record_seen(one)
+    assert state(made) == "valid"
+    made.inventory.record_seen(known("a2", not_after=NOW + 9 * DAY, first=NOW, last_login=NOW))
+    assert state(made) == "superseded"
+    made.objects.delete(User, next(u.uid for u in made.objects.all(User) if u.name == "alice"))
+    assert state(made) == "orphaned"
+    made.revocations.revoke(["revoke cert " + "a" * 64], "unspecified")
+    assert state(made) == "orphaned"
+    gone = known(
+        "e" * 64, ca="c" * 64, key="d" * 64, serial="77", not_after=NOW - 1, first=NOW - DAY
+    )
+    made.inventory.record_issued(gone)
+    assert state(made) == "expired"
+    made.revocations.revoke([f"revoke serial {'c' * 64} 77"], "keyCompromise")
+    assert state(made) == "revoked"
+    (event,) = [e for e in made.events.between(0, NOW * 2, True, 1, 0) if e.type == "revoked"]
+    assert (event.detail["subjects"], event.detail["users"]) == (["CN=alice"], ["alice"])
+    found = made.inventory.find(InventoryFilter(states=("revoked",), now=NOW), limit=9)
+    assert [one.cert for one in found] == [gone.cert]
+    found = made.inventory.find(InventoryFilter(search="EE:EE:EE:EE:EE"), limit=9)
+    assert [one.cert for one in found] == [gone.cert]
+
+
+def test_what_nobody_can_use_does_not_end_soon(made: Store) -> None:
+    """A revoked one needs no successor, nor does one of a user that is gone."""
+    one = known("e" * 64, ca="c" * 64, not_after=NOW + 100, serial="77")
+    other = known("f" * 64, user="nobody", not_after=NOW + 100)
+    made.inventory.record_issued(one)
+    made.inventory.record_issued(other)
+    soon = InventoryFilter(ends_soon=NOW)
+    assert [found.cert for found in made.inventory.find(soon, limit=9)] == [one.cert]
+    made.revocations.revoke([f"revoke serial {'c' * 64} 77"], "superseded")
+    assert made.inventory.find(soon, limit=9) == ()
+    assert made.inventory.figures(NOW).expiring == 0
 
 
 def every(made: Store) -> tuple[ClientCertificate, ...]:
@@ -204,8 +249,8 @@ def test_certificates_are_counted(made: Store) -> None:
 
 def test_a_user_that_is_renamed_keeps_its_certificates(made: Store) -> None:
     """They are looked for by its name."""
-    alice = made.objects.create(user(0, "alice"))
-    made.inventory.record_seen(known(last_login=NOW))
+    alice = made.objects.create(user(0, "dora"))
+    made.inventory.record_seen(known(last_login=NOW, user="dora"))
     made.objects.update(User, alice.uid, lambda now: replace(now, name="alicia"))
     assert [one.user for one in every(made)] == ["alicia"]
 
