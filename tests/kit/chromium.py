@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser as Chromium
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Error as PlaywrightError
+from playwright.sync_api import Page, Response, sync_playwright
 
 from control import service
 from tests.kit.browser import ALICE
@@ -61,3 +62,15 @@ def chromium() -> Iterator[Chromium]:
         )
         yield browser
         browser.close()
+
+
+def open_page(page: Page, address: str) -> Response | None:
+    """Again where Chromium says that the network has changed: a test beside this one makes and
+    removes interfaces of its own."""
+    for _ in range(9):
+        try:
+            return page.goto(address)
+        except PlaywrightError as error:
+            if "ERR_NETWORK_CHANGED" not in str(error):
+                raise
+    return page.goto(address)

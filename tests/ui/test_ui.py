@@ -206,7 +206,7 @@ def test_a_session_ends_by_itself(admin: Browser, monkeypatch: pytest.MonkeyPatc
     assert admin.log_in().status == 200
     monkeypatch.setattr(login, "LONGEST", 0)
     page = admin.get("/ui/")
-    assert (page.status, "your login has ended" in page.text) == (401, True)
+    assert (page.status, "Your login has ended" in page.text) == (401, True)
 
 
 def test_a_session_is_renewed_while_passwords_are_taken(

@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 import redis
 from playwright.sync_api import Browser as Chromium
-from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import Locator, Page, expect
 
 from control import service
 from tests.kit.browser import ALICE
-from tests.kit.chromium import chromium
+from tests.kit.chromium import chromium, open_page
 from tests.kit.node import Start
 from tests.kit.plane import Https, enrolled_node, initialised
 from tests.kit.rest import ADMIN
@@ -40,16 +39,7 @@ class Person:
         self.page, self.clicks = page, 0
 
     def goto(self, address: str) -> None:
-        """Again where Chromium says that the network has changed: that of a test beside this one
-        has, which makes interfaces of its own."""
-        for _ in range(5):
-            try:
-                self.page.goto(address)
-                return
-            except PlaywrightError as error:
-                if "ERR_NETWORK_CHANGED" not in str(error):
-                    raise
-        self.page.goto(address)
+        open_page(self.page, address)
 
     def click(self, what: Locator) -> None:
         what.click()
