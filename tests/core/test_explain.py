@@ -79,6 +79,7 @@ WAYS: dict[str, tuple[list[str], bytes | None, dict[str, Any]]] = {
         certificate(name([(CN, "alice")], [(CN, "bob")])),
         {},
     ),
+    "locked": ([*TRUST, "lock cn alice"], certificate(ALICE), {}),
     "untrusted_issuer": (["set enforce on", BIND], certificate(ALICE), {}),
     "ca_expired": (TRUST, certificate(ALICE), {"now": 2_600_000_000}),
     "ca_revoked": ([*TRUST, f"revoke key {ca().key_id}"], certificate(ALICE), {}),

@@ -165,7 +165,7 @@ def test_a_line_and_its_canonical_text(line: str, canonical: str) -> None:
         (" \t", "a word is missing"),
         (
             "# comment",
-            "a line starts with set, ca, anchor, pin, allow, bind, pattern, revoke or user, "
+            "a line starts with set, ca, anchor, pin, allow, bind, pattern, revoke, lock or user, "
             "not: '#'",
         ),
         ("Set enforce on", "a line starts with set,"),
@@ -289,10 +289,10 @@ def test_a_line_and_its_canonical_text(line: str, canonical: str) -> None:
         ("bind cn a b from=::/129", "from= takes addresses and networks joined by commas"),
         ("bind cn a b from=::/0128", "from= takes addresses and networks joined by commas"),
         ("bind cn a b from=localhost", "from= takes addresses and networks joined by commas"),
-        ("bind cn a b from=10.0.0.1/8", "from=: '10.0.0.1/8' has bits set behind its prefix"),
+        ("bind cn a b from=10.0.0.1/8", "'10.0.0.1/8' has bits set behind its prefix"),
         (
             "bind cn a b from=10.0.0.0/8,2001:db8::1/64",
-            "from=: '2001:db8::1/64' has bits set behind",
+            "'2001:db8::1/64' has bits set behind",
         ),
         ("bind cn a b from=10.0.0.1/0", "has bits set behind its prefix"),
         ("bind cn a b from=::1 from=::2", "not an option of bind, or given twice"),

@@ -323,6 +323,7 @@ def test_the_checks_come_in_the_order_of_the_reasons() -> None:
         "set gate san_cn",
         "user bob off",
         "set plain refuse",
+        "lock cn alice",
         "set max-lifetime 1d",
         "set require-eku codeSigning",
         "set require-policy 1.2.3",
@@ -358,6 +359,7 @@ def test_the_checks_come_in_the_order_of_the_reasons() -> None:
         "no_certificate": lambda: state.update(leaf=True),
         "bad_string": lambda: cert.update(san=None),
         "ambiguous": lambda: (cert.update(subject=alone), lines.remove("bind cn alice alice")),
+        "locked": lambda: lines.remove("lock cn alice"),
         "untrusted_issuer": lambda: (
             lines.add(authority_line(top)),
             lines.add(f"revoke key {good.key_id}"),
