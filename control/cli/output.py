@@ -16,6 +16,7 @@ from control.policy import bindings
 from control.records import rendered_time
 
 Fields = Mapping[str, Any]
+SHOWN = 10  # sessions of a node, and certificates, that a preview names without --lines
 IDENTITIES = "certificate_identities"  # a field of users
 
 
@@ -26,8 +27,9 @@ def render_explanation(found: Fields) -> Iterator[str]:
 
 
 def render_preview(databases: Sequence[Fields], lines: bool = False) -> Iterator[str]:
-    """An answer of /v1/certauth/preview in people's words; with `lines`, the policy lines, each
-    session that ends and each certificate as well."""
+    """An answer of /v1/certauth/preview in people's words, with the first sessions that end and
+    the first certificates that become somebody else; with `lines`, all of them, and the policy
+    lines."""
     if not databases:
         yield "no policy changes"
     for one in databases:
@@ -40,11 +42,11 @@ def render_preview(databases: Sequence[Fields], lines: bool = False) -> Iterator
             yield from (f"  + {line}" for line in one["added"])
         for node in one["nodes"]:
             yield from (f"  {line}" for line in _node(node, lines))
-        for certificate in one["certificates"] if lines else ():
+        shown = one["certificates"][: None if lines else SHOWN]
+        for certificate in shown:
             was, will = (_outcome(certificate[when]) for when in ("before", "after"))
             yield f"  certificate {certificate['subject']}: {was} -> {will}"
-        if lines:
-            yield from _rest(one["certificates_changed"], one["certificates"], "certificates")
+        yield from _rest(one["certificates_changed"], shown, "certificates")
 
 
 def render_cuts(databases: Sequence[Fields]) -> Iterator[str]:
@@ -77,10 +79,11 @@ def _node(node: Fields, lines: bool) -> Iterator[str]:
         yield f"{node['address']}: not known: {node['error']}"
         return
     yield from render_refusals(node)
-    if lines:
+    if lines or node["ends"]:
+        shown = node["ending"][: None if lines else SHOWN]
         yield f"{node['address']}: {node['ends']} of {node['sessions']} sessions end"
-        yield from (f"  {_ending(one)}" for one in node["ending"])
-        yield from _rest(node["ends"], node["ending"], "sessions")
+        yield from (f"  {_ending(one)}" for one in shown)
+        yield from _rest(node["ends"], shown, "sessions")
     for user in node["users"]:
         what = "needs no password" if user["nopass"] else f"{user['passwords']} passwords"
         yield f"  user {user['name']} loses its password ({what})"

@@ -138,7 +138,7 @@ def test_a_person_works_on_eighty_columns(terminal: Callable[..., Terminal]) -> 
     assert "alice" in shown
     assert "CN=alice,OU=engineering" in shown
     one.type("clear; redis-certauth user delete alice; echo sta''tus:$?", "Enter")
-    one.sees("Delete user 'alice'? [y/N]: ")
+    one.sees("Delete user 'alice'? [y/N]:")
     one.type("n", "Enter")
     assert "Aborted!" in one.sees("status:1")
     one.run("echo 'roles: [{name: readers}]' >plan.yaml; cd")
