@@ -26,9 +26,8 @@ from control.cli.options import (
     reporting,
 )
 from control.cli.output import as_data, clean, echo, echo_data, render_time, with_output
+from control.pki import pem, uploads
 from control.pki.keys import KEY_TYPES, KeyType
-from control.pki.pem import CertificateError, split_pem
-from control.pki.uploads import merge_bundles
 from control.policy import bindings, core, pasted
 
 CERTIFICATES, TRUSTED = "/v1/cluster/certificates", "mtls_trusted_ca"
@@ -96,11 +95,11 @@ def with_force(path: str, force: bool) -> str:
     return f"{path}?force" if force else path
 
 
-def put_trusted(ask: Client, pem: str, force: bool, **more: Any) -> None:
+def put_trusted(ask: Client, bundle: str, force: bool, **more: Any) -> None:
     """Makes these the trusted CAs, and says what each became. Scripts are not asked: the API itself
     refuses what cuts a client off, unless they say --force."""
     path = with_force(CERTIFICATES, force)
-    entry = {"name": TRUSTED, "certificate": pem, **more}
+    entry = {"name": TRUSTED, "certificate": bundle, **more}
     made = change(ask, "PUT", path, {"certificates": [entry]}, scripts=True)
     for one in made["certificates"] if made else ():
         why = f": {one['why']}" if one["why"] else ""
@@ -117,7 +116,7 @@ def ca_add(ask: Client, file: Path, trust_grows: bool) -> None:
     became."""
     more = files.certificates(file)
     with reporting_certificates(file):
-        together = merge_bundles(certificate_of(ask, TRUSTED), more)
+        together = uploads.merge_bundles(certificate_of(ask, TRUSTED), more)
     put_trusted(ask, together, False, trust_grows=trust_grows)
 
 
@@ -131,7 +130,9 @@ def ca_add(ask: Client, file: Path, trust_grows: bool) -> None:
 def ca_remove(ask: Client, authority: str, force: bool) -> None:
     """Trust CA no more: its name (the subject, or the CN of it), SHA-256 or key id. The others
     stay."""
-    blocks = {one: core.identity(one.encode()) for one in split_pem(certificate_of(ask, TRUSTED))}
+    blocks = {
+        one: core.identity(one.encode()) for one in pem.split_pem(certificate_of(ask, TRUSTED))
+    }
     try:
         gone = bindings.ca_among(authority, list(blocks.values()))
     except ValueError as error:
@@ -147,7 +148,7 @@ def ca_remove(ask: Client, authority: str, force: bool) -> None:
 def reporting_certificates(file: Path) -> Iterator[None]:
     try:
         yield
-    except CertificateError as error:
+    except pem.CertificateError as error:
         raise click.ClickException(f"{file}: {error}") from error
 
 
