@@ -1,8 +1,9 @@
-"""The declared state of a control plane: read from YAML, compared, made so.
+"""The declared state of a control plane: read from YAML and from the API, in one form.
 
-Everything is called by name here, and gets its uid only when it is sent. `plan` is pure."""
+Everything is called by name here, and gets its uid only when it is sent."""
 
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,10 @@ from control.api.bdb_models import BdbBody
 from control.api.cluster import ClusterBody, PolicyBody
 from control.api.identities import IdentityBody
 from control.api.issuers import IssuerBody
+from control.api.issuing import ProfileBody
 from control.api.patterns import PatternBody
 from control.api.redis_acls import RedisAclBody
+from control.api.revocation import CrlBody, RevokeBody
 from control.api.roles import RoleBody
 from control.api.users import UserBody
 from control.cli import files, issuers
@@ -40,11 +43,15 @@ class PolicyFileError(Exception):
 
 @dataclass(frozen=True)
 class Section:
-    """`single` are those that there is one of. `known` are the fields that an object may have."""
+    """`single` are those that there is one of. `known` are the fields that an object may have.
+    `stays`: nothing of it is ever deleted by a file, whatever the file has; `by`: what an object is
+    called by, where it has no name."""
 
     path: str
     known: frozenset[str]
     single: bool = False
+    stays: bool = False
+    by: Literal["name", "line", "url"] = "name"
 
 
 def _of(model: type[models.Body], *more: str, without: Iterable[str] = ()) -> frozenset[str]:
@@ -53,6 +60,7 @@ def _of(model: type[models.Body], *more: str, without: Iterable[str] = ()) -> fr
 
 
 CA, PATTERNS, ISSUERS = "trusted_ca", "patterns", "issuers"
+PROFILES, REVOCATIONS, CRLS = "certificate_profiles", "revocations", "crls"
 CLIENT_CERTS, PINS = "authentication_ssl_client_certs", "pinned_certificates"
 # In the order in which they are made, since each may name what comes before; the settings are last,
 # for they may shut out who is not there yet. Deleted in the other order.
@@ -60,6 +68,7 @@ SECTIONS = {
     CA: Section("/v1/cluster/certificates", frozenset({"pem"}), single=True),
     "redis_acls": Section("/v1/redis_acls", _of(RedisAclBody)),
     "roles": Section("/v1/roles", _of(RoleBody, without=["resources"])),
+    PROFILES: Section("/v1/certauth/profiles", _of(ProfileBody, "roles", without=["role_uids"])),
     "users": Section(
         "/v1/users",
         _of(UserBody, "roles", "password_file", without=["role", "role_uids", "password"]),
@@ -67,6 +76,14 @@ SECTIONS = {
     PATTERNS: Section("/v1/certauth/patterns", _of(PatternBody, "roles", without=["role_uids"])),
     ISSUERS: Section("/v1/certauth/issuers", _of(IssuerBody)),
     "bdbs": Section("/v1/bdbs", _of(BdbBody)),
+    # What is revoked stays revoked: a file is older than the revocation that it does not have.
+    REVOCATIONS: Section(
+        "/v1/certauth/revocations",
+        _of(RevokeBody, without=["certificate", "user_uid"]),
+        stays=True,
+        by="line",
+    ),
+    CRLS: Section("/v1/certauth/crls", _of(CrlBody), stays=True, by="url"),
     "cluster": Section(
         "/v1/cluster", _of(ClusterBody, without=["min_data_TLS_version"]), single=True
     ),
@@ -75,8 +92,9 @@ SECTIONS = {
 KEPT = {
     "roles": {one.name for one in BUILTIN_ROLES},
     "redis_acls": {one.name for one in FIRST_ACLS},
+    PROFILES: {"default"},
 }
-ONCE = {"password_file"}  # only when an object is made: it cannot be compared
+ONCE = {"password_file", "reason"}  # only when an object is made
 
 
 # ---- The file ------------------------------------------------------------------------------------
@@ -99,11 +117,44 @@ class _Loader(SafeLoader):
         return found
 
 
-def read(file: Path) -> State:
-    """The state that a file declares. Relative names of files in it are relative to it. Raises
+STDIN = Path("-")
+
+
+def read_all(files_: Iterable[Path]) -> State:
+    """What several files declare together: each object in one of them only. Raises
     PolicyFileError."""
+    state: State = {}
+    whose: dict[tuple[str, str], Path] = {}
+    for file in files_:
+        for section, objects in read(file).items():
+            for name in objects:
+                if other := whose.get((section, name)):
+                    one = f"'{name}' in {section}" if name else section
+                    raise PolicyFileError(f"{file}: {one} is declared in {other} already")
+                whose[section, name] = file
+            state.setdefault(section, {}).update(objects)
+    return state
+
+
+def files_of(given: Iterable[Path]) -> Iterator[Path]:
+    """The files themselves, and those of folders (*.yaml, *.yml) by name. Raises
+    PolicyFileError."""
+    for one in given:
+        if not one.is_dir():
+            yield one
+            continue
+        found = sorted(file for file in one.iterdir() if file.suffix in (".yaml", ".yml"))
+        if not found:
+            raise PolicyFileError(f"{one}: there is no *.yaml in it")
+        yield from found
+
+
+def read(file: Path) -> State:
+    """The state that a file declares; - is standard input. Relative names of files in it are
+    relative to it. Raises PolicyFileError."""
     try:
-        found = yaml.load(files.decoded(file.read_bytes()), _Loader)  # noqa: S506 (a SafeLoader)
+        content = sys.stdin.buffer.read() if file == STDIN else file.read_bytes()
+        found = yaml.load(files.decoded(content), _Loader)  # noqa: S506 (a SafeLoader)
         return parse(found, file.parent)
     except (yaml.YAMLError, OSError, ValueError) as error:
         raise PolicyFileError(f"{file}: {error}") from error
@@ -132,13 +183,42 @@ def _section(name: str, found: Any, folder: Path) -> Objects:
         raise PolicyFileError(f"{name}: not a list")
     objects: Objects = {}
     for index, one in enumerate(found):
-        key = one.get("name") if isinstance(one, dict) else None
+        key = called(name, one) if isinstance(one, dict) else None
         if not isinstance(key, str) or not key:
-            raise PolicyFileError(f"{name}.{index}: it has no name")
+            raise PolicyFileError(f"{name}.{index}: it has no {CALLED[SECTIONS[name].by]}")
         if key in objects:
             raise PolicyFileError(f"{name}: '{key}' is there twice")
         objects[key] = _object(name, f"{name} '{key}'", one, folder)
     return objects
+
+
+CALLED = {"name": "name", "url": "url", "line": "one of cert, key, or ca and serial"}
+
+
+def called(section: str, one: Mapping[str, Any]) -> Any:
+    """What tells an object of a section from the others; None where it says nothing of the kind."""
+    by = SECTIONS[section].by
+    if by != "line":
+        return one.get(by)
+    if "line" in one:
+        return one["line"]
+    ways = one.keys() & {"cert", "key", "ca", "serial"}
+    try:
+        if ways == {"ca", "serial"}:
+            ca, serial = pasted.fingerprint(one["ca"]), pasted.serial(str(one["serial"]))
+            return core.canonical(f"revoke serial {ca} {serial}")
+        if len(ways) == 1 and (way := ways.pop()) in ("cert", "key"):
+            return core.canonical(f"revoke {way} {pasted.fingerprint(one[way])}")
+    except (ValueError, AttributeError, TypeError) as error:
+        raise PolicyFileError(f"{section}: {error}") from error
+    return None
+
+
+def _revocation(line: str) -> Fields:
+    """The fields of a request that makes this line."""
+    _, way, *values = line.split(" ")
+    names = ("ca", "serial") if way == "serial" else (way,)
+    return dict(zip(names, values, strict=True))
 
 
 def _object(section: str, where: str, found: Any, folder: Path) -> Fields:
@@ -178,7 +258,8 @@ def _pem(text: str, folder: Path) -> str:
 
 
 def exported(state: State) -> dict[str, Any]:
-    """The sections of a file that declares this. Passwords are not in it: nobody can read them."""
+    """The sections of a file that declares this. Passwords are not in it: nobody can read them; nor
+    revocation lists that came as files: the API does not give them out."""
     found: dict[str, Any] = {}
     for name, objects in state.items():
         if name == CA:
@@ -230,13 +311,18 @@ def normal(section: str, found: Mapping[str, Any]) -> Fields:
             raise ValueError(f"certificate_subject_line is not among the {IDENTITIES}")
     if "roles" in fields:
         fields["roles"] = sorted(set(fields["roles"]))
+    if section == REVOCATIONS:
+        reason = {"reason": found["reason"]} if found.get("reason") else {}
+        fields = {**_revocation(str(called(section, found))), **reason}
+    if "key_usage" in fields:
+        fields["key_usage"] = sorted(set(fields["key_usage"]))
     if section == PATTERNS:
         fields = _pattern(fields)
     if section == ISSUERS:
         fields = issuers.normal(fields)
     for name in ("pem", "tls_server_ca"):
         if name in fields:
-            fields[name] = "".join(sorted(_certificates(fields[name])))
+            fields[name] = "".join(sorted(certificates_of(fields[name])))
     for name in ("mtls_authorized_subjects", "authorized_subjects"):
         if name in fields:
             fields[name] = [{k: v for k, v in one.items() if v} for one in fields[name]]
@@ -244,7 +330,7 @@ def normal(section: str, found: Mapping[str, Any]) -> Fields:
         fields["endpoints"] = [_endpoint(one) for one in fields["endpoints"]]
     if CLIENT_CERTS in fields:
         certs = "\n".join(one["client_cert"] for one in fields[CLIENT_CERTS])
-        fields[CLIENT_CERTS] = [{"client_cert": one} for one in sorted(_certificates(certs))]
+        fields[CLIENT_CERTS] = [{"client_cert": one} for one in sorted(certificates_of(certs))]
     if PINS in fields:
         fields[PINS] = _pins(fields)
     if "roles_permissions" in fields:
@@ -290,8 +376,14 @@ def in_order(identities: Iterable[Fields]) -> list[Fields]:
     depend on who wrote them."""
     found = list(identities)
     line = next((one for one in found if one.keys() == {"subject"}), None)
-    rest = sorted((one for one in found if one is not line), key=_brief)
+    rest = sorted((one for one in found if one is not line), key=brief)
     return ([line] if line else []) + rest
+
+
+def brief(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    certificates = text.count("-----BEGIN CERTIFICATE-----")
+    return f"({certificates} certificates)" if certificates else text
 
 
 def _endpoint(found: Mapping[str, Any]) -> Fields:
@@ -299,7 +391,7 @@ def _endpoint(found: Mapping[str, Any]) -> Fields:
     return {"addr": [], "dns_name": "", **shown}
 
 
-def _certificates(pem: str) -> Iterator[str]:
+def certificates_of(pem: str) -> Iterator[str]:
     """Each certificate of a text once, in one spelling; not those that the API leaves out. Raises
     ValueError."""
     if pem.strip():
@@ -314,7 +406,8 @@ def fetch(ask: Client) -> State:
     for role in found["roles"]:
         # Which databases a role is for is not in a file: without that it must not be for all.
         role["management"] = "none" if role.get("resources") else role["management"]
-    for one in (*found["users"], *found[PATTERNS]):
+    found[CRLS] = [one for one in found[CRLS] if one["url"]]
+    for one in (*found["users"], *found[PATTERNS], *found[PROFILES]):
         one["roles"] = [roles[uid] for uid in one["role_uids"] if uid in roles]
     for database in found["bdbs"]:
         database["roles_permissions"] = [
@@ -325,124 +418,6 @@ def fetch(ask: Client) -> State:
     return {
         name: {"": normal(name, content)}
         if SECTIONS[name].single
-        else {one["name"]: normal(name, one) for one in content}
+        else {called(name, one): normal(name, one) for one in content}
         for name, content in found.items()
     }
-
-
-# ---- The plan ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Step:
-    """One change of one object: `fields` are those that change, `old` what they were."""
-
-    action: Literal["create", "update", "delete"]
-    section: str
-    name: str
-    fields: Fields
-    old: Fields
-
-    @property
-    def title(self) -> str:
-        return " ".join((self.action, self.section, f"'{self.name}'" if self.name else "")).strip()
-
-    def __str__(self) -> str:
-        """The title, and a line for each field."""
-        lines = [self.title]
-        for name, value in self.fields.items():
-            if name != "name":
-                was = f"{_brief(self.old[name])} -> " if name in self.old else ""
-                lines.append(f"    {name}: {was}{_brief(value)}")
-        return "\n".join(lines)
-
-
-def _brief(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    certificates = text.count("-----BEGIN CERTIFICATE-----")
-    return f"({certificates} certificates)" if certificates else text
-
-
-def plan(wanted: State, found: State, me: str, prune: bool) -> list[Step]:
-    """What is to be done, in order. With `prune`, what a list of the file does not have is deleted;
-    not what a new control plane has, and not the user `me`. Raises PolicyFileError where something
-    names what will not be there."""
-    wanted = _with_key_ids(wanted, found)
-    steps = [
-        step
-        for section in SECTIONS
-        for name, fields in wanted.get(section, {}).items()
-        if (step := _made(section, name, fields, found[section].get(name)))
-    ]
-    doomed = [
-        Step("delete", section, name, {}, {})
-        for section in reversed(SECTIONS)
-        if prune and section in wanted and not SECTIONS[section].single
-        for name in found[section]
-        if name not in wanted[section] and name not in _kept(section, me)
-    ]
-    _check_names(wanted, found, {(step.section, step.name) for step in doomed})
-    return steps + doomed
-
-
-def _with_key_ids(wanted: State, found: State) -> State:
-    """With the key id of each CA that an identity or a pattern names. One that will not be trusted
-    stays as it is, and the API says so."""
-    pem = wanted.get(CA, found[CA]).get("", {}).get("pem", "")
-    try:
-        trusted = [core.identity(one.encode()) for one in _certificates(pem)]
-    except core.CoreError as error:
-        raise PolicyFileError(f"{CA}: {error}") from error
-
-    def key_id(one: Fields) -> Fields:
-        try:
-            return {**one, "ca": bindings.ca_among(one["ca"], trusted)} if one.get("ca") else one
-        except ValueError:
-            return one
-
-    users = {
-        name: {**user, IDENTITIES: in_order(map(key_id, user[IDENTITIES]))}
-        if IDENTITIES in user
-        else user
-        for name, user in wanted.get("users", {}).items()
-    }
-    named = {name: key_id(one) for name, one in wanted.get(PATTERNS, {}).items()}
-    more = {"users": users, PATTERNS: named}
-    return {**wanted, **{name: objects for name, objects in more.items() if objects}}
-
-
-def _made(section: str, name: str, fields: Fields, there: Fields | None) -> Step | None:
-    if there is None:
-        return Step("create", section, name, fields, {})
-    changes = {
-        key: value
-        for key, value in fields.items()
-        if key not in ONCE and not _same(there.get(key), value)
-    }
-    old = {key: there[key] for key in changes if key in there}
-    return Step("update", section, name, changes, old) if changes else None
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Equal, and of one type: 1 is not yes."""
-    return type(one) is type(other) and bool(one == other)
-
-
-def _kept(section: str, me: str) -> set[str]:
-    return {me} if section == "users" else KEPT.get(section, set())
-
-
-def _check_names(wanted: State, found: State, doomed: set[tuple[str, str]]) -> None:
-    def check(section: str, name: str, where: str) -> None:
-        there = name in found[section] and (section, name) not in doomed
-        if not there and name not in wanted.get(section, {}):
-            raise PolicyFileError(f"{where}: there will be no '{name}' in {section}")
-
-    for section in ("users", PATTERNS):
-        for name, one in wanted.get(section, {}).items():
-            for role in one.get("roles", []):
-                check("roles", role, f"{section} '{name}'")
-    for name, database in wanted.get("bdbs", {}).items():
-        for given in database.get("roles_permissions", []):
-            check("roles", given["role"], f"bdbs '{name}'")
-            check("redis_acls", given["redis_acl"], f"bdbs '{name}'")

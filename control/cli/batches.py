@@ -5,7 +5,8 @@ import json
 from collections.abc import Iterator, Sequence
 
 from control.cli import making
-from control.cli.apply import SECTIONS, Step
+from control.cli.apply import SECTIONS
+from control.cli.planning import Step
 
 BULK = "/v1/certauth/bulk"
 USERS, BYTES = 1_000, 900_000  # of one request

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -15,8 +15,9 @@ import click
 from control import service
 from control.cli import enrolling, files, renewal
 from control.cli.client import Client
+from control.cli.completing import names_of
+from control.cli.helping import Group
 from control.cli.options import (
-    DRY_RUN,
     FILE,
     NO_WAIT,
     asking,
@@ -26,42 +27,52 @@ from control.cli.options import (
     connected,
     connection,
     make_change,
+    makes_change,
     reporting,
 )
-from control.cli.output import AS_JSON, clean, echo, render_time
+from control.cli.output import as_data, clean, echo, echo_data, render_time, with_output
+from control.pki import pem, uploads
 from control.pki.kinds import KEY_TYPES, KeyType
-from control.policy import pasted
+from control.policy import bindings, core, pasted
 
-CERTIFICATES = "/v1/cluster/certificates"
-
-
-def show_certificate(ask: Client, name: str, as_json: bool) -> None:
-    found = ask("GET", CERTIFICATES).get(f"{name}_cert", "")
-    click.echo(json.dumps({name: found}) if as_json else clean(found).strip())
+CERTIFICATES, TRUSTED = "/v1/cluster/certificates", "mtls_trusted_ca"
 
 
-@click.group("ca")
+def certificate_of(ask: Client, name: str) -> str:
+    found: str = ask("GET", CERTIFICATES).get(f"{name}_cert", "")
+    return found
+
+
+def show_certificate(ask: Client, name: str) -> None:
+    found = certificate_of(ask, name)
+    if as_data():
+        echo_data({name: found})
+    else:
+        click.echo(clean(found).strip())
+
+
+@click.group("ca", cls=Group)
 def ca_group() -> None:
     """The CAs that clients are judged by."""
 
 
 @ca_group.command("show")
-@AS_JSON
+@with_output
 @connected
-def ca_show(ask: Client, as_json: bool) -> None:
+def ca_show(ask: Client) -> None:
     """Print them as PEM."""
-    show_certificate(ask, "mtls_trusted_ca", as_json)
+    show_certificate(ask, TRUSTED)
 
 
 @ca_group.command("list")
-@AS_JSON
+@with_output
 @connected
-def ca_list(ask: Client, as_json: bool) -> None:
+def ca_list(ask: Client) -> None:
     """List them and what is pinned, and how many users, certificates and live sessions depend on
     each, and who."""
     found = ask("GET", "/v1/certauth/ca")
-    if as_json:
-        echo(found, as_json)
+    if as_data():
+        echo_data(found)
         return
     for one in found["cas"]:
         one["use"] = "clients" if one["admits"] else "only above others"
@@ -71,7 +82,6 @@ def ca_list(ask: Client, as_json: bool) -> None:
         one["who"] = [f"{user['user']}{' (no other CA)' * user['only']}" for user in one["who"]]
     echo(
         [*found["cas"], *found["pins"]],
-        as_json,
         ("subject", "use", "not_after", "users", "certificates", "sessions", "who"),
     )
     for gone in found["removed"]:
@@ -90,6 +100,63 @@ def with_force(path: str, force: bool) -> str:
     return f"{path}?force" if force else path
 
 
+def put_trusted(ask: Client, bundle: str, force: bool, **more: Any) -> None:
+    """Makes these the trusted CAs, and says what each became. Scripts are not asked: the API itself
+    refuses what cuts a client off, unless they say --force."""
+    path = with_force(CERTIFICATES, force)
+    entry = {"name": TRUSTED, "certificate": bundle, **more}
+    made = change(ask, "PUT", path, {"certificates": [entry]}, scripts=True)
+    for one in made["certificates"] if made else ():
+        why = f": {one['why']}" if one["why"] else ""
+        click.echo(clean(f"{one['subject']}: {BECAME[one['use']]}{why}"))
+
+
+@ca_group.command("add")
+@click.argument("file", type=FILE)
+@TRUST_GROWS
+@makes_change
+@connected
+def ca_add(ask: Client, file: Path, trust_grows: bool) -> None:
+    """Trust the CAs of FILE (PEM, DER or PKCS#7) beside those that are trusted, and say what each
+    became."""
+    more = files.certificates(file)
+    with reporting_certificates(file):
+        together = uploads.merge_bundles(certificate_of(ask, TRUSTED), more)
+    put_trusted(ask, together, False, trust_grows=trust_grows)
+
+
+@ca_group.command("remove")
+@click.argument(
+    "authority", metavar="CA", shell_complete=names_of("/v1/certauth/ca", "subject", "cas")
+)
+@FORCE
+@makes_change
+@connected
+def ca_remove(ask: Client, authority: str, force: bool) -> None:
+    """Trust CA no more: its name (the subject, or the CN of it), SHA-256 or key id. The others
+    stay."""
+    blocks = {
+        one: core.identity(one.encode()) for one in pem.split_pem(certificate_of(ask, TRUSTED))
+    }
+    try:
+        gone = bindings.ca_among(authority, list(blocks.values()))
+    except ValueError as error:
+        raise click.ClickException(clean(str(error))) from error
+    kept = [block for block, one in blocks.items() if one.key != gone]
+    if kept:
+        put_trusted(ask, "".join(kept), force)
+    else:
+        change(ask, "DELETE", with_force(f"{CERTIFICATES}/{TRUSTED}", force), scripts=True)
+
+
+@contextmanager
+def reporting_certificates(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except pem.CertificateError as error:
+        raise click.ClickException(f"{file}: {error}") from error
+
+
 @ca_group.command("set")
 @click.argument("file", type=FILE)
 @click.option("--client-ca", "client_cas", multiple=True, metavar="KEY_ID",
@@ -97,32 +164,16 @@ def with_force(path: str, force: bool) -> str:
               "that issued no other CA of FILE.")  # fmt: skip
 @FORCE
 @TRUST_GROWS
-@DRY_RUN
-@NO_WAIT
+@makes_change
 @connected
 def ca_set(
-    ask: Client, file: Path, force: bool, trust_grows: bool, dry_run: bool,
-    client_cas: tuple[str, ...],
-) -> None:  # fmt: skip
-    """Put those of FILE (PEM, DER or PKCS#7) in their place, and say what each became. One that is
-    there already stays what it is, a CA that clients come from or only above others."""
-    entry: dict[str, Any] = {
-        "name": "mtls_trusted_ca",
-        "certificate": files.certificates(file),
-        "trust_grows": trust_grows,
-    }
-    if client_cas:
-        entry["client_cas"] = [pasted_key(one) for one in client_cas]
-    made = change(
-        ask,
-        dry_run,
-        "PUT",
-        with_force(CERTIFICATES, force and not dry_run),
-        {"certificates": [entry]},
-    )
-    for one in made["certificates"] if made else ():
-        why = f": {one['why']}" if one["why"] else ""
-        click.echo(clean(f"{one['subject']}: {BECAME[one['use']]}{why}"))
+    ask: Client, file: Path, force: bool, trust_grows: bool, client_cas: tuple[str, ...]
+) -> None:
+    """Put those of FILE (PEM, DER or PKCS#7) in the place of all that are trusted, and say what
+    each became; `ca add` leaves the others. One that is there already stays what it is, a CA that
+    clients come from or only above others."""
+    more = {"client_cas": [pasted_key(one) for one in client_cas]} if client_cas else {}
+    put_trusted(ask, files.certificates(file), force, trust_grows=trust_grows, **more)
 
 
 BECAME = {
@@ -140,30 +191,26 @@ def pasted_key(text: str) -> str:
 
 
 @ca_group.command("delete")
-@click.option("--yes", is_flag=True, help="Do not ask.")
 @FORCE
-@DRY_RUN
-@NO_WAIT
+@makes_change
 @connected
-def ca_delete(ask: Client, yes: bool, force: bool, dry_run: bool) -> None:
+def ca_delete(ask: Client, force: bool) -> None:
     """Trust no CA any more."""
-    if not yes and not dry_run:
-        click.confirm("Delete the CAs that clients are judged by?", abort=True, err=True)
-    path = f"{CERTIFICATES}/mtls_trusted_ca"
-    change(ask, dry_run, "DELETE", with_force(path, force and not dry_run))
+    question = "Delete the CAs that clients are judged by?"
+    change(ask, "DELETE", with_force(f"{CERTIFICATES}/{TRUSTED}", force), question=question)
 
 
-@click.group("cert")
+@click.group("cert", cls=Group)
 def cert_group() -> None:
-    """The certificate that the API shows."""
+    """Clients' certificates, and the one that the API shows."""
 
 
 @cert_group.command("show")
-@AS_JSON
+@with_output
 @connected
-def cert_show(ask: Client, as_json: bool) -> None:
+def cert_show(ask: Client) -> None:
     """Print the API's certificate as PEM."""
-    show_certificate(ask, "api", as_json)
+    show_certificate(ask, "api")
 
 
 @cert_group.command("set")
@@ -263,35 +310,26 @@ def show_files(made: renewal.Files) -> None:
     click.echo(f"{made.certificate}: until {render_time(renewal.end_of(made))}")
 
 
+INVENTORY = "/v1/certauth/certificates"
+COLUMNS = (
+    "user", "subject", "sans", "not_after", "last_login", "node", "issued", "serves", "cert",
+)  # fmt: skip
+
+
 @cert_group.command("list")
-@click.option("--user", help="Only those of this user.")
+@click.option("--user", help="Only those of this user.", shell_complete=names_of("/v1/users"))
 @click.option("--expiring", is_flag=True, help="Only those that end soon, without a successor.")
+@click.option("--expires-before", help="Only those that end before this time (ISO 8601, UTC).")
 @click.option("--serves", is_flag=True, help="Only those that are not for clients alone.")
 @click.option("--search", help="Only those with this in their subject or a SAN.")
-@AS_JSON
+@with_output
 @connected
 def cert_list(
-    ask: Client, user: str | None, expiring: bool, serves: bool, search: str | None, as_json: bool
-) -> None:
+    ask: Client, user: str | None, expiring: bool, expires_before: str | None, serves: bool,
+    search: str | None,
+) -> None:  # fmt: skip
     """List the certificates of clients that were issued here or have logged in."""
-    query = {"user": user} if user else {}
-    query |= {"expiring": "1"} if expiring else {}
-    query |= {"serves": "1"} if serves else {}
-    query |= {"search": search} if search else {}
-    found = ask("GET", f"/v1/certauth/certificates?{urlencode(query)}")
-    if not as_json:
-        for one in found:
-            for name in ("not_after", "last_login"):
-                one[name] = render_time(one[name])
-    columns = (
-        "user",
-        "subject",
-        "sans",
-        "not_after",
-        "last_login",
-        "node",
-        "issued",
-        "serves",
-        "cert",
-    )
-    echo(found, as_json, columns)
+    query = {"user": user, "search": search, "expires_before": expires_before}
+    query |= {"expiring": "1" if expiring else None, "serves": "1" if serves else None}
+    there = {name: value for name, value in query.items() if value}
+    echo(ask("GET", f"{INVENTORY}?{urlencode(there)}"), COLUMNS)

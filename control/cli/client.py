@@ -55,24 +55,67 @@ def config_file(environment: Mapping[str, str] = os.environ) -> Path:
     return Path(base).expanduser() / "redis-certauth" / "config.toml"
 
 
-def load_profile(file: Path, name: str) -> Profile:
-    """The table `name` of a TOML file; relative paths are relative to that file's folder. Raises
-    ProfileError, also where a file with a password can be read by others."""
+def current_file(file: Path) -> Path:
+    """Beside config.toml: the name of the profile that counts where none is named."""
+    return file.with_name("context")
+
+
+def current(file: Path) -> str:
+    """That name; `default` where nobody has chosen one."""
+    chosen_one = current_file(file)
+    return (chosen_one.read_text().strip() if chosen_one.exists() else "") or "default"
+
+
+def tables(file: Path) -> dict[str, dict[str, str]]:
+    """The profiles of a file as they are written. Raises ProfileError."""
     try:
-        tables = tomllib.loads(file.read_text())
+        found = tomllib.loads(file.read_text())
     except (ValueError, OSError) as error:
         raise ProfileError(f"{file}: {error}") from error
-    if not isinstance(found := tables.get(name), dict):
-        raise ProfileError(f"{file}: no profile '{name}'; there are: {', '.join(tables) or 'none'}")
-    for key, value in found.items():
+    return {name: one for name, one in found.items() if isinstance(one, dict)}
+
+
+def _check(file: Path, name: str, profile: Mapping[str, object]) -> None:
+    for key, value in profile.items():
         if key not in NAMES or not isinstance(value, str):
             raise ProfileError(
                 f"{file}: profile '{name}': '{key}' is not one of the texts {', '.join(NAMES)}"
             )
-    if "password" in found and file.stat().st_mode & 0o077:
+
+
+def profiles(file: Path) -> list[str]:
+    """Their names. Raises ProfileError."""
+    return list(tables(file))
+
+
+def load_profile(file: Path, name: str) -> Profile:
+    """The table `name` of a TOML file; relative paths are relative to that file's folder. Raises
+    ProfileError, also where a file with a password can be read by others."""
+    found = tables(file)
+    if name not in found:
+        raise ProfileError(f"{file}: no profile '{name}'; there are: {', '.join(found) or 'none'}")
+    profile = found[name]
+    _check(file, name, profile)
+    if "password" in profile and file.stat().st_mode & 0o077:
         raise ProfileError(f"{file} holds a password and others can read it: chmod 600 {file}")
-    paths = {key: str(file.parent / Path(found[key]).expanduser()) for key in PATHS if key in found}
-    return Profile(**(found | paths))
+    folder = file.parent
+    paths = {one: str(folder / Path(profile[one]).expanduser()) for one in PATHS if one in profile}
+    return Profile(**(profile | paths))
+
+
+def chosen(name: str | None, options: Mapping[str, str | None]) -> Profile:
+    """The profile by name, else the current one where there is a file, under the options. Raises
+    ProfileError."""
+    file = config_file()
+    there = name or file.exists()
+    found = load_profile(file, name or current(file)) if there else Profile()
+    profile = overridden(found, options)
+    if not profile.url:
+        raise ProfileError(
+            "no API is named: say --url, set CERTAUTH_URL, or make a profile with "
+            "redis-certauth context set default --url https://host:9443"
+        )
+    return profile
 
 
 def overridden(profile: Profile, options: Mapping[str, str | None]) -> Profile:
@@ -91,8 +134,9 @@ def overridden(profile: Profile, options: Mapping[str, str | None]) -> Profile:
 class Client:
     """One kept-alive connection; `client("PUT", "/v1/cluster", {…})` is the answer's JSON."""
 
-    def __init__(self, profile: Profile, public: bool = False) -> None:
-        """`public`: for calls that need no login. Raises ProfileError where the profile is not
+    def __init__(self, profile: Profile, public: bool = False, timeout: float = TIMEOUT) -> None:
+        """`public`: for calls that need no login; `timeout`: seconds, for each read and write.
+        Raises ProfileError where the profile is not
         whole, or its files cannot be used."""
         parts = urlsplit(profile.url)
         try:
@@ -110,7 +154,7 @@ class Client:
             login = f"{profile.username}:{profile.password}".encode()
             self._headers["Authorization"] = f"Basic {base64.b64encode(login).decode()}"
         self._connection = http.client.HTTPSConnection(
-            parts.hostname, port, timeout=TIMEOUT, context=context
+            parts.hostname, port, timeout=timeout, context=context
         )
 
     def __enter__(self) -> Self:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -13,7 +12,7 @@ import click
 
 from control.cli import files
 from control.cli.options import FILE, asking, connection
-from control.cli.output import AS_JSON, clean, render_explanation
+from control.cli.output import as_data, clean, echo_data, render_explanation, with_output
 from control.policy import core
 from control.policy.decision import render_decision
 
@@ -24,11 +23,11 @@ from control.policy.decision import render_decision
 @click.option("--db", help="On this database, by name; else for the API.")
 @click.option("--address", help="The client's IP address, for lines with from=.")
 @click.option("--time", "when", type=click.DateTime(), help="Another time than now, in UTC.")
-@AS_JSON
+@with_output
 @connection
 def explain_command(
     profile: str | None, options: Mapping[str, str | None], certificate: Path, policy: Path | None,
-    db: str | None, address: str | None, when: datetime | None, as_json: bool,
+    db: str | None, address: str | None, when: datetime | None,
 ) -> None:  # fmt: skip
     """Say who CERTIFICATE would be, and why. Exits with 1 where it would be nobody.
 
@@ -43,8 +42,8 @@ def explain_command(
             sent["bdb_uid"] = ask.named("/v1/bdbs", db)["uid"] if db else None
             there = {name: value for name, value in sent.items() if value is not None}
             found = ask("POST", "/v1/certauth/explain", there)
-    if as_json:
-        click.echo(json.dumps(found, indent=2))
+    if as_data():
+        echo_data(found)
     else:
         click.echo(clean("\n".join(render_explanation(found))))
         for warning in found.get("warnings", ()):

@@ -6,7 +6,7 @@ import click
 
 from control.cli.client import Client
 from control.cli.options import connected
-from control.cli.output import AS_JSON, echo
+from control.cli.output import as_data, echo, echo_data, with_output
 
 PARTS = {
     "losses": ("Who loses access", ("time", "bdb_name", "user", "subject", "reason", "last")),
@@ -23,18 +23,18 @@ PARTS = {
 @click.command("forecast")
 @click.option("--days", type=click.IntRange(1, 3650), default=90, show_default=True,
               help="How far to look.")  # fmt: skip
-@AS_JSON
+@with_output
 @connected
-def forecast_command(ask: Client, days: int, as_json: bool) -> None:
+def forecast_command(ask: Client, days: int) -> None:
     """Say who will lose access in the coming days, by the certificates that are known."""
     found: dict[str, Any] = ask("GET", f"/v1/certauth/forecast?days={days}")
-    if as_json:
-        echo(found, as_json)
+    if as_data():
+        echo_data(found)
         return
     for name, (title, columns) in PARTS.items():
         if found[name]:
             click.echo(f"{title}:")
-            echo(found[name], as_json, columns)
+            echo(found[name], columns)
     if found["losses_count"] > len(found["losses"]):
         click.echo(f"The first {len(found['losses'])} of {found['losses_count']}.")
     if not any(found[name] for name in PARTS):

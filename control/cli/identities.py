@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,11 @@ from typing import Any
 import click
 
 from control.cli import client
-from control.cli.client import ApiError, Client
-from control.cli.options import DRY_RUN, FILE, NO_WAIT, Command, change, connected
-from control.cli.output import AS_JSON, IDENTITIES, clean, echo
+from control.cli.client import Client
+from control.cli.completing import names_of
+from control.cli.helping import Group
+from control.cli.options import FILE, Command, connected, edit, is_terminal, makes_change
+from control.cli.output import IDENTITIES, clean, echo, with_output
 from control.pki.guarded import CertificateError
 from control.pki.reading import certificates_in
 from control.policy import bindings, core, pasted
@@ -20,7 +21,6 @@ from control.policy import bindings, core, pasted
 Identity = dict[str, Any]  # as the API has it
 USERS = "/v1/users"
 SUBJECT = "certificate_subject_line"  # the field that Redis Enterprise has
-TRIES = 5  # where others change the user at the same time
 
 # By option, since --key, --cert and --email are something else already.
 KINDS = {
@@ -100,7 +100,7 @@ def ask_about(subject: str) -> None:
         remark = pasted.name(subject).remark
     except core.CoreError:
         return  # the API says so
-    if remark and sys.stdin.isatty():
+    if remark and is_terminal():
         click.confirm(clean(f"--subject was {remark}. Is that right?"), abort=True, err=True)
 
 
@@ -157,7 +157,7 @@ def fields_of(identities: Sequence[Identity]) -> dict[str, Any]:
 # ---- user identity add | remove ------------------------------------------------------------------
 
 
-@click.group("identity")
+@click.group("identity", cls=Group)
 def identity_group() -> None:
     """Add and remove single identities; the others stay."""
 
@@ -165,19 +165,10 @@ def identity_group() -> None:
 Edit = Callable[[list[Identity]], list[Identity]]
 
 
-def edit_identities(ask: Client, dry_run: bool, name: str, edit: Edit) -> Any:
-    """Reads, changes and writes, with the ETag of what was read: of two editors the second reads
-    again, and nothing is lost. Raises ApiError, click.ClickException."""
+def edit_identities(ask: Client, name: str, edited: Edit) -> Any:
+    """Raises ApiError, click.ClickException."""
     path = client.item(USERS, ask.named(USERS, name)["uid"])
-    for tries_left in reversed(range(TRIES)):
-        user, etag = ask.read(path)
-        sent = {IDENTITIES: edit(user[IDENTITIES])}
-        try:
-            return change(ask, dry_run, "PUT", path, sent, etag)
-        except ApiError as error:
-            if error.error_code != "config_edit_conflict" or not tries_left:
-                raise
-    raise AssertionError("the last try returns or raises")
+    return edit(ask, path, lambda user: {IDENTITIES: edited(user[IDENTITIES])})
 
 
 def needed(given: dict[str, Any]) -> list[Identity]:
@@ -188,29 +179,27 @@ def needed(given: dict[str, Any]) -> list[Identity]:
 
 
 @identity_group.command("add")
-@click.argument("name")
+@click.argument("name", shell_complete=names_of(USERS))
 @with_identities
-@DRY_RUN
-@NO_WAIT
-@AS_JSON
+@makes_change
+@with_output
 @connected
-def add(ask: Client, name: str, dry_run: bool, as_json: bool, **given: Any) -> None:
+def add(ask: Client, name: str, **given: Any) -> None:
     """Give a user identities beside those that it has."""
     more = needed(given)
-    echo(edit_identities(ask, dry_run, name, lambda there: there + more), as_json)
+    echo(edit_identities(ask, name, lambda there: there + more))
 
 
 @identity_group.command("remove")
-@click.argument("name")
+@click.argument("name", shell_complete=names_of(USERS))
 @with_identities
-@DRY_RUN
-@NO_WAIT
-@AS_JSON
+@makes_change
+@with_output
 @connected
-def remove(ask: Client, name: str, dry_run: bool, as_json: bool, **given: Any) -> None:
+def remove(ask: Client, name: str, **given: Any) -> None:
     """Take identities from a user; the last one stays."""
     gone = needed(given)
-    echo(edit_identities(ask, dry_run, name, lambda there: without(there, gone)), as_json)
+    echo(edit_identities(ask, name, lambda there: without(there, gone)))
 
 
 def without(there: Sequence[Identity], gone: Sequence[Identity]) -> list[Identity]:

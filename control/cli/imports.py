@@ -8,11 +8,12 @@ import click
 
 from control.cli import apply, enterprise, files, importers
 from control.cli.client import Client
+from control.cli.helping import Group
 from control.cli.options import FILE, FOLDER, Command, choice, connected
 from control.cli.output import clean
 
 
-@click.group("import")
+@click.group("import", cls=Group)
 def import_group() -> None:
     """Make a file for `apply` out of what another system has, and say what could not be."""
 
@@ -76,7 +77,7 @@ def import_pg_ident(file: Path, certificates: Path | None, template: str) -> Non
 @connected
 def import_enterprise(ask: Client) -> None:
     """From a Redis Enterprise cluster, whose REST API the connection options name."""
-    ours = (apply.CA, apply.PATTERNS)
+    ours = (apply.CA, apply.PATTERNS, apply.PROFILES, apply.REVOCATIONS, apply.CRLS)
     paths = {name: one.path for name, one in apply.SECTIONS.items() if name not in ours}
     answers = {name: ask("GET", path) for name, path in paths.items()}
     answers["certificates"] = ask("GET", apply.SECTIONS[apply.CA].path)

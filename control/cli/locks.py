@@ -6,8 +6,9 @@ from typing import Any
 import click
 
 from control.cli.client import Client
-from control.cli.options import DRY_RUN, NO_WAIT, change, connected
-from control.cli.output import AS_JSON, echo
+from control.cli.helping import Group
+from control.cli.options import change, connected, makes_change
+from control.cli.output import echo, with_output
 from control.policy import bindings
 
 LOCKS = "/v1/certauth/locks"
@@ -15,7 +16,7 @@ COLUMNS = ("uid", "line", "reason", "time", "end")
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-@click.group("lock")
+@click.group("lock", cls=Group)
 def lock_group() -> None:
     """Who is held out for the time being."""
 
@@ -38,13 +39,12 @@ def seconds(_: click.Context, __: click.Parameter, text: str | None) -> int | No
 @click.option("--for", "seconds", callback=seconds, metavar="TIME",
               help="Until it ends, such as 8h. Else until it is deleted.")  # fmt: skip
 @click.option("--reason", help="Why, for whoever reads it.")
-@DRY_RUN
-@NO_WAIT
-@AS_JSON
+@makes_change
+@with_output
 @connected
 def create(
     ask: Client, user: str | None, identity: str | None, client_ca: str | None,
-    network: str | None, seconds: int | None, reason: str | None, dry_run: bool, as_json: bool,
+    network: str | None, seconds: int | None, reason: str | None,
 ) -> None:  # fmt: skip
     """Hold out whom one of the options says: sessions end at once, and nobody comes in until the
     lock ends."""
@@ -55,7 +55,8 @@ def create(
         raise click.UsageError("say whom: --user, --identity, --client-ca or --network")
     more = {"seconds": seconds, "reason": reason}
     body |= {name: value for name, value in more.items() if value is not None}
-    echo(change(ask, dry_run, "POST", LOCKS, body), as_json)
+    if made := change(ask, "POST", LOCKS, body, scripts=True):
+        echo(made)
 
 
 def _identity(text: str) -> dict[str, Any]:
@@ -66,18 +67,17 @@ def _identity(text: str) -> dict[str, Any]:
 
 
 @lock_group.command("list")
-@AS_JSON
+@with_output
 @connected
-def list_all(ask: Client, as_json: bool) -> None:
+def list_all(ask: Client) -> None:
     """List those that hold."""
-    echo(ask("GET", LOCKS), as_json, COLUMNS)
+    echo(ask("GET", LOCKS), COLUMNS)
 
 
 @lock_group.command("delete")
 @click.argument("uid", type=int)
-@DRY_RUN
-@NO_WAIT
+@makes_change
 @connected
-def delete(ask: Client, uid: int, dry_run: bool) -> None:
+def delete(ask: Client, uid: int) -> None:
     """Take the lock UID back: whom it held out comes in again, as far as all else lets it."""
-    change(ask, dry_run, "DELETE", f"{LOCKS}/{uid}")
+    change(ask, "DELETE", f"{LOCKS}/{uid}")

@@ -15,22 +15,30 @@ from control import service
 from control.cli import files, quickstart
 from control.cli.applying import apply_command, export_command
 from control.cli.certificates import ca_group, cert_group
+from control.cli.completing import completion_command
+from control.cli.contexts import context_group
 from control.cli.explain import explain_command
 from control.cli.following import accept_command
 from control.cli.forecast import forecast_command
+from control.cli.helping import Group
 from control.cli.imports import import_group
 from control.cli.locks import lock_group
 from control.cli.nouns import GROUPS
 from control.cli.options import FILE
 from control.cli.revocations import crl_group
+from control.cli.sessions import session_group, whoami_command
 from control.cli.status import log_command, status_command
 from control.pki.kinds import KEY_TYPES, KeyType
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="redis-certauth")
 def main() -> None:
-    """Certificate-based authentication for Redis and Valkey."""
+    """Certificate-based authentication for Redis and Valkey.
+
+    Each option may come from the environment: --url from CERTAUTH_URL, --role of `user create` from
+    CERTAUTH_USER_CREATE_ROLE.
+    """
 
 
 @contextmanager
@@ -135,7 +143,7 @@ def health_command(home: Path, live: bool) -> None:
         raise click.ClickException(problem)
 
 
-@main.group("config")
+@main.group("config", cls=Group)
 def config_group() -> None:
     """The settings of this machine's control plane."""
 
@@ -252,7 +260,7 @@ def set_password(name: str, home: Path, password_stdin: bool) -> None:
         service.set_password(config, name, password_of(name, password_stdin))
 
 
-@main.group()
+@main.group(cls=Group)
 def node() -> None:
     """Redis and Valkey servers."""
 
@@ -304,7 +312,7 @@ def take_node(address: tuple[str, int], home: Path, yes: bool) -> None:
         click.echo(service.take_node(service.load_config(home), named))
 
 
-@main.group()
+@main.group(cls=Group)
 def sentinel() -> None:
     """Sentinels, which tell clients and the control plane where the master is."""
 
@@ -324,7 +332,8 @@ def enrol_sentinel(address: tuple[str, int], home: Path, conf: Path | None) -> N
 
 COMMANDS = (
     *GROUPS, ca_group, cert_group, crl_group, lock_group, status_command, explain_command,
-    log_command, forecast_command, import_group, apply_command, export_command,
+    log_command, forecast_command, import_group, apply_command, export_command, session_group,
+    whoami_command, context_group, completion_command,
 )  # fmt: skip
 for command in COMMANDS:
     main.add_command(command)

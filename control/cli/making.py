@@ -6,8 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from control.cli.apply import CA, CLIENT_CERTS, PINS, SECTIONS, Fields, PolicyFileError, Step
+from control.cli.apply import (
+    CA,
+    CLIENT_CERTS,
+    CRLS,
+    PINS,
+    SECTIONS,
+    Fields,
+    PolicyFileError,
+)
 from control.cli.client import Client, item
+from control.cli.planning import Step
 
 
 def with_password(step: Step) -> Step:
@@ -29,13 +38,33 @@ class Asks(Protocol):
     def named(self, path: str, name: str) -> dict[str, Any]: ...
 
 
+class Names:
+    """The uids of a collection by name, asked for once: a plan of 10,000 changes names many."""
+
+    def __init__(self, ask: Client) -> None:
+        self._ask = ask
+        self._known: dict[str, dict[str, int]] = {}
+
+    def find(self, path: str, name: str) -> dict[str, Any]:
+        """Raises ApiError."""
+        if path not in self._known:
+            self._known[path] = {one["name"]: one["uid"] for one in self._ask("GET", path)}
+        uid = self._known[path].get(name)
+        return {"uid": uid, "name": name} if uid else self._ask.named(path, name)
+
+    def made(self, path: str, body: Any, answer: Any) -> None:
+        """What was made is one of those."""
+        if path in self._known and body and "name" in body and "uid" in answer:
+            self._known[path][body["name"]] = answer["uid"]
+
+
 class Rehearsal:
     """Takes requests down, for a preview, and does none but GET. What they would make has a uid
     already, for those behind to name."""
 
     def __init__(self, ask: Client) -> None:
         self.changes: list[Fields] = []
-        self._ask = ask
+        self._ask, self._names = ask, Names(ask)
         self._made: dict[tuple[str, str], int] = {}
 
     def __call__(self, method: str, path: str, body: Any = None) -> Any:
@@ -51,10 +80,12 @@ class Rehearsal:
 
     def named(self, path: str, name: str) -> dict[str, Any]:
         made = self._made.get((path, name))
-        return {"uid": made, "name": name} if made else self._ask.named(path, name)
+        return {"uid": made, "name": name} if made else self._names.find(path, name)
 
     def preview(self) -> list[Fields]:
         """What they would do. Raises ApiError."""
+        if not self.changes:
+            return []
         sent = {"changes": self.changes}
         found: list[Fields] = self._ask("POST", "/v1/certauth/preview", sent)["databases"]
         return found
@@ -64,27 +95,23 @@ class Changes:
     """A client for whom no change waits; `moved`: one of them is for servers to follow."""
 
     def __init__(self, ask: Client) -> None:
-        self._ask, self.moved = ask, False
-        self._named: dict[tuple[str, str], dict[str, Any]] = {}
+        self._ask, self._names, self.moved = ask, Names(ask), False
 
     def __call__(self, method: str, path: str, body: Any = None) -> Any:
         if method == "GET":
             return self._ask(method, path)
         found = self._ask(method, f"{path}?wait_for_sync=0", body)
         self.moved = self.moved or "in_force" in found
+        if method == "POST":
+            self._names.made(path, body, found)
         return found
 
     def named(self, path: str, name: str) -> dict[str, Any]:
-        """Roles and ACLs, which many steps name, are asked for once."""
-        if path not in OFTEN_NAMED:
-            return self._ask.named(path, name)
-        if (path, name) not in self._named:
-            self._named[path, name] = self._ask.named(path, name)
-        return self._named[path, name]
+        return self._names.find(path, name)
 
 
-OFTEN_NAMED = (SECTIONS["roles"].path, SECTIONS["redis_acls"].path)
 MOST = 1000  # changes in one preview
+UNFORETOLD = {CRLS}  # sections whose changes a preview cannot make: it fetches nothing
 
 
 LAST_UID = 2**31 - 1
@@ -97,6 +124,8 @@ def carry_out(ask: Asks, step: Step) -> None:
         _trust(ask, step.fields["pem"])
     elif section.single:
         ask("PUT", section.path, step.fields)
+    elif step.section == CRLS:
+        ask("POST", section.path, {**step.old, **step.fields, "url": step.name})
     elif step.action == "create":
         ask("POST", section.path, sent(ask, step.fields))
     else:

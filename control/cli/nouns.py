@@ -12,6 +12,8 @@ import click
 
 from control.cli import client, files
 from control.cli.client import Client
+from control.cli.completing import names_of
+from control.cli.helping import Group
 from control.cli.identities import (
     SUBJECT,
     fields_of,
@@ -20,16 +22,16 @@ from control.cli.identities import (
     with_identities,
 )
 from control.cli.options import (
-    DRY_RUN,
     FILE,
-    NO_WAIT,
     Command,
     ask_password,
     change,
     choice,
     connected,
+    edit,
+    makes_change,
 )
-from control.cli.output import AS_JSON, IDENTITIES, echo
+from control.cli.output import IDENTITIES, clean, echo, with_output
 from control.records import (
     AuthMethod,
     Enforcement,
@@ -123,6 +125,8 @@ class Field:
     multiple: bool = False
     flag: bool = False
     needed: bool = False  # to create one
+    of: str = ""  # the collection of the API that it names one of
+    edited: bool = False  # a list of things, which `update` adds to and removes from as well
 
     @property
     def parameter(self) -> str:
@@ -135,10 +139,21 @@ class Field:
             return click.option(option, self.parameter, default=None, help=self.help)
         if self.flag:
             return click.option(f"--{self.option}", self.parameter, is_flag=True, help=self.help)
+        return self._option("--{}", "{}", self.help)
+
+    def _option(self, option: str, parameter: str, text: str) -> Callable[[Any], Any]:
         return click.option(
-            f"--{self.option}", self.parameter, type=self.kind, multiple=self.multiple,
-            help=self.help,
+            option.format(self.option), parameter.format(self.parameter), type=self.kind,
+            multiple=self.multiple, help=text,
+            shell_complete=names_of(self.of) if self.of else None,
         )  # fmt: skip
+
+    def declare_edits(self) -> tuple[Callable[[Any], Any], ...]:
+        """--add-… and --remove-…, which leave the rest of the list as it is."""
+        return (
+            self._option("--add-{}", "add_{}", "One more."),
+            self._option("--remove-{}", "remove_{}", "Without this one."),
+        )
 
 
 def switch(option: str, name: str, text: str) -> Field:
@@ -177,8 +192,9 @@ NOUNS = (
         (
             Field("auth-method", "auth_method", "How it logs in.", kind=choice(AuthMethod)),
             Field("email", "email", "Its e-mail address."),
-            Field("role", "role_uids", "A role by name; give all of them. The role None gives no "
-                  "rights in this API.", several(uid_in(ROLES)), multiple=True, needed=True),
+            Field("role", "role_uids", "A role by name; may be given again. The role None gives no "
+                  "rights in this API.", several(uid_in(ROLES)), of=ROLES, multiple=True,
+                  needed=True, edited=True),
             Field("password", "password", "Ask for a password, or read a line of standard input.",
                   typed_password, flag=True),
         ),
@@ -194,11 +210,11 @@ NOUNS = (
             Field("template", "template", "Like 'CN={id},OU=devices,O=acme'.", needed=True),
             Field("user", "user", "Like 'device:{id}'; without a placeholder, a certificate user.",
                   needed=True),
-            Field("role", "role_uids", "A role by name; give all of them.",
-                  several(uid_in(ROLES)), multiple=True),
+            Field("role", "role_uids", "A role by name; may be given again.",
+                  several(uid_in(ROLES)), of=ROLES, multiple=True, edited=True),
             Field("issued-by", "ca", "Only below this trusted CA: a name, SHA-256 or key id."),
-            Field("from", "from", "A network that they come from; give all of them.",
-                  several(as_is), multiple=True),
+            Field("from", "from", "A network that they come from; may be given again.",
+                  several(as_is), multiple=True, edited=True),
             Field("session", "session", "How long a connection may last, like 8h."),
             Field("comment", "comment", "For people."),
         ),
@@ -217,10 +233,10 @@ NOUNS = (
     Noun(
         "db", "/v1/bdbs", "The Redis and Valkey deployments whose users are managed here.",
         (
-            Field("endpoint", "endpoints", "host:port; give all of them.",
-                  several(endpoint), multiple=True),
-            Field("grant", "roles_permissions", "ROLE=ACL by names; give all of them.",
-                  several(grant), multiple=True),
+            Field("endpoint", "endpoints", "host:port; may be given again.",
+                  several(endpoint), multiple=True, edited=True),
+            Field("grant", "roles_permissions", "ROLE=ACL by names; may be given again.",
+                  several(grant), of=ROLES, multiple=True, edited=True),
             Field("tls-mode", "tls_mode", "For clients.", kind=choice(TlsMode)),
             Field("client-certificates", "enforce_client_authentication",
                   "Whether clients must show one.", kind=choice(Switch)),
@@ -242,11 +258,11 @@ NOUNS = (
             Field("lifetime", "lifetime", "In seconds: an hour to a year.", kind=int),
             Field("subject", "subject", "Like 'CN={name},O=acme'; else the user's own."),
             Field("san", "sans", "Like 'uri:spiffe://acme/{name}'; may be given again.",
-                  several(as_is), multiple=True),
+                  several(as_is), multiple=True, edited=True),
             Field("key-usage", "key_usage", "May be given again.",
-                  several(as_is), kind=choice(KeyUsage), multiple=True),
+                  several(as_is), kind=choice(KeyUsage), multiple=True, edited=True),
             Field("role", "role_uids", "Only for users with this role; may be given again.",
-                  several(uid_in(ROLES)), multiple=True),
+                  several(uid_in(ROLES)), of=ROLES, multiple=True, edited=True),
         ),
         ("uid", "name", "lifetime", "subject", "sans", "role_uids"),
     ),
@@ -287,7 +303,7 @@ NOUNS = (
         ("uid", "name", "location", "bdb_uid", "fetched", "problem"),
     ),
     Noun(
-        "cluster", "/v1/cluster", "The list_settings of the control plane itself.",
+        "cluster", "/v1/cluster", "The settings of the control plane itself.",
         (
             switch("certificates", "mtls_certificate_authentication", "Logins by certificate."),
             switch("passwords", "control_plane_basic_authentication", "Logins by password."),
@@ -310,9 +326,11 @@ NOUNS = (
 )  # fmt: skip
 
 
-def with_fields(noun: Noun) -> Callable[[Command], Command]:
+def with_fields(noun: Noun, edits: bool = False) -> Callable[[Command], Command]:
     def add(command: Command) -> Command:
         for field in reversed(noun.fields):
+            for option in reversed(field.declare_edits() if edits and field.edited else ()):
+                command = option(command)
             command = field.declare()(command)
         return with_identities(command) if noun.identities else command
 
@@ -331,65 +349,123 @@ def body(ask: Client, noun: Noun, given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def update_body(ask: Client, noun: Noun, given: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The body of an update. Raises click.UsageError where it would be empty."""
-    found = body(ask, noun, given) | ({"name": name} if name else {})
-    if not found:
-        raise click.UsageError("nothing to change: give an option")
+Edits = dict[Field, tuple[list[Any], list[Any]]]  # what is added to a list, and removed from it
+
+
+def edits_of(ask: Client, noun: Noun, given: Mapping[str, Any]) -> Edits:
+    """What --add-… and --remove-… say. Raises click.UsageError beside an option for all of it."""
+    found: Edits = {}
+    for field in noun.fields:
+        more, less = (given.get(f"{verb}_{field.parameter}", ()) for verb in ("add", "remove"))
+        if (more or less) and given[field.parameter]:
+            raise click.UsageError(
+                f"--{field.option} is the whole list: it goes with neither --add-{field.option} "
+                f"nor --remove-{field.option}"
+            )
+        if more or less:
+            found[field] = (field.read(ask, more), field.read(ask, less))
     return found
+
+
+def is_meant(there: Any, one: Any) -> bool:
+    """An object of a list may have fields that nobody types, such as a uid."""
+    if isinstance(one, dict):
+        return all(there.get(name) == value for name, value in one.items())
+    return bool(there == one)
+
+
+def edited(field: Field, there: list[Any], more: list[Any], less: list[Any]) -> list[Any]:
+    """Raises click.UsageError where what is removed is not there."""
+    for one in less:
+        if not any(is_meant(other, one) for other in there):
+            raise click.UsageError(f"--remove-{field.option}: there is no such {field.option}")
+    kept = [other for other in there if not any(is_meant(other, one) for one in less)]
+    return kept + [one for one in more if not any(is_meant(other, one) for other in kept)]
+
+
+def say_replaced(noun: Noun, there: Mapping[str, Any], sent: Mapping[str, Any]) -> None:
+    """Who gives one member of a list may have meant to add it."""
+    options = {field.name: field.option for field in noun.fields if field.edited}
+    for name, option in options.items():
+        gone = [one for one in there.get(name, ())
+                if not any(is_meant(one, other) for other in sent.get(name, (one,)))]  # fmt: skip
+        if gone:
+            text = f"--{option} replaces the whole list: {len(gone)} of it go; --add-{option} adds"
+            click.echo(text, err=True)
+    gone = [one for one in there.get(IDENTITIES, ()) if one not in sent.get(IDENTITIES, (one,))]
+    if gone:
+        text = f"this replaces all identities: {len(gone)} go; `user identity add` adds"
+        click.echo(clean(text), err=True)
+
+
+def update_body(ask: Client, noun: Noun, given: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The body of an update, without edits of lists."""
+    return body(ask, noun, given) | ({"name": name} if name else {})
+
+
+def change_one(ask: Client, noun: Noun, path: str, sent: dict[str, Any], edits: Edits) -> Any:
+    """Raises click.UsageError where nothing would change."""
+    if not sent and not edits:
+        raise click.UsageError("nothing to change: give an option")
+
+    def made(there: dict[str, Any]) -> dict[str, Any]:
+        say_replaced(noun, there, sent)
+        lists = {field.name: edited(field, there[field.name], *both)
+                 for field, both in edits.items()}  # fmt: skip
+        return sent | lists
+
+    return edit(ask, path, made)
 
 
 def one_of_a_kind(noun: Noun, group: click.Group) -> None:
     """show, update."""
 
     @group.command()
-    @AS_JSON
+    @with_output
     @connected
-    def show(ask: Client, as_json: bool) -> None:
+    def show(ask: Client) -> None:
         """Show all of it."""
-        echo(ask("GET", noun.path), as_json)
+        echo(ask("GET", noun.path))
 
     @group.command()
     @with_fields(noun)
-    @DRY_RUN
-    @NO_WAIT
-    @AS_JSON
+    @makes_change
+    @with_output
     @connected
-    def update(ask: Client, dry_run: bool, as_json: bool, **given: Any) -> None:
+    def update(ask: Client, **given: Any) -> None:
         """Change what the options say, and show what it is then."""
-        sent = update_body(ask, noun, given, "")
-        echo(change(ask, dry_run, "PUT", noun.path, sent), as_json)
+        echo(change_one(ask, noun, noun.path, update_body(ask, noun, given, ""), {}))
 
 
 def collection(noun: Noun, group: click.Group) -> None:
     """list, show, create, update, delete."""
+    named = click.argument("name", shell_complete=names_of(noun.path))
 
     def path_of(ask: Client, name: str) -> str:
         return client.item(noun.path, ask.named(noun.path, name)["uid"])
 
     @group.command("list")
-    @AS_JSON
+    @with_output
     @connected
-    def list_all(ask: Client, as_json: bool) -> None:
+    def list_all(ask: Client) -> None:
         """List all."""
-        echo(ask("GET", noun.path), as_json, noun.columns)
+        echo(ask("GET", noun.path), noun.columns)
 
     @group.command()
-    @click.argument("name")
-    @AS_JSON
+    @named
+    @with_output
     @connected
-    def show(ask: Client, name: str, as_json: bool) -> None:
+    def show(ask: Client, name: str) -> None:
         """Show one, by name or uid."""
-        echo(ask("GET", path_of(ask, name)), as_json)
+        echo(ask("GET", path_of(ask, name)))
 
     @group.command()
     @click.argument("name")
     @with_fields(noun)
-    @DRY_RUN
-    @NO_WAIT
-    @AS_JSON
+    @makes_change
+    @with_output
     @connected
-    def create(ask: Client, name: str, dry_run: bool, as_json: bool, **given: Any) -> None:
+    def create(ask: Client, name: str, **given: Any) -> None:
         """Make one, and show it."""
         for field in noun.fields:
             if field.needed and not given[field.parameter]:
@@ -397,39 +473,33 @@ def collection(noun: Noun, group: click.Group) -> None:
         sent = {"name": name, **body(ask, noun, given)}
         if sent.keys() & {IDENTITIES, SUBJECT}:
             sent.setdefault("auth_method", "certificate")
-        echo(change(ask, dry_run, "POST", noun.path, sent), as_json)
+        echo(change(ask, "POST", noun.path, sent))
 
     @group.command()
-    @click.argument("name")
+    @named
     @click.option("--rename", default="", help="Its new name.")
-    @with_fields(noun)
-    @DRY_RUN
-    @NO_WAIT
-    @AS_JSON
+    @with_fields(noun, edits=True)
+    @makes_change
+    @with_output
     @connected
-    def update(
-        ask: Client, name: str, rename: str, dry_run: bool, as_json: bool, **given: Any
-    ) -> None:
-        """Change what the options say, and show it."""
+    def update(ask: Client, name: str, rename: str, **given: Any) -> None:
+        """Change what the options say, and show it. An option of a list replaces all of it; the
+        options that begin with --add- and --remove- leave the rest."""
         path, sent = path_of(ask, name), update_body(ask, noun, given, rename)
-        echo(change(ask, dry_run, "PUT", path, sent), as_json)
+        echo(change_one(ask, noun, path, sent, edits_of(ask, noun, given)))
 
     @group.command()
-    @click.argument("name")
-    @click.option("--yes", is_flag=True, help="Do not ask.")
-    @DRY_RUN
-    @NO_WAIT
+    @named
+    @makes_change
     @connected
-    def delete(ask: Client, name: str, yes: bool, dry_run: bool) -> None:
+    def delete(ask: Client, name: str) -> None:
         """Delete one, by name or uid."""
         path = path_of(ask, name)
-        if not yes and not dry_run:
-            click.confirm(f"Delete {noun.name} '{name}'?", abort=True, err=True)
-        change(ask, dry_run, "DELETE", path)
+        change(ask, "DELETE", path, question=f"Delete {noun.name} '{name}'?")
 
 
 def group_of(noun: Noun) -> click.Group:
-    group = click.Group(noun.name, help=noun.help)
+    group = Group(noun.name, help=noun.help)
     (collection if noun.columns else one_of_a_kind)(noun, group)
     if noun.identities:
         group.add_command(identity_group)

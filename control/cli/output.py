@@ -1,18 +1,22 @@
 """What a command prints: tables, JSON, and the API's answers as lines of plain text."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import click
+import yaml
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from control.policy import bindings
+from control.records import rendered_time
 
 Fields = Mapping[str, Any]
+SHOWN = 10  # sessions of a node, and certificates, that a preview names without --lines
 IDENTITIES = "certificate_identities"  # a field of users
 
 
@@ -22,22 +26,47 @@ def render_explanation(found: Fields) -> Iterator[str]:
     yield f"decision: {found['action']} {' '.join(found['users'])}".rstrip()
 
 
-def render_preview(databases: Sequence[Fields]) -> Iterator[str]:
-    """An answer of /v1/certauth/preview."""
+def render_preview(databases: Sequence[Fields], lines: bool = False) -> Iterator[str]:
+    """An answer of /v1/certauth/preview in people's words, with the first sessions that end and
+    the first certificates that become somebody else; with `lines`, all of them, and the policy
+    lines."""
     if not databases:
         yield "no policy changes"
     for one in databases:
         yield f"{one['bdb_name']}:"
-        yield from (f"  - {line}" for line in one["removed"])
-        yield from _rest(one["lines_removed"], one["removed"], "lines that go")
-        yield from (f"  + {line}" for line in one["added"])
-        yield from _rest(one["lines_added"], one["added"], "lines that come")
+        yield from (f"  {'! ' if each['cuts'] else ''}{each['text']}" for each in one["effects"])
+        if not one["effects"]:
+            yield "  nothing for clients: only its servers among each other"
+        if lines:
+            yield from (f"  - {line}" for line in one["removed"])
+            yield from _rest(one["lines_removed"], one["removed"], "lines that go")
+            yield from (f"  + {line}" for line in one["added"])
+            yield from _rest(one["lines_added"], one["added"], "lines that come")
         for node in one["nodes"]:
-            yield from (f"  {line}" for line in _node(node))
-        for certificate in one["certificates"]:
+            yield from (f"  {line}" for line in _node(node, lines))
+        shown = one["certificates"][: None if lines else SHOWN]
+        for certificate in shown:
             was, will = (_outcome(certificate[when]) for when in ("before", "after"))
             yield f"  certificate {certificate['subject']}: {was} -> {will}"
-        yield from _rest(one["certificates_changed"], one["certificates"], "certificates")
+        yield from _rest(one["certificates_changed"], shown, "certificates")
+
+
+def render_cuts(databases: Sequence[Fields]) -> Iterator[str]:
+    """What of a change cuts somebody off who comes in today."""
+    for one in databases:
+        yield from (each["text"] for each in one["effects"] if each["cuts"])
+        for node in one["nodes"]:
+            refused = {each["user"] for each in node.get("refused", ())}
+            own = (user["name"] for user in node.get("users", ()))
+            yield from (f"user {name} loses its password" for name in own if name not in refused)
+
+
+def render_doubts(databases: Sequence[Fields]) -> Iterator[str]:
+    """What may: something goes, and a server does not say what becomes of its sessions."""
+    for one in databases:
+        for node in one["nodes"]:
+            if node["error"] and one["removed"]:
+                yield f"{node['address']} does not say which sessions end: {node['error']}"
 
 
 def render_refusals(node: Fields) -> Iterator[str]:
@@ -47,21 +76,26 @@ def render_refusals(node: Fields) -> Iterator[str]:
         yield f"server {node['address']} refuses {what}: {one['why']}"
 
 
-def _node(node: Fields) -> Iterator[str]:
+def _node(node: Fields, lines: bool) -> Iterator[str]:
     if node["error"]:
         yield f"{node['address']}: not known: {node['error']}"
         return
     yield from render_refusals(node)
-    yield f"{node['address']}: {node['ends']} of {node['sessions']} sessions end"
-    for one in node["ending"]:
-        who = one["user"] or "nobody"
-        certificate = f" ({one['subject']})" if one["subject"] else ""
-        then = {**one["then"], "users": [one["then"]["user"]] if one["then"]["user"] else []}
-        yield f"  {who} from {one['address'] or 'a unix socket'}{certificate} -> {_outcome(then)}"
-    yield from _rest(node["ends"], node["ending"], "sessions")
+    if lines or node["ends"]:
+        shown = node["ending"][: None if lines else SHOWN]
+        yield f"{node['address']}: {node['ends']} of {node['sessions']} sessions end"
+        yield from (f"  {_ending(one)}" for one in shown)
+        yield from _rest(node["ends"], shown, "sessions")
     for user in node["users"]:
         what = "needs no password" if user["nopass"] else f"{user['passwords']} passwords"
         yield f"  user {user['name']} loses its password ({what})"
+
+
+def _ending(one: Fields) -> str:
+    who = one["user"] or "nobody"
+    certificate = f" ({one['subject']})" if one["subject"] else ""
+    then = {**one["then"], "users": [one["then"]["user"]] if one["then"]["user"] else []}
+    return f"{who} from {one['address'] or 'a unix socket'}{certificate} -> {_outcome(then)}"
 
 
 def _outcome(found: Fields) -> str:
@@ -93,7 +127,38 @@ def _told(value: Any) -> str:
 
 # ---- Showing -------------------------------------------------------------------------------------
 
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="For scripts.")
+FORMATS = ("table", "wide", "json", "yaml", "name")
+FORMAT = "certauth.format"  # in the context of a command
+TIMES = {"not_before", "not_after", "last_login", "since", "end", "password_issue_date"}
+HASHES = {"cert", "key", "ca"}  # in hex: a table has the beginning, which is enough to name one
+SHORT = 16  # hex digits of them
+# The first that an object has is what it is called.
+NAMES = ("name", "id", "cert", "uid", "address")
+
+
+def _chosen(context: click.Context, _: click.Parameter, value: str | bool) -> None:
+    if value:
+        context.meta[FORMAT] = value if isinstance(value, str) else "json"
+
+
+def with_output(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Gives a command the options that `echo` obeys."""
+    short = click.option("--json", is_flag=True, expose_value=False, callback=_chosen,
+                         help="The same as -o json.")  # fmt: skip
+    long = click.option("--output", "-o", type=click.Choice(FORMATS), expose_value=False,
+                        envvar="CERTAUTH_OUTPUT", callback=_chosen,
+                        help="How to print it; table unless given.")  # fmt: skip
+    return long(short(command))
+
+
+def wanted_format() -> str:
+    found: str = click.get_current_context().meta.get(FORMAT, "table")
+    return found
+
+
+def as_data() -> bool:
+    """Whether a program reads it: then it gets all that the API answers."""
+    return wanted_format() in ("json", "yaml")
 
 
 def clean(text: str) -> str:
@@ -108,6 +173,8 @@ def escaped(text: str) -> str:
 
 def cell(value: Any) -> Text:
     """As people read it. A Text, since a string would be read as rich's markup."""
+    if value is None:
+        return Text("")
     if isinstance(value, bool):
         return Text("yes" if value else "no")
     if isinstance(value, list) and all(not isinstance(one, dict) for one in value):
@@ -119,31 +186,81 @@ def cell(value: Any) -> Text:
 
 def readable(name: str, value: Any) -> Any:
     """A field's value as people read it, where its JSON is not that."""
-    return "; ".join(map(bindings.written, value)) if name == IDENTITIES and value else value
+    if name == IDENTITIES and value:
+        return "; ".join(map(bindings.written, value))
+    if name in TIMES and isinstance(value, int):
+        return render_time(value)
+    if name in HASHES and isinstance(value, str) and wanted_format() == "table":
+        return value[:SHORT]
+    return value
 
 
-def echo(value: Any, as_json: bool, columns: tuple[str, ...] = ()) -> None:
-    """An object as two columns, a list as rows of `columns`; or either of them as JSON. Nothing for
+def echo(value: Any, columns: Sequence[str] = ()) -> None:
+    """An object as two columns, a list as rows of `columns`; or what -o asks for. Nothing for
     None."""
     if value is None:
         return
-    if as_json:
-        click.echo(json.dumps(value, indent=2))
-        return
-    table = Table(box=None, pad_edge=False, show_header=isinstance(value, list))
-    if isinstance(value, list):
-        for column in columns:
-            table.add_column(column.upper(), overflow="fold")
-        for one in value:
-            table.add_row(*(cell(readable(column, one.get(column, ""))) for column in columns))
+    if as_data():
+        echo_data(value)
+    elif wanted_format() == "name":
+        for one in value if isinstance(value, list) else [value]:
+            click.echo(clean(name_of(one)))
     else:
-        for name, content in value.items():
-            table.add_row(Text(name), cell(readable(name, content)))
+        print_table(rows_of(value, columns) if isinstance(value, list) else fields_of(value))
+
+
+def echo_data(value: Any) -> None:
+    """JSON, or YAML, of all of it."""
+    if wanted_format() == "yaml":
+        text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)
+        click.echo(text, nl=False)
+    else:
+        click.echo(json.dumps(value, indent=2))
+
+
+def name_of(one: Fields) -> str:
+    return next((str(one[name]) for name in NAMES if one.get(name)), "")
+
+
+def rows_of(found: Sequence[Fields], columns: Sequence[str]) -> Table:
+    """Wide: with the fields that have no column otherwise."""
+    more = dict.fromkeys(name for one in found for name in one if name not in columns)
+    shown = [*columns, *more] if wanted_format() == "wide" else columns
+    table = Table(box=None, pad_edge=False)
+    for column in shown:
+        table.add_column(column.upper(), overflow="fold")
+    for one in found:
+        table.add_row(*(cell(readable(column, one.get(column, ""))) for column in shown))
+    return table
+
+
+def fields_of(found: Fields) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name, content in found.items():
+        table.add_row(Text(name), cell(readable(name, content)))
+    return table
+
+
+def print_table(table: Table) -> None:
+    """As wide as the terminal; elsewhere a row is a line, whatever its length."""
     console = Console(highlight=False)
-    console = console if console.is_terminal else Console(highlight=False, width=1000)
-    console.print(table, crop=False)
+    wide = wanted_format() == "wide" or not console.is_terminal
+    console = Console(highlight=False, width=WIDEST) if wide else console
+    with console.capture() as captured:
+        console.print(table, crop=False)
+    for line in captured.get().splitlines():
+        click.echo(line.rstrip())
+
+
+WIDEST = 1000  # characters
+
+
+def colour(text: str, name: str | None) -> str:
+    """Coloured where somebody looks at standard output and has not asked for none."""
+    shown = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    return click.style(text, fg=name) if shown and name else text
 
 
 def render_time(time: int) -> str:
-    """Seconds since 1970 as people read them; 0 is not known."""
-    return datetime.fromtimestamp(time, UTC).isoformat(" ", "seconds") if time else ""
+    """Seconds since 1970 as people read them, and as answers have them; 0 is not known."""
+    return rendered_time(time) if time else ""

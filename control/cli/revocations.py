@@ -8,72 +8,104 @@ from typing import Any
 import click
 
 from control.cli import files
-from control.cli.certificates import cert_group
+from control.cli.certificates import INVENTORY, cert_group
 from control.cli.client import Client
-from control.cli.options import DRY_RUN, FILE, NO_WAIT, change, choice, connected, make_change
-from control.cli.output import AS_JSON, echo
+from control.cli.completing import names_of
+from control.cli.helping import Group
+from control.cli.options import (
+    FILE,
+    NO_WAIT,
+    YES,
+    change,
+    choice,
+    confirm,
+    connected,
+    make_change,
+    makes_change,
+)
+from control.cli.output import SHORT, echo, with_output
 from control.records import Reason, Stale
 
 REVOCATIONS, CRLS = "/v1/certauth/revocations", "/v1/certauth/crls"
+HASH = 64  # hex digits of a SHA-256
 REVOKED = ("uid", "line", "reason", "time")
 LISTED = ("uid", "issuer", "number", "entries", "next_update", "overdue", "stale", "url", "problem")
 
 
 @cert_group.command("revoke")
 @click.argument("certificate", type=FILE, required=False)
-@click.option("--user", help="All good certificates of this user that are known.")
-@click.option("--fingerprint", help="By the certificate's SHA-256.")
+@click.option(
+    "--user",
+    help="All good certificates of this user that are known.",
+    shell_complete=names_of("/v1/users"),
+)
+@click.option(
+    "--fingerprint", help="By the certificate's SHA-256, or the beginning of it in `cert list`."
+)
 @click.option("--key-id", help="Every certificate with this key, by its SHA-256.")
 @click.option("--reason", default="unspecified", show_default=True, type=choice(Reason),
               help="For the revocation list of our own CA.")  # fmt: skip
-@DRY_RUN
-@NO_WAIT
-@AS_JSON
+@makes_change
+@with_output
 @connected
 def cert_revoke(
     ask: Client, certificate: Path | None, user: str | None, fingerprint: str | None,
-    key_id: str | None, reason: str, dry_run: bool, as_json: bool,
+    key_id: str | None, reason: str,
 ) -> None:  # fmt: skip
     """Revoke CERTIFICATE (PEM, DER or PKCS#7; several clients' are all revoked), or what one of the
     options says: sessions end at once."""
-    given = {"certificate": certificate and files.certificates(certificate), "cert": fingerprint}
+    given = {
+        "certificate": certificate and files.certificates(certificate),
+        "cert": fingerprint and whole(ask, fingerprint),
+    }
     given |= {"key": key_id, "user_uid": user and ask.named("/v1/users", user)["uid"]}
     body = {name: value for name, value in given.items() if value}
     if len(body) != 1:
         raise click.UsageError("say what: CERTIFICATE, --user, --fingerprint or --key-id")
-    found = change(ask, dry_run, "POST", REVOCATIONS, {**body, "reason": reason})
-    echo(found and found["revocations"], as_json, REVOKED)
+    found = change(ask, "POST", REVOCATIONS, {**body, "reason": reason}, scripts=True)
+    echo(found and found["revocations"], REVOKED)
+
+
+def whole(ask: Client, fingerprint: str) -> str:
+    """The SHA-256 that begins so, of the known certificates. Raises click.ClickException."""
+    begin = "".join(fingerprint.split()).replace(":", "").lower()
+    if len(begin) < SHORT or len(begin) >= HASH:
+        return fingerprint
+    found = [one["cert"] for one in ask("GET", INVENTORY) if one["cert"].startswith(begin)]
+    if len(found) != 1:
+        known = "no known certificate" if not found else f"{len(found)} known certificates"
+        raise click.ClickException(f"--fingerprint: the SHA-256 of {known} begins with '{begin}'")
+    return str(found[0])
 
 
 @cert_group.command("revoked")
-@AS_JSON
+@with_output
 @connected
-def cert_revoked(ask: Client, as_json: bool) -> None:
+def cert_revoked(ask: Client) -> None:
     """List what was revoked here, the newest first."""
-    echo(ask("GET", REVOCATIONS), as_json, REVOKED)
+    echo(ask("GET", REVOCATIONS), REVOKED)
 
 
 @cert_group.command("unrevoke")
 @click.argument("uid", type=int)
-@DRY_RUN
-@NO_WAIT
+@makes_change
 @connected
-def cert_unrevoke(ask: Client, uid: int, dry_run: bool) -> None:
+def cert_unrevoke(ask: Client, uid: int) -> None:
     """Take the revocation UID back."""
-    change(ask, dry_run, "DELETE", f"{REVOCATIONS}/{uid}")
+    change(ask, "DELETE", f"{REVOCATIONS}/{uid}")
 
 
-@click.group("crl")
+@click.group("crl", cls=Group)
 def crl_group() -> None:
     """The revocation lists of CAs."""
 
 
 @crl_group.command("list")
-@AS_JSON
+@with_output
 @connected
-def crl_list(ask: Client, as_json: bool) -> None:
+def crl_list(ask: Client) -> None:
     """List those that were taken."""
-    echo(ask("GET", CRLS), as_json, LISTED)
+    echo(ask("GET", CRLS), LISTED)
 
 
 STALE = click.option("--stale", type=choice(Stale), help="What is done when it is overdue.")
@@ -92,11 +124,11 @@ def list_settings(stale: str | None, interval: int | None, url: str | None) -> d
 @STALE
 @INTERVAL
 @NO_WAIT
-@AS_JSON
+@with_output
 @connected
 def crl_import(
     ask: Client, file: Path | None, crl_url: str | None, authorities: Path | None,
-    stale: str | None, interval: int | None, as_json: bool,
+    stale: str | None, interval: int | None,
 ) -> None:  # fmt: skip
     """Import the revocation lists of FILE (PEM or DER) or of a URL; each replaces its CA's previous
     one."""
@@ -107,7 +139,7 @@ def crl_import(
         body["authorities"] = files.certificates(authorities)
     made = make_change(ask, "POST", CRLS, body)
     others = made.pop("others", [])
-    echo([made, *others] if others else made, as_json, LISTED if others else ())
+    echo([made, *others] if others else made, LISTED if others else ())
 
 
 @crl_group.command("update")
@@ -116,27 +148,24 @@ def crl_import(
 @STALE
 @INTERVAL
 @NO_WAIT
-@AS_JSON
+@with_output
 @connected
 def crl_update(
     ask: Client, uid: int, crl_url: str | None, stale: str | None, interval: int | None,
-    as_json: bool,
 ) -> None:  # fmt: skip
     """Change what is done with the list UID."""
     body = list_settings(stale, interval, crl_url)
     if not body:
         raise click.UsageError("nothing to change: give an option")
-    echo(make_change(ask, "PUT", f"{CRLS}/{uid}", body), as_json)
+    echo(make_change(ask, "PUT", f"{CRLS}/{uid}", body))
 
 
 @crl_group.command("delete")
 @click.argument("uid", type=int)
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@YES
 @NO_WAIT
 @connected
-def crl_delete(ask: Client, uid: int, yes: bool) -> None:
+def crl_delete(ask: Client, uid: int) -> None:
     """Forget the list UID: what only it has revoked is good again."""
-    if not yes:
-        click.confirm(f"Forget the revocation list {uid}, and all that it revokes?",
-                      abort=True, err=True)  # fmt: skip
+    confirm(f"Forget the revocation list {uid}, and all that it revokes?")
     make_change(ask, "DELETE", f"{CRLS}/{uid}")

@@ -80,7 +80,10 @@ PREFIX = "CERTAUTH_"
 PASSPHRASE = "CERTAUTH_CA_PASSPHRASE"  # noqa: S105 (a variable's name)
 CREDENTIALS = "CREDENTIALS_DIRECTORY"  # of systemd: LoadCredential=
 # Of the command line, see control/cli; and what Kubernetes sets for a Service of this name.
-OTHERS = re.compile(r"(PROFILE|CA_PASSPHRASE|(SERVICE_|PORT_).*)")
+OTHERS = re.compile(
+    r"(PROFILE|URL|CA|CERT|KEY|USERNAME|OUTPUT|CA_PASSPHRASE|(SERVICE|PORT|USER|ROLE|ACL|DB|PATTERN"
+    r"|CERT|CRL|SESSION|CLUSTER|LOCKOUT|LOCK|FORECAST|ISSUER|TRUST_SOURCE|ACCEPT|CONTEXT|APPLY|EXPORT|IMPORT|EXPLAIN|STATUS)_.*)"
+)
 KINDS = {int: "a number", str: "text", bool: "true or false"}
 WORDS = {
     "tls_min": TLS_VERSIONS,

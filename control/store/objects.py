@@ -227,9 +227,7 @@ class Objects:
             _note_change(connection, record, "deleted")
 
 
-def _wanted(
-    kind: Kind, text: str, name: str, role_uid: int | None
-) -> list[sa.ColumnElement[bool]]:
+def _wanted(kind: Kind, text: str, name: str, role_uid: int | None) -> list[sa.ColumnElement[bool]]:
     """The conditions of `find`."""
     table, found = TABLES[kind], list[sa.ColumnElement[bool]]()
     if name:

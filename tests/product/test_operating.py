@@ -17,6 +17,7 @@ import redis
 from click.testing import CliRunner
 
 from control import service
+from control.cli import options
 from control.cli.main import main
 from control.service import Config
 from control.service.config import PASSPHRASE
@@ -51,6 +52,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Config]:
     profile.write_text(f'[default]\n{url}username = "{ADMIN[0]}"\npassword = "{ADMIN[1]}"\n')
     profile.chmod(0o600)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setattr(options, "is_terminal", lambda: True)
     monkeypatch.chdir(tempfile.mkdtemp(dir=scratch()))
     with service.running(made):
         yield made
@@ -63,11 +65,11 @@ def steps(title: str, name: str = "docs/operating.md") -> list[str]:
 
 
 def run(line: str, code: int = 0) -> str:
-    """One command of the paper; what it prints."""
+    """One command of the paper, typed by somebody who answers yes; what it prints."""
     line, _, file = line.partition(" > ")
     words = shlex.split(line)
     assert words[0] == "redis-certauth"
-    done = CliRunner().invoke(main, words[1:])
+    done = CliRunner().invoke(main, words[1:], input="y\n")
     assert done.exit_code == code, (line, done.output)
     if file:
         Path(file).write_text(done.stdout)
@@ -187,7 +189,7 @@ def test_the_incident_at_three_in_the_morning(
     assert " user_created " in told
     assert "originating_username=admin user_name=app" in told
     told = run(rehearse)
-    assert "  + bind subject CN=app,OU=ops,O=acme app" in told
+    assert "app is now known by subject CN=app,OU=ops,O=acme" in told
     assert refused(server, renewed)
     run(cure)
     wait_until(lambda: not refused(server, renewed), "it is in")

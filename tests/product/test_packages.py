@@ -199,6 +199,8 @@ def test_the_control_planes_package_runs(tmp_path: Path) -> None:
         "usr/lib/systemd/system/redis-certauth.service",
         "usr/lib/sysusers.d/redis-certauth.conf",
         "usr/share/doc/redis-certauth/operating.md",
+        "usr/share/man/man1/redis-certauth.1.gz",
+        "usr/share/man/man1/redis-certauth-user.1.gz",
     ):
         assert (root / name).is_file(), name
     assert not list(root.rglob("__pycache__"))

@@ -9,8 +9,9 @@ from click.testing import CliRunner, Result
 
 from control import service
 from control.cli import apply, making
-from control.cli.apply import PolicyFileError, Step, parse, plan, read
+from control.cli.apply import PolicyFileError, parse, read
 from control.cli.main import main
+from control.cli.planning import Step, plan
 from tests.kit.plane import initialised
 from tests.kit.rest import ADMIN
 from tests.kit.support import Pki
@@ -71,7 +72,7 @@ def test_a_plan_says_which_fields_change() -> None:
     step = Step("update", "bdbs", "d", {"tls_mode": "enabled", "tls_server_ca": pem},
                 {"tls_mode": "disabled"})  # fmt: skip
     assert str(step).splitlines() == [
-        "update bdbs 'd'",
+        "~ update bdbs 'd'",
         '    tls_mode: "disabled" -> "enabled"',
         "    tls_server_ca: (1 certificates)",
     ]
@@ -266,14 +267,14 @@ def test_a_password_that_does_not_come_is_told(connection: list[str]) -> None:
 def test_the_declared_state_is_made_and_stays(connection: list[str], tmp_path: Path) -> None:
     """A dry run and a "no" change nothing; a second run has nothing to do; a drift is undone."""
     file = tmp_path / "policy.yaml"
-    dry = run(connection, file, "--dry-run")
+    dry = run(connection, file, "--dry-run", "--lines")
     assert dry.exit_code == 0, dry.output
     assert "create users 'alice'" in dry.output
     assert "secret" not in dry.output
     assert "update cluster\n    mtls_certificate_authentication: false -> true" in dry.output
     assert "  + bind subject " in dry.output
     assert run(connection, file, text="n\n").exit_code == 1
-    assert run(connection, file, "--dry-run").stdout == dry.stdout
+    assert run(connection, file, "--dry-run", "--lines").stdout == dry.stdout
     made = run(connection, file, "--yes", "--no-wait")
     assert made.exit_code == 0, made.output
     assert "11 changes made" in made.output
@@ -303,7 +304,9 @@ def test_what_is_exported_is_no_change(connection: list[str], tmp_path: Path) ->
     assert less != text
     file.write_text(less)
     changed = run(connection, file, "--yes", "--no-wait")
-    assert "update users 'cart'\n    certificate_identities: [" in changed.output, changed.output
+    assert "update users 'cart'\n    certificate_identities:\n      - {" in changed.output, (
+        changed.output
+    )
     file.write_text(text)
     assert "1 changes made" in run(connection, file, "--yes", "--no-wait").output
     assert "nothing to do" in run(connection, file, "--prune").output

@@ -279,7 +279,8 @@ def test_tables_steer_no_terminal() -> None:
 
 
 def test_a_dry_run_says_what_it_would_do_and_does_not(run: Run, pki: Pki) -> None:
-    """Of every command that changes something, `apply` too: the lines of the policy."""
+    """Of every command that changes something: who is cut off, and with --lines the lines of the
+    policy."""
     ok(run("user", "create", "alice", "--auth-method", "certificate", "--subject", "CN=alice",
            "--role", "None"))  # fmt: skip
     create = ("db", "create", "orders", "--endpoint", "127.0.0.1:1", "--grant", "None=Read Only")
@@ -290,9 +291,10 @@ def test_a_dry_run_says_what_it_would_do_and_does_not(run: Run, pki: Pki) -> Non
         ("db", "delete", "orders"),
         ("user", "update", "alice", "--subject", "CN=al"),
     ):
-        told = ok(run(*words, "--dry-run")).splitlines()
+        told = ok(run(*words, "--dry-run", "--lines")).splitlines()
         assert told[0] == "orders:"
         assert bound in told
+        assert bound not in ok(run(*words, "--dry-run"))
     assert ok(run("role", "create", "ops", "--dry-run")) == "no policy changes\n"
     assert "ops" not in ok(run("role", "list"))
     assert ok(run("user", "show", "alice"))

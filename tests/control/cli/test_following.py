@@ -74,7 +74,7 @@ def test_the_command_line_says_how_far_a_change_is(
     for words in (
         user("alice", ALICE),
         ("acl", "update", "Read Only", "--rules", "+get ~*"),
-        ("db", "update", "orders", "--default-user"),
+        ("db", "update", "orders", "--default-user", "--yes"),
         ("cert", "revoke", leaf),
         ("cert", "unrevoke", "1"),
         ("lock", "create", "--user", "alice", "--for", "8h", "--reason", "lost laptop"),

@@ -30,9 +30,13 @@ def test_a_preview_is_told_in_lines() -> None:
         ],
         "certificates": [{"subject": "CN=x", "before": WAS, "after": WILL}],
         "certificates_changed": 4,
+        "effects": [{"text": "app loses orders", "cuts": True, "grave": False},
+                    {"text": "bob gets orders", "cuts": False, "grave": False}],
     }  # fmt: skip
-    assert list(render_preview([database])) == [
+    assert list(render_preview([database], lines=True)) == [
         "orders:",
+        "  ! app loses orders",
+        "  bob gets orders",
         "  - set enforce shadow",
         "  + set enforce on",
         "  server 10.0.0.5:6379 refuses the user bob: Unknown command",
