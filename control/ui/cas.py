@@ -34,7 +34,7 @@ def show(error: Refusal | None = None) -> Any:
     return page, error.status if error else HTTPStatus.OK
 
 
-@blueprint.get("/<key>")
+@blueprint.get("/<string(length=64):key>")
 def item(key: str) -> Any:
     """One of them: what it is, where it counts, and its certificate to take along."""
     found = ask("GET /v1/certauth/ca")
