@@ -16,9 +16,10 @@ LAZY = frozenset(
     {
         "control.cli.apply", "control.cli.batches", "control.cli.client",
         "control.cli.enterprise", "control.cli.files", "control.cli.importers",
-        "control.cli.making", "control.cli.planning", "control.cli.quickstart", "control.cli.renewal",
-        "control.pki.pem", "control.pki.reading", "control.pki.uploads", "control.policy.bindings", "control.policy.core",
-        "control.policy.lines", "control.policy.pasted", "control.service", "yaml",
+        "control.cli.making", "control.cli.planning", "control.cli.quickstart",
+        "control.cli.renewal", "control.pki.pem", "control.pki.reading", "control.pki.uploads",
+        "control.policy.bindings", "control.policy.core", "control.policy.lines",
+        "control.policy.pasted", "control.service", "yaml",
     }
 )  # fmt: skip
 

@@ -4,8 +4,8 @@ is how revocations name them; logins that have ended."""
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0031"
-down_revision = "0020"
+revision = "0023"
+down_revision = "0022"
 
 
 def upgrade() -> None:
