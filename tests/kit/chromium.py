@@ -1,17 +1,11 @@
 """The web page in Chromium, with a client certificate in its store."""
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser as Chromium
-from playwright.sync_api import Error as PlaywrightError
-from playwright.sync_api import Page, Response, sync_playwright
 
 from control import service
 from tests.kit.browser import ALICE
@@ -50,27 +44,3 @@ def visited(tmp_path_factory: pytest.TempPathFactory, pki: Pki) -> Iterator[Site
         for call, body in calls:
             assert api(call, body).status == 200, call
         yield Site(f"https://localhost:{config.ui_port}", home / "ca.crt", pki, api)
-
-
-@contextmanager
-def chromium() -> Iterator[Chromium]:
-    """The system's, without its sandbox where this is root."""
-    with sync_playwright() as playwright:
-        arguments = ["--no-sandbox"] if os.getuid() == 0 else []
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=arguments
-        )
-        yield browser
-        browser.close()
-
-
-def open_page(page: Page, address: str) -> Response | None:
-    """Again where Chromium says that the network has changed: a test beside this one makes and
-    removes interfaces of its own."""
-    for _ in range(9):
-        try:
-            return page.goto(address)
-        except PlaywrightError as error:
-            if "ERR_NETWORK_CHANGED" not in str(error):
-                raise
-    return page.goto(address)

@@ -15,7 +15,8 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser as Chromium
 from playwright.sync_api import BrowserContext, Page, expect
 
-from tests.kit.chromium import Site, chromium, open_page
+from tests.kit.chromium import Site
+from tests.kit.driver import chromium, open_page
 from tests.kit.rest import ADMIN
 from tests.kit.support import Cert
 

@@ -15,7 +15,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from control import service
 from tests.kit.browser import ALICE
-from tests.kit.chromium import chromium, open_page
+from tests.kit.driver import chromium, open_page
 from tests.kit.node import Start
 from tests.kit.plane import Https, enrolled_node, initialised
 from tests.kit.rest import ADMIN
