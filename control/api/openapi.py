@@ -33,6 +33,7 @@ QUERY: dict[str, dict[str, Any]] = {
     "etime": {"description": "ISO 8601: not after.", "schema": TEXT},
     "order": {"schema": {"enum": ["asc", "desc"]}},
     "limit": {"schema": NUMBER},
+    "days": {"description": "How many days to look ahead.", "schema": NUMBER},
     "bdb": {"description": "Only those of this database, by uid.", "schema": NUMBER},
     "type": {"description": "Types of events, or their beginnings, with commas.", "schema": TEXT},
     "search": {"description": "Only those whose name holds this.", "schema": TEXT},
