@@ -34,6 +34,7 @@ QUERY: dict[str, dict[str, Any]] = {
     "etime": {"description": "ISO 8601: not after.", "schema": TEXT},
     "order": {"schema": {"enum": ["asc", "desc"]}},
     "limit": {"schema": NUMBER},
+    "days": {"description": "How many days to look ahead.", "schema": NUMBER},
     "bdb": {"description": "Only those of this database, by uid.", "schema": NUMBER},
     "type": {"description": "Types of events, or their beginnings, with commas.", "schema": TEXT},
     "name": {"description": "Only the one with this name.", "schema": TEXT},
