@@ -171,7 +171,7 @@ def checked(sink: AuditSink) -> AuditSink:
         text = "audit_address: TCP takes a host name or an IP address; a socket is local"
         raise invalid("db_conns_auditing_bad_address", text)
     if not (PATH if is_path else HOST).fullmatch(sink.audit_address):
-        text = "audit_address: this is no host name, IP address or path of a socket"
+        text = "audit_address: this is not a host name, IP address or path of a socket"
         raise invalid("db_conns_auditing_bad_address", text)
     if is_path and sink.audit_port:
         text = "audit_port: a socket has none"
@@ -236,12 +236,12 @@ def check_filters(settings: AuditSettings) -> None:
     for text in addresses.ip_addresses:
         if not reads(ipaddress.ip_address, text):
             field = "audit_settings.source_ip_filter.ip_addresses"
-            why = f"{field}: '{text}' is no IP address"
+            why = f"{field}: '{text}' is not an IP address"
             raise invalid("audit_settings_invalid_ip_address", why)
     for text in addresses.cidr_ranges:
         if not reads(ipaddress.ip_network, text):
             field = "audit_settings.source_ip_filter.cidr_ranges"
-            why = f"{field}: '{text}' is no range of addresses (or has host bits)"
+            why = f"{field}: '{text}' is not a range of addresses (or has host bits)"
             raise invalid("audit_settings_invalid_cidr_range", why)
 
 

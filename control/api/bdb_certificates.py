@@ -31,7 +31,7 @@ class ServerCertificate(BaseModel):
 
 
 class BdbCertificateAnswer(Answer):
-    """The one that ends first, and those of all servers."""
+    """The certificate that ends first, and those of all servers."""
 
     bdb_uid: str
     cert: str

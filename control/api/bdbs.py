@@ -380,8 +380,8 @@ def node_status(node: Node, target: Target) -> str:
 
 
 def enumerated(text: str) -> str:
-    """A status by the enumeration of Redis Enterprise: what is no state of it is a change that is
-    on its way."""
+    """A status by the enumeration of Redis Enterprise: what is not a state of it is a change
+    that is on its way."""
     return text if text in STATES else "active-change-pending"
 
 

@@ -112,7 +112,9 @@ def of_user(name: str) -> str:
     word = name.partition(":")[0] + ":"
     made = any(one.user.startswith(word) for one in store().objects.all(Pattern))
     if not made and store().objects.user_by_login(name) is None:
-        warn(f"no user of the name '{name}' is known here: whoever a server knows by it is locked")
+        warn(
+            f"no user '{name}' is known here: the lock is for the users of this name on the servers"
+        )
     return line
 
 

@@ -169,7 +169,7 @@ def reporting_certificates(file: Path) -> Iterator[None]:
 def ca_set(
     ask: Client, file: Path, force: bool, trust_grows: bool, client_cas: tuple[str, ...]
 ) -> None:
-    """Put those of FILE (PEM, DER or PKCS#7) in the place of all that are trusted, and say what
+    """Put those of FILE (PEM, DER or PKCS#7) in place of all that are trusted, and say what
     each became; `ca add` leaves the others. One that is there already stays what it is, a CA that
     clients come from or only above others."""
     more = {"client_cas": [pasted_key(one) for one in client_cas]} if client_cas else {}
@@ -202,7 +202,7 @@ def ca_delete(ask: Client, force: bool) -> None:
 
 @click.group("cert", cls=Group)
 def cert_group() -> None:
-    """Clients' certificates, and the one that the API shows."""
+    """Clients' certificates, and the API's own."""
 
 
 @cert_group.command("show")

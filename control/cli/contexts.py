@@ -26,7 +26,7 @@ def context_group() -> None:
 @context_group.command("list")
 @with_output
 def list_all() -> None:
-    """List the profiles; a * marks the one that counts where nothing is said."""
+    """List the profiles; a * marks the current one."""
     with reporting():
         file = client.config_file()
         found = client.tables(file) if file.exists() else {}
@@ -47,7 +47,7 @@ def shown(profile: Mapping[str, str]) -> dict[str, str]:
 @click.argument("name", required=False, shell_complete=profiles)
 @with_output
 def show(name: str | None) -> None:
-    """Show a profile, or the one that counts now; not its password."""
+    """Show a profile, or the current one; not its password."""
     with reporting():
         file = client.config_file()
         name = name or client.current(file)
@@ -59,7 +59,7 @@ def show(name: str | None) -> None:
 @context_group.command("use")
 @NAME
 def use(name: str) -> None:
-    """Make a profile the one that counts where a command names none."""
+    """Make a profile the current one, which commands use where they name none."""
     with reporting():
         file = client.config_file()
         client.load_profile(file, name)

@@ -2,7 +2,7 @@
 follow. Nothing secret has to be there before.
 
 The key is made here and stays here: it is the same for as long as its file is there, so that
-whoever reads both files has a pair that fits. A token is good for a key once, so each renewal wants
+a reader of both files has a pair that fits. A token is good for a key once, so each renewal wants
 a new token in the file, which the platform puts there; until then it is tried again.
 """
 
@@ -73,7 +73,7 @@ def _token(file: Path) -> str:
 
 
 def _write_key(file: Path, text: str) -> None:
-    """Before the certificate: what is there without the other is no pair yet."""
+    """Before the certificate: what is there without the other is not a pair yet."""
     handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(handle, "w") as out:
         out.write(text)

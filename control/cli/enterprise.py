@@ -175,7 +175,7 @@ SHOWN_ONLY = {
 }  # fmt: skip
 
 
-# The auditor is configured first, and is no part of a file for `apply`.
+# The auditor is configured first, and is not a part of a file for `apply`.
 OF_AUDITORS = {"audit_settings", "db_conns_auditing"}
 UNAUDITED = {"audit_mode": "disabled"}
 ALERTS = ("cluster_certs_about_to_expire", "cluster_ca_cert_about_to_expire")

@@ -38,7 +38,7 @@ def seconds(_: click.Context, __: click.Parameter, text: str | None) -> int | No
 @click.option("--network", help="Who comes from this address or network.")
 @click.option("--for", "seconds", callback=seconds, metavar="TIME",
               help="Until it ends, such as 8h. Else until it is deleted.")  # fmt: skip
-@click.option("--reason", help="Why, for whoever reads it.")
+@click.option("--reason", help="Why, for anyone who reads it.")
 @makes_change
 @with_output
 @connected

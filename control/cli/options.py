@@ -102,7 +102,7 @@ EXACT, INPUT_TAKEN = "certauth.exact", "certauth.input"
 
 
 def _flag(option: str, key: str, text: str) -> Callable[[Command], Command]:
-    """A flag that whoever makes a change looks up in the context."""
+    """A flag that anyone who makes a change looks up in the context."""
 
     def keep(context: click.Context, _: click.Parameter, wanted: bool) -> None:
         context.meta[key] = wanted

@@ -58,7 +58,7 @@ def check_identity(identity: str) -> None:
     if kind == "subject":
         core.parse_name(filled)
     elif kind == "dns" and not all(map(LETTERS[kind].fullmatch, filled.split("."))):
-        raise ValueError(f"'{filled}' is no DNS name in lower case")
+        raise ValueError(f"'{filled}' is not a DNS name in lower case")
     elif kind != "user":
         check_sans([f"{kind}:{filled}"])
 

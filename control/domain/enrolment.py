@@ -184,7 +184,7 @@ def _user(store: Store, name: str) -> User:
     found = store.objects.user_by_login(name)
     if found is None or found.name != name or found.auth_method != "certificate":
         raise refused(
-            "certificate_of_nobody", "the token is good, and the user that it is for is no "
+            "certificate_of_nobody", "the token is good, but the user that it is for is not a "
             "certificate user here",
         )  # fmt: skip
     return found

@@ -11,7 +11,6 @@ same, and as late, whether the user is there, is not, or is locked.
 
 import logging
 import ssl
-import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from wsgiref.types import WSGIEnvironment
 from flask import Request
 
 from control.domain import tokens
+from control.domain.counters import Trickle, Uncounted
 from control.domain.metrics import API_LOGINS, API_REFUSED
 from control.domain.passwords import Passwords, is_expired, is_locked
 from control.errors import Refusal, forbidden, unauthorized
@@ -36,9 +36,6 @@ log = logging.getLogger(__name__)
 LOGIN_SECONDS = 60
 MUTE = 10.0  # seconds until that is tried again, where the database does not take it
 SEEN = 10_000  # certificates whose last login is in memory
-# Refused certificates and tokens cost a stranger nothing, so only so many are written to the event
-# log: these at once, then one a second. Wrong passwords are slowed down by argon2.
-BURST = 20
 SHOWN = 255  # characters of a login name in the event log
 
 # Which management roles hold a permission. `none` holds nothing.
@@ -223,7 +220,7 @@ class Guard:
         return [*locks.of_certificates(held), *out]
 
     def locked_by(self, line: str, request: Request, caller: "Caller") -> bool:
-        """Whether a lock would hold out whoever sends this request."""
+        """Whether a lock would hold out anyone who sends this request."""
         if locks.of_login([line], caller.user.name, request.remote_addr or ""):
             return True
         presented = self._peer_cert(request.environ) if caller.by == "certificate" else None
@@ -396,43 +393,6 @@ class Guard:
         self._write_down(
             lambda: self._store.events.note(kind, "WARNING", address=address, **detail)
         )
-
-
-class Uncounted:
-    """Wrong passwords while the database takes nothing: counted in memory, for this process."""
-
-    def __init__(self) -> None:
-        self._wrong: dict[int, int] = {}  # the uid of a user → how many
-        self._lock = threading.Lock()
-
-    def add(self, uid: int) -> None:
-        with self._lock:
-            self._wrong[uid] = self._wrong.get(uid, 0) + 1
-
-    def locks(self, user: User, cluster: Cluster) -> bool:
-        return 0 < cluster.login_lockout_threshold <= self._wrong.get(user.uid, 0)
-
-    def clear(self) -> None:
-        with self._lock:
-            self._wrong = {}
-
-
-class Trickle:
-    """BURST drops at once, then one a second."""
-
-    def __init__(self) -> None:
-        self._drops, self._filled = float(BURST), time.monotonic()
-        self._lock = threading.Lock()
-
-    def drop(self) -> bool:
-        with self._lock:
-            now = time.monotonic()
-            self._drops = min(float(BURST), self._drops + now - self._filled)
-            self._filled = now
-            if self._drops < 1:
-                return False
-            self._drops -= 1
-            return True
 
 
 def _why(decision: core.Decision) -> str:

@@ -92,7 +92,7 @@ def _content(path: str) -> bytes:
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise CertificateError(f"{path}: it is no file")
+            raise CertificateError(f"{path}: it is not a file")
         found = file.read(BYTES + 1)
     if len(found) > BYTES:
         raise CertificateError(f"{path}: more than {BYTES} bytes")

@@ -121,14 +121,14 @@ def _json(part: str, what: str) -> dict[str, Any]:
     try:
         content = base64.b64decode(part + "=" * (-len(part) % 4), altchars=b"-_", validate=True)
         found = json.loads(content.decode(), object_pairs_hook=_once, parse_constant=_no_number)
-        json.dumps(found, ensure_ascii=False).encode()  # half a surrogate is no text
+        json.dumps(found, ensure_ascii=False).encode()  # half a surrogate is not text
         deep = _depth(found) > DEPTH
     except (ValueError, binascii.Error, RecursionError) as error:
         raise TokenError(
-            "token_malformed", f"the token's {what} is no JSON: {_why(error)}"
+            "token_malformed", f"the token's {what} is not JSON: {_why(error)}"
         ) from None
     if not isinstance(found, dict):
-        raise TokenError("token_malformed", f"the token's {what} is no JSON object")
+        raise TokenError("token_malformed", f"the token's {what} is not a JSON object")
     if deep:
         raise TokenError("token_malformed", f"the token's {what} is nested deeper than {DEPTH}")
     return found
@@ -177,21 +177,21 @@ def _check_header(header: Claims) -> None:
         raise TokenError("token_header", "the token's typ is not JWT: it is for something else")
     kid = header.get("kid", "")
     if not isinstance(kid, str) or len(kid) > TEXT or ("kid" in header and not kid):
-        raise TokenError("token_header", f"the token's kid is no text of 1 to {TEXT} characters")
+        raise TokenError("token_header", f"the token's kid is not a text of 1 to {TEXT} characters")
 
 
 def _check_claims(claims: Claims) -> None:
     for name in ("iss", "sub"):
         if not isinstance(claims.get(name), str) or not claims[name]:
-            raise TokenError("token_claims", f"the token has no {name}, or it is no text")
+            raise TokenError("token_claims", f"the token has no {name}, or it is not text")
     audience = claims.get("aud")
     several = audience if isinstance(audience, list) else [audience]
     if not several or not all(isinstance(one, str) and one for one in several):
-        raise TokenError("token_claims", "the token has no aud, or it is no text")
+        raise TokenError("token_claims", "the token has no aud, or it is not text")
     for name in TIMES:
         value = claims.get(name)
         if name in claims and not _is_time(value):
-            raise TokenError("token_claims", f"the token's {name} is no time")
+            raise TokenError("token_claims", f"the token's {name} is not a time")
     if "exp" not in claims:
         raise TokenError("token_claims", "the token has no exp: one that never ends is not taken")
 
@@ -212,7 +212,7 @@ def read_keys(content: str | bytes) -> str:
         text = content.decode() if isinstance(content, bytes) else content
         found = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
-        raise CertificateError(f"the JWKS is no JSON: {_why(error)}") from None
+        raise CertificateError(f"the JWKS is not JSON: {_why(error)}") from None
     keys = found.get("keys") if isinstance(found, dict) else None
     if not isinstance(keys, list) or not all(isinstance(one, dict) for one in keys):
         raise CertificateError('the JWKS is not like {"keys": […]}')
@@ -368,7 +368,7 @@ def said(claims: Claims, path: str) -> str:
         value = str(value)
     if not isinstance(value, str) or not re.fullmatch(rf"[!-~]{{1,{TEXT}}}", value, re.ASCII):
         raise TokenError(
-            "token_claim_value", f"the token's {path} is no text of 1 to {TEXT} printable ASCII "
+            "token_claim_value", f"the token's {path} is not a text of 1 to {TEXT} printable ASCII "
             "characters without blanks",
         )  # fmt: skip
     return value

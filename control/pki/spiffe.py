@@ -34,7 +34,7 @@ def read(content: bytes) -> Bundle:
     try:
         found = json.loads(content.decode(), object_pairs_hook=_once)
     except (ValueError, RecursionError):
-        raise CertificateError("the bundle is no JSON, or has a name twice") from None
+        raise CertificateError("the bundle is not JSON, or has a name twice") from None
     keys = found.get("keys")
     if not isinstance(keys, list) or not all(isinstance(one, dict) for one in keys):
         raise CertificateError('the bundle is not like {"keys": […]}')
@@ -60,11 +60,11 @@ def _ca(key: dict[str, Any]) -> bytes:
     try:
         return base64.b64decode(chain[0], validate=True)
     except (binascii.Error, ValueError):
-        raise CertificateError("a certificate of the bundle is no base64 (x5c)") from None
+        raise CertificateError("a certificate of the bundle is not base64 (x5c)") from None
 
 
 def _number(found: dict[str, Any], name: str) -> int:
     value = found.get(name, 0)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 53:
-        raise CertificateError(f"the bundle's {name} is no number")
+        raise CertificateError(f"the bundle's {name} is not a number")
     return value

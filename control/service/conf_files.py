@@ -92,7 +92,7 @@ def directives(text: str, file: Path = Path("redis.conf")) -> Iterator[Line]:
 
 
 def read(path: Path) -> str:
-    """A file in whatever encoding; what is no UTF-8 survives being written. Raises OSError."""
+    """A file in whatever encoding; what is not UTF-8 survives being written. Raises OSError."""
     return path.read_bytes().decode(errors="surrogateescape")
 
 

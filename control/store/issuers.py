@@ -12,7 +12,7 @@ from control.store.statements import insert_into
 
 
 class Issuers:
-    """Keys are read anew by every enrolment: one that was taken back counts nowhere any more."""
+    """Keys are read again by every enrolment: one that was taken back counts nowhere any more."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel

@@ -90,7 +90,7 @@ def _read(connection: sa.Connection, uid: int) -> Lock:
 def _write(
     connection: sa.Connection, before: Lock | None, line: str, reason: str, end: int
 ) -> Lock:
-    """In the place of the lock with this line, if there is one."""
+    """In place of the lock with this line, if there is one."""
     uid = before.uid if before else int(connection.scalar(TAKE_UID, {"name": "lock", "uid": 0}))
     made = Lock(uid, line, reason, before.time if before else int(time.time()), end)
     connection.execute(sa.delete(locks).where(locks.c.uid == uid))

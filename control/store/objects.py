@@ -101,7 +101,7 @@ class Objects:
         role_uid: int | None = None,
     ) -> tuple[Record, ...]:
         """The records of a kind, by uid, whose name contains `text`, in any case; of users also
-        those whose e-mail address or subject does. With `name`, only the one that has it; with
+        those whose e-mail address or subject does. With `name`, only the record of this name; with
         `role_uid`, only users who hold that role."""
         query = select_all(TABLES[kind]).where(*_wanted(kind, text, name, role_uid))
         with self._kernel.read() as connection:

@@ -4,7 +4,7 @@ The rows change in one transaction, which also notes (`renderings`) that the lin
 database are to be rendered again. The lines then follow in transactions of some thousand users, in
 the order of their uids, each as generations of their own: between two of them others write. The
 request that made the change does them before it answers; where it was cut off, the sync worker goes
-on from the last piece, in whichever process. A second change begins the pieces anew.
+on from the last piece, in whichever process. A second change begins the pieces again.
 """
 
 import time

@@ -29,7 +29,7 @@ FIELD = re.compile(r"(\w+)[\w.]*: (.+)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Call:
-    """A call of the API, and the one that undoes it."""
+    """A call of the API, and the call that undoes it."""
 
     method: str
     path: str

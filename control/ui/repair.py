@@ -214,7 +214,7 @@ def user_of(told: Mapping[str, Any]) -> Item | None:
 
 @blueprint.post("/identity")
 def identity() -> Any:
-    """Another identity of a user, in the place of an old one or beside them all."""
+    """Another identity of a user, in place of an old one or beside them all."""
     uid, old, new = (request.form.get(name, "") for name in ("uid", "old", "new"))
     if not is_number(uid):
         raise invalid("invalid_param", "which user?")

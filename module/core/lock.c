@@ -75,7 +75,7 @@ const rule *view_lock_user(const view *v, span user) {
     return view_locks(v) ? lock_by(v, LOCK_USER, user) : NULL;
 }
 
-/* One look for each length that a prefix may have: with many lines it is no slower than with one. */
+/* One look for each length that a prefix may have: with many lines it is not slower than with one. */
 const rule *view_lock_network(const view *v, span address) {
     uint8_t net[NET_BYTES] = {0};
     const rule *found = NULL;

@@ -131,7 +131,7 @@ static const char *const EVENTS[2][ACTION_LOGIN + 1] = {
 };
 
 /* What a refused client may know: why its own certificate is no good, or what a line that names it asks
- * for. All strangers are told the same, whoever issued their certificate and whatever else is known of
+ * for. All strangers are told the same, whatever CA issued their certificate and whatever else is known of
  * it: who could tell those apart would find out which names the policy has. */
 static reason told_reason(const decision *d) {
     switch (d->why) {

@@ -189,7 +189,7 @@ def test_a_lock_of_a_ca_holds_what_is_below_it() -> None:
 
 
 def test_peers_and_the_bootstrap_file_are_exempt() -> None:
-    """A lock never cuts replication, nor locks out whoever could take it back."""
+    """A lock never cuts replication, nor locks out anyone who could take it back."""
     everybody = "lock network 0.0.0.0/0"
     peer = policy([*TRUST[:3], f"bind key {KEY} certauth-peer-replica",
                    "user certauth-peer-replica on +psync", everybody])  # fmt: skip

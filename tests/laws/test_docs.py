@@ -1009,8 +1009,8 @@ def test_no_file_knows_a_registry_or_a_machine() -> None:
 
 
 def test_nothing_is_left_to_do() -> None:
-    """A thing to be done is an issue, and no word in a file."""
-    for path in files():
+    """A thing to be done is an issue, and not a word in a file."""
+    for path in (one for one in files() if one.suffix != ".png"):
         assert (
             re.findall(r"\bTO[D]O\b|\bFIXM[E]\b|\bXX[X]\b", path.read_text(errors="replace")) == []
         ), path

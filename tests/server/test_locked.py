@@ -44,7 +44,7 @@ def test_a_lock_ends_sessions_and_holds_out_until_it_goes(
 def test_a_locked_network_is_closed_for_passwords_too(
     server_kind: Server, start: Start, pki: Pki
 ) -> None:
-    """Whoever has no certificate would stay the default user there, or log in by password."""
+    """Anyone who has no certificate would stay the default user there, or log in by password."""
     node = make_node(start, server_kind, *policy_of(pki, "set tls-client-auth optional"))
     with node.connect() as plain:
         assert plain.command("PING")

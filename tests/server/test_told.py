@@ -156,7 +156,7 @@ def test_attack_commands_in_the_same_breath_are_answered_by_nothing_else(
 
 def test_another_value_of_the_setting_ends_the_start(installed: Server, start: Start) -> None:
     """Misspelt it would be none."""
-    with pytest.raises(Exception, match="'refusals tell' is no argument"):
+    with pytest.raises(Exception, match="'refusals tell' is not an argument"):
         make_node(start, installed, module=["refusals", "tell"])
 
 

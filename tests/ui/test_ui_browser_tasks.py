@@ -1,5 +1,5 @@
 """The tasks of docs/ui.md in a real Chromium, on a real server, each with its clicks counted: an
-upper limit, from the menu to the end. Typing is no click."""
+upper limit, from the menu to the end. Typing is not a click."""
 
 import base64
 import subprocess

@@ -241,7 +241,7 @@ def test_a_logout_ends_every_copy_of_the_login(api: ControlPlane) -> None:
 
 
 def test_a_copy_of_the_pages_cookie_dies_with_the_logout(api: ControlPlane) -> None:
-    """Whoever has it is asked to log in."""
+    """Any client that has it is asked to log in."""
     browser, thief = Browser(api), Browser(api)
     page = browser.log_in()
     cookie = browser.client.get_cookie("__Host-certauth", domain="localhost")

@@ -73,7 +73,7 @@ def test_settings_of_alerts_are_kept_or_refused(api: ControlPlane, sent: Any) ->
 def test_the_certificates_of_a_database_are_those_of_its_servers(
     api: ControlPlane, pki: Pki
 ) -> None:
-    """The one that ends first, and all; from all databases, as the query wants them."""
+    """The certificate that ends first, and all; from all databases, as the query wants them."""
     api.database()
     assert api("GET /v1/bdbs/1/certificates").code == "not_found"
     late = pki.server_ca.issue("CN=late", not_after=days(300))

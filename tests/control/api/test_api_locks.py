@@ -74,7 +74,7 @@ def test_who_is_locked_is_nobody_until_it_is_taken_back(
 
 
 def test_a_locked_user_has_no_password_and_no_token_either(api: ControlPlane) -> None:
-    """A right password is no way past it; a wrong one is told nothing."""
+    """A right password is not a way past it; a wrong one is told nothing."""
     api.ok("POST /v1/users", {"name": "bob", "password": "long enough 1", "role": "admin"})
     token = api.ok(
         "POST /v1/users/authorize", {"username": "bob", "password": "long enough 1"}, auth=None

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from control.domain.guard import BURST
+from control.domain.counters import BURST
 from tests.kit.rest import ADMIN, ControlPlane
 from tests.kit.support import Pki
 

@@ -45,7 +45,7 @@ DOCUMENTED = {
     "database_health": "id! string, name! string, status! active|warning|down, detailed_status! "
     "bdb_status, version! string, high_availability! availability",
     "availability": "status! string",
-    # Of its pages, which are no schemas.
+    # Of its pages, which are not schemas.
     "bdb": "uid! integer, name! string, status! bdb_status, action_uid string, type "
     "redis|memcached, port integer, version string, created_time time, tls_mode "
     "enabled|disabled|replica_ssl, enforce_client_authentication enabled|disabled, default_user "

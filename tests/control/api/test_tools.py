@@ -226,7 +226,7 @@ def test_the_challenge_as_curl_meets_it(
 
 
 def test_digest_is_refused_with_the_reason(api: ControlPlane) -> None:
-    """Whoever sends it unasked is told what to send."""
+    """Anyone who sends it unasked is told what to send."""
     digest = 'Digest username="admin", realm="x", nonce="n", uri="/", response="r"'
     answer = api("GET /v1/users/role", auth=digest)
     assert (answer.status, answer.code) == (401, "bad_authorization")

@@ -73,7 +73,7 @@ def test_what_cannot_be_asked_completes_nothing(folder: Path, config: Config, lo
 
 
 def test_without_a_profile_nothing_is_completed(folder: Path) -> None:
-    """Nor where the API is not there, or the file is no TOML."""
+    """Nor where the API is not there, or the file is not TOML."""
     assert completed("user", "show", "") == []
     assert completed("user", "show", "--url", "https://127.0.0.1:1", "") == []
     (folder / "redis-certauth" / "config.toml").write_text("[")

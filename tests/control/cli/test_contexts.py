@@ -45,7 +45,7 @@ def ok(result: Result) -> str:
 
 
 def test_profiles_are_listed_without_their_passwords(file: Path) -> None:
-    """The one that counts has a mark; a password is kept, and not shown."""
+    """The current profile has a mark; a password is kept, and not shown."""
     listed = ok(run("list"))
     assert [line.split()[:3] for line in listed.splitlines()[1:]] == [
         ["*", "default", "https://a:1"],

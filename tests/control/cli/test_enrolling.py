@@ -205,7 +205,7 @@ def test_options_that_mean_nothing_together_are_refused(
 
 
 def test_issuers_are_exported_and_applied(pods: Site) -> None:
-    """What is exported is no change; another rule is one, and what a file does not have goes."""
+    """What is exported is not a change; another rule is one, and what a file does not have goes."""
     file = pods.folder / "state.yaml"
     state = yaml.safe_load(pods.ok("export"))
     (issuer,) = state["issuers"]

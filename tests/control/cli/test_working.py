@@ -140,7 +140,7 @@ def test_parts_of_lists_come_and_go(run: Run) -> None:
 
 
 def test_cas_are_added_and_removed(run: Run, pki: Pki, tmp_path: Path) -> None:
-    """One by one, the others stay; more trust has to be meant, and what is no CA is refused."""
+    """One by one, the others stay; more trust has to be meant, and what is not a CA is refused."""
     one, other = tmp_path / "one.pem", tmp_path / "other.pem"
     one.write_bytes(pki.ca.pem)
     other.write_bytes(pki.server_ca.pem)

@@ -111,7 +111,7 @@ def test_nobody_comes_to_be_somebody_else_by_what_separates(number: int) -> None
 @pytest.mark.parametrize("value", UNCLEAR, ids=range(len(UNCLEAR)))
 @pytest.mark.parametrize("identity", ["user:{sub}", "subject:CN={sub},O=x", "uri:spiffe://x/{sub}"])
 def test_nobody_comes_to_be_somebody_who_looks_alike(identity: str, value: Any) -> None:
-    """No blanks, nothing that is no ASCII, nothing that is no text: nothing to be normalised."""
+    """No blanks, nothing that is not ASCII, nothing that is not text: nothing to normalise."""
     with pytest.raises(TokenError) as caught:
         made(identity, sub=value)
     assert caught.value.code == "token_claim_value"

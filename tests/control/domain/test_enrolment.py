@@ -183,8 +183,8 @@ def test_a_csr_for_another_name_is_refused(api: ControlPlane) -> None:
 
 
 def test_a_token_is_good_for_a_key_once(api: ControlPlane) -> None:
-    """Whoever has listened gets nothing with the same two; another spelling of the signature is the
-    same token. A new key may use it again, as a pod does that begins anew."""
+    """An eavesdropper gets nothing with the same two; another spelling of the signature is the
+    same token. A new key may use it again, as a pod does that begins again."""
     text, key = token(sub="alice"), ec.generate_private_key(ec.SECP256R1())
     enrolled(api, text, csr(key=key))
     assert refused(enrol(api, text, csr(key=key)), 409, "token_used")

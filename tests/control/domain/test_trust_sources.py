@@ -147,7 +147,7 @@ def test_what_cannot_be_read_changes_nothing(
     file.unlink()
     assert "No such file" in look(api, 2000)["problem"]
     os.mkfifo(file)
-    assert "it is no file" in look(api, 3000)["problem"]
+    assert "it is not a file" in look(api, 3000)["problem"]
     file.unlink()
     file.mkdir()
     assert look(api, 4000)["problem"]

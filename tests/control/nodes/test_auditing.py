@@ -129,7 +129,7 @@ def said(record: dict[str, Any]) -> tuple[int, Any]:
 
 def test_what_becomes_of_a_client_is_a_status(api: ControlPlane, auditor: Auditor) -> None:
     """A choice is pending until it is made; a client that may not stay, or never came in, has
-    failed; nodes at their doors and the node itself are no connections."""
+    failed; nodes at their doors and the node itself are not connections."""
     found = heard_of(
         api, auditor,
         entry("choose", 1, ""), entry("login", 1), entry("closed", 1), entry("disconnected", 1),
@@ -270,7 +270,7 @@ def test_what_nobody_takes_waits_and_then_is_dropped_and_counted(
 def test_attempts_have_an_end_where_one_is_set(
     api: ControlPlane, auditor: Auditor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All is dropped then, until the auditor is configured anew."""
+    """All is dropped then, until the auditor is configured again."""
     monkeypatch.setattr(auditing, "TOLD", 0.0)
     place = socket.create_server(("127.0.0.1", 0))
     port = place.getsockname()[1]
@@ -310,7 +310,7 @@ def command(asked: list[tuple[Any, ...]], old: bool) -> Callable[..., Any]:
 def test_a_node_is_asked_for_ends_where_an_auditor_is(
     api: ControlPlane, auditor: Auditor, old: bool
 ) -> None:
-    """An older module once after each of its starts. Ends are no events of the event log."""
+    """An older module once after each of its starts. Ends are not events of the event log."""
     heard, asked = listening(api), list[tuple[Any, ...]]()
     collector = Collector(api.store, auditor)
     collector.collect(audited(api), NODE, command(asked, old))

@@ -123,7 +123,7 @@ SENT: dict[str, tuple[str, str]] = {
     "another payload": (
         ".".join([token().split(".")[0], token(sub="eve").split(".")[1], token().split(".")[2]]),
         "token_signature"),
-    "a header that is no JSON": (signed("{", "{}"), "token_malformed"),
+    "a header that is not JSON": (signed("{", "{}"), "token_malformed"),
     "a header that is a list": (signed("[]", "{}"), "token_malformed"),
     "a payload that is a text": (signed(ES, '"x"'), "token_malformed"),
     "a claim that is there twice": (
@@ -197,7 +197,7 @@ def test_the_key_has_to_be_of_the_algorithm() -> None:
 
 
 def test_a_token_names_its_key_where_there_are_several() -> None:
-    """Nobody tries them in turn; two keys of one name are no key."""
+    """Nobody tries them in turn; two keys of one name are none."""
     both = wanted(jwks(jwk("k1"), jwk("k2")))
     assert taken(token(name="k2"), both)["sub"] == "alice"
     for text, by in (
@@ -274,7 +274,7 @@ def test_a_claim_is_found_where_names_have_dots() -> None:
     [
         ({}, "a", "token_claims"),
         ({"a": {"b": "1"}}, "a.c", "token_claims"),
-        ({"a": {"b": "1"}, "a.b": "2"}, "a.b", "token_claims"),  # whoever adds one chooses none
+        ({"a": {"b": "1"}, "a.b": "2"}, "a.b", "token_claims"),  # anyone who adds one chooses none
         ({"a": {"b": {"c": "1"}}, "a.b": {"c": "2"}}, "a.b.c", "token_claims"),
         ({"a": ""}, "a", "token_claim_value"),
         ({"a": "x" * 256}, "a", "token_claim_value"),

@@ -277,7 +277,7 @@ def test_health_asks_where_the_settings_say(tmp_path: Path) -> None:
 def test_health_says_what_the_control_plane_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A 503 is no health; settings that cannot be read are none either."""
+    """A 503 is not health; settings that cannot be read are none either."""
     config = initialised(tmp_path / "control")
     here = {"CERTAUTH_HOST": "127.0.0.1", "CERTAUTH_PORT": str(config.port)}
     monkeypatch.setattr(system, "plane_faults", lambda: ["it rests"])

@@ -193,7 +193,7 @@ def test_writers_get_their_turn_in_order() -> None:
         while len(queue._waiting) <= number:
             pass
     queue.release()
-    assert queue.acquire(30)  # the one that takes it again and again comes behind those who wait
+    assert queue.acquire(30)  # a thread that takes it again and again comes behind those that wait
     assert order == [0, 1, 2]
     for thread in threads:
         thread.join()
