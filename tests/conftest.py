@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import shutil
 import ssl
 import sys
@@ -44,6 +45,7 @@ if "CERTAUTH_BUILD" in os.environ:
     use_core(os.environ["CERTAUTH_BUILD"])
 
 # Only `make test-all` brings a browser, and all of its tests are slow.
+HASH = re.compile(r"\b[0-9A-Fa-f]{64}\b")
 collect_ignore_glob = [] if importlib.util.find_spec("playwright") else ["ui/test_ui_browser*.py"]
 # Imported after this file: with that core.
 pytest_plugins = [
@@ -69,6 +71,11 @@ def plain_curl() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", str(folder), prepend=os.pathsep)
         yield
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Names of tests are the same in each process of pytest-xdist, which makes keys of its own."""
+    return HASH.sub("hash", val) if isinstance(val, str) and HASH.search(val) else None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
