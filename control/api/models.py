@@ -170,7 +170,7 @@ def _object(content: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise invalid("invalid_json", f"the body is not JSON: {error}") from None
     if not isinstance(found, dict):
-        raise invalid("invalid_json", "the body is not JSON object")
+        raise invalid("invalid_json", "the body is not a JSON object")
     return found
 
 

@@ -10,14 +10,14 @@ PREFIX = "CERTAUTH"
 LONGEST = 150  # characters of a command in a list: its first sentence, on two lines or three
 
 SECTIONS = {
-    "Who may do what": ("user", "role", "acl", "db", "pattern"),
-    "Certificates": ("ca", "cert", "cert-profile", "crl"),
-    "What happens": ("status", "session", "log", "explain"),
+    "Who may do what": ("user", "role", "acl", "db", "pattern", "lock"),
+    "Certificates": ("ca", "cert", "cert-profile", "crl", "issuer", "trust-source"),
+    "What happens": ("status", "session", "log", "explain", "forecast"),
     "As a file": ("apply", "export", "import"),
     "The control plane": ("cluster", "lockout", "whoami", "context", "completion"),
     "On the control plane's own machine": (
-        "quickstart", "init", "serve", "config", "node", "sentinel", "backup", "restore", "release",
-        "allow-passwords", "set-password",
+        "quickstart", "init", "serve", "health", "config", "node", "sentinel", "backup", "restore",
+        "release", "allow-passwords", "set-password",
     ),
 }  # fmt: skip
 
@@ -26,6 +26,7 @@ EXAMPLES = {
     "quickstart": ("quickstart --home /tmp/certauth",),
     "init": ("init --home /var/lib/redis-certauth --name acme --api-name control.example",),
     "serve": ("serve --home /var/lib/redis-certauth",),
+    "health": ("health --home /var/lib/redis-certauth",),
     "config check": ("config check --home /var/lib/redis-certauth",),
     "ca create": ("ca create --home /var/lib/redis-certauth --name acme",),
     "ca import": ("ca import chain.pem issuing.key --home /var/lib/redis-certauth",),
@@ -115,6 +116,29 @@ EXAMPLES = {
     "crl import": ("crl import --from http://pki.acme.example/acme.crl --stale refuse",),
     "crl update": ("crl update 3 --interval 600",),
     "crl delete": ("crl delete 3",),
+    "issuer list": ("issuer list",),
+    "issuer show": ("issuer show cluster",),
+    "issuer create": (
+        "issuer create cluster --issuer-url https://kubernetes.default.svc --audience redis "
+        "--rule 'uri:spiffe://acme/{sub} lifetime:900 profile:default'",
+    ),
+    "issuer update": ("issuer update cluster --interval 600",),
+    "issuer delete": ("issuer delete cluster",),
+    "trust-source list": ("trust-source list",),
+    "trust-source show": ("trust-source show mesh",),
+    "trust-source create": (
+        "trust-source create mesh --location https://spire.acme.example/bundle --trust-grows",
+    ),
+    "trust-source update": ("trust-source update mesh --interval 600",),
+    "trust-source delete": ("trust-source delete mesh",),
+    "trust-source accept": ("trust-source accept mesh",),
+    "lock create": (
+        "lock create --user alice --for 8h --reason 'lost laptop'",
+        "lock create --network 203.0.113.0/24",
+    ),
+    "lock list": ("lock list",),
+    "lock delete": ("lock delete 1",),
+    "forecast": ("forecast --days 90",),
     "status": ("status", "status --wait 60"),
     "session list": ("session list --user alice", "session list --db orders -o wide"),
     "session end": ("session end 10.0.0.5:6379 4711", "session end --user alice"),

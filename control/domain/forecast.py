@@ -7,12 +7,12 @@ login of the other one) is not lost; a list that is fetched is on time as long a
 """
 
 import base64
-import ssl
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 from control.domain.preview import clients
+from control.http.verify import public_cas
 from control.policy import core
 from control.records import Database
 from control.reports import ClientCertificate, Node, RevocationList
@@ -138,7 +138,7 @@ def public_authorities() -> frozenset[str]:
     """The key ids of the CAs that this machine trusts for the web; none where it has no such
     list."""
     found = set()
-    for der in ssl.create_default_context().get_ca_certs(binary_form=True):
+    for der in public_cas():
         try:
             found.add(core.identity(der).key)
         except core.CoreError:  # of an algorithm that this libcrypto does not know

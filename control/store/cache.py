@@ -33,7 +33,8 @@ class Cache:
 
     def recall(self, key: object, make: Callable[[], Known]) -> Known:
         """What `make` returns, remembered until the next change. An empty answer is not remembered:
-        strangers may ask for anything."""
+        strangers may ask for anything. What may be empty and is asked for while the database is
+        away is a tuple of one."""
         revision, known = self._memory
         now = self._revision()
         if revision < now or len(known) > CACHE_ENTRIES:

@@ -124,6 +124,7 @@ class Pool:
         engine = self._copied()
         try:
             with engine.connect() as connection, connection.begin() as whole:
+                check_own_version(connection)
                 yield connection
                 whole.rollback()
         finally:

@@ -27,12 +27,12 @@ class Locks:
     def all(self) -> tuple[Lock, ...]:
         """Those that hold, by uid."""
 
-        def load() -> tuple[Lock, ...]:
+        def load() -> tuple[tuple[Lock, ...]]:
             with self._kernel.read() as connection:
                 rows = connection.execute(select_all(locks))
-                return tuple(Lock(**row._mapping) for row in rows)
+                return (tuple(Lock(**row._mapping) for row in rows),)
 
-        return self._kernel.cache.recall("locks", load)
+        return self._kernel.cache.recall("locks", load)[0]
 
     def get(self, uid: int) -> Lock:
         """Raises Refusal 404."""

@@ -58,11 +58,11 @@ class Logins:
     def has_ended(self, login: str) -> bool:
         """Whether somebody has logged out of it."""
 
-        def load() -> frozenset[str]:
+        def load() -> tuple[frozenset[str]]:
             with self._kernel.read() as connection:
-                return frozenset(connection.scalars(sa.select(ended_logins.c.login)))
+                return (frozenset(connection.scalars(sa.select(ended_logins.c.login))),)
 
-        return login in self._kernel.cache.recall("ended logins", load)
+        return login in self._kernel.cache.recall("ended logins", load)[0]
 
 
 def _count_failure(connection: sa.Connection, uid: int, now: int, reset_after: int) -> int:

@@ -308,7 +308,7 @@ def cut_front(server: RedisServer) -> str:
 
 def other_text(server: RedisServer) -> str:
     journal(server).write_text("user alice on nopass ~* +@all\n")
-    return "no journal"
+    return "not a journal"
 
 
 def remove_file(server: RedisServer) -> str:
@@ -367,7 +367,7 @@ def test_a_damaged_journal_leaves_bootstrap_alone(
     for _ in range(2):
         server.start()
         assert_only_ops_decides(server, pki, ops, said)
-        assert server.admin().info("certauth")["certauth_journal"] == "damaged"
+        assert server.client(ops).info("certauth")["certauth_journal"] == "damaged"
         server.stop()
     if (server.directory / "journal").is_file():
         (server.directory / "journal").unlink()

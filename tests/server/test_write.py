@@ -295,7 +295,7 @@ def test_epochs_never_fall(installed: Server, start: Start, pki: Pki) -> None:
         assert status(admin)["epoch"] == 7
         with nothing_changes(server, pki), refused("EPOCH 6 is stale: the current epoch is 7"):
             patch(admin, 2, 3, ["-bind cn x alice"], "EPOCH", "6")
-        with nothing_changes(server, pki), refused("EPOCH 6 is over"):
+        with nothing_changes(server, pki), refused("EPOCH 6 is stale"):
             load(admin, 3, usual(pki), "EPOCH", "6", "FORCE")
         server.stop()
         server.start()

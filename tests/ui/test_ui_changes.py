@@ -389,7 +389,7 @@ def test_a_ca_that_is_needed_goes_by_force_only(
     address = f"/ui/cas/{pki.ca.key_id}/remove"
     page = admin.send(admin.get("/ui/cas/"), address)
     page = admin.send(page, address)
-    assert page.status == 409
+    assert page.status == 406
     assert "still in use, by alice" in page.text
     page = admin.send(page, address, force="on")
     assert "is trusted no more." in page.text

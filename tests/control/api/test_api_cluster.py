@@ -11,7 +11,8 @@ from tests.kit.support import Pki
 def test_a_new_cluster_has_redis_enterprises_defaults(api: ControlPlane) -> None:
     """Everything about certificates is off, and passwords are on."""
     found = api.ok("GET /v1/cluster")
-    created = found.pop("created_time")
+    created, alerts = found.pop("created_time"), found.pop("alert_settings")
+    assert all(one["enabled"] for one in alerts.values())
     assert len(created) == 20
     assert created.endswith("Z")
     assert found == {
@@ -116,6 +117,7 @@ def test_the_lockout_policy_has_redis_enterprises_defaults(api: ControlPlane) ->
         "login_lockout_duration": 1800,
         "master_healthcheck_api_auth": True,
         "acl_pubsub_default": "resetchannels",
+        "db_conns_auditing": False,
     }
 
 

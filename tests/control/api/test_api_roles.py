@@ -92,7 +92,8 @@ SCOPED = {
     "GET /v1/bdbs", "GET /v1/bdbs/<uid>", "PUT /v1/bdbs/<uid>", "DELETE /v1/bdbs/<uid>",
     "DELETE /v1/bdbs/<uid>/nodes/<address>", "PUT /v1/bdbs/<uid>/passwords",
     "POST /v1/bdbs/<uid>/passwords", "DELETE /v1/bdbs/<uid>/passwords", "GET /v1/cluster",
-    "GET /v1/license",
+    "GET /v1/license", "GET /v1/bdbs/certificates", "GET /v1/bdbs/<uid>/certificates",
+    "POST /v1/bdbs/<uid>/certificates", "DELETE /v1/bdbs/<uid>/certificates",
 }  # fmt: skip
 
 

@@ -83,7 +83,7 @@ def test_the_health_has_what_redis_enterprises_schema_demands(api: ControlPlane)
     assert (shown["type"], shown["port"], shown["version"]) == ("redis", 6380, "8.6.3")
 
 
-def test_a_directory_and_an_auditor_are_refused_by_name(api: ControlPlane) -> None:
+def test_a_directory_is_refused_by_name(api: ControlPlane) -> None:
     """Each of its calls, and not as an address that there is not."""
     for call in ("GET /v1/cluster/ldap", "DELETE /v1/cluster/ldap", "GET /v1/ldap_mappings"):
         assert (api(call).status, api(call).code) == (406, "ldap_unsupported")
@@ -91,11 +91,6 @@ def test_a_directory_and_an_auditor_are_refused_by_name(api: ControlPlane) -> No
         refused = api(call, {"cba": True, "cba_identity_source": "subject_cn"})
         assert (refused.status, refused.code) == (406, "ldap_unsupported")
     assert api("PUT /v1/cluster/ldap", {"nonsense": 1}).code == "unknown_field"
-    auditing = "/v1/cluster/auditing/db_conns"
-    for call, body in (("GET", None), ("PUT", {"audit_protocol": "TCP"}), ("DELETE", None)):
-        refused = api(f"{call} {auditing}", body)
-        code = "db_conns_auditing_unsupported_by_capability"
-        assert (refused.status, refused.code) == (406, code)
 
 
 def test_every_schema_at_once(api: ControlPlane) -> None:

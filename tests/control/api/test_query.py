@@ -31,6 +31,7 @@ QUESTIONS = {
     "PUT /v1/cluster/ldap", "DELETE /v1/cluster/ldap", "POST /v1/ldap_mappings",
     "POST /v1/bdbs/{uid}/certificates", "DELETE /v1/bdbs/{uid}/certificates",
     "POST /v1/bdbs/{uid}/passwords", "DELETE /v1/bdbs/{uid}/passwords",
+    "DELETE /v1/certauth/token",
 }  # fmt: skip
 SERVER = "127.0.0.1:7000"
 ENDPOINTS = [{"addr": ["127.0.0.1"], "port": 6400}]
@@ -104,6 +105,7 @@ class Plane(ControlPlane):
         self.store.trust_sources.record(more, "followed")
         self.ok("POST /v1/certauth/revocations", {"cert": "cd" * 32})
         self.ok("POST /v1/certauth/crls", {"crl": crls.text(crls.crl(self.pki.ca))})
+        self.ok("POST /v1/certauth/locks", {"network": "203.0.113.7"})  # uid 1
 
     def state(self) -> Any:
         """Every row there is, and what servers were asked to do."""
@@ -190,6 +192,11 @@ REQUESTS: dict[str, tuple[str, Any]] = {
     "POST /v1/certauth/crls": ("/v1/certauth/crls", newer_list),
     "PUT /v1/certauth/crls/{uid}": ("/v1/certauth/crls/1", {"stale": "refuse"}),
     "DELETE /v1/certauth/crls/{uid}": ("/v1/certauth/crls/1", None),
+    "POST /v1/certauth/bulk": (
+        "/v1/certauth/bulk",
+        {"users": [{"name": "pod", "password": "the password", "role": "none"}]}),
+    "POST /v1/certauth/locks": ("/v1/certauth/locks", {"user": "mallory"}),
+    "DELETE /v1/certauth/locks/{uid}": ("/v1/certauth/locks/1", None),
     "DELETE /v1/certauth/sessions": ("/v1/certauth/sessions", SESSION),
 }  # fmt: skip
 

@@ -112,7 +112,7 @@ def test_rights_are_not_widened(rules: str, acl: str) -> None:
         ("user", "there is no name"),
         ("user x on bad!rule", "is not a rule"),
         ("user certauth-x on +get", "this product's own"),
-        ("user x on (~a (~b))", "no rule of an ACL"),
+        ("user x on (~a (~b))", "not a rule of an ACL"),
     ],
 )
 def test_a_line_that_cannot_come_over_says_why(line: str, why: str) -> None:

@@ -426,7 +426,7 @@ def test_keys_that_rotate_are_taken_when_a_token_names_one(
     [
         ("/keys", 500, b"", "answered 500"),
         ("/keys", 302, b"https://127.0.0.1:1/", "redirects are not followed"),
-        ("/keys", 200, b"rubbish", "no JSON"),
+        ("/keys", 200, b"rubbish", "not JSON"),
         ("/keys", 200, b'{"keys": []}', "no public key"),
         ("/keys", 200, b"x" * (257 << 10), "more than 262144 bytes"),
         ("/.well-known/openid-configuration", 200, b"rubbish", "no issuer and jwks_uri"),

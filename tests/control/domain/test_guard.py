@@ -42,6 +42,14 @@ ROUTES = {
     "GET /v1/ldap_mappings": "view_cluster_info",
     "POST /v1/ldap_mappings": "update_cluster",
     "GET /v1/cluster/stats": "view_cluster_stats",
+    "DELETE /v1/certauth/token": "any",
+    "GET /v1/cluster/alerts": "view_cluster_alerts",
+    "GET /v1/cluster/alerts/<name>": "view_cluster_alerts",
+    "GET /v1/bdbs/certificates": "view_all_bdbs_info",
+    "GET /v1/bdbs/<uid>/certificates": "view_bdb_info",
+    "POST /v1/bdbs/<uid>/certificates": "update_bdb",
+    "DELETE /v1/bdbs/<uid>/certificates": "update_bdb",
+    "POST /v1/certauth/bulk": "create_new_user",
     "GET /v4/cluster/health": "view_cluster_info",
     "GET /v1/users": "view_all_users_info",
     "GET /v1/users/<uid>": "view_user_info",
@@ -138,7 +146,10 @@ ROUTES = {
     "POST /v1/certauth/trust_sources/<uid>/accept": "update_cluster",
     "GET /metrics": "view_cluster_stats",
 }
-OF_TOKENS = {"POST /v1/users/refresh_jwt"}  # its 401 is about the scheme, for everybody
+OF_TOKENS = {
+    "POST /v1/users/refresh_jwt",
+    "DELETE /v1/certauth/token",
+}  # its 401 is about the scheme, for everybody
 # What facts about Redis Enterprise say each management role holds; "view" is the rest.
 HOLDERS = {
     "any": "admin user_manager cluster_member cluster_viewer db_member db_viewer none",
@@ -579,8 +590,8 @@ def test_a_405_says_what_is_allowed(api: ControlPlane) -> None:
         (b"", "the body is not JSON"),
         (b"{", "the body is not JSON"),
         (b"\xff", "the body is not JSON"),
-        (b"[]", "no JSON object"),
-        (b'"x"', "no JSON object"),
+        (b"[]", "not a JSON object"),
+        (b'"x"', "not a JSON object"),
         (b"[" * 100_000, "the body is not JSON"),
         (b'{"name": "a", "name": "b"}', "twice"),
         (b'{"name": NaN}', "NaN"),

@@ -23,6 +23,15 @@ def wanted(keys: str = "", **more: Any) -> Wanted:
     return Wanted(ISSUER, keys=read_keys(keys or jwks()), **{**usual, **more})
 
 
+def now_on(claims: dict[str, Any]) -> dict[str, Any]:
+    """Times beside NOW, which is when the tests were collected, beside the present."""
+    late = int(time.time()) - NOW
+    return {
+        name: value + late if isinstance(value, int | float) and abs(value - NOW) < 3600 else value
+        for name, value in claims.items()
+    }
+
+
 def taken(text: str, by: Wanted) -> Any:
     return verify(read_token(text), by)
 
@@ -61,7 +70,7 @@ GOOD: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", GOOD)
 def test_what_issuers_send_is_taken(name: str) -> None:
-    assert taken(token(**GOOD[name]), wanted())["iss"] == ISSUER
+    assert taken(token(**now_on(GOOD[name])), wanted())["iss"] == ISSUER
 
 
 # ---- Refused ----
@@ -155,7 +164,9 @@ def test_a_hostile_token_is_refused_by_name(name: str) -> None:
             text = signed(json.dumps({"alg": "ES256", "kid": "k1", **header}), json.dumps(said()))
     else:
         claims, code = CLAIMS[name]
-        text = token() if name.startswith("issuer") else signed(ES, json.dumps(said(**claims)))
+        text = (
+            token() if name.startswith("issuer") else signed(ES, json.dumps(said(**now_on(claims))))
+        )
     with pytest.raises(TokenError) as caught:
         taken(text, wanted())
     assert caught.value.code == code, caught.value
@@ -234,9 +245,9 @@ def test_keys_are_kept_in_one_spelling_without_what_is_not_theirs() -> None:
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        ("", "no JSON"),
-        ("[" * 9000, "no JSON"),
-        (b"\xff", "no JSON"),
+        ("", "not JSON"),
+        ("[" * 9000, "not JSON"),
+        (b"\xff", "not JSON"),
         ('{"keys": [], "keys": []}', "there twice"),
         ("[]", "not like"),
         ('{"keys": {}}', "not like"),

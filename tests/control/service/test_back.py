@@ -348,7 +348,11 @@ def test_a_backup_before_the_upgrade_changes_nothing(config: Config, tmp_path: P
     leave it to `serve`, which brings it up to date."""
     execute(
         config,
-        "ALTER TABLE roles DROP COLUMN resources",
+        *(
+            f"ALTER TABLE cluster DROP COLUMN {name}"
+            for name in ("audit_sink", "alert_settings", "db_conns_auditing")
+        ),
+        *(f"ALTER TABLE bdbs DROP COLUMN {name}" for name in ("audit_settings", "created")),
         f"UPDATE alembic_version SET version_num = '{store.versions.known_versions()[1]}'",
     )
     before = content(config)

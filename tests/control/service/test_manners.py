@@ -51,7 +51,7 @@ def secret(path: Path, text: str, mode: int = 0o600) -> str:
         ("log_format = 'xml'", {}, "'log_format': 'xml' is not text or json"),
         ("request_log = 1", {}, "'request_log': 1 is not true or false"),
         ("", {"CERTAUTH_REQUEST_LOG": "maybe"}, "'request_log': 'maybe' is not true or false"),
-        ("", {"CERTAUTH_PORT": "tcp://10.0.0.1:443"}, "no number; Kubernetes .* false"),
+        ("", {"CERTAUTH_PORT": "tcp://10.0.0.1:443"}, "not a number; Kubernetes .* false"),
         ("database_file = 'none'", {}, "database_file .*none: "),
     ],
 )

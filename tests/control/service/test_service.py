@@ -562,7 +562,9 @@ def test_the_event_log_tells_which_certificates_end(
     monkeypatch.setattr(serving, "WATCH_SECONDS", 0.05)
     now = int(time.time())
     store.inventory.record_seen(
-        ClientCertificate("ab", "cd", "", "CN=CA", "01", "CN=x", "x", now - 900, now + 100, now)
+        ClientCertificate(
+            "ab", "cd", "", "CN=CA", "01", "CN=x", ADMIN[0], now - 900, now + 100, now
+        )
     )
     with service.running(config):
 

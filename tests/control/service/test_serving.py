@@ -100,11 +100,11 @@ def test_the_page_and_the_command_line_warn(
     (one,) = plane.ok(f"{INVENTORY}?serves")
     assert mark in browser.get(f"/ui/certificates/{one['cert']}").text
     page = browser.send(browser.get("/ui/cas/"), "/ui/cas/add", pem=root("CN=New").pem.decode())
-    page = browser.send(page, "/ui/cas/add", trust_grows="on")
+    page = browser.send(page, "/ui/cas/add", trust_grows="on", confirm="New")
     assert "1 certificates of clients by the CA 'CN=Root CA,O=acme' are not for" in page.text
     said: Any = lambda *_: {"warnings": ["mind \x1b this"]}  # noqa: E731
     with click.Context(click.Command("change")) as context:
         context.meta[options.NO_WAITING] = True
-        options.change(said, False, "PUT", "/v1/cluster/certificates", {})
+        options.change(said, "PUT", "/v1/cluster/certificates", {}, scripts=True)
     told = capsys.readouterr()
     assert (told.out, told.err) == ("", "warning: mind \\1B this\n")
