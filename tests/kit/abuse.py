@@ -146,6 +146,14 @@ class Material:
             "url": "https://localhost/list.crl",
             "certificates": [{"name": "mtls_trusted_ca", "certificate": trusted}],
             "bdb": lambda: {"name": name(), "endpoints": endpoints()},
+            "users": lambda: [{"name": name(), "password": PASSWORD, "role": "none"}],
+            "audiences": ["redis"],
+            "identity": "uri:spiffe://acme/{sub}",
+            "location": "https://localhost/bundle",
+            "token": "a.b.c",
+            "audit_protocol": "TCP",
+            "audit_address": "127.0.0.1",
+            "audit_port": 601,
             "changes": lambda: [{"method": "POST", "path": "/v1/roles", "body": {"name": name()}}],
         }
 
