@@ -52,7 +52,7 @@ class IssuerBody(Body):
     url: Address = ""
     audiences: Annotated[Many[Filled], Field(max_length=16)] = []
     algorithms: Annotated[Many[TokenAlgorithm], Field(min_length=1)] = ["RS256", "ES256"]
-    clock_skew: Annotated[int, Field(ge=0, le=300)] = 60
+    clock_skew: Annotated[int, Field(ge=0, le=enrolment.SKEW)] = 60
     jwks: Annotated[str, StringConstraints(max_length=jose.SET_BYTES)] = ""
     jwks_url: Address = ""
     ca: Pem = ""
@@ -118,6 +118,7 @@ def enrol(sent: EnrolBody) -> Response:
     address, name = request.remote_addr or "", ""
     store().request.act_as("", address=address)
     try:
+        guard().check_address(address)
         token = jose.read_token(sent.token)
         name = enrolment.issuer_of(store(), token).name
         made = enrolment.enrol(

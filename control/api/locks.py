@@ -73,7 +73,10 @@ def create(sent: LockBody) -> Response:
     out. Nothing else changes, so that all is as it was when it ends."""
     line = line_of(sent)
     if not rehearsing() and guard().locked_by(line, request, caller()):
-        raise conflict("lock_concerns_you", f"'{line}' would hold you out: let somebody else do it")
+        raise conflict(
+            "lock_concerns_you",
+            f"'{line}' would lock you out: another administrator has to make it",
+        )
     _warn_of_older_modules()
     end = int(time.time()) + sent.seconds if sent.seconds else 0
     return answer(render(store().locks.add(line, sent.reason, end)))
@@ -107,14 +110,13 @@ def line_of(sent: LockBody) -> str:
 
 def of_user(name: str) -> str:
     if name == "default":
-        raise ValueError("nobody is 'default' by certificate: lock a network, or default_user")
+        raise ValueError("'default' is for clients without a certificate: lock their network")
     line = locks.user_line(name)
     word = name.partition(":")[0] + ":"
     made = any(one.user.startswith(word) for one in store().objects.all(Pattern))
-    if not made and store().objects.user_by_login(name) is None:
-        warn(
-            f"no user '{name}' is known here: the lock is for the users of this name on the servers"
-        )
+    known = store().objects.user_by_login(name)  # or by its e-mail address, which no lock names
+    if not made and (known is None or known.name != name):
+        warn(f"no user '{name}' is known here: the lock concerns users of this name on the servers")
     return line
 
 
@@ -143,8 +145,9 @@ def _warn_of_older_modules() -> None:
     known = [one for bdb in store().objects.all(Database) for one in store().nodes.of(bdb.uid)]
     older = sorted({one.address for one in known if 0 < protocol_of(one.module) < MODULE})
     if older:
-        warn(f"{', '.join(older)}: the module there knows no locks, and holds out by other lines "
-             "whom this one may concern; for a CA or a network, that is everybody")  # fmt: skip
+        warn(f"{', '.join(older)}: the module there does not know locks. Other lines shut out "
+             "everybody whom this lock may concern; for a CA or a network, that is every client. "
+             "Upgrade the module")  # fmt: skip
 
 
 def render(one: Lock) -> dict[str, Any]:

@@ -180,7 +180,7 @@ def take_over(
             "removed": trust_sources.named(planned.goes),
         }
     state = trust_sources.taken(bundle, source, int(time.time()))
-    store().trust_sources.record(state, source.name, **detail)
+    store().trust_sources.record(source, state, **detail)
     rotation.note(users)
 
 

@@ -2,8 +2,8 @@
 follow. Nothing secret has to be there before.
 
 The key is made here and stays here: it is the same for as long as its file is there, so that
-a reader of both files has a pair that fits. A token is good for a key once, so each renewal wants
-a new token in the file, which the platform puts there; until then it is tried again.
+a reader of both files has a pair that fits. A token can be used once for a key, so each renewal
+needs a new token in the file, which the platform puts there; until then it is tried again.
 """
 
 import logging

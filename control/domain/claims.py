@@ -105,6 +105,6 @@ def _written(kind: str, path: str, value: str, behind: str) -> str:
 
 def _unfit(path: str) -> TokenError:
     return TokenError(
-        "token_claim_value", f"the token's {path} holds what cannot stand in this identity, such "
-        "as the character that ends it there",
+        "token_claim_value", f"the token's {path} contains a character that is not allowed at this "
+        "place of the identity",
     )  # fmt: skip

@@ -4,7 +4,7 @@ platform keeps it.
 A token is verified by the keys of an issuer that administrators have registered, and the first of
 this issuer's rules that it fits says what the certificate is for. From there on it is as for every
 certificate from here (control/domain/issuing.py): a CSR for another name is refused, and what would
-be nobody, somebody else, or several users, is not issued. A token is good for each key once.
+be nobody, somebody else, or several users, is not issued. A token can be used once for each key.
 """
 
 import hashlib
@@ -33,6 +33,8 @@ from control.store import Store
 AGAIN = 60  # seconds until a fetch that brought no keys is tried again
 EAGER = 10  # seconds between two fetches because a token names a key that is not known
 STALE = 7 * 86400  # seconds that keys are good for when their issuer is not heard of
+SKEW = 300  # seconds that the clocks of an issuer may be wrong, at most
+PROBLEM = 1000  # characters of a problem that are kept: an issuer can name an address of any length
 DISCOVERY = "/.well-known/openid-configuration"
 JSON = "application/json"
 
@@ -79,8 +81,8 @@ def refresh(store: Store, issuer: Issuer, now: int) -> IssuerKeys:
     try:
         found = IssuerKeys(issuer.uid, fetch_keys(issuer), now, now)
     except (CertificateError, ValueError) as error:
-        found = IssuerKeys(issuer.uid, tried=now, problem=str(error))
-    store.issuers.record_keys(found)
+        found = IssuerKeys(issuer.uid, tried=now, problem=str(error)[:PROBLEM])
+    store.issuers.record_keys(issuer, found)
     return store.issuers.keys(issuer.uid)
 
 
@@ -145,9 +147,7 @@ def enrol(
     kind, value = rules.identity_of(rule, claims)
     request = read_request(csr)
     used = hashlib.sha256(f"{token.signed} {request.key_id}".encode()).hexdigest()
-    by = Enrolment(
-        used, token.expires + issuer.clock_skew + 1, issuer.name, _shown(str(claims["sub"]))
-    )
+    by = Enrolment(used, token.expires + SKEW + 1, issuer.name, _shown(str(claims["sub"])))
     store.inventory.check_unused(by)  # before the work; and again with the certificate
     profile = issuing.profile_named(store, rule.profile)
     life = timedelta(seconds=min(rule.lifetime, profile.lifetime))

@@ -333,6 +333,11 @@ class Guard:
         user = self._store.objects.get(User, int(decision.user))
         return user, decision.leaf, decision.ca or ""
 
+    def check_address(self, address: str) -> None:
+        """For what needs no login. Raises Refusal 401 where this address is in a locked network."""
+        if locks.of_login((one.line for one in self._store.locks.all()), "", address):
+            raise unauthorized("locked", "an administrator has locked the network of this address")
+
     def _logged_in(
         self, user: User, by: By, address: str, leaf: core.Identity | None = None
     ) -> Caller:

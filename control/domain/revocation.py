@@ -132,10 +132,11 @@ def fetch(url: str, kind: str = "application/pkix-crl", most: int = 0, ca: str =
     check_url(url)
     try:
         parts = urlsplit(url)
-        connection = _connected(parts.scheme, parts.hostname or "", parts.port, ca)
         deadline = time.monotonic() + SECONDS
+        connection = _connected(parts.scheme, parts.hostname or "", parts.port, ca, deadline)
         # Anyone who answers a byte at a time is cut off too.
-        watchdog = threading.Timer(SECONDS, connection.sock.shutdown, [socket.SHUT_RDWR])
+        left = max(0.0, deadline - time.monotonic())
+        watchdog = threading.Timer(left, connection.sock.shutdown, [socket.SHUT_RDWR])
         watchdog.start()
         try:
             path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -144,24 +145,33 @@ def fetch(url: str, kind: str = "application/pkix-crl", most: int = 0, ca: str =
         finally:
             watchdog.cancel()
             connection.close()
+    except http.client.HTTPException as error:  # its text may be a line of the answer
+        raise CrlError(
+            "crl_fetch", f"{url}: it does not speak HTTP ({type(error).__name__})"
+        ) from error
     # UnicodeError: a host name that is none, such as a..b (the codec idna).
-    except (OSError, UnicodeError, http.client.HTTPException) as error:
+    except (OSError, UnicodeError) as error:
         raise CrlError("crl_fetch", f"{url}: {error or type(error).__name__}") from error
 
 
-def _connected(scheme: str, host: str, port: int | None, ca: str) -> http.client.HTTPConnection:
-    """To an address that was looked at first: a name may stand for any."""
+def _connected(
+    scheme: str, host: str, port: int | None, ca: str, deadline: float
+) -> http.client.HTTPConnection:
+    """To an address that was looked at first: a name may stand for any, and for many, none of which
+    answers. No other address is tried after the deadline (time.monotonic)."""
     port = port or (443 if scheme == "https" else 80)
     made = http.client.HTTPConnection(host, port, timeout=PATIENCE)
     problem: OSError | None = None
     for *_, where in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
         _check_address(host, str(where[0]))
+        if problem and time.monotonic() > deadline - PATIENCE:
+            break
         try:
             made.sock = socket.create_connection((str(where[0]), port), timeout=PATIENCE)
             break
         except OSError as error:
             problem = error
-    else:
+    if made.sock is None:
         raise problem or OSError("it has no address")
     if scheme == "https":
         made.sock = verifying(cadata=ca or None).wrap_socket(made.sock, server_hostname=host)

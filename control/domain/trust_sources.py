@@ -17,7 +17,7 @@ from typing import Any
 
 from control import records
 from control.domain import revocation
-from control.domain.enrolment import AGAIN, check_url
+from control.domain.enrolment import AGAIN, PROBLEM, check_url
 from control.errors import Refusal, conflict, missing
 from control.pki import spiffe, trust
 from control.pki.guarded import CertificateError, CrlError
@@ -155,12 +155,15 @@ def named(ders: Collection[bytes]) -> list[str]:
 # ---- Taking over ---------------------------------------------------------------------------------
 
 
-def put(store: Store, source: TrustSource, found: Plan) -> None:
-    """Puts a plan in force, unless the place has changed since. Raises Refusal."""
+def put(store: Store, source: TrustSource, found: Plan, by_itself: bool = False) -> None:
+    """Puts a plan in force, unless the place has changed since; `by_itself`: nor where the source
+    was changed or deleted since it was read. Raises Refusal."""
 
     def check(now: Place) -> None:
         if now != found.before:
             raise conflict("config_edit_conflict", "the CAs there have changed meanwhile")
+        if by_itself and source not in store.objects.all(TrustSource):
+            raise conflict("config_edit_conflict", "the source has changed meanwhile")
 
     if source.bdb_uid == CLUSTER:
 
@@ -208,12 +211,12 @@ def follow(store: Store, source: TrustSource, now: int) -> TrustState:
         else:
             made = taken(bundle, source, now)
             if found.comes or found.goes:
-                put(store, source, found)
+                put(store, source, found, by_itself=True)
                 detail = {"added": named(found.comes), "removed": named(found.goes)}
-        store.trust_sources.record(made, source.name, **detail)
+        store.trust_sources.record(source, made, **detail)
     except (ValueError, Refusal) as error:  # CertificateError, SourceError, CoreError too
-        made = replace(state, tried=now, problem=str(error))
-        store.trust_sources.record(made, source.name)
+        made = replace(state, tried=now, problem=str(error)[:PROBLEM])
+        store.trust_sources.record(source, made)
     return made
 
 

@@ -375,9 +375,9 @@ def said(claims: Claims, path: str) -> str:
 
 
 def holds(claims: Claims, path: str, text: str) -> bool:
-    """Whether the token says exactly this at a path, or has it in a list there."""
-    try:
-        value = claim(claims, path)
-    except TokenError:
+    """Whether the token says exactly this at a path, or has it in a list there. Raises TokenError
+    where two ways lead to something: who can add a claim must not choose the rule that counts."""
+    if not _ways(claims, path.split(".")):
         return False
+    value = claim(claims, path)
     return text in value if isinstance(value, list) else isinstance(value, str) and value == text

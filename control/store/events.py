@@ -20,7 +20,10 @@ from control.store.transaction import state_of
 EVENTS_PER_TYPE = 1_000
 CLIENT_EVENTS_PER_TYPE = 10_000  # of the types `client_…`, which nodes report
 CHANGES_PER_TYPE = 1_000_000
-COUNTED = ("client_", "peer_", "node_", "login", "logout", "certificate_expiring", "log_gap")
+COUNTED = (
+    "client_", "peer_", "node_", "login", "logout", "certificate_expiring", "log_gap",
+    "enrolment_refused", "issuer_not_fetched", "trust_source_not_read", "trust_source_waiting",
+)  # fmt: skip
 DAY = 86400  # seconds
 TRIM_BATCH = 100  # so many more may be there before the oldest are deleted
 LOGIN_EVENT_TYPES = ("login", "client_login", "client_choose")

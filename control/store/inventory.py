@@ -194,14 +194,13 @@ def _check_unused(connection: sa.Connection, by: Enrolment) -> None:
     if connection.execute(found).first():
         raise conflict(
             "token_used",
-            "this token has brought a certificate for this key already: it is good for one. Fetch "
-            "a new token",
+            "a certificate was already issued for this token and this key: fetch a new token",
         )
 
 
 def _use_up(connection: sa.Connection, by: Enrolment) -> None:
-    """`expires` has the issuer's clock skew in it, so that a token is remembered for as long as it
-    is good."""
+    """`expires` has the longest clock skew in it that an issuer may have: a token is remembered
+    for as long as it can be good, also where the issuer's own skew is longer later."""
     _check_unused(connection, by)
     old = enrolments.c.expires < int(time.time())
     connection.execute(sa.delete(enrolments).where(old))

@@ -7,7 +7,7 @@ from control.reports import IssuerKeys
 from control.store.events import note
 from control.store.followed import issuer_keys
 from control.store.kernel import Kernel
-from control.store.rows import record_exists, values_of
+from control.store.rows import read_records, values_of
 from control.store.statements import insert_into
 
 
@@ -28,11 +28,12 @@ class Issuers:
             rows = connection.execute(sa.select(issuer_keys))
             return {row.issuer_uid: IssuerKeys(**row._mapping) for row in rows}
 
-    def record_keys(self, found: IssuerKeys) -> None:
-        """Remembers what a fetch has brought; without keys, the ones from before stay. The event
-        log has each change of the keys, and each problem once."""
+    def record_keys(self, issuer: Issuer, found: IssuerKeys) -> None:
+        """Remembers what a fetch for this issuer has brought; without keys, the ones from before
+        stay. Does nothing where the issuer was changed or deleted while the fetch was under way.
+        The event log has each change of the keys, and each problem once."""
         with self._kernel.log() as connection:
-            if not record_exists(connection, Issuer, found.issuer_uid):
+            if issuer not in read_records(connection, Issuer):
                 return
             before = _read(connection, found.issuer_uid)
             made = found if found.jwks else IssuerKeys(

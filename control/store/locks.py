@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import sqlalchemy as sa
 
 from control.errors import missing
+from control.policy.locks import user_line
 from control.records import EventDetail
 from control.reports import Lock
 from control.store.events import note
@@ -14,7 +15,7 @@ from control.store.lines import all_databases, refresh_databases
 from control.store.schema import locks
 from control.store.statements import TAKE_UID, insert_into, select_all, select_by
 
-KEPT = "a server held it when this control plane came from a backup"
+KEPT = "a server had this lock when the control plane was restored from a backup"
 
 
 class Locks:
@@ -42,11 +43,7 @@ class Locks:
     def add(self, line: str, reason: str, end: int) -> Lock:
         """Locks. What is locked already stays so for the longer of both times, for this reason."""
         with self._kernel.change() as connection:
-            row = connection.execute(select_by(locks, "line"), {"line": line}).first()
-            before = Lock(**row._mapping) if row else None
-            end = max(end, before.end) if end and before and before.end else 0 if before else end
-            made = _write(connection, before, line, reason, end)
-            note(connection, "locked", "WARNING", line=line, reason=reason, end=end)
+            made = _add(connection, line, reason, end)
             _follow(connection)
             return made
 
@@ -78,6 +75,28 @@ class Locks:
                 _write(connection, None, line, KEPT, 0)
                 note(connection, "lock_kept", "WARNING", line=line, **where)
             _follow(connection)
+
+
+def follow_name(connection: sa.Connection, before: str, after: str) -> None:
+    """A user has another name now: where the old name is locked, the new name is locked as well,
+    for as long. Who may change users may not take locks back."""
+    held = _of_line(connection, user_line(before))
+    if held:
+        _add(connection, user_line(after), held.reason, held.end)
+        _follow(connection)
+
+
+def _of_line(connection: sa.Connection, line: str) -> Lock | None:
+    row = connection.execute(select_by(locks, "line"), {"line": line}).first()
+    return Lock(**row._mapping) if row else None
+
+
+def _add(connection: sa.Connection, line: str, reason: str, end: int) -> Lock:
+    before = _of_line(connection, line)
+    end = max(end, before.end) if end and before and before.end else 0 if before else end
+    made = _write(connection, before, line, reason, end)
+    note(connection, "locked", "WARNING", line=line, reason=reason, end=end)
+    return made
 
 
 def _read(connection: sa.Connection, uid: int) -> Lock:

@@ -7,7 +7,16 @@ import sqlalchemy as sa
 
 from control.policy import bindings, core
 from control.policy.taking import PLACEHOLDER
-from control.records import Database, EventDetail, Pattern, RedisAcl, Role, User
+from control.records import (
+    Database,
+    EventDetail,
+    Issuer,
+    Pattern,
+    RedisAcl,
+    Role,
+    TrustSource,
+    User,
+)
 from control.store.actions import write_action
 from control.store.bulk import find_bulk, insert_users, write_bulk
 from control.store.checks import (
@@ -17,6 +26,7 @@ from control.store.checks import (
     check_unused,
 )
 from control.store.events import note
+from control.store.followed import issuer_keys, trust_states
 from control.store.identities import users_with
 from control.store.kernel import Kernel
 from control.store.lines import (
@@ -25,6 +35,7 @@ from control.store.lines import (
     refresh_pattern,
     refresh_user,
 )
+from control.store.locks import follow_name
 from control.store.patterns import check_acls
 from control.store.pieces import finish_lines
 from control.store.revoking import follow_revocations
@@ -59,6 +70,9 @@ from control.store.trials import note_granted_rules
 
 # Fields of a database that say which nodes it has and how they are reached.
 REACH_FIELDS = {"endpoints", "tls_server_ca", "tls_server_name", "node_addresses"}
+# Fields of an issuer that say where its keys come from, and of a source of CAs where these do.
+ISSUER_FIELDS = {"url", "jwks", "jwks_url", "ca"}
+SOURCE_FIELDS = {"location", "ca"}
 # Fields of a database on which the lines of its users depend.
 USER_LINE_FIELDS = {"roles_permissions", "adopt_users", "deleting"}
 
@@ -261,16 +275,24 @@ def _follow(connection: sa.Connection, record: AnyRecord, before: AnyRecord | No
 
 def _forget_state(connection: sa.Connection, before: AnyRecord, after: AnyRecord) -> None:
     """Drops, or renames, what a change of the record has made untrue."""
-    if isinstance(after, User) and "passwords" in differing_fields(before, after):
+    differ = set(differing_fields(before, after))
+    if isinstance(after, Issuer) and ISSUER_FIELDS & differ:
+        connection.execute(sa.delete(issuer_keys).where(issuer_keys.c.issuer_uid == after.uid))
+    if isinstance(after, TrustSource) and SOURCE_FIELDS & differ:
+        there = trust_states.c.source_uid == after.uid
+        fresh = {"sequence": 0, "hint": 0, "problem": "", "pending": ""}
+        connection.execute(sa.update(trust_states).where(there).values(**fresh))
+    if isinstance(after, User) and "passwords" in differ:
         connection.execute(sa.delete(login_failures).where(login_failures.c.uid == after.uid))
     if isinstance(after, User) and after.name != before.name:
         table = client_certificates
         named = sa.update(table).where(table.c.user == before.name)
         connection.execute(named.values(user=after.name))
+        follow_name(connection, before.name, after.name)
         if not PLACEHOLDER.search(before.name):
             named = sa.update(patterns).where(patterns.c.user == before.name)
             connection.execute(named.values(user=after.name))
-    if isinstance(after, Database) and REACH_FIELDS & set(differing_fields(before, after)):
+    if isinstance(after, Database) and REACH_FIELDS & differ:
         where = nodes.c.bdb_uid == after.uid
         connection.execute(sa.update(nodes).where(where).values(in_step=False, generation=0))
 

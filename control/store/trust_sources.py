@@ -7,7 +7,7 @@ from control.reports import TrustState
 from control.store.events import note
 from control.store.followed import trust_states
 from control.store.kernel import Kernel
-from control.store.rows import record_exists, values_of
+from control.store.rows import read_records, values_of
 from control.store.statements import insert_into
 
 
@@ -28,18 +28,19 @@ class TrustSources:
             rows = connection.execute(sa.select(trust_states))
             return {row.source_uid: TrustState(**row._mapping) for row in rows}
 
-    def record(self, made: TrustState, name: str, **changed: EventDetail) -> None:
-        """Remembers what came of a look at the source of this name. The event log has each change
-        of CAs, with what is `changed`, each that waits, and each problem once."""
+    def record(self, source: TrustSource, made: TrustState, **changed: EventDetail) -> None:
+        """Remembers what came of a look at this source. Does nothing where the source was changed
+        or deleted meanwhile. The event log has each change of CAs, with what is `changed`, each
+        that waits, and each problem once."""
         with self._kernel.log() as connection:
-            if not record_exists(connection, TrustSource, made.source_uid):
+            if source not in read_records(connection, TrustSource):
                 return
             before = _read(connection, made.source_uid)
             where = trust_states.c.source_uid == made.source_uid
             connection.execute(sa.delete(trust_states).where(where))
             connection.execute(insert_into(trust_states), values_of(trust_states, made))
             about: dict[str, EventDetail] = {
-                "trust_source_uid": made.source_uid, "trust_source_name": name,
+                "trust_source_uid": source.uid, "trust_source_name": source.name,
             }  # fmt: skip
             if changed:
                 note(connection, "trust_source_changed", "WARNING", **about, **changed)

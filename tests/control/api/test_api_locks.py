@@ -127,7 +127,7 @@ def test_locking_twice_is_one_lock_for_the_longer_time(api_with_alice: ControlPl
         ({}, "send one of: user"),
         ({"reason": "x"}, "send one of: user"),
         ({"user": "alice", "network": "10.0.0.0/8"}, "send one of: user"),
-        ({"user": "default"}, "user: nobody is 'default' by certificate"),
+        ({"user": "default"}, "user: 'default' is for clients without a certificate"),
         ({"user": "a b"}, "user: not the name of an ACL user"),
         ({"network": "10.0.0.1/8"}, "network: '10.0.0.1/8' has bits set behind its prefix"),
         ({"network": "all"}, "network: lock network takes an address or a network"),
@@ -165,6 +165,52 @@ def test_a_name_that_nobody_has_is_told(api_with_alice: ControlPlane) -> None:
     warned = api_with_alice.ok(f"POST {LOCKS}", {"user": "alcie"})["warnings"]
     assert "no user 'alcie' is known here" in warned[0]
     assert "warnings" not in api_with_alice.ok(f"POST {LOCKS}", {"user": "alice"})
+
+
+def test_attack_a_locked_user_is_not_let_in_by_another_name(
+    api_with_alice: ControlPlane, pki: Pki
+) -> None:
+    """Who may change users, and not locks, could give a locked user another name."""
+    api = api_with_alice
+    pam = api.password_user("pam", "user_manager")
+    bob = api.ok(
+        "POST /v1/users", {"name": "bob", "password": "long enough 1", "role": "db_viewer"}
+    )
+    made = api.ok(f"POST {LOCKS}", {"user": "bob", "seconds": 3600, "reason": "why"})
+    assert api(f"PUT /v1/users/{bob['uid']}", {"name": "robert"}, auth=pam).status == 200
+    assert api("GET /v1/bdbs", auth=("robert", "long enough 1")).code == "locked"
+    found = {one["line"]: one for one in api.ok(f"GET {LOCKS}")}
+    assert set(found) == {"lock user bob", "lock user robert"}
+    for one in found.values():
+        assert (one["reason"], one["end"]) == ("why", made["end"])
+    uid = next(one["uid"] for one in api.ok("GET /v1/users") if one["name"] == "alice")
+    api.ok(f"POST {LOCKS}", {"user": "alice"})
+    api.ok(f"PUT /v1/users/{uid}", {"name": "alicia"})
+    assert role(api, pki.alice) == "locked"
+    assert "lock user alicia" in held(api)
+    for one in api.ok(f"GET {LOCKS}"):
+        api.ok(f"DELETE {LOCKS}/{one['uid']}")
+    assert role(api, pki.alice) == "admin"
+    assert api("GET /v1/bdbs", auth=("robert", "long enough 1")).status == 200
+
+
+def test_a_new_name_that_is_locked_longer_stays_so(api: ControlPlane) -> None:
+    bob = api.ok(
+        "POST /v1/users", {"name": "bob", "password": "long enough 1", "role": "db_viewer"}
+    )
+    api.ok(f"POST {LOCKS}", {"user": "robert"})
+    api.ok(f"POST {LOCKS}", {"user": "bob", "seconds": 60})
+    api.ok(f"PUT /v1/users/{bob['uid']}", {"name": "robert"})
+    found = {one["line"]: one.get("end", "") for one in api.ok(f"GET {LOCKS}")}
+    assert found["lock user robert"] == ""
+
+
+def test_a_lock_of_an_address_of_mail_is_told(api: ControlPlane) -> None:
+    """It is how somebody may log in, and not a name: such a lock holds nobody out."""
+    api.ok("POST /v1/users", {"name": "bob", "email": "bob@acme.example",
+                              "password": "long enough 1", "role": "db_viewer"})  # fmt: skip
+    warned = api.ok(f"POST {LOCKS}", {"user": "bob@acme.example"})["warnings"]
+    assert "no user 'bob@acme.example' is known here" in warned[0]
 
 
 def test_only_an_administrator_locks(api: ControlPlane) -> None:

@@ -597,6 +597,45 @@ def test_a_site_that_drips_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
         server.server_close()
 
 
+def test_attack_an_error_repeats_nothing_of_an_answer() -> None:
+    """An address inside, of something that is not a web site, could be read that way."""
+
+    class Banner(Handler):
+        def do_GET(self) -> None:
+            self.wfile.write(b"SSH-2.0-secret banner\r\n")
+
+    server = Site(("127.0.0.1", 0), Banner)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        with pytest.raises(CrlError, match="it does not speak HTTP") as caught:
+            revocation.fetch(f"http://127.0.0.1:{server.server_address[1]}/")
+        assert "secret" not in str(caught.value)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_attack_a_name_of_many_silent_addresses_holds_nobody_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each may take PATIENCE, all of them no more than a fetch may."""
+    clock = [0.0]
+    found = [(0, 0, 0, "", (f"127.0.0.{one}", 80)) for one in range(1, 100)]
+
+    def silent(*_: Any, timeout: float) -> None:
+        clock[0] += timeout
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(revocation.socket, "getaddrinfo", lambda *_, **__: found)
+    monkeypatch.setattr(revocation.socket, "create_connection", silent)
+    monkeypatch.setattr(revocation.time, "monotonic", lambda: clock[0])
+    with pytest.raises(CrlError, match="timed out"):
+        revocation.fetch("http://ca.example/x")
+    assert clock[0] <= revocation.SECONDS
+
+
 def test_nobody_at_the_url_says_so() -> None:
     """With the system's reason."""
     with site() as (_, url):

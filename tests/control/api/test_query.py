@@ -16,7 +16,7 @@ from control.nodes.waiting import IN_FORCE
 from control.pki.pem import Issued
 from control.pki.request import new_request
 from control.policy import core
-from control.records import API, Certificate
+from control.records import API, Certificate, TrustSource
 from control.reports import Node
 from tests.kit import crls, tokens
 from tests.kit.rest import ControlPlane
@@ -102,7 +102,8 @@ class Plane(ControlPlane):
         self.ok("POST /v1/certauth/trust_sources", source)  # uid 1
         state = self.store.trust_sources.state(1)
         more = replace(state, pending=root("CN=waits").pem.decode())
-        self.store.trust_sources.record(more, "followed")
+        (followed,) = self.store.objects.all(TrustSource)
+        self.store.trust_sources.record(followed, more)
         self.ok("POST /v1/certauth/revocations", {"cert": "cd" * 32})
         self.ok("POST /v1/certauth/crls", {"crl": crls.text(crls.crl(self.pki.ca))})
         self.ok("POST /v1/certauth/locks", {"network": "203.0.113.7"})  # uid 1

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from control.pki.issue import CLOCK_SKEW
 from control.pki.pem import Issued, split_pem
 from control.policy import core
 from control.records import Issuer
+from control.store import events
 from tests.kit.https_site import HttpsSite, https_site
 from tests.kit.rest import Answer, ControlPlane
 from tests.kit.support import Pki, wait_until
@@ -214,7 +216,7 @@ def test_used_tokens_are_remembered_for_as_long_as_they_are_good(
     enrolled(api, token(sub="alice", exp=int(time.time()) + 5))
     ((_, expires),) = rows(api)
     assert expires > time.time() + 60
-    later = time.time() + 100
+    later = time.time() + 400
     monkeypatch.setattr(time, "time", lambda: later)
     enrolled(api, token(sub="alice", exp=int(later) + 600, iat=None))
     assert len(rows(api)) == 1
@@ -471,7 +473,7 @@ def test_keys_of_an_issuer_that_is_gone_end(
 
 def test_a_document_cannot_lead_away_from_https(api: ControlPlane, site: HttpsSite) -> None:
     """Nor to where clouds keep credentials."""
-    follow(api, site)
+    issuer = follow(api, site)
     for address, why in (
         (site.url.replace("https", "http") + "/keys", "by https only"),
         ("https://169.254.169.254/keys", "nothing is fetched from"),
@@ -479,7 +481,7 @@ def test_a_document_cannot_lead_away_from_https(api: ControlPlane, site: HttpsSi
     ):
         document = {"issuer": site.url, "jwks_uri": address}
         site.put("/.well-known/openid-configuration", json.dumps(document))
-        api.store.issuers.record_keys(enrolment.IssuerKeys(2, tried=0, problem="x"))
+        api.store.issuers.record_keys(issuer, enrolment.IssuerKeys(2, tried=0, problem="x"))
         assert why in look(api)["problem"]
 
 
@@ -498,3 +500,147 @@ def test_the_thread_asks_without_being_told(api: ControlPlane, site: HttpsSite) 
         wait_until(lambda: api.ok(f"GET {ISSUERS}/2")["keys"] == 1, "its keys are there", 30)
     finally:
         thread.stop()
+
+
+# ---- Attacks: keys and networks that count no more ----
+
+
+def test_attack_keys_of_the_address_before_count_for_no_other(
+    api: ControlPlane, site: HttpsSite
+) -> None:
+    """An issuer that moves, or is another one from now on, is not vouched for by keys that were
+    fetched where it was; those of the new address count as soon as they are there."""
+    follow(api, site)
+    look(api)
+    assert enrol(api, token(iss=site.url)).status == 200
+    for moved in (
+        {"jwks_url": f"{site.url}/elsewhere"},
+        {"jwks_url": ""},
+        {"url": f"{site.url}/tenant"},
+    ):
+        api.ok(f"PUT {ISSUERS}/2", moved)
+        found = api.ok(f"GET {ISSUERS}/2")
+        assert (found["keys"], found["fetched"]) == (0, ""), moved
+        text = token(iss=found["url"])
+        assert enrol(api, text).code == "token_key_unknown", moved
+        if "jwks_url" in moved and not moved["jwks_url"]:
+            assert look(api)["keys"] == 1
+            assert enrol(api, token(iss=site.url, jti="2")).status == 200
+
+
+def test_what_is_no_matter_of_keys_leaves_them(api: ControlPlane, site: HttpsSite) -> None:
+    follow(api, site)
+    look(api)
+    api.ok(f"PUT {ISSUERS}/2", {"clock_skew": 30, "name": "other", "jwks_url": ""})
+    assert enrol(api, token(iss=site.url)).status == 200
+
+
+def test_attack_a_fetch_that_was_under_way_brings_no_keys_of_the_address_before(
+    api: ControlPlane, site: HttpsSite
+) -> None:
+    """It may take half a minute, and the address may have been left for a reason."""
+    before = follow(api, site)
+    api.ok(f"PUT {ISSUERS}/2", {"jwks_url": f"{site.url}/elsewhere"})
+    enrolment.refresh(api.store, before, int(time.time()))
+    assert api.ok(f"GET {ISSUERS}/2")["keys"] == 0
+    assert enrol(api, token(iss=site.url)).code == "token_key_unknown"
+    api.ok(f"DELETE {ISSUERS}/2")
+    enrolment.refresh(api.store, before, int(time.time()))
+    assert api.store.issuers.all_keys() == {}
+
+
+def test_attack_nobody_enrols_from_a_locked_network(api: ControlPlane) -> None:
+    """A lock of a network closes this way in like every other."""
+    made = api.store.locks.add("lock network 10.0.0.0/8", "", 0)
+    there: dict[str, Any] = {"environ_overrides": {"REMOTE_ADDR": "10.1.2.3"}}
+    text, request = token(), csr()
+    body = {"token": text, "csr": request}
+    assert refused(api(ENROL, body, auth=None, **there), 401, "locked")
+    assert rows(api) == []
+    assert 'certauth_enrolments_total{issuer="",reason="locked"}' in metrics(api)
+    api.store.locks.remove(made.uid)
+    assert api(ENROL, body, auth=None, **there).status == 200
+
+
+@pytest.mark.parametrize("line", ["lock user alice", f"lock subject {ALICE}", "lock cn alice"])
+def test_attack_who_is_locked_does_not_enrol(api: ControlPlane, line: str) -> None:
+    """Or a certificate of the time of the lock would be good when it ends."""
+    made = api.store.locks.add(line, "", 0)
+    assert refused(enrol(api, token()), 406, "certificate_not_accepted")
+    api.store.locks.remove(made.uid)
+    assert enrol(api, token()).status == 200
+
+
+def test_attack_a_pod_that_is_locked_does_not_enrol(api: ControlPlane) -> None:
+    for line in ("lock user pod:shop:cart", "lock uri spiffe://acme/ns/shop/sa/cart"):
+        made = api.store.locks.add(line, "", 0)
+        answer = enrol(api, token(**POD))
+        assert answer.code in ("certificate_not_accepted", "certificate_of_nobody"), line
+        api.store.locks.remove(made.uid)
+    assert enrol(api, token(**POD)).status == 200
+
+
+def test_attack_two_requests_at_once_bring_one_certificate(api: ControlPlane) -> None:
+    """Of one token and one key, however many ask."""
+    body = {"token": token(), "csr": csr()}
+    found: list[int] = []
+
+    def ask() -> None:
+        answer = api.app.test_client().post("/v1/certauth/enrol", json=body)
+        found.append(answer.status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert sorted(found) == [200, 409, 409, 409]
+    assert len(api.ok("GET /v1/certauth/certificates?user=alice")) == 1
+
+
+def test_attack_a_longer_clock_skew_makes_no_used_token_good(
+    api: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokens that were used are remembered for as long as any setting may let them be good."""
+    text, request = token(exp=int(time.time()) + 5), csr()
+    enrolled(api, text, request)
+    later = time.time() + 100
+    monkeypatch.setattr(time, "time", lambda: later)
+    enrolled(api, token(sub="alice", exp=int(later) + 600, iat=None))
+    api.ok(f"PUT {ISSUERS}/1", {"clock_skew": 300})
+    assert refused(enrol(api, text, request), 409, "token_used")
+
+
+def test_attack_a_claim_in_two_ways_skips_no_rule(api: ControlPlane) -> None:
+    """Who can add a claim would choose the rule that counts."""
+    rules(api, {"identity": "uri:spiffe://acme/ns/{kubernetes.io.namespace}/sa/cart",
+                "claims": {"a.b": "x"}}, {"identity": "user:{sub}"})  # fmt: skip
+    twice = {"a": {"b": "x"}, "a.b": "y"}
+    assert refused(enrol(api, token(**twice)), 401, "token_claims")
+    assert enrol(api, token(a={"b": "y"})).status == 200
+
+
+def test_attack_strangers_fill_no_event_log(
+    api: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they are refused is kept as failed logins are: so many, and not for a year."""
+    monkeypatch.setattr(events, "EVENTS_PER_TYPE", 5)
+    monkeypatch.setattr(events, "TRIM_BATCH", 1)
+    kinds = ("enrolment_refused", "issuer_not_fetched", "trust_source_not_read",
+             "trust_source_waiting")  # fmt: skip
+    for kind in kinds:
+        for _ in range(10):
+            api.store.events.note(kind, "WARNING", reason="x")
+    found = [one["type"] for one in api.ok("GET /v1/logs?limit=1000")]
+    assert {kind: found.count(kind) for kind in kinds} == dict.fromkeys(kinds, 5)
+
+
+def test_attack_a_problem_is_not_as_long_as_the_issuer_likes(
+    api: ControlPlane, site: HttpsSite
+) -> None:
+    """Its discovery document names an address, which is told where nothing is there."""
+    document = {"issuer": site.url, "jwks_uri": f"{site.url}/{'x' * 50_000}"}
+    site.put("/.well-known/openid-configuration", json.dumps(document))
+    follow(api, site)
+    problem = look(api)["problem"]
+    assert 0 < len(problem) <= enrolment.PROBLEM

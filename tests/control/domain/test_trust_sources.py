@@ -4,15 +4,16 @@ import base64
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from control.domain import following
+from control.domain import following, trust_sources
 from control.pki import spiffe
 from control.pki.guarded import CertificateError
+from control.records import TrustSource
 from tests.kit.https_site import HttpsSite, https_site
 from tests.kit.rest import Answer, ControlPlane
 from tests.kit.support import Cert, Pki, root
@@ -259,3 +260,67 @@ def test_a_bundle_is_read_to_the_letter(cas: list[Cert]) -> None:
                  {"keys": [{"use": "x509-svid", "x5c": ["AAAA"]}] * 1001}):  # fmt: skip
         with pytest.raises(CertificateError):
             spiffe.read(bundle(cas[0], **more).encode())
+
+
+# ---- Attacks: sources that are no more ----
+
+
+def read_before(
+    api: ControlPlane, monkeypatch: pytest.MonkeyPatch, change: Callable[[], object]
+) -> None:
+    """Looks at the source while `change` is made behind what was read, and before it counts."""
+    found = trust_sources.read
+
+    def slow(source: TrustSource) -> spiffe.Bundle:
+        bundle = found(source)
+        change()
+        return bundle
+
+    monkeypatch.setattr(trust_sources, "read", slow)
+    following.look(api.store, int(time.time()) + 61)
+    monkeypatch.setattr(trust_sources, "read", found)
+
+
+@pytest.mark.parametrize("bdb_uid", [0, 1])
+def test_attack_what_was_read_of_a_source_that_was_left_meanwhile_is_not_in_force(
+    api: ControlPlane,
+    cas: list[Cert],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    bdb_uid: int,
+) -> None:
+    """A look may take half a minute, and the source may be left for a reason."""
+    api.database(tls_mode="disabled")
+    old, new = tmp_path / "old.pem", tmp_path / "new.pem"
+    old.write_text(pem(cas[0]))
+    new.write_text(pem(cas[0]))
+    assert follow(api, old, bdb_uid=bdb_uid).status == 200
+    old.write_text(pem(cas[0], cas[1]))
+    before = api.lines()
+    put = f"PUT {SOURCES}/1"
+    read_before(api, monkeypatch, lambda: api.ok(put, {"location": str(new)}))
+    assert api.lines() == before
+    api.ok(put, {"location": str(old)})
+    read_before(api, monkeypatch, lambda: api.ok(put, {"most": 0}))
+    assert api.lines() == before
+    read_before(api, monkeypatch, lambda: api.ok(f"DELETE {SOURCES}/1"))
+    assert api.lines() == before
+    assert api.ok(f"GET {SOURCES}") == []
+
+
+def test_another_endpoint_counts_its_bundles_from_its_own_number(
+    api: ControlPlane, cas: list[Cert], site: HttpsSite
+) -> None:
+    """Else it would be older for good than the one before; what waits is that one's too."""
+    site.put("/old", bundle(cas[0], sequence=700))
+    site.put("/new", bundle(cas[0], cas[1], sequence=3))
+    assert follow(api, f"{site.url}/old", ca=site.ca).status == 200
+    site.put("/old", bundle(*cas[:5], sequence=701))
+    assert look(api)["waits"]
+    api.ok(f"PUT {SOURCES}/1", {"location": f"{site.url}/new"})
+    found = api.ok(f"GET {SOURCES}/1")
+    assert (found["waits"], len(found["cas"])) == (None, 1)
+    assert look(api, 122)["problem"] == ""
+    assert trusted(api) == {"0", "1"}
+    site.put("/new", bundle(cas[0], sequence=2))
+    assert "is older (2)" in look(api, 200)["problem"]
