@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from control.policy import core
+from control.policy import core, taking
 from control.policy.taking import RESERVED
 
 MANY = 10  # users or sessions that one may cut off without a second thought
 NAMED = 5  # that a text names; it counts the rest
+OFF = "off"  # the rule of a user who is switched off
+TOLD = ("user ", "bind ", "pattern ", "ca ", "anchor ", "pin ", "revoke ", "set ")
+GONE = {"ca": "trusted for clients", "anchor": "known as an anchor", "pin": "trusted by itself"}
 SETTINGS = {
     "enforce": "Enforcement", "gate": "The list of subjects", "unmatched": "Unknown certificates",
     "password-auth": "Passwords beside certificates", "tls-client-auth": "A client's certificate",
@@ -32,7 +35,8 @@ class Effect:
 
 
 def effects(database: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Of one database of a preview's answer (preview.told), the gravest first."""
+    """Of one database of a preview's answer (preview.told), the gravest first. All its lines and
+    certificates have to be there, not only those that an answer shows."""
     name, added, removed = (database[key] for key in ("bdb_name", "added", "removed"))
     is_there, was_there = ("enforce" in _settings(lines) for lines in (added, removed))
     if is_there and not was_there:
@@ -44,6 +48,7 @@ def effects(database: Mapping[str, Any]) -> list[dict[str, Any]]:
     found = [
         *own,
         *_of_users(name, _named(added), _named(removed)), *_of_identities(added, removed),
+        *_of_patterns(added, removed), *_of_others(name, added, removed),
         *_of_revocations(added, removed, database), *_of_certificates(database),
         *_of_sessions(database),
     ]  # fmt: skip
@@ -69,8 +74,15 @@ def _named(lines: Sequence[str]) -> dict[str, str]:
         if kind == "user":
             name, _, rule = _token(rest)
             if not name.startswith(RESERVED):
-                rules[name] = rule.removeprefix("on ")
+                rules[name] = _rule(rule)
     return rules
+
+
+def _rule(text: str) -> str:
+    """What a user may do, and whether one that the server has by itself is meant as well."""
+    rule = text.removeprefix("adopt ")
+    known = rule not in (text, OFF)
+    return rule.removeprefix("on ") + (" (also where the server has this user)" if known else "")
 
 
 def _token(text: str) -> tuple[str, str, str]:
@@ -85,20 +97,28 @@ def _token(text: str) -> tuple[str, str, str]:
 
 
 def _of_users(name: str, come: dict[str, str], go: dict[str, str]) -> Iterator[Effect]:
-    lose, get = sorted(go.keys() - come), sorted(come.keys() - go)
-    other = sorted(one for one in come.keys() & go.keys() if come[one] != go[one])
+    """A user who is off has nothing that could be lost."""
+    now = {one: rule for one, rule in come.items() if rule != OFF}
+    then = {one: rule for one, rule in go.items() if rule != OFF}
+    lose, get = sorted(then.keys() - now), sorted(now.keys() - then)
+    other = sorted(one for one in now.keys() & then.keys() if now[one] != then[one])
     if lose:
         text = f"{_people(lose, 'loses', 'lose')} {name}"
         yield Effect(text, cuts=True, grave=len(lose) > MANY)
     if get:
-        rules = {come[one] for one in get}
+        rules = {now[one] for one in get}
         how = f" with {_short(rules.pop())}" if len(rules) == 1 else ""
         yield Effect(f"{_people(get, 'gets', 'get')} {name}{how}")
     if other:
-        both = {(go[one], come[one]) for one in other}
+        both = {(then[one], now[one]) for one in other}
         was, will = both.pop() if len(both) == 1 else ("", "")
         how = f": {_short(was)} becomes {_short(will)}" if was else ""
         yield Effect(f"{_people(other, 'has', 'have')} other rights on {name}{how}")
+    if off := sorted(come.keys() - now.keys() - go.keys()):
+        yield Effect(f"{_people(off, 'is', 'are')} off on {name} from now on")
+    if back := sorted(go.keys() - then.keys() - come.keys()):
+        text = f"{_people(back, 'is', 'are')} no longer off on {name}: what the server says counts"
+        yield Effect(text)
 
 
 def _people(names: Sequence[str], one: str, several: str) -> str:
@@ -121,19 +141,48 @@ def _short(text: str, length: int = 120) -> str:
 
 
 def _of_identities(added: Sequence[str], removed: Sequence[str]) -> Iterator[Effect]:
-    """Of users and patterns: how they are known."""
-    for lines, word in ((removed, "no longer"), (added, "now")):
-        found = [bound(one) for one in lines if one.startswith("bind ")]
-        found = [(who, by) for who, by in found if not who.startswith(RESERVED)]
+    """Of users: how they are known, each of those who share an identity."""
+    come, go = _identities(added), _identities(removed)
+    for pairs, word in ((go - come, "no longer"), (come - go, "now")):
+        found, cuts = sorted(pairs), word == "no longer"
         for who, by in found[:NAMED]:
-            yield Effect(f"{who} is {word} known by {_short(by)}")
+            yield Effect(f"{who} is {word} known by {_short(by)}", cuts)
         if len(found) > NAMED:
-            verb = "go" if word == "no longer" else "come"
-            yield Effect(f"{len(found) - NAMED:,} more identities of users {verb}")
+            verb = "go" if cuts else "come"
+            yield Effect(f"{len(found) - NAMED:,} more identities of users {verb}", cuts)
+
+
+def _identities(lines: Sequence[str]) -> set[tuple[str, str]]:
+    """Each user and an identity of its own, with what it demands: ("alice", "subject CN=alice")."""
+    found = set[tuple[str, str]]()
+    for line in lines:
+        if line.startswith("bind "):
+            options = taking.options_of(line)
+            by = bound(line)[1] + (f" ({' '.join(options)})" if options else "")
+            names = (_token(one)[0] for one in taking.users_of(line))
+            found |= {(name, by) for name in names if not name.startswith(RESERVED)}
+    return found
+
+
+def _of_patterns(added: Sequence[str], removed: Sequence[str]) -> Iterator[Effect]:
     for lines, verb in ((removed, "goes"), (added, "comes")):
-        for one in [one for one in lines if one.startswith("pattern ")][:NAMED]:
-            yield Effect(f"The pattern {verb}: {_short(one.removeprefix('pattern '))}",
-                         cuts=verb == "goes")  # fmt: skip
+        found, cuts = [one for one in lines if one.startswith("pattern ")], verb == "goes"
+        for one in found[:NAMED]:
+            yield Effect(f"The pattern {verb}: {_short(one.removeprefix('pattern '))}", cuts)
+        if len(found) > NAMED:
+            yield Effect(f"{len(found) - NAMED:,} more patterns {verb.removesuffix('es')}", cuts)
+
+
+def _of_others(name: str, added: Sequence[str], removed: Sequence[str]) -> Iterator[Effect]:
+    """Of lines that have no sentence of their own, such as those of the list of subjects."""
+    for lines, verb in ((removed, "goes"), (added, "comes")):
+        found = [one for one in lines if not one.startswith(TOLD)]
+        cuts = any(one.startswith("allow ") == (verb == "goes") for one in found)
+        for one in found[:NAMED]:
+            yield Effect(f"On {name} {verb}: {_short(one)}", cuts)
+        if len(found) > NAMED:
+            text = f"On {name} {verb.removesuffix('es')} {len(found) - NAMED:,} more such lines"
+            yield Effect(text, cuts, grave=cuts and len(found) > MANY)
 
 
 # ---- Trust ----
@@ -151,7 +200,7 @@ def _of_trust(name: str, added: Sequence[str], removed: Sequence[str]) -> Iterat
     come, go = _authorities(added), _authorities(removed)
     for der, kind in go.items():
         if der not in come:
-            what = "trusted for clients" if kind == "ca" else "known as an anchor"
+            what = GONE[kind]
             text = f"{described(der, kind)} is no longer {what} on {name}"
             yield Effect(text, cuts=kind != "anchor")
     for der, kind in come.items():

@@ -99,7 +99,9 @@ def told(
         "certificates_changed": len(changed),
         "certificates_unknown": unknown,
     }
-    return {**answer, "effects": effects(answer)}
+    # Of all lines: what an answer does not show is not to be left out of its words.
+    whole = {"added": added, "removed": removed, "certificates": changed}
+    return {**answer, "effects": effects({**answer, **whole})}
 
 
 OF_USERS = ("user ", "bind ", "pattern ")

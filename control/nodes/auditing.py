@@ -18,6 +18,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from control.records import AuditSettings, AuditSink, Database
@@ -65,13 +66,29 @@ def is_wanted(settings: AuditSettings, user: str, address: str) -> bool:
     return True
 
 
-def _is_among(address: str, ranges: Iterable[str]) -> bool:
+def _is_among(address: str, ranges: tuple[str, ...]) -> bool:
     try:
         found = ipaddress.ip_address(address)
     except ValueError:  # not known
         return False
     mapped = getattr(found, "ipv4_mapped", None) or found
-    return any(mapped in ipaddress.ip_network(one, strict=False) for one in ranges)
+    return any(
+        int(mapped) >> mapped.max_prefixlen - length in begins
+        for (version, length), begins in _by_length(ranges).items()
+        if version == mapped.version
+    )
+
+
+@lru_cache(64)
+def _by_length(ranges: tuple[str, ...]) -> Mapping[tuple[int, int], set[int]]:
+    """Ranges by version and length of prefix: a full filter read anew for each record would hold up
+    the visit of the node, and with that its policy."""
+    found: dict[tuple[int, int], set[int]] = {}
+    for one in ranges:
+        network = ipaddress.ip_network(one, strict=False)
+        begin = int(network.network_address) >> network.max_prefixlen - network.prefixlen
+        found.setdefault((network.version, network.prefixlen), set()).add(begin)
+    return found
 
 
 class Auditor(threading.Thread):
@@ -99,10 +116,18 @@ class Auditor(threading.Thread):
         if sink is None or database.audit_settings.audit_mode == "disabled":
             self._known.pop(key, None)
             return
+        if key not in self._known:
+            self._forget_gone()
         known = self._known.setdefault(key, OrderedDict())
         for entry in entries:
             for record in _records(database, address, entry, known):
                 self._put(sink, entry["time_us"] // 1_000_000, record)
+
+    def _forget_gone(self) -> None:
+        """What was known of the connections of databases that were removed."""
+        there = {one.uid for one in self._store.objects.all(Database)}
+        for key in [one for one in list(self._known) if one[0] not in there]:
+            self._known.pop(key, None)
 
     def _put(self, sink: AuditSink, when: int, record: dict[str, Any]) -> None:
         with self._more:

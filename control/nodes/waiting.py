@@ -14,6 +14,7 @@ from control.store import NOT_REACHED, Store
 LONGEST = 60.0  # seconds that a request may wait
 TOTAL = "X-Total-Count"  # the header that says how many there are of what a list shows some of
 IN_FORCE = "Certauth-In-Force"  # the header that says on how many of how many servers a change is
+UNFINISHED = "the lines of its users are not all there yet"
 POLL = 0.05  # seconds between two looks, where the database does not tell of other processes
 # Requests that wait at a time: each has a thread, and the others have to be answered too.
 _PLACES = threading.BoundedSemaphore(12)
@@ -67,9 +68,16 @@ def _behind(store: Store, uid: int, made: range) -> Iterator[str]:
         return  # it is gone
     if database.deleting:
         yield f"bdb {uid} ('{database.name}') is not removed yet"
+    if is_unfinished(store, uid):
+        yield f"bdb {uid} ('{database.name}'): {UNFINISHED}"
     for address, why in _followers(store, uid, made):
         if why:
             yield f"{address}: {why}"
+
+
+def is_unfinished(store: Store, uid: int) -> bool:
+    """Whether lines of users that this request has changed are still to be rendered."""
+    return uid in store.request.unfinished() and uid in store.policies.unfinished()
 
 
 def _followers(store: Store, uid: int, made: range) -> Iterator[tuple[str, str]]:
@@ -79,6 +87,9 @@ def _followers(store: Store, uid: int, made: range) -> Iterator[tuple[str, str]]
     except Refusal:
         return
     generation = made.stop - 1
+    unfinished = UNFINISHED if is_unfinished(store, uid) else ""
+    if uid in store.request.unfinished():  # others did the rest, as later generations
+        generation = store.policies.target(uid).generation
     for node in servers(store, database):
         if node.origin in ("leaving", "gone"):
             continue  # it is given back, in its own time
@@ -87,7 +98,7 @@ def _followers(store: Store, uid: int, made: range) -> Iterator[tuple[str, str]]
         given_back = database.deleting and node.generation == 0  # or never ours
         if not why and node.generation < generation and not given_back:
             why = f"generation {node.generation}, and not yet {generation}"
-        yield node.address, why or _refused(store, node, made)
+        yield node.address, why or unfinished or _refused(store, node, made)
 
 
 def _refused(store: Store, node: Node, made: range) -> str:

@@ -36,7 +36,7 @@ def parts(changes: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     made after it. Either may be empty; each leads to a policy that a server can hold."""
     groups: dict[tuple[str, ...], tuple[Lines, Lines]] = {}
     for change in changes:
-        added, removed = groups.setdefault(_about(change[1:]), ([], []))
+        added, removed = groups.setdefault(about(change[1:]), ([], []))
         (added if change[0] == "+" else removed).append(change[1:])
     first: Lines = []
     rest: Lines = []
@@ -67,6 +67,11 @@ def users_of(line: str) -> tuple[str, ...]:
         user = _tokens(line, 4)[3]
         return () if PLACEHOLDER.search(user) else (user,)
     return tuple(_bound(line)[0]) if word == "bind" else ()
+
+
+def options_of(line: str) -> list[str]:
+    """The options of a `bind` line, such as "from=10.0.0.0/8"."""
+    return _bound(line)[1]
 
 
 def _bound(line: str) -> tuple[list[str], list[str]]:
@@ -132,7 +137,7 @@ def _tokens(line: str, count: int) -> list[str]:
     return [one[0] for one, _ in zip(found, range(count), strict=False)]
 
 
-def _about(line: str) -> tuple[str, ...]:
+def about(line: str) -> tuple[str, ...]:
     """What a line is about: its kind, and the thing that two lines cannot say something about."""
     word = line.partition(" ")[0]
     if word == "user":
@@ -235,8 +240,8 @@ def _takes(word: str, added: Lines, removed: Lines) -> bool:
     if word == "gate":  # no server has a reason to refuse these
         return bool(removed) and "set gate disabled" not in added
     if word == "user" and added and removed:
-        about = f"user {user_of(added[0])} "
-        return _user_shrinks(removed[0].removeprefix(about), added[0].removeprefix(about))
+        head = f"user {user_of(added[0])} "
+        return _user_shrinks(removed[0].removeprefix(head), added[0].removeprefix(head))
     if word == "user":
         return all(map(_is_off, added)) if added else not all(map(_is_off, removed))
     if word == "bind" and added:

@@ -35,7 +35,7 @@ class ThreadState(threading.local):
     event log names for its changes. `moved`: the policies that its changes have moved, and the
     generations that they have made. `forgets`: whether its changes are rolled back. `tried`: which
     ACL rules were tried on the servers, where only such may be written. `unfinished`: databases of
-    which its last change has left lines to be rendered."""
+    which its changes have left lines to be rendered."""
 
     revision: int | None = None
     age: float = 0.0
@@ -205,7 +205,7 @@ class Kernel:
                 for uid, made in state.moved.items()
             },
         }
-        self.thread.unfinished = frozenset(state.unfinished)
+        self.thread.unfinished |= state.unfinished
         if kept is not None:
             self.cache.keep(revision, kept, but)
         self.end_change(revision)

@@ -46,6 +46,9 @@ from control.store.trials import note_rules
 POLICY_LOG_GENERATIONS = 10_000
 PATTERN_OWNERS = 1 << 32  # with its uid, the owner of a pattern's lines: no user has such a uid
 LAST_USER, LAST_OWNER = PATTERN_OWNERS - 1, (1 << 62)
+# What the pieces of a database do: first what takes rights away (LEFT: and there is more to do),
+# and then the rest: what one piece gives must not hold up what another one takes away.
+TAKES, LEFT, GIVES = 0, 1, 2
 PIECE_USERS = 1_000  # whose lines a change of all renders itself; of more, the others follow
 
 Lines = dict[tuple[int, str], int]  # (owner, line) → id
@@ -66,16 +69,19 @@ def all_databases(connection: sa.Connection) -> list[int]:
     return list(connection.scalars(sa.select(bdbs.c.uid).order_by(bdbs.c.uid)))
 
 
-def refresh_databases(connection: sa.Connection, uids: Iterable[int], own: bool = False) -> None:
+def refresh_databases(
+    connection: sa.Connection, uids: Iterable[int], own: bool = False, alike: bool = False
+) -> None:
     """Renders the policy lines of these databases again: all, or (`own`) only those that do not
     depend on users. Where there are many users, their lines follow after the transaction, see
-    control/store/pieces.py."""
+    control/store/pieces.py. `alike`: the change takes from all whom it concerns, or gives to all
+    of them."""
     if not own:
         allow_long_idle(connection)
     in_pieces = not own and _ahead(connection, 0, PIECE_USERS) is not None
     for uid in uids:
         if in_pieces and not find_record(connection, Database, uid).deleting:
-            _begin_pieces(connection, uid)
+            _begin_pieces(connection, uid, alike)
             continue
         rows = connection.execute(OWN_LINES if own else POLICY_LINES, {"bdb": uid})
         before = {(row.owner, row.line): row.id for row in rows}
@@ -88,18 +94,31 @@ def _ahead(connection: sa.Connection, after: int, count: int) -> int | None:
     return None if found is None else int(found)
 
 
-def _begin_pieces(connection: sa.Connection, uid: int) -> None:
-    """Notes that the lines of all users are to be rendered on a database. The database's own come
-    first, which may take rights away; on a new one last, lest users are refused who come later."""
+def _begin_pieces(connection: sa.Connection, uid: int, alike: bool) -> None:
+    """Notes that the lines of all users are to be rendered on a database. What the database's own
+    take away comes first, and what they give last, lest somebody has rights of before under what is
+    trusted only after it."""
     _note_new_rules(connection, uid)
     generation = read_target(connection, uid).generation
-    state = state_of(connection)
-    state.moved.setdefault(uid, range(generation + 1, generation + 1))
-    state.unfinished.add(uid)
+    where = renderings.c.bdb_uid == uid
+    before = connection.scalar(sa.select(renderings.c.turn).where(where))
+    turn = GIVES if not generation or (alike and before in (None, GIVES)) else TAKES
     if generation:
-        _move_own(connection, uid)
-    connection.execute(sa.delete(renderings).where(renderings.c.bdb_uid == uid))
-    connection.execute(insert_into(renderings), {"bdb_uid": uid, "after": 0})
+        _move_own(connection, uid, takes=turn != GIVES)
+    connection.execute(sa.delete(renderings).where(where))
+    connection.execute(insert_into(renderings), {"bdb_uid": uid, "after": 0, "turn": turn})
+    await_pieces(connection, [uid])
+
+
+def await_pieces(connection: sa.Connection, uids: Iterable[int]) -> None:
+    """This change is not done before all lines of these databases are rendered, which it may have
+    found so: sent again, it is no more in force than the first time."""
+    state = state_of(connection)
+    for uid in connection.scalars(sa.select(renderings.c.bdb_uid)).all():
+        if uid in uids:
+            generation = read_target(connection, uid).generation
+            state.moved.setdefault(uid, range(generation + 1, generation + 1))
+            state.unfinished.add(uid)
 
 
 def _note_new_rules(connection: sa.Connection, uid: int) -> None:
@@ -124,9 +143,9 @@ def _lines_of(
     return set()
 
 
-def _move_own(connection: sa.Connection, uid: int) -> None:
+def _move_own(connection: sa.Connection, uid: int, takes: bool = False) -> None:
     """Renders the lines of a database that are not those of users it knows, nor of patterns that
-    name such a user."""
+    name such a user; with `takes`, only what takes rights away."""
     naming = {PATTERN_OWNERS + one.uid for one in _naming(connection)}
     rows = [
         *connection.execute(OWN_LINES, {"bdb": uid}),
@@ -134,7 +153,7 @@ def _move_own(connection: sa.Connection, uid: int) -> None:
     ]
     before = {(row.owner, row.line): row.id for row in rows if row.owner not in naming}
     after = render_lines(connection, uid, own=True) | _render_patterns(connection, uid)
-    move_lines(connection, uid, before, after)
+    move_lines(connection, uid, before, after, takes)
 
 
 def _naming(connection: sa.Connection) -> list[Pattern]:
@@ -145,26 +164,32 @@ def _naming(connection: sa.Connection) -> list[Pattern]:
 def render_piece(connection: sa.Connection, users: int) -> set[int]:
     """Renders the lines of the next so many users on a database where that is still to be done.
     Returns the databases where something is left to do."""
-    left = dict(iter(connection.execute(sa.select(renderings.c.bdb_uid, renderings.c.after)).all()))
-    if not left:
+    rows = connection.execute(sa.select(renderings).order_by(renderings.c.bdb_uid)).all()
+    if not rows:
         return set()
-    uid, after = min(left.items())
-    upto = _ahead(connection, after, users)
-    if not find_record(connection, Database, uid).deleting:
-        _move_piece(connection, uid, after, LAST_USER if upto is None else upto)
-    where = renderings.c.bdb_uid == uid
+    (uid, after, turn), left = rows[0], {row.bdb_uid for row in rows}
+    upto, where = _ahead(connection, after, users), renderings.c.bdb_uid == uid
+    deleting = find_record(connection, Database, uid).deleting
+    if not deleting:
+        last = LAST_USER if upto is None else upto
+        gives = _move_piece(connection, uid, after, last, takes=turn != GIVES)
+        turn = LEFT if gives else turn
+    if upto is None and turn == LEFT:  # from the first user again
+        upto, turn = 0, GIVES
     if upto is not None:
-        connection.execute(sa.update(renderings).where(where).values(after=upto))
-        return set(left)
-    if not find_record(connection, Database, uid).deleting:
+        connection.execute(sa.update(renderings).where(where).values(after=upto, turn=turn))
+        return left
+    if not deleting:
         _move_own(connection, uid)
     connection.execute(sa.delete(renderings).where(where))
-    return left.keys() - {uid}
+    return left - {uid}
 
 
-def _move_piece(connection: sa.Connection, uid: int, after: int, upto: int) -> None:
+def _move_piece(
+    connection: sa.Connection, uid: int, after: int, upto: int, takes: bool = False
+) -> bool:
     """Those who share an identity with one of these users are rendered with it: a line of both must
-    not name somebody without a line."""
+    not name somebody without a line. See move_lines."""
     limits = {"bdb": uid, "after": after, "upto": upto}
     found = (Pattern(**row._mapping) for row in connection.execute(PATTERNS_IN_RANGE, limits))
     naming = [one for one in found if not pattern_policy.makes(one)]
@@ -188,7 +213,7 @@ def _move_piece(connection: sa.Connection, uid: int, after: int, upto: int) -> N
             lines |= _lines_of(connection, uid, other, patterns)
     rows += connection.execute(LINES_OF, {"owners": owners}) if owners else []
     before = {(row.owner, row.line): row.id for row in rows if row.bdb_uid == uid}
-    move_lines(connection, uid, before, lines)
+    return move_lines(connection, uid, before, lines, takes)
 
 
 def _all_alike(
@@ -267,20 +292,44 @@ def _move_lines_of(
 
 
 def move_lines(
-    connection: sa.Connection, uid: int, before: Lines, after: set[tuple[int, str]]
-) -> None:
+    connection: sa.Connection,
+    uid: int,
+    before: Lines,
+    after: set[tuple[int, str]],
+    takes: bool = False,
+) -> bool:
     """Replaces lines of a database, as its next generation where they differ; as two generations
-    where the change both takes and gives, so that a server can apply one before the other."""
+    where the change both takes and gives, so that a server can apply one before the other. With
+    `takes`, only the first of the two. Returns whether it has left the other."""
     added = sorted(after - before.keys())
     removed = sorted(before.keys() - after)
-    if added or removed:
-        note_rules(connection, uid, before, added)
-        ids = [{"gone": before[line]} for line in removed]
-        _replace_lines(connection, uid, added, ids)
-        changes = [f"-{line}" for _, line in removed] + [f"+{line}" for _, line in added]
-        is_first = read_target(connection, uid).generation == 0
-        for part in [changes] if is_first else taking.parts(changes):
-            _log_generation(connection, uid, part)
+    if not added and not removed:
+        return False
+    note_rules(connection, uid, before, added)
+    changes = [f"-{line}" for _, line in removed] + [f"+{line}" for _, line in added]
+    is_first = read_target(connection, uid).generation == 0
+    first, rest = ((), tuple(changes)) if is_first else taking.parts(changes)
+    if takes:
+        added = _owned(first, "+", added)
+        removed = _owned(first, "-", removed)
+    _replace_lines(connection, uid, added, [{"gone": before[line]} for line in removed])
+    for part in (first,) if takes else (first, rest):
+        _log_generation(connection, uid, part)
+    return takes and bool(rest)
+
+
+def _owned(
+    changes: Iterable[str], sign: str, whole: Sequence[tuple[int, str]]
+) -> list[tuple[int, str]]:
+    """The lines of one sign in a part of a change, with their owners. A line that stands only
+    between two parts is that of the one that it stands for."""
+    by_line, by_subject = dict[str, int](), dict[tuple[str, ...], int]()
+    for owner, line in whole:
+        by_line[line] = by_subject[taking.about(line)] = owner
+    found = (one[1:] for one in changes if one[0] == sign)
+    return [
+        (by_line[one] if one in by_line else by_subject[taking.about(one)], one) for one in found
+    ]
 
 
 def render_lines(connection: sa.Connection, uid: int, own: bool) -> set[tuple[int, str]]:

@@ -30,6 +30,7 @@ from control.store.followed import issuer_keys, trust_states
 from control.store.identities import users_with
 from control.store.kernel import Kernel
 from control.store.lines import (
+    await_pieces,
     read_target,
     refresh_databases,
     refresh_pattern,
@@ -266,11 +267,12 @@ def _follow(connection: sa.Connection, record: AnyRecord, before: AnyRecord | No
     elif isinstance(record, Database):
         own = before is not None and not USER_LINE_FIELDS & set(differing_fields(before, record))
         refresh_databases(connection, [record.uid], own)
+        await_pieces(connection, [record.uid])
         follow_revocations(connection, [record.uid])
     elif isinstance(record, RedisAcl):
         where = granted.redis_acl_uid == record.uid
         found = connection.scalars(sa.select(granted.bdb_uid).where(where).distinct())
-        refresh_databases(connection, list(found))
+        refresh_databases(connection, list(found), alike=True)
 
 
 def _forget_state(connection: sa.Connection, before: AnyRecord, after: AnyRecord) -> None:

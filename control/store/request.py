@@ -34,6 +34,12 @@ class Request:
         """The request is done."""
         thread = self._kernel.thread
         thread.revision, thread.actor, thread.moved, thread.age = None, {}, {}, 0.0
+        thread.unfinished = frozenset()
+
+    def unfinished(self) -> frozenset[int]:
+        """The databases of which the lines of users are still to be rendered, to the last, before
+        what this request has changed is there."""
+        return self._kernel.thread.unfinished
 
     def moved(self) -> Mapping[int, range]:
         """The databases whose servers are to follow what this request has changed, and the

@@ -260,7 +260,7 @@ policy_log = _table(
     sa.PrimaryKeyConstraint("bdb_uid", "generation"),
 )
 # The lines of users with a greater uid than `after` are still to be rendered on these databases,
-# after a change that concerns all of them: see control/store/pieces.py.
+# after a change that concerns all of them: see control/store/pieces.py, and for `turn` lines.py.
 renderings = _table(
     "renderings",
     sa.Column(
@@ -271,6 +271,7 @@ renderings = _table(
         autoincrement=False,
     ),
     _number("after"),
+    _number("turn"),
 )
 nodes = _table(
     "nodes",

@@ -26,7 +26,7 @@ from control.store.checks import (
 )
 from control.store.events import note
 from control.store.kernel import Kernel
-from control.store.lines import all_databases, refresh_databases
+from control.store.lines import all_databases, await_pieces, refresh_databases
 from control.store.pieces import finish_lines
 from control.store.revoking import follow_revocations
 from control.store.rows import (
@@ -88,7 +88,8 @@ class Settings:
             if changed.demands != before.demands:
                 refresh_databases(connection, all_databases(connection), own=True)
             if changed.acl_pubsub_default != before.acl_pubsub_default:
-                refresh_databases(connection, all_databases(connection))
+                refresh_databases(connection, all_databases(connection), alike=True)
+            await_pieces(connection, all_databases(connection))
             if changed.db_conns_auditing > before.db_conns_auditing:
                 check_audit_sink(connection)
             check_administrators(connection)

@@ -3,7 +3,10 @@
 import base64
 from typing import Any
 
+from control.domain import preview
 from control.domain.effects import effects
+from control.policy import core
+from control.records import Database
 from tests.kit.support import Pki
 
 
@@ -21,7 +24,7 @@ def test_who_loses_gets_and_has_other_rights() -> None:
     }
     assert told([], ["user a on +get ~*", "bind subject CN=a a"]) == {
         "a loses orders": (True, False),
-        "a is no longer known by subject CN=a": (False, False),
+        "a is no longer known by subject CN=a": (True, False),
     }
     assert told(["user a on +get ~*"], []) == {"a gets orders with +get ~*": (False, False)}
     assert told(["user certauth-peer-replica on +ping"], []) == {}
@@ -33,6 +36,71 @@ def test_many_are_counted_and_grave() -> None:
     assert told([], lines) == {"1,001 users lose orders": (True, True)}
     assert told([], lines[:10]) == {"10 users lose orders": (True, False)}
     assert told([], lines[:2]) == {"u0 and u1 lose orders": (True, False)}
+
+
+def test_a_user_who_is_off_loses_nothing() -> None:
+    """The line that switches `default` off comes with each database, and goes with it."""
+    off = "user default adopt off"
+    assert told([off], []) == {"default is off on orders from now on": (False, False)}
+    assert told([], [off]) == {
+        "default is no longer off on orders: what the server says counts": (False, False)
+    }
+    assert told(["user a off"], ["user a on +get ~*"]) == {"a loses orders": (True, False)}
+    assert told(["user a on +get ~*"], ["user a off"]) == {
+        "a gets orders with +get ~*": (False, False)
+    }
+
+
+def test_users_who_are_taken_over_are_told() -> None:
+    ((text, _),) = told(["user a adopt on +get ~*"], ["user a on +get ~*"]).items()
+    assert text.endswith("+get ~* becomes +get ~* (also where the server has this user)")
+
+
+def test_each_of_those_who_share_an_identity_is_told() -> None:
+    """And what an identity demands, where that is all that differs."""
+    team = "bind subject CN=team first"
+    assert told([team], [f"{team} second"]) == {
+        "second is no longer known by subject CN=team": (True, False)
+    }
+    narrow = told([f"{team} from=10.0.0.0/8"], [team])
+    assert narrow == {
+        "first is no longer known by subject CN=team": (True, False),
+        "first is now known by subject CN=team (from=10.0.0.0/8)": (False, False),
+    }
+
+
+def test_many_patterns_are_counted() -> None:
+    lines = [f"pattern cn p{n}-{{id}} p{n}:{{id}} on +get ~*" for n in range(8)]
+    assert "3 more patterns go" in told([], lines)
+
+
+def test_a_subject_that_leaves_the_list_cuts() -> None:
+    line = 'allow "CN=a"'
+    assert told([], [line]) == {f"On orders goes: {line}": (True, False)}
+    assert told([line], []) == {f"On orders comes: {line}": (False, False)}
+
+
+def test_a_pinned_certificate_that_goes_was_no_anchor() -> None:
+    ((text, how),) = told([], ["pin AAAA"]).items()
+    assert text == "the certificate AAAA… is no longer trusted by itself on orders"
+    assert how == (True, False)
+
+
+def test_what_an_answer_does_not_show_is_told_in_words() -> None:
+    """It shows the first thousand lines, which are those that begin with b."""
+    lines = [f"bind subject CN=u{n} u{n}" for n in range(1200)]
+    lines += [f"user u{n} on +get ~*" for n in range(1200)]
+    end = ["set enforce off", "set gate disabled", "set unmatched refuse"]
+    before = ["set enforce on", "set gate disabled", "set unmatched refuse"]
+    changes = ["-set enforce on", "+set enforce off", *(f"-{line}" for line in lines)]
+    assert core.Policy([*lines, *before])
+    found = preview.told(
+        preview.Difference(Database(1, "orders"), tuple(end), tuple(changes)), (), (),
+        lambda *_: {}, 0,
+    )  # fmt: skip
+    texts = {one["text"]: one["grave"] for one in found["effects"]}
+    assert texts["1,200 users lose orders"]
+    assert texts["Enforcement on orders: on becomes off"]
 
 
 def test_a_quoted_name_is_read_as_one_word() -> None:

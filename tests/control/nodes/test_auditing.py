@@ -190,6 +190,52 @@ def test_a_filter_lists_or_leaves_out(
     assert is_wanted(settings, user, address) == wanted
 
 
+def test_a_full_filter_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for each of the ten thousand records of a visit, behind which the policy waits."""
+    ranges = tuple(f"10.{n // 200}.{n % 200}.0/24" for n in range(512))
+    settings = AuditSettings("connection", source_ip_filter=AddressFilter(True, (), ranges))
+    read, real = list[str](), auditing.ipaddress.ip_network
+
+    def ip_network(text: str, strict: bool) -> Any:
+        read.append(text)
+        return real(text, strict)
+
+    monkeypatch.setattr(auditing.ipaddress, "ip_network", ip_network)
+    for last in range(20):
+        assert is_wanted(settings, "alice", f"10.1.7.{last}")
+        assert not is_wanted(settings, "alice", f"10.9.7.{last}")
+    assert len(read) <= 512
+
+
+def test_ranges_of_both_versions_are_told_apart() -> None:
+    def among(address: str, *ranges: str) -> bool:
+        found = AddressFilter(True, ("10.0.0.7", "::1"), ranges)
+        return is_wanted(AuditSettings("connection", source_ip_filter=found), "alice", address)
+
+    assert among("10.0.0.7")
+    assert among("::ffff:10.0.0.7")
+    assert among("::1")
+    assert not among("::2")
+    assert not among("10.0.0.8")
+    assert among("10.0.0.8", "0.0.0.0/0")
+    assert not among("fd00::1", "0.0.0.0/0")
+    assert among("fd00::1", "::/0")
+    assert not among("", "0.0.0.0/0", "::/0")
+
+
+def test_what_was_known_of_a_removed_database_is_forgotten(
+    api: ControlPlane, auditor: Auditor
+) -> None:
+    listening(api)
+    first = audited(api)
+    auditor.told(first, "127.0.0.1:6380", [entry("login")])
+    api.store.objects.delete(Database, first.uid)
+    api.store.nodes.forget_database(first.uid)
+    uid = api.database("other", 6381, audit_settings={"audit_mode": "connection"})["uid"]
+    auditor.told(api.store.objects.get(Database, uid), "127.0.0.1:6381", [entry("login")])
+    assert {one for one, _ in auditor._known} == {uid}
+
+
 def test_a_database_that_is_not_audited_says_nothing(api: ControlPlane, auditor: Auditor) -> None:
     """Nor does one whose auditor has gone; what is told later is numbered without a gap."""
     heard = listening(api)

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from control.policy import lines as policy
-from control.records import RedisAcl, User
+from control.records import Database, RedisAcl, User
 from control.store import Store, lines, pieces
 from control.store.engine import Queue
+from control.store.errors import Away
 from tests.kit.rest import ControlPlane
 
 USERS = 12
@@ -204,3 +205,132 @@ def test_plain_names_stand_in_lines_as_they_are(name: str) -> None:
     user = User(1, name, "certificate", (), certificate_subject_line="CN=x")
     (line,) = (one for one in policy.user_lines(user, ["+get  ~a"]) if one.startswith("user "))
     assert line == policy.core.canonical(f'user "{name}" on +get ~a')
+
+
+# ---- Taking before giving ----
+
+
+def generations(plane: ControlPlane, since: Any) -> Iterator[tuple[set[str], Any]]:
+    """What the policy was before each generation, and the generation."""
+    changes = plane.store.policies.changes(1, since.generation, since.digest)
+    held = set(plane.store.policies.whole(1)[1])
+    for change in reversed(changes or ()):
+        held = (held - set(change.added)) | set(change.removed)
+    for change in changes or ():
+        yield held, change
+        held = (held - set(change.removed)) | set(change.added)
+
+
+def swapped(plane: ControlPlane) -> list[dict[str, int]]:
+    """Grants by which the first users get the database, and the last ones, who have it, lose it."""
+    last = plane.ok("POST /v1/roles", {"name": "last", "management": "none"})["uid"]
+    for number in range(4):
+        plane.certificate_user(f"z{number}", f"CN=z{number},O=acme", role_uids=[last])
+    acl = mine(plane).uid
+    plane.ok("PUT /v1/bdbs/1", {"roles_permissions": [{"role_uid": last, "redis_acl_uid": acl}]})
+    return [{"role_uid": 5, "redis_acl_uid": acl}]
+
+
+def test_what_one_piece_gives_comes_behind_what_all_take(plane: ControlPlane) -> None:
+    grants = swapped(plane)
+    before = plane.store.policies.target(1)
+    plane.ok("PUT /v1/bdbs/1", {"roles_permissions": grants})
+    given = False
+    for _, change in generations(plane, before):
+        taken = any(one.startswith("user z") for one in change.removed)
+        assert not (taken and given)
+        given = given or any(one.startswith("user u") for one in change.added)
+    assert given
+    assert len(held(plane)) == USERS
+
+
+def test_what_is_opened_meets_no_rights_of_before(plane: ControlPlane) -> None:
+    """A change that opens a database and takes rights away does not do the first before the
+    second: between the two, more would be allowed than before it and after it."""
+    before, opened = plane.store.policies.target(1), False
+    plane.ok("PUT /v1/bdbs/1", {"default_user": True, "roles_permissions": []})
+    for held_then, change in generations(plane, before):
+        if "user default adopt off" in change.removed:
+            opened = True
+            assert not [one for one in held_then if one.startswith("user u")]
+    assert opened
+
+
+def test_taking_goes_on_first_after_it_was_cut_off(
+    plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In another process, which renders all again when it starts."""
+    grants = swapped(plane)
+    before = plane.store.policies.target(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(pieces, "do_piece", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            plane.ok("PUT /v1/bdbs/1", {"roles_permissions": grants})
+    again = Store(plane.url)
+    while again.policies.do_piece():
+        pass
+    again.close()
+    plane.store.request.enter()
+    given = False
+    for _, change in generations(plane, before):
+        assert not (given and any(one.startswith("user z") for one in change.removed))
+        given = given or any(one.startswith("user u") for one in change.added)
+    assert len(held(plane)) == USERS
+
+
+def cut_off(*_: Any) -> set[int]:
+    raise KeyboardInterrupt
+
+
+# ---- Nothing is said before it is so ----
+
+
+def test_the_same_change_again_is_not_done_before_the_first(
+    plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client whose answer was lost sends its request again, which finds nothing to change."""
+    with monkeypatch.context() as patch:
+        patch.setattr(pieces, "do_piece", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            plane.ok("PUT /v1/bdbs/1", {"roles_permissions": []})
+    assert plane.store.policies.unfinished() == {1}
+    plane.ok("PUT /v1/bdbs/1", {"roles_permissions": []})
+    assert plane.store.policies.unfinished() == frozenset()
+    assert held(plane) == []
+
+
+def test_a_change_whose_pieces_fail_is_made_and_not_in_force(
+    plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is committed: to answer that it was refused would be untrue. The sync worker goes on."""
+
+    def away(*_: Any) -> set[int]:
+        raise Away("the disk is full")
+
+    path = f"PUT /v1/redis_acls/{mine(plane).uid}?wait_for_sync=0"
+    with monkeypatch.context() as patch:
+        patch.setattr(pieces, "do_piece", away)
+        answer = plane(path, {"acl": "+get ~b:*"})
+    assert answer.status == 202
+    assert "lines of its users are not all there yet" in str(answer.json)
+    assert mine(plane).acl == "+get ~b:*"
+    while plane.store.policies.do_piece():
+        pass
+    assert held(plane) == sorted(f"user u{n} on +get ~b:*" for n in range(USERS))
+
+
+def test_a_database_that_goes_meanwhile_does_not_fail_the_change(
+    plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, gone = pieces.do_piece, list[int]()
+
+    def do_piece(kernel: Any, users: int) -> set[int]:
+        if not gone:
+            gone.append(1)
+            plane.store.objects.delete(Database, 1)
+            plane.store.nodes.forget_database(1)
+        return real(kernel, users)
+
+    monkeypatch.setattr(pieces, "do_piece", do_piece)
+    plane.ok(f"PUT /v1/redis_acls/{mine(plane).uid}", {"acl": "+get ~b:*"})
+    assert mine(plane).acl == "+get ~b:*"
