@@ -240,7 +240,9 @@ def _trouble(error: Exception) -> str:
             f"its certificate is not accepted: {error.verify_message}; "
             "--ca names the file of the CA that it is from"
         )
-    return (not isinstance(error, ssl.SSLError) and getattr(error, "strerror", "")) or str(error)
+    if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
+        return error.strerror or str(error)
+    return str(error)
 
 
 def _which(profile: Profile) -> str:
