@@ -125,7 +125,7 @@ fuzz: setup-dev
 docs:
 	@PYTHON='$(PYTHON)' .ci/setup docs
 	.venv/bin/python .ci/site
-	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --config-file .ci/mkdocs.yml --strict --quiet
 
 clean:
 	rm -rf build .venv module/*.so control/*.so *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

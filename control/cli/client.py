@@ -182,7 +182,7 @@ class Client:
             etag = response.getheader("ETag", "")
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
-            reason = f"{self.profile.url} cannot be reached: {error}"
+            reason = f"{self.profile.url} cannot be reached: {_trouble(error)}"
             raise ApiError(0, "unreachable", reason) from error
         return _answer(status, content), etag
 
@@ -231,6 +231,18 @@ def _context(profile: Profile) -> ssl.SSLContext:
         text = _which(profile) or f"{files}: {error.strerror or error}"
         raise ProfileError(text) from error
     return context
+
+
+def _trouble(error: Exception) -> str:
+    """Why there is no connection, without numbers and lines of OpenSSL's sources."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"its certificate is not accepted: {error.verify_message}; "
+            "--ca names the file of the CA that it is from"
+        )
+    if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
+        return error.strerror or str(error)
+    return str(error)
 
 
 def _which(profile: Profile) -> str:

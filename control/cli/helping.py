@@ -10,9 +10,9 @@ PREFIX = "CERTAUTH"
 LONGEST = 150  # characters of a command in a list: its first sentence, on two lines or three
 
 SECTIONS = {
-    "Who may do what": ("user", "role", "acl", "db", "pattern", "lock"),
-    "Certificates": ("ca", "cert", "cert-profile", "crl", "issuer", "trust-source"),
-    "What happens": ("status", "session", "log", "explain", "forecast"),
+    "Who may do what": ("user", "role", "acl", "db", "pattern"),
+    "Certificates": ("ca", "trust-source", "cert", "cert-profile", "issuer", "crl"),
+    "What happens": ("status", "session", "lock", "log", "explain", "forecast"),
     "As a file": ("apply", "export", "import"),
     "The control plane": ("cluster", "lockout", "whoami", "context", "completion"),
     "On the control plane's own machine": (
@@ -100,6 +100,12 @@ EXAMPLES = {
     "ca remove": ("ca remove 'CN=Acme Clients CA 1'",),
     "ca set": ("ca set clients.pem --dry-run",),
     "ca delete": ("ca delete --dry-run",),
+    "trust-source list": ("trust-source list",),
+    "trust-source show": ("trust-source show mesh",),
+    "trust-source create": ("trust-source create mesh --location /etc/certauth/mesh.pem --most 1",),
+    "trust-source update": ("trust-source update mesh --interval 600",),
+    "trust-source accept": ("trust-source accept mesh",),
+    "trust-source delete": ("trust-source delete mesh",),
     "cert show": ("cert show",),
     "cert set": ("cert set api.crt api.key",),
     "cert rotate": ("cert rotate",),
@@ -112,36 +118,28 @@ EXAMPLES = {
     ),
     "cert revoked": ("cert revoked",),
     "cert unrevoke": ("cert unrevoke 7",),
+    "issuer list": ("issuer list",),
+    "issuer show": ("issuer show cluster-1 -o yaml",),
+    "issuer create": (
+        "issuer create staff --issuer-url https://login.acme.example --audience redis-certauth "
+        "--rule 'user:{preferred_username} groups=dba lifetime:28800'",
+    ),
+    "issuer update": ("issuer update cluster-1 --jwks jwks.json",),
+    "issuer delete": ("issuer delete cluster-1",),
     "crl list": ("crl list",),
     "crl import": ("crl import --from http://pki.acme.example/acme.crl --stale refuse",),
     "crl update": ("crl update 3 --interval 600",),
     "crl delete": ("crl delete 3",),
-    "issuer list": ("issuer list",),
-    "issuer show": ("issuer show cluster",),
-    "issuer create": (
-        "issuer create cluster --issuer-url https://kubernetes.default.svc --audience redis "
-        "--rule 'uri:spiffe://acme/{sub} lifetime:900 profile:default'",
-    ),
-    "issuer update": ("issuer update cluster --interval 600",),
-    "issuer delete": ("issuer delete cluster",),
-    "trust-source list": ("trust-source list",),
-    "trust-source show": ("trust-source show mesh",),
-    "trust-source create": (
-        "trust-source create mesh --location https://spire.acme.example/bundle --trust-grows",
-    ),
-    "trust-source update": ("trust-source update mesh --interval 600",),
-    "trust-source delete": ("trust-source delete mesh",),
-    "trust-source accept": ("trust-source accept mesh",),
-    "lock create": (
-        "lock create --user alice --for 8h --reason 'lost laptop'",
-        "lock create --network 203.0.113.0/24",
-    ),
-    "lock list": ("lock list",),
-    "lock delete": ("lock delete 1",),
-    "forecast": ("forecast --days 90",),
     "status": ("status", "status --wait 60"),
     "session list": ("session list --user alice", "session list --db orders -o wide"),
     "session end": ("session end 10.0.0.5:6379 4711", "session end --user alice"),
+    "lock list": ("lock list",),
+    "lock create": (
+        "lock create --user alice --for 8h --reason 'laptop lost'",
+        "lock create --network 10.1.0.0/16 --dry-run",
+    ),
+    "lock delete": ("lock delete 7",),
+    "forecast": ("forecast", "forecast --days 14"),
     "log": (
         "log --type client_refused --db orders",
         "log --follow --user alice",

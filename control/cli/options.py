@@ -284,7 +284,10 @@ def choose_profile(name: str | None, options: Mapping[str, str | None]) -> clien
     if profile.username and not profile.cert and not profile.password:
         password = ask_password(f"Password of {profile.username}")
         if not password:
-            raise click.UsageError(f"--username {profile.username}: a password is missing")
+            raise click.UsageError(
+                f"--username {profile.username}: a password is missing: it is asked for on a "
+                "terminal; else the first line of standard input is it"
+            )
         return client.overridden(profile, {"password": password})
     return profile
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -131,6 +132,7 @@ FORMATS = ("table", "wide", "json", "yaml", "name")
 FORMAT = "certauth.format"  # in the context of a command
 TIMES = {"not_before", "not_after", "last_login", "since", "end", "password_issue_date"}
 HASHES = {"cert", "key", "ca"}  # in hex: a table has the beginning, which is enough to name one
+HASH = re.compile("[0-9a-f]{64}")  # not a file, which profiles have under the same names
 SHORT = 16  # hex digits of them
 # The first that an object has is what it is called.
 NAMES = ("name", "id", "cert", "uid", "address")
@@ -190,7 +192,7 @@ def readable(name: str, value: Any) -> Any:
         return "; ".join(map(bindings.written, value))
     if name in TIMES and isinstance(value, int):
         return render_time(value)
-    if name in HASHES and isinstance(value, str) and wanted_format() == "table":
+    if name in HASHES and wanted_format() == "table" and HASH.fullmatch(str(value)):
         return value[:SHORT]
     return value
 

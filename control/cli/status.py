@@ -87,10 +87,23 @@ UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 def moment(_: click.Context, __: click.Parameter, text: str | None) -> str | None:
     """A time as the API takes it; 2h is two hours ago."""
-    if not text or not (ago := AGO.fullmatch(text)):
+    if not text:
         return text
+    if not (ago := AGO.fullmatch(text)):
+        return iso(text)
     then = datetime.now(UTC) - timedelta(**{UNITS[ago[2]]: int(ago[1])})
     return then.isoformat(timespec="seconds")
+
+
+def iso(text: str) -> str:
+    """As it is. Raises click.BadParameter for anything but a time."""
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        raise click.BadParameter(
+            f"'{text}' is not a time such as 2026-12-24T18:00:00, nor 2h or 7d for so long ago"
+        ) from None
+    return text
 
 
 @click.command("log")
@@ -128,6 +141,8 @@ def log_command(
     }
     query = {name: value for name, value in given.items() if value}
     wanted = last_events(ask, query, db, limit)
+    if ticket and not wanted and not follow:
+        raise click.ClickException(f"no refusal in the log has the ticket '{clean(ticket)}'")
     if not follow:
         show_events(wanted, False)
         return

@@ -63,10 +63,10 @@ def test_no_phrase_that_has_to_be_decoded(phrase: str) -> None:
 
 
 def test_the_site_has_every_page() -> None:
-    """mkdocs.yml names each page of docs/ once."""
+    """.ci/mkdocs.yml names each page of docs/ once."""
     pages = sorted(path.name for path in ROOT.glob("docs/*.md"))
     above = {"readme.md", "security.md", "changelog.md", "contributing.md"}
-    named = re.findall(r"[\w-]+\.md", (ROOT / "mkdocs.yml").read_text().split("\nnav:")[1])
+    named = re.findall(r"[\w-]+\.md", (ROOT / ".ci/mkdocs.yml").read_text().split("\nnav:")[1])
     assert sorted(set(named) - above) == pages
     assert len(named) == len(set(named))
 

@@ -56,6 +56,13 @@ def test_profiles_are_listed_without_their_passwords(file: Path) -> None:
     }  # fmt: skip
 
 
+def test_a_profile_is_shown_with_whole_paths(file: Path) -> None:
+    """Its files have the names of fields that hold hashes elsewhere, which tables shorten."""
+    ca = "/etc/redis-certauth/pki/production.crt"
+    run("set", "prod", "--ca", ca)
+    assert ["ca", ca] in [line.split() for line in ok(run("show", "prod")).splitlines()]
+
+
 def test_a_profile_is_chosen(file: Path) -> None:
     """From then on it is the one of every command that names none; one that is not there cannot
     be."""

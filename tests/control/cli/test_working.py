@@ -215,7 +215,8 @@ def test_the_log_is_searched(run: Run) -> None:
     assert ok(run("log", "--db", "orders")) == ""
     assert ok(run("log", "--limit", "1")).count("\n") == 1
     wrong = run("log", "--since", "yesterday")
-    assert (wrong.exit_code, "no ISO 8601 time" in wrong.output) == (1, True), wrong.output
+    assert wrong.exit_code == 2
+    assert "such as 2026-12-24T18:00:00" in wrong.output
     assert run("log", "--follow", "--until", "2030-01-01").exit_code == 2
 
 
