@@ -2,20 +2,24 @@
 the API knows. A shell asks by running this program; nothing is typed in between, so nobody is asked
 for a password, and whatever fails completes nothing."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import CompletionItem, get_completion_class
 
 from control.cli import client
 from control.cli.client import ApiError, Client, ProfileError
 from control.cli.helping import PROGRAM
 
+if TYPE_CHECKING:  # it costs 5 ms, which a command that completes nothing spares
+    from click.shell_completion import CompletionItem
+
 PATIENCE = 2.0  # seconds that a person waits for a Tab
 SHELLS = ("bash", "zsh", "fish")
 VARIABLE = "_REDIS_CERTAUTH_COMPLETE"
-Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+Complete = Callable[[click.Context, click.Parameter, str], "list[CompletionItem]"]
 
 
 def names_of(path: str, key: str = "name", within: str = "") -> Complete:
@@ -36,6 +40,8 @@ def profiles(context: click.Context, _: click.Parameter, typed: str) -> list[Com
 
 
 def items(typed: str, names: Iterable[str]) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
     return [CompletionItem(name) for name in names if name.startswith(typed)]
 
 
@@ -64,5 +70,7 @@ def completion_command(context: click.Context, shell: str) -> None:
     ~/.local/share/bash-completion/completions; for zsh, one called _redis-certauth in a folder of
     fpath; for fish, ~/.config/fish/completions/redis-certauth.fish.
     """
+    from click.shell_completion import get_completion_class
+
     if script := get_completion_class(shell):
         click.echo(script(context.find_root().command, {}, PROGRAM, VARIABLE).source())

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import click
-from rich.console import Console
 
 from control.cli import apply, client, making, renewal
 from control.cli.client import ApiError, Client, ProfileError
@@ -245,9 +244,12 @@ def with_wait(path: str, seconds: float) -> str:
 @contextmanager
 def show_waiting() -> Iterator[None]:
     """A line that says so, where somebody looks at standard error."""
-    console = Console(stderr=True)
-    shown = console.status("until the servers hold it") if console.is_terminal else nullcontext()
-    with shown:
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console  # which takes a tenth of a second to load
+
+    with Console(stderr=True).status("until the servers hold it"):
         yield
 
 
