@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -189,12 +190,25 @@ def cell(value: Any) -> str:
 def readable(name: str, value: Any) -> Any:
     """A field's value as people read it, where its JSON is not that."""
     if name == IDENTITIES and value:
-        return "; ".join(map(bindings.written, value))
+        return "; ".join(map(written, value))
     if name in TIMES and isinstance(value, int):
         return render_time(value)
     if name in HASHES and isinstance(value, str) and wanted_format() == "table":
         return value[:SHORT]
     return value
+
+
+PLAIN = re.compile(r"(?!(ca|from|session|comment)=|shared$)[A-Za-z0-9_./:@,=-]+")
+
+
+def written(identity: Fields) -> str:
+    """As bindings.written has it, which loads libcrypto: most identities need nothing of it, since
+    they have no options, and the API spells them as they are to be shown."""
+    if len(identity) == 1:
+        ((kind, value),) = identity.items()
+        if isinstance(value, str) and PLAIN.fullmatch(value):
+            return f"{kind} {value}"
+    return bindings.written(identity)
 
 
 def echo(value: Any, columns: Sequence[str] = ()) -> None:
