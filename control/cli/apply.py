@@ -2,15 +2,13 @@
 
 Everything is called by name here, and gets its uid only when it is sent."""
 
-import gc
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import yaml
 
@@ -25,7 +23,7 @@ from control.api.redis_acls import RedisAclBody
 from control.api.revocation import CrlBody, RevokeBody
 from control.api.roles import RoleBody
 from control.api.users import UserBody
-from control.cli import files, issuers
+from control.cli import files, issuers, loading
 from control.cli.client import Client
 from control.cli.output import IDENTITIES
 from control.pki import trust
@@ -103,30 +101,6 @@ ONCE = {"password_file", "reason"}  # only when an object is made
 # ---- The file ------------------------------------------------------------------------------------
 
 
-if TYPE_CHECKING:
-    SafeLoader = yaml.SafeLoader
-else:  # libyaml's parser, where it is: it takes a tenth of the time
-    SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-class _Loader(SafeLoader):
-    """A key that is there twice is an error: one of the two would be lost in silence."""
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """As it does, without its way round for a text, which most of a file is."""
-        if node.tag == TEXT and isinstance(node, yaml.ScalarNode):
-            return node.value
-        return super().construct_object(node, deep)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        found = super().construct_mapping(node, deep)
-        if len(found) < len(node.value):
-            raise yaml.constructor.ConstructorError(None, None, "a key is there twice",
-                                                    node.start_mark)  # fmt: skip
-        return found
-
-
-TEXT = "tag:yaml.org,2002:str"
 STDIN = Path("-")
 
 
@@ -164,7 +138,7 @@ def read(file: Path) -> State:
     relative to it. Raises PolicyFileError."""
     try:
         content = sys.stdin.buffer.read() if file == STDIN else file.read_bytes()
-        found = yaml.load(files.decoded(content), _Loader)  # noqa: S506 (a SafeLoader)
+        found = yaml.load(files.decoded(content), loading.Loader)  # noqa: S506 (a SafeLoader)
         return parse(found, file.parent)
     except (yaml.YAMLError, OSError, ValueError) as error:
         raise PolicyFileError(f"{file}: {error}") from error
@@ -265,17 +239,6 @@ def _pem(text: str, folder: Path) -> str:
         return render_all(certificates_in((folder / text).read_bytes()))
     except CertificateError as error:
         raise PolicyFileError(f"{text}: {error}") from error
-
-
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """Without the search for cycles, which looks at all objects again and again while millions are
-    made: it takes three times what reading a large file does."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def exported(state: State) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from control.cli.output import (
     clean,
     colour,
     echo_data,
+    error_console,
     render_cuts,
     render_doubts,
     render_preview,
@@ -247,9 +248,7 @@ def show_waiting() -> Iterator[None]:
     if not sys.stderr.isatty():
         yield
         return
-    from rich.console import Console  # which takes a tenth of a second to load
-
-    with Console(stderr=True).status("until the servers hold it"):
+    with error_console().status("until the servers hold it"):
         yield
 
 

@@ -6,12 +6,16 @@ import io
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import click
+import rich.console
+import rich.table
+import rich.text
 import yaml
 
 from control.policy import bindings
@@ -258,8 +262,6 @@ def print_table(rows: Sequence[Row], heading: Row) -> None:
     """As wide as the terminal; elsewhere a row is a line, whatever its length."""
     width = WIDEST
     if sys.stdout.isatty() and wanted_format() != "wide":
-        import shutil  # which loads compressors
-
         width = shutil.get_terminal_size().columns
     head, *lines = aligned(rows, heading, width) or folded(rows, heading, width)
     click.echo(click.style(head, bold=bool(heading) and os.environ.get("TERM") != "dumb"))
@@ -282,19 +284,23 @@ def aligned(rows: Sequence[Row], heading: Row, width: int) -> list[str]:
 def folded(rows: Sequence[Row], heading: Row, width: int) -> list[str]:
     """The lines of any table: rich knows how wide each character is, and folds what does not fit.
     It takes a tenth of a second to load, which most tables need not wait for."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, show_header=bool(heading))
+    text = rich.text.Text
+    table = rich.table.Table(box=None, pad_edge=False, show_header=bool(heading))
     for column in heading or [""] * len(rows[0] if rows else ()):
-        table.add_column(Text(column), overflow="fold")
+        table.add_column(text(column), overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))  # a string would be read as rich's markup
-    console = Console(highlight=False, width=width, color_system=None, file=io.StringIO())
+        table.add_row(*map(text, row))  # a string would be read as rich's markup
+    console = rich.console.Console(
+        highlight=False, width=width, color_system=None, file=io.StringIO()
+    )
     with console.capture() as captured:
         console.print(table, crop=False)
     return [line.rstrip() for line in captured.get().splitlines()] or [""]
+
+
+def error_console() -> rich.console.Console:
+    """Rich's, on standard error. Here, since a lazy module is loaded when it is imported again."""
+    return rich.console.Console(stderr=True)
 
 
 GAP = "  "  # between two columns

@@ -20,7 +20,8 @@ LAZY = frozenset(
         "control.cli.renewal", "control.http.verify", "control.pki.pem", "control.pki.reading",
         "control.pki.uploads",
         "control.policy.bindings", "control.policy.core", "control.policy.lines",
-        "control.policy.pasted", "control.service", "http.client", "ssl", "yaml",
+        "control.policy.pasted", "control.service", "http.client", "rich.console", "rich.table",
+        "rich.text", "shutil", "click.shell_completion", "ssl", "yaml",
     }
 )  # fmt: skip
 

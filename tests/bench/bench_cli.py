@@ -20,8 +20,8 @@ START = "import sys; sys.argv = ['redis-certauth', *sys.argv[1:]]; "
 PLAN = """
 import sys
 from pathlib import Path
-from control.cli import apply, planning
-with apply.uncollected():
+from control.cli import apply, loading, planning
+with loading.uncollected():
     wanted = apply.read(Path(sys.argv[1]))
     there = {"roles": {"readers": {"name": "readers"}}}
     there["users"] = {name: apply.normal("users", one) for name, one in wanted["users"].items()}

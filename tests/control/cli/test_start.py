@@ -22,7 +22,8 @@ try:
     main()
 except SystemExit as error:
     assert not error.code, error
-heavy = {{"sqlalchemy", "flask", "pydantic", "redis", "rich", "cryptography", "control.records"}}
+heavy = {{"sqlalchemy", "flask", "pydantic", "redis", "rich.color", "cryptography",
+         "control.records"}}
 waiting = {{name for name in ("control.service", "http.client", "yaml")
            if name in sys.modules and type(sys.modules[name]) is types.ModuleType}}
 print("loaded:", *sorted(heavy & sys.modules.keys() | waiting))
