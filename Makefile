@@ -14,7 +14,7 @@ C = $(wildcard module/*/*.[ch] tests/*/*.[ch])
 
 BENCH = $(if $(ONLY),--only '$(ONLY)') $(if $(SCALE),--scale '$(SCALE)') $(if $(SERVER),--server '$(SERVER)')
 
-.PHONY: help setup setup-dev setup-all build run dist deb install lock lint test bench servers bases test-servers test-docker test-all test-sanitize fuzz docs clean
+.PHONY: help setup setup-dev setup-all build run dist deb install lock lint test bench bench-check servers bases test-servers test-docker test-all test-sanitize fuzz docs clean
 
 help:
 	@echo 'make run           start a server that knows you by your certificate, and say what to try'
@@ -32,6 +32,7 @@ help:
 	@echo 'make test-all      everything but that, slow tests included'
 	@echo 'make test-sanitize as test, with ASan and UBSan in the C, in Python and in the servers'
 	@echo 'make bench         how fast it is, beside what stock servers do: build/bench/report.md'
+	@echo 'make bench-check   whether a ratio of it is worse than in docs/bench/report.md'
 	@echo '                   (ONLY=1,2 questions, SCALE=0.1 a look, SERVER=8.6)'
 	@echo 'make fuzz          hostile inputs for the core, SECONDS=60 of each kind'
 	@echo 'make docs          the pages as a site, in build/site/html; fails on a broken link'
@@ -112,6 +113,9 @@ test-all: setup-all lint servers
 bench: servers
 	@PYTHON='$(PYTHON)' .ci/setup bench
 	.venv/bin/python -m tests.bench $(BENCH)
+
+bench-check:
+	.venv/bin/python -m tests.bench.check
 
 test-sanitize: setup-dev
 	.venv/bin/python build.py --sanitize

@@ -2,35 +2,30 @@
 
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Literal
 
-Validation = Literal["disabled", "san_cn", "full_subject"]
-Management = Literal[
-    "admin", "cluster_member", "cluster_viewer", "db_member", "db_viewer", "user_manager", "none"
-]
-TlsMode = Literal["enabled", "disabled", "replica_ssl"]
-Switch = Literal["enabled", "disabled"]
-NodeRole = Literal["", "master", "replica", "cluster master", "cluster replica", "sentinel"]
-Origin = Literal["endpoint", "found", "leaving", "gone"]
-Enforcement = Literal["shadow", "leave", "refuse"]
-MinTls = Literal["", "1.2", "1.3"]
-TlsVersion = Literal["1.2", "1.3"]
-PubsubDefault = Literal["resetchannels", "allchannels"]
-AuthMethod = Literal["regular", "certificate"]
-TokenAlgorithm = Literal[
-    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
-]  # fmt: skip
-KeyUsage = Literal["digital_signature", "key_encipherment", "key_agreement"]
-Severity = Literal["INFO", "WARNING"]
+from control.words import AuditMode as AuditMode
+from control.words import AuditProtocol as AuditProtocol
+from control.words import AuthMethod as AuthMethod
+from control.words import BindingKind as BindingKind
+from control.words import Enforcement as Enforcement
+from control.words import FilterType as FilterType
+from control.words import KeyUsage as KeyUsage
+from control.words import Management as Management
+from control.words import MinTls as MinTls
+from control.words import NodeRole as NodeRole
+from control.words import Origin as Origin
+from control.words import PatternKind as PatternKind
+from control.words import PubsubDefault as PubsubDefault
+from control.words import Reason as Reason
+from control.words import Severity as Severity
+from control.words import Stale as Stale
+from control.words import Switch as Switch
+from control.words import TlsMode as TlsMode
+from control.words import TlsVersion as TlsVersion
+from control.words import TokenAlgorithm as TokenAlgorithm
+from control.words import Validation as Validation
+
 EventDetail = str | int | list[str]
-Stale = Literal["warn", "refuse"]
-AuditMode = Literal["disabled", "connection"]
-AuditProtocol = Literal["TCP", "local", "syslog"]
-FilterType = Literal["inclusive", "exclusive"]
-Reason = Literal[  # RFC 5280, 5.3.1
-    "unspecified", "keyCompromise", "cACompromise", "affiliationChanged", "superseded",
-    "cessationOfOperation", "certificateHold", "privilegeWithdrawn",
-]  # fmt: skip
 
 TRUSTED_CA = "mtls_trusted_ca"
 API = "api"
@@ -197,12 +192,6 @@ class Password:
     issued: int  # seconds since 1970
 
 
-BindingKind = Literal[
-    "subject", "cn", "uri", "dns", "email", "ip", "upn", "key", "cert", "attributes", "attribute",
-    "extension",
-]  # fmt: skip
-
-
 @dataclass(frozen=True)
 class Binding:
     """What a certificate must have to be a user: the words of a `bind` line (docs/policy.md), each
@@ -215,9 +204,6 @@ class Binding:
     session: str = ""  # such as "8h"; "": until the certificate ends
     shared: bool = False  # whether other users may have the same binding: the client then chooses
     comment: str = ""
-
-
-PatternKind = Literal["subject", "cn", "uri", "dns", "email", "upn"]
 
 
 @dataclass(frozen=True)

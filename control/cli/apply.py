@@ -6,8 +6,9 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import yaml
 
@@ -22,7 +23,7 @@ from control.api.redis_acls import RedisAclBody
 from control.api.revocation import CrlBody, RevokeBody
 from control.api.roles import RoleBody
 from control.api.users import UserBody
-from control.cli import files, issuers
+from control.cli import files, issuers, loading
 from control.cli.client import Client
 from control.cli.output import IDENTITIES
 from control.pki import trust
@@ -100,23 +101,6 @@ ONCE = {"password_file", "reason"}  # only when an object is made
 # ---- The file ------------------------------------------------------------------------------------
 
 
-if TYPE_CHECKING:
-    SafeLoader = yaml.SafeLoader
-else:  # libyaml's parser, where it is: it takes a tenth of the time
-    SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-class _Loader(SafeLoader):
-    """A key that is there twice is an error: one of the two would be lost in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        found = super().construct_mapping(node, deep)
-        if len(found) < len(node.value):
-            raise yaml.constructor.ConstructorError(None, None, "a key is there twice",
-                                                    node.start_mark)  # fmt: skip
-        return found
-
-
 STDIN = Path("-")
 
 
@@ -154,7 +138,7 @@ def read(file: Path) -> State:
     relative to it. Raises PolicyFileError."""
     try:
         content = sys.stdin.buffer.read() if file == STDIN else file.read_bytes()
-        found = yaml.load(files.decoded(content), _Loader)  # noqa: S506 (a SafeLoader)
+        found = yaml.load(files.decoded(content), loading.Loader)  # noqa: S506 (a SafeLoader)
         return parse(found, file.parent)
     except (yaml.YAMLError, OSError, ValueError) as error:
         raise PolicyFileError(f"{file}: {error}") from error
@@ -303,9 +287,9 @@ def normal(section: str, found: Mapping[str, Any]) -> Fields:
     comes of fields of another form."""
     fields = {name: found[name] for name in found if name in SECTIONS[section].known}
     if fields.get("certificate_subject_line"):
-        fields["certificate_subject_line"] = pasted.name(fields["certificate_subject_line"]).text
+        fields["certificate_subject_line"] = _name(fields["certificate_subject_line"])
     if IDENTITIES in fields:
-        fields[IDENTITIES] = in_order(map(_identity, fields[IDENTITIES]))
+        fields[IDENTITIES] = in_order(map(identity, fields[IDENTITIES]))
         subjects = {one.get("subject", "") for one in fields[IDENTITIES]}
         if fields.get("certificate_subject_line", "") not in subjects | {""}:
             raise ValueError(f"certificate_subject_line is not among the {IDENTITIES}")
@@ -337,6 +321,30 @@ def normal(section: str, found: Mapping[str, Any]) -> Fields:
         given = {(one["role"], one["redis_acl"]) for one in fields["roles_permissions"]}
         fields["roles_permissions"] = [{"role": r, "redis_acl": a} for r, a in sorted(given)]
     return fields
+
+
+MOST = 1_000_000  # spellings that are kept
+
+
+@lru_cache(MOST)
+def _name(text: str) -> str:
+    """A subject in its canonical spelling. Raises core.CoreError."""
+    return pasted.name(text).text
+
+
+def identity(found: Any) -> Fields:
+    """As `_identity`, which is asked once for what the file and the API spell alike: of 100,000
+    users most have not changed. Raises ValueError."""
+    if isinstance(found, dict) and len(found) == 1:
+        ((kind, value),) = found.items()
+        if isinstance(value, str):
+            return dict(_of_one_field(kind, value))
+    return _identity(found)
+
+
+@lru_cache(MOST)
+def _of_one_field(kind: str, value: str) -> Fields:
+    return _identity({kind: value})
 
 
 def _identity(found: Any) -> Fields:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from control.cli import apply, batches, making, planning
+from control.cli import apply, batches, loading, making, planning
 from control.cli.client import ApiError, Client
 from control.cli.options import (
     DRY,
@@ -76,8 +76,9 @@ def apply_command(ask: Client, given: tuple[Path, ...], prune: bool) -> None:
     a server would refuse a part of it."""
     if has_flag(EXACT) and not has_flag(DRY):
         raise click.UsageError("--detailed-exitcode goes with --dry-run")
-    wanted = apply.read_all(apply.files_of(given))
-    steps = planning.plan(wanted, apply.fetch(ask), ask.whoami() if prune else "", prune)
+    with loading.uncollected():
+        wanted = apply.read_all(apply.files_of(given))
+        steps = planning.plan(wanted, apply.fetch(ask), ask.whoami() if prune else "", prune)
     if has_flag(DRY):
         show_plan(steps, foreseen(ask, steps))
         sys.exit(CHANGES if steps and has_flag(EXACT) else 0)

@@ -1,5 +1,7 @@
 """A client of the REST API, for the command line: profiles, one connection, errors with names."""
 
+from __future__ import annotations
+
 import base64
 import http.client
 import json
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
 
-from control.http.verify import verifying
+from control.http import verify
 from control.pki import pem
 
 # Collections in which the API looks a name up itself.
@@ -223,7 +225,7 @@ class Client:
 
 def _context(profile: Profile) -> ssl.SSLContext:
     try:
-        context = verifying(cafile=profile.ca or None)
+        context = verify.verifying(cafile=profile.ca or None)
         if profile.cert:
             context.load_cert_chain(profile.cert, profile.key or None, password=_no_passphrase)
     except OSError as error:  # an ssl.SSLError too

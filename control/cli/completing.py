@@ -2,11 +2,13 @@
 the API knows. A shell asks by running this program; nothing is typed in between, so nobody is asked
 for a password, and whatever fails completes nothing."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 import click
-from click.shell_completion import CompletionItem, get_completion_class
+from click import shell_completion
 
 from control.cli import client
 from control.cli.client import ApiError, Client, ProfileError
@@ -15,19 +17,20 @@ from control.cli.helping import PROGRAM
 PATIENCE = 2.0  # seconds that a person waits for a Tab
 SHELLS = ("bash", "zsh", "fish")
 VARIABLE = "_REDIS_CERTAUTH_COMPLETE"
-Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+Items: TypeAlias = "list[shell_completion.CompletionItem]"
+Complete = Callable[[click.Context, click.Parameter, str], Items]
 
 
 def names_of(path: str, key: str = "name", within: str = "") -> Complete:
     """Completes names of the objects of a collection of the API; `within`: where in its answer."""
 
-    def complete(context: click.Context, _: click.Parameter, typed: str) -> list[CompletionItem]:
+    def complete(context: click.Context, _: click.Parameter, typed: str) -> Items:
         return items(typed, (str(one[key]) for one in asked(context, path, within)))
 
     return complete
 
 
-def profiles(context: click.Context, _: click.Parameter, typed: str) -> list[CompletionItem]:
+def profiles(context: click.Context, _: click.Parameter, typed: str) -> Items:
     """Completes the profiles of config.toml."""
     try:
         return items(typed, client.profiles(client.config_file()))
@@ -35,8 +38,8 @@ def profiles(context: click.Context, _: click.Parameter, typed: str) -> list[Com
         return []
 
 
-def items(typed: str, names: Iterable[str]) -> list[CompletionItem]:
-    return [CompletionItem(name) for name in names if name.startswith(typed)]
+def items(typed: str, names: Iterable[str]) -> Items:
+    return [shell_completion.CompletionItem(name) for name in names if name.startswith(typed)]
 
 
 def asked(context: click.Context, path: str, within: str) -> list[dict[str, Any]]:
@@ -64,5 +67,5 @@ def completion_command(context: click.Context, shell: str) -> None:
     ~/.local/share/bash-completion/completions; for zsh, one called _redis-certauth in a folder of
     fpath; for fish, ~/.config/fish/completions/redis-certauth.fish.
     """
-    if script := get_completion_class(shell):
+    if script := shell_completion.get_completion_class(shell):
         click.echo(script(context.find_root().command, {}, PROGRAM, VARIABLE).source())

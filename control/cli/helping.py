@@ -189,12 +189,16 @@ class Group(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Under the headings of SECTIONS, where this is the whole program."""
-        found = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
-        there = [(name, one) for name, one in found.items() if one is not None and not one.hidden]
-        helps = {name: one.get_short_help_str(LONGEST) for name, one in there}
+        helps = self.short_helps(ctx)
         for title, names in self.sections(helps):
             with formatter.section(title):
                 formatter.write_dl([(name, helps[name]) for name in names])
+
+    def short_helps(self, ctx: click.Context) -> dict[str, str]:
+        """By command, what help lists; not of hidden ones."""
+        found = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+        there = [(name, one) for name, one in found.items() if one is not None and not one.hidden]
+        return {name: one.get_short_help_str(LONGEST) for name, one in there}
 
     @staticmethod
     def sections(names: dict[str, str]) -> Iterator[tuple[str, list[str]]]:

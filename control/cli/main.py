@@ -1,4 +1,4 @@
-"""The command `redis-certauth`: its groups, and what it does on this machine by itself."""
+"""What `redis-certauth` does on this machine by itself."""
 
 from __future__ import annotations
 
@@ -13,32 +13,11 @@ import click
 
 from control import service
 from control.cli import files, quickstart
-from control.cli.applying import apply_command, export_command
-from control.cli.certificates import ca_group, cert_group
-from control.cli.completing import completion_command
-from control.cli.contexts import context_group
-from control.cli.explain import explain_command
-from control.cli.following import accept_command
-from control.cli.forecast import forecast_command
+from control.cli.certificates import ca_group
 from control.cli.helping import Group
-from control.cli.imports import import_group
-from control.cli.locks import lock_group
-from control.cli.nouns import GROUPS
 from control.cli.options import FILE
-from control.cli.revocations import crl_group
-from control.cli.sessions import session_group, whoami_command
-from control.cli.status import log_command, status_command
+from control.cli.table import main as main
 from control.pki.kinds import KEY_TYPES, KeyType
-
-
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="redis-certauth")
-def main() -> None:
-    """Certificate-based authentication for Redis and Valkey.
-
-    Each option may come from the environment: --url from CERTAUTH_URL, --role of `user create` from
-    CERTAUTH_USER_CREATE_ROLE.
-    """
 
 
 @contextmanager
@@ -328,14 +307,3 @@ def enrol_sentinel(address: tuple[str, int], home: Path, conf: Path | None) -> N
     it into its configuration. The Sentinel must not run meanwhile."""
     with reported():
         click.echo(service.enrol_sentinel(service.load_config(home), *address, conf))
-
-
-COMMANDS = (
-    *GROUPS, ca_group, cert_group, crl_group, lock_group, status_command, explain_command,
-    log_command, forecast_command, import_group, apply_command, export_command, session_group,
-    whoami_command, context_group, completion_command,
-)  # fmt: skip
-for command in COMMANDS:
-    main.add_command(command)
-    if isinstance(command, click.Group) and command.name == "trust-source":
-        command.add_command(accept_command)

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from control.cli.helping import EXAMPLES, PROGRAM, words_of
-from control.cli.main import main
+from control.cli.table import main
 
 FILES = """\
 .SH FILES

@@ -209,4 +209,6 @@ def group_of(noun: Noun) -> click.Group:
     return group
 
 
-GROUPS = tuple(group_of(noun) for noun in NOUNS)
+def named(name: str) -> click.Group:
+    """The group of the noun of that name."""
+    return group_of(next(noun for noun in NOUNS if noun.name == name))

@@ -19,7 +19,7 @@ from control.cli.options import (
     choice,
 )
 from control.cli.output import IDENTITIES
-from control.records import (
+from control.words import (
     AuthMethod,
     Enforcement,
     KeyUsage,

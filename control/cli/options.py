@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import click
-from rich.console import Console
 
 from control.cli import apply, client, making, renewal
 from control.cli.client import ApiError, Client, ProfileError
@@ -21,6 +20,7 @@ from control.cli.output import (
     clean,
     colour,
     echo_data,
+    error_console,
     render_cuts,
     render_doubts,
     render_preview,
@@ -245,9 +245,10 @@ def with_wait(path: str, seconds: float) -> str:
 @contextmanager
 def show_waiting() -> Iterator[None]:
     """A line that says so, where somebody looks at standard error."""
-    console = Console(stderr=True)
-    shown = console.status("until the servers hold it") if console.is_terminal else nullcontext()
-    with shown:
+    if not sys.stderr.isatty():
+        yield
+        return
+    with error_console().status("until the servers hold it"):
         yield
 
 

@@ -1,20 +1,24 @@
 """What a command prints: tables, JSON, and the API's answers as lines of plain text."""
 
+from __future__ import annotations
+
+import io
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import click
+import rich.console
+import rich.table
+import rich.text
 import yaml
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from control.policy import bindings
-from control.records import rendered_time
 
 Fields = Mapping[str, Any]
 SHOWN = 10  # sessions of a node, and certificates, that a preview names without --lines
@@ -165,6 +169,8 @@ def as_data() -> bool:
 
 def clean(text: str) -> str:
     """Without what would steer a terminal."""
+    if text.isprintable():
+        return text
     return "".join(one if one.isprintable() or one == "\n" else escaped(one) for one in text)
 
 
@@ -173,28 +179,41 @@ def escaped(text: str) -> str:
     return "".join(f"\\{byte:02X}" for byte in text.encode("utf-8", "surrogateescape"))
 
 
-def cell(value: Any) -> Text:
-    """As people read it. A Text, since a string would be read as rich's markup."""
+def cell(value: Any) -> str:
+    """As people read it."""
     if value is None:
-        return Text("")
+        return ""
     if isinstance(value, bool):
-        return Text("yes" if value else "no")
+        return "yes" if value else "no"
     if isinstance(value, list) and all(not isinstance(one, dict) for one in value):
-        return Text(clean(", ".join(map(str, value))))
+        return clean(", ".join(map(str, value)))
     if isinstance(value, list | dict):
-        return Text(clean(json.dumps(value, ensure_ascii=False)))
-    return Text(clean(str(value).strip()))
+        return clean(json.dumps(value, ensure_ascii=False))
+    return clean(str(value).strip())
 
 
 def readable(name: str, value: Any) -> Any:
     """A field's value as people read it, where its JSON is not that."""
     if name == IDENTITIES and value:
-        return "; ".join(map(bindings.written, value))
+        return "; ".join(map(written, value))
     if name in TIMES and isinstance(value, int):
         return render_time(value)
     if name in HASHES and wanted_format() == "table" and HASH.fullmatch(str(value)):
         return value[:SHORT]
     return value
+
+
+PLAIN = re.compile(r"(?!(ca|from|session|comment)=|shared$)[A-Za-z0-9_./:@,=-]+")
+
+
+def written(identity: Fields) -> str:
+    """As bindings.written has it, which loads libcrypto: most identities need nothing of it, since
+    they have no options, and the API spells them as they are to be shown."""
+    if len(identity) == 1:
+        ((kind, value),) = identity.items()
+        if isinstance(value, str) and PLAIN.fullmatch(value):
+            return f"{kind} {value}"
+    return bindings.written(identity)
 
 
 def echo(value: Any, columns: Sequence[str] = ()) -> None:
@@ -208,7 +227,7 @@ def echo(value: Any, columns: Sequence[str] = ()) -> None:
         for one in value if isinstance(value, list) else [value]:
             click.echo(clean(name_of(one)))
     else:
-        print_table(rows_of(value, columns) if isinstance(value, list) else fields_of(value))
+        print_table(*(rows_of(value, columns) if isinstance(value, list) else fields_of(value)))
 
 
 def echo_data(value: Any) -> None:
@@ -224,36 +243,68 @@ def name_of(one: Fields) -> str:
     return next((str(one[name]) for name in NAMES if one.get(name)), "")
 
 
-def rows_of(found: Sequence[Fields], columns: Sequence[str]) -> Table:
-    """Wide: with the fields that have no column otherwise."""
+Row = Sequence[str]
+
+
+def rows_of(found: Sequence[Fields], columns: Sequence[str]) -> tuple[list[Row], Row]:
+    """Rows and their heading. Wide: with the fields that have no column otherwise."""
     more = dict.fromkeys(name for one in found for name in one if name not in columns)
     shown = [*columns, *more] if wanted_format() == "wide" else columns
-    table = Table(box=None, pad_edge=False)
-    for column in shown:
-        table.add_column(column.upper(), overflow="fold")
-    for one in found:
-        table.add_row(*(cell(readable(column, one.get(column, ""))) for column in shown))
-    return table
+    rows = [[cell(readable(column, one.get(column, ""))) for column in shown] for one in found]
+    return list(rows), [column.upper() for column in shown]
 
 
-def fields_of(found: Fields) -> Table:
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for name, content in found.items():
-        table.add_row(Text(name), cell(readable(name, content)))
-    return table
+def fields_of(found: Fields) -> tuple[list[Row], Row]:
+    """Each field is a row; there is no heading."""
+    return [(name, cell(readable(name, content))) for name, content in found.items()], ()
 
 
-def print_table(table: Table) -> None:
+def print_table(rows: Sequence[Row], heading: Row) -> None:
     """As wide as the terminal; elsewhere a row is a line, whatever its length."""
-    console = Console(highlight=False)
-    wide = wanted_format() == "wide" or not console.is_terminal
-    console = Console(highlight=False, width=WIDEST) if wide else console
+    width = WIDEST
+    if sys.stdout.isatty() and wanted_format() != "wide":
+        width = shutil.get_terminal_size().columns
+    head, *lines = aligned(rows, heading, width) or folded(rows, heading, width)
+    click.echo(click.style(head, bold=bool(heading) and os.environ.get("TERM") != "dumb"))
+    for line in lines:
+        click.echo(line)
+
+
+def aligned(rows: Sequence[Row], heading: Row, width: int) -> list[str]:
+    """The lines of a table of plain ASCII that fits; none of any other, which is for `folded`."""
+    every = [heading, *rows] if heading else list(rows)
+    if not every or not all(text.isascii() and text.isprintable() for row in every for text in row):
+        return []
+    widths = [max(map(len, column)) for column in zip(*every, strict=True)]
+    if sum(widths) + len(GAP) * (len(widths) - 1) > width:
+        return []
+    pairs = (zip(row, widths, strict=True) for row in every)
+    return [GAP.join(text.ljust(size) for text, size in row).rstrip() for row in pairs]
+
+
+def folded(rows: Sequence[Row], heading: Row, width: int) -> list[str]:
+    """The lines of any table: rich knows how wide each character is, and folds what does not fit.
+    It takes a tenth of a second to load, which most tables need not wait for."""
+    text = rich.text.Text
+    table = rich.table.Table(box=None, pad_edge=False, show_header=bool(heading))
+    for column in heading or [""] * len(rows[0] if rows else ()):
+        table.add_column(text(column), overflow="fold")
+    for row in rows:
+        table.add_row(*map(text, row))  # a string would be read as rich's markup
+    console = rich.console.Console(
+        highlight=False, width=width, color_system=None, file=io.StringIO()
+    )
     with console.capture() as captured:
         console.print(table, crop=False)
-    for line in captured.get().splitlines():
-        click.echo(line.rstrip())
+    return [line.rstrip() for line in captured.get().splitlines()] or [""]
 
 
+def error_console() -> rich.console.Console:
+    """Rich's, on standard error. Here, since a lazy module is loaded when it is imported again."""
+    return rich.console.Console(stderr=True)
+
+
+GAP = "  "  # between two columns
 WIDEST = 1000  # characters
 
 
@@ -265,4 +316,4 @@ def colour(text: str, name: str | None) -> str:
 
 def render_time(time: int) -> str:
     """Seconds since 1970 as people read them, and as answers have them; 0 is not known."""
-    return rendered_time(time) if time else ""
+    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if time else ""

@@ -17,9 +17,11 @@ LAZY = frozenset(
         "control.cli.apply", "control.cli.batches", "control.cli.client",
         "control.cli.enterprise", "control.cli.files", "control.cli.importers",
         "control.cli.making", "control.cli.planning", "control.cli.quickstart",
-        "control.cli.renewal", "control.pki.pem", "control.pki.reading", "control.pki.uploads",
+        "control.cli.renewal", "control.http.verify", "control.pki.pem", "control.pki.reading",
+        "control.pki.uploads",
         "control.policy.bindings", "control.policy.core", "control.policy.lines",
-        "control.policy.pasted", "control.service", "yaml",
+        "control.policy.pasted", "control.service", "http.client", "rich.console", "rich.table",
+        "rich.text", "shutil", "click.shell_completion", "ssl", "yaml",
     }
 )  # fmt: skip
 
@@ -45,4 +47,4 @@ def main() -> None:
         print(f"redis-certauth, version {version}")
         return
     sys.meta_path.insert(0, LazyFinder())
-    importlib.import_module("control.cli.main").main()
+    importlib.import_module("control.cli.table").main()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.bench import (
     bench_api,
+    bench_cli,
     bench_cutoff,
     bench_first,
     bench_login,
@@ -24,6 +25,7 @@ from tests.kit.support import ROOT, remove_scratch
 
 BENCHES = (
     bench_login, bench_first, bench_throughput, bench_policy, bench_cutoff, bench_sync, bench_api,
+    bench_cli,
 )  # fmt: skip
 FOLDER = ROOT / "build" / "bench"
 

@@ -816,6 +816,7 @@ def test_every_package_has_its_layer() -> None:
         "errors",
         "records",
         "reports",
+        "words",
     }
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench import check
 from tests.kit.servers import Server
 from tests.kit.support import Pki
 
-QUESTIONS = ("login", "first", "throughput", "policy", "cutoff", "sync", "api")
+QUESTIONS = ("login", "first", "throughput", "policy", "cutoff", "sync", "api", "cli")
 TINY = 0.001
 
 
@@ -29,3 +30,24 @@ def test_bench_answers(question: str, installed: Server, pki: Pki, tmp_path: Pat
     assert all(f"\n| {row.arm} | " in text for row in answer.rows)
     assert all(bar.what in text for bar in answer.bars)
     assert (tmp_path / f"{bench.NUMBER}.png").stat().st_size > 0
+
+
+REPORT = """| what | bar | redis-8.6 |  |
+| --- | --- | --- | --- |
+| module / none: µs | ≤ 1.02 | {}, reached | 2, **not reached** |
+| reads / hello: a second | ≥ 0.8 | {}, reached |  |
+| module: µs | ≤ 9 | {}, reached |  |
+"""
+
+
+def test_a_report_is_compared_by_ratios() -> None:
+    """Both ways; an absolute figure is of its own machine and hour."""
+    old = check.ratios(REPORT.format("1.000", "0.9", "5"))
+    assert len(old) == 3
+    for new in (REPORT.format("1.29", "0.7", "500"), REPORT.format("0.1", "9", "5"), ""):
+        assert not list(check.worse(check.ratios(new), old))
+    found = list(check.worse(check.ratios(REPORT.format("1.31", "0.6", "5")), old))
+    assert found == [
+        "module / none: µs on redis-8.6: 1.31, and was 1: 1.31 times worse, more than 1.3",
+        "reads / hello: a second on redis-8.6: 0.6, and was 0.9: 1.50 times worse, more than 1.3",
+    ]

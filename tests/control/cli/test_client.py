@@ -11,7 +11,8 @@ from click.testing import CliRunner, Result
 from control import service
 from control.cli.client import ApiError, Client, Profile, ProfileError, load_profile, overridden
 from control.cli.main import main
-from control.cli.output import cell
+from control.cli.output import aligned, cell, folded, written
+from control.policy import bindings
 from control.service import Config
 from tests.kit.plane import initialised
 from tests.kit.rest import ADMIN
@@ -276,7 +277,24 @@ def test_a_certificate_logs_in_and_is_explained(
 
 def test_tables_steer_no_terminal() -> None:
     """Neither escape sequences nor rich's markup in what the API says."""
-    assert cell("\x1b[2J[red]x").plain == "\\1B[2J[red]x"
+    assert cell("\x1b[2J[red]x") == "\\1B[2J[red]x"
+
+
+@pytest.mark.parametrize("heading", [(), ("UID", "A NAME", "")])
+def test_a_table_of_plain_text_is_as_rich_prints_it(heading: tuple[str, ...]) -> None:
+    """Which is not loaded for it; it prints what is wide, or does not fit."""
+    rows = [("1", "alice [red]x", "role"), ("22", "", "a longer text"), ("", "b", "")]
+    assert aligned(rows, heading, 80) == folded(rows, heading, 80) != []
+    assert aligned(rows, heading, 20) == aligned([("é", "b", "c")], heading, 80) == []
+    assert max(map(len, folded(rows, heading, 20))) <= 20
+
+
+@pytest.mark.parametrize("kind", ["subject", "cn", "uri"])
+@pytest.mark.parametrize("value", ["CN=a,O=b", "CN=a b", "CN=shared", "CN=session=8h", 'CN=a\\"b'])
+def test_identities_are_shown_as_they_are_typed(kind: str, value: str) -> None:
+    """Those that need no libcrypto too: a value that looks like an option is in quotes."""
+    given = {kind: value if kind == "subject" else value.removeprefix("CN=")}
+    assert written(given) == bindings.written(given)
 
 
 def test_a_dry_run_says_what_it_would_do_and_does_not(run: Run, pki: Pki) -> None:
