@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import sqlalchemy as sa
 
 from control.errors import missing
+from control.policy.core import CoreError
 from control.policy.locks import user_line
 from control.records import EventDetail
 from control.reports import Lock
@@ -80,7 +81,10 @@ class Locks:
 def follow_name(connection: sa.Connection, before: str, after: str) -> None:
     """A user has another name now: where the old name is locked, the new name is locked as well,
     for as long. Who may change users may not take locks back."""
-    held = _of_line(connection, user_line(before))
+    try:
+        held = _of_line(connection, user_line(before))
+    except CoreError:  # a name of an older version, which no line can hold: nothing locks it
+        return
     if held:
         _add(connection, user_line(after), held.reason, held.end)
         _follow(connection)

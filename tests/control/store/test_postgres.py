@@ -56,9 +56,10 @@ LAWS = {
     name: law
     for module in (test_store, test_store_certificates)
     for name, law in vars(module).items()
-    if name.startswith("test_") and {"made", "url"} & set(inspect.signature(law).parameters)
+    if name.startswith("test_")
+    and {"made", "peopled", "url"} & set(inspect.signature(law).parameters)
 }
-globals().update({"made": test_store.made, **LAWS})
+globals().update({"made": test_store.made, "peopled": test_store_certificates.peopled, **LAWS})
 
 
 @pytest.fixture

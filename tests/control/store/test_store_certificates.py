@@ -22,8 +22,8 @@ DAY = 86400
 
 
 @pytest.fixture
-def made(url: str) -> Iterator[Store]:
-    """A store with one administrator."""
+def peopled(url: str) -> Iterator[Store]:
+    """A store with an administrator and the users of the certificates."""
     opened = Store(url)
     opened.settings.initialise(Cluster("acme", "id", 1), FIRST)
     for name in ("alice", "bob", "eve", "0", "1", "2"):
@@ -40,136 +40,140 @@ def known(cert: str = "a1", **fields: Any) -> ClientCertificate:
     return ClientCertificate(cert, **{**usual, **fields})
 
 
-def state(made: Store) -> str:
-    return made.inventory.find(InventoryFilter(now=NOW), limit=1)[0].state
+def state(peopled: Store) -> str:
+    return peopled.inventory.find(InventoryFilter(now=NOW), limit=1)[0].state
 
 
-def test_the_state_of_a_certificate(made: Store) -> None:
+def test_the_state_of_a_certificate(peopled: Store) -> None:
     """The first that holds: near its end, followed by another, of nobody, ended, revoked."""
     one = known(last_login=NOW - DAY)
-    made.inventory.record_seen(one)
-    assert state(made) == "valid"
-    made.inventory.record_seen(known("a2", not_after=NOW + 9 * DAY, first=NOW, last_login=NOW))
-    assert state(made) == "superseded"
-    made.objects.delete(User, next(u.uid for u in made.objects.all(User) if u.name == "alice"))
-    assert state(made) == "orphaned"
-    made.revocations.revoke(["revoke cert " + "a" * 64], "unspecified")
-    assert state(made) == "orphaned"
+    peopled.inventory.record_seen(one)
+    assert state(peopled) == "valid"
+    peopled.inventory.record_seen(known("a2", not_after=NOW + 9 * DAY, first=NOW, last_login=NOW))
+    assert state(peopled) == "superseded"
+    peopled.objects.delete(
+        User, next(u.uid for u in peopled.objects.all(User) if u.name == "alice")
+    )
+    assert state(peopled) == "orphaned"
+    peopled.revocations.revoke(["revoke cert " + "a" * 64], "unspecified")
+    assert state(peopled) == "orphaned"
     gone = known(
         "e" * 64, ca="c" * 64, key="d" * 64, serial="77", not_after=NOW - 1, first=NOW - DAY
     )
-    made.inventory.record_issued(gone)
-    assert state(made) == "expired"
-    made.revocations.revoke([f"revoke serial {'c' * 64} 77"], "keyCompromise")
-    assert state(made) == "revoked"
-    (event,) = [e for e in made.events.between(0, NOW * 2, True, 1, 0) if e.type == "revoked"]
+    peopled.inventory.record_issued(gone)
+    assert state(peopled) == "expired"
+    peopled.revocations.revoke([f"revoke serial {'c' * 64} 77"], "keyCompromise")
+    assert state(peopled) == "revoked"
+    (event,) = [e for e in peopled.events.between(0, NOW * 2, True, 1, 0) if e.type == "revoked"]
     assert (event.detail["subjects"], event.detail["users"]) == (["CN=alice"], ["alice"])
-    found = made.inventory.find(InventoryFilter(states=("revoked",), now=NOW), limit=9)
+    found = peopled.inventory.find(InventoryFilter(states=("revoked",), now=NOW), limit=9)
     assert [one.cert for one in found] == [gone.cert]
-    found = made.inventory.find(InventoryFilter(search="EE:EE:EE:EE:EE"), limit=9)
+    found = peopled.inventory.find(InventoryFilter(search="EE:EE:EE:EE:EE"), limit=9)
     assert [one.cert for one in found] == [gone.cert]
 
 
-def test_what_nobody_can_use_does_not_end_soon(made: Store) -> None:
+def test_what_nobody_can_use_does_not_end_soon(peopled: Store) -> None:
     """A revoked one needs no successor, nor does one of a user that is gone."""
     one = known("e" * 64, ca="c" * 64, not_after=NOW + 100, serial="77")
     other = known("f" * 64, user="nobody", not_after=NOW + 100)
-    made.inventory.record_issued(one)
-    made.inventory.record_issued(other)
+    peopled.inventory.record_issued(one)
+    peopled.inventory.record_issued(other)
     soon = InventoryFilter(ends_soon=NOW)
-    assert [found.cert for found in made.inventory.find(soon, limit=9)] == [one.cert]
-    made.revocations.revoke([f"revoke serial {'c' * 64} 77"], "superseded")
-    assert made.inventory.find(soon, limit=9) == ()
-    assert made.inventory.figures(NOW).expiring == 0
+    assert [found.cert for found in peopled.inventory.find(soon, limit=9)] == [one.cert]
+    peopled.revocations.revoke([f"revoke serial {'c' * 64} 77"], "superseded")
+    assert peopled.inventory.find(soon, limit=9) == ()
+    assert peopled.inventory.figures(NOW).expiring == 0
 
 
-def every(made: Store) -> tuple[ClientCertificate, ...]:
-    return made.inventory.find(InventoryFilter(), limit=100)
+def every(peopled: Store) -> tuple[ClientCertificate, ...]:
+    return peopled.inventory.find(InventoryFilter(), limit=100)
 
 
-def test_a_certificate_seen_is_remembered_with_its_last_login(made: Store) -> None:
+def test_a_certificate_seen_is_remembered_with_its_last_login(peopled: Store) -> None:
     """The newest login counts, in whatever order they are told; others change nothing."""
     one = known(last_login=NOW, bdb_uid=1, node="a:1")
     later = replace(one, last_login=NOW + 100, bdb_uid=2, node="b:2", first=NOW + 100)
-    made.inventory.record_seen(later, one)
-    assert every(made) == (replace(later, first=one.first),)
-    made.inventory.record_seen(replace(one, last_login=NOW + 50))
-    assert every(made) == (replace(later, first=one.first),)
+    peopled.inventory.record_seen(later, one)
+    assert every(peopled) == (replace(later, first=one.first),)
+    peopled.inventory.record_seen(replace(one, last_login=NOW + 50))
+    assert every(peopled) == (replace(later, first=one.first),)
 
 
-def test_certificates_are_found_by_subject_and_san(made: Store) -> None:
+def test_certificates_are_found_by_subject_and_san(peopled: Store) -> None:
     """A part of either, in any case; what is a wildcard of SQL is text."""
     pod = known("b2", subject="", sans=("uri:spiffe://acme/Cart", "dns:a_b.acme"), last_login=NOW)
-    made.inventory.record_seen(known(last_login=NOW), pod)
+    peopled.inventory.record_seen(known(last_login=NOW), pod)
 
     def found(text: str) -> list[str]:
-        return [one.cert for one in made.inventory.find(InventoryFilter(search=text), limit=9)]
+        return [one.cert for one in peopled.inventory.find(InventoryFilter(search=text), limit=9)]
 
     assert found("ACME/cart") == found("a_b") == ["b2"]
     assert found("cn=ALI") == ["a1"]
     assert found("a%b") == found("axb") == []
-    made.inventory.record_seen(known("a1", sans=("upn:a@ad",), last_login=NOW + 100))
+    peopled.inventory.record_seen(known("a1", sans=("upn:a@ad",), last_login=NOW + 100))
     assert found("upn:a@") == ["a1"]  # of a server that said none before
 
 
-def test_a_login_within_the_minute_writes_nothing(made: Store) -> None:
+def test_a_login_within_the_minute_writes_nothing(peopled: Store) -> None:
     """Clients that connect all the time cost no write each."""
     one = known(last_login=NOW)
-    made.inventory.record_seen(one)
-    made.inventory.record_seen(
+    peopled.inventory.record_seen(one)
+    peopled.inventory.record_seen(
         replace(one, last_login=NOW + LAST_LOGIN_LAG_SECONDS - 1, node="other")
     )
-    assert every(made) == (one,)
-    made.inventory.record_seen(replace(one, last_login=NOW + LAST_LOGIN_LAG_SECONDS, node="other"))
-    assert every(made)[0].node == "other"
+    assert every(peopled) == (one,)
+    peopled.inventory.record_seen(
+        replace(one, last_login=NOW + LAST_LOGIN_LAG_SECONDS, node="other")
+    )
+    assert every(peopled)[0].node == "other"
 
 
-def test_a_login_keeps_what_is_known_of_a_certificate_issued_here(made: Store) -> None:
+def test_a_login_keeps_what_is_known_of_a_certificate_issued_here(peopled: Store) -> None:
     """A node does not know its profile nor its text, and may have been faster than we were."""
     issued = known(issued=True, profile="default", pem="PEM", first=NOW)
-    made.inventory.record_issued(issued)
-    made.inventory.record_seen(known(not_before=0, ca="", first=NOW + 5, last_login=NOW + 5))
-    assert every(made) == (replace(issued, last_login=NOW + 5),)
+    peopled.inventory.record_issued(issued)
+    peopled.inventory.record_seen(known(not_before=0, ca="", first=NOW + 5, last_login=NOW + 5))
+    assert every(peopled) == (replace(issued, last_login=NOW + 5),)
 
 
-def test_certificates_are_found_by_user_ca_and_end(made: Store) -> None:
+def test_certificates_are_found_by_user_ca_and_end(peopled: Store) -> None:
     """Those that end first are first."""
-    made.inventory.record_seen(
+    peopled.inventory.record_seen(
         known("a", last_login=NOW),
         known("b", last_login=NOW, user="bob", not_after=NOW + DAY),
         known("c", last_login=NOW, ca="other", not_after=NOW - 1),
     )
 
     def found(**wanted: Any) -> list[str]:
-        return [one.cert for one in made.inventory.find(InventoryFilter(**wanted), limit=10)]
+        return [one.cert for one in peopled.inventory.find(InventoryFilter(**wanted), limit=10)]
 
     assert found() == ["c", "b", "a"]
     assert found(of_user="bob") == ["b"]
     assert found(from_ca="other") == ["c"]
     assert found(ends_by=NOW + DAY) == ["c", "b"]
     assert found(ends_by=NOW + DAY, good_at=NOW) == ["b"]
-    assert made.inventory.get("b").user == "bob"
+    assert peopled.inventory.get("b").user == "bob"
     with pytest.raises(Refusal, match="no such certificate"):
-        made.inventory.get("d")
+        peopled.inventory.get("d")
 
 
-def soon(made: Store, now: int) -> list[str]:
-    return [one.cert for one in made.inventory.find(InventoryFilter(ends_soon=now), limit=10)]
+def soon(peopled: Store, now: int) -> list[str]:
+    return [one.cert for one in peopled.inventory.find(InventoryFilter(ends_soon=now), limit=10)]
 
 
-def test_a_certificate_ends_soon_in_the_last_quarter_of_its_life(made: Store) -> None:
+def test_a_certificate_ends_soon_in_the_last_quarter_of_its_life(peopled: Store) -> None:
     """Renewal is due at two thirds. Of a long life, the last thirty days count; one whose beginning
     is not known counts as long."""
-    made.inventory.record_seen(
+    peopled.inventory.record_seen(
         known("short", last_login=NOW),
         known("long", user="bob", not_after=NOW + 300 * DAY, last_login=NOW),
         known("half known", user="eve", not_before=0, not_after=NOW + 400 * DAY, last_login=NOW),
     )
-    assert soon(made, NOW + 2 * DAY) == []
-    assert soon(made, NOW + 2 * DAY + 1) == ["short"]
-    assert soon(made, NOW + 3 * DAY) == []  # it has ended
-    assert soon(made, NOW + 270 * DAY + 1) == ["long"]
-    assert soon(made, NOW + 370 * DAY + 1) == ["half known"]
+    assert soon(peopled, NOW + 2 * DAY) == []
+    assert soon(peopled, NOW + 2 * DAY + 1) == ["short"]
+    assert soon(peopled, NOW + 3 * DAY) == []  # it has ended
+    assert soon(peopled, NOW + 270 * DAY + 1) == ["long"]
+    assert soon(peopled, NOW + 370 * DAY + 1) == ["half known"]
 
 
 @pytest.mark.parametrize(
@@ -183,93 +187,93 @@ def test_a_certificate_ends_soon_in_the_last_quarter_of_its_life(made: Store) ->
     ],
 )
 def test_a_certificate_with_a_successor_does_not_end_soon(
-    made: Store, other: dict[str, Any], expected: list[str]
+    peopled: Store, other: dict[str, Any], expected: list[str]
 ) -> None:
     """Its own renewal; or what its user has used since. Not just any other of that user."""
     second = {"not_after": NOW + 9 * DAY, "last_login": NOW + 1, **other}
-    made.inventory.record_seen(known("old", last_login=NOW), known("new", **second))
+    peopled.inventory.record_seen(known("old", last_login=NOW), known("new", **second))
     now = NOW + 3 * DAY - 60
-    assert [cert for cert in soon(made, now) if cert == "old"] == expected
+    assert [cert for cert in soon(peopled, now) if cert == "old"] == expected
 
 
-def test_the_event_log_tells_once_that_a_certificate_ends(made: Store) -> None:
+def test_the_event_log_tells_once_that_a_certificate_ends(peopled: Store) -> None:
     """With the user and the end; and what ended long ago is forgotten."""
-    made.inventory.record_seen(known(last_login=NOW))
+    peopled.inventory.record_seen(known(last_login=NOW))
 
     def told() -> list[Event]:
         return [
             e
-            for e in made.events.between(0, 2**40, False, 99, 0)
+            for e in peopled.events.between(0, 2**40, False, 99, 0)
             if e.type == "certificate_expiring"
         ]
 
-    made.inventory.watch(NOW)
+    peopled.inventory.watch(NOW)
     assert told() == []
     for _ in range(2):
-        made.inventory.watch(NOW + 3 * DAY - 60)
+        peopled.inventory.watch(NOW + 3 * DAY - 60)
     (event,) = told()
     assert (event.severity, event.detail["user_name"]) == ("WARNING", "alice")
     assert event.detail["not_after"] == NOW + 3 * DAY
-    made.inventory.watch(NOW + 3 * DAY + ENDED_CERT_KEEP_SECONDS - 1)
-    assert every(made)
-    made.inventory.watch(NOW + 3 * DAY + ENDED_CERT_KEEP_SECONDS)
-    assert every(made) == ()
+    peopled.inventory.watch(NOW + 3 * DAY + ENDED_CERT_KEEP_SECONDS - 1)
+    assert every(peopled)
+    peopled.inventory.watch(NOW + 3 * DAY + ENDED_CERT_KEEP_SECONDS)
+    assert every(peopled) == ()
 
 
 def test_many_that_end_at_once_do_not_hold_the_database(
-    made: Store, monkeypatch: pytest.MonkeyPatch
+    peopled: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So many a time, the first to end first; the others are told the next time."""
     monkeypatch.setattr("control.store.inventory.EVENTS_PER_TYPE", 2)
-    made.inventory.record_seen(
+    peopled.inventory.record_seen(
         *[known(str(n), user=str(n), not_after=NOW + 9 - n, last_login=NOW) for n in range(3)]
     )
 
     def told() -> list[Any]:
-        found = made.events.between(0, 2**40, False, 99, 0)
+        found = peopled.events.between(0, 2**40, False, 99, 0)
         return [e.detail["cert"] for e in found if e.type == "certificate_expiring"]
 
-    made.inventory.watch(NOW)
+    peopled.inventory.watch(NOW)
     assert told() == ["2", "1"]
-    made.inventory.watch(NOW)
+    peopled.inventory.watch(NOW)
     assert told() == ["2", "1", "0"]
 
 
-def test_certificates_are_counted(made: Store) -> None:
+def test_certificates_are_counted(peopled: Store) -> None:
     """Good ones, those that end soon among them, those that have ended, and the next end."""
-    assert made.inventory.figures(NOW) == CertificateFigures()
-    made.inventory.record_seen(
+    assert peopled.inventory.figures(NOW) == CertificateFigures()
+    peopled.inventory.record_seen(
         known("a", last_login=NOW),
         known("b", user="bob", not_after=NOW + 100, last_login=NOW),
         known("c", user="eve", not_after=NOW, last_login=NOW),
         known("d", user="dan", not_before=0, not_after=0, last_login=NOW),
     )
-    assert made.inventory.figures(NOW) == CertificateFigures(3, 1, 1, NOW + 100)
+    assert peopled.inventory.figures(NOW) == CertificateFigures(3, 1, 1, NOW + 100)
 
 
-def test_a_user_that_is_renamed_keeps_its_certificates(made: Store) -> None:
+def test_a_user_that_is_renamed_keeps_its_certificates(peopled: Store) -> None:
     """They are looked for by its name."""
-    alice = made.objects.create(user(0, "dora"))
-    made.inventory.record_seen(known(last_login=NOW, user="dora"))
-    made.objects.update(User, alice.uid, lambda now: replace(now, name="alicia"))
-    assert [one.user for one in every(made)] == ["alicia"]
+    alice = peopled.objects.create(user(0, "dora"))
+    peopled.inventory.record_seen(known(last_login=NOW, user="dora"))
+    peopled.objects.update(User, alice.uid, lambda now: replace(now, name="alicia"))
+    assert [one.user for one in every(peopled)] == ["alicia"]
 
 
-def test_a_role_that_a_profile_names_stays(made: Store) -> None:
+def test_a_role_that_a_profile_names_stays(peopled: Store) -> None:
     """Without it the profile would be nobody's, and nobody would know why."""
-    role = made.objects.create(Role(0, "apps", "none"))
-    apps = made.objects.create(Profile(0, "apps", role_uids=(role.uid,)))
+    role = peopled.objects.create(Role(0, "apps", "none"))
+    apps = peopled.objects.create(Profile(0, "apps", role_uids=(role.uid,)))
     assert apps.uid > DEFAULT_PROFILE.uid
     with pytest.raises(Refusal, match="certificate profiles name this role: apps"):
-        made.objects.delete(Role, role.uid)
-    made.objects.delete(Profile, apps.uid)
-    made.objects.delete(Role, role.uid)
+        peopled.objects.delete(Role, role.uid)
+    peopled.objects.delete(Profile, apps.uid)
+    peopled.objects.delete(Role, role.uid)
     with pytest.raises(Refusal, match="there is no role 99"):
-        made.objects.create(Profile(0, "apps", role_uids=(99,)))
+        peopled.objects.create(Profile(0, "apps", role_uids=(99,)))
 
 
 def test_a_control_plane_made_before_gets_the_first_profile(tmp_path: Path) -> None:
-    """As one that is made now."""
+    """As one that is peopled now."""
     url = f"sqlite:///{tmp_path}/control.db"
     opened = Store(url)
     init_cluster(opened, "acme", *ADMIN)
