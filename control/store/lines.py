@@ -322,7 +322,7 @@ def _owned(
     changes: Iterable[str], sign: str, whole: Sequence[tuple[int, str]]
 ) -> list[tuple[int, str]]:
     """The lines of one sign in a part of a change, with their owners. A line that stands only
-    between two parts is that of the one that it stands for."""
+    between two parts is that of the line that it stands for."""
     by_line, by_subject = dict[str, int](), dict[tuple[str, ...], int]()
     for owner, line in whole:
         by_line[line] = by_subject[taking.about(line)] = owner
