@@ -81,7 +81,7 @@ def _is_among(address: str, ranges: tuple[str, ...]) -> bool:
 
 @lru_cache(64)
 def _by_length(ranges: tuple[str, ...]) -> Mapping[tuple[int, int], set[int]]:
-    """Ranges by version and length of prefix: a full filter read again for each record would hold up
+    """Ranges by version and length of prefix. Kept: a full filter, read for each record, would hold up
     the visit of the node, and with that its policy."""
     found: dict[tuple[int, int], set[int]] = {}
     for one in ranges:

