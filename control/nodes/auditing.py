@@ -81,8 +81,8 @@ def _is_among(address: str, ranges: tuple[str, ...]) -> bool:
 
 @lru_cache(64)
 def _by_length(ranges: tuple[str, ...]) -> Mapping[tuple[int, int], set[int]]:
-    """Ranges by version and length of prefix. Kept: a full filter, read for each record, would hold up
-    the visit of the node, and with that its policy."""
+    """Ranges by version and length of prefix. Kept: a full filter, read for each record, would
+    hold up the visit of the node, and with that its policy."""
     found: dict[tuple[int, int], set[int]] = {}
     for one in ranges:
         network = ipaddress.ip_network(one, strict=False)
