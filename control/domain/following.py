@@ -1,46 +1,26 @@
 """What is fetched on time from elsewhere: the keys of issuers, and CAs that are followed."""
 
 import logging
-import threading
 import time
 
 from control.ages import Pulse
 from control.domain import enrolment, trust_sources
+from control.domain.routine import Routine
 from control.records import Issuer, TrustSource
-from control.store import UNAVAILABLE_ERRORS, Store, first_line
+from control.store import Store
 
 log = logging.getLogger(__name__)
 LOOK = 1.0  # seconds between two looks at the clock
 STILL = 300.0  # seconds without a good look; there may be many sources to ask
 
 
-class Sources(threading.Thread):
+class Sources(Routine):
     """Asks each when it is due."""
 
     def __init__(self, store: Store, pulse: Pulse | None = None) -> None:
-        super().__init__(name="sources", daemon=True)
-        self._store, self._pulse = store, pulse or Pulse()
-        self._wake, self._stopping = threading.Event(), False
-        store.listen(self._wake.set)
-
-    def run(self) -> None:
-        self._pulse.expect("sources", STILL)
-        while not self._stopping:
-            try:
-                look(self._store, int(time.time()))
-                self._pulse.beat("sources")
-            except UNAVAILABLE_ERRORS as error:
-                self._pulse.fail("sources", first_line(error))
-            except Exception as error:
-                log.exception("sources are asked again, after an error")
-                self._pulse.fail("sources", str(error) or type(error).__name__)
-            self._wake.wait(LOOK)
-            self._wake.clear()
-
-    def stop(self) -> None:
-        self._stopping = True
-        self._wake.set()
-        self.join()
+        super().__init__(
+            "sources", store, pulse, lambda: look(store, int(time.time())), LOOK, STILL
+        )
 
 
 def look(store: Store, now: int) -> None:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from control.ages import Pulse
+from control.domain.routine import Routine
 from control.errors import Refusal
 from control.http.verify import verifying
 from control.pki import crl
@@ -28,7 +29,7 @@ from control.pki.pem import Issued, pem_to_ders
 from control.pki.uploads import check_authorities
 from control.policy import core
 from control.reports import OwnCrl, RevocationList
-from control.store import UNAVAILABLE_ERRORS, Store, first_line
+from control.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -217,34 +218,15 @@ class Signer(NamedTuple):
 Authorities = Callable[[], Sequence[Signer]]
 
 
-class Lists(threading.Thread):
+class Lists(Routine):
     """Fetches lists when they are due, marks those that are overdue, and publishes ours: those of
     `authorities`, our CAs that sign for clients."""
 
     def __init__(self, store: Store, authorities: Authorities, pulse: Pulse | None = None) -> None:
-        super().__init__(name="revocation lists", daemon=True)
-        self._store, self._authorities, self._pulse = store, authorities, pulse or Pulse()
-        self._wake, self._stopping = threading.Event(), False
-        store.listen(self._wake.set)
+        def work() -> None:
+            look(store, authorities, int(time.time()))
 
-    def run(self) -> None:
-        self._pulse.expect("revocation_lists", STILL)
-        while not self._stopping:
-            try:
-                look(self._store, self._authorities, int(time.time()))
-                self._pulse.beat("revocation_lists")
-            except UNAVAILABLE_ERRORS as error:
-                self._pulse.fail("revocation_lists", first_line(error))
-            except Exception as error:
-                log.exception("revocation lists are looked at again, after an error")
-                self._pulse.fail("revocation_lists", str(error) or type(error).__name__)
-            self._wake.wait(LOOK)
-            self._wake.clear()
-
-    def stop(self) -> None:
-        self._stopping = True
-        self._wake.set()
-        self.join()
+        super().__init__("revocation_lists", store, pulse, work, LOOK, STILL)
 
 
 def look(store: Store, authorities: Authorities, now: int) -> None:
