@@ -19,6 +19,8 @@ from control.pki import pem
 
 # Collections in which the API looks a name up itself.
 SEARCHED = ("/v1/users", "/v1/roles", "/v1/redis_acls", "/v1/bdbs", "/v1/certauth/patterns")
+# What people call them, where that is not the last part of the path.
+CALLED = {"bdbs": "databases", "redis_acls": "ACLs", "profiles": "certificate profiles"}
 TIMEOUT = 30.0  # seconds, for each read and write
 
 
@@ -133,6 +135,12 @@ def overridden(profile: Profile, options: Mapping[str, str | None]) -> Profile:
     return replace(profile, **given)
 
 
+def called(path: str) -> str:
+    """A collection of the API, in words: /v1/redis_acls is ACLs."""
+    last = path.rpartition("/")[2]
+    return CALLED.get(last, last.replace("_", " "))
+
+
 class Client:
     """One kept-alive connection; `client("PUT", "/v1/cluster", {…})` is the answer's JSON."""
 
@@ -201,7 +209,7 @@ class Client:
             if those:
                 uids = ", ".join(str(one["uid"]) for one in those)
                 raise ApiError(409, "ambiguous_name", f"'{name}' has uids {uids}: say which")
-        raise ApiError(404, "not_found", f"there is no '{name}' in {path}")
+        raise ApiError(404, "not_found", f"'{name}' is not among the {called(path)}")
 
     def _by_uid(self, path: str, uid: str) -> list[dict[str, Any]]:
         """The object with this uid, where there is one. Raises ApiError."""

@@ -163,6 +163,7 @@ def test_users_are_made_shown_changed_and_deleted(run: Run) -> None:
     ok(run("user", "delete", "anna", "--yes"))
     gone = run("user", "show", "anna")
     assert (gone.exit_code, "not_found" in gone.output) == (1, True)
+    assert " is not among the users" in gone.output
 
 
 def test_a_password_is_read_and_not_shown(run: Run) -> None:
