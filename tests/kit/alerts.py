@@ -229,9 +229,6 @@ def summary(rule: Mapping[str, Any], labels: Labels, value: float) -> str:
     return re.sub(r"{{ (\S+) }}", lambda found: given[found[1]], rule["annotations"]["summary"])
 
 
-Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
-
-
 def scraped(api: ControlPlane) -> Samples:
     """By name and labels."""
     token = base64.b64encode(":".join(ADMIN).encode()).decode()

@@ -28,6 +28,7 @@ import schemathesis
 import urllib3
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from schemathesis.core.failures import Failure
+from schemathesis.core.result import Ok
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance
 
@@ -88,7 +89,10 @@ class Campaign:
         self.heal()
         self.document = document = self.ask("GET", "/openapi.json").json()
         schema = schemathesis.openapi.from_dict(document)
-        self.operations = [found.ok() for found in schema.get_all_operations()]
+        self.operations = [
+            found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)
+        ]
+        assert len(self.operations) == sum(map(len, document["paths"].values()))
         self.labels = sorted(
             f"{method.upper()} {path}"
             for path, methods in document["paths"].items()

@@ -347,9 +347,10 @@ def decide(
     if ask is not None:
         asked = ask
 
-        @ffi.callback("user_state(span, void *)")
-        def callback(user: Any, _data: Any) -> int:
+        def answer(user: Any, _data: Any) -> int:
             return asked(bytes_of(user).decode())
+
+        callback = ffi.callback("user_state(span, void *)", answer)
 
     request = ffi.new(
         "request *",

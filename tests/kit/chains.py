@@ -3,7 +3,7 @@ key, signature, time, purpose and oddity, under paths that are good, incomplete,
 weak, of namesakes and of CAs that only one of policy and server trusts."""
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache, cached_property
@@ -31,7 +31,7 @@ from tests.kit.support import (
     scratch,
 )
 
-CURVES = {
+CURVES: dict[str, Callable[[], ec.EllipticCurve]] = {
     "P-192": ec.SECP192R1, "P-224": ec.SECP224R1, "P-384": ec.SECP384R1, "P-521": ec.SECP521R1,
     "secp256k1": ec.SECP256K1, "brainpoolP256r1": ec.BrainpoolP256R1,
     "brainpoolP384r1": ec.BrainpoolP384R1,
@@ -175,7 +175,7 @@ def single_leaves(table: Table, ca: Cert) -> None:
     for name, key in keys().items():
         if name != "RSA-1024":
             table.show(f"key {name}", sign(ca, "CN=alice", key))
-    for name, options in {
+    usual: dict[str, dict[str, Any]] = {
         "any EKU": {"eku": (ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE,)},
         "no EKU": {"eku": None},
         "e-mail EKU": {"eku": (ExtendedKeyUsageOID.EMAIL_PROTECTION,)},
@@ -192,12 +192,13 @@ def single_leaves(table: Table, ca: Cert) -> None:
         "e-mail": {"san": ("email:a@n",)},
         "too many names": {"san": [f"dns:{n}.{'x' * 50}.n" for n in range(400)]},
         "never ends": {"not_after": datetime(9999, 12, 31, 23, 59, 59)},
-    }.items():
+    }
+    for name, options in usual.items():
         table.show(name, ca.issue("CN=s" if "san" in options else "CN=alice", **options))
     table.show("empty subject", ca.issue([], san=("uri:spiffe://n/a",)))
     self_signed = sign(None, "CN=alice", raw.leaf_key())
     table.show("signed by itself", self_signed)
-    for name, more in {
+    odd: dict[str, dict[str, Any]] = {
         "serial 0": {"serial": b"\0"},
         "negative serial": {"serial": b"\xff"},
         "33 bytes of serial": {"serial": b"\1" * 33},
@@ -215,8 +216,9 @@ def single_leaves(table: Table, ca: Cert) -> None:
         },
         "other issuer's name": {"issuer": raw.name([(raw.CN, "Nobody")])},
         "a long name": {"subject": raw.person("a" * 5000)},
-    }.items():
-        subject: Any = more.pop("subject", raw.name([(raw.CN, "alice")]))
+    }
+    for name, more in odd.items():
+        subject = more.pop("subject", raw.name([(raw.CN, "alice")]))
         table.show_der(name, raw.leaf_key(), raw.certificate(subject, by=ca, **more))
     good = raw.certificate(raw.name([(raw.CN, "alice")]), by=ca)
     table.show_der("broken signature", raw.leaf_key(), good[:-1] + bytes([good[-1] ^ 1]))
@@ -281,13 +283,14 @@ def single_paths(table: Table, ca: Cert) -> None:
     table.show("with one that has nothing to do with it", a.issue("CN=alice"), b, a)
     table.show("the same one twice", a.issue("CN=alice"), a, a)
     table.show("with itself", *[a.issue("CN=alice")] * 2, a)
-    for name, more in {
+    intermediates: dict[str, list[tuple[x509.ExtensionType, bool]]] = {
         "without CA:TRUE": [(x509.BasicConstraints(False, None), True)],
         "without keyCertSign": [usage(crl_sign=True)],
         "for servers": [(x509.ExtendedKeyUsage([SERVER]), False)],
         "for others' names": [(x509.NameConstraints([x509.DNSName("only.example")], None), True)],
         "with an unknown critical extension": [(unknown(), True)],
-    }.items():
+    }
+    for name, more in intermediates.items():
         made = sign(ca, f"CN={name}", ec.generate_private_key(ec.SECP256R1()), ca=True, more=more)
         table.show(f"an intermediate {name}", made.issue("CN=alice", san=("dns:a.n",)), made)
     short = sign(ca, "CN=Short", ec.generate_private_key(ec.SECP256R1()), ca=True,
@@ -371,7 +374,7 @@ def pins(table: Table, ca: Cert) -> None:
             if kind != "brainpool":
                 pin(table, f"{kind}, {name}", leaf, *above)
         table.show(f"beside those pinned, {name}", by.issue("CN=alice"), *above)
-    for name, options in {
+    selfmade: dict[str, dict[str, Any]] = {
         "alone": {},
         "CA:TRUE": {"ca": True},
         "CA:TRUE, keyCertSign": {"ca": True, "more": [usage(key_cert_sign=True)]},
@@ -387,7 +390,8 @@ def pins(table: Table, ca: Cert) -> None:
         "RSA-2048": {"key": rsa_key(2048, 3)},
         "Ed25519": {"key": keys()["Ed25519"]},
         "unknown critical extension": {"more": [(unknown(), True)]},
-    }.items():  # fmt: skip
+    }  # fmt: skip
+    for name, options in selfmade.items():
         key = ec.generate_private_key(ec.SECP256R1())
         alone = sign(None, "CN=alice", **{"key": key, **options})
         pin(table, f"by itself, {name}", alone)
@@ -430,14 +434,15 @@ def odd_pins(table: Table, ca: Cert) -> None:
 def rootless(table: Table) -> None:
     """`ca` lines below roots that are nowhere, and an `anchor` that is."""
     top = root("CN=Nowhere at all")
-    weak = {"key": rsa_key(1024, 5)}
-    for name, options in {
+    weak: dict[str, Any] = {"key": rsa_key(1024, 5)}
+    below_nowhere: dict[str, dict[str, Any]] = {
         "good": {}, "ended": {"begin": days(-9), "end": days(-1)}, "RSA-1024": weak,
         "SHA-1": {"algorithm": hashes.SHA1()},
         "for servers": {"more": [(x509.ExtendedKeyUsage([SERVER]), False)]},
         "pathlen 0": {"more": [(x509.BasicConstraints(True, 0), True)]},
-    }.items():  # fmt: skip
-        made = {"key": ec.generate_private_key(ec.SECP256R1()), **options}
+    }  # fmt: skip
+    for name, options in below_nowhere.items():
+        made: dict[str, Any] = {"key": ec.generate_private_key(ec.SECP256R1()), **options}
         middle = sign(top, f"CN=Rootless {name}", ca=True, **made)
         table.trusted(middle)
         below = middle.authority("CN=Sub")

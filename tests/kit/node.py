@@ -53,11 +53,16 @@ def mapping(reply: Any) -> dict[str, Any]:
     )
 
 
+def execute(client: Any, *words: Any) -> Any:
+    """Sends a command; redis-py gives this method no types."""
+    return client.execute_command(*words)
+
+
 def load(
     client: redis.Redis, generation: int | str, lines: Iterable[str], *options: str
 ) -> dict[str, Any]:
     words = ("CERTAUTH.POLICY", "LOAD", str(generation), *options, "LINES", *lines)
-    return mapping(client.execute_command(*words))
+    return mapping(execute(client, *words))
 
 
 def patch(
@@ -68,11 +73,11 @@ def patch(
     *options: str,
 ) -> dict[str, Any]:
     words = ("CERTAUTH.POLICY", "PATCH", str(base), str(generation), *options, "LINES", *changes)
-    return mapping(client.execute_command(*words))
+    return mapping(execute(client, *words))
 
 
 def status(client: redis.Redis) -> dict[str, Any]:
-    return mapping(client.execute_command("CERTAUTH.POLICY", "STATUS"))
+    return mapping(execute(client, "CERTAUTH.POLICY", "STATUS"))
 
 
 def show(client: redis.Redis) -> list[str]:
@@ -80,7 +85,7 @@ def show(client: redis.Redis) -> list[str]:
     cursor = None
     while cursor != "0":
         page = ("SHOW", "COUNT", 10_000, "CURSOR", cursor or "0")
-        cursor, found = client.execute_command("CERTAUTH.POLICY", *page)
+        cursor, found = execute(client, "CERTAUTH.POLICY", *page)
         lines += found
     return lines
 

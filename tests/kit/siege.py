@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from control.service import Config
 from tests.kit.plane import Https
@@ -97,7 +97,8 @@ class Siege:
 
     async def peer(self, sent: bytes, tls: bool, drip: bool = False) -> None:
         """One connection, held until the server ends it; `drip` sends a byte each second."""
-        options = {"ssl": self._context, "server_hostname": "localhost"} if tls else {}
+        secured = {"ssl": self._context, "server_hostname": "localhost"}
+        options: dict[str, Any] = secured if tls else {}
         reader, writer = await asyncio.open_connection(
             self._config.host, self._config.port, **options
         )

@@ -10,7 +10,7 @@ import redis
 from click.testing import CliRunner
 
 from control.cli.main import main
-from tests.kit.node import show
+from tests.kit.node import execute, show
 from tests.kit.peers import SLOTS, Sentinel
 from tests.kit.plane import Plane, operator
 from tests.kit.servers import Server, servers
@@ -160,7 +160,7 @@ class Shards:
 def call(node: RedisServer, *words: Any) -> Any:
     client = operator(node)
     client.response_callbacks.clear()
-    return client.execute_command(*words)
+    return execute(client, *words)
 
 
 def crc_slot(key: str) -> int:

@@ -239,10 +239,17 @@ class World:
             and 'class="mark bad"' not in self.ui.read("/ui/")
         )
 
+    def database_says(self, words: str) -> None:
+        def says() -> bool:
+            found = self.serving.api("GET /v1/bdbs/1").json
+            return words in found["status_text"] and found["status"] != "active"
+
+        wait_until(says, f"bdb: {words}", 120)
+
     def says_of_a_server(self, words: str, is_up: bool = False) -> None:
         """Everywhere where a server is shown, and the control plane itself is well."""
         api = self.serving.api
-        wait_until(lambda: words in api("GET /v1/bdbs/1").json["status"], f"bdb: {words}", 120)
+        self.database_says(words)
         (check,) = api("GET /v1/cluster/check").json["nodes"]
         assert words in check["error"]
         assert api("GET /v1/local/node/master_healthcheck").status == 200
@@ -276,7 +283,7 @@ class World:
         """Of any server, and that is said everywhere."""
         api = self.serving.api
         said = "UNKNOWN the control plane last looked at it"
-        wait_until(lambda: said in api("GET /v1/bdbs/1").json["status"], "it is unknown", 120)
+        self.database_says(said)
         assert self.metric("certauth_node_up") == 0
         assert self.metric("certauth_node_in_step") == 0
         assert self.metric("certauth_node_age_seconds") > OLD
