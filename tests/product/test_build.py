@@ -87,7 +87,8 @@ def made_in(folder: Path) -> dict[str, bytes]:
     folder.mkdir(parents=True)
     for name in ("module", "control"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.so", "__*"))
-    shutil.copy(ROOT / "build.py", folder)
+    for name in ("build.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
     command = [sys.executable, "build.py"]
     subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=200)
     return {path.name: (folder / path.relative_to(ROOT)).read_bytes() for path in EXPORTS}
