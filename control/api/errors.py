@@ -5,9 +5,10 @@ Pages of Redis Enterprise's documentation name either of the last two, so both a
 
 import logging
 
-from flask import Flask, Response, jsonify
+from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
+from control.api.absent import not_here
 from control.errors import Refusal
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,8 @@ def answer(refusal: Refusal) -> Response:
 
 def _http(error: HTTPException) -> Response:
     code = (error.name or "error").lower().replace(" ", "_")
-    response = answer(Refusal(error.code or 500, code, error.description or code))
+    missing = not_here(request.path) if error.code == 404 else ""
+    response = answer(Refusal(error.code or 500, code, missing or error.description or code))
     for name, value in error.get_headers():
         if name.lower() not in ("content-type", "content-length"):
             response.headers[name] = value
