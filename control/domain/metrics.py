@@ -83,7 +83,7 @@ class _Collector:
         yield from _nodes(seen, self._figures)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Sink:
     """Of the auditor. Counters have Redis Enterprise's names, without `_total`: what watches those
     goes on."""

@@ -98,6 +98,9 @@ def is_kept(name: str, value: Any, shown: dict[str, Any]) -> bool:
         return bool(value == [])
     if name == "role":
         return bool(shown["role"] == value) or shown["role_uids"] == []
+    if name.endswith("authorized_subjects"):  # an attribute that is empty is none
+        whole = [{key: one for key, one in each.items() if one not in ("", [])} for each in value]
+        return bool(shown[name] == whole)
     if isinstance(value, dict):  # the rest stays as it is; some of an alert's are ignored
         known = value.keys() & shown[name].keys()
         return all(is_kept(one, value[one], shown[name]) for one in known)
@@ -284,15 +287,14 @@ def test_each_object_can_be_sent_back_as_it_was_read(objects: ControlPlane, pki:
         assert answer.status == 200, (path, answer.json)
         after = api.ok(f"GET {path}")
         for told in (before, after):
-            told.pop("last_changed_time", None)
-            told.pop("status", None)
+            told.pop("action_uid", "")  # of the last change
         assert after == before, path
-        assert set(answer.json.get("ignored", [])) <= before.keys(), path
+        assert set(answer.json.get("ignored", [])) <= before.keys() | {"action_uid"}, path
 
 
 # ---- One field at a time, in each place that has one ---------------------------------------------
 
-WRONG: list[Any] = [None, True, 7, -1, 1.5, "x", "", [], ["x"], [None], {}, {"x": 1}]
+WRONG: list[Any] = [None, True, 7, -1, "x", "", [], ["x"], {}, {"x": 1}]
 
 
 def places(body: Any) -> list[tuple[Any, ...]]:
@@ -363,7 +365,10 @@ NESTED: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("call", NESTED)
+@pytest.mark.parametrize(
+    "call",
+    [pytest.param(one, marks=[pytest.mark.slow] if "bdbs" in one else []) for one in NESTED],
+)
 def test_a_field_within_a_field_is_kept_or_refused(objects: ControlPlane, call: str) -> None:
     """Each in turn with values of the wrong type and kind: a 200 shows the value that was sent, and
     all else is a refusal that names the outermost field."""
@@ -380,7 +385,7 @@ def test_a_field_within_a_field_is_kept_or_refused(objects: ControlPlane, call: 
             answer = objects(call, sent)
             if answer.status == 200:
                 assert is_kept(str(place[0]), sent[place[0]], answer.json), (place, value)
+                objects.ok(call, body)
             else:
-                assert answer.status in (400, 406), (place, value, answer.json)
+                assert answer.status in (400, 406, 501), (place, value, answer.json)
                 assert answer.text.startswith(str(place[0])), (place, value, answer.json)
-        objects.ok(call, body)
