@@ -34,12 +34,21 @@ def answer(refusal: Refusal) -> Response:
 
 def _http(error: HTTPException) -> Response:
     code = (error.name or "error").lower().replace(" ", "_")
-    missing = not_here(request.path) if error.code == 404 else ""
-    response = answer(Refusal(error.code or 500, code, missing or error.description or code))
+    text = _told(error.code) or error.description or code
+    response = answer(Refusal(error.code or 500, code, text))
     for name, value in error.get_headers():
         if name.lower() not in ("content-type", "content-length"):
             response.headers[name] = value
     return response
+
+
+def _told(status: int | None) -> str:
+    """What our own 404 and 405 say: those of Flask are made for a person with a browser."""
+    if status == 404:
+        return not_here(request.path) or "there is no such address; /openapi.json has all of them"
+    if status == 405:
+        return f"{request.method} is not among the methods of this address: see the header Allow"
+    return ""
 
 
 def _bug(error: Exception) -> Response:
