@@ -125,7 +125,8 @@ def test_scripts_for_mtls_on_a_database(api: ControlPlane, pki: Pki) -> None:
              "/v1/diagnostics", "/v1/debuginfo/all", "/v1/migrations/1", "/v1/usage_report",
              "/v1/endpoints/stats", "/v1/local/services", "/v1/bdbs/1/shards", "/v1/bdbs/1/stats",
              "/v1/bdbs/alerts", "/v1/bdbs/1/modules", "/v1/bdbs/1/actions/import",
-             "/v1/nodes/1/actions", "/v1/bdbs/1/availability", "/v1/nodes/status",
+             "/v1/nodes/1/actions", "/v1/bdbs/1/availability", "/v1/users/1/sessions",
+             "/v1/nodes/status",
              "/v1/nodes/alerts/1", "/v1/nodes/stats",
              "/v1/cluster/actions", "/v1/cluster/debuginfo", "/v4/db/1/health"],
         ),
@@ -144,7 +145,7 @@ def test_what_clients_read(api: ControlPlane, calls: list[str], missing: list[st
         answer = api(f"GET {path}")
         assert (answer.status, answer.code) == (404, "not_found"), path
         assert answer.text == not_here(path) != "", path
-    for path in ("/v1/shard", "/shards", "/v1", "/v1/users/1/actions", "/vx/shards"):
+    for path in ("/v1/shard", "/shards", "/v1", "/v1/roles/1/actions", "/vx/shards"):
         assert not_here(path) == ""
     assert api("GET /v1/shard").text.startswith("there is no such address")
     answer = api("PATCH /v1/users/1", {"name": "x"})
