@@ -51,6 +51,7 @@ from control.domain.issuing import OpenPolicies
 from control.domain.metrics import Figures, Own
 from control.domain.passwords import new_password
 from control.errors import database_away, invalid, refused
+from control.nodes.auditing import SinkFigures
 from control.nodes.trials import Trials
 from control.pki.crl import CrlError
 from control.pki.pem import CertificateError, Issued
@@ -87,13 +88,14 @@ def create_app(
     figures: Figures = MappingProxyType({}),
     pulse: Pulse | None = None,
     own: Own = dict,
+    sink: SinkFigures | None = None,
 ) -> Flask:
     """The application over `store`. `peer_cert` reads the client's certificates out of a WSGI
     environ: control.http.bridge.peer_cert. `rotate` puts a new certificate of this server into the
     store, `authority` is the CA that issues clients' certificates; both may raise Refusal. `ask`
     puts questions to nodes: control.nodes.worker.Worker.ask. `figures` are what
     control.nodes.audit.Collector has read from them. `pulse` is that of this process, `own` names
-    its certificates in files (PEM)."""
+    its certificates in files (PEM), `sink` is what it has told its auditor."""
     app = Flask("control.api", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = BODY
     app.url_map.strict_slashes = False
@@ -114,6 +116,7 @@ def create_app(
     app.extensions["figures"] = figures
     app.extensions["pulse"] = pulse or Pulse()
     app.extensions["own"] = own
+    app.extensions["sink"] = sink or SinkFigures()
     web.install(app, store, Guard(store, peer_cert))
     for module in MODULES:
         app.register_blueprint(module.blueprint)

@@ -194,15 +194,17 @@ def render(sink: AuditSink | None) -> dict[str, Any]:
 
 def settled(before: AuditSettings, said: dict[str, Any]) -> AuditSettings:
     """The settings after a request with these fields. `db_conns_auditing` is the older name of
-    `audit_mode`. Raises Refusal 400 where both are sent and differ."""
+    `audit_mode`, which wins, as on Redis Enterprise. Raises Refusal 400 where that would leave
+    auditing off although the older name switches it on."""
     sent: AuditSettingsBody | None = said.get("audit_settings")
     found = merged(before, sent) if sent else before
     if "db_conns_auditing" in said:
         mode: AuditMode = "connection" if said["db_conns_auditing"] else "disabled"
-        if sent and "audit_mode" in sent.sent() and found.audit_mode != mode:
+        if not sent or "audit_mode" not in sent.sent():
+            return replace(found, audit_mode=mode)
+        if mode == "connection" and before.audit_mode == found.audit_mode == "disabled":
             text = "db_conns_auditing: audit_settings.audit_mode says otherwise: send one of them"
             raise invalid("invalid_param", text)
-        found = replace(found, audit_mode=mode)
     return found
 
 

@@ -63,3 +63,24 @@ def read_mappings() -> Response:
 def post_mapping(sent: LdapBody) -> Response:
     """Always a 406."""
     raise refused("ldap_unsupported", WHY)
+
+
+@blueprint.get("/v1/ldap_mappings/<int(max=2147483647):uid>")
+@needs("view_cluster_info")
+def read_mapping(uid: int) -> Response:
+    """Always a 406."""
+    raise refused("ldap_unsupported", WHY)
+
+
+@blueprint.put("/v1/ldap_mappings/<int(max=2147483647):uid>")
+@needs("update_cluster", takes=LdapBody)
+def put_mapping(sent: LdapBody, uid: int) -> Response:
+    """Always a 406."""
+    raise refused("ldap_unsupported", WHY)
+
+
+@blueprint.delete("/v1/ldap_mappings/<int(max=2147483647):uid>")
+@needs("update_cluster")
+def delete_mapping(uid: int) -> Response:
+    """Always a 406."""
+    raise refused("ldap_unsupported", WHY)

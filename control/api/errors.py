@@ -5,9 +5,10 @@ Pages of Redis Enterprise's documentation name either of the last two, so both a
 
 import logging
 
-from flask import Flask, Response, jsonify
+from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
+from control.api.absent import not_here
 from control.errors import Refusal
 
 log = logging.getLogger(__name__)
@@ -33,11 +34,21 @@ def answer(refusal: Refusal) -> Response:
 
 def _http(error: HTTPException) -> Response:
     code = (error.name or "error").lower().replace(" ", "_")
-    response = answer(Refusal(error.code or 500, code, error.description or code))
+    text = _told(error.code) or error.description or code
+    response = answer(Refusal(error.code or 500, code, text))
     for name, value in error.get_headers():
         if name.lower() not in ("content-type", "content-length"):
             response.headers[name] = value
     return response
+
+
+def _told(status: int | None) -> str:
+    """What our own 404 and 405 say: those of Flask are made for a person with a browser."""
+    if status == 404:
+        return not_here(request.path) or "there is no such address; /openapi.json has all of them"
+    if status == 405:
+        return f"{request.method} is not among the methods of this address: see the header Allow"
+    return ""
 
 
 def _bug(error: Exception) -> Response:

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 from flask import Blueprint, Response, request
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from control.api.models import Answer, Body, UserName
+from control.api import enterprise
+from control.api.models import Answer, Body, UserName, words
 from control.api.roles import check_administrator
 from control.api.users import NewPassword
 from control.api.web import (
@@ -44,6 +45,9 @@ class RefreshBody(Body):
 
 
 class NewPasswordBody(Body):
+    IGNORED = words("old_password")  # as on Redis Enterprise, whose older clients send it
+    HELD = enterprise.USER_HELD
+
     username: UserName = ""  # by default the caller's own
     new_password: NewPassword
 

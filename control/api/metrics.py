@@ -13,5 +13,5 @@ blueprint = Blueprint("metrics", __name__)
 def read() -> Response:
     """In Prometheus's text format: the control plane, its certificates, its nodes."""
     found = current_app.extensions
-    content = render(store(), found["figures"], found["pulse"], found["own"]())
+    content = render(store(), found["figures"], found["pulse"], found["own"](), found["sink"])
     return Response(content, mimetype="text/plain; version=0.0.4; charset=utf-8")

@@ -6,13 +6,20 @@ control plane that does not sync at the moment knows none.
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    Metric,
+    UnknownMetricFamily,
+)
 
 from control.ages import Pulse, as_of_now
 from control.nodes.audit import Key
+from control.nodes.auditing import SinkFigures
 from control.pki.pem import split_pem
 from control.policy import core
 from control.records import Database, Issuer, TrustSource
@@ -43,10 +50,13 @@ Gauge(
 ).labels(version("redis-certauth"), str(core.PROTOCOL)).set(1)  # fmt: skip
 
 
-def render(store: Store, figures: Figures, pulse: Pulse, own: Mapping[str, str]) -> bytes:
+def render(
+    store: Store, figures: Figures, pulse: Pulse, own: Mapping[str, str], sink: SinkFigures
+) -> bytes:
     """All of them, in Prometheus's text format."""
     registry = CollectorRegistry()
     registry.register(_Collector(store, figures, pulse, own))
+    registry.register(_Sink(sink))
     return generate_latest(REGISTRY) + generate_latest(registry)
 
 
@@ -71,6 +81,51 @@ class _Collector:
         yield from _sync(self._store, seen)
         yield _shown(seen)
         yield from _nodes(seen, self._figures)
+
+
+@dataclass(eq=False)
+class _Sink:
+    """Of the auditor. Counters have Redis Enterprise's names, without `_total`: what watches those
+    goes on."""
+
+    figures: SinkFigures
+
+    def collect(self) -> Iterator[Metric]:
+        for name, (value, text) in sink_metrics(self.figures).items():
+            yield UnknownMetricFamily(name, text, value)
+
+
+def sink_metrics(figures: SinkFigures) -> dict[str, tuple[float, str]]:
+    """Value and help, by name; no age of the last one before there was one."""
+    counted = asdict(figures)
+    found = {f"audit_sink_{name}": (counted[name], text) for name, text in SINK.items()}
+    now = time.monotonic()
+    if figures.last_sent is not None:
+        text = "Since a record was last sent to the auditor."
+        found["certauth_audit_sink_sent_age_seconds"] = (now - figures.last_sent, text)
+    text = "How long something has waited for the auditor without any being sent; 0 for nothing."
+    waited = now - figures.waiting_since if figures.waiting_since is not None else 0
+    found["certauth_audit_sink_waiting_age_seconds"] = (waited, text)
+    return found
+
+
+SINK = {
+    "sent_messages": "Records that were sent to the auditor.",
+    "sent_bytes": "Their size.",
+    "dropped_messages": "Records for the auditor that were dropped, for any reason.",
+    "dropped_bytes": "Their size.",
+    "dropped_queue_full_messages": "Those that audit_queue_max_bytes had no room for.",
+    "dropped_record_too_large_messages": "Those that are larger than audit_queue_max_bytes.",
+    "dropped_disconnected_messages": "Those after audit_reconnect_max_attempts.",
+    "dropped_queue_disabled_messages": "Those that waited when the auditor was deleted.",
+    "pending_bytes": "What waits for the auditor now.",
+    "queue_high_watermark_bytes": "The most that has waited.",
+    "connect_events": "Connections to the auditor.",
+    "disconnect_events": "Connections to the auditor that have ended.",
+    "reconnect_attempts": "Attempts to connect to the auditor, good or not.",
+    "reconnect_attempts_exhausted": "How often audit_reconnect_max_attempts was reached.",
+    "connected_workers": "1 while there is a connection to the auditor.",
+}
 
 
 # Events of which somebody wants to know how long ago the last one was.

@@ -45,6 +45,30 @@ Key = tuple[int, str]  # a database's uid and a node's address
 
 
 @dataclass
+class SinkFigures:
+    """What this process has done for its auditor since it began, in records and bytes. Names are
+    those of Redis Enterprise's metrics, behind `audit_sink_`."""
+
+    sent_messages: int = 0
+    sent_bytes: int = 0
+    dropped_messages: int = 0
+    dropped_bytes: int = 0
+    dropped_queue_full_messages: int = 0
+    dropped_record_too_large_messages: int = 0
+    dropped_disconnected_messages: int = 0
+    dropped_queue_disabled_messages: int = 0
+    connect_events: int = 0
+    disconnect_events: int = 0
+    reconnect_attempts: int = 0
+    reconnect_attempts_exhausted: int = 0
+    pending_bytes: int = 0
+    queue_high_watermark_bytes: int = 0
+    connected_workers: int = 0
+    last_sent: float | None = None  # by time.monotonic, as is the next one
+    waiting_since: float | None = None  # of what waits now
+
+
+@dataclass
 class Connection:
     """One whose beginning was told: by which settings, and whether its last record was wanted."""
 
@@ -107,6 +131,7 @@ class Auditor(threading.Thread):
         self._to: AuditSink | None = None
         self._attempts, self._next_attempt = 0, 0.0
         self._dropped, self._why, self._next_told = 0, "", 0.0
+        self.figures = SinkFigures()
 
     # ---- What nodes have logged ----
 
@@ -121,7 +146,18 @@ class Auditor(threading.Thread):
         known = self._known.setdefault(key, OrderedDict())
         for entry in entries:
             for record in _records(database, address, entry, known):
+                if record.get("username"):
+                    record |= self._rules(database, record["username"])
                 self._put(sink, entry["time_us"] // 1_000_000, record)
+
+    def _rules(self, database: Database, user: str) -> dict[str, str]:
+        """The `acl-rules` of a record: those that the policy gives to the user. None of a user of
+        the server's own, whose rules are not known here."""
+        try:
+            rules = self._store.policies.rules(database.uid, user)
+        except UNAVAILABLE_ERRORS:
+            return {}
+        return {"acl-rules": rules} if rules else {}
 
     def _forget_gone(self) -> None:
         """What was known of the connections of databases that were removed."""
@@ -135,11 +171,24 @@ class Auditor(threading.Thread):
             self._seq += 1
             text = json.dumps(told)
             if self._bytes + len(text) > sink.audit_queue_max_bytes:
-                self._drop(1, "more wait than audit_queue_max_bytes")
+                is_large = len(text) > sink.audit_queue_max_bytes
+                reason = "record_too_large" if is_large else "queue_full"
+                self._drop(1, len(text), reason, "more wait than audit_queue_max_bytes")
                 return
             self._waiting.append((when, text))
-            self._bytes += len(text)
+            self._count_pending(len(text))
             self._more.notify()
+
+    def _count_pending(self, more: int) -> None:
+        self._bytes += more
+        figures = self.figures
+        figures.pending_bytes = self._bytes
+        if not self._bytes:
+            figures.waiting_since = None
+        elif more < 0 or figures.waiting_since is None:  # what is behind it waits from now on
+            figures.waiting_since = time.monotonic()
+        highest = max(figures.queue_high_watermark_bytes, self._bytes)
+        figures.queue_high_watermark_bytes = highest
 
     # ---- To the auditor ----
 
@@ -147,6 +196,8 @@ class Auditor(threading.Thread):
         while not self._ending:
             with self._more:
                 self._more.wait_for(lambda: self._waiting or self._ending, timeout=1.0)
+            if self._socket and _has_gone(self._socket):
+                self._close()
             self._deliver()
         end = time.monotonic() + LINGER
         while self._waiting and time.monotonic() < end and self._deliver():
@@ -170,7 +221,7 @@ class Auditor(threading.Thread):
             self._close()
             self._to, self._attempts, self._next_attempt = sink, 0, 0.0
         if sink is None:
-            self._clear("there is no auditor any more")
+            self._clear("queue_disabled", "there is no auditor any more")
         while sink and self._waiting:
             if not self._is_connected(sink):
                 break
@@ -182,7 +233,10 @@ class Auditor(threading.Thread):
                 break
             with self._more:
                 self._waiting.popleft()
-                self._bytes -= len(text)
+                self._count_pending(-len(text))
+            self.figures.sent_messages += 1
+            self.figures.sent_bytes += len(text)
+            self.figures.last_sent = time.monotonic()
         self._tell_dropped()
         return not self._waiting
 
@@ -192,19 +246,22 @@ class Auditor(threading.Thread):
         self._close()
         most = sink.audit_reconnect_max_attempts
         if most and self._attempts >= most:
-            self._clear("audit_reconnect_max_attempts are used up")
+            self._clear("disconnected", "audit_reconnect_max_attempts are used up")
             return False
         if time.monotonic() < self._next_attempt:
             if not self._ending:
                 with self._more:
                     self._more.wait_for(lambda: self._ending, timeout=0.2)
             return False
+        self.figures.reconnect_attempts += 1
         try:
             self._socket = _connected(sink)
         except OSError as error:
             self._failed(sink, error)
             return False
         self._attempts = 0
+        self.figures.connect_events += 1
+        self.figures.connected_workers = 1
         log.info("the auditor at %s hears of connections", sink.audit_address)
         return True
 
@@ -212,6 +269,9 @@ class Auditor(threading.Thread):
         self._close()
         self._next_attempt = time.monotonic() + sink.audit_reconnect_interval
         self._attempts += 1
+        self.figures.reconnect_attempts_exhausted += (
+            self._attempts == sink.audit_reconnect_max_attempts
+        )
         if self._attempts == 1:
             why = error.strerror or str(error) or type(error).__name__
             log.warning("the auditor at %s is not reached: %s", sink.audit_address, why)
@@ -236,19 +296,25 @@ class Auditor(threading.Thread):
         if self._socket:
             with suppress(OSError):
                 self._socket.close()
+            self.figures.disconnect_events += 1
+            self.figures.connected_workers = 0
         self._socket = None
 
     # ---- What was dropped ----
 
-    def _clear(self, why: str) -> None:
+    def _clear(self, reason: str, why: str) -> None:
         with self._more:
-            self._drop(len(self._waiting), why)
+            self._drop(len(self._waiting), self._bytes, reason, why)
             self._waiting.clear()
-            self._bytes = 0
+            self._count_pending(-self._bytes)
 
-    def _drop(self, count: int, why: str) -> None:
+    def _drop(self, count: int, size: int, reason: str, why: str) -> None:
         self._dropped += count
         self._why = why if count else self._why
+        name = f"dropped_{reason}_messages"
+        setattr(self.figures, name, getattr(self.figures, name) + count)
+        self.figures.dropped_messages += count
+        self.figures.dropped_bytes += size
 
     def _tell_dropped(self) -> None:
         if not self._dropped or time.monotonic() < self._next_told:

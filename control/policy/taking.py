@@ -112,6 +112,22 @@ def pattern_rules(line: str) -> list[str]:
     return _pattern(line)[1]
 
 
+def made_rules(line: str, user: str) -> str:
+    """The rules of a user that a `pattern` line makes, from `on`, filled in with what its name
+    holds; "" where the line does not make it. A value holds no colon, so a name is read in one
+    way."""
+    template = _tokens(line, 4)[3]
+    parts = PLACEHOLDER.split(template)  # literal, name, literal, …
+    if len(parts) == 1:
+        return ""
+    names, literals = parts[1::2], map(re.escape, parts[::2])
+    found = re.fullmatch("([^:]+)".join(literals), user)
+    if not found:
+        return ""
+    values = dict(zip(names, found.groups(), strict=True))
+    return PLACEHOLDER.sub(lambda one: values.get(one[1], one[0]), " ".join(pattern_rules(line)))
+
+
 def off(line: str) -> str:
     """A `user` line for the same user, who has no rights and is switched off."""
     tokens = _tokens(line, 3)

@@ -85,6 +85,7 @@ def _start(config: Config, stack: ExitStack) -> Server:
         figures=collector.figures,
         pulse=pulse,
         own=lambda: own_certificates(config),
+        sink=auditor.figures,
     )
     tls_min = store.settings.cluster().min_control_TLS_version
     fronts = [_front(config, app, api, tls_min)]

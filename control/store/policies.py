@@ -2,12 +2,19 @@
 
 import sqlalchemy as sa
 
+from control.policy import core, taking
 from control.policy import lines as policy
 from control.records import Change, Target, User
 from control.store.kernel import Kernel
-from control.store.lines import all_databases, group_grants, read_target, refresh_databases
+from control.store.lines import (
+    PATTERN_OWNERS,
+    all_databases,
+    group_grants,
+    read_target,
+    refresh_databases,
+)
 from control.store.pieces import do_piece
-from control.store.schema import bdbs, policy_lines, policy_log, renderings
+from control.store.schema import bdbs, policy_lines, policy_log, renderings, users
 from control.store.statements import GRANTS_WITHOUT_LINE
 
 
@@ -73,6 +80,13 @@ class Policies:
             found = connection.scalars(sa.select(log.added).where(where))
             return frozenset(line for lines in found for line in lines)
 
+    def rules(self, bdb_uid: int, user: str) -> str:
+        """The ACL rules that the policy of a database gives to a user, a pattern's user and a node
+        included, as its lines spell them, without `on`; "" of a user who is not in the policy."""
+
+        with self._kernel.read() as connection:
+            return _rules(connection, bdb_uid, user)
+
     def not_synced(self, bdb_uid: int) -> tuple[User, ...]:
         """Users with rights on a database and without a line there: password users, and those with
         a name that servers refuse, from before this version refused it."""
@@ -108,3 +122,16 @@ class Policies:
         """Renders some of the lines that a change has left, or that it left when it was cut off.
         Whether any are left."""
         return bool(self.unfinished() and do_piece(self._kernel))
+
+
+def _rules(connection: sa.Connection, bdb_uid: int, user: str) -> str:
+    uid = connection.scalar(sa.select(users.c.uid).where(users.c.name == user))
+    made = policy_lines.c.owner > PATTERN_OWNERS if ":" in user else policy_lines.c.owner == 0
+    where = (policy_lines.c.bdb_uid == bdb_uid) & (made | (policy_lines.c.owner == uid))
+    lines = connection.scalars(sa.select(policy_lines.c.line).where(where)).all()
+    spelled = core.quote(user)
+    for line in lines:
+        if line.startswith("user ") and taking.user_of(line) in (user, spelled):
+            return policy.rules_of(line).removeprefix("on ")
+    found = (taking.made_rules(line, user) for line in lines if line.startswith("pattern "))
+    return next(filter(None, found), "").removeprefix("on ")

@@ -162,6 +162,7 @@ def _binary(op: str, left: Any, right: Any) -> Any:
 # ---- promtool ------------------------------------------------------------------------------------
 
 MINUTE = 60
+COUNTERS = ("_total", "_messages")
 
 
 def each_minute(scraped: Sequence[Scraped], names: set[str]) -> Iterator[Scraped]:
@@ -174,7 +175,7 @@ def each_minute(scraped: Sequence[Scraped], names: set[str]) -> Iterator[Scraped
         share = (begin + now - at) / (later - at or 1)
         yield now, {
             series: value + (int(share * (following[series] - value))
-                             if series[0].endswith("_total") and series in following else 0)
+                             if series[0].endswith(COUNTERS) and series in following else 0)
             - (begin if series[0].endswith("_not_after_seconds") else 0)
             for series, value in last.items() if series[0] in names
         }  # fmt: skip
@@ -183,7 +184,7 @@ def each_minute(scraped: Sequence[Scraped], names: set[str]) -> Iterator[Scraped
 def promtool_test(rule: Mapping[str, Any], rule_file: str, scraped: Sequence[Scraped]) -> str:
     """A file for `promtool test rules` (JSON is YAML): each minute it is to say what the evaluator
     above says. Not asked is when an alert begins or ends: Prometheus 2 and 3 differ by a minute."""
-    minutes = [*each_minute(scraped, {*re.findall(r"\bcertauth_\w+", rule["expr"])})]
+    minutes = [*each_minute(scraped, {*re.findall(r"\b(?:certauth|audit_sink)_\w+", rule["expr"])})]
     prometheus, said = Prometheus(rule), list[list[dict[str, Any]]]()
     for now, samples in minutes:
         prometheus.take(now, samples)

@@ -2,11 +2,12 @@
 after the cure."""
 
 import shutil
+import socket
 import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ import sqlalchemy as sa
 
 from control import service, store
 from control.nodes import client
-from control.nodes.audit import Follower
+from control.nodes.audit import UNSAID, Follower
+from control.nodes.auditing import Auditor
+from control.records import Database
 from tests.kit.alerts import Prometheus, promtool_test, rules, samples, scraped, seconds
 from tests.kit.crls import crl, text
 from tests.kit.node import load, patch, show, status, who
@@ -319,6 +322,42 @@ def list_overdue(world: World) -> Iterator[Minute]:
     world.plane.ok(f"DELETE /v1/certauth/crls/{uid}")
 
 
+@contextmanager
+def told_to_nobody(world: World, queue: int) -> Iterator[Callable[[], None]]:
+    """An auditor where nobody listens, and what tells it of a login; somebody listens again at the
+    end, and all that waits is heard."""
+    port = free_port()
+    sink = {"audit_protocol": "TCP", "audit_address": "127.0.0.1", "audit_port": port}
+    world.plane.ok("PUT /v1/cluster/auditing/db_conns", {**sink, "audit_queue_max_bytes": queue})
+    world.plane.database(audit_settings={"audit_mode": "connection"})
+    auditor = Auditor(world.plane.store)
+    world.plane.app.extensions["sink"] = auditor.figures
+    auditor.start()
+    usual = {"time_us": 1, "event": "login", "client": 1, "user": "alice", "address": "10.0.0.1"}
+    database = world.plane.store.objects.get(Database, 1)
+    try:
+        yield lambda: auditor.told(database, "127.0.0.1:6380", [{**UNSAID, **usual}])
+        with socket.create_server(("127.0.0.1", port)):
+            pending = "audit_sink_pending_bytes"
+            wait_until(lambda: world.counted(pending) == 0, "it is heard", 30)
+    finally:
+        auditor.stop()
+
+
+def auditor_away(world: World) -> Iterator[Minute]:
+    """For an hour."""
+    with told_to_nobody(world, 1 << 20) as tell:
+        tell()
+        world.plane.app.extensions["sink"].waiting_since -= 3600
+        yield nothing
+    assert world.counted("audit_sink_sent_messages") == 2
+
+
+def records_dropped(world: World) -> Iterator[Minute]:
+    with told_to_nobody(world, 100) as tell:
+        yield world.counting(tell, 1, "audit_sink_dropped_messages")
+
+
 OUTAGES: dict[str, Callable[[World], Iterator[Minute]]] = {
     "CertauthNodeDown": node_down,
     "CertauthNoLeader": no_leader,
@@ -338,6 +377,8 @@ OUTAGES: dict[str, Callable[[World], Iterator[Minute]]] = {
     "CertauthCertificateExpiring": certificate_expiring,
     "CertauthNodeCertificateExpiring": node_certificate_expiring,
     "CertauthNodeUnsound": node_unsound,
+    "CertauthAuditorAway": auditor_away,
+    "CertauthAuditRecordsDropped": records_dropped,
     "CertauthApiGuessing": guessing,
     "CertauthLeak": leak,
 }

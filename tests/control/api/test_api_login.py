@@ -321,13 +321,24 @@ def test_a_certificate_user_gets_no_password(api: ControlPlane) -> None:
         ({}, "missing_field"),
         ({"new_password": ""}, "invalid_schema"),
         ({"new_password": 5}, "invalid_schema"),
-        ({"new_password": "x", "old_password": "y"}, "unknown_field"),
+        ({"new_password": "x", "password": "y"}, "unknown_field"),
     ],
 )
 def test_a_bad_password_body_is_a_400(api: ControlPlane, body: Any, code: str) -> None:
     """And the old one goes on."""
     assert refused(api(f"PUT {PASSWORD}", body), code, 400)
     assert role_of(api, ADMIN).status == 200
+
+
+def test_what_older_clients_send_with_a_password(api: ControlPlane) -> None:
+    """The old one is ignored, as documented there; a hash is not taken for a password."""
+    auth = api.password_user("bob", "db_viewer")
+    body = {"new_password": "second", "old_password": "not bob's"}
+    assert api.ok(f"PUT {PASSWORD}", body, auth=auth)["ignored"] == ["old_password"]
+    hashed = {"new_password": "0" * 64, "password_hash_method": "1"}
+    answer = api(f"POST {PASSWORD}", hashed, auth=("bob", "second"))
+    assert refused(answer, "unsupported_setting", 406)
+    assert answer.text.startswith("password_hash_method")
 
 
 # ---- Password rules ----

@@ -85,9 +85,14 @@ def test_the_health_has_what_redis_enterprises_schema_demands(api: ControlPlane)
 
 def test_a_directory_is_refused_by_name(api: ControlPlane) -> None:
     """Each of its calls, and not as an address that there is not."""
-    for call in ("GET /v1/cluster/ldap", "DELETE /v1/cluster/ldap", "GET /v1/ldap_mappings"):
+    for call in ("GET /v1/cluster/ldap", "DELETE /v1/cluster/ldap", "GET /v1/ldap_mappings",
+                 "GET /v1/ldap_mappings/1", "DELETE /v1/ldap_mappings/1"):  # fmt: skip
         assert (api(call).status, api(call).code) == (406, "ldap_unsupported")
-    for call in ("PUT /v1/cluster/ldap", "POST /v1/ldap_mappings"):
+    for call in (
+        "PUT /v1/cluster/ldap",
+        "POST /v1/ldap_mappings",
+        "PUT /v1/ldap_mappings/1",
+    ):
         refused = api(call, {"cba": True, "cba_identity_source": "subject_cn"})
         assert (refused.status, refused.code) == (406, "ldap_unsupported")
     assert api("PUT /v1/cluster/ldap", {"nonsense": 1}).code == "unknown_field"

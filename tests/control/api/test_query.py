@@ -29,6 +29,7 @@ QUESTIONS = {
     "POST /v1/certauth/explain", "POST /v1/certauth/preview", "POST /v1/bootstrap/{action}",
     "POST /v1/bootstrap/validate/{action}", "PUT /v1/bdbs/{uid}/passwords",
     "PUT /v1/cluster/ldap", "DELETE /v1/cluster/ldap", "POST /v1/ldap_mappings",
+    "PUT /v1/ldap_mappings/{uid}", "DELETE /v1/ldap_mappings/{uid}",
     "POST /v1/bdbs/{uid}/certificates", "DELETE /v1/bdbs/{uid}/certificates",
     "POST /v1/bdbs/{uid}/passwords", "DELETE /v1/bdbs/{uid}/passwords",
     "DELETE /v1/certauth/token",

@@ -145,6 +145,50 @@ def test_an_answer_is_as_redis_enterprise_documents_it(full: ControlPlane, path:
     assert problems(schema(CALLS[path]), full.ok(f"GET {path}")) == []
 
 
+MADE: dict[str, tuple[Any, Any]] = {  # what makes one of each, and changes it
+    "user": (
+        {
+            "name": "carol", "email": "c@acme.com", "password": "carol's", "role_uids": [6],
+            "email_alerts": True, "bdbs_email_alerts": ["1"], "cluster_email_alerts": False,
+        },
+        {"email": "carol@acme.com"},
+    ),
+    "role": ({"name": "ops", "management": "none"}, {"name": "operators"}),
+    "redis_acl": ({"name": "gets", "acl": "+get ~*"}, {"acl": "+set ~*"}),
+}  # fmt: skip
+ERROR = {
+    "type": "object",
+    "required": ["error_code", "description"],
+    "properties": {"error_code": {"type": "string"}, "description": {"type": "string"}},
+}
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_an_answer_to_a_change_is_as_redis_enterprise_documents_it(
+    full: ControlPlane, kind: str
+) -> None:
+    """A new one, in earnest and dry; changed; deleted; and the refusals on the way, by status."""
+    body, change = MADE[kind]
+    path, shape = f"/v1/{kind}s", schema(kind)
+    assert problems(shape, full.ok(f"POST {path}?dry_run", body)) == []
+    made = full.ok(f"POST {path}", body)
+    assert problems(shape, made) == []
+    one = f"{path}/{made['uid']}"
+    assert problems(shape, full.ok(f"PUT {one}", change)) == []
+    if kind == "redis_acl":
+        tried = full.ok(f"POST {path}/validate", body | {"name": "other"})
+        assert problems(shape, tried) == []
+    assert problems({"type": "object"}, full.ok(f"DELETE {one}")) == []
+    again = full.ok(f"POST {path}", body)
+    for call, sent, status in (
+        (f"POST {path}", body, 409), (f"POST {path}", {"name": 1}, 400), (f"GET {one}", None, 404),
+        (f"PUT {one}", change, 404), (f"DELETE {one}", None, 404),
+        (f"PUT {path}/{again['uid']}", {"name": 1}, 400),
+    ):  # fmt: skip
+        answer = full(call, sent)
+        assert (answer.status, problems(ERROR, answer.json)) == (status, []), call
+
+
 def test_a_schema_that_is_broken_is_seen(full: ControlPlane) -> None:
     """The tables above can fail: a sentence as a status, a missing field, a number as text."""
     one = full.ok("GET /v1/bdbs/1")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import redis_enterprise
 
+from control.api.absent import not_here
 from control.http.server import Listen, Server
 from tests.kit.rest import ADMIN, ControlPlane
 from tests.kit.support import SERVER, Pki, root
@@ -28,14 +29,15 @@ def test_vaults_plugin(api: ControlPlane) -> None:
     path = f"/v1/bdbs/{database['uid']}"
     assert api.ok(f"PUT {path}", {"roles_permissions": bound})["roles_permissions"] == bound
     user = {
-        "name": "v-1", "email": "v-1@redis.com", "password": "Secret-1", "email_alerts": False,
-        "bdbs_email_alerts": [], "role_uids": [role["uid"]], "auth_method": "regular",
+        "name": "v-token-orders-x7Kc2-1764625418".lower(), "password": "aB3-" * 5,
+        "role_uids": [role["uid"]], "email_alerts": False, "auth_method": "regular",
     }  # fmt: skip
     made = api.ok("POST /v1/users", user)
-    named = next(one for one in api.ok("GET /v1/users") if one["name"] == "v-1")
+    named = next(one for one in api.ok("GET /v1/users") if one["name"] == user["name"])
     assert named["uid"] == made["uid"]
     api.ok(f"PUT /v1/users/{made['uid']}", {"password": "Secret-2"})
-    assert api.ok("GET /v1/users/role", auth=("v-1", "Secret-2")) == {"role": "db_member"}
+    login = (str(user["name"]), "Secret-2")
+    assert api.ok("GET /v1/users/role", auth=login) == {"role": "db_member"}
     assert [one["uid"] for one in api.ok("GET /v1/bdbs/1")["not_synced"]] == [made["uid"]]
     api.ok(f"DELETE /v1/users/{made['uid']}")
     api.ok(f"DELETE /v1/roles/{role['uid']}")
@@ -117,15 +119,23 @@ def test_scripts_for_mtls_on_a_database(api: ControlPlane, pki: Pki) -> None:
              "/v1/cluster/auditing/db_conns", "/v1/users", "/v1/users/permissions", "/v1/roles",
              "/v1/redis_acls", "/v1/bdbs", "/v1/bdbs/1", "/v1/logs", "/v1/actions", "/v2/actions",
              "/v1/nodes", "/v1/bootstrap", "/v1/jsonschema", "/v1/license"],
-            ["/v1/shards", "/v1/proxies", "/v1/modules", "/v1/services", "/v1/job_scheduler",
-             "/v1/ocsp", "/v1/crdbs"],
+            ["/v1/shards", "/v1/proxies/1", "/v1/modules", "/v2/modules", "/v1/services",
+             "/v1/job_scheduler", "/v1/ocsp", "/v1/ocsp/status", "/v1/crdbs", "/v1/crdb_tasks",
+             "/v1/cm_settings", "/v1/bdb_groups", "/v1/suffix/x", "/v1/suffixes",
+             "/v1/diagnostics", "/v1/debuginfo/all", "/v1/migrations/1", "/v1/usage_report",
+             "/v1/endpoints/stats", "/v1/local/services", "/v1/bdbs/1/shards", "/v1/bdbs/1/stats",
+             "/v1/bdbs/alerts", "/v1/bdbs/1/modules", "/v1/bdbs/1/actions/import",
+             "/v1/nodes/1/actions", "/v1/bdbs/1/availability", "/v1/users/1/sessions",
+             "/v1/nodes/status",
+             "/v1/nodes/alerts/1", "/v1/nodes/stats",
+             "/v1/cluster/actions", "/v1/cluster/debuginfo", "/v4/db/1/health"],
         ),
     ],
     ids=["redis-enterprise", "redis-enterprise-python", "redisctl"],
 )  # fmt: skip
 def test_what_clients_read(api: ControlPlane, calls: list[str], missing: list[str]) -> None:
-    """Each path of theirs that docs/migrating.md says works; the others are a 404 in the usual
-    shape."""
+    """Each path of theirs that docs/migrating.md says works; each other one is a 404 that says what
+    there is not, and not that somebody has mistyped it."""
     api.database()
     sink = {"audit_protocol": "TCP", "audit_address": "127.0.0.1", "audit_port": 9}
     api.ok("PUT /v1/cluster/auditing/db_conns", sink)
@@ -134,6 +144,13 @@ def test_what_clients_read(api: ControlPlane, calls: list[str], missing: list[st
     for path in missing:
         answer = api(f"GET {path}")
         assert (answer.status, answer.code) == (404, "not_found"), path
+        assert answer.text == not_here(path) != "", path
+    for path in ("/v1/shard", "/shards", "/v1", "/v1/roles/1/actions", "/vx/shards"):
+        assert not_here(path) == ""
+    assert api("GET /v1/shard").text.startswith("there is no such address")
+    answer = api("PATCH /v1/users/1", {"name": "x"})
+    assert (answer.status, answer.code) == (405, "method_not_allowed")
+    assert answer.text.startswith("PATCH is not")
 
 
 def test_redis_enterprise_python_changes(api: ControlPlane) -> None:

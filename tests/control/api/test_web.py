@@ -1,11 +1,16 @@
 """control/api/web.py: ETags and what two editors see, the state's number, ignored fields."""
 
+from collections.abc import Callable, Sequence
+from copy import copy
+from threading import Barrier, Thread
 from typing import Any
 
 import pytest
 
 from control.reports import Node
-from tests.kit.rest import ADMIN, ControlPlane
+from tests.kit.rest import ADMIN, Answer, ControlPlane
+
+Call = Callable[[ControlPlane], Answer]
 
 
 @pytest.fixture
@@ -47,6 +52,43 @@ def test_what_somebody_else_changed_is_not_deleted(
         assert api(f"DELETE {path}", headers=seen).code == "config_edit_conflict"
         seen = {"If-Match": api(f"GET {path}").headers["ETag"]}
         assert api(f"DELETE {path}", headers=seen).status == 200, path
+
+
+def at_once(api: ControlPlane, calls: Sequence[Call]) -> list[Answer]:
+    """The answers to calls that begin together, each by a client of its own."""
+    ready, found = Barrier(len(calls)), list[Answer]()
+
+    def run(call: Call) -> None:
+        mine = copy(api)
+        mine.client = api.app.test_client()
+        ready.wait(30)
+        found.append(call(mine))
+
+    threads = [Thread(target=run, args=(call,)) for call in calls]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    return found
+
+
+def test_two_clients_at_once(api: ControlPlane, objects: dict[str, Any]) -> None:
+    """With If-Match one of them is told; without it both are done, one after the other, and nothing
+    of either is lost that the other did not send."""
+
+    def put(path: str, change: Any, **options: Any) -> Call:
+        return lambda one: one(f"PUT {path}", change, **options)
+
+    for path, change in objects.items():
+        tag = {"If-Match": api(f"GET {path}").headers["ETag"]}
+        found = at_once(api, [put(path, change, headers=tag)] * 2)
+        assert sorted(one.status for one in found) == [200, 409], path
+    given = [{"role_uid": 8, "redis_acl_uid": 4}]
+    each: list[Any] = [{"roles_permissions": given}, {"default_user": True}]
+    found = at_once(api, [put("/v1/bdbs/1", change) for change in each])
+    assert [one.status for one in found] == [200, 200]
+    shown = api.ok("GET /v1/bdbs/1")
+    assert (shown["roles_permissions"], shown["default_user"]) == (given, True)
 
 
 def test_without_if_match_the_last_one_wins(api: ControlPlane, objects: dict[str, Any]) -> None:

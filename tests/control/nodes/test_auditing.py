@@ -18,7 +18,7 @@ from tests.kit.node import Start, mapping
 from tests.kit.policies import LOGIN, make_node, policy_of
 from tests.kit.rest import ControlPlane
 from tests.kit.servers import Server
-from tests.kit.support import Pki, wait_until
+from tests.kit.support import Pki, free_port, wait_until
 
 NODE = "10.1.0.1:6380"
 SINK = "PUT /v1/cluster/auditing/db_conns"
@@ -29,6 +29,7 @@ class Listener:
 
     def __init__(self, listening: socket.socket) -> None:
         self._socket, self.content = listening, b""
+        self.connections = list[socket.socket]()
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
@@ -37,8 +38,14 @@ class Listener:
                 self.content += found + b"\n"
         while True:
             connection, _ = self._socket.accept()
+            self.connections.append(connection)
             while found := connection.recv(65536):
                 self.content += found
+
+    def end(self) -> None:
+        """Ends the connections that have come."""
+        for one in self.connections:
+            one.shutdown(socket.SHUT_RDWR)
 
     def lines(self) -> list[dict[str, Any]]:
         whole, _, _ = self.content.rpartition(b"\n")
@@ -106,6 +113,77 @@ def test_a_connection_is_told_in_the_records_of_redis_enterprise(
         {"ts": 1779874366, "action": "auth", **about, **who, **worker, "audit_seq": 1},
         {"ts": 1779874366, "close_conn": about, **worker, "audit_seq": 2},
     ]
+
+
+def test_a_login_is_told_with_the_rules_of_its_user(api: ControlPlane, auditor: Auditor) -> None:
+    """`acl-rules` as the policy of that database has them; a pattern's filled in for the name; a
+    node's; none for a user of the server's own, nor where nobody came in."""
+    heard = listening(api)
+    for name, acl in (("reads", "+@read ~cached:* &news"), ("own", "+@all ~{ns}:{sa}:*")):
+        api.ok("POST /v1/redis_acls", {"name": name, "acl": acl})
+        api.ok("POST /v1/roles", {"name": name, "management": "none"})
+    pattern = {"kind": "uri", "template": "spiffe://acme/ns/{ns}/sa/{sa}"}
+    api.certificate_user("alice", "CN=alice", role_uids=[8])
+    spaced = api.certificate_user("me:own", "CN=spaced", role_uids=[8])
+    grants = [{"role_uid": 8, "redis_acl_uid": 4}, {"role_uid": 9, "redis_acl_uid": 5}]
+    audited(api)
+    api.ok("PUT /v1/bdbs/1", {"roles_permissions": grants})
+    database = api.store.objects.get(Database, 1)
+    api.ok(
+        "POST /v1/certauth/patterns",
+        {"name": "apps", **pattern, "user": "app:{ns}:{sa}", "role_uids": [9]},
+    )
+    names = ["alice", spaced["name"], "app:shop:cart", "app:shop", "ops", ""]
+    auditor.told(database, NODE, [entry("login", n, name) for n, name in enumerate(names, 1)])
+    api.database("other", 6381, audit_settings={"audit_mode": "connection"})
+    auditor.told(api.store.objects.get(Database, 2), NODE, [entry("login", 1)])
+    auths = [one for one in heard.hears(14) if "action" in one]
+    rules = "+@read ~cached:* &news"
+    shown = [one.get("acl-rules") for one in auths]
+    assert shown == [rules, rules, "+@all ~shop:cart:*", None, None, None, None]
+
+
+def test_what_an_auditor_was_told_is_counted(
+    api: ControlPlane, auditor: Auditor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under the names of Redis Enterprise: sent, connected, and dropped by why."""
+    figures = auditor.figures
+
+    def are(**wanted: int) -> None:
+        def found() -> dict[str, Any]:
+            return {name: getattr(figures, name) for name in wanted}
+
+        wait_until(lambda: found() == wanted, f"{wanted}, not {found()}", 30)
+
+    heard, database = listening(api), audited(api)
+    auditor.told(database, NODE, [entry("login")])
+    size = sum(len(json.dumps(one)) for one in heard.hears(2))
+    are(sent_messages=2, sent_bytes=size, pending_bytes=0, connect_events=1, connected_workers=1)
+    assert figures.last_sent is not None
+    assert size >= figures.queue_high_watermark_bytes > 0
+    heard.end()
+    are(connected_workers=0, disconnect_events=1, dropped_messages=0)
+    settings = {"audit_port": free_port(), "audit_queue_max_bytes": 500}
+    api.ok(SINK, settings)
+    auditor.told(database, NODE, [entry("login", n) for n in range(100, 103)])
+    assert figures.dropped_queue_full_messages > 0
+    assert figures.waiting_since is not None
+    kept = figures.pending_bytes
+    api.ok(SINK, {"audit_queue_max_bytes": 10})
+    auditor.told(database, NODE, [entry("login", 200)])
+    are(dropped_record_too_large_messages=2, pending_bytes=kept)
+    api.ok(SINK, {"audit_reconnect_max_attempts": 1})
+    are(dropped_disconnected_messages=kept // 150, pending_bytes=0, reconnect_attempts_exhausted=1)
+    assert figures.waiting_since is None
+    api.ok(SINK, {"audit_queue_max_bytes": 10_000, "audit_reconnect_max_attempts": 0})
+    auditor.told(database, NODE, [entry("login", 300)])
+    api.ok("PUT /v1/bdbs/1", {"db_conns_auditing": False})
+    api.ok("DELETE /v1/cluster/auditing/db_conns")
+    are(dropped_queue_disabled_messages=2)
+    named = [name for name in vars(figures) if name.startswith("dropped_") and name.count("_") > 1]
+    assert figures.dropped_messages == sum(getattr(figures, name) for name in named)
+    assert figures.dropped_bytes > figures.dropped_messages
+    assert figures.sent_messages == 2
 
 
 def heard_of(api: ControlPlane, auditor: Auditor, *entries: dict[str, Any], **fields: Any) -> Any:
