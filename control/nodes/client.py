@@ -77,12 +77,17 @@ class _NamedConnection(redis.SSLConnection):
         # No CLIENT SETINFO: it is not ours to run, and the node would log each try.
         self.lib_name = self.lib_version = self.driver_info = None
 
-    def _wrap_socket_with_ssl(self, sock: Any) -> Any:
+    def _connect(self) -> Any:
+        """Reads its files first: a node without room ends those that keep it waiting."""
         # Not redis-py's own context, which verifies as the interpreter would.
-        context = verifying(cadata=self._access.authorities)
-        context.load_cert_chain(self._identity.certificate, self._identity.key)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        return context.wrap_socket(sock, server_hostname=self._access.server_name or self.host)
+        self._context = verifying(cadata=self._access.authorities)
+        self._context.load_cert_chain(self._identity.certificate, self._identity.key)
+        self._context.minimum_version = ssl.TLSVersion.TLSv1_2
+        return super()._connect()  # type: ignore[no-untyped-call]
+
+    def _wrap_socket_with_ssl(self, sock: Any) -> Any:
+        name = self._access.server_name or self.host
+        return self._context.wrap_socket(sock, server_hostname=name)
 
 
 class Node:

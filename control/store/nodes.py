@@ -16,6 +16,7 @@ from control.store.lines import refresh_databases
 from control.store.objects import REACH_FIELDS
 from control.store.rows import (
     database_time,
+    differences,
     differing_fields,
     find_record,
     read_nodes,
@@ -81,6 +82,7 @@ class Nodes:
                 return
             _replace_rows(connection, bdb_uid, changed, gone)
             if rebound:
+                _drop_keys(connection, bdb_uid, before.values(), found)
                 refresh_databases(connection, [bdb_uid], own=True)
             self._kernel.notify_others(connection)
         self._kernel.reports.count_up()
@@ -164,6 +166,24 @@ def _replace_rows(
         now = database_time(connection)
         rows = [values_of(nodes, node) | {"looked": time_before(now, node.age)} for node in new]
         connection.execute(insert_into(nodes), rows)
+
+
+def _drop_keys(
+    connection: sa.Connection, bdb_uid: int, before: Iterable[Node], found: Iterable[Node]
+) -> None:
+    """Of a database's `node_keys`, takes out those that a server without the module showed which is
+    not looked at any more: with it, what was seen of them would be forgotten, and they would be
+    bound again."""
+    database = find_record(connection, Database, bdb_uid)
+    stock = {node.key for node in before if not node.is_peer} - {node.key for node in found}
+    kept = tuple(key for key in database.node_keys if key not in stock)
+    if kept == database.node_keys:
+        return
+    changed = replace(database, node_keys=kept)
+    where = bdbs.c.uid == bdb_uid
+    connection.execute(sa.update(bdbs).where(where).values(node_keys=kept))
+    detail = {"bdb_name": database.name, **differences(database, changed)}
+    note(connection, "bdb_updated", "INFO", bdb_uid=bdb_uid, **detail)
 
 
 def _peers(servers: Iterable[Node]) -> set[tuple[str | bool, ...]]:

@@ -245,7 +245,7 @@ static bool load(RedisModuleCtx *ctx, RedisModuleString **argv, int argc, fault 
     make_state(ctx);
     if (!make_commands(ctx)) return fail(why, "the commands CERTAUTH.* could not be made");
     if (!read_arguments(argv, argc, why)) return false;
-    if (!node.api_certificates && !tls_watch()) node.api_certificates = true;
+    if (!node.api_certificates && !tls_watch(keep_room)) node.api_certificates = true;
     if (!node.api_certificates) handshake_watch(); /* else explain says that it was not asked */
     learn_server();
     /* There is no data of ours in the keyspace, so nothing to do when it is swapped or moved. */

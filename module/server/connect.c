@@ -113,6 +113,13 @@ void look_at_room(void) {
     tell("full", why.text);
 }
 
+/* The server gives what is kept to handshakes too, which are nobody's yet: half of it is kept from them. At
+ * once, for who is revoked may have brought them; a second later others have come in their place. */
+void keep_room(void) {
+    size_t most = node.room - reserve() / 2, now = taken();
+    if (node.room && now > most && enforced()) tls_make_room(now - most);
+}
+
 static void connected(RedisModuleCtx *ctx, session *s, const RedisModuleClientInfo *client) {
     peer found = {{NULL}, 0, NULL, -1, 0};
     bool tls = client->flags & REDISMODULE_CLIENTINFO_FLAG_SSL;

@@ -38,44 +38,83 @@ static uint64_t left_of_limit(void) {
     return less(most.rlim_cur, pages * (uint64_t)sysconf(_SC_PAGESIZE));
 }
 
-/* Of one control group, version 2; what is cached of files goes when memory is short. */
-static uint64_t left_of_group(const char *folder) {
-    char name[PATH_MAX + 32];
-    snprintf(name, sizeof name, "%s/memory.max", folder);
-    uint64_t most = number_in(name, "");
+/* How one version of control groups says what a group may take: its root, where every group is a folder
+ * (cgroups(7)), and its files. What is cached of files goes when memory is short. */
+typedef struct {
+    const char *root, *most, *used, *cached;
+} groups;
+
+static const groups VERSION_1 = {"/sys/fs/cgroup/memory", "memory.limit_in_bytes",
+                                 "memory.usage_in_bytes", "total_inactive_file "};
+static const groups VERSION_2 = {"/sys/fs/cgroup", "memory.max", "memory.current",
+                                 "inactive_file "};
+
+static uint64_t number_of_group(const char *folder, const char *file, const char *name) {
+    char place[PATH_MAX + 32];
+    snprintf(place, sizeof place, "%s/%s", folder, file);
+    return number_in(place, name);
+}
+
+static uint64_t left_of_group(const groups *kind, const char *folder) {
+    uint64_t most = number_of_group(folder, kind->most, "");
     if (most == UINT64_MAX) return most;
-    snprintf(name, sizeof name, "%s/memory.current", folder);
-    uint64_t used = number_in(name, "");
-    snprintf(name, sizeof name, "%s/memory.stat", folder);
-    uint64_t cached = number_in(name, "inactive_file ");
+    uint64_t used = number_of_group(folder, kind->used, "");
+    uint64_t cached = number_of_group(folder, "memory.stat", kind->cached);
     return less(most, cached == UINT64_MAX ? used : less(used, cached));
 }
 
-/* Of our control group and all above it. In a container with a view of its own, ours is the root. */
-static uint64_t left_of_groups(void) {
-    char folder[PATH_MAX] = "/sys/fs/cgroup", line[PATH_MAX - 32];
-    const size_t root = strlen(folder);
+/* Of this group and all above it. In a container with a view of its own, ours is the root. */
+static uint64_t left_of_groups(const groups *kind, const char *group) {
+    char folder[PATH_MAX];
+    const size_t root = strlen(kind->root);
     uint64_t left = UINT64_MAX;
-    FILE *stream = fopen("/proc/self/cgroup", "re");
-    while (stream && fgets(line, sizeof line, stream)) {
-        line[strcspn(line, "\n")] = 0;
-        if (strncmp(line, "0::/", 4) == 0)
-            snprintf(folder + root, sizeof folder - root, "%s", line + 3);
-    }
-    if (stream) fclose(stream);
+    snprintf(folder, sizeof folder, "%s%s", kind->root, group);
     for (char *end = folder + strlen(folder); end != NULL && (size_t)(end - folder) >= root;
          end = strrchr(folder, '/')) {
         *end = 0;
-        uint64_t here = left_of_group(folder);
+        uint64_t here = left_of_group(kind, folder);
         if (here < left) left = here;
     }
+    return left;
+}
+
+/* Is it in a list with commas? */
+static bool names_memory(const char *list) {
+    const size_t len = strlen("memory");
+    for (const char *at = list; (at = strstr(at, "memory")) != NULL; at += len) {
+        bool begins = at == list || at[-1] == ',';
+        if (begins && (at[len] == 0 || at[len] == ',')) return true;
+    }
+    return false;
+}
+
+/* A line of /proc/self/cgroup is NUMBER:CONTROLLERS:GROUP, without controllers in version 2. Changes it. */
+static uint64_t left_by_line(char *line) {
+    char *list = strchr(line, ':'), *group = list ? strchr(list + 1, ':') : NULL;
+    if (group == NULL || group[1] != '/') return UINT64_MAX;
+    group[strcspn(group, "\n")] = 0;
+    *group = 0;
+    const groups *kind = list[1] == 0 ? &VERSION_2 : &VERSION_1;
+    if (list[1] != 0 && !names_memory(list + 1)) return UINT64_MAX;
+    return left_of_groups(kind, group + 1);
+}
+
+static uint64_t left_of_all_groups(void) {
+    char line[PATH_MAX - 32];
+    uint64_t left = left_of_groups(&VERSION_2, "");
+    FILE *stream = fopen("/proc/self/cgroup", "re");
+    while (stream && fgets(line, sizeof line, stream)) {
+        uint64_t here = left_by_line(line);
+        if (here < left) left = here;
+    }
+    if (stream) fclose(stream);
     return left;
 }
 
 uint64_t memory_left(void) {
     uint64_t machine = number_in("/proc/meminfo", "MemAvailable:");
     uint64_t left = machine == UINT64_MAX ? machine : machine * 1024;
-    uint64_t limit = left_of_limit(), groups = left_of_groups();
+    uint64_t limit = left_of_limit(), grouped = left_of_all_groups();
     if (limit < left) left = limit;
-    return groups < left ? groups : left;
+    return grouped < left ? grouped : left;
 }

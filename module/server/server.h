@@ -520,6 +520,7 @@ bool may_wait(RedisModuleCtx *ctx);
 /* ---- connect.c ---- */
 
 void look_at_room(void);
+void keep_room(void);
 void on_client_change(RedisModuleCtx *ctx, RedisModuleEvent event, uint64_t sub, void *data);
 
 /* ---- cmd_policy.c ---- */

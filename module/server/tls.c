@@ -20,13 +20,15 @@ typedef struct watched {
     struct watched *before, *behind;
     SSL *ssl;
     bool resolved;  /* `address` and `port` were looked up */
+    bool ended;     /* its socket is shut: the server frees it when it has heard */
     unsigned looks; /* of tls_end_unfinished */
     ip address;
     uint16_t port;
 } watched;
 
-static watched ring = {&ring, &ring, NULL, false, 0, {{0}, 0}, 0};
+static watched ring = {.before = &ring, .behind = &ring};
 static size_t unclaimed;
+static void (*tell_of_new)(void);
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int ex_index = -1;
 
@@ -93,6 +95,7 @@ static void on_new(void *ssl, void *none, CRYPTO_EX_DATA *data, int index, long 
     w->before->behind = ring.before = w;
     unclaimed++;
     pthread_mutex_unlock(&lock);
+    if (tell_of_new) tell_of_new();
 }
 
 static void on_free(void *ssl, void *entry, CRYPTO_EX_DATA *data, int index, long argl,
@@ -105,7 +108,8 @@ static void on_free(void *ssl, void *entry, CRYPTO_EX_DATA *data, int index, lon
     free(entry);
 }
 
-bool tls_watch(void) {
+bool tls_watch(void (*is_new)(void)) {
+    tell_of_new = is_new;
     ex_index = CRYPTO_get_ex_new_index(CRYPTO_EX_INDEX_SSL, 0, NULL, on_new, NULL, on_free);
     return ex_index >= 0;
 }
@@ -172,14 +176,46 @@ size_t tls_unclaimed(void) {
     return count;
 }
 
+/* A handshake that somebody else began, and that may go on. A connection of ours that is not through yet
+ * looks like one (libssl takes it for a server's until SSL_connect), but has no peer; what was made just
+ * now has no socket yet, and its peer is to be looked up later. */
+static bool is_under_way(watched *w) {
+    if (w->ended || !SSL_is_server(w->ssl) || SSL_is_init_finished(w->ssl)) return false;
+    if (!w->resolved && SSL_get_fd(w->ssl) < 0) return false;
+    if (!w->resolved) resolve(w);
+    return w->address.len > 0;
+}
+
 /* Nothing but the socket is touched: an IO thread may be in the handshake. The socket is there as long as
  * the SSL object, which is freed first, and on this thread (see is_candidate). */
+static void end_handshake(watched *w) {
+    w->ended = true;
+    shutdown(SSL_get_fd(w->ssl), SHUT_RDWR);
+}
+
 void tls_end_unfinished(unsigned looks) {
     pthread_mutex_lock(&lock);
     for (watched *w = ring.behind; w != &ring; w = w->behind) {
-        if (!SSL_is_server(w->ssl) || SSL_is_init_finished(w->ssl)) continue;
-        if (++w->looks > looks) shutdown(SSL_get_fd(w->ssl), SHUT_RDWR);
+        if (is_under_way(w) && ++w->looks > looks) end_handshake(w);
     }
+    pthread_mutex_unlock(&lock);
+}
+
+/* The oldest first. Returns how many are still to be ended. */
+static size_t end_oldest(size_t count, bool silent) {
+    for (watched *w = ring.behind; w != &ring && count; w = w->behind) {
+        bool said = SSL_get_state(w->ssl) != TLS_ST_BEFORE;
+        if ((silent && said) || !is_under_way(w)) continue;
+        end_handshake(w);
+        count--;
+    }
+    return count;
+}
+
+void tls_make_room(size_t count) {
+    pthread_mutex_lock(&lock);
+    for (watched *w = ring.behind; w != &ring && count; w = w->behind) count -= w->ended;
+    end_oldest(end_oldest(count, true), false);
     pthread_mutex_unlock(&lock);
 }
 

@@ -29,8 +29,9 @@ typedef struct {
     int socket, version;
 } peer;
 
-/* Has libcrypto tell of every SSL object made and freed from now on. False where it cannot. */
-bool tls_watch(void);
+/* Has libcrypto tell of every SSL object made and freed from now on. False where it cannot. `is_new` is
+ * called behind each that is made, which nobody has been given yet. */
+bool tls_watch(void (*is_new)(void));
 
 /* The peer of the connection that has just finished its handshake with this address and port. False
  * where not exactly one SSL object can be the one: the caller must then ask the server. */
@@ -43,6 +44,10 @@ size_t tls_unclaimed(void);
  * more than so many calls. It is not for the clock to say how old one is: where the main thread was held,
  * none could go on. Main thread only. */
 void tls_end_unfinished(unsigned looks);
+
+/* Ends so many of them, less those that are ending: first those whose peer has not said a whole hello, the
+ * oldest first. Main thread only. */
+void tls_make_room(size_t count);
 
 /* From now on nothing that this peer has sent is read, in whichever thread: SSL_read(3) returns 0
  * before it looks at a byte. Does nothing where the SSL object is not known. */
@@ -185,8 +190,8 @@ bool trust_holds(const char *directory, const policy *, const policy *bootstrap)
 
 /* ---- memory.c ---- */
 
-/* Bytes that this process could still take: of its RLIMIT_AS, of its control groups (version 2), of the
- * machine's MemAvailable. UINT64_MAX where nothing limits it. Reads files of /proc and /sys: for a thread. */
+/* Bytes that this process could still take: of its RLIMIT_AS, of its control groups, of the machine's
+ * MemAvailable. UINT64_MAX where nothing limits it. Reads files of /proc and /sys: for a thread. */
 uint64_t memory_left(void);
 
 #endif

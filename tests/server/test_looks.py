@@ -3,6 +3,7 @@
 import errno
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import redis
 
 from tests.kit.faults import Disk
+from tests.kit.machine import mounted
 from tests.kit.node import (
     JOURNAL,
     Start,
@@ -154,6 +156,64 @@ def test_a_write_that_fails_is_in_the_servers_log(
         disk.heal()
     wait_told(server, "journal", "No space left on device; the old policy stays in force")
     patch(server.admin(), 1, 2, ["+bind cn x alice"])
+
+
+TMPFS = ("-t", "tmpfs", "-o", "size=256k,mode=0700", "none")
+
+
+def fill_up(place: Path) -> Path:
+    """A file that takes all that is left there."""
+    made = place / "filled"
+    with made.open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+    return made
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full(server_kind: Server, start: Start, pki: Pki) -> None:
+    """A real one: changes are refused, the policy stays in force, also over a restart; what comes
+    when there is room again is kept."""
+    server = enrolled(start, server_kind, pki)
+    server.stop()
+    rename(server)
+    directory(server).mkdir()
+    with mounted(directory(server), *TMPFS):
+        shutil.copytree(server.directory / "away", directory(server), dirs_exist_ok=True)
+        server.start()
+        filled = fill_up(directory(server))
+        with refused("JOURNAL .*No space left on device"):
+            for number in range(1, 5000):  # what is left of the journal's last page
+                patch(server.admin(), number, number + 1, [f"+bind cn x{number} alice"])
+        kept = status(server.admin())["generation"]
+        assert who(server, pki.alice) == "alice"
+        server.kill()
+        server.start()
+        assert status(server.admin())["generation"] == kept
+        assert who(server, pki.alice) == "alice"
+        filled.unlink()
+        patch(server.admin(), kept, kept + 1, [f"+{bind(pki.bob, 'alice')}"])
+        server.kill()
+        server.start()
+        assert who(server, pki.bob) == "alice"
+        server.kill()
+
+
+@pytest.mark.slow
+def test_a_file_system_that_comes_and_goes(server_kind: Server, start: Start, pki: Pki) -> None:
+    """Mounted over the journal, and unmounted: each time the policy in force is written into what
+    is there now, so that no older one comes true."""
+    server = enrolled(start, server_kind, pki)
+    patch(server.admin(), 1, 2, [f"+{bind(pki.bob, 'alice')}"])
+    with mounted(directory(server), *TMPFS):
+        wait_told(server, "journal", "the policy in force has been written there again")
+        assert (directory(server) / "ca").is_dir()
+        patch(server.admin(), 2, 3, [f"-{bind(pki.bob, 'alice')}"])
+    wait_until(lambda: server.log.count("has been written there again") == 2, "once more", 15)
+    server.kill()
+    server.start()
+    assert status(server.admin())["generation"] == 3
+    assert turned_away(server, pki.bob) == "no_binding"
 
 
 # ---- What tells a lost journal from a first install ----------------------------------------------

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from tests.kit.machine import memory_group
 from tests.kit.node import Start, enrolled, journal, load, patch, refused, status, usual, who
 from tests.kit.servers import Server
 from tests.kit.support import Pki, RedisServer, wait_until
@@ -68,6 +69,26 @@ def test_a_policy_that_does_not_fit_is_refused_with_the_figure(
     server.start()
     assert status(server.admin())["generation"] == 2
     assert who(server, pki.alice) == "alice"
+
+
+@pytest.mark.slow
+def test_a_control_group_bounds_it_too(server_kind: Server, start: Start, pki: Pki) -> None:
+    """The kernel would end the server in the middle of the change, and, with the change in the
+    journal, at each start after that. In a container it is this that limits it."""
+    server = enrolled(start, server_kind, pki)
+    before = journal(server).read_bytes()
+    with memory_group(64 * MEBIBYTE) as group:
+        (group / "cgroup.procs").write_text(str(server.pid))
+        with refused(r"MEMORY the change takes about \d+ MB more, and this node has \d\d? MB left"):
+            commit(server, USERS, 2)
+        assert journal(server).read_bytes() == before
+        patch(server.admin(), 1, 2, ["+bind cn x alice"])
+        server.kill()
+        server.start()
+        (group / "cgroup.procs").write_text(str(server.pid))
+        assert status(server.admin())["generation"] == 2
+        assert who(server, pki.alice) == "alice"
+        server.kill()
 
 
 @pytest.mark.slow

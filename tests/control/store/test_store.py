@@ -536,6 +536,25 @@ def test_what_is_known_of_nodes_is_replaced_as_a_whole(made: Store) -> None:
     assert made.nodes.of(1) == (one,)
 
 
+def test_a_named_key_that_a_stock_server_showed_is_not_bound_again(made: Store) -> None:
+    """While the server is looked at, its row says what it is; when it is not any more, the key is
+    not named any more either, or the server would be let in to all data. Others stay named."""
+    granted(made)
+    stock, late, ours = ("a" * 64, "b" * 64, "c" * 64)
+    named = (stock, late, ours)
+    made.objects.update(Database, 1, lambda one: replace(one, node_keys=named))
+    seen = [
+        Node(1, "a:1", 3, True, key=stock, role="replica"),
+        Node(1, "b:1", 3, True, key=ours, role="replica", module="1"),
+    ]
+    made.nodes.report(1, seen)
+    assert made.objects.get(Database, 1).node_keys == named
+    made.nodes.report(1, [])
+    assert made.objects.get(Database, 1).node_keys == (late, ours)
+    _, lines = made.policies.whole(1)
+    assert {line.split()[2] for line in lines if line.startswith("bind key ")} == {late, ours}
+
+
 def test_a_report_of_a_database_that_is_gone_is_dropped(made: Store) -> None:
     """The worker may be slower than the administrator."""
     made.nodes.report(9, [Node(9, "a:1", 3, True)])
