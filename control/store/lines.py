@@ -123,9 +123,9 @@ def await_pieces(connection: sa.Connection, uids: Iterable[int]) -> None:
 
 def await_policies(connection: sa.Connection) -> None:
     """What this change says may have been said before: it is in force where the servers hold what
-    is to be held now, and no earlier because it is sent again."""
+    is to be held now, and no earlier because it is sent again. Not those that are given back."""
     moved = state_of(connection).moved
-    for uid in all_databases(connection):
+    for uid in connection.scalars(sa.select(bdbs.c.uid).where(sa.not_(bdbs.c.deleting))).all():
         generation = read_target(connection, uid).generation
         moved.setdefault(uid, range(generation + 1, generation + 1))
 

@@ -147,6 +147,10 @@ def test_a_change_that_is_sent_again_is_no_more_in_force_than_the_first_time(
         assert api.store.policies.target(1).generation == last > before
     for call, body in calls:
         assert IN_FORCE not in api(f"{call}?dry_run", body).headers, call
+    api.database("gone", 6391)
+    api.store.nodes.report(2, [Node(2, "127.0.0.1:6391", 1, False, "UNREACHABLE")])
+    api.ok("DELETE /v1/bdbs/2")
+    assert api(f"{calls[1][0]}?wait_for_sync=0.05", calls[1][1]).headers[IN_FORCE] == "1/1"
 
 
 def test_only_so_many_wait(api: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
