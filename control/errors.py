@@ -49,3 +49,12 @@ def database_away() -> Refusal:
     """The control plane's own database cannot be read or written: 503."""
     text = "the control plane's database cannot be read or written now: its log says why"
     return Refusal(503, "database_unavailable", text)
+
+
+def database_locked() -> Refusal:
+    """Somebody else writes to that database for too long: 503."""
+    text = (
+        "somebody else holds a lock on the control plane's database, for longer than a change "
+        "waits: this one was not made; try it again"
+    )
+    return Refusal(503, "database_unavailable", text)

@@ -50,13 +50,13 @@ from control.domain.guard import Guard, PeerCert
 from control.domain.issuing import OpenPolicies
 from control.domain.metrics import Figures, Own
 from control.domain.passwords import new_password
-from control.errors import database_away, invalid, refused
+from control.errors import database_away, database_locked, invalid, refused
 from control.nodes.auditing import SinkFigures
 from control.nodes.trials import Trials
 from control.pki.crl import CrlError
 from control.pki.pem import CertificateError, Issued
 from control.records import Cluster, User
-from control.store import UNAVAILABLE_ERRORS, Store, first_line
+from control.store import UNAVAILABLE_ERRORS, Store, first_line, is_locked
 
 log = logging.getLogger(__name__)
 BODY = 1 << 20  # bytes of a request's body, as in control/http/protocol.py
@@ -106,7 +106,7 @@ def create_app(
     for kind in UNAVAILABLE_ERRORS:
         app.register_error_handler(kind, _away)
     app.register_error_handler(CrlError, lambda e: errors.answer(invalid(e.code, str(e))))
-    app.extensions["away"] = UNAVAILABLE_ERRORS
+    app.extensions["away"], app.extensions["locked"] = UNAVAILABLE_ERRORS, is_locked
     app.extensions["rotate"] = rotate
     app.extensions["authority"] = authority
     app.extensions["policies"] = OpenPolicies(store)
@@ -143,7 +143,7 @@ def init_cluster(store: Store, name: str, admin_username: str, admin_password: s
 def _away(error: Exception) -> Response:
     """Its database: a full disk, a lock, a server that is down. The store tells the log."""
     log.debug("not answered: %s", first_line(error))
-    response = errors.answer(database_away())
+    response = errors.answer(database_locked() if is_locked(error) else database_away())
     response.headers["Retry-After"] = "5"
     return response
 

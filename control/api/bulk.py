@@ -8,8 +8,8 @@ from flask import Blueprint, Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from control.api.models import MOST, TOLD, Answer, Body, Many, parse_object
-from control.api.users import NewUserBody, new_user
-from control.api.web import CHANGING, answer, needs, store, synced
+from control.api.users import NO_ROLE, NewUserBody, new_user
+from control.api.web import CHANGING, answer, needs, store, synced, warn
 from control.errors import Refusal, refused
 from control.records import User
 from control.store import BulkRefused
@@ -58,6 +58,8 @@ def create(sent: BulkBody) -> Response:
         uids = store().objects.create_users(made, sent.key, digest)
     except BulkRefused as error:
         raise refusal(sent, error.problems) from None
+    if bare := [one.name for one in made if not one.role_uids]:
+        warn(f"{len(bare)} of {len(made)} users, first '{bare[0]}', have {NO_ROLE}")
     users = [{"uid": uid, "name": one.name} for uid, one in zip(uids, made, strict=True)]
     return answer(synced({"users": users}))
 

@@ -4,6 +4,7 @@ Making one reads it and puts in force what it says, as an upload does; so does a
 says later, where that is more than it may change by itself."""
 
 import time
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Annotated, Any
 
@@ -25,12 +26,13 @@ from control.api.web import (
     warn,
 )
 from control.domain import trust_sources
-from control.errors import conflict
+from control.errors import Refusal, conflict, refused
 from control.pki import spiffe
 from control.pki.pem import identity_of, pem_to_ders
 from control.pki.uploads import check_authorities
-from control.records import TrustSource, rendered_time
+from control.records import Database, TrustSource, rendered_time
 from control.reports import TrustState
+from control.store import UNAVAILABLE_ERRORS
 
 Location = Annotated[str, StringConstraints(max_length=1024)]
 
@@ -41,15 +43,15 @@ class TrustSourceBody(Body):
     ca: Pem = ""
     interval: Annotated[int, Field(ge=10, le=86400)] = 300
     most: Annotated[int, Field(ge=0, le=1000)] = 2
+    trust_grows: bool = False
 
-    IGNORED = words("uid bdb_uid cas fetched age problem waits trust_grows")
+    IGNORED = words("uid bdb_uid cas fetched age problem waits")
 
 
 class NewTrustSourceBody(TrustSourceBody):
     name: ObjectName
     location: Location
     bdb_uid: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
-    trust_grows: bool = False
     uid: Uid = 0
 
     IGNORED = words("cas fetched age problem waits")
@@ -114,9 +116,15 @@ def create(sent: NewTrustSourceBody) -> Response:
     bundle = trust_sources.read(made)
     planned = trust_sources.plan(store(), made, (), bundle.cas)
     rotation.check_growth(planned.before.trust, planned.after.trust, sent.trust_grows)
+    check_promise(None, made, sent.trust_grows)
     users = cut(made, planned)
     made = store().objects.create(made)
-    take_over(made, planned, bundle, users)
+    try:
+        take_over(made, planned, bundle, users)
+    except Exception:
+        with suppress(Refusal, *UNAVAILABLE_ERRORS):  # not half of what was asked for
+            store().objects.delete(TrustSource, made.uid)
+        raise
     if flag("dry_run"):
         for subject in trust_sources.named(planned.comes):
             warn(f"it would be trusted: {subject}")
@@ -127,14 +135,19 @@ def create(sent: NewTrustSourceBody) -> Response:
 @needs("update_cluster", takes=TrustSourceBody, answers=TrustSourceAnswer, query=CHANGING)
 def update(uid: int, sent: TrustSourceBody) -> Response:
     """Another location is read when it is due, and may change as much as any look may."""
-    values = {name: value for name, value in sent.sent().items() if name != "uid"}
+    ours = ("uid", "trust_grows")
+    values = {name: value for name, value in sent.sent().items() if name not in ours}
     if "location" in values:
         in_field("location", lambda: trust_sources.check_location(sent.location))
     if values.get("ca"):
         values["ca"] = check_authorities(values["ca"])
-    return shown(
-        store().objects.update(TrustSource, uid, lambda one: replace(unchanged(one), **values))
-    )
+
+    def change(before: TrustSource) -> TrustSource:
+        changed = replace(unchanged(before), **values)
+        check_promise(before, changed, sent.trust_grows)
+        return changed
+
+    return shown(store().objects.update(TrustSource, uid, change))
 
 
 @blueprint.delete("/v1/certauth/trust_sources/<int(max=2147483647):uid>")
@@ -159,11 +172,27 @@ def accept(uid: int, sent: AcceptBody) -> Response:
     return shown(source)
 
 
+def check_promise(before: TrustSource | None, after: TrustSource, agreed: bool) -> None:
+    """Raises Refusal 406 where a source could bring more CAs by itself than so far, from then on
+    and without a further question, unless that was agreed to."""
+    known = before is not None and before.location == after.location
+    if agreed or after.most <= (before.most if before and known else 0):
+        return
+    raise refused(
+        "trust_grows",
+        f"'{after.name}' could bring CAs that clients come from by itself, from {after.location}: "
+        f"up to {after.most} at a look. Where that is meant, send trust_grows: true "
+        "(redis-certauth: --trust-grows); with most: 0, an administrator accepts each",
+    )
+
+
 def cut(source: TrustSource, planned: trust_sources.Plan) -> list[str]:
     """The users who lose their CA. Raises Refusal 409 where there are some, without ?force."""
     if source.bdb_uid == trust_sources.CLUSTER:
         return rotation.check_cluster(planned.after.trust)
-    return rotation.check(planned.before.trust, planned.after.trust, {source.bdb_uid})
+    # One without CAs of its own has those of the cluster so far.
+    before = rotation.trust_of(store().objects.get(Database, source.bdb_uid))
+    return rotation.check(before, planned.after.trust, {source.bdb_uid})
 
 
 def take_over(

@@ -84,10 +84,11 @@ def apply_command(ask: Client, given: tuple[Path, ...], prune: bool) -> None:
         sys.exit(CHANGES if steps and has_flag(EXACT) else 0)
     if not steps:
         show_plan(steps, [])
+        follow_all(ask, changed=False)
         return
     print_steps(steps)
     steps = [making.with_password(step) for step in steps]
-    for line in render_cuts(rehearse(rehearsed(ask, steps))):
+    for line in render_cuts(rehearse(rehearsed(ask, steps)), trust=True):
         click.echo(colour(clean(f"! {line}"), "red"), err=True)
     confirm(f"Make these {len(steps)} changes?")
     changes, made = making.Changes(ask), 0
@@ -178,13 +179,16 @@ def rehearse(rehearsal: making.Rehearsal) -> list[dict[str, Any]]:
     return found
 
 
-def follow_all(ask: Client) -> None:
-    """Waits for all servers, after changes that are of several databases."""
+def follow_all(ask: Client, changed: bool = True) -> None:
+    """Waits for all servers, after changes that are of several databases; or where nothing is
+    `changed`, since what was written down before may not be in force yet."""
     try:
         servers = wait_for_servers(ask, wait_seconds())["nodes"]
     except ApiError as error:
         if error.status != HTTPStatus.FORBIDDEN:
             raise
+        if not changed:
+            return
         follow("", [f"how far the servers are is not yours to see: {error.description}"])
         return
     pending = [

@@ -102,7 +102,7 @@ EXAMPLES = {
     "ca delete": ("ca delete --dry-run",),
     "trust-source list": ("trust-source list",),
     "trust-source show": ("trust-source show mesh",),
-    "trust-source create": ("trust-source create mesh --location /etc/certauth/mesh.pem --most 1",),
+    "trust-source create": ("trust-source create mesh --location /etc/certauth/mesh.pem --most 0",),
     "trust-source update": ("trust-source update mesh --interval 600",),
     "trust-source accept": ("trust-source accept mesh",),
     "trust-source delete": ("trust-source delete mesh",),

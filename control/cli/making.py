@@ -112,6 +112,7 @@ class Changes:
 
 MOST = 1000  # changes in one preview
 UNFORETOLD = {CRLS}  # sections whose changes a preview cannot make: it fetches nothing
+FETCHED = "/v1/certauth/trust_sources"  # nor those of what is there
 
 
 LAST_UID = 2**31 - 1

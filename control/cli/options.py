@@ -143,15 +143,39 @@ def change(ask: Client, method: str, path: str, sent: Any = None, match: str = "
     what it would do, and returns None. `match`: the ETag of the state that it is for. Asks before
     where somebody is cut off by it, and always where there is a `question`; `scripts`: it is made
     also where there is nobody to ask. Raises ApiError, click.ClickException, click.Abort."""
+    if path.startswith(making.FETCHED):
+        return change_fetched(ask, method, path, sent, match, question)
     if has_flag(DRY):
         show_preview(preview(ask, method, path, sent))
         return None
     if not has_flag(AGREED) and (is_terminal() or not scripts):
         agree(ask, method, path, sent, question)
     found = make_change(ask, method, path, sent, match)
+    show_warnings(found)
+    return found
+
+
+def change_fetched(
+    ask: Client, method: str, path: str, sent: Any, match: str, question: str
+) -> Any:
+    """The same for what no preview makes: the call's own dry run says what it would do."""
+    if has_flag(DRY):
+        found = ask(method, f"{path}?dry_run", sent, match)
+        show_warnings(found if found.get("warnings") else {"warnings": [NO_CAS]})
+        return None
+    if question:
+        confirm(question)
+    found = make_change(ask, method, path, sent, match)
+    show_warnings(found)
+    return found
+
+
+NO_CAS = "no CA would come or go by it"
+
+
+def show_warnings(found: Any) -> None:
     for warning in found.get("warnings", ()) if isinstance(found, dict) else ():
         click.echo(clean(f"warning: {warning}"), err=True)
-    return found
 
 
 ABOUT = re.compile(r"changes\.\d+ \([^)]*\): ")  # how the preview begins what is refused

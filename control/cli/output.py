@@ -56,10 +56,12 @@ def render_preview(databases: Sequence[Fields], lines: bool = False) -> Iterator
         yield from _rest(one["certificates_changed"], shown, "certificates")
 
 
-def render_cuts(databases: Sequence[Fields]) -> Iterator[str]:
-    """What of a change cuts somebody off who comes in today."""
+def render_cuts(databases: Sequence[Fields], trust: bool = False) -> Iterator[str]:
+    """What of a change cuts somebody off who comes in today; with `trust`, whom it trusts too."""
     for one in databases:
-        yield from (each["text"] for each in one["effects"] if each["cuts"])
+        yield from (
+            each["text"] for each in one["effects"] if each["cuts"] or (trust and each["grave"])
+        )
         for node in one["nodes"]:
             refused = {each["user"] for each in node.get("refused", ())}
             own = (user["name"] for user in node.get("users", ()))

@@ -144,6 +144,8 @@ def check_bounds(source: TrustSource, found: Plan) -> None:
     for count, what in ((len(found.comes), "come"), (len(found.goes), "go")):
         if count > source.most:
             raise SourceError(f"{count} CAs would {what} at once, and {source.most} may")
+    if source.bdb_uid != CLUSTER and found.comes and not found.before.pem:
+        raise SourceError("the database has no CAs of its own: those of the cluster would go")
     if found.before.trust.cas and not found.after.trust.cas:
         raise SourceError("no CA would be left that clients come from")
 

@@ -39,7 +39,7 @@ from control.store.locks import Locks
 from control.store.logins import Logins
 from control.store.nodes import Nodes
 from control.store.objects import Objects
-from control.store.outage import first_line
+from control.store.outage import first_line, is_locked
 from control.store.policies import Policies
 from control.store.request import Request
 from control.store.revocations import Revocations
@@ -64,6 +64,7 @@ __all__ = [
     "Untried",
     "dump",
     "first_line",
+    "is_locked",
     "load",
     "look",
     "revoking_lines",

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 
 from control.store import patience
-from control.store.errors import Away, Unfit
+from control.store.errors import Locked, Unfit
 from control.store.outage import GONE, Outage, sqlstate
 from control.store.versions import check_own_version
 
@@ -75,8 +75,10 @@ class Pool:
 
     @contextmanager
     def begin(self) -> Iterator[sa.Connection]:
-        """A transaction that writes, whichever version the tables are of."""
-        with self._outage.watch(writes=True), self._turn(), self._writer.connect() as connection:
+        """A transaction that writes, whichever version the tables are of. Those who have waited for
+        their turn while the one before them waited for a lock in vain do not wait for it again."""
+        self._outage.check(writes=True)
+        with self._turn(), self._outage.watch(writes=True), self._writer.connect() as connection:
             waits = nullcontext() if self._is_sqlite else patience.for_locks(connection)
             with waits, connection.begin():
                 yield connection
@@ -86,7 +88,7 @@ class Pool:
         """SQLite's writers wait for each other by sleeping, up to a tenth of a second at a time;
         so those of this process do it here."""
         if not self._writing.acquire(timeout=patience.LOCK_SECONDS):
-            raise Away(f"another change is not done after {patience.LOCK_SECONDS} seconds")
+            raise Locked(f"another change is not done after {patience.LOCK_SECONDS} seconds")
         try:
             yield
         finally:
@@ -251,7 +253,8 @@ def make_engine(url: sa.URL, make: bool = True) -> sa.Engine:
         raise Unfit(f"there is no file {url.database}")
     # The file holds private keys and password hashes; its journals get the mode that it has.
     os.close(os.open(url.database, os.O_RDWR | os.O_CREAT, 0o600))
-    engine = sa.create_engine(url, max_overflow=-1, connect_args={"timeout": 10})
+    options = {"timeout": patience.FILE_LOCK_SECONDS}
+    engine = sa.create_engine(url, max_overflow=-1, connect_args=options)
     sa.event.listen(engine, "connect", _set_pragmas)
     sa.event.listen(engine, "begin", _begin)
     return engine

@@ -11,6 +11,10 @@ class Away(Exception):
     """The database was asked a moment ago, and did not answer: why."""
 
 
+class Locked(Away):
+    """Somebody else writes there, for longer than anybody waits: nothing was written."""
+
+
 # Raised where the database cannot be reached, read or written.
 UNAVAILABLE_ERRORS = (
     Away,

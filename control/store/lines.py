@@ -121,6 +121,15 @@ def await_pieces(connection: sa.Connection, uids: Iterable[int]) -> None:
             state.unfinished.add(uid)
 
 
+def await_policies(connection: sa.Connection) -> None:
+    """What this change says may have been said before: it is in force where the servers hold what
+    is to be held now, and no earlier because it is sent again. Not those that are given back."""
+    moved = state_of(connection).moved
+    for uid in connection.scalars(sa.select(bdbs.c.uid).where(sa.not_(bdbs.c.deleting))).all():
+        generation = read_target(connection, uid).generation
+        moved.setdefault(uid, range(generation + 1, generation + 1))
+
+
 def _note_new_rules(connection: sa.Connection, uid: int) -> None:
     """Those that users get on a database: one user of each set of roles stands for all."""
     if state_of(connection).rules is None:

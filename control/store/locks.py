@@ -12,7 +12,7 @@ from control.records import EventDetail
 from control.reports import Lock
 from control.store.events import note
 from control.store.kernel import Kernel
-from control.store.lines import all_databases, refresh_databases
+from control.store.lines import all_databases, await_policies, refresh_databases
 from control.store.schema import locks
 from control.store.statements import TAKE_UID, insert_into, select_all, select_by
 
@@ -46,6 +46,7 @@ class Locks:
         with self._kernel.change() as connection:
             made = _add(connection, line, reason, end)
             _follow(connection)
+            await_policies(connection)
             return made
 
     def remove(self, uid: int) -> None:

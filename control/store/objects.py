@@ -31,6 +31,7 @@ from control.store.identities import users_with
 from control.store.kernel import Kernel
 from control.store.lines import (
     await_pieces,
+    await_policies,
     read_target,
     refresh_databases,
     refresh_pattern,
@@ -188,6 +189,7 @@ class Objects:
         names = [name for one in made for name in (one.name, one.email)]
         with self._kernel.change(names) as connection:
             if key and (before := find_bulk(connection, key, digest)) is not None:
+                await_policies(connection)
                 return before
             uids = tuple(one.uid for one in insert_users(connection, made))
             if made:
@@ -210,6 +212,8 @@ class Objects:
             _forget_state(connection, before, changed)
             check_acls(connection, changed)
             _follow(connection, changed, before)
+            if changed == before and kind in (User, Pattern, Role, RedisAcl, Database):
+                await_policies(connection)
             note_granted_rules(connection, changed, before)
             check_administrators(connection)
             _note_change(connection, changed, "updated", **differences(before, changed))

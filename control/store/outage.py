@@ -11,12 +11,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from control.store.errors import UNAVAILABLE_ERRORS, Away
+from control.store.errors import UNAVAILABLE_ERRORS, Away, Locked
 
 log = logging.getLogger(__name__)
 
 LINE_SECONDS = 60.0  # between two lines of the log about one outage
 PAUSE_SECONDS = 2.0  # between two tries of a database that does not answer
+TRY_SECONDS = 20.0  # for which nobody else tries to have a lock while one does, who waits for it
 # SQLSTATEs: of a lock that was not had in time; and those after which a connection is good for
 # nothing: the server is a standby now (read-only), or is being shut down.
 LOCKED = "55P03"
@@ -47,19 +48,29 @@ class Outage:
             if not isinstance(error, Away):
                 self._failed(error, writes)
             raise
+        except BaseException:
+            if writes:  # it is not the database: the next one tries
+                self._next_try = 0.0
+            raise
         self._worked = True
         if self._begun:
             self._succeeded(writes)
+
+    def check(self, writes: bool) -> bool:
+        """Raises what `watch` raises, for who is about to wait for something else first. Whether it
+        is not known to work."""
+        why = self._away or (self._locked if writes else "")
+        if why and time.monotonic() < self._next_try:
+            raise (Away if self._away else Locked)(why)
+        return bool(why)
 
     def _check(self, writes: bool) -> None:
         if not (self._away or self._locked):
             return
         with self._lock:
-            now, why = time.monotonic(), self._away or (self._locked if writes else "")
-            if why and now < self._next_try:
-                raise Away(why)
-            if why:
-                self._next_try = now + PAUSE_SECONDS
+            if self.check(writes):
+                pause = PAUSE_SECONDS if self._away else TRY_SECONDS
+                self._next_try = time.monotonic() + pause
 
     def _failed(self, error: Exception, writes: bool) -> None:
         reason, now = first_line(error), time.monotonic()
@@ -116,6 +127,8 @@ def is_away(error: Exception) -> bool:
 
 def is_locked(error: Exception) -> bool:
     """Whether somebody holds a lock for longer than anybody waits for it."""
+    if isinstance(error, Locked):
+        return True
     if not isinstance(error, sa.exc.DBAPIError):
         return False
     return sqlstate(error.orig) == LOCKED or "is locked" in str(error.orig)

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 CONNECT_SECONDS = 5
 SILENCE_SECONDS = 8.0  # without a byte from the server, for what takes no lock
 LOCK_SECONDS = 15  # for a lock that another transaction holds: longer than most changes take
+FILE_LOCK_SECONDS = 10.0  # the same, of SQLite's file
 LOOK_SECONDS = 0.2  # between two looks at how long it is silent
 POOL_SECONDS = 5.0  # for one of the pool's connections
 # What a URL may say otherwise. TCP notices within 25 seconds that the other end is gone.

@@ -10,7 +10,7 @@ from control.reports import Revocation
 from control.store.events import note
 from control.store.inventory import named_by
 from control.store.kernel import Kernel
-from control.store.lines import all_databases
+from control.store.lines import all_databases, await_policies
 from control.store.revoking import (
     ADMINISTRATOR_SOURCE,
     add_revocations,
@@ -38,6 +38,7 @@ class Revocations:
             if fresh:
                 note(connection, "revoked", "WARNING", reason=reason, **_about(connection, fresh))
             follow_revocations(connection, all_databases(connection), fresh)
+            await_policies(connection)
             rows = revocations_of(connection, ADMINISTRATOR_SOURCE, lines)
             return tuple(map(revocation_of, rows))
 

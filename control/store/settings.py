@@ -13,6 +13,7 @@ from control.records import (
     BUILTIN_ROLES,
     DEFAULT_PROFILE,
     FIRST_ACLS,
+    TRUSTED_CA,
     Certificate,
     Cluster,
     Database,
@@ -26,7 +27,12 @@ from control.store.checks import (
 )
 from control.store.events import note
 from control.store.kernel import Kernel
-from control.store.lines import all_databases, await_pieces, refresh_databases
+from control.store.lines import (
+    all_databases,
+    await_pieces,
+    await_policies,
+    refresh_databases,
+)
 from control.store.pieces import finish_lines
 from control.store.revoking import follow_revocations
 from control.store.rows import (
@@ -136,6 +142,8 @@ class Settings:
                 told = exchanged(before.certificate if before else "", certificate.certificate)
                 told = {"certificate": certificate.name, **told}
                 note(connection, "certificate_updated", "INFO", **told)
+                if certificate == before and certificate.name == TRUSTED_CA:
+                    await_policies(connection)
             _follow_certificates(connection)
 
     def delete_certificate(self, name: str) -> None:

@@ -7,12 +7,12 @@ from datetime import timedelta
 from http import HTTPStatus
 from typing import Any
 
-from flask import Flask, Response, g, redirect, render_template, request
+from flask import Flask, Response, current_app, g, redirect, render_template, request
 from werkzeug.exceptions import HTTPException
 
 from control.api.web import store
 from control.domain.guard import PeerCert
-from control.errors import Refusal, database_away
+from control.errors import Refusal, database_away, database_locked
 from control.records import rendered_time
 from control.ui import (
     audit,
@@ -135,8 +135,9 @@ def http_error(error: HTTPException) -> Any:
     return refused(Refusal(status, error.name.lower().replace(" ", "_"), error.description or ""))
 
 
-def away(_: Exception) -> Any:
-    return refused(database_away())
+def away(error: Exception) -> Any:
+    locked = current_app.extensions["api"].extensions["locked"]
+    return refused(database_locked() if locked(error) else database_away())
 
 
 def bug(error: Exception) -> Any:

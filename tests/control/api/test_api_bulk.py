@@ -48,6 +48,16 @@ def test_users_come_with_one_change_of_the_policy(plane: ControlPlane) -> None:
     assert {one.detail["user_name"] for one in logged} >= {"u0", "u9", "next"}
 
 
+def test_an_empty_choice_gives_nothing_and_is_told(plane: ControlPlane) -> None:
+    """Redis Enterprise would make a user without a role a db_viewer; here it is nobody's."""
+    users = [fields("u0"), fields("u1", role_uids=[]), fields("u2", role="none", role_uids=[])]
+    for query in ("?dry_run", ""):
+        (warning,) = plane.ok(f"{BULK}{query}", {"users": users})["warnings"]
+        assert "2 of 3 users, first 'u1', have no role: no rights" in warning
+    assert not [line for line in plane.lines() if "u1" in line]
+    assert "warnings" not in plane.ok(BULK, {"users": [fields("u3")]})
+
+
 def test_unusual_users_may_be_among_them(plane: ControlPlane) -> None:
     shared = [{"subject": "CN=team,O=acme", "shared": True}]
     users = [

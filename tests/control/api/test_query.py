@@ -182,7 +182,7 @@ REQUESTS: dict[str, tuple[str, Any]] = {
     "PUT /v1/certauth/issuers/{uid}": ("/v1/certauth/issuers/1", {"clock_skew": 5}),
     "DELETE /v1/certauth/issuers/{uid}": ("/v1/certauth/issuers/1", None),
     "POST /v1/certauth/trust_sources": ("/v1/certauth/trust_sources", another_source),
-    "PUT /v1/certauth/trust_sources/{uid}": ("/v1/certauth/trust_sources/1", {"most": 5}),
+    "PUT /v1/certauth/trust_sources/{uid}": ("/v1/certauth/trust_sources/1", {"most": 1}),
     "DELETE /v1/certauth/trust_sources/{uid}": ("/v1/certauth/trust_sources/1", None),
     "POST /v1/certauth/trust_sources/{uid}/accept": (
         "/v1/certauth/trust_sources/1/accept?force", what_waits),

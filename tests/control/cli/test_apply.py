@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 
 from control import service
 from control.cli import apply, making
+from control.cli import options as cli_options
 from control.cli.apply import PolicyFileError, parse, read
 from control.cli.main import main
 from control.cli.planning import Step, plan
@@ -279,7 +280,7 @@ def test_the_declared_state_is_made_and_stays(connection: list[str], tmp_path: P
     assert made.exit_code == 0, made.output
     assert "11 changes made" in made.output
     for options in ([], ["--prune"]):
-        assert "nothing to do" in run(connection, file, *options).output
+        assert "nothing to do" in run(connection, file, "--no-wait", *options).output
     file.write_text(file.read_text().replace("port: 1", "port: 2"))
     changed = run(connection, file, "--yes", "--no-wait")
     assert "update bdbs 'orders'" in changed.output
@@ -298,7 +299,7 @@ def test_what_is_exported_is_no_change(connection: list[str], tmp_path: Path) ->
     assert text.count("pinned_certificates:") == 1
     file = tmp_path / "exported.yaml"
     file.write_text(text)
-    found = run(connection, file, "--prune")
+    found = run(connection, file, "--prune", "--no-wait")
     assert "nothing to do" in found.output, found.output
     less = text.replace("  - subject: CN=cart,O=acme\n    session: 8h\n", "")
     assert less != text
@@ -309,15 +310,20 @@ def test_what_is_exported_is_no_change(connection: list[str], tmp_path: Path) ->
     )
     file.write_text(text)
     assert "1 changes made" in run(connection, file, "--yes", "--no-wait").output
-    assert "nothing to do" in run(connection, file, "--prune").output
+    assert "nothing to do" in run(connection, file, "--prune", "--no-wait").output
 
 
-def test_pruning_deletes_what_is_not_declared(connection: list[str], tmp_path: Path) -> None:
+def test_pruning_deletes_what_is_not_declared(
+    connection: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """But the user who asks is still there, and so are the built-in roles."""
     file = tmp_path / "policy.yaml"
     assert run(connection, file, "--yes", "--no-wait").exit_code == 0
     file.write_text("users: []\npatterns: []\nbdbs: []\n")
-    assert "nothing to do" in run(connection, file).output
+    monkeypatch.setattr(cli_options, "WAIT_SECONDS", 0.1)
+    again = run(connection, file)  # written down, and not in force: nobody reads a success
+    assert "nothing to do" in again.output
+    assert (again.exit_code, "pending: 127.0.0.1:1: " in again.output) == (3, True), again.output
     pruned = run(connection, file, "--yes", "--prune", "--no-wait")
     assert pruned.exit_code == 0, pruned.output
     assert "delete users 'alice'" in pruned.output

@@ -322,7 +322,7 @@ def test_a_cluster_comes_over_by_its_own_api(
         "trusted_ca", "redis_acls", "roles", "users", "bdbs", "cluster", "cluster_policy",
     }  # fmt: skip
     ran("apply", "-f", str(file), "--yes", "--no-wait", *at(clusters[1]))
-    assert "nothing to do" in ran("apply", "-f", str(file), *at(clusters[1])).output
+    assert "nothing to do" in ran("apply", "-f", str(file), "--no-wait", *at(clusters[1])).output
     second = ran("import", "enterprise", *at(clusters[1])).stdout
     assert yaml.safe_load(second) == yaml.safe_load(first.stdout)
     assert "# not carried over: users 'bob': its password cannot be read" in first.stdout

@@ -12,8 +12,10 @@ import yaml
 from click.testing import CliRunner, Result
 
 from control import service
-from control.cli import options
+from control.api.web import CHANGES
+from control.cli import making, options
 from control.cli.main import main
+from control.cli.objects import NOUNS
 from control.service import Config
 from tests.kit.node import Start, is_open, who
 from tests.kit.plane import Https, enrolled_node, initialised
@@ -137,6 +139,38 @@ def test_parts_of_lists_come_and_go(run: Run) -> None:
     shown = data(run("db", "update", "orders", *more, "--no-wait", "--json", "--yes"))
     assert isinstance(shown, dict)
     assert [one["port"] for one in shown["endpoints"]] == [2]
+
+
+def test_sources_of_cas_are_made_changed_and_deleted(run: Run, pki: Pki, tmp_path: Path) -> None:
+    """No preview reads a source: the call's own dry run says which CAs would come. What brings more
+    by itself wants the flag, deleting asks, as of all else."""
+    file = tmp_path / "trust.pem"
+    file.write_bytes(pki.ca.pem)
+    subject = pki.ca.certificate.subject.rfc4514_string()
+    create = ("trust-source", "create", "mesh", "--location", file)
+    refused = run(*create)
+    assert (refused.exit_code, "(trust_grows)" in refused.output) == (1, True), refused.output
+    told = run(*create, "--trust-grows", "--dry-run")
+    assert (told.exit_code, f"it would be trusted: {subject}" in told.stderr) == (0, True)
+    assert ok(run("trust-source", "list", "-o", "name")).strip() == ""
+    assert "mesh" in ok(run(*create, "--trust-grows"))
+    update = ("trust-source", "update", "mesh")
+    for more in (("--most", 5), ("--location", tmp_path / "other.pem")):
+        grows = run(*update, *more)
+        assert (grows.exit_code, "(trust_grows)" in grows.output) == (1, True), grows.output
+    assert options.NO_CAS in run(*update, "--interval", 60, "--dry-run").stderr
+    ok(run(*update, "--most", 5, "--trust-grows"))
+    gone = run("trust-source", "delete", "mesh")
+    assert (gone.exit_code, REFUSED in gone.output) == (1, True), gone.output
+    ok(run("trust-source", "delete", "mesh", "--dry-run"))
+    ok(run("trust-source", "delete", "mesh", "--yes"))
+    assert ok(run("trust-source", "list", "-o", "name")).strip() == ""
+
+
+def test_each_change_of_an_object_can_be_foretold() -> None:
+    """By the preview, or by its own dry run: else the command line could not make it."""
+    for noun in NOUNS:
+        assert noun.path in CHANGES or noun.path.startswith(making.FETCHED), noun.path
 
 
 def test_cas_are_added_and_removed(run: Run, pki: Pki, tmp_path: Path) -> None:

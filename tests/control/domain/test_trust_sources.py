@@ -244,6 +244,104 @@ def test_more_trust_wants_a_yes_and_a_dry_run_says_what_comes(
     assert (trusted(api), api.ok(f"GET {SOURCES}")) == ({"5"}, [])
 
 
+def test_attack_a_source_is_turned_into_one_that_brings_more_by_itself(
+    api: ControlPlane, cas: list[Cert], tmp_path: Path
+) -> None:
+    """Another location, or more CAs at once, is trust that grows without a further question: it
+    wants the yes too, also where the source gives nothing new today. Less of it wants none."""
+    api.trust(cas[0], login=False)
+    file, other = tmp_path / "trust.pem", tmp_path / "other.pem"
+    file.write_text(pem(cas[0]))
+    other.write_text(pem(*cas))
+    answer = follow(api, file, trust_grows=False)
+    assert (answer.status, answer.code) == (406, "trust_grows")
+    assert "up to 2 at a look" in answer.text
+    assert follow(api, file, trust_grows=False, most=0).status == 200
+    put, made = f"PUT {SOURCES}/1", api.ok(f"GET {SOURCES}/1")
+    assert api.ok(put, {"interval": 99, "location": str(other)})["location"] == str(other)
+    for more in ({"most": 1}, {"most": 9, "location": str(file)}, {**made, "most": 1}):
+        for call in (put, f"{put}?dry_run"):
+            answer = api(call, more)
+            assert (answer.status, answer.code) == (406, "trust_grows"), more
+            assert "by itself, from /" in answer.text
+    assert api.ok(f"GET {SOURCES}/1")["most"] == 0
+    api.ok(put, {"most": 3, "trust_grows": True})
+    answer = api(put, {"location": str(file)})
+    assert (answer.status, answer.code) == (406, "trust_grows")
+    for fewer in ({"most": 3}, {"most": 2}, {"location": str(other)}, {"name": "x"}):
+        assert api(put, fewer).status == 200
+    assert trusted(api) == {"0"}
+
+
+def test_a_source_is_made_whole_or_not_at_all(
+    api: ControlPlane, cas: list[Cert], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where another administrator changes the CAs meanwhile, and where its database is locked:
+    what was refused is not there, and can be sent again."""
+    file = tmp_path / "trust.pem"
+    file.write_text(pem(cas[0]))
+    put = trust_sources.put
+
+    def late(*arguments: Any) -> None:
+        api.trust(cas[5], login=False)
+        put(*arguments)
+
+    monkeypatch.setattr(trust_sources, "put", late)
+    assert follow(api, file).code == "config_edit_conflict"
+    assert (trusted(api), api.ok(f"GET {SOURCES}")) == ({"5"}, [])
+    monkeypatch.setattr(trust_sources, "put", put)
+    assert follow(api, file).status == 200
+    assert trusted(api) == {"0", "5"}
+
+
+def test_attack_nothing_left_of_a_source_is_not_everything_of_the_cluster(
+    api: ControlPlane, cas: list[Cert], tmp_path: Path
+) -> None:
+    """A database without CAs of its own has those of the cluster: more than it ever trusted."""
+    api.trust(cas[5], login=False)
+    api.database(tls_mode="disabled")
+    file = tmp_path / "trust.pem"
+    file.write_text(pem(cas[0], cas[1]))
+    assert follow(api, file, bdb_uid=1, most=9).status == 200
+    own = {"authentication_ssl_client_certs": [{"client_cert": pem(cas[0])}]}
+    api.ok("PUT /v1/bdbs/1", own)  # an administrator takes the other one away
+    before = api.lines()
+    file.write_text(pem(cas[1]))
+    found = look(api)
+    assert found["problem"]
+    if found["waits"]:
+        assert api(f"POST {SOURCES}/1/accept", {"digest": found["waits"]["digest"]}).status >= 400
+    assert api.lines() == before
+
+
+def test_attack_a_source_takes_a_database_from_the_clients_of_the_cluster(
+    api: ControlPlane, cas: list[Cert], tmp_path: Path
+) -> None:
+    """One without CAs of its own has those of the cluster, until the first of its own comes: who
+    is cut off by that is said first, and no source does it by itself."""
+    alice = cas[5].issue("CN=alice")
+    api.trust(cas[5], login=False)
+    api.certificate_user("alice", "CN=alice")
+    api.database(tls_mode="disabled")
+    live = {"user": "alice", "cert": alice.fingerprint, "path": [cas[5].key_id]}
+    api.app.extensions["ask"] = lambda *_, **__: {"127.0.0.1:1": [live]}
+    file = tmp_path / "trust.pem"
+    file.write_text(pem(cas[0]))
+    refused = follow(api, file, bdb_uid=1)
+    assert (refused.status, refused.code) == (406, "ca_in_use")
+    assert "alice" in refused.text
+    body = {"name": "followed", "location": str(file), "trust_grows": True, "bdb_uid": 1}
+    api.ok(f"POST {SOURCES}?force", body)
+    api.ok("PUT /v1/bdbs/1?force", {"authentication_ssl_client_certs": [], "trust_grows": True})
+    before = api.lines()
+    file.write_text(pem(cas[0], cas[1]))
+    found = look(api, 301)
+    assert "those of the cluster would go" in found["problem"]
+    assert (found["waits"]["added"], api.lines()) == (["CN=CA 1"], before)
+    accept = f"POST {SOURCES}/1/accept"
+    assert api(accept, {"digest": found["waits"]["digest"]}).code == "ca_in_use"
+
+
 def test_a_location_that_is_none_is_refused(api: ControlPlane, tmp_path: Path) -> None:
     for location in ("", "trust.pem", "/etc/../x", "http://ca.example/x", "https://a:b@ca/x",
                      "https://169.254.169.254/x", "/dev/zero", str(tmp_path / "none")):  # fmt: skip
@@ -298,9 +396,10 @@ def test_attack_what_was_read_of_a_source_that_was_left_meanwhile_is_not_in_forc
     old.write_text(pem(cas[0], cas[1]))
     before = api.lines()
     put = f"PUT {SOURCES}/1"
-    read_before(api, monkeypatch, lambda: api.ok(put, {"location": str(new)}))
+    meant = {"trust_grows": True}
+    read_before(api, monkeypatch, lambda: api.ok(put, {"location": str(new), **meant}))
     assert api.lines() == before
-    api.ok(put, {"location": str(old)})
+    api.ok(put, {"location": str(old), **meant})
     read_before(api, monkeypatch, lambda: api.ok(put, {"most": 0}))
     assert api.lines() == before
     read_before(api, monkeypatch, lambda: api.ok(f"DELETE {SOURCES}/1"))
@@ -317,7 +416,7 @@ def test_another_endpoint_counts_its_bundles_from_its_own_number(
     assert follow(api, f"{site.url}/old", ca=site.ca).status == 200
     site.put("/old", bundle(*cas[:5], sequence=701))
     assert look(api)["waits"]
-    api.ok(f"PUT {SOURCES}/1", {"location": f"{site.url}/new"})
+    api.ok(f"PUT {SOURCES}/1", {"location": f"{site.url}/new", "trust_grows": True})
     found = api.ok(f"GET {SOURCES}/1")
     assert (found["waits"], len(found["cas"])) == (None, 1)
     assert look(api, 122)["problem"] == ""

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -117,6 +118,39 @@ def test_a_time_that_is_none_changes_nothing(api: ControlPlane, text: str) -> No
     assert (answer.status, answer.code) == (400, "invalid_param")
     assert "wait_for_sync" in answer.text
     assert api.store.revision() == before
+
+
+def test_a_change_that_is_sent_again_is_no_more_in_force_than_the_first_time(
+    api: ControlPlane, pki: Pki
+) -> None:
+    """A client that lost the first answer sends it again: nothing new is to follow, and it is still
+    not in force where it was not."""
+    trusted = {"name": "mtls_trusted_ca", "certificate": pki.ca.pem.decode()}
+    calls: tuple[tuple[str, Any], ...] = (
+        ("POST /v1/certauth/bulk", {"users": [certified("bob")], "key": "once"}),
+        ("POST /v1/certauth/revocations", {"cert": "ab" * 32}),
+        ("POST /v1/certauth/locks", {"network": "203.0.113.7"}),
+        ("PUT /v1/cluster/update_cert", trusted),
+        ("PUT /v1/bdbs/1", {"allow_trust_on_internal_links": True}),
+        ("PUT /v1/users/2", {"certificate_subject_line": "CN=robert"}),
+    )
+    for call, body in calls:
+        before = api.store.policies.target(1).generation
+        report(api, before)
+        for _ in range(2):
+            answer = api(f"{call}?wait_for_sync=0.05", body)
+            assert (answer.status, answer.headers[IN_FORCE]) == (202, "0/1"), (call, answer.json)
+        last = api.store.policies.target(1).generation
+        report(api, last)
+        answer = api(f"{call}?wait_for_sync=0.05", body)
+        assert (answer.status, answer.headers[IN_FORCE]) == (200, "1/1"), call
+        assert api.store.policies.target(1).generation == last > before
+    for call, body in calls:
+        assert IN_FORCE not in api(f"{call}?dry_run", body).headers, call
+    api.database("gone", 6391)
+    api.store.nodes.report(2, [Node(2, "127.0.0.1:6391", 1, False, "UNREACHABLE")])
+    api.ok("DELETE /v1/bdbs/2")
+    assert api(f"{calls[1][0]}?wait_for_sync=0.05", calls[1][1]).headers[IN_FORCE] == "1/1"
 
 
 def test_only_so_many_wait(api: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from control.reports import Node as Seen
 from control.store import UNAVAILABLE_ERRORS, Away, Store, outage, patience
 from control.store.outage import Outage
 from tests.kit.postgres import Postgres, postgres
-from tests.kit.rest import ADMIN, ControlPlane
+from tests.kit.rest import ADMIN, Answer, ControlPlane
 from tests.kit.rows import ADMIN as FIRST
 from tests.kit.support import wait_until
 
@@ -125,6 +126,49 @@ def test_a_database_that_refuses_is_asked_again_at_once() -> None:
     for _ in range(3):
         fails(found, FULL, writes=True)
     works(found)
+
+
+def test_one_writer_waits_for_a_lock_and_the_others_give_up_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite has one writer at a time. While another process is it, who writes reads a 503 that
+    says so, says when to try again, and is of nothing half done; not one after the other, which
+    would be a hang for the last of them. Who reads notices nothing."""
+    monkeypatch.setattr(patience, "FILE_LOCK_SECONDS", 2.0)
+    api = ControlPlane(tmp_path)
+    pool: Any = api.store._kernel._connections
+    held = sqlite3.connect(pool._engine.url.database, isolation_level=None)
+    answers = list[Answer]()
+
+    def write(number: int) -> None:
+        answers.append(api(f"{CHANGES[number % 3][0]}", CHANGES[number % 3][1]))
+
+    held.execute("BEGIN IMMEDIATE")
+    before = api.store.revision()
+    try:
+        threads = [threading.Thread(target=write, args=[number]) for number in range(6)]
+        for thread in threads:
+            thread.start()
+        assert api.ok("GET /v1/users")
+        for thread in threads:
+            thread.join(60)
+        assert [(one.status, one.code) for one in answers] == [(503, "database_unavailable")] * 6
+        assert all("holds a lock" in one.text and one.headers["Retry-After"] for one in answers)
+        # Those who tried for themselves: all who had to wait for one of them gave up with it.
+        assert 1 <= pool._outage._failures < 3
+        assert api.store.revision() == before
+    finally:
+        held.execute("ROLLBACK")
+        held.close()
+    wait_until(lambda: api(*CHANGES[0]).status == 200, "it takes changes again", 30)
+    api.close()
+
+
+CHANGES: list[tuple[str, Any]] = [
+    ("POST /v1/users", {"name": "eve", "password": "the password", "role": "none"}),
+    ("POST /v1/certauth/locks", {"network": "203.0.113.7"}),
+    ("POST /v1/roles?dry_run", {"name": "ops"}),
+]
 
 
 # ---- Memory --------------------------------------------------------------------------------------
@@ -250,6 +294,31 @@ def test_a_lock_that_somebody_holds_is_not_waited_for_for_long(
         assert made.settings.cluster().name == before
     other.dispose()
     assert made.settings.cluster().name == before
+    back(made)
+
+
+@pytest.mark.slow
+def test_writers_give_a_lock_up_together(made: Store, running: Postgres) -> None:
+    """As with SQLite: they wait for each other, and not for the lock one after the other."""
+    other = sa.create_engine(made._kernel._connections._engine.url)  # type: ignore[attr-defined]
+    errors = list[BaseException]()
+
+    def write() -> None:
+        with pytest.raises(UNAVAILABLE_ERRORS) as error:
+            rename(made, "behind the back")
+        errors.append(error.value)
+
+    with other.begin() as connection:
+        connection.exec_driver_sql("SELECT * FROM cluster FOR UPDATE")
+        threads = [threading.Thread(target=write) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    other.dispose()
+    assert len(errors) == 6
+    assert all(outage.is_locked(one) for one in errors if isinstance(one, Exception))
+    assert len([one for one in errors if not isinstance(one, Away)]) < 3
     back(made)
 
 
