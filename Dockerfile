@@ -45,7 +45,7 @@ RUN printf '%s\n' > /redis.conf \
 
 # The module alone: a volume of the kind `image` for Kubernetes, or a source of COPY --from.
 FROM scratch AS module
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 LABEL org.opencontainers.image.title="redis-certauth module" \
     org.opencontainers.image.description="Certificate-based authentication for Redis and Valkey" \
     org.opencontainers.image.version="$VERSION" \
@@ -54,7 +54,7 @@ COPY --from=build /src/module/certauth.so /certauth.so
 COPY --from=build /src/LICENSE /LICENSE
 
 FROM ${SERVER_IMAGE} AS server
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 COPY --from=build /src/module/certauth.so /usr/local/lib/certauth.so
 COPY --from=build /redis.conf /etc/certauth/redis.conf
 COPY --from=build /src/module/entrypoint /usr/local/bin/certauth-server
@@ -78,7 +78,7 @@ ENTRYPOINT ["certauth-server"]
 CMD []
 
 FROM ${PYTHON_IMAGE} AS control
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 # What nobody may write later: the bytecode of what each command and each check imports.
 RUN python3 -m compileall -qq --invalidation-mode unchecked-hash -x '/(test|tests|idlelib|site-packages|dist-packages)/' \
         "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"

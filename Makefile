@@ -14,7 +14,7 @@ C = $(wildcard module/*/*.[ch] tests/*/*.[ch])
 
 BENCH = $(if $(ONLY),--only '$(ONLY)') $(if $(SCALE),--scale '$(SCALE)') $(if $(SERVER),--server '$(SERVER)')
 
-.PHONY: help setup setup-dev setup-all build run dist deb install lock lint test bench bench-check servers bases test-servers test-docker test-all test-sanitize fuzz docs clean
+.PHONY: help setup setup-dev setup-all build run dist deb release install lock lint test bench bench-check servers bases test-servers test-docker test-all test-sanitize fuzz docs clean
 
 help:
 	@echo 'make run           start a server that knows you by your certificate, and say what to try'
@@ -23,6 +23,7 @@ help:
 	@echo 'make build         module/certauth.so and control/_core.abi3.so'
 	@echo 'make dist          wheel and sdist of the control plane, in build/dist'
 	@echo 'make deb           Debian packages of the module and the control plane, in build/dist'
+	@echo 'make release       build and check all that a release would publish, and publish nothing'
 	@echo 'make install       both where packages put them, below DESTDIR'
 	@echo 'make lock          constraints.txt again: the newest releases that fit, with their hashes'
 	@echo 'make bases         the base images of the Dockerfile by the digests that their tags have now'
@@ -65,6 +66,9 @@ deb:
 	@PYTHON='$(PYTHON)' .ci/setup deb
 	@SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) .ci/deb build/dist
 	@SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) .ci/deb-control build/dist
+
+release:
+	@.ci/release
 
 # Where packages would put it, below DESTDIR. docs/installing.md says what is to be done then.
 install: setup

@@ -57,21 +57,26 @@ def explained_by(
     """As the API explains, by a file."""
     try:
         presented = files.certificates(certificate).encode()
-        decision = read_policy(policy).decide(presented, now, address)
+        decision = read_policy(numbered_lines(policy)).decide(presented, now, address)
     except (core.CoreError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    except UnicodeDecodeError as error:
-        raise click.ClickException(f"{policy} is not text in UTF-8: {error}") from error
     return render_decision(decision)
 
 
-def read_policy(file: Path) -> core.Policy:
-    """A file of policy lines. Comments and empty lines are none, but count where a line is named.
-    Raises core.PolicyError."""
-    lines = list(enumerate(file.read_text().splitlines(), 1))
-    lines = [(number, line) for number, line in lines if line and line[0] != "#"]
+def numbered_lines(file: Path) -> dict[int, str]:
+    """The lines of a policy file, by their number. Comments and empty lines do not count as lines.
+    Raises click.ClickException."""
+    lines = enumerate(files.text(file).split("\n"), 1)
+    found = {number: line.removesuffix("\r") for number, line in lines}
+    return {number: line for number, line in found.items() if line and line[0] != "#"}
+
+
+def read_policy(lines: Mapping[int, str]) -> core.Policy:
+    """Lines by their number in a file, which a problem names; 0 is a problem of no line. Raises
+    core.PolicyError."""
     try:
-        return core.Policy(line for _, line in lines)
+        return core.Policy(lines.values())
     except core.PolicyError as error:
-        problems = tuple((lines[index - 1][0], text) for index, text in error.problems)
+        numbers = (0, *lines)
+        problems = tuple((numbers[index], text) for index, text in error.problems)
         raise core.PolicyError(problems, error.count) from error

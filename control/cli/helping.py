@@ -14,6 +14,7 @@ SECTIONS = {
     "Certificates": ("ca", "trust-source", "cert", "cert-profile", "issuer", "crl"),
     "What happens": ("status", "session", "lock", "log", "explain", "forecast"),
     "As a file": ("apply", "export", "import"),
+    "A server without a control plane": ("policy",),
     "The control plane": ("cluster", "lockout", "whoami", "context", "completion"),
     "On the control plane's own machine": (
         "quickstart", "init", "serve", "health", "config", "node", "sentinel", "backup", "restore",
@@ -35,6 +36,10 @@ EXAMPLES = {
     "release": ("release --home /var/lib/redis-certauth",),
     "allow-passwords": ("allow-passwords --home /var/lib/redis-certauth",),
     "set-password": ("set-password admin --home /var/lib/redis-certauth",),
+    "policy check": ("policy check policy",),
+    "policy load": (
+        "policy load policy localhost:6379 --server-ca ca.crt --cert admin.crt --key admin.key",
+    ),
     "node enrol": (
         "node enrol 10.0.0.5:6379 --home /var/lib/redis-certauth",
         "node enrol 127.0.0.1:6379 --home /var/lib/redis-certauth --config /etc/redis/redis.conf",

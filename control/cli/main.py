@@ -15,7 +15,7 @@ from control import service
 from control.cli import files, quickstart
 from control.cli.certificates import ca_group
 from control.cli.helping import Group
-from control.cli.options import FILE
+from control.cli.options import FILE, host_and_port
 from control.cli.table import main as main
 from control.pki.kinds import KEY_TYPES, KeyType
 
@@ -242,13 +242,6 @@ def set_password(name: str, home: Path, password_stdin: bool) -> None:
 @main.group(cls=Group)
 def node() -> None:
     """Redis and Valkey servers."""
-
-
-def host_and_port(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, int]:
-    host, _, port = value.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise click.BadParameter(f"'{value}' is not a HOST:PORT", ctx, param)
-    return host.strip("[]"), int(port)
 
 
 @node.command()

@@ -31,6 +31,13 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
+def host_and_port(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, int]:
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise click.BadParameter(f"'{value}' is not a HOST:PORT", ctx, param)
+    return host.strip("[]"), int(port)
+
+
 def _of_api(name: str, text: str) -> Callable[[Command], Command]:
     return click.option(f"--{name}", envvar=f"CERTAUTH_{name.upper()}", show_envvar=True, help=text)
 

@@ -89,6 +89,9 @@ TABLE = {
     "pattern": Entry(
         NOUN, "Many certificates by one line: each a user of its own, or all of them one."
     ),
+    "policy": Entry(
+        "control.cli.policies:policy_group", "A policy file, and a server without a control plane."
+    ),
     "quickstart": Entry(
         f"{HERE}:quickstart_command",
         "Start a server that knows its clients by their certificates, and say what to try.",

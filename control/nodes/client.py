@@ -296,10 +296,11 @@ class Node:
 
     def load(
         self, target: Target, lines: Iterable[str], owner: str, epoch: int, force: bool = False
-    ) -> None:
-        """Makes `lines` the whole policy; returns when it is on the node's disk and in force."""
+    ) -> Any:
+        """Makes `lines` the whole policy; returns the reply when it is on the node's disk and in
+        force."""
         stamp = _stamp(target, owner, epoch) + ["FORCE"] * force
-        self._write(["LOAD", target.generation, *stamp], list(lines))
+        return self._write(["LOAD", target.generation, *stamp], list(lines))
 
     def patch(
         self, base: int, target: Target, changes: Iterable[str], owner: str, epoch: int
@@ -308,11 +309,11 @@ class Node:
         stamp = _stamp(target, owner, epoch)
         self._write(["PATCH", base, target.generation, *stamp], list(changes))
 
-    def _write(self, words: Sequence[str | int], lines: Sequence[str]) -> None:
+    def _write(self, words: Sequence[str | int], lines: Sequence[str]) -> Any:
         """In one call, or staged, so that no call holds the node for long. Raises NodeError, SLOW
         from a node that answers others meanwhile: it waits for its disk."""
         try:
-            self._send(words, lines)
+            return self._send(words, lines)
         except NodeError as error:
             if isinstance(error.__cause__, redis.TimeoutError) and self._answers():
                 raise NodeError(SLOW, WRITING) from error
@@ -327,15 +328,14 @@ class Node:
         finally:
             other.close()
 
-    def _send(self, words: Sequence[str | int], lines: Sequence[str]) -> None:
+    def _send(self, words: Sequence[str | int], lines: Sequence[str]) -> Any:
         parts = tuple(_parts(lines))
         if len(parts) == 1:
-            self.command("CERTAUTH.POLICY", *words, "LINES", *lines)
-            return
+            return self.command("CERTAUTH.POLICY", *words, "LINES", *lines)
         name = secrets.token_hex(16)
         for part in parts:
             self.command("CERTAUTH.POLICY", "STAGE", name, "OF", len(lines), "LINES", *part)
-        self.command("CERTAUTH.POLICY", "COMMIT", name, len(lines), *words)
+        return self.command("CERTAUTH.POLICY", "COMMIT", name, len(lines), *words)
 
 
 def _parts(lines: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -11,15 +11,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.serialization import pkcs12
 
 from control import service
 from control.cli.main import main
 from control.service import Config
 from tests.kit.node import Start, who
-from tests.kit.pages import blocks, page
+from tests.kit.pages import blocks, page, section
 from tests.kit.plane import enrolled_node, initialised
 from tests.kit.rest import ADMIN
 from tests.kit.servers import Server
@@ -173,6 +175,51 @@ def test_a_stolen_key_is_out(place: Place) -> None:
     place.run(steps[3])
     wait_until(lambda: ask("alice-new", "ACL", "WHOAMI") == "alice", "the new one is in", 30)
     assert ask("alice", "PING") != "PONG"
+
+
+def console_commands() -> Iterator[tuple[str, str]]:
+    """Page and command: what `sh` blocks do not hold, since it wants another program's server."""
+    for path in sorted(ROOT.glob("docs/howto-*.md")):
+        for block in blocks(f"docs/{path.name}", "console"):
+            joined = block.replace("\\\n", "")
+            yield from ((path.name, line) for line in joined.splitlines() if line)
+
+
+def test_a_command_that_is_not_run_is_named(tmp_path: Path, pki: Pki) -> None:
+    """Commands against a PKI of the reader's: ours are parsed, OpenSSL's run on such a file, and
+    all others are named in docs/assurance.md, with the reason."""
+    named = section("docs/assurance.md", "Commands of the how-to pages that are not run")
+    listed = set(re.findall(r"^\| `(howto-[\w-]+\.md)` \| `([^`]+)`", named, re.MULTILINE))
+    met = set()
+    chain = pkcs12.serialize_key_and_certificates(
+        b"jane", pki.alice.key, pki.alice.certificate, None, serialization.NoEncryption()
+    )
+    (tmp_path / "jane.pfx").write_bytes(chain)
+    for name, line in console_commands():
+        words = line.split()
+        if words[0] == "redis-certauth":
+            assert parsed(words[1:]) == [], line
+        elif words[0] == "openssl":
+            again = [*shlex.split(line), "-passin", "pass:"]
+            subprocess.run(again, cwd=tmp_path, check=True, capture_output=True, timeout=30)
+        else:
+            found = {one for one in listed if one[0] == name and line.startswith(one[1])}
+            assert found, f"{name}: {line}"
+            met |= found
+    assert met == listed
+    assert b"BEGIN CERTIFICATE" in (tmp_path / "jane.crt").read_bytes()
+    assert b"PRIVATE KEY" in (tmp_path / "jane.key").read_bytes()
+
+
+def parsed(words: list[str]) -> list[str]:
+    """What the command line's parser does not know of these words."""
+    command: click.Command = main
+    context = click.Context(main)
+    while isinstance(command, click.Group):
+        command = command.commands[words[0]]
+        context, words = click.Context(command, parent=context), words[1:]
+    _, rest, _ = command.make_parser(context).parse_args(words)
+    return rest
 
 
 def test_every_page_is_run() -> None:
