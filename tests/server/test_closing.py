@@ -1,5 +1,6 @@
 """Sessions end: whatever their clients are doing, never in the middle of it, and on time."""
 
+import socket
 import subprocess
 import threading
 import time
@@ -62,7 +63,8 @@ class Worker:
             connection.socket.recv(65536)
         self.stop = False
         self.ended = threading.Event()
-        threading.Thread(target=self.run, daemon=True).start()
+        self.thread = threading.Thread(target=self.run)
+        self.thread.start()
 
     def run(self) -> None:
         with suppress(OSError):
@@ -72,6 +74,15 @@ class Worker:
                 if not self.connection.socket.recv(65536):
                     break
         self.ended.set()
+
+    def leave(self) -> None:
+        """Ends its thread, before its socket is closed: else the thread would read and write what
+        belongs to the next connection, which gets the number of that socket ("bad record mac")."""
+        self.stop = True
+        with suppress(OSError):  # not SSLSocket's own, which takes the TLS away from the thread
+            socket.socket.shutdown(self.connection.socket, socket.SHUT_RDWR)
+        self.thread.join(30)
+        assert not self.thread.is_alive()
 
 
 @contextmanager
@@ -89,7 +100,11 @@ def working(
         kinds = [kind for kind in WORK for _ in range(each)]
         there = [stack.enter_context(peer.connect()) for _ in kinds]
         before()
-        yield [Worker(one, kind, first) for one, kind in zip(there, kinds, strict=True)]
+        workers = []
+        for one, kind in zip(there, kinds, strict=True):
+            workers.append(Worker(one, kind, first))
+            stack.callback(workers[-1].leave)
+        yield workers
 
 
 def all_end(node: Node, workers: Sequence[Worker], why: str, deadline: float = 10) -> None:
