@@ -302,6 +302,83 @@ def test_a_module_that_is_loaded_ends_clients_that_work(
         all_end(node, workers, "MODULE LOAD")
 
 
+# ---- In every state ------------------------------------------------------------------------------
+
+
+def words(*parts: str) -> bytes:
+    body = b"".join(b"$%d\r\n%s\r\n" % (len(one.encode()), one.encode()) for one in parts)
+    return b"*%d\r\n%s" % (len(parts), body)
+
+
+# What a client has sent when its right goes: what it waits for, has queued, has switched off, has
+# sent half of, or does not read. Commands that a server does not know are errors there.
+STATES: dict[str, bytes] = {
+    "queues": words("MULTI") + words("SET", "late:queued", "1"),
+    "watches": words("WATCH", "k") + words("MULTI") + words("SET", "late:watched", "1"),
+    "has reset": words("MULTI") + words("RESET") + words("AUTH", "alice", "x"),
+    "waits for replicas": words("SET", "k", "1") + words("WAIT", "3", "0"),
+    "waits for their disks": words("SET", "k", "1") + words("WAITAOF", "0", "3", "0"),
+    "pops": words("BLPOP", "list", "0"),
+    "moves": words("BLMOVE", "list", "late:moved", "LEFT", "LEFT", "0"),
+    "pops the least": words("BZPOPMIN", "sorted", "0"),
+    "reads a stream": words("XREAD", "BLOCK", "0", "STREAMS", "stream", "$"),
+    "is not evicted": words("CLIENT", "NO-EVICT", "on") + words("CLIENT", "NO-TOUCH", "on"),
+    "wants no replies": words("CLIENT", "REPLY", "OFF"),
+    "skips a reply": words("CLIENT", "REPLY", "SKIP"),
+    "is pushed keys": words("HELLO", "3") + words("CLIENT", "TRACKING", "on", "BCAST"),
+    "is pushed messages": words("HELLO", "3") + words("SUBSCRIBE", "news"),
+    "subscribes to a shard": words("SSUBSCRIBE", "news"),
+    "subscribes to all": words("PSUBSCRIBE", "*"),
+    "monitors": words("MONITOR"),
+    "has sent half a command": b"*3\r\n$3\r\nSET\r\n$9\r\nlate:half\r\n$5\r\nab",
+    "has sent a part of much": words("SET", "late:much", "x" * 99_999)[:-9_999],
+    "does not read": words("SET", "much", "x" * 99_999) + words("GET", "much") * 200,
+}  # fmt: skip
+# What it sends then: the rest of half a command, the end of its transaction, and one more.
+LATER = b"xyz\r\n" + words("EXEC") + words("SET", "late:end", "1") + words("PUBLISH", "news", "1")
+
+
+def client_ids(node: Node) -> set[int]:
+    return {int(one["id"]) for one in node.admin.client_list()}
+
+
+@pytest.mark.few_servers
+@pytest.mark.parametrize(
+    "end", ["lock", *(pytest.param(one, marks=pytest.mark.slow) for one in ("revoke", "user"))]
+)
+@pytest.mark.parametrize("paused", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_client_ends_in_every_state_and_nothing_of_it_comes_after(
+    server_kind: Server, start: Start, pki: Pki, end: str, paused: bool
+) -> None:
+    """Nothing that it has queued or sends is run, nothing that it waits for is taken for it, and it
+    is gone, whether it reads or not, though CLIENT PAUSE keeps what it has sent waiting."""
+    node = make_node(start, server_kind, *policy_of(pki), io_threads=4)
+    change = {"lock": "+lock user alice", "revoke": f"+revoke key {pki.alice.key_id}",
+              "user": "-user alice on ~* &* +@all"}[end]  # fmt: skip
+    peer = node.server.tls(pki.alice)
+    with ExitStack() as stack:
+        clients = {name: stack.enter_context(peer.connect()) for name in STATES}
+        ids = {client_id(one) for one in clients.values()}
+        for name, sent in STATES.items():
+            clients[name].socket.sendall(sent)
+        wait_until(lambda: node.admin.pubsub_numpat() == 1, "the last ones have been heard")
+        if paused:
+            node.call("CLIENT", "PAUSE", 60_000, "WRITE")
+            for one in clients.values():
+                one.socket.sendall(words("SET", "late:paused", "1"))
+        node.patch(change)
+        for one in clients.values():
+            with suppress(OSError):
+                one.socket.sendall(LATER)
+        wait_until(lambda: not ids & client_ids(node), "all are gone", 30)
+        node.call("CLIENT", "UNPAUSE")
+        node.admin.rpush("list", "a")
+        node.admin.zadd("sorted", {"a": 1})
+        assert (node.admin.llen("list"), node.admin.zcard("sorted")) == (1, 1)
+        assert node.admin.keys("late:*") == []
+    assert node.server.running
+
+
 # ---- In the middle of a command ------------------------------------------------------------------
 
 # Tries to write a key that alice has no right to, for so long that the server answers others in
@@ -327,11 +404,6 @@ SCRIPT = THIEF.split("\n", 1)[1] + "return steal()"
 LIBRARY = THIEF + "redis.register_function('steal', steal)"
 BUSY = "busy-reply-threshold 50"
 RIGHTS = "on ~alice:* +@scripting +@transaction +@connection +time +set"
-
-
-def words(*parts: str) -> bytes:
-    body = b"".join(b"$%d\r\n%s\r\n" % (len(one.encode()), one.encode()) for one in parts)
-    return b"*%d\r\n%s" % (len(parts), body)
 
 
 def thefts(node: Node) -> dict[str, list[bytes]]:
