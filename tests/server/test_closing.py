@@ -17,6 +17,7 @@ import redis
 
 from tests.kit.certs import authority_line
 from tests.kit.faults import Disk
+from tests.kit.node import patch
 from tests.kit.peers import linked
 from tests.kit.pings import pinged, worked
 from tests.kit.plane import frozen
@@ -730,7 +731,7 @@ def test_ten_thousand_end_in_one_second(
         change = [f"-{BIND_ALICE}", f"+{BIND_ALICE} session=1s"]
         with pinged(node.server, **operator) as longest:
             began, before = time.monotonic(), worked(node.server)
-            node.patch(*change)
+            patch(watcher, node.generation, node.generation + 1, change)
             while watcher.info("certauth")["certauth_sessions"] > 5:
                 assert time.monotonic() < began + 60
             took, work, slowest = time.monotonic() - began, worked(node.server) - before, longest()
