@@ -26,15 +26,24 @@ typedef bool authority_reader(X509 *certificate, X509 *issuer, authority *out);
 
 static void path_unknown(path *out) { memset(out, 0, offsetof(path, ca)); }
 
+/* The seal of the leaf costs more than all else of a login, and is the same below the same key. `before`:
+ * the path that the same leaf had, or NULL. */
+static void seal_leaf(X509 *const *chain, const path *before, path *out) {
+    bool same = before && memcmp(before->ca[0].key, out->ca[0].key, HASH_BYTES) == 0;
+    if (same) out->leaf = before->leaf;
+    else certificate_seal(chain[0], chain[1], &out->leaf);
+}
+
 /* Out of a chain that somebody has verified, leaf first, into a path that is unknown. */
-static void path_from_chain(X509 *const *chain, size_t count, authority_reader *read, path *out) {
+static void path_from_chain(X509 *const *chain, size_t count, authority_reader *read,
+                            const path *before, path *out) {
     if (count < 2 || count > PATH_LENGTH + 1)
         return; /* a leaf that vouches for itself has no issuer */
     ERR_set_mark();
     bool good = true;
-    certificate_seal(chain[0], chain[1], &out->leaf);
     for (size_t i = 1; i < count && good; i++)
         good = read(chain[i], i + 1 < count ? chain[i + 1] : NULL, &out->ca[i - 1]);
+    if (good) seal_leaf(chain, before, out);
     ERR_pop_to_mark();
     if (!good) return;
     out->count = count - 1;
@@ -70,7 +79,7 @@ issued certificate_issued(X509 *certificate, X509 *issuer) {
 
 void path_of_chain(X509 *const *chain, size_t count, path *out) {
     path_unknown(out);
-    path_from_chain(chain, count, read_authority, out);
+    path_from_chain(chain, count, read_authority, NULL, out);
 }
 
 reason reason_of_error(int error, int depth) {
@@ -142,7 +151,7 @@ static void take_chain(const STACK_OF(X509) * chain, path *out) {
     int count = sk_X509_num(chain);
     if (count > PATH_LENGTH + 1) return;
     for (int i = 0; i < count; i++) certificates[i] = sk_X509_value(chain, i);
-    path_from_chain(certificates, (size_t)count, read_authority, out);
+    path_from_chain(certificates, (size_t)count, read_authority, NULL, out);
 }
 
 const uint8_t *issuer_key(const path *p) {
@@ -296,7 +305,8 @@ void path_after_handshake(const policy *p, identity *leaf, X509 *const *chain, s
                           path *out) {
     const place *known = recall(leaf);
     path_unknown(out);
-    if (count != 1) path_from_chain(chain, count, known_authority, out);
+    const path *before = known ? &known->issuers : NULL;
+    if (count != 1) path_from_chain(chain, count, known_authority, before, out);
     else if (known) path_copy(out, &known->issuers);
     else path_verify(p, chain[0], seen, AUTHORITIES, 0, out, NULL);
     /* What is above the end of a partial path may be known the next time, and revoked. */

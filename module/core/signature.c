@@ -3,6 +3,7 @@
 
 #include <openssl/core_names.h>
 #include <openssl/err.h>
+#include <openssl/params.h>
 
 /* ---- Algorithms ---- */
 
@@ -71,13 +72,25 @@ bool chain_unknown(const STACK_OF(X509) * chain, fault *why) {
 
 /* ---- Signatures ---- */
 
+/* Not by EVP_PKEY_get_bn_param, which takes 60,000 instructions for its 2,048 bytes of room. No curve of
+ * libcrypto's is over 661 bits (OPENSSL_ECC_MAX_FIELD_BITS). NULL: not to be had. */
+static BIGNUM *group_order(EVP_PKEY *key) {
+    uint8_t room[96];
+    BIGNUM *order = NULL;
+    OSSL_PARAM wanted[] = {OSSL_PARAM_construct_BN(OSSL_PKEY_PARAM_EC_ORDER, room, sizeof room),
+                           OSSL_PARAM_construct_end()};
+    bool good = EVP_PKEY_get_params(key, wanted) == 1 && OSSL_PARAM_modified(wanted);
+    return good && OSSL_PARAM_get_BN(wanted, &order) == 1 ? order : NULL;
+}
+
 /* (r, n - s) for (r, s): DER, to be freed with OPENSSL_free. Returns its length; 0 for what is no
  * signature, which no handshake takes. */
 static int other_signature(EVP_PKEY *key, const ASN1_BIT_STRING *signature, uint8_t **der) {
     const uint8_t *at = ASN1_STRING_get0_data(signature);
-    BIGNUM *order = NULL;
+    BIGNUM *order = group_order(key);
     ECDSA_SIG *pair = d2i_ECDSA_SIG(NULL, &at, ASN1_STRING_length(signature));
-    if (pair == NULL || EVP_PKEY_get_bn_param(key, OSSL_PKEY_PARAM_EC_ORDER, &order) != 1) {
+    if (pair == NULL || order == NULL) {
+        BN_free(order);
         ECDSA_SIG_free(pair);
         return 0;
     }

@@ -67,11 +67,28 @@ void session_over(session *s, int64_t ms) {
  * closed, and CLIENT KILL looks through all clients: thousands take seconds. A socket that is shut down
  * has the server find out by itself, as if the peer had gone. It is the client's as long as there is the
  * session. Where that takes more than a second, it is closed after all. */
+static bool can_hang_up(const session *s) {
+    return (node.stops_threads || must_kill()) && s->socket >= 0;
+}
+
 static bool hang_up(session *s) {
-    if (!(node.stops_threads || must_kill()) || s->socket < 0) return false;
+    if (!can_hang_up(s)) return false;
     shutdown(s->socket, SHUT_RDWR);
     s->socket = -1;
+    s->hung_up = true;
+    node.hung_up++;
+    node.hung_up_at = now_us();
     look_at_later(s, 1000);
+    return true;
+}
+
+/* The server frees in one go all whose end its threads have found meanwhile, some 0.1 ms each: so there are
+ * never many. Where it finds none for 50 ms, the next ones may be hung up. */
+bool may_close(const session *s) {
+    enum { MOST = 64 };
+    if (!can_hang_up(s) || node.hung_up < MOST) return true;
+    if (now_us() < node.hung_up_at + 50000) return false;
+    node.hung_up = 0;
     return true;
 }
 

@@ -37,6 +37,7 @@ typedef struct {
     bool strayed;    /* it has changed its user since, by AUTH or RESET */
     bool listens;    /* it has asked for MONITOR or replication, see on_listen */
     bool closing;    /* it is over: it runs nothing any more, and is closed when we act */
+    bool hung_up;    /* see hang_up */
     int socket;      /* -1: not known */
     int64_t due;     /* when we are to act on it, as now_us has it; 0: not, see look_at_later */
     reason why;
@@ -262,6 +263,8 @@ extern struct node {
     RedisModuleUser *scratch; /* for trying ACL rules */
     RedisModuleCommandFilter *muzzle; /* while there may be a client that is to run nothing */
     int closing;                      /* how many sessions are */
+    int hung_up;                      /* how many of them, since hung_up_at */
+    int64_t hung_up_at;               /* the last one, as now_us has it */
     RedisModuleDict *sessions;        /* client id → session */
     RedisModuleDict *ends;            /* end, client id → session */
     int64_t next_end;                 /* not after the first of them */
@@ -450,6 +453,7 @@ bool survives(const regime *r, const session *s, const decision *d);
 void sit_on_nobody(RedisModuleCtx *ctx, session *s);
 bool become(RedisModuleCtx *ctx, session *s, span user);
 void session_over(session *s, int64_t ms);
+bool may_close(const session *);
 void close_client(session *s);
 void set_end(session *s, const decision *d);
 void set_end_of_left(session *s);

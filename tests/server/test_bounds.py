@@ -13,7 +13,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from itertools import product
 from multiprocessing import get_context
-from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
 
@@ -22,6 +21,7 @@ import redis
 
 from tests.kit.certs import authority_line
 from tests.kit.node import bind, enrolled, load, patch, refused, status, usual
+from tests.kit.pings import pinged
 from tests.kit.policies import Start
 from tests.kit.servers import Server
 from tests.kit.storm import peer_of
@@ -39,38 +39,6 @@ NETS = ",".join(f"10.{at // 256}.{at % 256}.0/24" for at in range(8_000))
 def authorities(count: int) -> list[str]:
     key = root("CN=Key").key
     return [authority_line(root(f"CN=CA {at},O=acme", key)) for at in range(count)]
-
-
-@contextmanager
-def pinged(server: RedisServer) -> Iterator[Callable[[], float]]:
-    """Sends PING after PING; the function says how long the main thread was at work before it
-    answered the slowest one since it was asked last: seconds."""
-    stop, worst = threading.Event(), [0.0]
-    client: Any = server.admin(single_connection_client=True)
-    client.ping()
-    assert server.process
-    account = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/schedstat")
-
-    def worked() -> float:
-        return int(account.read_text().split()[0]) / 1e9
-
-    def run() -> None:
-        while not stop.is_set():
-            before = worked()
-            client.ping()
-            worst[0] = max(worst[0], worked() - before)
-
-    def longest() -> float:
-        found, worst[0] = worst[0], 0.0
-        return found
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield longest
-    finally:
-        stop.set()
-        thread.join()
 
 
 # ---- The table -----------------------------------------------------------------------------------

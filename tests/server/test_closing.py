@@ -1,5 +1,6 @@
 """Sessions end: whatever their clients are doing, never in the middle of it, and on time."""
 
+import socket
 import subprocess
 import threading
 import time
@@ -16,7 +17,9 @@ import redis
 
 from tests.kit.certs import authority_line
 from tests.kit.faults import Disk
+from tests.kit.node import patch
 from tests.kit.peers import linked
+from tests.kit.pings import pinged, worked
 from tests.kit.plane import frozen
 from tests.kit.policies import (
     BIND_ALICE,
@@ -62,7 +65,8 @@ class Worker:
             connection.socket.recv(65536)
         self.stop = False
         self.ended = threading.Event()
-        threading.Thread(target=self.run, daemon=True).start()
+        self.thread = threading.Thread(target=self.run)
+        self.thread.start()
 
     def run(self) -> None:
         with suppress(OSError):
@@ -72,6 +76,15 @@ class Worker:
                 if not self.connection.socket.recv(65536):
                     break
         self.ended.set()
+
+    def leave(self) -> None:
+        """Ends its thread, before its socket is closed: else the thread would read and write what
+        belongs to the next connection, which gets the number of that socket ("bad record mac")."""
+        self.stop = True
+        with suppress(OSError):  # not SSLSocket's own, which takes the TLS away from the thread
+            socket.socket.shutdown(self.connection.socket, socket.SHUT_RDWR)
+        self.thread.join(30)
+        assert not self.thread.is_alive()
 
 
 @contextmanager
@@ -89,7 +102,11 @@ def working(
         kinds = [kind for kind in WORK for _ in range(each)]
         there = [stack.enter_context(peer.connect()) for _ in kinds]
         before()
-        yield [Worker(one, kind, first) for one, kind in zip(there, kinds, strict=True)]
+        workers = []
+        for one, kind in zip(there, kinds, strict=True):
+            workers.append(Worker(one, kind, first))
+            stack.callback(workers[-1].leave)
+        yield workers
 
 
 def all_end(node: Node, workers: Sequence[Worker], why: str, deadline: float = 10) -> None:
@@ -286,6 +303,83 @@ def test_a_module_that_is_loaded_ends_clients_that_work(
         all_end(node, workers, "MODULE LOAD")
 
 
+# ---- In every state ------------------------------------------------------------------------------
+
+
+def words(*parts: str) -> bytes:
+    body = b"".join(b"$%d\r\n%s\r\n" % (len(one.encode()), one.encode()) for one in parts)
+    return b"*%d\r\n%s" % (len(parts), body)
+
+
+# What a client has sent when its right goes: what it waits for, has queued, has switched off, has
+# sent half of, or does not read. Commands that a server does not know are errors there.
+STATES: dict[str, bytes] = {
+    "queues": words("MULTI") + words("SET", "late:queued", "1"),
+    "watches": words("WATCH", "k") + words("MULTI") + words("SET", "late:watched", "1"),
+    "has reset": words("MULTI") + words("RESET") + words("AUTH", "alice", "x"),
+    "waits for replicas": words("SET", "k", "1") + words("WAIT", "3", "0"),
+    "waits for their disks": words("SET", "k", "1") + words("WAITAOF", "0", "3", "0"),
+    "pops": words("BLPOP", "list", "0"),
+    "moves": words("BLMOVE", "list", "late:moved", "LEFT", "LEFT", "0"),
+    "pops the least": words("BZPOPMIN", "sorted", "0"),
+    "reads a stream": words("XREAD", "BLOCK", "0", "STREAMS", "stream", "$"),
+    "is not evicted": words("CLIENT", "NO-EVICT", "on") + words("CLIENT", "NO-TOUCH", "on"),
+    "wants no replies": words("CLIENT", "REPLY", "OFF"),
+    "skips a reply": words("CLIENT", "REPLY", "SKIP"),
+    "is pushed keys": words("HELLO", "3") + words("CLIENT", "TRACKING", "on", "BCAST"),
+    "is pushed messages": words("HELLO", "3") + words("SUBSCRIBE", "news"),
+    "subscribes to a shard": words("SSUBSCRIBE", "news"),
+    "subscribes to all": words("PSUBSCRIBE", "*"),
+    "monitors": words("MONITOR"),
+    "has sent half a command": b"*3\r\n$3\r\nSET\r\n$9\r\nlate:half\r\n$5\r\nab",
+    "has sent a part of much": words("SET", "late:much", "x" * 99_999)[:-9_999],
+    "does not read": words("SET", "much", "x" * 99_999) + words("GET", "much") * 200,
+}  # fmt: skip
+# What it sends then: the rest of half a command, the end of its transaction, and one more.
+LATER = b"xyz\r\n" + words("EXEC") + words("SET", "late:end", "1") + words("PUBLISH", "news", "1")
+
+
+def client_ids(node: Node) -> set[int]:
+    return {int(one["id"]) for one in node.admin.client_list()}
+
+
+@pytest.mark.few_servers
+@pytest.mark.parametrize(
+    "end", ["lock", *(pytest.param(one, marks=pytest.mark.slow) for one in ("revoke", "user"))]
+)
+@pytest.mark.parametrize("paused", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_client_ends_in_every_state_and_nothing_of_it_comes_after(
+    server_kind: Server, start: Start, pki: Pki, end: str, paused: bool
+) -> None:
+    """Nothing that it has queued or sends is run, nothing that it waits for is taken for it, and it
+    is gone, whether it reads or not, though CLIENT PAUSE keeps what it has sent waiting."""
+    node = make_node(start, server_kind, *policy_of(pki), io_threads=4)
+    change = {"lock": "+lock user alice", "revoke": f"+revoke key {pki.alice.key_id}",
+              "user": "-user alice on ~* &* +@all"}[end]  # fmt: skip
+    peer = node.server.tls(pki.alice)
+    with ExitStack() as stack:
+        clients = {name: stack.enter_context(peer.connect()) for name in STATES}
+        ids = {client_id(one) for one in clients.values()}
+        for name, sent in STATES.items():
+            clients[name].socket.sendall(sent)
+        wait_until(lambda: node.admin.pubsub_numpat() == 1, "the last ones have been heard")
+        if paused:
+            node.call("CLIENT", "PAUSE", 60_000, "WRITE")
+            for one in clients.values():
+                one.socket.sendall(words("SET", "late:paused", "1"))
+        node.patch(change)
+        for one in clients.values():
+            with suppress(OSError):
+                one.socket.sendall(LATER)
+        wait_until(lambda: not ids & client_ids(node), "all are gone", 30)
+        node.call("CLIENT", "UNPAUSE")
+        node.admin.rpush("list", "a")
+        node.admin.zadd("sorted", {"a": 1})
+        assert (node.admin.llen("list"), node.admin.zcard("sorted")) == (1, 1)
+        assert node.admin.keys("late:*") == []
+    assert node.server.running
+
+
 # ---- In the middle of a command ------------------------------------------------------------------
 
 # Tries to write a key that alice has no right to, for so long that the server answers others in
@@ -311,11 +405,6 @@ SCRIPT = THIEF.split("\n", 1)[1] + "return steal()"
 LIBRARY = THIEF + "redis.register_function('steal', steal)"
 BUSY = "busy-reply-threshold 50"
 RIGHTS = "on ~alice:* +@scripting +@transaction +@connection +time +set"
-
-
-def words(*parts: str) -> bytes:
-    body = b"".join(b"$%d\r\n%s\r\n" % (len(one.encode()), one.encode()) for one in parts)
-    return b"*%d\r\n%s" % (len(parts), body)
 
 
 def thefts(node: Node) -> dict[str, list[bytes]]:
@@ -629,29 +718,29 @@ def crowd(node: Node, cert: Cert, count: int) -> list[TlsConnection]:
 def test_ten_thousand_end_in_one_second(
     server_kind: Server, start: Start, pki: Pki, io_threads: int
 ) -> None:
-    """They are closed within two seconds, and nobody waits for it longer than 20 ms. Both twice
-    over here, for the clients are on the same machine."""
+    """They are closed within two seconds of the main thread's time, and it does nothing for longer
+    than 20 ms while somebody waits for the answer to a PING."""
     limits = ["maxclients 12000"]
     node = make_node(start, server_kind, io_threads=io_threads, config=limits)
     node.load(policy_of(pki))
     raise_files(13000)
     crowded = crowd(node, pki.alice, 10_000)
+    operator = {"username": OPERATOR, "password": OPERATOR, "socket_timeout": 100}
     try:
-        slowest, began = 0.0, time.monotonic()
+        watcher = node.server.admin(**operator)
         change = [f"-{BIND_ALICE}", f"+{BIND_ALICE} session=1s"]
-        thread = threading.Thread(target=lambda: node.patch(*change))
-        watcher = node.server.admin(username=OPERATOR, password=OPERATOR)
-        thread.start()
-        while watcher.info("certauth")["certauth_sessions"] > 5:
-            t = time.monotonic()
-            watcher.ping()
-            slowest = max(slowest, time.monotonic() - t)
-            assert t < began + 20
-        took = time.monotonic() - began
-        thread.join()
-        print(f"{server_kind} {io_threads}: {took:.2f} s, slowest PING {slowest * 1000:.1f} ms")
-        assert took < 4
-        assert slowest < 0.04
+        with pinged(node.server, **operator) as longest:
+            began, before = time.monotonic(), worked(node.server)
+            patch(watcher, node.generation, node.generation + 1, change)
+            while watcher.info("certauth")["certauth_sessions"] > 5:
+                assert time.monotonic() < began + 60
+            took, work, slowest = time.monotonic() - began, worked(node.server) - before, longest()
+        print(
+            f"\n{server_kind} {io_threads}: {took:.2f} s, {work:.2f} of them of the main thread; "
+            f"{slowest * 1000:.1f} ms at the most while a PING waited"
+        )
+        assert work < 2
+        assert slowest < 0.02
     finally:
         for one in crowded:
             one.close()
