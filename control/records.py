@@ -17,6 +17,7 @@ from control.words import Origin as Origin
 from control.words import PatternKind as PatternKind
 from control.words import PubsubDefault as PubsubDefault
 from control.words import Reason as Reason
+from control.words import SeveralNames as SeveralNames
 from control.words import Severity as Severity
 from control.words import Stale as Stale
 from control.words import Switch as Switch
@@ -45,14 +46,16 @@ class Subject:
 
 @dataclass(frozen=True)
 class Demands:
-    """What certificates have to have, see "Demands" in docs/policy.md. 0, () and "" demand nothing;
-    None is what the cluster demands, and of the cluster nothing."""
+    """What certificates have to have, see "Demands" in docs/policy.md. 0, () and "" demand nothing,
+    "refuse" is what holds without a word; None is what the cluster demands, and of the cluster
+    nothing."""
 
     max_certificate_lifetime: int | None = None  # seconds from notBefore to notAfter
     required_extended_key_usages: tuple[str, ...] | None = None  # OIDs, as policy lines have them
     required_certificate_policies: tuple[str, ...] | None = None
     min_key_bits: int | None = None
     min_tls_version: MinTls | None = None
+    several_names: SeveralNames | None = None  # of a kind of which lines name one
 
     def over(self, defaults: "Demands") -> "Demands":
         """These, and where they say nothing, those."""

@@ -12,6 +12,7 @@ NodeRole = Literal["", "master", "replica", "cluster master", "cluster replica",
 Origin = Literal["endpoint", "found", "leaving", "gone"]
 Enforcement = Literal["shadow", "leave", "refuse"]
 MinTls = Literal["", "1.2", "1.3"]
+SeveralNames = Literal["refuse", "same"]
 TlsVersion = Literal["1.2", "1.3"]
 PubsubDefault = Literal["resetchannels", "allchannels"]
 AuthMethod = Literal["regular", "certificate"]

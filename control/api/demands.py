@@ -13,12 +13,15 @@ from control.api.web import caller, flag, guard, in_field, rehearsing, store
 from control.domain import preview
 from control.errors import refused
 from control.policy import lines as policy
-from control.records import Cluster, Demands, MinTls
+from control.records import Cluster, Demands, MinTls, SeveralNames
 from control.store import Stage
 
 Oid = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.]{1,128}$")]
 Oids = Annotated[list[Oid], Field(max_length=32)]
-REASONS = frozenset({"lifetime", "required_eku", "required_policy", "key_too_small", "tls_version"})
+REASONS = frozenset(
+    {"lifetime", "required_eku", "required_policy", "key_too_small", "tls_version", "ambiguous"}
+)
+SEVERAL = "set several-names same"
 NAMED = 10  # sessions in an error
 
 
@@ -30,6 +33,7 @@ class DemandsBody(Body):
     required_certificate_policies: Oids | None = None
     min_key_bits: Annotated[int, Field(ge=0, le=16384)] | None = None
     min_tls_version: MinTls | None = None
+    several_names: SeveralNames | None = None
 
 
 class DemandsAnswer(BaseModel):
@@ -40,10 +44,11 @@ class DemandsAnswer(BaseModel):
     required_certificate_policies: list[str] | None
     min_key_bits: int | None
     min_tls_version: MinTls | None
+    several_names: SeveralNames | None
 
 
 FIELDS = frozenset(DemandsBody.model_fields)
-NOTHING = Demands(0, (), (), 0, "")
+NOTHING = Demands(0, (), (), 0, "", "refuse")
 
 
 def demanded(before: Demands, sent: DemandsBody) -> Demands:
@@ -70,7 +75,7 @@ def check_sessions(change: Callable[[Stage], Any]) -> None:
     with ?force, nor in a preview, which says more."""
     if rehearsing() or flag("force"):
         return
-    found = [one for one in preview.differences(store(), change) if any(map(is_demand, one.added))]
+    found = [one for one in preview.differences(store(), change) if grows(one)]
     ending = [
         (one.database.name, node, session)
         for one in found
@@ -107,8 +112,14 @@ def check_own(after: Cluster) -> None:
         )
 
 
+def grows(one: preview.Difference) -> bool:
+    """Whether a database would demand something more, one name of each kind included."""
+    return any(map(is_demand, one.added)) or SEVERAL in one.removed
+
+
 def is_demand(line: str) -> bool:
-    return line.startswith(tuple(f"set {name} " for name in policy.SETTINGS.values()))
+    settings = tuple(f"set {name} " for name in policy.SETTINGS.values())
+    return line != SEVERAL and line.startswith(settings)
 
 
 def ask() -> preview.Ask:

@@ -28,7 +28,7 @@ from control.api.web import (
 )
 from control.domain import passwords
 from control.errors import forbidden, invalid
-from control.policy import bindings, core, pasted
+from control.policy import bindings, core, pasted, refusals, taking
 from control.policy import lines as policy
 from control.records import (
     BUILTIN_ROLES,
@@ -69,7 +69,7 @@ class NewUserBody(UserBody):
 
 
 class OffBody(BaseModel):
-    """A server that refuses the user's rules."""
+    """A server that refuses the user's rules, or an identity of it."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
     bdb_uid: int
@@ -78,8 +78,8 @@ class OffBody(BaseModel):
 
 
 class UserAnswer(Answer):
-    """`off_on`: the servers on which the user is off, since they refuse its rules. `note`: what a
-    user without a role cannot do."""
+    """`off_on`: the servers that refuse the user's rules, so that it is off there, or an identity
+    of it, by which it is nobody there. `note`: what a user without a role cannot do."""
 
     uid: int
     name: str
@@ -302,11 +302,14 @@ def render(
 
 
 def off_on() -> dict[str, list[dict[str, Any]]]:
-    """Where users are off, since a server refuses their rules; by name as policy lines spell it."""
+    """Where a server refuses users' rules, or identities of them; by name as policy lines spell
+    it."""
     found: dict[str, list[dict[str, Any]]] = {}
     for node in store().nodes.refusing():
         for one in node.refused:
             if one.why:
-                where = {"bdb_uid": node.bdb_uid, "address": node.address, "why": one.why}
-                found.setdefault(one.user, []).append(where)
+                why = one.why if one.user else f"{refusals.told(one.line)} does not hold: {one.why}"
+                where = {"bdb_uid": node.bdb_uid, "address": node.address, "why": why}
+                for name in (one.user,) if one.user else taking.users_of(one.line):
+                    found.setdefault(name, []).append(where)
     return found

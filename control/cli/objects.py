@@ -26,6 +26,7 @@ from control.words import (
     Management,
     MinTls,
     PatternKind,
+    SeveralNames,
     Switch,
     TlsMode,
     TokenAlgorithm,
@@ -170,6 +171,8 @@ DEMANDS = (
           several_or_none, multiple=True),
     Field("min-key-bits", "min_key_bits", "Of their keys, as of RSA; 0: any.", kind=int),
     Field("min-tls", "min_tls_version", "Of clients' connections; '': any.", kind=choice(MinTls)),
+    Field("several-names", "several_names", "Of a kind of which lines name one; same: taken where "
+          "all that are known are one user's.", kind=choice(SeveralNames)),
 )  # fmt: skip
 
 

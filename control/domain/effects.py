@@ -24,6 +24,7 @@ SETTINGS = {
     "internal-trust": "Trust between nodes", "max-lifetime": "Longest life of a certificate",
     "require-eku": "Required key usages", "require-policy": "Required certificate policies",
     "min-key-bits": "Smallest key", "min-tls": "Oldest TLS version", "plain": "Without certificate",
+    "several-names": "Several names of a kind",
 }  # fmt: skip
 
 

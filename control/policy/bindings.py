@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar, get_args
+from urllib.parse import quote
 
 from control.policy import core, pasted, taking
 from control.records import Binding, BindingKind, Pattern, User
@@ -19,6 +20,7 @@ KINDS: tuple[BindingKind, ...] = get_args(BindingKind)
 BY_OID = ("attribute", "extension")
 SOMEBODY = "x"  # a user's name, while a line is only asked about
 OPTIONS = ("ca", "from", "session")
+URI_CHARACTERS = ":/?#[]@!$&'()*+,;=-._~"  # beside letters and digits (RFC 3986, 2.2 and 2.3)
 
 
 def line_of(binding: Binding, names: Sequence[str]) -> str:
@@ -148,13 +150,23 @@ def _spelled_name(text: str) -> tuple[str, ...]:
         return ()
 
 
+def escaped(text: str) -> str:
+    """A part of a URI with what it may not hold in hex, and hex digits in upper case (RFC 3986,
+    2.1 and 6.2.2.1); a percent sign that begins no such digits is one."""
+    parts = re.split(r"(%[0-9A-Fa-f]{2})", text)
+    parts[::2] = (quote(part, safe=URI_CHARACTERS) for part in parts[::2])
+    parts[1::2] = (part.upper() for part in parts[1::2])
+    return "".join(parts)
+
+
 def doubt(binding: Binding) -> str:
     """What is to be said of a value that certificates are not likely to have; "" for most."""
     value = binding.value
     likely = value
     if binding.kind == "uri":
         scheme, colon, rest = value.partition(":")
-        likely = scheme.lower() + colon + rest.replace(" ", "%20")
+        rest = escaped(rest)
+        likely = scheme.lower() + colon + rest
         if scheme.lower() == "spiffe":  # SPIFFE-ID section 2: no upper case in the trust domain
             domain, slash, path = rest.removeprefix("//").partition("/")
             likely = f"spiffe://{domain.lower()}{slash}{path}".rstrip("/")

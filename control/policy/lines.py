@@ -291,6 +291,7 @@ SETTINGS = {  # of Demands, in policy lines
     "required_certificate_policies": "require-policy",
     "min_key_bits": "min-key-bits",
     "min_tls_version": "min-tls",
+    "several_names": "several-names",
 }
 
 
@@ -302,7 +303,7 @@ def demand_lines(demands: Demands) -> list[str]:
 def demand_line(name: str, value: int | str | Sequence[str] | None) -> str:
     """The canonical line of a field of Demands; "" where it demands nothing. Raises
     core.CoreError."""
-    if not value:
+    if not value or value == "refuse":
         return ""
     text = str(value) if isinstance(value, int | str) else ",".join(value)
     unit = "s" if name == "max_certificate_lifetime" else ""

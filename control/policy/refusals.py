@@ -195,10 +195,15 @@ def said(refused: Iterable[Refused]) -> str:
     return f"{WORD} {'; '.join(found[:NAMED])}{more}" if found else ""
 
 
+def told(line: str) -> str:
+    """As much of a line as a sentence takes."""
+    return f"'{line[:80]}'"
+
+
 def _said(one: Refused) -> str:
     if one.line.startswith(LOCK):
-        return f"'{one.line[:80]}' is kept by leaving out whom it may concern: {one.why}"
-    what = f"user {one.user} is off here" if one.user else f"'{one.line[:80]}' does not hold here"
+        return f"{told(one.line)} is kept by leaving out whom it may concern: {one.why}"
+    what = f"user {one.user} is off here" if one.user else f"{told(one.line)} does not hold here"
     return f"{what}: {one.why}"
 
 

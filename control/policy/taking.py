@@ -20,6 +20,7 @@ LOOSE = frozenset(
     {
         "set enforce off", "set enforce shadow", "set unmatched leave", "set plain leave",
         "set password-auth allow", "set tls-client-auth optional", "set internal-trust allow",
+        "set several-names same",
     }
 )  # fmt: skip
 # Settings that each demand something of certificates, see docs/policy.md.

@@ -37,7 +37,8 @@ static const struct {
     [REASON_AMBIGUOUS] = {"it names one identity",
                           "it names several identities of a kind that the policy "
                           "binds",
-                          "bind its whole subject or its key, or issue one with a single name"},
+                          "issue one with a single name, or, where its lines agree, add: set "
+                          "several-names same"},
     [REASON_LOCKED] = {"", "a lock is on it", "wait until that line goes, or take it away"},
     [REASON_UNTRUSTED_ISSUER] =
         {"it comes from a trusted CA",
@@ -91,8 +92,8 @@ static const char *const MANAGED[REASON_COUNT] = {
     [REASON_NO_POLICY] = "register this server: redis-certauth db create",
     [REASON_OFF] = "redis-certauth db update <database> --tls-mode enabled",
     [REASON_AMBIGUOUS] =
-        "redis-certauth user identity add <user> --subject with its whole subject, or issue one "
-        "with a single name",
+        "issue one with a single name, or, where all that its names are is one user: "
+        "redis-certauth db update <database> --several-names same",
     [REASON_LOCKED] = "redis-certauth lock list has why and until when, and redis-certauth lock "
                       "delete ends it",
     [REASON_UNTRUSTED_ISSUER] = "redis-certauth ca set <file with all CAs> --trust-grows, or "
@@ -457,28 +458,66 @@ static bind_kind name_to_bind(identity *leaf, writer *w) {
     return kind;
 }
 
-/* The line, or the command, that binds it: by --email-san and --key-id, since --email and --key are
- * something else there. */
+/* The option of a command for an identity: --email, --key and --cert are something else there. */
+static void put_option(writer *w, bind_kind kind) {
+    put_string(w, " --");
+    switch (kind) {
+    case BIND_KEY: put_string(w, "key-id"); return;
+    case BIND_CERT: put_string(w, "fingerprint"); return;
+    default: put_string(w, bind_kind_name(kind));
+    }
+    if (kind == BIND_EMAIL) put_string(w, "-san");
+    if (kind == BIND_ATTRIBUTE || kind == BIND_EXTENSION) put_string(w, "-oid");
+}
+
+/* The line, or the command, that binds it. */
 static void tell_binding(writer *w, const request *r) {
     uint8_t bytes[4 * NAME_BYTES];
     writer name = {bytes, 0, sizeof bytes, false};
     bind_kind kind = name_to_bind(r->leaf, &name);
-    put_string(w,
-               r->managed ? "redis-certauth user identity add <user> --" : "add the line: bind ");
-    put_string(w, bind_kind_name(kind));
-    if (r->managed && kind == BIND_EMAIL) put_string(w, "-san");
-    if (r->managed && kind == BIND_KEY) put_string(w, "-id");
+    put_string(w, r->managed ? "redis-certauth user identity add <user>" : "add the line: bind ");
+    if (r->managed) put_option(w, kind);
+    else put_string(w, bind_kind_name(kind));
     put_byte(w, ' ');
     if (r->managed) put_shell_word(w, span_of(bytes, name.len));
     else put_token(w, span_of(bytes, name.len));
     put_string(w, r->managed ? ", where a role of that user has an ACL here" : " <user>");
 }
 
+/* The command that takes the identity of a `bind` line from its user; false where several have it,
+ * or it cannot be written. */
+static bool tell_unbinding(writer *w, const rule *line) {
+    uint8_t value[LINE_BYTES];
+    size_t at = 0, len = 0;
+    span text = rule_text(line), user, other;
+    for (int i = 0; i < 3; i++) token_read(&text, value, &len); /* bind, its kind, its value */
+    if (!rule_field(line, FIELD_USER, &at, &user) || rule_field(line, FIELD_USER, &at, &other) ||
+        !text_visible(user) || !text_visible(span_of(value, len)))
+        return false;
+    put_string(w, "redis-certauth user identity remove ");
+    put_shell_word(w, user);
+    put_option(w, (bind_kind)line->kind);
+    put_byte(w, ' ');
+    put_shell_word(w, span_of(value, len));
+    put_string(w, ", or that of the other user");
+    return true;
+}
+
+/* Lines that name the certificate exactly win over patterns and parts of a subject: of those, no
+ * line has to go. */
+static bool tell_certain(writer *w, const request *r, const decision *d) {
+    bool nobody = d->why == REASON_NO_BINDING;
+    if (!nobody && (d->why != REASON_CONFLICT || d->line == NULL)) return false;
+    if (!nobody && d->line->type != LINE_PATTERN && !is_attributes(d->line))
+        return r->managed && tell_unbinding(w, d->line);
+    tell_binding(w, r);
+    return true;
+}
+
 static void tell_cure(writer *w, const view *lines, const request *r, const decision *d) {
     const char *cure = r->leaf ? own_cure(lines, r, d) : NULL;
     put_string(w, "to change it: ");
-    if (d->why == REASON_NO_BINDING && r->leaf) {
-        tell_binding(w, r);
+    if (r->leaf && tell_certain(w, r, d)) {
         put_byte(w, '\n');
         return;
     }
@@ -502,7 +541,8 @@ static void tell_danger(writer *w, const request *r, const decision *d) {
     if (!is_attributes(d->line) || d->line->scoped || r->issuers->count == 0) return;
     put_string(w,
                "every CA that the policy trusts may write these attributes into a subject; for the "
-               "issuer of this certificate alone, add to the line: ca=");
+               "issuer of this certificate alone, ");
+    put_string(w, r->managed ? "give the identity --issued-by " : "add to the line: ca=");
     put_hex(w, span_of(r->issuers->ca[0].key, HASH_BYTES));
     put_byte(w, '\n');
 }

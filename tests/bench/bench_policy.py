@@ -11,6 +11,7 @@ from tests.bench.lab import (
     Lab,
     Link,
     by_turns,
+    cpu,
     encode,
     keep,
     login_cost,
@@ -226,13 +227,13 @@ def mixed(kind: Server, lab: Lab, answer: Answer) -> None:
         empty = {arm: resident(server) for arm, server in servers.items()}
 
         def load(arm: str) -> float:
-            generation = status(servers[arm].admin())["generation"] + 1
+            generation, before = status(servers[arm].admin())["generation"] + 1, cpu(servers[arm])
             with Link(servers[arm]) as link:
-                began = time.perf_counter()
                 send(link, "mixed", lines[arm], calls[arm], "LOAD", str(generation))
-                return time.perf_counter() - began
+            return cpu(servers[arm]) - before
 
         def memory(arm: str) -> float:
+            load(arm)
             return (resident(servers[arm]) - empty[arm]) / size
 
         def patch(arm: str) -> float:
@@ -243,19 +244,18 @@ def mixed(kind: Server, lab: Lab, answer: Answer) -> None:
 
         def restart(arm: str) -> float:
             servers[arm].stop(60)
-            began = time.perf_counter()
             servers[arm].start()
             login_cost(servers[arm], 1, shown[arm], "PING")
-            return time.perf_counter() - began
+            return cpu(servers[arm])
 
         def login(arm: str) -> float:
             return login_cost(servers[arm], count, shown[arm], "PING")
 
         measures: dict[str, tuple[int, Callable[[str], float]]] = {
-            "load, s": (1, load),
             "memory a line, bytes": (1, memory),
+            "processor time of a load, s": (min(3, lab.rounds), load),
             "a patch of a line, of the main thread, ms": (5 * lab.rounds, patch),
-            "from start to the first login, s": (min(3, lab.rounds), restart),
+            "processor time from start to the first login, s": (min(3, lab.rounds), restart),
             LOGIN: (5 * lab.rounds, login),
         }
         for what, (rounds, run_arm) in measures.items():

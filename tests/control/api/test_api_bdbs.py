@@ -73,6 +73,7 @@ def test_a_database_as_the_issue_writes_it(api: ControlPlane, pki: Pki) -> None:
         "required_certificate_policies": None,
         "min_key_bits": None,
         "min_tls_version": None,
+        "several_names": None,
         "generation": 1,
         "nodes": [],
         "refused": [],

@@ -29,6 +29,7 @@ def test_a_new_cluster_has_redis_enterprises_defaults(api: ControlPlane) -> None
         "required_certificate_policies": [],
         "min_key_bits": 0,
         "min_tls_version": "",
+        "several_names": "refuse",
         "min_control_TLS_version": "1.2",
         "min_data_TLS_version": "1.2",
         "options_method_forbidden": False,

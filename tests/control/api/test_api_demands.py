@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from control.policy import refusals, taking
-from tests.kit.node import Start, who
-from tests.kit.plane import Plane, enrolled_node
+from tests.kit.node import Start, turned_away, who
+from tests.kit.plane import Plane, enrolled_node, operator
 from tests.kit.rest import ControlPlane
 from tests.kit.servers import Server
 from tests.kit.support import Pki, days, wait_until
@@ -18,6 +18,7 @@ DEMANDS: dict[str, Any] = {
     "required_certificate_policies": ["1.3.6.1.4.1.99999.1"],
     "min_key_bits": 3072,
     "min_tls_version": "1.3",
+    "several_names": "same",
 }
 LINES = {
     "set max-lifetime 90d",
@@ -25,16 +26,18 @@ LINES = {
     "set require-policy 1.3.6.1.4.1.99999.1",
     "set min-key-bits 3072",
     "set min-tls 1.3",
+    "set several-names same",
 }
 EKU = ["1.3.6.1.4.1.99999.7", "1.3.6.1.5.5.7.3.2"]
 NOTHING: dict[str, Any] = {
     "max_certificate_lifetime": 0, "required_extended_key_usages": [],
     "required_certificate_policies": [], "min_key_bits": 0, "min_tls_version": "",
+    "several_names": "refuse",
 }  # fmt: skip
 
 
 def demanded(api: ControlPlane, uid: int = 1) -> set[str]:
-    names = tuple(f"set {name} " for name in taking.DEMANDS)
+    names = tuple(f"set {name} " for name in (*taking.DEMANDS, "several-names"))
     return {line for line in api.lines(uid) if line.startswith(names)}
 
 
@@ -89,6 +92,7 @@ def test_what_was_read_can_be_sent_back(api: ControlPlane) -> None:
         ("required_certificate_policies", ["1.3"] * 33, "invalid_schema", "at most 32"),
         ("min_key_bits", 512, "invalid_param", "from 1024 to 16384"),
         ("min_tls_version", "1.1", "invalid_schema", "'1.2' or '1.3'"),
+        ("several_names", "any", "invalid_schema", "'refuse' or 'same'"),
     ],
 )
 def test_a_demand_that_is_none_is_a_400_with_its_field(
@@ -130,6 +134,25 @@ def test_who_makes_a_demand_meets_it_or_says_that_it_is_meant(api: ControlPlane,
     assert api.ok("GET /v1/cluster")["max_certificate_lifetime"] == 0
     api.ok("PUT /v1/cluster?force", short, cert=pki.alice)
     assert api("GET /v1/cluster", cert=pki.alice).code == "lifetime"
+
+
+def test_the_rest_api_takes_several_names_where_the_cluster_does(
+    api: ControlPlane, pki: Pki
+) -> None:
+    """By one of them; who would be outside without that, as the caller, is told."""
+    api.trust(pki.ca)
+    user = {"name": "pod", "auth_method": "certificate", "role": "admin"}
+    api.ok("POST /v1/users", user | {"certificate_identities": [{"dns": "a.acme"}]})
+    both = pki.ca.issue("CN=pod", san=("dns:a.acme", "dns:b.acme"))
+    assert api("GET /v1/cluster", cert=both).code == "ambiguous"
+    api.ok(CLUSTER, {"several_names": "same"})
+    assert api("GET /v1/cluster", cert=both).status == 200
+    answer = api(CLUSTER, {"several_names": "refuse"}, cert=both)
+    assert (answer.status, answer.code) == (406, "demand_refuses_clients")
+    assert "ambiguous" in answer.text
+    other = {**user, "name": "other", "certificate_identities": [{"dns": "b.acme"}]}
+    api.ok("POST /v1/users", other)
+    assert api("GET /v1/cluster", cert=both).code == "conflict"
 
 
 # ---- What goes first -----------------------------------------------------------------------------
@@ -201,3 +224,31 @@ def test_a_certificate_that_lives_too_long_is_refused_by_name(
     assert (who(node, pki.alice), who(node, short)) == (None, "alice")
     plane.ok(f"{BDB}?wait_for_sync=10", {"max_certificate_lifetime": 0})
     assert who(node, pki.alice) == "alice"
+
+
+def test_a_certificate_of_several_names_logs_in_where_they_are_one_users(
+    plane: Plane, installed: Server, start: Start, pki: Pki
+) -> None:
+    """On the database that says so; names of two users are a conflict, and to refuse several names
+    again wants to be meant where it ends a session."""
+    node = enrolled_node(start, installed, plane.config.home, pki)
+    plane.register(node)
+    user = {"auth_method": "certificate", "role": "admin"}
+    for name in ("web", "api"):
+        identities = [{"dns": f"{name}.acme"}]
+        plane.ok("POST /v1/users?wait_for_sync=10",
+                 user | {"name": name, "certificate_identities": identities})  # fmt: skip
+    one, two = (
+        pki.ca.issue("CN=x", san=("dns:web.acme", f"dns:{other}.acme")) for other in ("www", "api")
+    )
+    admin = operator(node)
+    assert turned_away(node, one, admin) == "ambiguous"
+    plane.ok(f"{BDB}?wait_for_sync=10", {"several_names": "same"})
+    assert turned_away(node, two, admin) == "conflict"
+    with node.tls(one).connect() as client:
+        assert client.command("ACL", "WHOAMI") == b"web"
+        answer = plane(BDB, {"several_names": None})
+        assert (answer.status, answer.code) == (406, "demand_refuses_clients")
+        assert "web at 127.0.0.1 (CN=x" in answer.text
+        plane.ok(f"{BDB}?force&wait_for_sync=10", {"several_names": None})
+    assert turned_away(node, one, admin) == "ambiguous"

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from control.policy import bindings
-from tests.kit.node import Start, who
-from tests.kit.plane import Plane, enrolled_node
+from tests.kit.node import Start, turned_away, who
+from tests.kit.plane import Plane, enrolled_node, operator
 from tests.kit.rest import ControlPlane
 from tests.kit.servers import Server
 from tests.kit.support import Cert, Pki, wait_until
@@ -122,12 +122,28 @@ def test_a_ca_is_named_by_name_hash_or_key(api: ControlPlane, pki: Pki) -> None:
         assert told["certificate_identities"] == [{"uri": CART, "ca": pki.ca.key_id}]
 
 
+RARE = {
+    "SPIFFE://Acme/x": "spiffe://acme/x",
+    "urn:a b": "urn:a%20b",
+    "urn:a%2fb": "urn:a%2Fb",
+    "urn:100%": "urn:100%25",
+    "urn:a%zz%41": "urn:a%25zz%41",
+    "urn:m\u00fcller": "urn:m%C3%BCller",
+    "HTTPS://a.acme/<x>": "https://a.acme/%3Cx%3E",
+}
+COMMON = [CART, "urn:a%20b", "https://[::1]:8/a;b=c?d=e&f=%2F#~g", "mailto:a@acme"]
+
+
 def test_a_value_that_certificates_rarely_hold_comes_with_a_warning(api: ControlPlane) -> None:
     """It is kept as it is: comparison is byte for byte."""
-    made = api.ok("POST /v1/users", cart({"uri": "SPIFFE://Acme/x"}))
-    assert made["certificate_identities"] == [{"uri": "SPIFFE://Acme/x"}]
-    assert "'spiffe://acme/x'" in made["warnings"][0]
-    assert "warnings" not in api.ok("PUT /v1/users/2", {"certificate_identities": [{"uri": CART}]})
+    api.ok("POST /v1/users", cart({"cn": "x"}))
+    for value, likely in RARE.items():
+        made = api.ok("PUT /v1/users/2", {"certificate_identities": [{"uri": value}]})
+        assert made["certificate_identities"] == [{"uri": value}]
+        assert made["warnings"][0].endswith(f"likely to hold '{likely}'")
+    for value in (*COMMON, *RARE.values()):
+        body = {"certificate_identities": [{"uri": value}]}
+        assert "warnings" not in api.ok("PUT /v1/users/2", body), value
 
 
 def test_the_api_logs_in_by_each_identity(api: ControlPlane, pki: Pki) -> None:
@@ -157,13 +173,17 @@ def pods(pki: Pki, count: int, uri: str = CART) -> list[Cert]:
 def test_ten_pods_are_one_user_by_their_spiffe_id(
     plane: Plane, server_kind: Server, start: Start, pki: Pki
 ) -> None:
-    """Each with a certificate of its own; the pod of another service is refused."""
+    """Each with a certificate of its own, as a workload that has no subject; the pod of another
+    service is refused."""
     node = enrolled_node(start, server_kind, plane.config.home, pki)
     plane.register(node)
     plane.ok("POST /v1/users?wait_for_sync=10", cart({"uri": CART}, role="admin"))
     assert {who(node, cert) for cert in pods(pki, 10)} == {"cart"}
+    assert who(node, pki.ca.issue("", san=(f"uri:{CART}",))) == "cart"
     (stranger,) = pods(pki, 1, CART + "-2")
-    assert who(node, stranger) is None
+    other = pki.ca.issue("", san=(f"uri:{CART}/2",))
+    for leaf in (stranger, other):
+        assert turned_away(node, leaf, operator(node)) == "no_binding"
 
 
 def test_a_subject_changes_with_an_overlap_and_no_login_is_refused(
@@ -185,6 +205,7 @@ def test_a_subject_changes_with_an_overlap_and_no_login_is_refused(
             assert after.command("ACL", "WHOAMI") == b"cart"
             plane.ok(f"PUT {user}", {"certificate_identities": both[1:]})
             wait_until(lambda: who(node, old) is None, "the old subject is nobody")
+            assert turned_away(node, old, operator(node)) == "no_binding"
             assert after.command("ACL", "WHOAMI") == b"cart"
 
 
@@ -230,4 +251,5 @@ def test_each_kind_is_the_user_and_its_like_is_refused(
     value, good, bad = KINDS[kind]
     plane.ok("POST /v1/users?wait_for_sync=10", cart({kind: value}, role="admin"))
     assert who(node, pki.ca.issue(**{"subject": "CN=one", **good})) == "cart"
-    assert who(node, pki.ca.issue(**{"subject": "CN=two", **bad})) is None
+    other = pki.ca.issue(**{"subject": "CN=two", **bad})
+    assert turned_away(node, other, operator(node)) == "no_binding"

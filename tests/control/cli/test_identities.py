@@ -17,7 +17,7 @@ from control.cli.main import main
 from control.policy import bindings
 from tests.kit.plane import initialised
 from tests.kit.rest import ADMIN
-from tests.kit.support import ROOT, Pki, root
+from tests.kit.support import ROOT, Cert, Pki, root
 
 CART = "spiffe://acme/ns/shop/sa/cart"
 
@@ -163,6 +163,109 @@ def test_each_example_of_the_page_works(run: Shell, pki: Pki, tmp_path: Path) ->
         found = run(*(tmp_path / one if one.endswith(".pem") else one for one in words))
         assert found.exit_code == 0, found.output
     assert run.identities("user", "show", "jane") == [{"subject": "CN=jane,OU=sales,O=acme"}]
+
+
+# ---- The cures of explain ----
+
+CURES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
+    # kind → a subject, SANs, and the words of the command that explain advises
+    "subject": ("CN=it's,O=acme", (f"uri:{CART}",), ("--subject", "CN=it's,O=acme")),
+    "uri": ("", (f"uri:{CART}", "dns:a.acme", "dns:b.acme"), ("--uri", CART)),
+    "dns": ("", ("dns:a.acme",), ("--dns", "a.acme")),
+    "email": ("", ("email:a@acme",), ("--email-san", "a@acme")),
+    "ip": ("", ("ip:10.0.0.1",), ("--ip", "10.0.0.1")),
+    "upn": ("", ("upn:a@ad",), ("--upn", "a@ad")),
+    "key": ("", ("dns:c.acme", "dns:d.acme"), ("--key-id",)),
+}
+
+
+class Explained:
+    """A database whose servers are not there: who its policy says that certificates are."""
+
+    def __init__(self, run: Shell, folder: Path, ca: bytes) -> None:
+        self.run, self.file = run, folder / "leaf.pem"
+        (folder / "ca.pem").write_bytes(ca)
+        self.done("ca set", folder / "ca.pem")
+        self.done("db create orders --endpoint 127.0.0.1:1 --tls-mode enabled",
+                  "--server-ca", folder / "ca.pem", "--grant", "None=Full Access")  # fmt: skip
+
+    def done(self, text: str, *words: object) -> None:
+        found = self.run(*text.split(), *words, "--no-wait", "--yes")
+        assert found.exit_code == 0, found.output
+
+    def user(self, name: str, *words: str) -> None:
+        self.done(f"user create {name} --role None", *words)
+
+    def decision(self, leaf: Cert) -> str:
+        self.file.write_bytes(leaf.pem)
+        return str(self.run("explain", self.file, "--db", "orders").output)
+
+    def cured(self, leaf: Cert, reason: str) -> list[str]:
+        """Runs the command that explain advises; its words."""
+        told = self.decision(leaf)
+        assert f"\n{reason}: " in told
+        words_of = r"^to change it: .*?redis-certauth ((?:'[^']*'|\\'|[^,\n'])+)"
+        advised = re.search(words_of, told, re.M)
+        assert advised, told
+        words = shlex.split(advised[1].replace("<user>", "app").replace("<database>", "orders"))
+        self.done("", *words)
+        return words
+
+
+@pytest.fixture
+def explained(run: Shell, pki: Pki, tmp_path: Path) -> Explained:
+    return Explained(run, tmp_path, pki.ca.pem)
+
+
+def test_the_cure_of_each_kind_of_identity_is_one(explained: Explained, pki: Pki) -> None:
+    """The command that explain prints for a certificate that nobody has makes it the user's, by
+    what it has: the subject, else a SAN that is the only one of its kind, else its key."""
+    explained.user("app", "--cn", "nobody")
+    for kind, (subject, names, words) in CURES.items():
+        leaf = pki.ca.issue(subject, san=names)
+        cure = explained.cured(leaf, "no_binding")
+        assert tuple(cure[4 : 4 + len(words)]) == words, kind
+        assert "decision: login app\n" in explained.decision(leaf), kind
+
+
+def test_the_cure_of_several_names_is_one(explained: Explained, pki: Pki) -> None:
+    """Where they are one user's; a whole subject beside the line for a name would be none."""
+    explained.user("app", "--dns", "a.acme", "--subject", "CN=pod")
+    leaf = pki.ca.issue("CN=pod", san=("dns:a.acme", "dns:b.acme"))
+    words = explained.cured(leaf, "ambiguous")
+    assert words == ["db", "update", "orders", "--several-names", "same"]
+    assert "decision: login app\n" in explained.decision(leaf)
+
+
+def test_the_cure_of_a_conflict_is_one(explained: Explained, pki: Pki) -> None:
+    """Of two identities one goes; of two parts of a subject none, for the whole one wins."""
+    explained.user("app", "--cn", "app", "--attributes", "OU=eng")
+    explained.user("web", "--uri", CART, "--dns", "it's.acme")
+    explained.user("own", "--dns", "own.acme", "--attributes", "O=acme")
+    leaf = pki.ca.issue("CN=app", san=("dns:it's.acme",))
+    words = explained.cured(leaf, "conflict")
+    assert words[:4] in (["user", "identity", "remove", name] for name in ("app", "web"))
+    other = {"app": "web", "web": "app"}[words[3]]
+    assert f"decision: login {other}\n" in explained.decision(leaf)
+    parts = pki.ca.issue("CN=x,OU=eng,O=acme")
+    assert explained.cured(parts, "conflict")[:4] == ["user", "identity", "add", "app"]
+    assert "decision: login app\n" in explained.decision(parts)
+
+
+def test_explain_says_how_a_part_of_a_subject_is_kept_to_a_ca(
+    explained: Explained, pki: Pki
+) -> None:
+    """In words of the command line, and no more once it is."""
+    explained.user("app", "--attributes", "OU=eng")
+    leaf = pki.ca.issue("CN=x,OU=eng")
+    option = f"--issued-by {pki.ca.key_id}"
+    assert f"give the identity {option}" in explained.decision(leaf)
+    explained.done(f"user identity add app --cn y {option}")
+    explained.done("user identity remove app --attributes OU=eng")
+    explained.done(f"user identity add app --attributes OU=eng {option}")
+    told = explained.decision(leaf)
+    assert "decision: login app\n" in told
+    assert "--issued-by" not in told
 
 
 # ---- Lines -----------------------------------------------------------------------------------

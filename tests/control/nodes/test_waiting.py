@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from control.api.openapi import declared
 from control.nodes import waiting
 from control.nodes.waiting import IN_FORCE
+from control.policy import refusals
 from control.records import Database
 from control.reports import Node, Refused
 from tests.kit.rest import ControlPlane
@@ -207,6 +209,31 @@ def test_a_user_whom_a_server_refuses_is_not_in_force(api: ControlPlane) -> None
     assert waiting.wait_for_sync(api.store, moved, 0) == [why]
     assert waiting.in_force(api.store, moved) == "0/1"
     assert api.ok("GET /v1/users/2")["off_on"][0]["why"] == "Unknown command"
+
+
+def test_an_identity_that_a_server_refuses_is_said_of_its_users(api: ControlPlane) -> None:
+    """As a module does that is older than its kind: where, and by what they are nobody there; they
+    are on by all else that they have, and of other users nothing is said."""
+    part = {"attributes": "OU=eng", "shared": True}
+    for name in ("cart", "web"):
+        identities = [{"cn": name}, part]
+        body = {**certified(name), "certificate_identities": identities}
+        del body["certificate_subject_line"]
+        api.ok("POST /v1/users", body)
+    api.ok("POST /v1/users", certified("other"))
+    (line,) = (one for one in api.lines() if one.startswith("bind attributes"))
+    (refused,) = refusals.blamed(f"1 problems; line 1: no {line[5:15]}", [f"+{line}"], (), ()) or ()
+    assert refusals.deviation([refused]) == {line: -1}
+    generation = api.store.policies.target(1).generation
+    node = Node(1, "127.0.0.1:6380", generation, True, "REFUSED x", refused=(refused,))
+    api.store.nodes.report(1, [node])
+    why = f"'{line}' does not hold: no attributes"
+    told = [{"bdb_uid": 1, "address": "127.0.0.1:6380", "why": why}]
+    users = {one["name"]: one.get("off_on", []) for one in api.ok("GET /v1/users")}
+    assert users == {"admin": [], "cart": told, "web": told, "other": []}
+    assert api.ok("GET /v1/users/3")["off_on"] == told
+    api.store.nodes.report(1, [replace(node, error="", refused=())])
+    assert "off_on" not in api.ok("GET /v1/users/3")
 
 
 def test_every_changing_route_takes_it(api: ControlPlane) -> None:
