@@ -17,12 +17,12 @@ from OpenSSL import SSL, crypto
 from control.pki.guarded import CertificateError, guarded
 from control.pki.keys import (
     RSA_BITS,
-    WEAK,
     is_for_key,
     load_key,
     open_key,
     public_bytes,
     render_key,
+    weakness_of,
 )
 from control.pki.pem import (
     Issued,
@@ -139,11 +139,11 @@ def check_trust(pem: str) -> tuple[str, ...]:
 
 def weakness(certificate: bytes) -> str:
     """Why servers that ask for security level 2, as Debian's do, let in nobody below a CA; "" where
-    they do. Raises CertificateError."""
-    with guarded("the certificate cannot be read"):
+    they do, and where `cryptography` cannot tell."""
+    key, weak = None, ""
+    with suppress(CertificateError), guarded("the certificate"):
         loaded = load_der(certificate)
-        key = loaded.public_key()
-        weak = WEAK.get(loaded.signature_algorithm_oid.dotted_string)
+        key, weak = loaded.public_key(), weakness_of(loaded)
     if isinstance(key, rsa.RSAPublicKey) and key.key_size < RSA_BITS[0]:
         return f"its key has {key.key_size} bits: servers at OpenSSL's security level 2 refuse it"
     if weak and not is_issued_by(certificate, certificate):
@@ -273,6 +273,12 @@ class _UnknownKeyError(CertificateError):
 
 
 def _has_known_key(certificate: bytes, which: str) -> None:
+    with (
+        suppress(CertificateError),
+        guarded(which),
+    ):  # what else is odd in it is libcrypto's to judge
+        _loaded([certificate], 0).get_pubkey().to_cryptography_key()
+        return
     try:
         load_der(certificate, which).public_key()
     except UnsupportedAlgorithm as error:
