@@ -181,8 +181,9 @@ def _check_client(der: bytes, which: str) -> None:
         raise CertificateError(f"{which} cannot be a client's own: {error}") from error
     if decided.user is None:
         steps = (step for step in decided.trace if step.startswith(f"{decided.reason}:"))
+        kind = "may not sign certificates" if core.powers(der).ca else "is not a CA certificate"
         raise CertificateError(
-            f"{which} is not a CA certificate, and as a client's own it would be refused: "
+            f"{which} {kind}, and as a client's own it would be refused: "
             f"{next(steps, decided.reason)}"
         )
 
@@ -236,7 +237,9 @@ def check_authorities(pem: str) -> str:
 
 
 def _check_ca(certificate: bytes, which: str) -> None:
-    powers = core.powers(certificate)
+    powers, identity = core.powers(certificate), identity_of(certificate)
+    if not powers.certificates and identity.refusal == "malformed":  # then no usage is read at all
+        raise CertificateError(f"{which} does not parse as it has to: {identity.detail}")
     if not powers.ca:
         raise CertificateError(
             f"{which} is not a CA certificate: its basic constraints do not say "
@@ -273,10 +276,8 @@ class _UnknownKeyError(CertificateError):
 
 
 def _has_known_key(certificate: bytes, which: str) -> None:
-    with (
-        suppress(CertificateError),
-        guarded(which),
-    ):  # what else is odd in it is libcrypto's to judge
+    # By libcrypto first: what else is odd in the certificate is no matter of its key.
+    with suppress(CertificateError), guarded(which):
         _loaded([certificate], 0).get_pubkey().to_cryptography_key()
         return
     try:

@@ -60,7 +60,7 @@ def name(text: str) -> Name:
         found = core.parse_name(_unstripped(pasted, plain))
         slashes = plain.startswith("/")
         read, order = (found, "") if slashes else _ordered(found, _Blanks.of(plain), in_order)
-        sure = not (slashes or in_order or BLANKS.search(_bare(plain)))
+        sure = not (slashes or in_order or BLANKS.search(_bare(plain)) or LONG.match(plain))
     doubts = [*_doubts(pasted, read, sure), *([] if len(lines) > 1 else _one_value(read))]
     remarks = [*doubts, *([order] if order else [])]
     return Name(read, f"read {'; and '.join(remarks)}" if remarks else "")

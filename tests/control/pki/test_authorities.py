@@ -95,6 +95,26 @@ def test_what_another_parser_does_not_read_is_taken_where_libcrypto_does() -> No
         check_trust(render(middle))
 
 
+def test_a_ca_that_does_not_parse_is_refused_for_that() -> None:
+    """Not for its key usage, which is there and which nobody reads then; and a CA that may sign
+    nothing is still one."""
+    odd = certs.extension(corpus.NAME_CONSTRAINTS, b"\x30\x80")
+    broken = certs.certificate(certs.person("A"), odd, extensions=certs.CA_USUAL)
+    assert not core.powers(broken).certificates
+    for check in (check_trust, check_clients):
+        with pytest.raises(CertificateError, match="does not parse") as refused:
+            check(render(broken) + pem(certs.ca()))
+        assert "key usage" not in str(refused.value)
+        assert "is not a CA" not in str(refused.value)
+    usage = certs.key_usage(b"\5\x20")  # keyEncipherment
+    usual = [one for one in certs.CA_USUAL if corpus.kind(one) != corpus.kind(usage)]
+    idle = certs.certificate(certs.person("A"), usage, extensions=usual)
+    with pytest.raises(CertificateError, match="may not sign certificates: its key usage"):
+        check_trust(render(idle))
+    with pytest.raises(CertificateError, match="may not sign certificates, and as a client's own"):
+        check_clients(render(idle))
+
+
 @pytest.mark.parametrize("digest", ["sha1", "sha256"])
 def test_what_names_its_hash_apart_is_judged_by_it_too(tmp_path: Path, digest: str) -> None:
     """RSASSA-PSS: of a list and of a request."""
