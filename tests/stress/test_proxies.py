@@ -92,8 +92,8 @@ def snippet_of(name: str, port: int, pki: Pki, config: Config) -> str:
     snippet = text.partition(f"```{name}\n")[2].partition("```")[0]
     chain, key = pki.server.files
     folder = Path(tempfile.mkdtemp(dir=scratch()))
-    (folder / "both").write_bytes(Path(chain).read_bytes() + Path(key).read_bytes())
-    (folder / "clients").write_bytes(pki.ca.pem)
+    (folder / "api.pem").write_bytes(Path(chain).read_bytes() + Path(key).read_bytes())
+    (folder / "clients.pem").write_bytes(pki.ca.pem)
     shown = PROXIES[name].port
     assert shown in snippet
     places = {
@@ -101,8 +101,7 @@ def snippet_of(name: str, port: int, pki: Pki, config: Config) -> str:
         .replace(" 443", f" 127.0.0.1:{port}"),
         f"/etc/{PROXIES[name].program}/api.crt": chain,
         f"/etc/{PROXIES[name].program}/api.key": key,
-        f"/etc/{PROXIES[name].program}/api.pem": str(folder / "both"),
-        f"/etc/{PROXIES[name].program}/clients.pem": str(folder / "clients"),
+        "/etc/haproxy": str(folder),
         "/run/redis-certauth/proxy.sock": config.proxy_socket,
     }  # fmt: skip
     for what, real in places.items():
