@@ -124,6 +124,8 @@ def of_identity(given: dict[str, Any]) -> str:
     if len(given) != 1:
         raise ValueError("a lock has no options: send the kind and its value alone")
     one = bindings.read(given)
+    if one.kind == "subject" and (remark := pasted.name(given["subject"]).remark):
+        warn(f"identity: {remark}")
     return core.canonical(f"lock {one.kind} {core.quote(one.value)}")
 
 

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+import click
 import yaml
 
 from control.api import models
@@ -25,7 +26,7 @@ from control.api.roles import RoleBody
 from control.api.users import UserBody
 from control.cli import files, issuers, loading
 from control.cli.client import Client
-from control.cli.output import IDENTITIES
+from control.cli.output import IDENTITIES, clean
 from control.pki import trust
 from control.pki.guarded import CertificateError
 from control.pki.reading import certificates_in, render_all
@@ -226,7 +227,9 @@ def _object(section: str, where: str, found: Any, folder: Path) -> Fields:
     if "password_file" in fields:
         fields["password_file"] = str(folder / fields["password_file"])
     try:
-        return normal(section, fields)
+        made = normal(section, fields)
+        _tell(where, fields)
+        return made
     except (core.CoreError, TypeError, ValueError, KeyError, AttributeError) as error:
         raise PolicyFileError(f"{where}: a field has the wrong form: {error}") from error
 
@@ -327,9 +330,23 @@ MOST = 1_000_000  # spellings that are kept
 
 
 @lru_cache(MOST)
+def _read_name(text: str) -> pasted.Name:
+    return pasted.name(text)
+
+
 def _name(text: str) -> str:
     """A subject in its canonical spelling. Raises core.CoreError."""
-    return pasted.name(text).text
+    return _read_name(text).text
+
+
+def _tell(where: str, fields: Fields) -> None:
+    """How subjects were read that can be read in two ways: what the API gets is canonical. Raises
+    whatever comes of fields of another form."""
+    subjects = [fields.get("certificate_subject_line")]
+    subjects += [one.get("subject") for one in fields.get(IDENTITIES, ())]
+    for subject in filter(None, subjects):
+        if remark := _read_name(subject).remark:
+            click.echo(clean(f"warning: {where}: the subject was {remark}"), err=True)
 
 
 def identity(found: Any) -> Fields:

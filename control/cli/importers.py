@@ -80,10 +80,18 @@ def _subject(out: Import, where: str, login: str, subjects: Subjects) -> str | N
         out.note(where, f"no certificate given has '{login}': give it, or a --subject template")
         return None
     try:
-        return pasted.name(text).text
+        return _read_name(out, where, text)
     except core.CoreError as error:
         out.note(where, f"'{text}' is not a subject: {error}")
         return None
+
+
+def _read_name(out: Import, where: str, text: str) -> str:
+    """Canonical, and a note where it can be read in two ways. Raises core.CoreError."""
+    read = pasted.name(text)
+    if read.remark:
+        out.note(where, f"the subject was {read.remark}")
+    return read.text
 
 
 # ---- An ACL file ---------------------------------------------------------------------------------
@@ -273,7 +281,7 @@ def _mapped(
     if subject is None:
         return
     try:
-        subject = pasted.name(subject).text
+        subject = _read_name(out, where, subject)
     except core.CoreError as error:
         out.note(where, f"'{subject}' is not a subject: {error}")
         return

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from control.pki.guarded import CertificateError, guarded
 from control.pki.guarded import CrlError as CrlError
 from control.pki.issue import CLOCK_SKEW
-from control.pki.keys import WEAK, hash_for, load_key
+from control.pki.keys import hash_for, load_key, weakness_of
 from control.pki.pem import Issued, identity_of, is_issued_by, load_der, printable, printable_name
 from control.pki.reading import lists_in, render
 from control.policy import core
@@ -109,12 +109,12 @@ def _issuer(crl: x509.CertificateRevocationList, known: Sequence[bytes]) -> byte
             f"the list is from '{name}', and no CA of that name is known here: send its "
             "certificate along, up to a CA that is trusted",
         )
-    weak = WEAK.get(crl.signature_algorithm_oid.dotted_string)
+    weak = weakness_of(crl)
     if weak:
         raise CrlError(
             "crl_algorithm",
-            f"the list of '{name}' is signed with {weak}, which anybody may have forged: let the "
-            "CA sign with SHA-256 (AD CS: certutil -setreg ca\\csp\\CNGHashAlgorithm SHA256)",
+            f"the list of '{name}' is signed with {weak}, which is not taken here: let the CA "
+            "sign with SHA-256 (AD CS: certutil -setreg ca\\csp\\CNGHashAlgorithm SHA256)",
         )
     signers = [one for one in named if _signed(crl, one)]
     if not signers:

@@ -1,5 +1,8 @@
 """Private keys: their kinds, making and reading them."""
 
+from contextlib import suppress
+
+from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -16,6 +19,7 @@ from control.pki.pem import load_certificate
 from control.pki.reading import key_in
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
+Signed = x509.Certificate | x509.CertificateRevocationList | x509.CertificateSigningRequest
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
 CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 RSA_BITS = (2048, 8192)  # the least and the most of a requester's key
@@ -25,6 +29,7 @@ WEAK = {
     "1.2.840.113549.1.1.5": "SHA-1", "1.3.14.3.2.29": "SHA-1", "1.2.840.10040.4.3": "SHA-1",
     "1.2.840.10045.4.1": "SHA-1",
 }  # fmt: skip
+PSS = "1.2.840.113549.1.1.10"  # names its hash apart
 KINDS = "keys are of the kinds EC, RSA and Ed25519"
 
 
@@ -36,6 +41,18 @@ def seal_key(key_pem: str, passphrase: str) -> str:
 def open_key(key_pem: str, passphrase: str) -> str:
     """The PEM of a private key without its encryption. Raises CertificateError."""
     return render_key(load_key(key_pem, passphrase))
+
+
+def weakness_of(signed: Signed) -> str:
+    """The hash of a signature that proves nothing any more; "" of others, and where it cannot be
+    told."""
+    algorithm = signed.signature_algorithm_oid.dotted_string
+    if algorithm != PSS:
+        return WEAK.get(algorithm, "")
+    with suppress(CertificateError), guarded("the signature"):
+        used = signed.signature_hash_algorithm
+        return {"sha1": "SHA-1", "md5": "MD5"}.get(used.name if used else "", "")
+    return ""
 
 
 def is_for_key(certificate: str, key_pem: str) -> bool:

@@ -22,7 +22,6 @@ from control.pki.issue import (
 )
 from control.pki.keys import (
     KINDS,
-    WEAK,
     KeyType,
     PublicKey,
     check_requested_key,
@@ -31,6 +30,7 @@ from control.pki.keys import (
     new_key,
     public_bytes,
     render_key,
+    weakness_of,
 )
 from control.pki.pem import Issued, load_certificate, printable_name
 from control.pki.reading import request_in
@@ -95,7 +95,7 @@ def read_request(pem: str) -> Request:
             key = check_requested_key(csr.public_key())  # first: verifying with a huge one is slow
         except UnsupportedAlgorithm as error:
             raise CertificateError(KINDS) from error
-        weak = WEAK.get(csr.signature_algorithm_oid.dotted_string)
+        weak = weakness_of(csr)
         if weak:
             raise CertificateError(
                 f"the CSR is signed with {weak}, which is not taken here: make it again with "

@@ -17,12 +17,12 @@ from OpenSSL import SSL, crypto
 from control.pki.guarded import CertificateError, guarded
 from control.pki.keys import (
     RSA_BITS,
-    WEAK,
     is_for_key,
     load_key,
     open_key,
     public_bytes,
     render_key,
+    weakness_of,
 )
 from control.pki.pem import (
     Issued,
@@ -139,11 +139,11 @@ def check_trust(pem: str) -> tuple[str, ...]:
 
 def weakness(certificate: bytes) -> str:
     """Why servers that ask for security level 2, as Debian's do, let in nobody below a CA; "" where
-    they do. Raises CertificateError."""
-    with guarded("the certificate cannot be read"):
+    they do, and where `cryptography` cannot tell."""
+    key, weak = None, ""
+    with suppress(CertificateError), guarded("the certificate"):
         loaded = load_der(certificate)
-        key = loaded.public_key()
-        weak = WEAK.get(loaded.signature_algorithm_oid.dotted_string)
+        key, weak = loaded.public_key(), weakness_of(loaded)
     if isinstance(key, rsa.RSAPublicKey) and key.key_size < RSA_BITS[0]:
         return f"its key has {key.key_size} bits: servers at OpenSSL's security level 2 refuse it"
     if weak and not is_issued_by(certificate, certificate):
@@ -181,8 +181,9 @@ def _check_client(der: bytes, which: str) -> None:
         raise CertificateError(f"{which} cannot be a client's own: {error}") from error
     if decided.user is None:
         steps = (step for step in decided.trace if step.startswith(f"{decided.reason}:"))
+        kind = "may not sign certificates" if core.powers(der).ca else "is not a CA certificate"
         raise CertificateError(
-            f"{which} is not a CA certificate, and as a client's own it would be refused: "
+            f"{which} {kind}, and as a client's own it would be refused: "
             f"{next(steps, decided.reason)}"
         )
 
@@ -236,7 +237,9 @@ def check_authorities(pem: str) -> str:
 
 
 def _check_ca(certificate: bytes, which: str) -> None:
-    powers = core.powers(certificate)
+    powers, identity = core.powers(certificate), identity_of(certificate)
+    if not powers.certificates and identity.refusal == "malformed":  # then no usage is read at all
+        raise CertificateError(f"{which} does not parse as it has to: {identity.detail}")
     if not powers.ca:
         raise CertificateError(
             f"{which} is not a CA certificate: its basic constraints do not say "
@@ -273,6 +276,10 @@ class _UnknownKeyError(CertificateError):
 
 
 def _has_known_key(certificate: bytes, which: str) -> None:
+    # By libcrypto first: what else is odd in the certificate is no matter of its key.
+    with suppress(CertificateError), guarded(which):
+        _loaded([certificate], 0).get_pubkey().to_cryptography_key()
+        return
     try:
         load_der(certificate, which).public_key()
     except UnsupportedAlgorithm as error:

@@ -31,7 +31,15 @@ LONG = re.compile(r"[A-Za-z]+Name\s*=")  # of `openssl x509 -nameopt multiline`
 SECTION = re.compile(r"\[\w+\]\s*")
 TYPE = r"[A-Za-z][A-Za-z0-9-]*|(?:OID\.)?[0-9]+(?:\.[0-9]+)+"
 RDN = re.compile(r"(?:\\.|[^,\\])+")
-HIDDEN = re.compile(r"(?<=\S)\s(?:CN|OU|O|C|DC|L|ST|UID)\s*=", re.IGNORECASE)
+KNOWN = "CN|OU|O|C|DC|L|ST|UID|E|emailAddress|serialNumber|title|userId|[A-Za-z]+Name"
+HIDDEN = re.compile(rf"(?<=\S)[\s/](?:{KNOWN})\s*=", re.IGNORECASE)
+SURE = re.compile(r'\\.|"(?:\\.|""|[^"\\])*"')  # of what is escaped or quoted, nothing separates
+SEVERAL = re.compile(rf"\+\s*(?:{TYPE})\s*=")
+BLANKS = re.compile(r"[ \t](?=[=,;+])|[=,;+][ \t]")
+# Where a value that begins or ends with a blank shows it, in what escapes nothing.
+EDGES = re.compile(
+    r"(?:[^ \t]=|=[ \t])[ \t]|[ \t](?:[,;]|[ \t]\+|\+[^ \t]|$|/[A-Za-z]+=)", re.MULTILINE
+)
 # How far from the leaf an attribute stands: what is above goes before what is below.
 RANKS = {
     "C": 0, "DC": 0, "1.3.6.1.4.1.311.60.2.1.3": 0, "ST": 1, "L": 2, "STREET": 2, "postalCode": 2,
@@ -45,13 +53,46 @@ def name(text: str) -> Name:
     pasted, in_order = _unwrapped(text)
     lines = [line.strip(" \t") for line in re.split("[\r\n]+", pasted) if line.strip()]
     if len(lines) > 1:
-        return _of_lines(lines)
-    plain = lines[0] if lines else ""
-    read = core.parse_name(_unstripped(pasted, plain))
-    if plain.startswith("/"):
-        return Name(read)
-    blanks = _Blanks.of(plain)
-    return _ordered(read, blanks, in_order)
+        read, order = _of_lines(lines)
+        sure = False
+    else:
+        plain = lines[0] if lines else ""
+        found = core.parse_name(_unstripped(pasted, plain))
+        slashes = plain.startswith("/")
+        read, order = (found, "") if slashes else _ordered(found, _Blanks.of(plain), in_order)
+        sure = not (slashes or in_order or BLANKS.search(_bare(plain)) or LONG.match(plain))
+    doubts = [*_doubts(pasted, read, sure), *([] if len(lines) > 1 else _one_value(read))]
+    remarks = [*doubts, *([order] if order else [])]
+    return Name(read, f"read {'; and '.join(remarks)}" if remarks else "")
+
+
+def _bare(text: str) -> str:
+    """Without what is escaped or quoted."""
+    return SURE.sub("x", text)
+
+
+def _doubts(pasted: str, read: str, sure: bool) -> list[str]:
+    """How else a text could be meant, whose program may have escaped nothing. `sure`: it is written
+    as RFC 4514 has it, which escapes."""
+    bare, found = (
+        _bare("\n".join(line for line in pasted.splitlines() if line.strip())),
+        list[str](),
+    )
+    if not sure and SEVERAL.search(bare):
+        several = next((rdn for rdn in RDN.findall(read) if SEVERAL.search(_bare(rdn))), read)
+        found.append(
+            f"with '{several}' as attributes beside each other: where a + is a part of a value, "
+            "write \\+"
+        )
+    if EDGES.search(bare):
+        found.append(
+            "without the blanks around its values: where one belongs to a value, write it as '\\ '"
+        )
+    if "\ufffd" in pasted:
+        found.append(
+            "with U+FFFD, which programs write where they could not read a letter: copy it again"
+        )
+    return found
 
 
 def _unstripped(pasted: str, plain: str) -> str:
@@ -82,27 +123,26 @@ class _Blanks:
 
     @classmethod
     def of(cls, text: str) -> "_Blanks":
-        bare = re.sub(r'\\.|"(?:\\.|""|[^"\\])*"', "x", text)
-        parts = re.split(r"[,;+]", bare)
+        bare = _bare(text)
+        rdns = re.split("[,;]", bare)
         return cls(
-            all(re.match(rf"\s*(?:{TYPE})\s+=\s", part) for part in parts),
-            len(parts) > 1 and all(part.startswith(" ") for part in parts[1:]),
+            all(re.match(rf"\s*(?:{TYPE})\s+=\s", part) for part in re.split("[,;+]", bare)),
+            len(rdns) > 1 and all(rdn.startswith(" ") for rdn in rdns[1:]),
         )
 
 
-def _ordered(read: str, blanks: _Blanks, in_order: bool) -> Name:
-    """`read` is the name as RFC 4514 would have it."""
+def _ordered(read: str, blanks: _Blanks, in_order: bool) -> tuple[str, str]:
+    """A name, and what is to be said of its order; `read` is the name as RFC 4514 would have it."""
     other = turned(read)
-    remark = _one_value(read)
     if other == read:
-        return Name(read, remark)
+        return read, ""
     first, last = _rank(read, 0), _rank(read, -1)
     printed = blanks.equals or blanks.separators
     if printed and (in_order or first < last):
-        return Name(other, remark or _remark(other, IN_ITS_ORDER, read))
-    if first < last or (printed and first == last) or blanks.equals:
-        return Name(read, remark or _remark(read, AS_IN_RFC, other))
-    return Name(read, remark)
+        return other, _remark(other, IN_ITS_ORDER, read)
+    if first < last or ((printed or in_order) and first == last) or blanks.equals:
+        return read, _remark(read, AS_IN_RFC, other)
+    return read, ""
 
 
 IN_ITS_ORDER = "in the order of the certificate, as openssl prints it"
@@ -112,16 +152,16 @@ BY_LINES = "line by line from the leaf up, as Windows shows it"
 
 def _remark(read: str, how: str, other: str) -> str:
     return (
-        f"read {how}: the subject is '{read}'. Where it is the other way round, write '{other}'; "
+        f"{how}: the subject is '{read}'. Where it is the other way round, write '{other}'; "
         "the certificate itself tells (redis-certauth: --certificate)"
     )
 
 
-def _one_value(read: str) -> str:
+def _one_value(read: str) -> list[str]:
     hidden = next((rdn for rdn in RDN.findall(read) if HIDDEN.search(rdn)), None)
     if hidden is None:
-        return ""
-    return f"'{hidden}' is read as one value: a comma stands between two attributes"
+        return []
+    return [f"with '{hidden}' as one value: a comma stands between two attributes"]
 
 
 def turned(canonical: str) -> str:
@@ -134,7 +174,7 @@ def _rank(canonical: str, at: int) -> int:
     return RANKS.get(kind, 4)
 
 
-def _of_lines(lines: Sequence[str]) -> Name:
+def _of_lines(lines: Sequence[str]) -> tuple[str, str]:
     """An attribute a line: Windows' dialogs, from the leaf up; OpenSSL's multiline, from the
     top."""
     for number, line in enumerate(lines, 1):
@@ -145,8 +185,8 @@ def _of_lines(lines: Sequence[str]) -> Name:
     read = core.parse_name(",".join(reversed(rdns) if from_top else rdns))
     first, last = _rank(read, 0), _rank(read, -1)
     if from_top or first > last or turned(read) == read:
-        return Name(read)
-    return Name(read, _remark(read, BY_LINES, turned(read)))
+        return read, ""
+    return read, _remark(read, BY_LINES, turned(read))
 
 
 def _escaped(line: str, openssl: bool) -> str:

@@ -64,6 +64,7 @@ NAMES: dict[str, bytes] = {
     "a BIT STRING": name([(O, "acme")], [(oid("2.5.4.45"), b"\0\1", 3)], [(CN, "alice")]),
     "two of a kind": der(0x30, der(0x31, attribute(CN, "a"), attribute(CN, "b"))),
     "twins": der(0x30, der(0x31, attribute(CN, "a"), attribute(CN, "a"))),
+    "an RDN out of order": der(0x30, der(0x31, attribute(CN, "b"), attribute(CN, "a"))),
     "no RDN": der(0x30, der(0x31)),
     "200 attributes": name(*([(O, "x")] for _ in range(200))),
     "a NUL": person(b"a\0b"),

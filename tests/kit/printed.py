@@ -22,6 +22,7 @@ JAVA = {"emailAddress": "EMAILADDRESS", "serialNumber": "SERIALNUMBER", "title":
 VALUES = (
     "acme", "Acme, Inc.", "a+b", "host/a.example", 'the "A" team', "#1", "a=b", "x;y", "<x>",
     "back\\slash", "Müller", "two  blanks", "joe@acme.example", "O'Hara", "x/y=z", "a, b=c",
+    "x+CN=evil", "x + CN = evil", "x/CN=evil", "x, CN=evil", " lead", "trail ",
 )  # fmt: skip
 
 
@@ -43,24 +44,28 @@ def names(count: int, seed: int = 26) -> list[Rdns]:
         rdns = [[(kind, "US" if kind == "C" else chance.choice(VALUES))] for kind in kinds]
         if number % 10 == 3:
             rdns[-1].append(("serialNumber", "42"))
+        if number % 10 == 6:
+            rdns[0].append(("serialNumber", chance.choice(VALUES)))
         found.append(rdns)
     return found
 
 
 def _backslashed(value: str, special: str = ',+"\\<>;') -> str:
     text = "".join(f"\\{c}" if c in special else c for c in value)
-    return f"\\{text}" if text.startswith("#") else text
+    if text.endswith(" "):
+        text = f"{text[:-1]}\\ "
+    return f"\\{text}" if text.startswith(("#", " ")) else text
 
 
 def _quoted(value: str) -> str:
     """As .NET and Java do where they must."""
-    needed = any(c in value for c in ',+=\n<>#;"')
+    needed = any(c in value for c in ',+=\n<>#;"') or value != value.strip()
     return '"' + value.replace('"', '""') + '"' if needed else value
 
 
 def _openssl_quoted(value: str) -> str:
     """`-nameopt esc_2253`, and quotes instead of backslashes: what oneline is."""
-    if not any(c in value for c in ',+"<>;#') or not value:
+    if not any(c in value for c in ',+"<>;#') and value == value.strip():
         return value.replace("\\", "\\\\")
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
@@ -123,7 +128,7 @@ def java(rdns: Rdns) -> str:
     """X500Name.toString and keytool."""
 
     def write(kind: str, value: str) -> str:
-        quoted = any(c in value for c in ',+=\n<>#;"\\')
+        quoted = any(c in value for c in ',+=\n<>#;"\\') or value != value.strip()
         inner = value.replace("\\", "\\\\").replace('"', '\\"')
         return f"{JAVA.get(kind, kind)}=" + (f'"{inner}"' if quoted else value)
 
@@ -161,7 +166,9 @@ def nss(rdns: Rdns) -> str:
 
 def ldap(rdns: Rdns) -> str:
     def write(kind: str, value: str) -> str:
-        text = "".join(f"\\{ord(c):02x}" if c in ',+"\\<>;#=' else c for c in value)
+        ends = value != value.strip()
+        special = ',+"\\<>;#=' + (" " if ends else "")
+        text = "".join(f"\\{ord(c):02x}" if c in special else c for c in value)
         return f"{kind.lower()}={text}"
 
     return "dn: " + _joined(rdns[::-1], write, ",", "+")

@@ -32,14 +32,15 @@ HEAD = b"POST /v1/users HTTP/1.1\r\nHost: localhost\r\nContent-Type: application
 def serving(config: Config) -> Iterator[subprocess.Popen[bytes]]:
     """The control plane as a process of its own, as an operator starts it."""
     command = [str(COMMAND), "serve", "--home", str(config.home)]
-    settings = {name: getattr(config, name) for name in ("host", "port", "proxy_socket")}
+    names = ("host", "port", "proxy_socket", "proxy_header")
+    settings = {name: getattr(config, name) for name in names}
     (config.home / "certauth.toml").write_text(
         "".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items())
     )
     with open(config.home / "log", "w") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
-        wait_until(lambda: process.poll() is not None or listens(config), "the API listens", 20)
+        wait_until(lambda: process.poll() is not None or listens(config), "the API listens", 60)
         assert process.poll() is None, (config.home / "log").read_text()
         yield process
     finally:

@@ -6,18 +6,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import shutil
 import socket
 import ssl
-import subprocess
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import quote
 
 import pytest
 
@@ -26,7 +21,7 @@ from control.store import Store
 from tests.kit.plane import Https, initialised
 from tests.kit.rest import user
 from tests.kit.siege import ATTACKS, HEAD, ONCE, Attack, Siege, listens, probe, serving
-from tests.kit.support import ROOT, SERVER, Cert, Pki, root, scratch, wait_until
+from tests.kit.support import SERVER, Cert, Pki, root, wait_until
 from tests.kit.tls_client import has_ipv6
 
 
@@ -218,89 +213,3 @@ def test_a_stop_finishes_what_has_begun(config: Config) -> None:
     store = Store(config.url)
     assert store.objects.user_by_login("late") is not None
     store.close()
-
-
-# ---- A proxy -------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def nginx(config: Config, pki: Pki, port: int) -> Iterator[None]:
-    """nginx as docs/operating.md configures it, in the foreground."""
-    found = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
-    assert found, "no nginx here: run `make setup-all`, or install 'nginx-light'"
-    text = (ROOT / "docs" / "operating.md").read_text()
-    snippet = text.partition("```nginx\n")[2].partition("```")[0]
-    chain, key = pki.server.files
-    for shown, real in (
-        ("listen 443 ssl", f"listen 127.0.0.1:{port} ssl"),
-        ("/etc/nginx/api.crt", chain),
-        ("/etc/nginx/api.key", key),
-        ("/run/redis-certauth/proxy.sock", config.proxy_socket),
-    ):
-        assert shown in snippet
-        snippet = snippet.replace(shown, real)
-    folder = Path(tempfile.mkdtemp(dir=scratch()))
-    paths = "".join(
-        f"{kind}_temp_path {folder}/{kind};"
-        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    (folder / "conf").write_text(
-        f"daemon off; master_process off; pid {folder}/pid; error_log stderr;\n"
-        f"events {{}}\nhttp {{ access_log off; {paths}\n{snippet}}}\n"
-    )
-    with open(folder / "log", "w") as log:
-        process = subprocess.Popen(
-            [found, "-p", str(folder), "-c", str(folder / "conf")],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-        )  # fmt: skip
-    try:
-        there = replace(config, port=port)
-        wait_until(lambda: process.poll() is not None or listens(there), "nginx listens")
-        assert process.poll() is None, (folder / "log").read_text()
-        yield
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-def test_nginx_hands_over_certificate_and_address(config: Config, pki: Pki) -> None:
-    """alice is who she is, a stranger is told so, and headers that a client makes up count for
-    nothing."""
-    config = replace(config, proxy_socket=f"{tempfile.mkdtemp(dir=scratch())}/proxy.sock")
-    with socket.socket() as picked:
-        picked.bind(("127.0.0.1", 0))
-        port = picked.getsockname()[1]
-    with serving(config), Https(config) as api:
-        assert api("PUT /v1/cluster/update_cert", trust(pki.ca.pem)).status == 200
-        assert api("PUT /v1/cluster", {"mtls_certificate_authentication": True}).status == 200
-        alice = {"auth_method": "certificate", "certificate_subject_line": "CN=alice,OU=eng,O=acme"}
-        assert api("POST /v1/users", {"name": "alice", "role": "db_viewer", **alice}).status == 200
-        with nginx(config, pki, port):
-            assert through(port, pki, pki.alice) == (200, {"role": "db_viewer"})
-            stranger = root("CN=Strange CA").issue("CN=alice,OU=eng,O=acme")
-            assert through(port, pki, stranger)[0] == 401
-            assert through(port, pki, None)[0] == 401
-            escaped = quote(pki.alice.pem.decode())
-            for name in ("X-SSL-Client-Escaped-Cert", "X_SSL_Client_Escaped_Cert"):
-                forged = [f"{name}: {escaped}", "X-Real-IP: 6.6.6.6"]
-                assert through(port, pki, None, *forged)[0] == 401
-            wrong = ["Authorization: Basic YWRtaW46d3Jvbmc=", "X-Real-IP: 6.6.6.6"]
-            assert through(port, pki, None, *wrong)[0] == 401
-        failed = [one for one in api("GET /v1/logs").json if one["type"] == "login_failed"]
-        assert {one.get("address") for one in failed} == {"127.0.0.1"}
-
-
-def through(port: int, pki: Pki, cert: Cert | None, *headers: str) -> tuple[int, Any]:
-    """What curl gets from the proxy."""
-    anchor = Path(tempfile.mkdtemp(dir=scratch())) / "ca"
-    anchor.write_bytes(pki.server_ca.pem)
-    command = ["curl", "-sS", "--cacert", str(anchor), "-w", "\n%{http_code}"]
-    command += [f"https://localhost:{port}/v1/users/role"]
-    for header in headers:
-        command += ["-H", header]
-    if cert:
-        chain, key = cert.files
-        command += ["--cert", chain, "--key", key]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    body, _, status = done.stdout.rpartition("\n")
-    return int(status), json.loads(body)

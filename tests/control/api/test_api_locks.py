@@ -55,6 +55,8 @@ def test_who_is_locked_is_nobody_until_it_is_taken_back(
         made = api.ok(f"POST {LOCKS}", {**body, "reason": "lost laptop"})
         assert (made["line"], made["reason"]) == (line, "lost laptop")
         assert "end" not in made
+        told = " ".join(made.get("warnings", ()))
+        assert ("as RFC 4514 writes it" in told) == ("CN = alice" in str(body))
         shown = {name: made[name] for name in ("uid", "line", "reason", "time")}
         assert api.ok(f"GET {LOCKS}/{made['uid']}") == shown
         assert api.ok(f"GET {LOCKS}") == [shown]

@@ -127,6 +127,22 @@ def test_what_is_no_declared_state_is_said(found: Any, message: str, tmp_path: P
         parse(found, tmp_path)
 
 
+def test_a_subject_that_can_be_read_in_two_ways_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With its user; what the API gets is canonical, of which it could not say so."""
+    for text, told in [("O=a, CN=x+UID=y", "'CN=x+UID=y,O=a'"), ("CN=x+UID=y,O=a", "")]:
+        for fields in (
+            {"certificate_subject_line": text},
+            {"certificate_identities": [{"subject": text}]},
+        ):
+            state = parse({"users": [{"name": "x", **fields}]}, tmp_path)
+            assert "CN=x+UID=y,O=a" in str(state) or "O=a,CN=x+UID=y" in str(state)
+            said = capsys.readouterr().err
+            assert said.startswith("warning: users 'x': the subject was read with") == bool(told)
+            assert told in said
+
+
 def test_a_key_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     """One of the two would be lost."""
     (tmp_path / "f").write_text("roles: []\nroles: []\n")

@@ -74,6 +74,14 @@ def test_an_acl_file_becomes_users_roles_and_acls(tmp_path: Path) -> None:
     assert set(taken(found, tmp_path)) == {"redis_acls", "roles", "users"}
 
 
+def test_a_subject_that_can_be_read_in_two_ways_is_noted() -> None:
+    """And how it was read."""
+    found = from_acl_file("user x on +get", lambda login: f"C = US, CN = {login}")
+    assert found.state["users"][0]["certificate_subject_line"] == "CN=x,C=US"
+    assert noted(found, "line 1, user 'x'", "read in the order of the certificate")
+    assert from_acl_file("user x on +get", TEMPLATE).notes == []
+
+
 def test_the_mark_of_a_policy_is_no_password_to_leave_out() -> None:
     """In the ACL LIST of a node that has a policy already."""
     found = from_acl_file(f"user alice on #{policy.MARK} ~* +@all", TEMPLATE)

@@ -9,12 +9,13 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from control.pki import crl
 from control.pki.guarded import CertificateError, CrlError
-from control.pki.pem import is_issued_by
+from control.pki.pem import is_issued_by, load_der, pem_to_ders
+from control.pki.reading import render
 from control.pki.request import read_request
 from control.pki.trust import read_trust
-from control.pki.uploads import check_trust, read_bundle, weakness
+from control.pki.uploads import check_clients, check_trust, read_bundle, weakness
 from control.policy import core
-from tests.kit import certs, crls
+from tests.kit import certs, corpus, crls
 from tests.kit.rest import ControlPlane
 from tests.kit.support import Cert, Pki, days, root
 
@@ -76,6 +77,67 @@ def test_what_an_old_hash_signed_is_said(tmp_path: Path, api: ControlPlane) -> N
     openssl(tmp_path, *csr.split())
     with pytest.raises(CertificateError, match="signed with SHA-1"):
         read_request((tmp_path / "s").read_text())
+
+
+def test_what_another_parser_does_not_read_is_taken_where_libcrypto_does() -> None:
+    """An RDN out of DER's order, as in certificates of Kubernetes: of a client's own, of a CA."""
+    subject = corpus.NAMES["an RDN out of order"]
+    own = corpus.leaf(subject)
+    with pytest.raises(CertificateError, match="subject does not parse"):
+        load_der(own)
+    assert check_clients(render(own)) == (render(own),)
+    middle = certs.certificate(subject, extensions=certs.CA_USUAL)
+    upload = render(middle) + pem(certs.ca())
+    assert read_trust("".join(check_trust(upload))).cas == (middle,)
+    assert len(check_trust(upload)) == 2
+    assert weakness(middle) == ""
+    with pytest.raises(CertificateError, match="does not lead up to its root"):
+        check_trust(render(middle))
+
+
+def test_a_ca_that_does_not_parse_is_refused_for_that() -> None:
+    """Not for its key usage, which is there and which nobody reads then; and a CA that may sign
+    nothing is still one."""
+    odd = certs.extension(corpus.NAME_CONSTRAINTS, b"\x30\x80")
+    broken = certs.certificate(certs.person("A"), odd, extensions=certs.CA_USUAL)
+    assert not core.powers(broken).certificates
+    for check in (check_trust, check_clients):
+        with pytest.raises(CertificateError, match="does not parse") as refused:
+            check(render(broken) + pem(certs.ca()))
+        assert "key usage" not in str(refused.value)
+        assert "is not a CA" not in str(refused.value)
+    usage = certs.key_usage(b"\5\x20")  # keyEncipherment
+    usual = [one for one in certs.CA_USUAL if corpus.kind(one) != corpus.kind(usage)]
+    idle = certs.certificate(certs.person("A"), usage, extensions=usual)
+    with pytest.raises(CertificateError, match="may not sign certificates: its key usage"):
+        check_trust(render(idle))
+    with pytest.raises(CertificateError, match="may not sign certificates, and as a client's own"):
+        check_clients(render(idle))
+
+
+@pytest.mark.parametrize("digest", ["sha1", "sha256"])
+def test_what_names_its_hash_apart_is_judged_by_it_too(tmp_path: Path, digest: str) -> None:
+    """RSASSA-PSS: of a list and of a request."""
+    new = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "k", "-out", "c")
+    openssl(tmp_path, *new, "-days", "9", "-subj", "/CN=Root")
+    (tmp_path / "conf").write_text("[ca]\ndefault_ca = d\n[d]\ndatabase = db\n")
+    (tmp_path / "db").touch()
+    signed = ["-sigopt", "rsa_padding_mode:pss", "-sigopt", "rsa_pss_saltlen:20"]
+    openssl(tmp_path, "ca", "-config", "conf", "-gencrl", "-keyfile", "k", "-cert", "c", "-md",
+            digest, "-crldays", "9", "-out", "l", *signed)  # fmt: skip
+    openssl(tmp_path, "req", "-new", "-key", "k", f"-{digest}", "-subj", "/CN=a", "-out", "s",
+            *signed)  # fmt: skip
+    found = (tmp_path / "l").read_bytes(), pem_to_ders((tmp_path / "c").read_text())
+    now, request = int(days(0).timestamp()), (tmp_path / "s").read_text()
+    if digest == "sha256":
+        assert crl.read(*found, now).issuer == "CN=Root"
+        assert read_request(request).subject.rfc4514_string() == "CN=a"
+        return
+    with pytest.raises(CrlError, match="is signed with SHA-1, which is not taken here") as refused:
+        crl.read(*found, now)
+    assert refused.value.code == "crl_algorithm"
+    with pytest.raises(CertificateError, match="signed with SHA-1"):
+        read_request(request)
 
 
 def test_a_root_and_itself_renewed_with_its_key() -> None:
