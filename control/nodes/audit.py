@@ -54,6 +54,7 @@ class Ours:
     key: str
 
     def is_in(self, entry: Mapping[str, Any]) -> bool:
+        """Whether an entry of CERTAUTH.LOG is of the control plane's own connection."""
         whose = entry["address"], entry["key"]
         return entry["event"] in ("login", ENDS) and whose == (self.address, self.key)
 
@@ -72,6 +73,8 @@ class Doors:
     told: dict[tuple[str, str, str], tuple[float, str]] = field(default_factory=dict)
 
     def take(self, entry: Mapping[str, Any]) -> None:
+        """Remembers an entry `peer-refused` of CERTAUTH.LOG for TOLD seconds; of more than
+        STRANGERS the oldest is forgotten."""
         who = entry["key"] or entry["address"] or ""
         shown = entry["subject"] or "somebody"
         key = f"key {entry['key']}, " if entry["key"] else ""
@@ -83,6 +86,8 @@ class Doors:
             del self.told[next(iter(self.told))]
 
     def counts(self, count: int) -> None:
+        """Takes the node's own number of refusals (`peers_refused` of INFO). Only when that climbs
+        are refusals of now."""
         if self.count is not None and count > self.count:
             self.climbed = time.monotonic()
         self.count = count
@@ -278,6 +283,7 @@ class Follower(threading.Thread):
         self._problem = ""
 
     def run(self) -> None:
+        """Writes every INTERVAL seconds, and once more at the end."""
         self._pulse.expect("audit", PATIENCE)
         while not self._stopping.wait(INTERVAL):
             self._follow()

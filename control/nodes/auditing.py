@@ -144,6 +144,7 @@ class Auditor(threading.Thread):
     # ---- To the auditor ----
 
     def run(self) -> None:
+        """Delivers what waits until `stop`, then for at most LINGER seconds more."""
         while not self._ending:
             with self._more:
                 self._more.wait_for(lambda: self._waiting or self._ending, timeout=1.0)

@@ -41,6 +41,8 @@ class Held:
     tried: float = -math.inf  # when it was last asked whether it refuses that still
 
     def is_of(self, status: Status | Target) -> bool:
+        """Whether this is what is known about a node in that state; else we know nothing about
+        it."""
         return (status.generation, status.digest) == (self.generation, self.digest)
 
     def has(self, target: Target) -> bool:
@@ -48,6 +50,8 @@ class Held:
         return self.is_of(deviating(target, refusals.deviation(self.refused)))
 
     def now(self, at: Target, differs: Signs, refused: tuple[Refused, ...]) -> None:
+        """The node was found or put in this state: `differs` from `at` in these lines, and refuses
+        `refused`."""
         self.generation, self.digest = at.generation, at.digest
         self.differs, self.refused = differs, refused
 

@@ -77,11 +77,11 @@ class Trials:
             of=place.database,
         )
         told = {address: one for address, one in said.items() if isinstance(one, Said)}
-        silent = [one for one in place.nodes if has_policy(one) and one.address not in told]
+        silent = [one for one in place.nodes if _has_policy(one) and one.address not in told]
         found = []
         for number, rule in enumerate(rules):
             texts = [
-                f"server {address}{version(one.software)} refuses {one.refused[number]}"
+                f"server {address}{_version(one.software)} refuses {one.refused[number]}"
                 for address, one in told.items()
                 if number in one.refused
             ]
@@ -151,11 +151,14 @@ def shown(why: str) -> str:
     return f"'{found[1]}': {found[2]}" if found else f"the rules: {why}"
 
 
-def version(software: str) -> str:
+def _version(software: str) -> str:
+    """` (Valkey 9.1.2)`, to put behind an address; "" of a server that never told."""
     return f" ({software[:1].upper()}{software[1:]})" if software else ""
 
 
-def has_policy(node: Node) -> bool:
+def _has_policy(node: Node) -> bool:
+    """Whether rules are tried on it: neither Sentinels nor other names of a server hold a
+    policy."""
     return node.role != "sentinel" and node.origin in ("endpoint", "found")
 
 
@@ -168,6 +171,6 @@ def doubts(rules: str, silent: Iterable[Node], some_took: bool, name: str) -> li
     found = []
     for node in silent:
         if strange := known.stranger(rules, node.software):
-            has = version(node.software)
+            has = _version(node.software)
             found.append(f"server {node.address}{has} does not answer, and knows no '{strange}'")
     return found

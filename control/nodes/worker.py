@@ -89,6 +89,7 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name="sync", daemon=True)
 
     def start(self) -> None:
+        """Starts the thread that keeps the schedule; the others start with their first visits."""
         self._pulse.expect("sync", OLD)
         self._store.listen(self._wake.set)
         self._thread.start()
