@@ -26,6 +26,7 @@ class Routine(threading.Thread):
         store.listen(self._wake.set)
 
     def run(self) -> None:
+        """Works at once, then until `stop`; UNAVAILABLE_ERRORS leave no traceback in the log."""
         self._pulse.expect(self._part, self._still)
         while not self._stopping:
             try:
@@ -40,6 +41,7 @@ class Routine(threading.Thread):
             self._wake.clear()
 
     def stop(self) -> None:
+        """Returns when the work under way is done."""
         self._stopping = True
         self._wake.set()
         self.join()
