@@ -184,6 +184,7 @@ class CertificateKeeper(threading.Thread):
         store.listen(self._wake.set)
 
     def run(self) -> None:
+        """Looks every WATCH_SECONDS and at each change of the store, until `stop`."""
         self._pulse.expect("certificates", STALLED_SECONDS)
         checked = watched = time.monotonic()
         while not self._stopping:
@@ -218,6 +219,7 @@ class CertificateKeeper(threading.Thread):
                 self._shown[number] = (api, authorities, tls_min)
 
     def stop(self) -> None:
+        """Returns when the work under way is done."""
         self._stopping = True
         self._wake.set()
         self.join()
