@@ -56,13 +56,6 @@ def entry(event: str, client: int = 7, user: str = "alice", **fields: Any) -> di
 
 
 @pytest.fixture
-def api(tmp_path: Path) -> Iterator[ControlPlane]:
-    made = ControlPlane(tmp_path)
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def auditor(api: ControlPlane) -> Iterator[Auditor]:
     made = Auditor(api.store)
     made.start()
