@@ -13,10 +13,11 @@ log = logging.getLogger(__name__)
 class Routine(threading.Thread):
     """Calls `work` every `seconds`, and when the store has changed. `part`: what `pulse` calls it,
     which is told to expect a beat within `still` seconds. An error is told there and in the log,
-    and the next call goes on."""
+    and the next call goes on. What `work` returns is why it could not be done, which it has put
+    into the log itself."""
 
     def __init__(
-        self, part: str, store: Store, pulse: Pulse | None, work: Callable[[], object],
+        self, part: str, store: Store, pulse: Pulse | None, work: Callable[[], str | None],
         seconds: float, still: float,
     ) -> None:  # fmt: skip
         super().__init__(name=part.replace("_", " "), daemon=True)
@@ -30,8 +31,11 @@ class Routine(threading.Thread):
         self._pulse.expect(self._part, self._still)
         while not self._stopping:
             try:
-                self._work()
-                self._pulse.beat(self._part)
+                problem = self._work()
+                if problem:
+                    self._pulse.fail(self._part, problem)
+                else:
+                    self._pulse.beat(self._part)
             except UNAVAILABLE_ERRORS as error:
                 self._pulse.fail(self._part, first_line(error))
             except Exception as error:
