@@ -12,7 +12,8 @@ from control.reports import Node as Seen
 from control.reports import Refused
 
 Drift = dict[str, EventDetail]  # how a node differed: details of an event
-KEPT = ("revoke ", "lock ")  # what a server holds of these after a restore is true here too
+# What a server holds of these lines after a restore is true here too.
+KEPT_PREFIXES = ("revoke ", "lock ")
 SHOWN_LINES = 20  # of a difference
 LOST = "no longer managed"
 ELSEWHERE = "not managed: tls-ca-cert-dir"  # of the module: it is not the journal's
@@ -72,8 +73,8 @@ def render_difference(
 ) -> str:
     """What a node would lose, and get, for a person; "" if it holds what it should."""
     extra, come = sorted(set(held) - set(wanted)), sorted(set(wanted) - set(held))
-    kept = [line for line in extra if line.startswith(KEPT)]
-    gone = [line for line in extra if not line.startswith(KEPT)]
+    kept = [line for line in extra if line.startswith(KEPT_PREFIXES)]
+    gone = [line for line in extra if not line.startswith(KEPT_PREFIXES)]
     if not (extra or come):
         return ""
     parts = [f"generation {status.generation}, {target.generation} here"]
@@ -105,7 +106,9 @@ def is_within(
 
 def difference(held: Iterable[str], wanted: Iterable[str]) -> Drift:
     """What a node held and should not have, and what it lacked: how many lines, and the first."""
-    more = sorted(set(held) - set(wanted), key=lambda line: (not line.startswith(KEPT), line))
+    more = sorted(
+        set(held) - set(wanted), key=lambda line: (not line.startswith(KEPT_PREFIXES), line)
+    )
     less = sorted(set(wanted) - set(held))
     drift: Drift = {}
     for name, lines in (("unknown", more), ("missing", less)):
