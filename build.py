@@ -54,6 +54,8 @@ static int take_any(int ok, void *store) {
 
 
 def build_module(flags: list[str], link: list[str]) -> str:
+    """Compiles the module in the current directory; returns the path of the shared object. Raises
+    cffi's VerificationError where the compiler fails."""
     extension = ffiplatform.get_extension(
         CORE[0],
         "certauth",
@@ -75,6 +77,8 @@ def declarations() -> str:
 
 
 def build_core(flags: list[str], link: list[str]) -> str:
+    """Compiles the core with cffi's binding in the current directory; returns the path of the
+    extension. Raises cffi's VerificationError where the compiler fails."""
     ffi = cffi.FFI()
     ffi.cdef(declarations() + "int take_any(int ok, void *store);")
     ffi.set_source(
@@ -143,6 +147,7 @@ def products(sanitize: bool = False, core_only: bool = False) -> None:
 
 
 def main() -> None:
+    """The command line: `build.py [--sanitize]`."""
     parser = argparse.ArgumentParser(description="Builds module/certauth.so and control/_core.")
     parser.add_argument("--sanitize", action="store_true", help="ASan + UBSan, in build/sanitize/")
     products(parser.parse_args().sanitize)

@@ -22,6 +22,7 @@ class WithCore(build_py):
     """Makes control/_core.abi3.so in the source tree, from where package-data takes it."""
 
     def run(self) -> None:
+        """Builds the core before the packages are collected; raises what build.products raises."""
         build.products(core_only=True)
         super().run()
 
@@ -30,6 +31,8 @@ class Plain(sdist):
     """Says nothing of who made it, and setuptools would say when, whatever SOURCE_DATE_EPOCH is."""
 
     def make_archive(self, base_name, format, root_dir=None, base_dir=None, **owner):  # type: ignore
+        """Returns the path of a .tar.gz whose entries have no owner, and all of them one time:
+        SOURCE_DATE_EPOCH, in seconds since 1970, or now."""
         now = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
 
         def plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -51,6 +54,7 @@ class Binary(Distribution):
     """Its wheel is one for this system and, by cffi's limited API, for each Python from 3.11 on."""
 
     def has_ext_modules(self) -> bool:
+        """True, though setuptools builds no extension here: build.py does."""
         return True
 
 

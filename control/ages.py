@@ -53,11 +53,13 @@ class Pulse:
             self._patience[part], self._beats[part] = patience, time.monotonic()
 
     def beat(self, part: str) -> None:
+        """A part has done its work just now, which ends the problem it had."""
         with self._lock:
             self._beats[part] = time.monotonic()
             self._problems.pop(part, None)
 
     def fail(self, part: str, why: str) -> None:
+        """A part could not do its work; `why` is for a person. What counts is its last beat."""
         with self._lock:
             self._problems[part] = why
 

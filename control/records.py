@@ -78,6 +78,8 @@ class AuditSink:
 
 @dataclass(frozen=True)
 class UsernameFilter:
+    """Which users' connections are audited: those listed (inclusive) or all others (exclusive)."""
+
     enabled: bool = False
     usernames: tuple[str, ...] = ()
     filter_type: FilterType = "inclusive"
@@ -86,6 +88,9 @@ class UsernameFilter:
 
 @dataclass(frozen=True)
 class AddressFilter:
+    """From where connections are audited: addresses and CIDR ranges that are listed (inclusive) or
+    all others (exclusive)."""
+
     enabled: bool = False
     ip_addresses: tuple[str, ...] = ()
     cidr_ranges: tuple[str, ...] = ()
@@ -104,12 +109,17 @@ class AuditSettings:
 
 @dataclass(frozen=True)
 class AlertSetting:
+    """Whether an alert of a certificate's end is raised, and how early."""
+
     enabled: bool
     threshold: int  # days before the end
 
 
 @dataclass(frozen=True)
 class AlertSettings:
+    """The alerts of Redis Enterprise's `alert_settings` that are about the control plane's own
+    certificates."""
+
     # Our own last 90 days, and are renewed when 30 are left: 45, as on Redis Enterprise, would tell
     # of each of them.
     cluster_certs_about_to_expire: AlertSetting = AlertSetting(True, 20)
@@ -176,6 +186,8 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Role:
+    """What its users may do on the REST API (`management`); RolePermission says what on servers."""
+
     uid: int
     name: str
     management: Management
@@ -184,6 +196,8 @@ class Role:
 
 @dataclass(frozen=True)
 class RedisAcl:
+    """Rules of Redis's ACL under a name; `acl` as ACL SETUSER takes them."""
+
     uid: int
     name: str
     acl: str
@@ -191,6 +205,8 @@ class RedisAcl:
 
 @dataclass(frozen=True)
 class Password:
+    """The hash of one of a user's passwords, and when that was set."""
+
     hash: str  # argon2
     issued: int  # seconds since 1970
 
@@ -228,6 +244,9 @@ class Pattern:
 
 @dataclass(frozen=True)
 class User:
+    """Somebody who logs in to servers, to the REST API or to both: by certificates or by passwords,
+    as `auth_method` says."""
+
     uid: int
     name: str
     auth_method: AuthMethod
@@ -262,6 +281,8 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class RolePermission:
+    """On the database that holds this, users of the role have the rules of the ACL."""
+
     role_uid: int
     redis_acl_uid: int
 

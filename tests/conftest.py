@@ -51,6 +51,7 @@ collect_ignore_glob = [] if importlib.util.find_spec("playwright") else ["ui/tes
 pytest_plugins = [
     "tests.kit.fixtures",
     "tests.kit.chromium",
+    "tests.kit.command_line",
     "tests.kit.faults",
     "tests.kit.site",
     "tests.kit.tls_client",

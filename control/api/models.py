@@ -137,6 +137,7 @@ class SubjectBody(Body):
     C: Value = ""
 
     def record(self) -> Subject:
+        """As the store keeps it."""
         return Subject(self.CN, tuple(self.OU), self.O, self.L, self.ST, self.C)
 
 

@@ -19,13 +19,16 @@ class Uncounted:
         self._lock = threading.Lock()
 
     def add(self, uid: int) -> None:
+        """One more wrong password of the user with this uid."""
         with self._lock:
             self._wrong[uid] = self._wrong.get(uid, 0) + 1
 
     def locks(self, user: User, cluster: Cluster) -> bool:
+        """Whether these alone are as many as the cluster's `login_lockout_threshold` (0: never)."""
         return 0 < cluster.login_lockout_threshold <= self._wrong.get(user.uid, 0)
 
     def clear(self) -> None:
+        """The database takes wrong passwords again, and counts them itself."""
         with self._lock:
             self._wrong = {}
 
@@ -38,6 +41,7 @@ class Trickle:
         self._lock = threading.Lock()
 
     def drop(self) -> bool:
+        """Whether one more event may be written now; if so, it is counted."""
         with self._lock:
             now = time.monotonic()
             self._drops = min(float(BURST), self._drops + now - self._filled)

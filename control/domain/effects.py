@@ -30,6 +30,8 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Effect:
+    """One consequence of a change, for a person. See above for `cuts` and `grave`."""
+
     text: str
     cuts: bool = False
     grave: bool = False

@@ -87,6 +87,9 @@ def refresh(store: Store, issuer: Issuer, now: int) -> IssuerKeys:
 
 
 def is_due(issuer: Issuer, known: IssuerKeys, now: int) -> bool:
+    """Whether the issuer's keys should be fetched at `now` (seconds since 1970): `interval` seconds
+    after the last attempt, after a failed attempt at most AGAIN. Keys given as `jwks` are never
+    fetched."""
     patience = min(issuer.interval, AGAIN) if known.problem else issuer.interval
     return not issuer.jwks and now >= known.tried + patience
 

@@ -53,6 +53,8 @@ class Known:
     public: frozenset[str] = frozenset()
 
     def path(self, key: str) -> frozenset[str]:
+        """The key ids of the CAs above certificates of this CA, with its own; nothing where it is
+        not known which CA that is."""
         return self.paths.get(key, frozenset({key} if key else ()))
 
     def overdue(self) -> list[RevocationList]:

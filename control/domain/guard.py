@@ -122,6 +122,8 @@ class Caller:
         )
 
     def may_somewhere(self, permission: str) -> bool:
+        """Whether it may do that everywhere or on at least one database: for lists, of which the
+        caller then sees its part."""
         return self.may(permission) or bool(self._scoped(permission))
 
     def _scoped(self, permission: str) -> list[Role]:

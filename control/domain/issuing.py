@@ -166,6 +166,8 @@ def _in_a_name(value: str) -> str:
 
 
 def sans_of(profile: Profile, user: User) -> tuple[str, ...]:
+    """The subject alternative names, such as `email:a@b`, with the user's values in the profile's
+    placeholders. Raises ValueError where a value does not fit its place."""
     return tuple(_san(template, user) for template in profile.sans)
 
 

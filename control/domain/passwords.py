@@ -70,6 +70,8 @@ def _fault(password: str, user: User, cluster: Cluster) -> str:
 
 
 def is_expired(password: Password, cluster: Cluster, now: float) -> bool:
+    """Whether a password is older than `password_expiration_duration` days at `now` (seconds since
+    1970)."""
     days = cluster.password_expiration_duration
     return bool(days) and now >= password.issued + days * DAY
 

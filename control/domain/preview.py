@@ -42,14 +42,17 @@ class Difference:
 
     @property
     def added(self) -> list[str]:
+        """Policy lines that come, sorted, without `+`."""
         return sorted(line[1:] for line in self.changes if line[0] == "+")
 
     @property
     def removed(self) -> list[str]:
+        """Policy lines that go, sorted, without `-`."""
         return sorted(line[1:] for line in self.changes if line[0] == "-")
 
     @property
     def before(self) -> frozenset[str]:
+        """All policy lines before the change."""
         return frozenset(self.after).difference(self.added).union(self.removed)
 
 

@@ -244,6 +244,8 @@ def look(store: Store, authorities: Authorities, now: int) -> None:
 
 
 def is_due(one: RevocationList, now: int) -> bool:
+    """Whether the list should be fetched at `now` (seconds since 1970): `interval` seconds after
+    the last attempt, at most AGAIN where that failed or the list is overdue."""
     patience = min(one.interval, AGAIN) if one.problem or one.overdue else one.interval
     return now >= one.tried + patience
 

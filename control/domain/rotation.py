@@ -47,6 +47,7 @@ def everybody(command: Command) -> list[dict[str, Any]]:
 
 
 def session(bdb_uid: int, address: str, told: Mapping[str, Any]) -> Session:
+    """A session of CERTAUTH.SESSIONS' reply (`told`) on the node at `address`."""
     path = tuple(told.get("path", ()))  # a module of an older version does not tell
     return Session(bdb_uid, address, told["user"], told.get("cert") or "", path)
 

@@ -13,10 +13,11 @@ log = logging.getLogger(__name__)
 class Routine(threading.Thread):
     """Calls `work` every `seconds`, and when the store has changed. `part`: what `pulse` calls it,
     which is told to expect a beat within `still` seconds. An error is told there and in the log,
-    and the next call goes on."""
+    and the next call goes on. What `work` returns is why it could not be done, which it has put
+    into the log itself."""
 
     def __init__(
-        self, part: str, store: Store, pulse: Pulse | None, work: Callable[[], object],
+        self, part: str, store: Store, pulse: Pulse | None, work: Callable[[], str | None],
         seconds: float, still: float,
     ) -> None:  # fmt: skip
         super().__init__(name=part.replace("_", " "), daemon=True)
@@ -26,11 +27,15 @@ class Routine(threading.Thread):
         store.listen(self._wake.set)
 
     def run(self) -> None:
+        """Works at once, then until `stop`; UNAVAILABLE_ERRORS leave no traceback in the log."""
         self._pulse.expect(self._part, self._still)
         while not self._stopping:
             try:
-                self._work()
-                self._pulse.beat(self._part)
+                problem = self._work()
+                if problem:
+                    self._pulse.fail(self._part, problem)
+                else:
+                    self._pulse.beat(self._part)
             except UNAVAILABLE_ERRORS as error:
                 self._pulse.fail(self._part, first_line(error))
             except Exception as error:
@@ -40,6 +45,7 @@ class Routine(threading.Thread):
             self._wake.clear()
 
     def stop(self) -> None:
+        """Returns when the work under way is done."""
         self._stopping = True
         self._wake.set()
         self.join()

@@ -52,6 +52,7 @@ def fits(stamp: str, user: User) -> bool:
 
 
 def refusal(why: str) -> Refusal:
+    """401 `invalid_token`: OAuth's token as a client shows it is not good (RFC 6750 3.1)."""
     return unauthorized("invalid_token", f"the token is not taken: {why}; authorize again")
 
 

@@ -46,6 +46,7 @@ class Place:
 
     @property
     def trust(self) -> records.Trust:
+        """By use: CAs, anchors, pins. Nothing where there is no certificate."""
         return trust.stored(self.pem, self.uses) if self.pem else records.Trust()
 
 
@@ -151,6 +152,7 @@ def check_bounds(source: TrustSource, found: Plan) -> None:
 
 
 def named(ders: Collection[bytes]) -> list[str]:
+    """The subjects of certificates, DER, in RFC 4514, for messages. Raises core.CoreError."""
     return [identity_of(der).subject for der in ders]
 
 
@@ -239,5 +241,8 @@ def digest_of(state: TrustState) -> str:
 
 
 def is_due(source: TrustSource, state: TrustState, now: int) -> bool:
+    """Whether the source should be asked at `now` (seconds since 1970): after its interval or what
+    its bundle hints at, whichever is shorter but not below SOON; after a failed attempt at most
+    AGAIN seconds."""
     interval = min(source.interval, max(SOON, state.hint)) if state.hint else source.interval
     return now >= state.tried + (min(interval, AGAIN) if state.problem else interval)

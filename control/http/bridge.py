@@ -64,6 +64,8 @@ class Bridge:
         receive: Callable[[], Awaitable[Scope]],
         send: Callable[[Scope], Awaitable[None]],
     ) -> None:
+        """One request by ASGI 3.0. A client that leaves before its body is whole gets no answer,
+        and the app never sees it; what it raises, but Refusal, is a 500."""
         body, more = bytearray(), True
         while more:
             message = await receive()

@@ -70,15 +70,20 @@ class Deadline:
         self._timer: asyncio.TimerHandle | None = None
 
     def set(self, seconds: float, then: Callable[[], None]) -> None:
+        """Calls `then` after so many seconds, instead of what was set before."""
         self.cancel()
         self._timer = self._loop.call_later(seconds, then)
 
     def cancel(self) -> None:
+        """Nothing is called any more until it is set again."""
         if self._timer is not None:
             self._timer.cancel()
 
 
 class Phase(enum.Enum):
+    """What the connection waits for: a request, its blank line, the rest of its body, the app's
+    answer."""
+
     IDLE = enum.auto()
     HEADERS = enum.auto()
     BODY = enum.auto()
@@ -107,16 +112,19 @@ class HttpProtocol(HttpToolsProtocol):
         self._reading, self._writing = Deadline(self.loop), Deadline(self.loop)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Limits what waits to be sent, and the time until the first request's headers are here."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=self._limits.write_buffer)
         self._reading.set(self._limits.header_seconds, transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Cancels both deadlines, which would keep the connection in memory."""
         self._reading.cancel()
         self._writing.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        """Feeds the parser, and answers 431 or 413 where a request is longer than the limits."""
         self._fed += len(data)
         super().data_received(data)
         # Counted raw, since the parser shows neither a header before its end nor chunk framing.
@@ -128,6 +136,8 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse(self._too_large())
 
     def on_message_begin(self) -> None:
+        """Refuses a request that comes before the last one's answer (pipelining). Raises
+        Unacceptable, as the parser's other calls do."""
         if self._phase is Phase.APP:
             raise Unacceptable
         super().on_message_begin()
@@ -135,11 +145,13 @@ class HttpProtocol(HttpToolsProtocol):
         self._reading.set(self._limits.header_seconds, lambda: self._refuse(LATE))
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        """Takes a header, and refuses trailers (RFC 9110 6.5)."""
         if self._phase is Phase.BODY:  # A trailer; merged, it would pass for a header.
             raise Unacceptable
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        """Refuses what the headers show to be wrong, before the app sees the request."""
         if refusal := self._fault():
             self._refusal = refusal
             raise Unacceptable
@@ -148,6 +160,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._reading.set(self._limits.body_seconds, lambda: self._refuse(LATE))
 
     def on_body(self, body: bytes) -> None:
+        """Takes a part of the body, up to `body_bytes` in all."""
         self._body += len(body)
         if self._body > self._limits.body_bytes:
             self._refusal = self._too_large()
@@ -155,20 +168,24 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        """The request is whole: the app has no deadline."""
         self._phase = Phase.APP
         self._reading.cancel()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        """Begins to count again for the next request on the same connection."""
         super().on_response_complete()
         self._phase, self._fed, self._body = Phase.IDLE, 0, 0
         self._reading.set(self._limits.idle_seconds, self.transport.close)
 
     def pause_writing(self) -> None:
+        """The reader is slow: it has `write_seconds` to empty the buffer."""
         super().pause_writing()
         self._writing.set(self._limits.write_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
+        """The reader has emptied the buffer in time."""
         self._writing.cancel()
         super().resume_writing()
 

@@ -97,6 +97,7 @@ class Gate:
         return True
 
     def release(self, source: str) -> None:
+        """A connection from this source has ended that `admit` had counted."""
         self._open[source] -= 1
         if not self._open[source]:
             del self._open[source]
@@ -128,6 +129,8 @@ class Connection(asyncio.Transport, asyncio.Protocol):
         self._closing = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Of the TCP connection: closes it where the gate is full; else the handshake's time
+        begins."""
         self._raw = cast("asyncio.Transport", transport)
         source = source_of(self._raw.get_extra_info("peername"))
         if not self._front.gate.admit(source):
@@ -138,6 +141,7 @@ class Connection(asyncio.Transport, asyncio.Protocol):
         self._deadline.set(self._front.limits.handshake_seconds, self._raw.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Of the TCP connection: frees its place at the gate, and tells HTTP."""
         self._closing = True
         self._deadline.cancel()
         if self._source is not None:
@@ -147,6 +151,7 @@ class Connection(asyncio.Transport, asyncio.Protocol):
             self._http.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        """Bytes of TCP: decrypted for HTTP, or answered in plain text where they are plain HTTP."""
         if self._closing:
             return
         if self._tls is None:
@@ -185,9 +190,12 @@ class Connection(asyncio.Transport, asyncio.Protocol):
                 self._raw.write(tls.bio_read(4 * CHUNK))
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """Of the TCP connection, such as its peer's address; `peer` is in the ASGI state
+        instead."""
         return self._raw.get_extra_info(name, default)
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Of the TCP connection, in bytes that are encrypted already."""
         self._raw.set_write_buffer_limits(high, low)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -197,9 +205,11 @@ class Connection(asyncio.Transport, asyncio.Protocol):
             self._flush(self._tls)
 
     def is_closing(self) -> bool:
+        """Also before the TCP connection is closed: `close` reads on for a moment."""
         return self._closing
 
     def abort(self) -> None:
+        """Resets the TCP connection; what waits to be sent is lost."""
         self._raw.abort()
 
     def close(self) -> None:
@@ -230,20 +240,24 @@ class Connection(asyncio.Transport, asyncio.Protocol):
             self._raw.abort()
 
     def pause_reading(self) -> None:
+        """HTTP takes no more: TCP is not read either, so the peer's window fills."""
         self._paused = True
         self._raw.pause_reading()
 
     def resume_reading(self) -> None:
+        """Reads TCP again, after the records that are here already."""
         self._paused = False
         self._raw.resume_reading()
         if self._tls is not None:  # Records that came before the pause.
             asyncio.get_running_loop().call_soon(self._pump, self._tls)
 
     def pause_writing(self) -> None:
+        """The peer reads slowly: HTTP sets a deadline."""
         if self._http is not None:
             self._http.pause_writing()
 
     def resume_writing(self) -> None:
+        """The peer has read: HTTP may write on."""
         if self._http is not None:
             self._http.resume_writing()
 

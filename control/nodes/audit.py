@@ -28,17 +28,17 @@ from control.store import UNAVAILABLE_ERRORS, Store, first_line
 
 log = logging.getLogger(__name__)
 
-PAGE = 1000  # entries at a time
-PAGES = 6  # of one node in a row: more than it keeps
-INTERVAL = 1.0  # seconds between two looks at the event log
-PATIENCE = 30.0  # seconds without a good one, after which the file stands still
-SIZE = 64 << 20  # bytes of a file, which then is renamed to .1, that one to .2, …
-KEPT = 10  # files, besides the present file
-FINE = frozenset(
+PAGE_ENTRIES = 1000  # entries at a time
+PAGES_PER_VISIT = 6  # of one node in a row: more than it keeps
+FOLLOW_SECONDS = 1.0  # between two looks at the event log
+STALLED_SECONDS = 30.0  # without a good one, after which the file stands still
+FILE_BYTES = 64 << 20  # of a file, which then is renamed to .1, that one to .2, …
+FILES_KEPT = 10  # besides the present file
+INFO_EVENTS = frozenset(
     {"login", "choose", "left", "would-login", "would-choose", "would-leave", "peer-joined"}
 )
-KNOCKS = 5.0  # seconds after the last refusal at a door of nodes in which it is said of now
-TOLD = 70.0  # seconds: a node tells of the same refusal once a minute
+REFUSED_NOW_SECONDS = 5.0  # after the last refusal at a door of nodes: it is said of now
+REFUSAL_KEEP_SECONDS = 70.0  # a node tells of the same refusal once a minute
 ENDS_SECONDS = 60  # for so long a node tells how connections end, after it was asked
 STRANGERS = 16  # at the doors of one node, of whom more than their number is kept
 RESTARTED = "the server was started again; what happened after its last entry here is not known"
@@ -54,6 +54,7 @@ class Ours:
     key: str
 
     def is_in(self, entry: Mapping[str, Any]) -> bool:
+        """Whether an entry of CERTAUTH.LOG is of the control plane's own connection."""
         whose = entry["address"], entry["key"]
         return entry["event"] in ("login", ENDS) and whose == (self.address, self.key)
 
@@ -72,17 +73,22 @@ class Doors:
     told: dict[tuple[str, str, str], tuple[float, str]] = field(default_factory=dict)
 
     def take(self, entry: Mapping[str, Any]) -> None:
+        """Remembers an entry `peer-refused` of CERTAUTH.LOG for REFUSAL_KEEP_SECONDS; of more than
+        STRANGERS the oldest is forgotten."""
         who = entry["key"] or entry["address"] or ""
         shown = entry["subject"] or "somebody"
         key = f"key {entry['key']}, " if entry["key"] else ""
         where = "at the cluster bus" if entry["door"] == "bus" else "where this node connects to"
         text = f"{shown} ({key}{entry['address']}) {where}: {entry['reason']}"
         self.told.pop((entry["door"], who, entry["reason"]), None)  # the newest is the last
-        self.told[entry["door"], who, entry["reason"]] = time.monotonic() + TOLD, text
+        until = time.monotonic() + REFUSAL_KEEP_SECONDS
+        self.told[entry["door"], who, entry["reason"]] = until, text
         while len(self.told) > STRANGERS:
             del self.told[next(iter(self.told))]
 
     def counts(self, count: int) -> None:
+        """Takes the node's own number of refusals (`peers_refused` of INFO). Only when that climbs
+        are refusals of now."""
         if self.count is not None and count > self.count:
             self.climbed = time.monotonic()
         self.count = count
@@ -90,7 +96,7 @@ class Doors:
     def now(self, known: Container[str]) -> list[str]:
         """Who is refused at the moment, but for keys that are `known` by now."""
         now = time.monotonic()
-        if now > self.climbed + KNOCKS:
+        if now > self.climbed + REFUSED_NOW_SECONDS:
             return []
         lately = [(one, text) for one, (until, text) in list(self.told.items()) if now < until]
         return [text for (_, key, reason), text in lately
@@ -136,7 +142,7 @@ class Collector:
         self, database: Database, address: str, command: Command, ours: Ours | None
     ) -> None:
         before = self.store.events.position(database.uid, address)
-        for _ in range(PAGES):
+        for _ in range(PAGES_PER_VISIT):
             reply = _complete(self._read(database, address, command, before))
             after, found = _page(database, address, before, reply, ours)
             if after == before or not self.store.events.collect(
@@ -145,7 +151,7 @@ class Collector:
                 return  # nothing new, or another process was faster
             if self.auditor:
                 theirs = [one for one in reply["entries"] if not (ours and ours.is_in(one))]
-                self.auditor.told(database, address, theirs)
+                self.auditor.queue_records(database, address, theirs)
             seen = (_seen(database, address, entry) for entry in reply["entries"])
             self.store.inventory.record_seen(*filter(None, seen))
             for entry in reply["entries"]:
@@ -158,7 +164,7 @@ class Collector:
     ) -> Mapping[str, Any]:
         """A page of a node's log. Where an auditor is to hear of it, the node tells of ends too; a
         module of an older version does not know how."""
-        words: list[Any] = ["CERTAUTH.LOG", "SINCE", before.seq, "COUNT", PAGE]
+        words: list[Any] = ["CERTAUTH.LOG", "SINCE", before.seq, "COUNT", PAGE_ENTRIES]
         key, audited = (database.uid, address), database.audit_settings.audit_mode != "disabled"
         if not (self.auditor and audited) or self._without_ends.get(key, "") == (
             before.boot or "-"
@@ -229,17 +235,19 @@ def _seen(database: Database, address: str, entry: Mapping[str, Any]) -> ClientC
     )  # fmt: skip
 
 
-NAMES = {"user": "username"}  # as other events call it
+EVENT_FIELDS = {"user": "username"}  # as other events call it
 
 
 def _event(where: dict[str, EventDetail], entry: Mapping[str, Any]) -> Event:
     """An entry of CERTAUTH.LOG as an event. What it does not know is left out."""
     kind = entry["event"]
     told = {
-        NAMES.get(name, name): value for name, value in entry.items() if value not in ("", None, [])
+        EVENT_FIELDS.get(name, name): value
+        for name, value in entry.items()
+        if value not in ("", None, [])
     }
     del told["event"]
-    severity: Severity = "INFO" if kind in FINE else "WARNING"
+    severity: Severity = "INFO" if kind in INFO_EVENTS else "WARNING"
     whose = "client_" if entry["client"] or kind == "handshake" else "node_"
     if kind.startswith("peer"):  # at a door of the nodes
         whose = ""
@@ -278,8 +286,9 @@ class Follower(threading.Thread):
         self._problem = ""
 
     def run(self) -> None:
-        self._pulse.expect("audit", PATIENCE)
-        while not self._stopping.wait(INTERVAL):
+        """Writes every FOLLOW_SECONDS, and once more at the end."""
+        self._pulse.expect("audit", STALLED_SECONDS)
+        while not self._stopping.wait(FOLLOW_SECONDS):
             self._follow()
         self._follow()
 
@@ -291,7 +300,7 @@ class Follower(threading.Thread):
     def _follow(self) -> None:
         problem = ""
         try:
-            while follow(self._store, self._path) == PAGE:
+            while follow(self._store, self._path) == PAGE_ENTRIES:
                 pass
             self._pulse.beat("audit")
         except UNAVAILABLE_ERRORS as error:
@@ -306,14 +315,14 @@ class Follower(threading.Thread):
 
 
 def follow(store: Store, path: Path) -> int:
-    """Writes the events behind the last one in the file, at most PAGE; how many there were. All
-    that there are, where the store is another one since, as after a restore."""
+    """Writes the events behind the last one in the file, at most PAGE_ENTRIES; how many there were.
+    All that there are, where the store is another one since, as after a restore."""
     cluster = store.settings.cluster()
     last = _known(*_last(path), cluster)
-    found = store.events.after(last, PAGE)
+    found = store.events.after(last, PAGE_ENTRIES)
     if last > found.newest:
         last = 0
-        found = store.events.after(last, PAGE)
+        found = store.events.after(last, PAGE_ENTRIES)
 
     def line(number: int, event: Event) -> dict[str, Any]:
         return {"id": number, "store": cluster.store_of(number), **render(event)}
@@ -349,13 +358,13 @@ def _append(path: Path, lines: Iterable[str]) -> None:
         file.writelines(f"{line}\n" for line in lines)
         file.flush()
         os.fsync(file.fileno())
-        full = file.tell() >= SIZE
+        full = file.tell() >= FILE_BYTES
     if full:
         _rotate(path)
 
 
 def _rotate(path: Path) -> None:
-    for number in range(KEPT - 1, 0, -1):
+    for number in range(FILES_KEPT - 1, 0, -1):
         older = path.with_name(f"{path.name}.{number}")
         if older.exists():
             older.replace(path.with_name(f"{path.name}.{number + 1}"))
@@ -372,13 +381,13 @@ def _last(path: Path) -> tuple[str, int]:
     return "", 0
 
 
-TAIL = 1 << 20  # bytes that hold at least one whole line
+TAIL_BYTES = 1 << 20  # hold at least one whole line
 
 
 def _end(path: Path) -> bytes:
     with open(path, "r+b") as file:
         size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - TAIL))
+        file.seek(max(0, size - TAIL_BYTES))
         lines = file.read().split(b"\n")
         if lines[-1]:
             file.truncate(size - len(lines[-1]))

@@ -35,10 +35,10 @@ BEGINS = {
 GOES_ON = {"closed": 0, "ended": 0, "strayed": 0}  # an established one that may not stay
 NO_CONNECTION = "handshake"  # its TLS has failed: there never was a connection
 ENDS = "disconnected"
-KNOWN = 100_000  # connections of one node whose beginning was told
+CONNECTIONS_KNOWN = 100_000  # connections of one node whose beginning was told
 TIMEOUT = 10.0  # seconds, for the auditor to take a record
-LINGER = 2.0  # seconds at the end, for what waits
-TOLD = 60.0  # seconds between two events about what was dropped
+LINGER_SECONDS = 2.0  # at the end, for what waits
+DROPPED_EVENT_SECONDS = 60.0  # between two events about what was dropped
 PRIORITY = 13 * 8 + 6  # of syslog: log audit, informational
 
 Key = tuple[int, str]  # a database's uid and a node's address
@@ -116,7 +116,7 @@ def _by_length(ranges: tuple[str, ...]) -> Mapping[tuple[int, int], set[int]]:
 
 
 class Auditor(threading.Thread):
-    """`told` is for any thread, but of a node for one at a time."""
+    """`queue_records` is for any thread, but of a node for one at a time."""
 
     def __init__(self, store: Store) -> None:
         super().__init__(name="auditor", daemon=True)
@@ -135,7 +135,9 @@ class Auditor(threading.Thread):
 
     # ---- What nodes have logged ----
 
-    def told(self, database: Database, address: str, entries: Iterable[Mapping[str, Any]]) -> None:
+    def queue_records(
+        self, database: Database, address: str, entries: Iterable[Mapping[str, Any]]
+    ) -> None:
         """Queues the records of these entries of a node's log, as far as they are wanted."""
         sink, key = self._store.settings.cluster().audit_sink, (database.uid, address)
         if sink is None or database.audit_settings.audit_mode == "disabled":
@@ -193,19 +195,20 @@ class Auditor(threading.Thread):
     # ---- To the auditor ----
 
     def run(self) -> None:
+        """Delivers what waits until `stop`, then for at most LINGER_SECONDS more."""
         while not self._ending:
             with self._more:
                 self._more.wait_for(lambda: self._waiting or self._ending, timeout=1.0)
             if self._socket and _has_gone(self._socket):
                 self._close()
             self._deliver()
-        end = time.monotonic() + LINGER
+        end = time.monotonic() + LINGER_SECONDS
         while self._waiting and time.monotonic() < end and self._deliver():
             pass
         self._close()
 
     def stop(self) -> None:
-        """Returns when what waits is told, or after LINGER."""
+        """Returns when what waits is told, or after LINGER_SECONDS."""
         with self._more:
             self._ending = True
             self._more.notify()
@@ -322,7 +325,7 @@ class Auditor(threading.Thread):
         with self._more:
             lost, why = self._dropped, self._why
             self._dropped = 0
-        self._next_told = time.monotonic() + TOLD
+        self._next_told = time.monotonic() + DROPPED_EVENT_SECONDS
         log.warning("%d records for the auditor were dropped: %s", lost, why)
         self._note("audit_records_dropped", lost=lost, description=why)
 
@@ -356,7 +359,7 @@ def _records(
         if wanted and not (found and found.wanted):
             yield {**when, "new_conn": about}
         known[client] = replace(found, wanted=wanted) if found else Connection(settings, wanted)
-        if len(known) > KNOWN:
+        if len(known) > CONNECTIONS_KNOWN:
             known.popitem(last=False)
     status = {**BEGINS, **GOES_ON, NO_CONNECTION: 0}.get(event)
     if wanted and status is not None:

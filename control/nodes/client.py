@@ -128,6 +128,7 @@ class Node:
         self._pool = pool
 
     def close(self) -> None:
+        """Closes the connection; another call opens it again."""
         self._client.close()
 
     def come_again(self, told: str | None = None) -> None:

@@ -17,9 +17,9 @@ import time
 
 from control.store import Replaced, Store
 
-LASTS = 3.0  # seconds after which a holder that is silent can be replaced
+LEASE_SECONDS = 3.0  # after which a holder that is silent can be replaced
 RENEW = 1.0  # between two renewals
-TRY = 0.5  # between two looks at whether it can be had
+LEASE_TRY_SECONDS = 0.5  # between two looks at whether it can be had
 
 
 class Lease:
@@ -35,16 +35,17 @@ class Lease:
         self._lock = threading.Lock()
 
     def hold(self) -> bool:
-        """Takes or renews it where that is due. Whether it is ours; called at least every TRY."""
+        """Takes or renews it where that is due. Whether it is ours; called at least every
+        LEASE_TRY_SECONDS."""
         now = time.monotonic()
         if now >= self._next:
-            epoch = self._store.lease.take(self.holder, LASTS)
+            epoch = self._store.lease.take(self.holder, LEASE_SECONDS)
             with self._lock:
                 self._terms += epoch > 0 and epoch != self._epoch
                 # From before it was asked for: we stop before anybody else begins.
-                self._epoch, self._until = epoch, now + LASTS
+                self._epoch, self._until = epoch, now + LEASE_SECONDS
                 self._highest = max(self._highest, epoch)
-                self._next = now + (RENEW if epoch else TRY)
+                self._next = now + (RENEW if epoch else LEASE_TRY_SECONDS)
         return self._epoch > 0
 
     def lose(self) -> None:

@@ -12,7 +12,8 @@ from control.reports import Node as Seen
 from control.reports import Refused
 
 Drift = dict[str, EventDetail]  # how a node differed: details of an event
-KEPT = ("revoke ", "lock ")  # what a server holds of these after a restore is true here too
+# What a server holds of these lines after a restore is true here too.
+KEPT_PREFIXES = ("revoke ", "lock ")
 SHOWN_LINES = 20  # of a difference
 LOST = "no longer managed"
 ELSEWHERE = "not managed: tls-ca-cert-dir"  # of the module: it is not the journal's
@@ -41,6 +42,8 @@ class Held:
     tried: float = -math.inf  # when it was last asked whether it refuses that still
 
     def is_of(self, status: Status | Target) -> bool:
+        """Whether this is what is known about a node in that state; else we know nothing about
+        it."""
         return (status.generation, status.digest) == (self.generation, self.digest)
 
     def has(self, target: Target) -> bool:
@@ -48,6 +51,8 @@ class Held:
         return self.is_of(deviating(target, refusals.deviation(self.refused)))
 
     def now(self, at: Target, differs: Signs, refused: tuple[Refused, ...]) -> None:
+        """The node was found or put in this state: `differs` from `at` in these lines, and refuses
+        `refused`."""
         self.generation, self.digest = at.generation, at.digest
         self.differs, self.refused = differs, refused
 
@@ -68,8 +73,8 @@ def render_difference(
 ) -> str:
     """What a node would lose, and get, for a person; "" if it holds what it should."""
     extra, come = sorted(set(held) - set(wanted)), sorted(set(wanted) - set(held))
-    kept = [line for line in extra if line.startswith(KEPT)]
-    gone = [line for line in extra if not line.startswith(KEPT)]
+    kept = [line for line in extra if line.startswith(KEPT_PREFIXES)]
+    gone = [line for line in extra if not line.startswith(KEPT_PREFIXES)]
     if not (extra or come):
         return ""
     parts = [f"generation {status.generation}, {target.generation} here"]
@@ -101,7 +106,9 @@ def is_within(
 
 def difference(held: Iterable[str], wanted: Iterable[str]) -> Drift:
     """What a node held and should not have, and what it lacked: how many lines, and the first."""
-    more = sorted(set(held) - set(wanted), key=lambda line: (not line.startswith(KEPT), line))
+    more = sorted(
+        set(held) - set(wanted), key=lambda line: (not line.startswith(KEPT_PREFIXES), line)
+    )
     less = sorted(set(wanted) - set(held))
     drift: Drift = {}
     for name, lines in (("unknown", more), ("missing", less)):

@@ -30,6 +30,7 @@ class NodeInfo:
 
     @property
     def in_cluster(self) -> bool:
+        """Whether cluster mode is on; what peers are, the node then learns from CLUSTER SHARDS."""
         return self.role.startswith("cluster")
 
     def reached_by(self, addresses: Mapping[str, str]) -> "NodeInfo":
@@ -66,7 +67,7 @@ def node_info(info: Mapping[str, str]) -> NodeInfo:
     else:
         role = "replica" if info.get("role") == "slave" else "master"
     run, module = info.get("run_id", ""), info.get("module", "")
-    (master,) = tuple(master_of(info)) or ("",)
+    (master,) = tuple(_master_of(info)) or ("",)
     down = info.get("master_link_status") == "down"
     is_cut = down and info.get("master_sync_in_progress", "0") == "0"
     names = frozenset(peers(info))
@@ -81,14 +82,16 @@ def software(info: Mapping[str, str]) -> str:
 
 def peers(info: Mapping[str, str]) -> Iterable[str]:
     """The master of a replica, and the replicas of a master, of INFO replication."""
-    yield from master_of(info)
+    yield from _master_of(info)
     for name, value in info.items():
         if name.startswith("slave") and name[5:].isdecimal():
             said = words(value)
             yield from address(said.get("ip", ""), said.get("port", ""))
 
 
-def master_of(info: Mapping[str, str]) -> Iterable[str]:
+def _master_of(info: Mapping[str, str]) -> Iterable[str]:
+    """The address `host:port` of the master of a replica, by INFO replication; nothing of
+    others."""
     if info.get("role") == "slave":
         yield from address(info.get("master_host", ""), info.get("master_port", ""))
 

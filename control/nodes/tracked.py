@@ -92,6 +92,7 @@ class Fleet:
         return dict(self._nodes.get(uid, {}))
 
     def get(self, uid: int, address: str) -> TrackedNode | None:
+        """The node of a database at `host:port`; None where that is not tracked."""
         return self._nodes.get(uid, {}).get(address)
 
     def open(self, uid: int) -> None:
@@ -99,9 +100,13 @@ class Fleet:
         self._nodes.setdefault(uid, {})
 
     def put(self, tracked: TrackedNode) -> None:
+        """Adds a node, or replaces the one at its address. Raises KeyError unless its database is
+        open."""
         self._nodes[tracked.database.uid][tracked.seen.address] = tracked
 
     def discard(self, tracked: TrackedNode) -> None:
+        """Forgets a node; its connection stays as it is. Raises KeyError where it is not
+        tracked."""
         del self._nodes[tracked.database.uid][tracked.seen.address]
 
     def keep(self, uids: Collection[int]) -> None:

@@ -22,7 +22,7 @@ from control.policy.taking import RESERVED
 from control.reports import NewRules, Node, Place
 
 Ask = Callable[..., Mapping[str, Any]]  # see control/domain/preview.py
-PATIENCE = 2.0  # seconds for all servers
+TRIAL_SECONDS = 2.0  # for all servers
 GOOD = 60.0  # seconds that rules count as tried: servers may be upgraded, or have other modules
 MEMORY = 10_000  # rules
 NAMED = 5  # problems in a sentence
@@ -50,7 +50,7 @@ class Trials:
 
     def problems(self, ask: Ask, wanted: Iterable[NewRules]) -> list[Problem]:
         """What stands against rules."""
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TRIAL_SECONDS
         return [problem for one in wanted for problem in self._problems(ask, one, end)]
 
     def _problems(self, ask: Ask, wanted: NewRules, end: float) -> list[Problem]:
@@ -77,11 +77,11 @@ class Trials:
             of=place.database,
         )
         told = {address: one for address, one in said.items() if isinstance(one, Said)}
-        silent = [one for one in place.nodes if has_policy(one) and one.address not in told]
+        silent = [one for one in place.nodes if _has_policy(one) and one.address not in told]
         found = []
         for number, rule in enumerate(rules):
             texts = [
-                f"server {address}{version(one.software)} refuses {one.refused[number]}"
+                f"server {address}{_version(one.software)} refuses {one.refused[number]}"
                 for address, one in told.items()
                 if number in one.refused
             ]
@@ -124,7 +124,8 @@ def tried(command: Command, rules: list[str]) -> Said:
     for start in range(0, len(rules), LISTED):
         for problem in PROBLEM.finditer(answered(command, rules[start : start + LISTED])):
             if problem["number"]:
-                found.setdefault(start + int(problem["number"]) - 1, shown(problem["why"]))
+                number = start + int(problem["number"]) - 1
+                found.setdefault(number, render_refused_rule(problem["why"]))
     info = command("INFO", "server") if found else ""
     return Said(found, topology.software(topology.fields(info)) if found else "")
 
@@ -145,17 +146,20 @@ def answered(command: Command, rules: list[str]) -> str:
     raise AssertionError
 
 
-def shown(why: str) -> str:
+def render_refused_rule(why: str) -> str:
     """The rule, and what is wrong with it, as a server says that."""
     found = BAD_RULE.search(why)
     return f"'{found[1]}': {found[2]}" if found else f"the rules: {why}"
 
 
-def version(software: str) -> str:
+def _version(software: str) -> str:
+    """` (Valkey 9.1.2)`, to put behind an address; "" of a server that never told."""
     return f" ({software[:1].upper()}{software[1:]})" if software else ""
 
 
-def has_policy(node: Node) -> bool:
+def _has_policy(node: Node) -> bool:
+    """Whether rules are tried on it: neither Sentinels nor other names of a server hold a
+    policy."""
     return node.role != "sentinel" and node.origin in ("endpoint", "found")
 
 
@@ -168,6 +172,6 @@ def doubts(rules: str, silent: Iterable[Node], some_took: bool, name: str) -> li
     found = []
     for node in silent:
         if strange := known.stranger(rules, node.software):
-            has = version(node.software)
+            has = _version(node.software)
             found.append(f"server {node.address}{has} does not answer, and knows no '{strange}'")
     return found

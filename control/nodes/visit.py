@@ -11,7 +11,7 @@ from control.nodes.audit import Collector, Ours
 from control.nodes.client import MODULE, SLOW, UNREACHABLE, WITHOUT, Node, NodeError
 from control.nodes.lease import Lease
 from control.nodes.placement import follows
-from control.nodes.plan import KEPT, judge_trust, render_difference, went_back
+from control.nodes.plan import KEPT_PREFIXES, judge_trust, render_difference, went_back
 from control.nodes.protocol import written
 from control.nodes.reconcile import check_owner, detach, reconcile
 from control.nodes.topology import NodeInfo, Status
@@ -263,7 +263,7 @@ class Visitor:
             lines, wanted = node.show(), self._store.policies.whole(uid)[1]
             kept = set(lines) - set(wanted) - self._kept
             self._kept |= kept
-            if any(line.startswith(KEPT) for line in kept):
+            if any(line.startswith(KEPT_PREFIXES) for line in kept):
                 where: dict[str, EventDetail] = {"bdb_uid": uid, "bdb_name": database.name}
                 self._store.revocations.keep(kept, **where, address=tracked.seen.address)
                 self._store.locks.keep(kept, **where, address=tracked.seen.address)

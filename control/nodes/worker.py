@@ -20,7 +20,7 @@ from control.errors import Refusal
 from control.nodes import placement
 from control.nodes.audit import Collector, Command
 from control.nodes.client import MODULE, UNREACHABLE, Identity, Node, NodeError
-from control.nodes.lease import TRY, Lease
+from control.nodes.lease import LEASE_TRY_SECONDS, Lease
 from control.nodes.placement import Transition
 from control.nodes.plan import held_by
 from control.nodes.tracked import Fleet, Observation, TrackedNode, access_of, unknown_node
@@ -89,6 +89,7 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name="sync", daemon=True)
 
     def start(self) -> None:
+        """Starts the thread that keeps the schedule; the others start with their first visits."""
         self._pulse.expect("sync", OLD)
         self._store.listen(self._wake.set)
         self._thread.start()
@@ -195,7 +196,7 @@ class Worker:
     def _pause(self) -> float:
         """Seconds until something is due. The store is read anyway: other processes write."""
         due = self._schedule[0][0] if self._schedule else math.inf
-        return max(0.0, min(TRY, due - time.monotonic()))
+        return max(0.0, min(LEASE_TRY_SECONDS, due - time.monotonic()))
 
     def _turn(self) -> None:
         try:

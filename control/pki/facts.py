@@ -27,7 +27,7 @@ def facts_of(authorities: Sequence[str]) -> list[tuple[str, str]]:
         found += [
             ("Subject", one.subject or "(none)"), ("Issued by", above),
             ("Valid", f"{rendered_time(one.not_before)} to {rendered_time(one.not_after)}"),
-            ("Key", keyed(parsed)), ("SHA-256 of the certificate", spaced(one.cert)),
+            ("Key", _key_kind(parsed)), ("SHA-256 of the certificate", spaced(one.cert)),
             ("SHA-256 of the key", spaced(one.key)), *constraints(parsed),
         ]  # fmt: skip
         found += [("Look at this", doubt) for doubt in doubts(pem)]
@@ -39,7 +39,8 @@ def spaced(digest: str) -> str:
     return ":".join(digest[at : at + 2] for at in range(0, len(digest), 2)).upper()
 
 
-def keyed(certificate: x509.Certificate) -> str:
+def _key_kind(certificate: x509.Certificate) -> str:
+    """The kind and size of a certificate's key, for people, such as `RSA, 3072 bits`."""
     try:
         key = certificate.public_key()
     except (ValueError, UnsupportedAlgorithm):

@@ -177,6 +177,7 @@ USAGES = (
 
 
 def key_usage_of(*names: str) -> x509.KeyUsage:
+    """The extension of RFC 5280 4.2.1.3 with these bits on, by their names in `cryptography`."""
     return x509.KeyUsage(**{name: name in names for name in USAGES})
 
 

@@ -59,6 +59,8 @@ class Token:
 
     @property
     def algorithm(self) -> str:
+        """`alg` of the header (RFC 7515 4.1.1), which read_token has found to be one that we
+        take."""
         return str(self.header["alg"])
 
     @property
@@ -68,6 +70,7 @@ class Token:
 
     @property
     def issuer(self) -> str:
+        """`iss` of the claims (RFC 7519 4.1.1): whom the token says it is from."""
         return str(self.claims["iss"])
 
     @property

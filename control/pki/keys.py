@@ -91,6 +91,7 @@ def derive_secret(key_pem: str, purpose: str) -> str:
 
 
 def new_key(kind: KeyType) -> PrivateKey:
+    """Makes a private key: RSA of 3072 bits, Ed25519, or ECDSA on P-256."""
     if kind == "rsa":
         return rsa.generate_private_key(65537, 3072)
     if kind == "ed25519":
@@ -135,6 +136,7 @@ def _loaded_key(pem: bytes, password: bytes | None) -> PrivateKeyTypes:
 
 
 def render_key(key: PrivateKey, passphrase: str = "") -> str:
+    """PKCS #8 in PEM, encrypted where there is a passphrase."""
     encryption = (
         serialization.BestAvailableEncryption(passphrase.encode())
         if passphrase
@@ -145,5 +147,6 @@ def render_key(key: PrivateKey, passphrase: str = "") -> str:
 
 
 def public_bytes(key: CertificatePublicKeyTypes) -> bytes:
+    """DER of SubjectPublicKeyInfo (RFC 5280 4.1.2.7), of which a key id is the SHA-256."""
     form = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     return key.public_bytes(*form)

@@ -79,10 +79,12 @@ class Element:
 
     @property
     def content(self) -> bytes:
+        """Its bytes without tag and length."""
         return self.of[self.begin : self.end]
 
     @property
     def whole(self) -> bytes:
+        """Its bytes with tag and length."""
         return self.of[self.start : self.end]
 
     def elements(self) -> list["Element"]:

@@ -122,10 +122,12 @@ def rootless(trust: Trust) -> list[bytes]:
 
 
 def key_of(der: bytes) -> str:
+    """The key id of a certificate: SHA-256 of its public key, in hex. Raises core.CoreError."""
     return identity_of(der).key
 
 
 def cert_of(der: bytes) -> str:
+    """SHA-256 of a certificate's DER, in hex. Raises core.CoreError."""
     return identity_of(der).cert
 
 

@@ -40,6 +40,7 @@ def plus(*parts: Mapping[str, int]) -> Signs:
 
 
 def minus(part: Mapping[str, int]) -> Signs:
+    """What takes these changes back."""
     return {line: -sign for line, sign in part.items()}
 
 

@@ -38,6 +38,7 @@ class Line:
 
     @property
     def place(self) -> str:
+        """File and line number, from 1, for messages."""
         return f"{self.file}, line {self.number + 1}"
 
 
@@ -155,6 +156,7 @@ class Person:
 
     @property
     def name(self) -> str:
+        """Of the password database; `uid N` where that does not know it."""
         try:
             return pwd.getpwuid(self.uid).pw_name
         except KeyError:

@@ -59,14 +59,17 @@ class Config:
 
     @property
     def proxy(self) -> Path | None:
+        """The path of the proxy's socket; None where no proxy is expected."""
         return self.home / self.proxy_socket if self.proxy_socket else None
 
     @property
     def url(self) -> str:
+        """Of the database: as configured, else SQLite's file control.db in `home`."""
         return self.database or f"sqlite:///{self.home / 'control.db'}"
 
     @property
     def identity(self) -> Identity:
+        """The files of the certificate that nodes are shown; they may not be there yet."""
         return Identity(self.home / "control.crt", self.home / "control.key")
 
 

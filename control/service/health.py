@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
-PATIENCE = 4.0  # seconds
+ANSWER_SECONDS = 4.0
 EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (is asked, not bound)
 
 
@@ -38,7 +38,7 @@ def _asked(host: str, port: int, path: str) -> tuple[int, str]:
     """The status of the answer, and what it says. Whose certificate it is does not matter: it is
     asked for no secret and told none."""
     context = ssl._create_unverified_context()  # noqa: S323
-    asked = http.client.HTTPSConnection(host, port, timeout=PATIENCE, context=context)
+    asked = http.client.HTTPSConnection(host, port, timeout=ANSWER_SECONDS, context=context)
     try:
         asked.request("GET", path)
         answer = asked.getresponse()

@@ -80,6 +80,8 @@ def hand_over(home: Path) -> None:
 
 
 def open_store(config: Config, make: bool = False, settle: bool = True) -> Store:
+    """Opens the configured database; `make` and `settle` as Store has them. The caller closes it.
+    Raises ServiceError, DatabaseAway where trying again may help."""
     with database_errors(config):
         return Store(config.url, make, settle)
 
@@ -107,6 +109,8 @@ def _may_come(error: Exception) -> bool:
 
 
 def api_certificate(authority: Issued, names: Sequence[str]) -> Certificate:
+    """A new certificate of our own CA for the API, with a new key, for LIFETIME; `names` are DNS
+    names or addresses, the first is also the common name. Raises ValueError."""
     subject = [("CN", names[0])]
     issued = issue_certificate(authority, subject, server_names=names, lifetime=LIFETIME)
     return Certificate(API, issued.certificate + authority.certificate, issued.key)
@@ -141,10 +145,12 @@ def bootstrap(authority: Issued, control: Issued) -> str:
 
 
 def control_certificate(config: Config) -> Issued:
+    """What we show to nodes, read from the files. Raises OSError."""
     return Issued(config.identity.certificate.read_text(), config.identity.key.read_text())
 
 
 def check_home(config: Config) -> None:
+    """Raises ServiceError where `init` has not finished in this folder: it writes ca.key last."""
     if not (config.home / "ca.key").exists():
         raise ServiceError(f"{config.home} holds no control plane: run `redis-certauth init` first")
 

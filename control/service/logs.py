@@ -50,7 +50,10 @@ def clean(text: str) -> str:
 
 
 class Text(logging.Formatter):
+    """A line a record, in which control characters that strangers have sent are escaped."""
+
     def formatMessage(self, record: logging.LogRecord) -> str:
+        """Escapes the message only: a traceback, put behind it later, has lines."""
         record.message = clean(record.message)
         return super().formatMessage(record)
 
@@ -60,6 +63,7 @@ class Json(logging.Formatter):
     and what a request was."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """The record as JSON in one line; `told` of the record adds fields."""
         when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         told: dict[str, Any] = {
             "time": when.replace("+00:00", "Z"),
@@ -80,6 +84,8 @@ class Repeats(logging.Filter):
         self._seen: dict[str, tuple[float, int]] = {}  # a line → since when, and how often
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is written: the first REPEATS of a line in REPEAT_SECONDS; the next
+        one then says how many were left out."""
         if record.name == REQUESTS:
             return True
         line, now = f"{record.name}: {record.getMessage()}", time.monotonic()

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,6 +15,7 @@ from control.domain import issuing
 from control.domain.following import Sources
 from control.domain.issuing import Authority
 from control.domain.revocation import Lists, Signer
+from control.domain.routine import Routine
 from control.errors import Refusal
 from control.http.bridge import peer_cert
 from control.http.protocol import Limits
@@ -169,7 +169,7 @@ def _started(front: Server, listen: Listen) -> Server:
     return front
 
 
-class CertificateKeeper(threading.Thread):
+class CertificateKeeper(Routine):
     """Shows the API's certificate of the moment, names the CAs of the moment where there is a web
     page, renews ours before they end, and has the event log tell which of clients' end soon.
     `fronts` are that of the API, and that of the page."""
@@ -177,36 +177,27 @@ class CertificateKeeper(threading.Thread):
     def __init__(
         self, config: Config, store: Store, fronts: Sequence[Server], pulse: Pulse
     ) -> None:
-        super().__init__(name="keeper", daemon=True)
+        seconds = min(WATCH_SECONDS, RENEWAL_SECONDS)
+        super().__init__("certificates", store, pulse, self._keep, seconds, STALLED_SECONDS)
         self._config, self._store, self._fronts = config, store, fronts
-        self._pulse = pulse
         self._shown: list[object] = [None for _ in fronts]
-        self._wake, self._stopping = threading.Event(), False
-        store.listen(self._wake.set)
+        self._renewed = self._watched = time.monotonic()
 
-    def run(self) -> None:
-        self._pulse.expect("certificates", STALLED_SECONDS)
-        checked = watched = time.monotonic()
-        while not self._stopping:
-            self._wake.wait(min(WATCH_SECONDS, RENEWAL_SECONDS))
-            self._wake.clear()
-            try:
-                if time.monotonic() > checked + RENEWAL_SECONDS:
-                    checked = time.monotonic()
-                    renew(self._config, self._store)
-                self._show()
-                if time.monotonic() > watched + WATCH_SECONDS:
-                    watched = time.monotonic()
-                    self._store.inventory.watch(int(time.time()))
-                self._pulse.beat("certificates")
-            except UNAVAILABLE_ERRORS as error:
-                self._pulse.fail("certificates", first_line(error))
-            except OSError as error:
-                log.error("our certificates are not renewed: %s", error)
-                self._pulse.fail("certificates", str(error))
-            except Exception as error:
-                log.exception("our certificates are looked at again later, after an error")
-                self._pulse.fail("certificates", str(error) or type(error).__name__)
+    def _keep(self) -> str | None:
+        try:
+            if time.monotonic() > self._renewed + RENEWAL_SECONDS:
+                self._renewed = time.monotonic()
+                renew(self._config, self._store)
+            self._show()
+        except UNAVAILABLE_ERRORS:
+            raise
+        except OSError as error:
+            log.error("our certificates are not renewed: %s", error)
+            return str(error)
+        if time.monotonic() > self._watched + WATCH_SECONDS:
+            self._watched = time.monotonic()
+            self._store.inventory.watch(int(time.time()))
+        return None
 
     def _show(self) -> None:
         api = self._store.settings.certificates().get(API)
@@ -217,11 +208,6 @@ class CertificateKeeper(threading.Thread):
                 shown = (api.certificate.encode(), api.key.encode())
                 front.replace_certificate(*shown, authorities, tls_min)
                 self._shown[number] = (api, authorities, tls_min)
-
-    def stop(self) -> None:
-        self._stopping = True
-        self._wake.set()
-        self.join()
 
 
 def serve(config: Config) -> None:

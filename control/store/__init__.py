@@ -119,6 +119,7 @@ class Store:
         self.lease = Lease(kernel)
 
     def close(self) -> None:
+        """Ends its threads and closes its connections; the store is of no use after that."""
         self._kernel.stop()
         self._close()
 

@@ -64,12 +64,14 @@ class Pool:
         self._revision_readers: list[Any] = []
 
     def close(self) -> None:
+        """Closes all connections, also those of other threads."""
         for reader in self._revision_readers:
             reader.close()
         self._engine.dispose()
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
+        """On PostgreSQL at REPEATABLE READ. Raises Away while the database is not there."""
         with self._outage.watch(writes=False), self._engine.connect() as connection:
             yield connection
 
@@ -96,6 +98,7 @@ class Pool:
 
     @contextmanager
     def write(self, forgets: bool) -> Iterator[sa.Connection]:
+        """Locks the version of the tables until the end, so that no other version changes them."""
         with self.begin() as connection:
             check_own_version(connection, " FOR SHARE")
             yield connection
@@ -104,6 +107,8 @@ class Pool:
 
     @contextmanager
     def write_statement(self) -> Iterator[sa.Connection]:
+        """PostgreSQL commits the statement itself; on SQLite, which is local, it is a
+        transaction."""
         if self._is_sqlite:
             with self.write(forgets=False) as connection:
                 yield connection
@@ -149,6 +154,7 @@ class Pool:
         return engine
 
     def read_revision(self) -> int:
+        """Costs one query and, on SQLite, no transaction of SQLAlchemy."""
         # Asked at every request, so without SQLAlchemy's 150 us where possible; and by each thread
         # on a connection of its own: threads would wait for each other longer than for SQLite.
         if self._is_sqlite:
@@ -168,6 +174,7 @@ class Pool:
         return self._thread.reader
 
     def listening(self) -> sa.Engine | None:
+        """On PostgreSQL the engine that commits each statement; SQLite notifies nobody."""
         return None if self._is_sqlite else self._statements
 
 
@@ -214,25 +221,32 @@ class OneConnection:
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
+        """The connection itself, with all that was written on it."""
         yield self._connection
 
     @contextmanager
     def write(self, forgets: bool) -> Iterator[sa.Connection]:
+        """A savepoint within the owner's transaction; does not look at the tables' version
+        again."""
         with self._connection.begin_nested() as nested:
             yield self._connection
             if forgets:
                 nested.rollback()
 
     def write_statement(self) -> AbstractContextManager[sa.Connection]:
+        """Not by itself here: the owner's transaction decides what stays."""
         return self.write(forgets=False)
 
     def rehearsal(self) -> AbstractContextManager[sa.Connection]:
+        """A savepoint that is rolled back."""
         return self.write(forgets=True)
 
     def read_revision(self) -> int:
+        """With changes that the owner's transaction has not committed."""
         return int(self._connection.exec_driver_sql(READ_REVISION).scalar() or 0)
 
     def listening(self) -> sa.Engine | None:
+        """Never: within a transaction PostgreSQL delivers no notification."""
         return None
 
 

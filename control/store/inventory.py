@@ -166,7 +166,7 @@ def named_by(connection: sa.Connection, lines: Iterable[str]) -> dict[str, Clien
     values = {line.rpartition(" ")[2] for line in lines if line.startswith("revoke ")}
     column = client_certificates.c
     found = dict[str, ClientCertificate]()
-    for some in batched(sorted(values), 300):
+    for some in _batched(sorted(values), 300):
         where = sa.or_(*(one.in_(some) for one in (column.serial, column.cert, column.key)))
         for row in connection.execute(sa.select(client_certificates).where(where)):
             found.update(dict.fromkeys(revoking_lines(_certificate(row)), _certificate(row)))
@@ -182,7 +182,9 @@ def revoking_lines(one: ClientCertificate) -> tuple[str, ...]:
     )
 
 
-def batched(values: Sequence[str], size: int) -> Iterable[Sequence[str]]:
+def _batched(values: Sequence[str], size: int) -> Iterable[Sequence[str]]:
+    """Consecutive slices of at most `size` values, so that a statement stays below SQLite's limit
+    of parameters."""
     return (values[at : at + size] for at in range(0, len(values), size))
 
 

@@ -16,7 +16,7 @@ from control.store.lines import all_databases, await_policies, refresh_databases
 from control.store.schema import locks
 from control.store.statements import TAKE_UID, insert_into, select_all, select_by
 
-KEPT = "a server had this lock when the control plane was restored from a backup"
+KEPT_BY_SERVER = "a server had this lock when the control plane was restored from a backup"
 
 
 class Locks:
@@ -74,7 +74,7 @@ class Locks:
         with self._kernel.change() as connection:
             known = set(connection.scalars(sa.select(locks.c.line)))
             for line in (one for one in lines if one not in known):
-                _write(connection, None, line, KEPT, 0)
+                _write(connection, None, line, KEPT_BY_SERVER, 0)
                 note(connection, "lock_kept", "WARNING", line=line, **where)
             _follow(connection)
 

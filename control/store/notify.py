@@ -35,6 +35,7 @@ class NotificationListener(threading.Thread):
         self._stopping, self._missed = threading.Event(), False
 
     def run(self) -> None:
+        """Listens until `stop`, and connects again a second after an error."""
         while not self._stopping.is_set():
             try:
                 with self._engine.connect() as connection:
@@ -59,6 +60,7 @@ class NotificationListener(threading.Thread):
                     self._changed()
 
     def stop(self) -> None:
+        """Returns when the thread has ended, or shortly after LISTEN_SECONDS without it."""
         self._stopping.set()
         # Where it waits for a database that hangs, it goes with the process.
         self.join(LISTEN_SECONDS + 1)
@@ -71,6 +73,7 @@ class ReportCounter:
         self._condition, self.count = threading.Condition(), 0
 
     def count_up(self) -> None:
+        """A report about a node was stored: wakes each thread in `wait`."""
         with self._condition:
             self.count += 1
             self._condition.notify_all()

@@ -1,5 +1,5 @@
-"""Fixtures of the control plane, for test files that do not need one of their own: `api`, `plane`,
-`url`, and of its web page: `browser`, `admin`."""
+"""Fixtures of the control plane, for test files that do not need one of their own: `api` and what
+is set up there, `plane`, `url`, and of its web page: `browser`, `admin`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +18,16 @@ def api(tmp_path: Path) -> Iterator[ControlPlane]:
     made = ControlPlane(tmp_path)
     yield made
     made.close()
+
+
+@pytest.fixture
+def api_with_alice(api: ControlPlane, pki: Pki) -> ControlPlane:
+    """Alice logs in by certificate as an administrator, and is a user of a database."""
+    api.trust(pki.ca)
+    api.certificate_user("alice", "CN=alice,OU=eng,O=acme", role="admin")
+    api.database(roles_permissions=[{"role_uid": 1, "redis_acl_uid": 1}], tls_mode="enabled")
+    assert api.role(pki.alice) == "admin"
+    return api
 
 
 @pytest.fixture

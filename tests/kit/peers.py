@@ -257,25 +257,22 @@ class Cluster:
         return self.slot(key) * len(self.masters) // SLOTS
 
 
-class Load:
-    """A client of the cluster that writes and reads all the time, and forgets no error. It tries
-    again as it does by itself, for it has to follow a slot that moves."""
+class Repeating:
+    """A client that does `once` again and again beside a test, and forgets no error."""
 
-    def __init__(self, server: RedisServer, cert: Cert) -> None:
-        crt, key = cert.files
-        self.client = redis.RedisCluster(
-            host="127.0.0.1", port=server.port, ssl=True, ssl_certfile=crt, ssl_keyfile=key,
-            ssl_ca_certs=str(server.directory / "trust.pem"), retry=Retry(NoBackoff(), 3),
-        )  # fmt: skip
+    def __init__(self, pause: float) -> None:
+        self.pause = pause  # seconds between two times
         self.done, self.errors = 0, list[str]()
         self.stopping = threading.Event()
         self.thread = threading.Thread(target=self.run)
 
+    def once(self) -> None:
+        raise NotImplementedError
+
     def run(self) -> None:
-        while not self.stopping.wait(0.002):
+        while not self.stopping.wait(self.pause):
             try:
-                self.client.set(f"k{self.done % 1000}", self.done)
-                self.client.get(f"k{self.done % 1000}")
+                self.once()
             except Exception as error:
                 self.errors.append(repr(error))
             self.done += 1
@@ -287,6 +284,28 @@ class Load:
     def __exit__(self, *_: object) -> None:
         self.stopping.set()
         self.thread.join()
-        self.client.close()
         assert self.errors == []
         assert self.done > 100
+
+
+class Load(Repeating):
+    """A client of the cluster that writes and reads all the time. It tries again as it does by
+    itself, for it has to follow a slot that moves."""
+
+    def __init__(self, server: RedisServer, cert: Cert) -> None:
+        super().__init__(pause=0.002)
+        crt, key = cert.files
+        self.client = redis.RedisCluster(
+            host="127.0.0.1", port=server.port, ssl=True, ssl_certfile=crt, ssl_keyfile=key,
+            ssl_ca_certs=str(server.directory / "trust.pem"), retry=Retry(NoBackoff(), 3),
+        )  # fmt: skip
+
+    def once(self) -> None:
+        self.client.set(f"k{self.done % 1000}", self.done)
+        self.client.get(f"k{self.done % 1000}")
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            super().__exit__()
+        finally:
+            self.client.close()

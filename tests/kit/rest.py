@@ -135,6 +135,17 @@ class ControlPlane:
         method = {"auth_method": "certificate", "certificate_subject_line": subject}
         return self.ok("POST /v1/users", {"name": name, **method, **fields})
 
+    def alice_reads(self, ca: Cert) -> None:
+        """Alice, whose certificate is from this CA, has Read Only on database 1."""
+        self.trust(ca)
+        self.certificate_user("alice", "CN=alice, OU=eng, O=acme", role="none")
+        self.database(tls_mode="enabled", roles_permissions=[{"role_uid": 6, "redis_acl_uid": 2}])
+
+    def role(self, cert: Cert) -> str:
+        """What a login by certificate is: its role, or the error_code of the 401."""
+        answer = self("GET /v1/users/role", cert=cert)
+        return str(answer.json["role"]) if answer.status == 200 else answer.code
+
     def password_user(self, name: str, role: str) -> tuple[str, str]:
         """Makes a user that logs in by password; what it logs in with."""
         self.ok("POST /v1/users", {"name": name, "password": f"{name}'s", "role": role})

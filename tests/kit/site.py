@@ -13,8 +13,8 @@ from control import service
 from control.cli import client
 from control.cli.main import main
 from control.service import Config
+from tests.kit.command_line import write_profiles
 from tests.kit.plane import Https, initialised
-from tests.kit.rest import ADMIN
 
 COMMAND = str(Path(sys.executable).parent / "redis-certauth")
 
@@ -58,13 +58,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     config = initialised(tmp_path / "home")
     service.create_ca(config, "", "ec", again=False)
     folder = tmp_path / "client"
-    (folder / "redis-certauth").mkdir(parents=True)
-    file = folder / "redis-certauth" / "config.toml"
-    file.write_text(
-        f'[default]\nurl = "https://127.0.0.1:{config.port}"\nca = "{config.home}/ca.crt"\n'
-        f'username = "{ADMIN[0]}"\npassword = "{ADMIN[1]}"\n'
-    )
-    file.chmod(0o600)
+    write_profiles(folder, config)
     with service.running(config):
         monkeypatch.setenv("XDG_CONFIG_HOME", str(folder))
         monkeypatch.chdir(folder)

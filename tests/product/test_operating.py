@@ -21,6 +21,7 @@ from control.cli import options
 from control.cli.main import main
 from control.service import Config
 from control.service.config import PASSPHRASE
+from tests.kit.command_line import write_profiles
 from tests.kit.node import is_open, mapping, show, status, who
 from tests.kit.pages import blocks, section
 from tests.kit.plane import (
@@ -46,11 +47,7 @@ PASSWORDS = ("How to move from passwords to certificates", "docs/howto-passwords
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Config]:
     """A control plane that runs, and a profile that says where."""
     made = initialised(tmp_path / "home")
-    profile = tmp_path / "redis-certauth" / "config.toml"
-    profile.parent.mkdir()
-    url = f'url = "https://127.0.0.1:{made.port}"\nca = "{made.home}/ca.crt"\n'
-    profile.write_text(f'[default]\n{url}username = "{ADMIN[0]}"\npassword = "{ADMIN[1]}"\n')
-    profile.chmod(0o600)
+    write_profiles(tmp_path, made)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     monkeypatch.setattr(options, "is_terminal", lambda: True)
     monkeypatch.chdir(tempfile.mkdtemp(dir=scratch()))

@@ -1,9 +1,7 @@
 """control/api/certauth.py: explanations by the code that decides; how far each server is."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,14 +19,9 @@ EXPLAIN = "POST /v1/certauth/explain"
 
 
 @pytest.fixture
-def api(tmp_path: Path, pki: Pki) -> Iterator[ControlPlane]:
-    """Alice, with Read Only on database 1."""
-    made = ControlPlane(tmp_path)
-    made.trust(pki.ca)
-    made.certificate_user("alice", "CN=alice, OU=eng, O=acme", role="none")
-    made.database(tls_mode="enabled", roles_permissions=[{"role_uid": 6, "redis_acl_uid": 2}])
-    yield made
-    made.close()
+def api(api: ControlPlane, pki: Pki) -> ControlPlane:
+    api.alice_reads(pki.ca)
+    return api
 
 
 def question(cert: Cert, **fields: Any) -> dict[str, Any]:

@@ -6,26 +6,10 @@ import pytest
 
 from control.domain import revocation
 from tests.kit.rest import ADMIN, ControlPlane
-from tests.kit.support import Cert, Pki
+from tests.kit.support import Pki
 
 LOCKS = "/v1/certauth/locks"
 ALICE = "CN=alice,OU=eng,O=acme"
-
-
-@pytest.fixture
-def api_with_alice(api: ControlPlane, pki: Pki) -> ControlPlane:
-    """Alice logs in by certificate, and is a user of a database."""
-    api.trust(pki.ca)
-    api.certificate_user("alice", ALICE, role="admin")
-    api.database(roles_permissions=[{"role_uid": 1, "redis_acl_uid": 1}], tls_mode="enabled")
-    assert role(api, pki.alice) == "admin"
-    return api
-
-
-def role(api: ControlPlane, cert: Cert) -> str:
-    """What a login by certificate is: its role, or the error_code of the 401."""
-    answer = api("GET /v1/users/role", cert=cert)
-    return str(answer.json["role"]) if answer.status == 200 else answer.code
 
 
 def held(api: ControlPlane) -> set[str]:
@@ -61,7 +45,7 @@ def test_who_is_locked_is_nobody_until_it_is_taken_back(
         assert api.ok(f"GET {LOCKS}/{made['uid']}") == shown
         assert api.ok(f"GET {LOCKS}") == [shown]
         assert set(api.lines(1)) - set(before) == {line}
-        assert role(api, pki.alice) == "locked", body
+        assert api.role(pki.alice) == "locked", body
         for where in ({}, {"bdb_uid": 1}):
             asked = {"certificate": pki.alice.pem.decode(), **where}
             told = api.ok("POST /v1/certauth/explain", asked)
@@ -69,7 +53,7 @@ def test_who_is_locked_is_nobody_until_it_is_taken_back(
             assert any("by the line: lock " in step for step in told["trace"])
         api.ok(f"DELETE {LOCKS}/{made['uid']}")
         assert set(api.lines(1)) == set(before)
-        assert role(api, pki.alice) == "admin"
+        assert api.role(pki.alice) == "admin"
         assert api(f"DELETE {LOCKS}/{made['uid']}").status == 404
         assert api(f"GET {LOCKS}/{made['uid']}").status == 404
     assert kinds(api) == ["locked", "lock_removed"] * 6
@@ -188,11 +172,11 @@ def test_attack_a_locked_user_is_not_let_in_by_another_name(
     uid = next(one["uid"] for one in api.ok("GET /v1/users") if one["name"] == "alice")
     api.ok(f"POST {LOCKS}", {"user": "alice"})
     api.ok(f"PUT /v1/users/{uid}", {"name": "alicia"})
-    assert role(api, pki.alice) == "locked"
+    assert api.role(pki.alice) == "locked"
     assert "lock user alicia" in held(api)
     for one in api.ok(f"GET {LOCKS}"):
         api.ok(f"DELETE {LOCKS}/{one['uid']}")
-    assert role(api, pki.alice) == "admin"
+    assert api.role(pki.alice) == "admin"
     assert api("GET /v1/bdbs", auth=("robert", "long enough 1")).status == 200
 
 
@@ -224,5 +208,5 @@ def test_only_an_administrator_locks(api: ControlPlane) -> None:
 
 def test_a_dry_run_locks_nobody(api_with_alice: ControlPlane, pki: Pki) -> None:
     api_with_alice.ok(f"POST {LOCKS}?dry_run", {"user": "alice"})
-    assert role(api_with_alice, pki.alice) == "admin"
+    assert api_with_alice.role(pki.alice) == "admin"
     assert ADMIN

@@ -29,22 +29,6 @@ REVOCATIONS, CRLS = "/v1/certauth/revocations", "/v1/certauth/crls"
 ALICE = "CN=alice,OU=eng,O=acme"
 
 
-@pytest.fixture
-def api_with_alice(api: ControlPlane, pki: Pki) -> ControlPlane:
-    """Alice logs in by certificate, and is a user of a database."""
-    api.trust(pki.ca)
-    api.certificate_user("alice", ALICE, role="admin")
-    api.database(roles_permissions=[{"role_uid": 1, "redis_acl_uid": 1}], tls_mode="enabled")
-    assert role(api, pki.alice) == "admin"
-    return api
-
-
-def role(api: ControlPlane, cert: Cert) -> str:
-    """What a login by certificate is: its role, or the error_code of the 401."""
-    answer = api("GET /v1/users/role", cert=cert)
-    return str(answer.json["role"]) if answer.status == 200 else answer.code
-
-
 def revoke_lines(api: ControlPlane, uid: int = 1) -> set[str]:
     return {line for line in api.lines(uid) if line.startswith("revoke ")}
 
@@ -85,12 +69,12 @@ def test_what_is_revoked_is_nobody_until_it_is_taken_back(
     made = api.ok(f"POST {REVOCATIONS}", {**body, "reason": "keyCompromise"})["revocations"]
     assert [(one["line"], one["reason"]) for one in made] == [(line, "keyCompromise")]
     assert revoke_lines(api) == {line}
-    assert (role(api, cert), role(api, other)) == ("revoked", "admin")
+    assert (api.role(cert), api.role(other)) == ("revoked", "admin")
     explained = api.ok("POST /v1/certauth/explain", {"certificate": cert.pem.decode()})
     assert explained["reason"] == "revoked"
     assert api.ok(f"GET {REVOCATIONS}") == made
     api.ok(f"DELETE {REVOCATIONS}/{made[0]['uid']}")
-    assert (revoke_lines(api), role(api, cert)) == (set(), "admin")
+    assert (revoke_lines(api), api.role(cert)) == (set(), "admin")
     assert api(f"DELETE {REVOCATIONS}/{made[0]['uid']}").status == 404
 
 
@@ -120,8 +104,8 @@ def test_all_certificates_of_a_user_are_those_that_are_known(
     api.ok(f"POST {REVOCATIONS}", {"user_uid": uid})
     serials = {f"revoke serial {pki.ca.key_id} {one.serial}" for one in (pki.alice, second)}
     assert revoke_lines(api) == serials | {f"revoke cert {unknown.fingerprint}"}
-    assert role(api, pki.alice) == role(api, second) == role(api, unknown) == "revoked"
-    assert role(api, bobs) == "admin"  # the record says bob, the subject says alice
+    assert api.role(pki.alice) == api.role(second) == api.role(unknown) == "revoked"
+    assert api.role(bobs) == "admin"  # the record says bob, the subject says alice
 
 
 def test_a_user_without_known_certificates_is_a_404(api: ControlPlane) -> None:
@@ -153,9 +137,9 @@ def test_a_revoked_intermediate_ends_logins_under_it(
     api, between = api_with_alice, pki.ca.authority()
     cert = between.issue(ALICE)
     for body in ({"key": between.key_id}, {"certificate": between.pem.decode()}):
-        assert role(api, cert) == "admin"
+        assert api.role(cert) == "admin"
         made = api.ok(f"POST {REVOCATIONS}", body)["revocations"]
-        assert role(api, cert) == "ca_revoked"
+        assert api.role(cert) == "ca_revoked"
         api.ok(f"DELETE {REVOCATIONS}/{made[0]['uid']}")
 
 
@@ -171,9 +155,9 @@ def test_attack_a_revoked_certificate_comes_to_the_api_with_another_signature(
         (below, twin(below), "revoked"),
         (between, other, "ca_revoked"),
     ):
-        assert role(api, shown) == "admin"
+        assert api.role(shown) == "admin"
         made = api.ok(f"POST {REVOCATIONS}", {"cert": revoked.fingerprint})["revocations"]
-        assert role(api, shown) == reason
+        assert api.role(shown) == reason
         api.ok(f"DELETE {REVOCATIONS}/{made[0]['uid']}")
 
 
@@ -248,10 +232,10 @@ def test_a_list_revokes_where_its_ca_is_trusted(api_with_alice: ControlPlane, pk
     made = imported(api, crls.crl(pki.ca, pki.alice, number=12))
     assert (made["issuer"], made["number"], made["entries"]) == ("CN=Root CA,O=acme", "12", 1)
     assert (revoke_lines(api, 1), revoke_lines(api, 2)) == ({line_of(pki.alice)}, set())
-    assert role(api, pki.alice) == "revoked"
+    assert api.role(pki.alice) == "revoked"
     assert api.ok(f"GET {CRLS}") == [made] == [api.ok(f"GET {CRLS}/{made['uid']}")]
     api.ok(f"DELETE {CRLS}/{made['uid']}")
-    assert (revoke_lines(api, 1), role(api, pki.alice)) == (set(), "admin")
+    assert (revoke_lines(api, 1), api.role(pki.alice)) == (set(), "admin")
     assert api(f"GET {CRLS}/{made['uid']}").status == 404
 
 
@@ -320,9 +304,9 @@ def test_what_two_have_revoked_stays_until_both_take_it_back(
     for path in (f"{REVOCATIONS}/{by_hand}", f"{CRLS}/{whole}"):
         api.ok(f"DELETE {path}")
         assert revoke_lines(api) == {line_of(pki.alice)}
-        assert role(api, pki.alice) == "revoked"
+        assert api.role(pki.alice) == "revoked"
     api.ok(f"DELETE {CRLS}/{part}")
-    assert (revoke_lines(api), role(api, pki.alice)) == (set(), "admin")
+    assert (revoke_lines(api), api.role(pki.alice)) == (set(), "admin")
 
 
 def test_an_older_list_is_refused(api_with_alice: ControlPlane, pki: Pki) -> None:
@@ -336,7 +320,7 @@ def test_an_older_list_is_refused(api_with_alice: ControlPlane, pki: Pki) -> Non
     imported(api, new)
     answer = api(f"POST {CRLS}", {"crl": crls.text(old)})
     assert (answer.status, answer.code) == (409, "crl_older")
-    assert role(api, pki.alice) == "revoked"
+    assert api.role(pki.alice) == "revoked"
     stale = crls.crl(pki.ca, number=5, start=days(-0.5))
     assert api(f"POST {CRLS}", {"crl": crls.text(stale)}).code == "crl_older"
 
@@ -373,7 +357,7 @@ def test_the_list_of_a_presented_intermediate(api_with_alice: ControlPlane, pki:
     )
     imported(api, der, authorities=between.pem.decode())
     assert revoke_lines(api) == {line_of(cert)}
-    assert role(api, cert) == "revoked"
+    assert api.role(cert) == "revoked"
 
 
 # ---- Overdue ----
@@ -393,20 +377,20 @@ def test_an_overdue_list_warns_or_refuses(
     api, bob = api_with_alice, pki.ca.issue(ALICE)
     uid = imported(api, crls.crl(pki.ca, pki.alice, number=1), stale=stale)["uid"]
     aged(api, 86400 - 60)
-    assert role(api, bob) == "admin"
+    assert api.role(bob) == "admin"
     aged(api, 86400 + 60)
     aged(api, 86400 + 120)
     blocked = {f"revoke key {pki.ca.key_id}"} if stale == "refuse" else set()
     assert revoke_lines(api) == {line_of(pki.alice)} | blocked
-    assert role(api, bob) == ("ca_revoked" if stale == "refuse" else "admin")
-    assert role(api, pki.alice) == "ca_revoked" if blocked else "revoked"
+    assert api.role(bob) == ("ca_revoked" if stale == "refuse" else "admin")
+    assert api.role(pki.alice) == "ca_revoked" if blocked else "revoked"
     shown = api.ok(f"GET {CRLS}/{uid}")
     assert (shown["overdue"], shown["stale"]) == (True, stale)
     events = [one for one in api.ok("GET /v1/logs") if one["type"] == "crl_stale"]
     assert [(one["stale"], one["severity"]) for one in events] == [(stale, "WARNING")]
     made = imported(api, crls.crl(pki.ca, pki.alice, number=2, end=days(3)))
     assert (made["overdue"], made["stale"]) == (False, stale)
-    assert (role(api, bob), role(api, pki.alice)) == ("admin", "revoked")
+    assert (api.role(bob), api.role(pki.alice)) == ("admin", "revoked")
 
 
 def test_the_choice_may_change_while_a_list_is_overdue(
@@ -418,9 +402,9 @@ def test_the_choice_may_change_while_a_list_is_overdue(
     aged(api, 2 * 86400)
     for stale, expected in (("refuse", "ca_revoked"), ("warn", "admin"), ("refuse", "ca_revoked")):
         api.ok(f"PUT {CRLS}/{uid}", {"stale": stale})
-        assert role(api, pki.alice) == expected
+        assert api.role(pki.alice) == expected
     api.ok(f"DELETE {CRLS}/{uid}")
-    assert (revoke_lines(api), role(api, pki.alice)) == (set(), "admin")
+    assert (revoke_lines(api), api.role(pki.alice)) == (set(), "admin")
 
 
 def test_an_overdue_intermediate_refuses_only_its_own(
@@ -430,8 +414,8 @@ def test_an_overdue_intermediate_refuses_only_its_own(
     api, between = api_with_alice, pki.ca.authority("CN=Between")
     imported(api, crls.crl(between), authorities=between.pem.decode(), stale="refuse")
     aged(api, 2 * 86400)
-    assert role(api, between.issue(ALICE)) == "ca_revoked"
-    assert role(api, pki.alice) == "admin"
+    assert api.role(between.issue(ALICE)) == "ca_revoked"
+    assert api.role(pki.alice) == "admin"
 
 
 # ---- Fetching ----
@@ -485,9 +469,9 @@ def test_a_list_is_fetched_at_once_and_on_time(api_with_alice: ControlPlane, pki
         assert made["last_fetch"]
         server.answer = (200, {}, crls.crl(pki.ca, pki.alice, number=2))
         aged(api, 500)
-        assert (role(api, pki.alice), server.asked) == ("admin", ["/ca.crl?x=1"])
+        assert (api.role(pki.alice), server.asked) == ("admin", ["/ca.crl?x=1"])
         aged(api, 601)
-        assert (role(api, pki.alice), len(server.asked)) == ("revoked", 2)
+        assert (api.role(pki.alice), len(server.asked)) == ("revoked", 2)
         api.ok(f"PUT {CRLS}/{made['uid']}", {"url": ""})
         aged(api, 9999)
         assert len(server.asked) == 2
@@ -507,13 +491,13 @@ def test_a_fetch_that_fails_keeps_the_last_list(api_with_alice: ControlPlane, pk
         assert len(server.asked) == 2
         aged(api, 662)
         assert len(server.asked) == 3
-        assert role(api, pki.alice) == "revoked"
+        assert api.role(pki.alice) == "revoked"
         server.answer = (200, {}, crls.crl(root("CN=Stranger")))
         aged(api, 730)
         assert "CN=Stranger" in api.ok(f"GET {CRLS}/{uid}")["problem"]
         server.answer = (200, {}, crls.crl(pki.ca, number=2))
         aged(api, 800)
-        assert (api.ok(f"GET {CRLS}/{uid}")["problem"], role(api, pki.alice)) == ("", "admin")
+        assert (api.ok(f"GET {CRLS}/{uid}")["problem"], api.role(pki.alice)) == ("", "admin")
     events = [one for one in api.ok("GET /v1/logs") if one["type"] == "crl_not_fetched"]
     assert len(events) == 2
 
@@ -528,7 +512,7 @@ def test_another_list_at_the_url_is_no_next_one(api_with_alice: ControlPlane, pk
         aged(api, 70)
         assert "not the one of" in api.ok(f"GET {CRLS}/{uid}")["problem"]
     assert len(api.ok(f"GET {CRLS}")) == 1
-    assert role(api, pki.alice) == "revoked"
+    assert api.role(pki.alice) == "revoked"
 
 
 @pytest.mark.parametrize(

@@ -2,51 +2,29 @@
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from control import service
 from control.cli.client import ApiError, Client, Profile, ProfileError, load_profile, overridden
-from control.cli.main import main
 from control.cli.output import aligned, cell, folded, written
 from control.policy import bindings
 from control.service import Config
-from tests.kit.plane import initialised
+from tests.kit.command_line import Run, write_profiles
 from tests.kit.rest import ADMIN
 from tests.kit.support import Pki, free_port, wait_until
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Iterator[Config]:
-    made = initialised(tmp_path / "home")
-    with service.running(made):
-        yield made
 
 
 @pytest.fixture
 def profiles(tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Profiles `default` (by password) and `nobody` (a wrong one)."""
-    file = tmp_path / "redis-certauth" / "config.toml"
-    file.parent.mkdir()
-    url = f'url = "https://127.0.0.1:{config.port}"\nca = "{config.home}/ca.crt"\n'
-    login = f'username = "{ADMIN[0]}"\npassword = "{ADMIN[1]}"\n'
-    file.write_text(f"[default]\n{url}{login}[nobody]\n{url}{login.replace(ADMIN[1], 'x')}")
-    file.chmod(0o600)
+    file = write_profiles(tmp_path, config)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    text = file.read_text()
+    file.write_text(text + text.replace("[default]", "[nobody]").replace(ADMIN[1], "x"))
     return file
-
-
-@pytest.fixture
-def run(profiles: Path) -> Run:
-    def call(*arguments: object, text: str | None = None) -> Result:
-        return CliRunner().invoke(main, [str(one) for one in arguments], input=text)
-
-    return call
 
 
 def ok(result: Result) -> str:

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -11,21 +11,12 @@ import pytest
 from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
-from control import service
 from control.cli.completing import SHELLS, VARIABLE
 from control.cli.main import main
 from control.service import Config
-from tests.kit.plane import initialised
 from tests.kit.rest import ADMIN
 
 Complete = Callable[..., list[str]]
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Iterator[Config]:
-    made = initialised(tmp_path / "home")
-    with service.running(made):
-        yield made
 
 
 @pytest.fixture

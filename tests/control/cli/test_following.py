@@ -1,46 +1,22 @@
 """What the command line and the page say of a change: on how many servers it is in force, and what
 is pending and why."""
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import redis
-from click.testing import CliRunner, Result
 
-from control import service
 from control.cli import options
-from control.cli.main import main
 from control.service import Config
 from control.ui import changes
 from tests.kit.browser import Browser, Page
+from tests.kit.command_line import Run
 from tests.kit.node import Start, who
-from tests.kit.plane import Https, Plane, enrolled_node, frozen, initialised
-from tests.kit.rest import ADMIN
+from tests.kit.plane import Https, Plane, enrolled_node, frozen
 from tests.kit.servers import Server
 from tests.kit.support import Pki, RedisServer, wait_until
 
-Run = Callable[..., Result]
 ALICE = "CN=alice,OU=eng,O=acme"
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Iterator[Config]:
-    made = initialised(tmp_path / "home")
-    with service.running(made):
-        yield made
-
-
-@pytest.fixture
-def run(tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """The command line, as the administrator."""
-    file = tmp_path / "redis-certauth" / "config.toml"
-    file.parent.mkdir()
-    url = f'url = "https://127.0.0.1:{config.port}"\nca = "{config.home}/ca.crt"\n'
-    file.write_text(f'[default]\n{url}username = "{ADMIN[0]}"\npassword = "{ADMIN[1]}"\n')
-    file.chmod(0o600)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    return lambda *words: CliRunner().invoke(main, [str(one) for one in words])
 
 
 @pytest.fixture

@@ -8,14 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from control import service
 from control.cli.completing import SHELLS
-from control.cli.main import main
-from control.service import Config
-from tests.kit.plane import initialised
-from tests.kit.rest import ADMIN
+from tests.kit.command_line import Run
 from tests.kit.support import wait_until
 
 pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
@@ -78,26 +73,11 @@ class Terminal:
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> Iterator[Config]:
-    made = initialised(tmp_path / "home")
-    with service.running(made):
-        yield made
-
-
-@pytest.fixture
-def terminal(
-    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[[str], Terminal]]:
+def terminal(tmp_path: Path, run: Run) -> Iterator[Callable[[str], Terminal]]:
     """Opens one, for the administrator, who knows the user alice."""
-    file = tmp_path / "redis-certauth" / "config.toml"
-    file.parent.mkdir()
-    url = f'url = "https://127.0.0.1:{config.port}"\nca = "{config.home}/ca.crt"\n'
-    file.write_text(f'[default]\n{url}username = "{ADMIN[0]}"\npassword = "{ADMIN[1]}"\n')
-    file.chmod(0o600)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     words = ["user", "create", "alice", "--subject", "CN=alice,OU=engineering of everything,O=acme",
              "--role", "None"]  # fmt: skip
-    made = CliRunner().invoke(main, words)
+    made = run(*words)
     assert made.exit_code == 0, made.output
     opened: list[Terminal] = []
 

@@ -4,48 +4,24 @@ off is asked about, lists are edited, sessions are ended, the log is followed.""
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import yaml
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from control import service
 from control.api.web import CHANGES
 from control.cli import making, options
-from control.cli.main import main
 from control.cli.objects import NOUNS
 from control.service import Config
+from tests.kit.command_line import Run
 from tests.kit.node import Start, is_open, who
-from tests.kit.plane import Https, enrolled_node, initialised
+from tests.kit.plane import Https, enrolled_node
 from tests.kit.rest import ADMIN
 from tests.kit.servers import Server
 from tests.kit.support import Pki, RedisServer, wait_until
 
-Run = Callable[..., Result]
 ALICE, BOB = "CN=alice,OU=eng,O=acme", "CN=bob,OU=ops,O=acme"
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Iterator[Config]:
-    made = initialised(tmp_path / "home")
-    with service.running(made):
-        yield made
-
-
-@pytest.fixture
-def run(tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """The command line, as the administrator."""
-    file = tmp_path / "redis-certauth" / "config.toml"
-    file.parent.mkdir()
-    url = f'url = "https://127.0.0.1:{config.port}"\nca = "{config.home}/ca.crt"\n'
-    file.write_text(f'[default]\n{url}username = "{ADMIN[0]}"\npassword = "{ADMIN[1]}"\n')
-    file.chmod(0o600)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    return lambda *words, text=None: CliRunner().invoke(
-        main, [str(one) for one in words], input=text
-    )
 
 
 @pytest.fixture

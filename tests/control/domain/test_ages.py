@@ -281,7 +281,6 @@ class World:
 
     def nothing_is_known(self) -> None:
         """Of any server, and that is said everywhere."""
-        api = self.serving.api
         said = "UNKNOWN the control plane last looked at it"
         self.database_says(said)
         assert self.metric("certauth_node_up") == 0

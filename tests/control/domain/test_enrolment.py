@@ -5,29 +5,29 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from control.domain import enrolment, following, issuing
 from control.domain.issuing import Authority
 from control.pki.issue import CLOCK_SKEW
-from control.pki.pem import Issued, split_pem
+from control.pki.pem import split_pem
 from control.policy import core
 from control.records import Issuer
 from control.store import events
 from tests.kit.https_site import HttpsSite, https_site
+from tests.kit.issuing import Prepared, csr, uris
 from tests.kit.rest import Answer, ControlPlane
 from tests.kit.support import Pki, wait_until
 from tests.kit.tokens import AUDIENCE, ISSUER, jwk, jwks, token
 
 ENROL, ISSUERS = "POST /v1/certauth/enrol", "/v1/certauth/issuers"
 ALICE = "CN=alice,OU=eng,O=acme"
+CART = "spiffe://acme/ns/shop/sa/cart"
 POD = {"kubernetes.io": {"namespace": "shop", "serviceaccount": {"name": "cart"}}}
 SPIFFE = "uri:spiffe://acme/ns/{kubernetes.io.namespace}/sa/{kubernetes.io.serviceaccount.name}"
 RULES = [
@@ -35,12 +35,6 @@ RULES = [
     {"identity": "subject:CN={repository},O=github", "claims": {"ref": "refs/heads/main"}},
     {"identity": "user:{sub}"},
 ]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    authority: Issued
-    database: bytes
 
 
 @pytest.fixture(scope="module")
@@ -68,21 +62,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 @pytest.fixture
 def api(tmp_path: Path, prepared: Prepared) -> Iterator[ControlPlane]:
-    made = ControlPlane(tmp_path, prepared.database)
-    made.app.extensions["authority"] = lambda: prepared.authority
-    yield made
-    made.close()
-
-
-def csr(subject: str = "", key: Any = None, *sans: str) -> str:
-    key = key or ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name.from_rfc4514_string(subject) if subject else x509.Name([])
-    builder = x509.CertificateSigningRequestBuilder().subject_name(name)
-    if sans:
-        names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(one) for one in sans])
-        builder = builder.add_extension(names, critical=False)
-    signed = builder.sign(key, hashes.SHA256())
-    return signed.public_bytes(serialization.Encoding.PEM).decode()
+    with prepared.opened(tmp_path) as made:
+        yield made
 
 
 def enrol(api: ControlPlane, text: str, request: str = "") -> Answer:
@@ -174,14 +155,14 @@ def test_the_lifetime_is_the_shorter_one_of_rule_and_profile(api: ControlPlane) 
 def test_a_csr_for_another_name_is_refused(api: ControlPlane) -> None:
     """It is not answered with something else; one that asks for the right names is."""
     alice = token(sub="alice")
-    for asked in (csr("CN=bob,OU=eng,O=acme"), csr(ALICE, None, "spiffe://acme/ns/shop/sa/cart")):
+    for asked in (csr("CN=bob,OU=eng,O=acme"), csr(ALICE, None, uris(CART))):
         assert refused(enrol(api, alice, asked), 400, "invalid_certificate")
     pod = token(**POD)
-    for asked in (csr("CN=alice"), csr("", None, "spiffe://acme/ns/shop/sa/carts"),
-                  csr("", None, "spiffe://acme/ns/shop/sa/cart", "spiffe://acme/x")):  # fmt: skip
+    for asked in (csr("CN=alice"), csr("", None, uris(f"{CART}s")),
+                  csr("", None, uris(CART, "spiffe://acme/x"))):  # fmt: skip
         assert refused(enrol(api, pod, asked), 400, "invalid_certificate")
     assert enrolled(api, alice, csr(ALICE))["user"] == "alice"
-    assert enrolled(api, pod, csr("", None, "spiffe://acme/ns/shop/sa/cart"))["user"]
+    assert enrolled(api, pod, csr("", None, uris(CART)))["user"]
 
 
 def test_a_token_is_good_for_a_key_once(api: ControlPlane) -> None:

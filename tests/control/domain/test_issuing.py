@@ -4,14 +4,13 @@ somebody else."""
 import stat
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from control import records
@@ -25,6 +24,7 @@ from control.pki.request import Leaf, issue_requested, new_request, read_request
 from control.pki.trust import read_trust
 from control.policy import core
 from control.records import User
+from tests.kit.issuing import Prepared, csr
 from tests.kit.rest import ADMIN, ControlPlane, Peer
 from tests.kit.support import Cert, Pki, days, root
 
@@ -170,12 +170,6 @@ def test_a_ca_from_elsewhere_has_to_be_one(tmp_path: Path, pki: Pki) -> None:
 # ---- Issuing -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Prepared:
-    authority: Issued
-    database: bytes
-
-
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     """A control plane with a CA of clients that it trusts. It knows alice and bob; alice has rights
@@ -201,20 +195,8 @@ def authority(prepared: Prepared) -> Issued:
 
 @pytest.fixture
 def api(tmp_path: Path, prepared: Prepared) -> Iterator[ControlPlane]:
-    made = ControlPlane(tmp_path, prepared.database)
-    made.app.extensions["authority"] = lambda: prepared.authority
-    yield made
-    made.close()
-
-
-def csr(subject: str = "", key: Any = None, *extensions: Any) -> str:
-    key = key or ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name.from_rfc4514_string(subject) if subject else x509.Name([])
-    builder = x509.CertificateSigningRequestBuilder().subject_name(name)
-    for extension in extensions:
-        builder = builder.add_extension(extension, critical=False)
-    algorithm = None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
-    return builder.sign(key, algorithm).public_bytes(serialization.Encoding.PEM).decode()
+    with prepared.opened(tmp_path) as made:
+        yield made
 
 
 def issued(api: ControlPlane, user: str = "alice", **fields: Any) -> str:

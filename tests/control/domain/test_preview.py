@@ -46,15 +46,11 @@ def preview(api: ControlPlane, *requests: str, body: Any = None, **options: Any)
 
 
 @pytest.fixture
-def api(tmp_path: Path, pki: Pki) -> Iterator[ControlPlane]:
-    """Alice and bob, with Read Only on database 1; alice's certificate has been seen."""
-    made = ControlPlane(tmp_path)
-    made.trust(pki.ca)
-    made.certificate_user("alice", "CN=alice, OU=eng, O=acme", role="none")
-    made.database(tls_mode="enabled", roles_permissions=[{"role_uid": 6, "redis_acl_uid": 2}])
-    made.store.inventory.record_seen(known(pki.alice, pki.ca, "alice"))
-    yield made
-    made.close()
+def api(api: ControlPlane, pki: Pki) -> ControlPlane:
+    """Alice, with Read Only on database 1; her certificate has been seen."""
+    api.alice_reads(pki.ca)
+    api.store.inventory.record_seen(known(pki.alice, pki.ca, "alice"))
+    return api
 
 
 # ---- Lines ---------------------------------------------------------------------------------------

@@ -216,8 +216,8 @@ def test_the_file_is_rotated(
     api: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At its size; so many are kept, and none of what they hold is there twice."""
-    monkeypatch.setattr(audit, "SIZE", 1)
-    monkeypatch.setattr(audit, "KEPT", 3)
+    monkeypatch.setattr(audit, "FILE_BYTES", 1)
+    monkeypatch.setattr(audit, "FILES_KEPT", 3)
     path = tmp_path / "audit.jsonl"
     follow(api.store, path)
     for number in range(4):

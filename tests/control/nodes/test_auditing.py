@@ -63,13 +63,6 @@ def entry(event: str, client: int = 7, user: str = "alice", **fields: Any) -> di
 
 
 @pytest.fixture
-def api(tmp_path: Path) -> Iterator[ControlPlane]:
-    made = ControlPlane(tmp_path)
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def auditor(api: ControlPlane) -> Iterator[Auditor]:
     made = Auditor(api.store)
     made.start()
@@ -96,7 +89,7 @@ def test_a_connection_is_told_in_the_records_of_redis_enterprise(
 ) -> None:
     """Field by field as its documentation has them: its beginning, its login, its end."""
     heard = listening(api)
-    auditor.told(audited(api), NODE, [entry("login"), entry("disconnected")])
+    auditor.queue_records(audited(api), NODE, [entry("login"), entry("disconnected")])
     about = {
         "id": 7,
         "srcip": "10.0.0.1",
@@ -190,10 +183,12 @@ def heard_of(api: ControlPlane, auditor: Auditor, *entries: dict[str, Any], **fi
     """The records of these entries: `new`, `close`, or the status of an `auth`."""
     heard, database = listening(api), audited(api, **fields)
     end = entry("refused", client=999_999, user="", address="192.0.2.1")
-    auditor.told(database, NODE, [*entries, end])
+    auditor.queue_records(database, NODE, [*entries, end])
     off: Any = {key: {"enabled": False} for key in ("source_ip_filter", "username_filter")}
     api.ok("PUT /v1/bdbs/1", {"audit_settings": off})
-    auditor.told(api.store.objects.get(Database, 1), NODE, [entry("login", client=1_000_000)])
+    auditor.queue_records(
+        api.store.objects.get(Database, 1), NODE, [entry("login", client=1_000_000)]
+    )
     wait_until(lambda: any(said(one)[0] == 1_000_000 for one in heard.lines()), "the last", 30)
     return [said(one) for one in heard.lines() if said(one)[0] < 999_999]
 
@@ -306,11 +301,11 @@ def test_what_was_known_of_a_removed_database_is_forgotten(
 ) -> None:
     listening(api)
     first = audited(api)
-    auditor.told(first, "127.0.0.1:6380", [entry("login")])
+    auditor.queue_records(first, "127.0.0.1:6380", [entry("login")])
     api.store.objects.delete(Database, first.uid)
     api.store.nodes.forget_database(first.uid)
     uid = api.database("other", 6381, audit_settings={"audit_mode": "connection"})["uid"]
-    auditor.told(api.store.objects.get(Database, uid), "127.0.0.1:6381", [entry("login")])
+    auditor.queue_records(api.store.objects.get(Database, uid), "127.0.0.1:6381", [entry("login")])
     assert {one for one, _ in auditor._known} == {uid}
 
 
@@ -318,9 +313,9 @@ def test_a_database_that_is_not_audited_says_nothing(api: ControlPlane, auditor:
     """Nor does one whose auditor has gone; what is told later is numbered without a gap."""
     heard = listening(api)
     api.database("mute")
-    auditor.told(api.store.objects.get(Database, 1), NODE, [entry("login")])
+    auditor.queue_records(api.store.objects.get(Database, 1), NODE, [entry("login")])
     api.database("D2", 6381, audit_settings={"audit_mode": "connection"})
-    auditor.told(api.store.objects.get(Database, 2), NODE, [entry("login")])
+    auditor.queue_records(api.store.objects.get(Database, 2), NODE, [entry("login")])
     assert [one["audit_seq"] for one in heard.hears(2)] == [0, 1]
     assert {said(one)[1] for one in heard.lines()} == {"new", 8}
 
@@ -344,7 +339,7 @@ def test_other_ways_to_an_auditor(
         where = {"audit_address": path}
     heard = Listener(found)
     api.ok(SINK, {"audit_protocol": protocol.partition(" ")[0], **where})
-    auditor.told(audited(api), NODE, [entry("refused", user="")])
+    auditor.queue_records(audited(api), NODE, [entry("refused", user="")])
     if protocol == "local":
         assert [said(one)[1] for one in heard.hears(2)] == ["new", 0]
         return
@@ -369,14 +364,14 @@ def test_what_nobody_takes_waits_and_then_is_dropped_and_counted(
 ) -> None:
     """Within the bound of the queue; the event log says that the auditor is not reached, and how
     many records are lost; what waited is told when it is there again."""
-    monkeypatch.setattr(auditing, "TOLD", 0.0)
+    monkeypatch.setattr(auditing, "DROPPED_EVENT_SECONDS", 0.0)
     place = socket.create_server(("127.0.0.1", 0))
     port = place.getsockname()[1]
     place.close()
     sink = {"audit_protocol": "TCP", "audit_address": "127.0.0.1", "audit_port": port}
     api.ok(SINK, {**sink, "audit_queue_max_bytes": 700})
     database = audited(api)
-    auditor.told(database, NODE, [entry("login", number) for number in range(1, 11)])
+    auditor.queue_records(database, NODE, [entry("login", number) for number in range(1, 11)])
 
     def events(kind: str) -> list[Any]:
         return [one for one in api.ok("GET /v1/logs") if one["type"] == kind]
@@ -395,14 +390,14 @@ def test_attempts_have_an_end_where_one_is_set(
     api: ControlPlane, auditor: Auditor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All is dropped then, until the auditor is configured again."""
-    monkeypatch.setattr(auditing, "TOLD", 0.0)
+    monkeypatch.setattr(auditing, "DROPPED_EVENT_SECONDS", 0.0)
     place = socket.create_server(("127.0.0.1", 0))
     port = place.getsockname()[1]
     place.close()
     sink = {"audit_protocol": "TCP", "audit_address": "127.0.0.1", "audit_port": port}
     api.ok(SINK, {**sink, "audit_reconnect_max_attempts": 1})
     database = audited(api)
-    auditor.told(database, NODE, [entry("login")])
+    auditor.queue_records(database, NODE, [entry("login")])
 
     def dropped() -> list[Any]:
         return [one for one in api.ok("GET /v1/logs") if one["type"] == "audit_records_dropped"]
@@ -410,7 +405,7 @@ def test_attempts_have_an_end_where_one_is_set(
     wait_until(dropped, "the records are dropped", 30)
     assert "audit_reconnect_max_attempts" in dropped()[0]["description"]
     heard = listening(api)
-    auditor.told(database, NODE, [entry("login", 8)])
+    auditor.queue_records(database, NODE, [entry("login", 8)])
     assert [said(one) for one in heard.hears(2)] == [(8, "new"), (8, 8)]
 
 

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from control import service, store
 from control.nodes.client import Node, NodeError
-from control.nodes.lease import LASTS, Lease
+from control.nodes.lease import LEASE_SECONDS, Lease
 from control.nodes.worker import Worker
 from control.records import Cluster, Target
 from control.reports import Node as Seen
@@ -98,12 +98,12 @@ def test_who_was_replaced_writes_to_no_node(
         _ = mine.epoch
     assert not mine.hold()
     plane.worker.stop()
-    monkeypatch.setattr("control.nodes.lease.TRY", 0)
+    monkeypatch.setattr("control.nodes.lease.LEASE_TRY_SECONDS", 0)
     mine = Lease(plane.store)
     assert mine.hold()
     epoch = mine.epoch
     plane.store.lease.end(mine.holder)
-    assert plane.store.lease.take("another", LASTS) == epoch + 1
+    assert plane.store.lease.take("another", LEASE_SECONDS) == epoch + 1
     with pytest.raises(Replaced):
         mine.above(99)
     mine.lose()

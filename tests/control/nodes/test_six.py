@@ -2,10 +2,9 @@
 and the certificates of all its nodes are renewed by docs/howto-node-certificates.md."""
 
 import subprocess
-import threading
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 import redis
@@ -13,7 +12,7 @@ import redis
 from tests.kit.node import Start
 from tests.kit.node_keys import rsa_key
 from tests.kit.pages import page
-from tests.kit.peers import Load
+from tests.kit.peers import Load, Repeating
 from tests.kit.plane import Plane, enrolled_node
 from tests.kit.servers import Server, servers
 from tests.kit.support import CLIENT, SERVER, Cert, Key, Pki, RedisServer, wait_until
@@ -55,35 +54,21 @@ class Files:
         assert done.returncode == 0, done.stderr
 
 
-class Comers:
+class Comers(Repeating):
     """Clients that come again to each node, one after the other, and are alice each time."""
 
     def __init__(self, nodes: list[RedisServer], cert: Cert) -> None:
+        super().__init__(pause=0.01)
         self.nodes, self.cert = nodes, cert
-        self.done, self.errors = 0, list[str]()
-        self.stopping = threading.Event()
-        self.thread = threading.Thread(target=self.run)
 
-    def run(self) -> None:
-        while not self.stopping.wait(0.01):
-            node = self.nodes[self.done % len(self.nodes)]
-            try:
-                client: Any = node.client(self.cert)
-                assert client.acl_whoami() == "alice"
-                client.close()
-            except (redis.RedisError, AssertionError) as error:
-                self.errors.append(f"{address(node)}: {error!r}")
-            self.done += 1
-
-    def __enter__(self) -> Self:
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stopping.set()
-        self.thread.join()
-        assert self.errors == []
-        assert self.done > 100
+    def once(self) -> None:
+        node = self.nodes[self.done % len(self.nodes)]
+        try:
+            client: Any = node.client(self.cert)
+            assert client.acl_whoami() == "alice"
+            client.close()
+        except (redis.RedisError, AssertionError) as error:
+            raise AssertionError(f"{address(node)}: {error!r}") from error
 
 
 class Six(Shards):

@@ -141,7 +141,7 @@ def test_a_server_that_hangs_is_not_waited_for(
 ) -> None:
     """The others say what they say, and for that one its version; a typo is a refusal all the same,
     and what is good is stored."""
-    monkeypatch.setattr(trials, "PATIENCE", 0.3)
+    monkeypatch.setattr(trials, "TRIAL_SECONDS", 0.3)
     nodes = [enrol(plane, start, installed, pki) for _ in range(2)]
     plane.register(*nodes, **grant(2))
     plane.in_step()
