@@ -85,7 +85,7 @@ def test_bash_completes(folder: Path) -> None:
     """By the script, in a real one."""
     script = """
         eval "$(redis-certauth completion bash)"
-        COMP_WORDS=(redis-certauth lock) COMP_CWORD=1
+        COMP_WORDS=(redis-certauth locko) COMP_CWORD=1
         _redis_certauth_completion redis-certauth
         echo "${COMPREPLY[@]}"
     """

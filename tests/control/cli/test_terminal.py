@@ -100,7 +100,7 @@ def test_a_tab_completes_words_and_names(terminal: Callable[[str], Terminal], sh
     one.type(LOAD[shell], "Enter")
     one.type("echo load''ed", "Enter")
     one.sees("loaded\n")
-    one.type("redis-certauth lock", "Tab")
+    one.type("redis-certauth locko", "Tab")
     one.sees("redis-certauth lockout")
     one.tmux("send-keys", "C-c")
     one.type("redis-certauth user show al", "Tab")
