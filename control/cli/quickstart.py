@@ -14,12 +14,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
@@ -65,7 +67,7 @@ class Options:
 
 def run(options: Options) -> None:
     """Runs until SIGINT or SIGTERM. Raises QuickstartError, then nothing was left running."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # while starting, as Ctrl-C
+    check_interrupt = interrupt_by_signals()
     server = check_server(options.server)
     check_port(options.redis_port, "--redis-port")
     check_port(options.api_port, "--api-port")
@@ -90,6 +92,7 @@ def run(options: Options) -> None:
         except ApiError as error:
             raise QuickstartError(str(error)) from error
         stop = service.stop_on_signal()  # before anybody can read that all is up
+        check_interrupt()
         stack.enter_context(ready_file(options, pki, password))
         click.echo(walk_through(options, pki, password))
         while not stop.wait(0.2):
@@ -98,6 +101,25 @@ def run(options: Options) -> None:
 
 
 # ---- Before anything is started ------------------------------------------------------------------
+
+
+def interrupt_by_signals() -> Callable[[], None]:
+    """From now on SIGINT and SIGTERM raise KeyboardInterrupt. Python drops an exception that a
+    finalizer raises, and a signal may come within one: the function that this returns raises it
+    again. Called in the main thread."""
+    interrupted = threading.Event()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    def check() -> None:
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+    return check
 
 
 def check_server(name: str) -> str:

@@ -347,6 +347,29 @@ def test_it_can_be_stopped_while_it_starts(run: Run, number: int) -> None:
     assert "Traceback" not in started.errors
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_comes_within_a_finalizer_is_not_lost(number: int) -> None:
+    """Python drops what a finalizer raises, so the start goes on, and is ended at its last step."""
+
+    class Dropped:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), number)
+
+    before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        check = quickstart.interrupt_by_signals()
+        check()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "unraisablehook", lambda _: None)
+            made = Dropped()
+            del made
+        with pytest.raises(KeyboardInterrupt):
+            check()
+    finally:
+        for one, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+            signal.signal(one, handler)
+
+
 def test_its_server_does_not_outlive_it(run: Run) -> None:
     """Not even where it is killed."""
     started = run().wait_ready()
