@@ -24,6 +24,7 @@ from control.nodes.tracked import (
     with_policy,
 )
 from control.policy import refusals
+from control.policy.lines import waits_for
 from control.records import Database, EventDetail, Target
 from control.reports import Node as Seen
 from control.store import UNAVAILABLE_ERRORS, Replaced, Store, first_line
@@ -79,6 +80,7 @@ class Visitor:
             if not visit.seen.error:
                 doubt = self._doubt(tracked, known) or refusals.said(visit.seen.refused)
                 doubt = doubt or self._refused_at_doors(tracked, database)
+                doubt = doubt or self._keys_that_wait(database)
                 if visit.unverified and not doubt:
                     doubt = f"ALGORITHM {visit.unverified}"
                 if visit.untaken and not doubt:
@@ -147,6 +149,14 @@ class Visitor:
         who = doors.now(known) if doors else []
         more = f", and {len(who) - 3} more" if len(who) > 3 else ""
         return f"DOOR refused: {'; '.join(who[-3:])}{more}: {KNOCKING}" if who else ""
+
+    def _keys_that_wait(self, database: Database) -> str:
+        """Which endpoint holds up the keys that are only named. A key whose server was seen does
+        not wait."""
+        nodes = [one.seen for one in self._fleet.of(database.uid).values() if not one.is_alias]
+        keys = {*database.node_keys} - {one.key for one in nodes}
+        waits = waits_for(nodes) if keys else []
+        return f"KEYS {NAMED.format(', '.join(waits))}" if waits else ""
 
     def _failed_for(self, tracked: TrackedNode) -> str:
         """The address of a node that says this one has failed: nodes of a cluster say so of a node
@@ -379,6 +389,10 @@ REFUSED = (
 KNOCKING = (
     "a server of yours has to be made known first (redis-certauth node enrol --db, or node_keys); "
     "of anybody else, find out who it is"
+)
+NAMED = (
+    "keys of node_keys let nobody in until {} was seen to run the module with the policy: "
+    "they may be its own, and it would get all data; see to it, or take it out of the endpoints"
 )
 UNHEARD = (
     "it answers here, but the others do not hear it at the cluster bus, where they refuse a key "

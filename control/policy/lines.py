@@ -94,15 +94,17 @@ class Peers:
 
 
 def peers_of(nodes: Iterable[Node], keys: Iterable[str] = ()) -> Peers:
-    """`keys` are of further servers, which are not known yet; one that was seen on a server without
-    the module lets nobody in. Servers that have nothing to do with each other are not peers."""
+    """`keys` are of further servers, which are not known yet: see `waits_for`; one that was seen on
+    a server without the module lets nobody in. Servers that have nothing to do with each other are
+    not peers."""
     nodes = list(nodes)
     reached = [node for node in nodes if node.is_peer and node.role and node.origin != "leaving"]
     servers = [node for node in reached if node.role != "sentinel"]
     in_cluster = any(node.role.startswith("cluster") for node in servers)
     kind: Peer = "cluster" if in_cluster else "replica"
     stock = {node.key for node in nodes if not node.is_peer}
-    kinds: dict[str, set[Peer]] = {key: {kind} for key in keys if key not in stock}
+    named = () if waits_for(nodes) else keys
+    kinds: dict[str, set[Peer]] = {key: {kind} for key in named if key not in stock}
     related = in_cluster or kinds or any(node.role == "replica" for node in servers)
     for node in servers if related else ():
         for key in filter(None, (node.key, node.next_key)):
@@ -112,8 +114,18 @@ def peers_of(nodes: Iterable[Node], keys: Iterable[str] = ()) -> Peers:
             kinds.setdefault(node.key, set()).add("sentinel")
     valkey = [major if name == "valkey" else 0 for name, major in map(_release, servers)]
     oldest = min(valkey, default=0)
-    named = {key: frozenset(found) for key, found in kinds.items()}
-    return Peers(named, oldest >= 8, oldest >= 9 and in_cluster)
+    frozen = {key: frozenset(found) for key, found in kinds.items()}
+    return Peers(frozen, oldest >= 8, oldest >= 9 and in_cluster)
+
+
+def waits_for(nodes: Iterable[Node]) -> list[str]:
+    """The endpoints (host:port) that were not seen to hold the policy yet, or have no module, while
+    another server holds it. A key that is only named may be theirs, and would let such a server
+    copy all data before anybody has looked at it: none is bound until they were seen."""
+    nodes = list(nodes)
+    if not any(node.is_peer for node in nodes):
+        return []
+    return sorted(one.address for one in nodes if one.origin == "endpoint" and not one.is_peer)
 
 
 def _release(node: Node) -> tuple[str, int]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import sqlalchemy as sa
 
 from control.errors import missing, refused
+from control.policy.lines import waits_for
 from control.records import Database
 from control.reports import Node
 from control.store.checks import endpoint_addresses
@@ -76,6 +77,7 @@ class Nodes:
         if not changed and not gone:
             return
         rebound = _peers(before.values()) != _peers(found)
+        rebound = rebound or waits_for(before.values()) != waits_for(found)
         with self._kernel.change() if rebound else self._kernel.transaction() as connection:
             check_lease(connection, epoch)
             if not _is_reached_as(connection, bdb_uid, of):

@@ -45,6 +45,7 @@ from control.store.rows import (
     delete_links,
     differences,
     differing_fields,
+    expect_endpoints,
     find_record,
     insert_links,
     insert_record,
@@ -210,6 +211,8 @@ class Objects:
             delete_links(connection, changed)
             insert_links(connection, changed)
             _forget_state(connection, before, changed)
+            if isinstance(changed, Database) and changed.node_keys:
+                expect_endpoints(connection, changed)
             check_acls(connection, changed)
             _follow(connection, changed, before)
             if changed == before and kind in (User, Pattern, Role, RedisAcl, Database):

@@ -258,6 +258,23 @@ def read_nodes(connection: sa.Connection, bdb_uid: int) -> tuple[Node, ...]:
     return select_nodes(connection, nodes.c.bdb_uid == bdb_uid)
 
 
+def expect_endpoints(connection: sa.Connection, database: Database) -> None:
+    """Notes the endpoints that no worker has reported yet: until one has, they count as servers
+    that were not seen to have the module."""
+    known = {node.address for node in read_nodes(connection, database.uid)}
+    named = dict.fromkeys(f"{end.hosts[0]}:{end.port}" for end in database.endpoints)
+    rows = [
+        values_of(nodes, Node(database.uid, address, 0, False)) | {"looked": 0}
+        for address in named
+        if address not in known
+    ]
+    if rows:
+        connection.execute(insert_into(nodes), rows)
+    found = (nodes.c.bdb_uid == database.uid) & (nodes.c.origin == "found")
+    named_now = sa.update(nodes).where(found, nodes.c.address.in_(list(named)))
+    connection.execute(named_now.values(origin="endpoint"))
+
+
 def select_nodes(connection: sa.Connection, where: sa.ColumnElement[bool]) -> tuple[Node, ...]:
     """Servers, by address, with the seconds since a worker looked at each."""
     found, now = [], database_time(connection)

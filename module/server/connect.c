@@ -133,6 +133,7 @@ static void connected(RedisModuleCtx *ctx, session *s, const RedisModuleClientIn
     if (!readable && (enforced() || damaged()))
         d = (decision){.act = ACTION_REFUSE, .why = REASON_MALFORMED};
     if (!may_be_left(&now, s, &d)) d = (decision){.act = ACTION_REFUSE, .why = REASON_USER_OFF};
+    if (d.act != ACTION_REFUSE && is_peer(&d)) tls_spare(&s->address);
     if (lacks_room(&d)) refuse_for_room(ctx, s, &found, &d);
     else enact(ctx, s, &found, d);
 }

@@ -93,6 +93,8 @@ static door door_of(const SSL *ssl) {
     return known && client_ports[port / 8] & 1 << port % 8 ? DOOR_CLIENT : DOOR_BUS;
 }
 
+bool doors_is_client(const SSL *ssl) { return door_of(ssl) == DOOR_CLIENT; }
+
 /* ---- What is to be told ---- */
 
 /* A stranger who comes a thousand times a second is told of once a minute, and counted each time.

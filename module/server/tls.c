@@ -29,6 +29,7 @@ typedef struct watched {
 static watched ring = {.before = &ring, .behind = &ring};
 static size_t unclaimed;
 static void (*tell_of_new)(void);
+static pthread_t main_thread;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int ex_index = -1;
 
@@ -85,6 +86,9 @@ static void unlink_watched(watched *w) {
 static void on_new(void *ssl, void *none, CRYPTO_EX_DATA *data, int index, long argl, void *argp) {
     (void)none, (void)argl, (void)argp;
     doors_watch(ssl);
+    /* The server makes its own on the main thread. Others are another module's: they take none of the
+     * server's connections, are not ours to end, and in their threads nothing of ours may be looked at. */
+    if (!pthread_equal(pthread_self(), main_thread)) return;
     watched *w = calloc(1, sizeof *w);
     if (w == NULL) return; /* this client's certificate comes from the server then */
     w->ssl = ssl;
@@ -110,6 +114,7 @@ static void on_free(void *ssl, void *entry, CRYPTO_EX_DATA *data, int index, lon
 
 bool tls_watch(void (*is_new)(void)) {
     tell_of_new = is_new;
+    main_thread = pthread_self();
     ex_index = CRYPTO_get_ex_new_index(CRYPTO_EX_INDEX_SSL, 0, NULL, on_new, NULL, on_free);
     return ex_index >= 0;
 }
@@ -201,11 +206,33 @@ void tls_end_unfinished(unsigned looks) {
     pthread_mutex_unlock(&lock);
 }
 
-/* The oldest first. Returns how many are still to be ended. */
-static size_t end_oldest(size_t count, bool silent) {
+/* Where administrators have come from, the last ones: whoever floods us from elsewhere does not end their
+ * handshakes. Main thread only. */
+enum { ADDRESSES = 32 };
+static ip spared[ADDRESSES];
+
+static bool is_spared(const ip *address) {
+    for (size_t i = 0; i < ADDRESSES; i++) {
+        if (spared[i].len == address->len && !memcmp(spared[i].bytes, address->bytes, address->len))
+            return true;
+    }
+    return false;
+}
+
+void tls_spare(const ip *address) {
+    static size_t next;
+    if (address->len == 0 || is_spared(address)) return;
+    spared[next] = *address;
+    next = (next + 1) % ADDRESSES;
+}
+
+/* The oldest first; none at the cluster bus, which takes no connection of a client. Returns how many are
+ * still to be ended. */
+static size_t end_oldest(size_t count, bool silent, bool known) {
     for (watched *w = ring.behind; w != &ring && count; w = w->behind) {
         bool said = SSL_get_state(w->ssl) != TLS_ST_BEFORE;
-        if ((silent && said) || !is_under_way(w)) continue;
+        if ((silent && said) || !is_under_way(w) || is_spared(&w->address) != known) continue;
+        if (!doors_is_client(w->ssl)) continue;
         end_handshake(w);
         count--;
     }
@@ -215,7 +242,7 @@ static size_t end_oldest(size_t count, bool silent) {
 void tls_make_room(size_t count) {
     pthread_mutex_lock(&lock);
     for (watched *w = ring.behind; w != &ring && count; w = w->behind) count -= w->ended;
-    end_oldest(end_oldest(count, true), false);
+    for (int i = 0; i < 4 && count; i++) count = end_oldest(count, i % 2 == 0, i >= 2);
     pthread_mutex_unlock(&lock);
 }
 

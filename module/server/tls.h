@@ -29,8 +29,8 @@ typedef struct {
     int socket, version;
 } peer;
 
-/* Has libcrypto tell of every SSL object made and freed from now on. False where it cannot. `is_new` is
- * called behind each that is made, which nobody has been given yet. */
+/* Has libcrypto tell of every SSL object that is made on this thread and freed from now on. False where it
+ * cannot. `is_new` is called behind each that is made, which nobody has been given yet. */
 bool tls_watch(void (*is_new)(void));
 
 /* The peer of the connection that has just finished its handshake with this address and port. False
@@ -45,9 +45,12 @@ size_t tls_unclaimed(void);
  * none could go on. Main thread only. */
 void tls_end_unfinished(unsigned looks);
 
-/* Ends so many of them, less those that are ending: first those whose peer has not said a whole hello, the
- * oldest first. Main thread only. */
+/* Ends so many handshakes of clients, less those that are ending: those from addresses that are spared
+ * last; of each, first those whose peer has not said a whole hello, the oldest first. Main thread only. */
 void tls_make_room(size_t count);
+
+/* An administrator has come from there; the last few such addresses count. Main thread only. */
+void tls_spare(const ip *address);
 
 /* From now on nothing that this peer has sent is read, in whichever thread: SSL_read(3) returns 0
  * before it looks at a byte. Does nothing where the SSL object is not known. */
@@ -71,6 +74,8 @@ typedef enum { DOORS_OPEN, DOORS_WATCHED, DOORS_GUARDED } doors_mode;
 
 /* To be called for each SSL object that is made. */
 void doors_watch(struct ssl_st *);
+/* Is it at the clients' door? Asks the socket where there is a cluster bus. */
+bool doors_is_client(const struct ssl_st *);
 /* Does libcrypto ask us about handshakes? Makes an SSL object to see. */
 bool doors_can_guard(void);
 bool doors_asked(void); /* It has, of one of the server's. */

@@ -1,7 +1,9 @@
 """Anyone who holds all connections can be revoked all the same: those who administrate get in."""
 
+import os
 import socket
 import ssl
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 import redis
 
+from tests.kit.faults import environment
 from tests.kit.node import (
     Start,
     authority,
@@ -25,7 +28,16 @@ from tests.kit.node import (
 )
 from tests.kit.plane import Plane, enrolled_node, operator
 from tests.kit.servers import Server
-from tests.kit.support import Cert, Pki, RedisServer, TlsConnection, root, wait_until
+from tests.kit.support import (
+    ROOT,
+    Cert,
+    Pki,
+    RedisServer,
+    TlsConnection,
+    free_port,
+    root,
+    wait_until,
+)
 
 pytestmark = pytest.mark.few_servers
 
@@ -255,3 +267,89 @@ def test_a_revocation_arrives_where_all_connections_are_taken(
         plane.ok("DELETE /v1/users/2")
         for one in held:
             wait_until(lambda one=one: is_over(one), "her session is over", 10)
+
+
+# ---- Whose handshakes are ended ------------------------------------------------------------------
+
+
+def begin(port: int, source: str, stack: ExitStack) -> socket.socket:
+    """A handshake that gets as far as the server's answer, and no further."""
+    one = socket.create_connection(("127.0.0.1", port), 10, source_address=(source, 0))
+    stack.enter_context(one)
+    one.sendall(hello())
+    assert one.recv(1)
+    return one
+
+
+def is_ended(one: socket.socket) -> bool:
+    one.settimeout(0.02)
+    try:
+        while one.recv(65536):
+            pass
+    except TimeoutError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def outlives_strangers(server: RedisServer, port: int, source: str) -> bool:
+    """Whether a handshake that was begun first at this port was going on when a stranger's at the
+    clients' port had been ended, which was begun later."""
+    with ExitStack() as stack:
+        first = begin(port, source, stack)
+        strangers: list[socket.socket] = []
+        for _ in range(2 * KEPT):
+            with suppress(OSError, AssertionError):
+                strangers.append(begin(server.port, "127.0.0.3", stack))
+            if any(is_ended(one) for one in strangers[:2]):
+                return not is_ended(first)
+        return False
+
+
+def any_outlives_strangers(server: RedisServer, pki: Pki, port: int, source: str) -> bool:
+    """In one of a few tries: where the machine is slow, all of them become too old at once. Alice
+    holds the rest."""
+    with ExitStack() as stack:
+        assert len(fill(server, pki.alice, stack)) > KEPT
+        return any(outlives_strangers(server, port, source) for _ in range(10))
+
+
+@pytest.mark.slow
+def test_a_flood_from_elsewhere_does_not_end_an_administrators_handshake(
+    server_kind: Server, start: Start, pki: Pki, module: Any, ops: Cert
+) -> None:
+    """One that takes its time, from where an administrator has come before; one from elsewhere is
+    the next to be ended, for it is the oldest."""
+    server = full(start, server_kind, pki, module, ops, io_threads=4)
+    assert who(server, ops) == "ops"
+    assert any_outlives_strangers(server, pki, server.port, "127.0.0.1")
+    assert not any_outlives_strangers(server, pki, server.port, "127.0.0.2")
+
+
+@pytest.mark.slow
+def test_a_flood_of_clients_does_not_end_handshakes_at_the_cluster_bus(
+    server_kind: Server, start: Start, pki: Pki, module: Any, ops: Cert
+) -> None:
+    """They take no connection of a client's, and without them a node is failing."""
+    bus = free_port()
+    config = [f"maxclients {MOST}", "cluster-enabled yes", "tls-cluster yes", f"cluster-port {bus}"]
+    server = enrolled(
+        start, server_kind, pki, "user default adopt off", module=module,
+        trust=[pki.ca, ops.above[0]], config=config,
+    )  # fmt: skip
+    assert any_outlives_strangers(server, pki, bus, "127.0.0.2")
+
+
+def test_connections_of_another_module_are_none_of_ours(
+    installed: Server, start: Start, pki: Pki, module: Any, ops: Cert, tmp_path: Path
+) -> None:
+    """What it makes in threads of its own does not count, and is not looked at."""
+    made = tmp_path / "foreign.so"
+    source = ROOT / "tests/kit/foreign.c"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", made, source, "-lssl", "-lcrypto"], check=True)
+    with environment({"LD_PRELOAD": f"{made} {os.environ.get('LD_PRELOAD', '')}"}):
+        server = full(start, installed, pki, module, ops)
+    for _ in range(20):
+        assert who(server, pki.alice) == "alice"
+    assert server.client(ops).info("certauth")["certauth_no_room"] == 0

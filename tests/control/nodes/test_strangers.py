@@ -82,9 +82,8 @@ def test_a_key_without_the_module_lets_nobody_in() -> None:
     """Neither one that a node shows nor one that the database names, for it was seen on a server
     that holds no policy; a Sentinel has no module and needs none."""
     assert set(policy.peers_of([node(), node("stock", module="")]).kinds) == {"k"}
-    assert set(policy.peers_of([node(), node("stock", module="")], ["stock", "late"]).kinds) == {
-        "k", "late",
-    }  # fmt: skip
+    stock = node("stock", module="", origin="found")
+    assert policy.peers_of([node(), stock], ["stock", "late"]).kinds.keys() == {"k", "late"}
     watcher = node("watcher", role="sentinel", module="")
     assert policy.peers_of([watcher]).kinds == {"watcher": {"sentinel"}}
 
@@ -93,6 +92,23 @@ def test_a_key_of_two_servers_is_the_enrolled_one_s() -> None:
     """Cutting it off would cut the enrolled one off as well."""
     two = [node("both", module=""), node("both", role="master"), node("other")]
     assert policy.peers_of(two).kinds.keys() == {"both", "other"}
+
+
+def test_named_keys_wait_for_endpoints_that_nobody_has_looked_at() -> None:
+    """They may be a stock server's, which would get all data within the second. Where no server
+    holds the policy, none keeps anybody out; one that was only found nobody has named."""
+    unseen = node("", origin="endpoint", role="", module="")
+    stock = node("stock", origin="endpoint", module="")
+    for other in (unseen, stock):
+        assert policy.peers_of([node(), other], ["late", "k"]).kinds.keys() == {"k"}
+        assert policy.waits_for([node(), other]) == [other.address]
+    for nodes in (
+        [unseen],
+        [node(), node("", origin="found")],
+        [node(), node("e", origin="endpoint")],
+    ):
+        assert "late" in policy.peers_of(nodes, ["late"]).kinds
+        assert policy.waits_for(nodes) == []
 
 
 # ---- Real servers --------------------------------------------------------------------------------
@@ -110,7 +126,7 @@ def test_a_server_without_the_module_gets_no_data(
     operator(master).set("secret", "v")
     stock = make_stock(kind, *replica_of(master))
     ends = [{"addr": ["127.0.0.1"], "port": one.port} for one in (master, stock)]
-    plane.ok("PUT /v1/bdbs/1", {"endpoints": ends})
+    plane.ok("PUT /v1/bdbs/1", {"endpoints": ends, "node_keys": [key_of(stock)]})
     assert plane.says(SAYS).startswith(f"{address(stock)}: ")
     assert said_of(plane, stock).endswith("load the module, or take it out of the topology")
     bob = plane.user(pki.bob, "bob")
@@ -120,6 +136,7 @@ def test_a_server_without_the_module_gets_no_data(
     assert not [line for line in show(operator(master)) if key_of(stock) in line]
     wait_until(lambda: link(stock) == "down", "its link is cut")
     assert gets(stock, pki.bob, "secret") is None
+    assert call(stock, "DBSIZE") == 0
     (told,) = events(plane, "node_without_module")
     assert (told["address"], told["severity"]) == (address(stock), "WARNING")
     text = plane.client.get("/metrics", auth=("admin", "the administrator's password")).text
@@ -129,6 +146,51 @@ def test_a_server_without_the_module_gets_no_data(
     finds(plane, master)
     assert link(stock) == "down"
     assert key_of(stock) not in str(plane.lines())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_named_key_of_a_server_that_nobody_could_look_at_gets_no_data(
+    kind: Server, plane: Plane, make_node: MakeNode, make_stock: MakeNode, pki: Pki
+) -> None:
+    """The control plane cannot log in to this stock server, and so never learns what it is. The
+    status says what the key waits for; a node that was named before it is up is let in when it has
+    been seen; taken out of the endpoints, it holds up nobody else."""
+    master = make_node(kind, *LINKS)
+    plane.register(master, allow_trust_on_internal_links=True)
+    finds(plane, master)
+    operator(master).set("secret", "v")
+    stock = make_stock(kind, "user default off", *replica_of(master))
+    late = make_node(kind, *LINKS)
+    late.stop()
+    ends = [{"addr": ["127.0.0.1"], "port": one.port} for one in (master, stock, late)]
+    keys = [key_of(stock), key_of(late)]
+    plane.ok("PUT /v1/bdbs/1", {"endpoints": ends, "node_keys": keys})
+    waits = sorted((address(stock), address(late)))
+    wait_until(
+        lambda: said_of(plane, master).startswith(f"KEYS keys of node_keys let nobody in until "
+                                                  f"{', '.join(waits)} was seen"),
+        "the status says what they wait for",
+    )  # fmt: skip
+    wait_until(lambda: stock.log.count(" sync started") > 2, "it has tried", 30)
+    late.start()
+    linked_after(late, master)
+    assert not [line for line in plane.lines() if key_of(stock) in line]
+    assert operator(stock).dbsize() == 0
+    plane.ok("PUT /v1/bdbs/1", {"endpoints": [ends[0], ends[2]], "node_keys": keys[1:]})
+    plane.ok(f"DELETE /v1/bdbs/1/nodes/{address(stock)}")
+    finds(plane, master, late)
+    another = make_node(kind, *replica_of(master))
+    plane.ok("PUT /v1/bdbs/1", {"node_keys": [*keys[1:], key_of(another)]})
+    finds(plane, master, late, another)
+    linked(another)
+
+
+def linked_after(late: RedisServer, master: RedisServer) -> None:
+    """It becomes a replica, and has what there is."""
+    with suppress(redis.RedisError):  # who changes its role closes all its clients
+        operator(late).replicaof("127.0.0.1", master.port)
+    linked(late, 30)
+    assert operator(late).get("secret") == "v"
 
 
 def test_a_replica_that_loses_the_module_is_cut_off(

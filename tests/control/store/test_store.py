@@ -20,7 +20,16 @@ from hypothesis import strategies as st
 from control import store
 from control.errors import Refusal
 from control.policy import core
-from control.records import Certificate, Cluster, Database, RedisAcl, Role, RolePermission, User
+from control.records import (
+    Certificate,
+    Cluster,
+    Database,
+    Endpoint,
+    RedisAcl,
+    Role,
+    RolePermission,
+    User,
+)
 from control.reports import Node
 from control.store import Replaced, Store
 from tests.kit.rest import database, user
@@ -553,6 +562,34 @@ def test_a_named_key_that_a_stock_server_showed_is_not_bound_again(made: Store) 
     assert made.objects.get(Database, 1).node_keys == (late, ours)
     _, lines = made.policies.whole(1)
     assert {line.split()[2] for line in lines if line.startswith("bind key ")} == {late, ours}
+
+
+def test_named_keys_are_bound_when_each_endpoint_was_seen(made: Store) -> None:
+    """From the very change that names a new endpoint until the report that it has the module. A
+    second name of a server is not reported, and holds nothing up."""
+    granted(made)
+    ours, late = ("c" * 64, "b" * 64)
+
+    def bound() -> set[str]:
+        _, lines = made.policies.whole(1)
+        return {line.split()[2] for line in lines if line.startswith("bind key ")}
+
+    made.objects.update(Database, 1, lambda one: replace(one, endpoints=(Endpoint(("a",), 1),)))
+    first = Node(1, "a:1", 3, True, key=ours, role="master", module="1")
+    made.nodes.report(1, [first])
+    made.objects.update(Database, 1, lambda one: replace(one, node_keys=(late,)))
+    assert bound() == {ours, late}
+    more = (Endpoint(("a",), 1), Endpoint(("b",), 1))
+    made.objects.update(Database, 1, lambda one: replace(one, endpoints=more))
+    assert late not in bound()
+    made.nodes.report(1, [first, Node(1, "b:1", 0, False, error="UNREACHABLE no")])
+    assert late not in bound()
+    made.nodes.report(1, [first, Node(1, "b:1", 3, True, key="d" * 64, role="replica")])
+    assert late not in bound()
+    made.nodes.report(1, [first, Node(1, "b:1", 3, True, key="d" * 64, role="replica", module="1")])
+    assert bound() == {ours, late, "d" * 64}
+    made.nodes.report(1, [first])
+    assert late in bound()
 
 
 def test_a_report_of_a_database_that_is_gone_is_dropped(made: Store) -> None:
