@@ -44,7 +44,7 @@ static void look_at(session *s) {
 static bool act_on_due(slice *now) {
     session *s;
     while ((s = session_first(node.due)) != NULL && s->due <= now_us()) {
-        if (!slice_goes_on(now) || (s->closing && !may_close(s))) return true;
+        if (!slice_goes_on(now) || (s->closing && !takes_turn(s))) return true;
         now->closings += s->closing;
         if (s->closing) close_client(s);
         else look_at(s);

@@ -75,20 +75,21 @@ static bool hang_up(session *s) {
     if (!can_hang_up(s)) return false;
     shutdown(s->socket, SHUT_RDWR);
     s->socket = -1;
-    s->hung_up = true;
-    node.hung_up++;
-    node.hung_up_at = now_us();
     look_at_later(s, 1000);
     return true;
 }
 
 /* The server frees in one go all whose end its threads have found meanwhile, some 0.1 ms each: so there are
- * never many. Where it finds none for 50 ms, the next ones may be hung up. */
-bool may_close(const session *s) {
+ * never many. Where it finds none for 50 ms, the next ones may be hung up. Those that are refused when they
+ * connect take no turns: a stream of them would keep all others waiting. */
+bool takes_turn(session *s) {
     enum { MOST = 64 };
-    if (!can_hang_up(s) || node.hung_up < MOST) return true;
-    if (now_us() < node.hung_up_at + 50000) return false;
-    node.hung_up = 0;
+    if (!can_hang_up(s)) return true;
+    if (node.hung_up >= MOST && now_us() < node.hung_up_at + 50000) return false;
+    if (node.hung_up >= MOST) node.hung_up = 0;
+    s->hung_up = true;
+    node.hung_up++;
+    node.hung_up_at = now_us();
     return true;
 }
 

@@ -37,7 +37,7 @@ typedef struct {
     bool strayed;    /* it has changed its user since, by AUTH or RESET */
     bool listens;    /* it has asked for MONITOR or replication, see on_listen */
     bool closing;    /* it is over: it runs nothing any more, and is closed when we act */
-    bool hung_up;    /* see hang_up */
+    bool hung_up;    /* see takes_turn */
     int socket;      /* -1: not known */
     int64_t due;     /* when we are to act on it, as now_us has it; 0: not, see look_at_later */
     reason why;
@@ -453,7 +453,7 @@ bool survives(const regime *r, const session *s, const decision *d);
 void sit_on_nobody(RedisModuleCtx *ctx, session *s);
 bool become(RedisModuleCtx *ctx, session *s, span user);
 void session_over(session *s, int64_t ms);
-bool may_close(const session *);
+bool takes_turn(session *);
 void close_client(session *s);
 void set_end(session *s, const decision *d);
 void set_end_of_left(session *s);
