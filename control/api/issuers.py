@@ -119,6 +119,7 @@ def enrol(sent: EnrolBody) -> Response:
     store().request.act_as("", address=address)
     try:
         guard().check_address(address)
+        check_released()
         token = jose.read_token(sent.token)
         name = enrolment.issuer_of(store(), token).name
         made = enrolment.enrol(
@@ -135,6 +136,14 @@ def enrol(sent: EnrolBody) -> Response:
         raise counted(error, name, address) from error
     ENROLMENTS.labels(name, "").inc(not flag("dry_run"))
     return answer({**render_certificate(made), "certificate": "" if flag("dry_run") else made.pem})
+
+
+def check_released() -> None:
+    """Raises Refusal 503 after a restore, until somebody says `release`: an issuer that was deleted
+    since the backup is there again, and so is each token that was used since."""
+    if hold := store().settings.cluster().hold:
+        text = f"tokens enrol nobody before redis-certauth release: {hold}"
+        raise Refusal(503, "on_hold", text)
 
 
 def refusal(error: TokenError) -> Refusal:

@@ -27,6 +27,7 @@ from control.cli.options import (
     follow,
     has_flag,
     show_preview,
+    show_warnings,
     wait_seconds,
 )
 from control.cli.output import (
@@ -99,6 +100,9 @@ def apply_command(ask: Client, given: tuple[Path, ...], prune: bool) -> None:
             said = f"{batches.title(batch)}: {error.description}"
             where = f"{said}; {made} of {len(steps)} changes are made"
             raise ApiError(error.status, error.error_code, where) from error
+        said = [f"{batches.title(batch)}: {text}" for text in changes.warnings]
+        show_warnings({"warnings": said})
+        changes.warnings.clear()
         made += len(batch)
         show_progress(made, len(steps))
     click.echo(f"{len(steps)} changes made", err=as_data())

@@ -92,15 +92,18 @@ class Rehearsal:
 
 
 class Changes:
-    """A client for whom no change waits; `moved`: one of them is for servers to follow."""
+    """A client for whom no change waits; `moved`: one of them is for servers to follow.
+    `warnings`: what the API has said of those that it made."""
 
     def __init__(self, ask: Client) -> None:
         self._ask, self._names, self.moved = ask, Names(ask), False
+        self.warnings: list[str] = []
 
     def __call__(self, method: str, path: str, body: Any = None) -> Any:
         if method == "GET":
             return self._ask(method, path)
         found = self._ask(method, f"{path}?wait_for_sync=0", body)
+        self.warnings += [*found.get("warnings", ()), *filter(None, [found.get("note")])]
         self.moved = self.moved or "in_force" in found
         if method == "POST":
             self._names.made(path, body, found)

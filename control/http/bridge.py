@@ -28,6 +28,7 @@ LIVE_HEADERS = [
 ]
 PROXY_CERTIFICATE = b"x-ssl-client-escaped-cert"
 PROXY_ADDRESS = b"x-real-ip"
+READING = ("GET", "HEAD", "OPTIONS")
 LIVE = "/livez"  # whether this process answers, for a supervisor that restarts it
 Scope = MutableMapping[str, Any]
 
@@ -52,11 +53,15 @@ def peer_cert(environ: WSGIEnvironment) -> PeerCertificates | None:
 
 
 class Bridge:
-    """The app that uvicorn sees: ASGI outside, WSGI in a thread inside, whole bodies only."""
+    """The app that uvicorn sees: ASGI outside, WSGI in a thread inside, whole bodies only.
+    Requests that only read have threads of their own: where a lock on the database holds up all
+    changes, these wait for each other alone."""
 
-    def __init__(self, app: WSGIApplication, pool: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, app: WSGIApplication, reading: ThreadPoolExecutor, changing: ThreadPoolExecutor
+    ) -> None:
         self._app = app
-        self._pool = pool
+        self._reading, self._changing = reading, changing
 
     async def __call__(
         self,
@@ -88,7 +93,8 @@ class Bridge:
         try:
             environ = environ_of(scope, body)
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._pool, call, self._app, environ)
+            pool = self._reading if scope["method"] in READING else self._changing
+            return await loop.run_in_executor(pool, call, self._app, environ)
         except Refusal as refusal:
             return refusal.status, *rendered(refusal)
         except Exception:

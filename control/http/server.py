@@ -1,4 +1,4 @@
-"""The HTTPS front: TLS, HTTP/1.1 and its limits in one event loop, the WSGI app in a thread pool.
+"""The HTTPS front: TLS, HTTP/1.1 and its limits in one event loop, the WSGI app in threads.
 
     TCP ──Connection──▶ plain bytes ──HttpProtocol──▶ whole request ──Bridge──▶ WSGI app in a thread
           TLS, pyOpenSSL               limits, uvicorn                 environ
@@ -27,7 +27,9 @@ from control.http.bridge import PROXY_CERTIFICATE, Bridge
 from control.http.protocol import HttpProtocol, Limits
 from control.http.tls import Connection, Front, Gate, tls_context
 
-THREADS = 16  # The app waits for SQLite, OpenSSL and argon2, which give up the GIL.
+# Each for reading and for changes. The app waits for SQLite, OpenSSL and argon2, which give up the
+# GIL.
+THREADS = 16
 BACKLOG = 512  # Connections that the kernel holds while the loop is busy.
 log = logging.getLogger(__name__)
 
@@ -85,10 +87,12 @@ class Server:
         self._tls_min = tls_min
         self._proxy_socket = proxy_socket
         self._proxy_header = proxy_header.lower().encode() or PROXY_CERTIFICATE
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="request")
+        self._pools = [
+            ThreadPoolExecutor(THREADS, thread_name_prefix=name) for name in ("request", "change")
+        ]
         limits = limits or Limits()
         config = Config(
-            Bridge(app, self._pool),
+            Bridge(app, *self._pools),
             interface="asgi3",
             ws="none",
             lifespan="off",
@@ -182,6 +186,7 @@ class Server:
             connection.abort()
         for protocol in list(front.http.connections):
             protocol.transport.abort()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in self._pools:
+            pool.shutdown(wait=False, cancel_futures=True)
         if self._proxy_socket is not None:
             self._proxy_socket.unlink(missing_ok=True)

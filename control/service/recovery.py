@@ -66,5 +66,6 @@ def release(config: Config, force: bool) -> None:
 
 UNSEEN = (
     "what these servers hold was not seen, or somebody else writes to them; start `serve` and look "
-    "at `status` first, or release by --force:"
+    "at `status` first, or release by --force, which takes back what they alone hold as revoked or "
+    "locked:"
 )

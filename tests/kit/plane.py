@@ -33,6 +33,7 @@ from tests.kit.rest import ADMIN, Answer, ControlPlane, peer_cert
 from tests.kit.servers import Server
 from tests.kit.support import Cert, Pki, RedisServer, free_port, scratch, wait_until
 
+START_SECONDS = 300.0  # until `serve` answers, where everything else runs at the same time
 SOON = 3  # seconds: a change is on every node within one; this machine may be busy
 NAMES = ("localhost", "127.0.0.1", "::1")
 FULL = {"role_uid": 1, "redis_acl_uid": 1}
@@ -159,7 +160,7 @@ class Serving:
         """Also again, after `kill`. Returns when it answers."""
         self.process = self.begin()
         try:
-            wait_until(self._answers, f"it answers; see {self.config.home}/log", 90)
+            wait_until(self._answers, f"it answers; see {self.config.home}/log", START_SECONDS)
         except AssertionError:
             self.kill()
             raise

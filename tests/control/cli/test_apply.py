@@ -303,6 +303,24 @@ def test_the_declared_state_is_made_and_stays(connection: list[str], tmp_path: P
     assert "1 changes made" in changed.output
 
 
+def test_what_the_api_warns_of_is_printed(connection: list[str], tmp_path: Path) -> None:
+    """Of one object as of many in one request, with its name, and where errors go."""
+    file = tmp_path / "warned.yaml"
+    method = "auth_method: certificate, certificate_subject_line"
+    one = "  - {{name: {0}, {1}: CN={0}}}\n".format
+    users = f"users:\n{one('a', method)}{one('b', method)}"
+    for more, title in (
+        ("", "users 'a' to 'b'"),
+        (one("c", method), "users 'c'"),
+    ):
+        file.write_text(users + more)
+        made = run(connection, file, "--yes", "--no-wait")
+        assert made.exit_code == 0, made.output
+        (line,) = [one for one in made.stderr.splitlines() if one.startswith("warning: ")]
+        assert line.startswith(f"warning: create {title}")
+        assert "no role: no rights on any database" in line
+
+
 def test_what_is_exported_is_no_change(connection: list[str], tmp_path: Path) -> None:
     """Also with --prune; an identity that is not in the file goes, and comes back."""
     assert run(connection, tmp_path / "policy.yaml", "--yes", "--no-wait").exit_code == 0

@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +240,17 @@ def test_an_issuer_that_is_deleted_enrols_nobody(api: ControlPlane) -> None:
     assert enrol(api, token()).status == 200
     api.ok(f"DELETE {ISSUERS}/1")
     assert refused(enrol(api, token()), 401, "token_issuer")
+
+
+def test_after_a_restore_tokens_enrol_nobody_until_its_release(api: ControlPlane) -> None:
+    """The issuer may have been deleted since the backup, and the token used."""
+    api.store.settings.configure(lambda now: replace(now, hold="restored from a backup"))
+    answer = enrol(api, token())
+    assert refused(answer, 503, "on_hold")
+    assert answer.text.endswith("redis-certauth release: restored from a backup")
+    assert rows(api) == []
+    api.store.settings.release()
+    assert enrolled(api, token())["user"] == "alice"
 
 
 def test_the_profile_of_a_rule_is_for_those_with_its_roles(api: ControlPlane) -> None:

@@ -22,7 +22,7 @@ from flask import Flask, Response, jsonify, request
 
 from control.http.bridge import peer_cert
 from control.http.protocol import Limits
-from control.http.server import Listen, Server
+from control.http.server import THREADS, Listen, Server
 from control.http.tls import source_of, tls_context
 from tests.kit.tls_client import ROOT, Identity, client_hello, context, has_ipv6, issue
 
@@ -77,7 +77,7 @@ class App:
             self.bodies.append(request.get_data())
             return jsonify(length=len(self.bodies[-1]))
 
-        @flask.get("/slow")
+        @flask.route("/slow", methods=["GET", "POST"])
         def slow() -> Response:
             self.entered.set()
             self.gate.wait(PATIENCE)
@@ -436,6 +436,18 @@ def test_fifty_slow_peers_stop_nobody_else(start: Start, name: str) -> None:
             stack.enter_context(SIEGES[name](site))
         assert [ask(site)[0] for _ in range(10)] == [200] * 10
     assert site.app.bodies == []
+
+
+def test_changes_that_wait_keep_nobody_from_reading(start: Start) -> None:
+    """As many as there are threads, and more, as where somebody holds a lock on the database."""
+    site = start()
+    slow = POST.replace(b"/echo", b"/slow") + b"Content-Length: 0\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        for _ in range(2 * THREADS):
+            stack.enter_context(tls_open(site, slow))
+        assert site.app.entered.wait(PATIENCE)
+        assert [ask(site)[0] for _ in range(3)] == [200] * 3
+        assert not site.app.gate.is_set()
 
 
 @pytest.mark.parametrize("name", SIEGES)

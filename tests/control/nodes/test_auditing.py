@@ -127,9 +127,11 @@ def test_a_login_is_told_with_the_rules_of_its_user(api: ControlPlane, auditor: 
         {"name": "apps", **pattern, "user": "app:{ns}:{sa}", "role_uids": [9]},
     )
     names = ["alice", spaced["name"], "app:shop:cart", "app:shop", "ops", ""]
-    auditor.told(database, NODE, [entry("login", n, name) for n, name in enumerate(names, 1)])
+    auditor.queue_records(
+        database, NODE, [entry("login", n, name) for n, name in enumerate(names, 1)]
+    )
     api.database("other", 6381, audit_settings={"audit_mode": "connection"})
-    auditor.told(api.store.objects.get(Database, 2), NODE, [entry("login", 1)])
+    auditor.queue_records(api.store.objects.get(Database, 2), NODE, [entry("login", 1)])
     auths = [one for one in heard.hears(14) if "action" in one]
     rules = "+@read ~cached:* &news"
     shown = [one.get("acl-rules") for one in auths]
@@ -149,7 +151,7 @@ def test_what_an_auditor_was_told_is_counted(
         wait_until(lambda: found() == wanted, f"{wanted}, not {found()}", 30)
 
     heard, database = listening(api), audited(api)
-    auditor.told(database, NODE, [entry("login")])
+    auditor.queue_records(database, NODE, [entry("login")])
     size = sum(len(json.dumps(one)) for one in heard.hears(2))
     are(sent_messages=2, sent_bytes=size, pending_bytes=0, connect_events=1, connected_workers=1)
     assert figures.last_sent is not None
@@ -158,18 +160,18 @@ def test_what_an_auditor_was_told_is_counted(
     are(connected_workers=0, disconnect_events=1, dropped_messages=0)
     settings = {"audit_port": free_port(), "audit_queue_max_bytes": 500}
     api.ok(SINK, settings)
-    auditor.told(database, NODE, [entry("login", n) for n in range(100, 103)])
+    auditor.queue_records(database, NODE, [entry("login", n) for n in range(100, 103)])
     assert figures.dropped_queue_full_messages > 0
     assert figures.waiting_since is not None
     kept = figures.pending_bytes
     api.ok(SINK, {"audit_queue_max_bytes": 10})
-    auditor.told(database, NODE, [entry("login", 200)])
+    auditor.queue_records(database, NODE, [entry("login", 200)])
     are(dropped_record_too_large_messages=2, pending_bytes=kept)
     api.ok(SINK, {"audit_reconnect_max_attempts": 1})
     are(dropped_disconnected_messages=kept // 150, pending_bytes=0, reconnect_attempts_exhausted=1)
     assert figures.waiting_since is None
     api.ok(SINK, {"audit_queue_max_bytes": 10_000, "audit_reconnect_max_attempts": 0})
-    auditor.told(database, NODE, [entry("login", 300)])
+    auditor.queue_records(database, NODE, [entry("login", 300)])
     api.ok("PUT /v1/bdbs/1", {"db_conns_auditing": False})
     api.ok("DELETE /v1/cluster/auditing/db_conns")
     are(dropped_queue_disabled_messages=2)
