@@ -1,11 +1,12 @@
 """What one compares before one trusts a CA, with what its owner reads out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from OpenSSL import crypto
 
+from control.pki.guarded import CertificateError, guarded
 from control.pki.pem import load_certificate, printable
 from control.pki.uploads import doubts
 from control.policy import core
@@ -22,13 +23,13 @@ def facts_of(authorities: Sequence[str]) -> list[tuple[str, str]]:
     """What one compares, before one trusts it, with what its owner reads out."""
     found: list[tuple[str, str]] = []
     for pem in authorities:
-        one, parsed = core.identity(pem.encode()), load_certificate(pem)
+        one = core.identity(pem.encode())
         above = "itself" if one.issuer == one.subject else one.issuer
         found += [
             ("Subject", one.subject or "(none)"), ("Issued by", above),
             ("Valid", f"{rendered_time(one.not_before)} to {rendered_time(one.not_after)}"),
-            ("Key", _key_kind(parsed)), ("SHA-256 of the certificate", spaced(one.cert)),
-            ("SHA-256 of the key", spaced(one.key)), *constraints(parsed),
+            ("Key", _key_kind(pem)), ("SHA-256 of the certificate", spaced(one.cert)),
+            ("SHA-256 of the key", spaced(one.key)), *constraints(pem),
         ]  # fmt: skip
         found += [("Look at this", doubt) for doubt in doubts(pem)]
     return found
@@ -39,12 +40,18 @@ def spaced(digest: str) -> str:
     return ":".join(digest[at : at + 2] for at in range(0, len(digest), 2)).upper()
 
 
-def _key_kind(certificate: x509.Certificate) -> str:
-    """The kind and size of a certificate's key, for people, such as `RSA, 3072 bits`."""
+def _key_kind(pem: str) -> str:
+    """The kind and size of a certificate's key, for people, such as `RSA, 3072 bits`. By libcrypto,
+    which reads the key whatever else is odd in the certificate."""
     try:
-        key = certificate.public_key()
-    except (ValueError, UnsupportedAlgorithm):
+        with guarded("not known here"):
+            key = crypto.load_certificate(crypto.FILETYPE_PEM, pem.encode()).get_pubkey()
+            return _kind(key.to_cryptography_key())
+    except CertificateError:
         return "of a kind that is not known here"
+
+
+def _kind(key: object) -> str:
     if isinstance(key, rsa.RSAPublicKey):
         return f"RSA, {key.key_size} bits"
     if isinstance(key, ec.EllipticCurvePublicKey):
@@ -52,18 +59,21 @@ def _key_kind(certificate: x509.Certificate) -> str:
     return type(key).__name__.removesuffix("PublicKey")
 
 
-def constraints(certificate: x509.Certificate) -> list[tuple[str, str]]:
-    """How far it reaches, where it says so."""
-    found = []
+def constraints(pem: str) -> list[tuple[str, str]]:
+    """How far it reaches, where it says so. What cannot be read is told: it may be a limit."""
     try:
-        basic = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-        if basic.path_length is not None:
-            found.append(("CAs below it", f"at most {basic.path_length}"))
-        limits = certificate.extensions.get_extension_for_class(x509.NameConstraints).value
-        for label, names in (("Only for", limits.permitted_subtrees),
-                             ("Not for", limits.excluded_subtrees)):  # fmt: skip
-            if names:
-                found.append((label, ", ".join(printable(str(one.value)) for one in names)))
-    except (ValueError, x509.ExtensionNotFound):
-        pass
-    return found
+        with guarded("its extensions cannot be read"):
+            return list(_limits(load_certificate(pem).extensions))
+    except CertificateError as error:
+        return [("Limits", f"not shown: {error}")]
+
+
+def _limits(extensions: x509.Extensions) -> Iterator[tuple[str, str]]:
+    for one in (extension.value for extension in extensions):
+        if isinstance(one, x509.BasicConstraints) and one.path_length is not None:
+            yield "CAs below it", f"at most {one.path_length}"
+        if isinstance(one, x509.NameConstraints):
+            for label, names in (("Only for", one.permitted_subtrees),
+                                 ("Not for", one.excluded_subtrees)):  # fmt: skip
+                if names:
+                    yield label, ", ".join(printable(str(name.value)) for name in names)

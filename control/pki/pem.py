@@ -78,17 +78,19 @@ def identity_of(der: bytes) -> core.Identity:
 
 def name_in_bundle(certificates: Sequence[bytes], index: int) -> str:
     """How messages name a certificate of an upload."""
-    name = printable(subject_of(certificates[index])) or "without a subject"
+    name = printable(subject_of(certificates[index]))
     return f"certificate {index + 1} of {len(certificates)} ({name})"
 
 
 def subject_of(der: bytes) -> str:
-    """For a message: also that of a certificate in which something else is wrong."""
+    """For a message, in words where there is none: also that of a certificate in which something
+    else is wrong."""
     try:
         with guarded("the name"):
-            return identity_of(der).subject or load_der(der).subject.rfc4514_string()
+            found = identity_of(der).subject or load_der(der).subject.rfc4514_string()
+            return found or "without a subject"
     except CertificateError:
-        return ""
+        return "with a subject that is not read here"
 
 
 def printable(text: str) -> str:

@@ -181,11 +181,18 @@ def _check_client(der: bytes, which: str) -> None:
         raise CertificateError(f"{which} cannot be a client's own: {error}") from error
     if decided.user is None:
         steps = (step for step in decided.trace if step.startswith(f"{decided.reason}:"))
-        kind = "may not sign certificates" if core.powers(der).ca else "is not a CA certificate"
         raise CertificateError(
-            f"{which} {kind}, and as a client's own it would be refused: "
+            f"{which} {_why_own(der)}, and as a client's own it would be refused: "
             f"{next(steps, decided.reason)}"
         )
+
+
+def _why_own(der: bytes) -> str:
+    """Why a certificate can be nothing but a client's own, or is said to be."""
+    powers = core.powers(der)
+    if powers.certificates:
+        return "is among the pinned_certificates"
+    return "may not sign certificates" if powers.ca else "is not a CA certificate"
 
 
 def _check_below(issuers: Issuers, flags: int) -> None:

@@ -13,12 +13,14 @@ from click.testing import CliRunner
 
 from control.cli import apply, importers
 from control.cli.main import main
+from control.pki.facts import facts_of
 from control.pki.guarded import CertificateError
 from control.pki.issue import new_ca
 from control.pki.reading import render
 from control.pki.request import Leaf, issue_requested, read_request
 from control.policy import core
 from tests.kit import certs, corpus, crls
+from tests.kit.browser import Browser
 from tests.kit.rest import ControlPlane
 
 REVOKE, EXPLAIN = "POST /v1/certauth/revocations", "POST /v1/certauth/explain"
@@ -91,6 +93,36 @@ def test_no_upload_is_a_5xx(trusting: ControlPlane, part: int) -> None:
             assert "https://" not in str(answer.json), what
             taken += answer.status == 200
     assert taken > 5
+
+
+def test_each_ca_of_the_page_is_described() -> None:
+    """What a person compares before trusting it, also of a CA that a library of ours does not read:
+    then the page says that it does not show how far it reaches."""
+    unread = set()
+    for what, der in {**AUTHORITIES, **CERTIFICATES}.items():
+        try:
+            core.identity(der)
+        except core.CoreError:
+            continue  # parse_bundle refuses it
+        found = dict(facts_of([text(der)]))
+        assert found["Key"] == "EC, secp256r1", what
+        if "Limits" in found:
+            assert found["Limits"].startswith("not shown: "), what
+            unread.add(what)
+    assert {"TLS feature 6", "an RDN out of order", "x400Address"} <= unread
+    assert not {"something private", "no subject"} & unread
+
+
+@pytest.mark.parametrize("what", ["TLS feature 6", "an RDN out of order"])
+def test_the_page_takes_what_the_api_takes(api: ControlPlane, admin: Browser, what: str) -> None:
+    """The question first, then the CA and the page of it."""
+    pem = text(AUTHORITIES[what]) + certs.ca().pem.decode()
+    page = admin.send(admin.get("/ui/cas/"), "/ui/cas/add", pem=pem)
+    assert (page.status, "Limits not shown: " in page.text) == (200, True), page.text
+    trust = {"name": "mtls_trusted_ca", "certificate": pem, "trust_grows": True}
+    api.ok("PUT /v1/cluster/update_cert?force", trust)
+    page = admin.get(f"/ui/cas/{core.identity(AUTHORITIES[what]).key}")
+    assert (page.status, "EC, secp256r1" in page.text) == (200, True), page.text
 
 
 def test_no_list_is_a_5xx(trusting: ControlPlane) -> None:

@@ -219,3 +219,22 @@ def test_a_namesake_with_another_kind_of_key_has_not_signed_a_list(pki: Pki) -> 
     with pytest.raises(CrlError) as refused:
         crl.read(listed, [other.der], now)
     assert refused.value.code == "crl_signature"
+
+
+def test_what_is_said_of_a_pinned_ca_and_of_a_subject_is_so() -> None:
+    """A CA that is pinned may sign; a subject that nobody reads, for a time that is none, is
+    there."""
+    usage = certs.key_usage(b"\1\6")  # keyCertSign, cRLSign
+    usual = [one for one in certs.CA_USUAL if corpus.kind(one) != corpus.kind(usage)]
+    ca = certs.certificate(certs.person("A"), usage, extensions=usual)
+    assert core.powers(ca).certificates
+    with pytest.raises(CertificateError, match="is among the pinned_certificates, and as a client"):
+        check_clients(render(ca), [core.identity(ca).cert])
+    times = (certs.generalized("20200101000000.5Z"), certs.utc("491231235959Z"))
+    for subject, said in [
+        (certs.person("A"), r"\(CN=A,O=acme|\(with a subject that is not read here"),
+        (certs.name(), r"\(without a subject|\(with a subject that is not read here"),
+    ]:
+        with pytest.raises(CertificateError, match=said) as refused:
+            check_clients(render(certs.certificate(subject, validity=times)))
+        assert subject == certs.name() or "without a subject" not in str(refused.value)
