@@ -43,7 +43,7 @@ def owner(token: str, cluster: Cluster) -> tuple[int, str, str]:
     except jwt.ExpiredSignatureError:
         raise refusal("it has expired") from None
     except (jwt.InvalidTokenError, ValueError):
-        raise refusal("it was not made here, or not for now") from None
+        raise refusal("this control plane did not make it, or it is not valid yet") from None
 
 
 def fits(stamp: str, user: User) -> bool:
@@ -52,7 +52,7 @@ def fits(stamp: str, user: User) -> bool:
 
 
 def refusal(why: str) -> Refusal:
-    return unauthorized("invalid_token", f"the token is not taken: {why}; authorize again")
+    return unauthorized("invalid_token", f"the token was refused: {why}; log in again")
 
 
 def _stamp(user: User) -> str:
