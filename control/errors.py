@@ -47,14 +47,14 @@ def conflict(error_code: str, description: str) -> Refusal:
 
 def database_away() -> Refusal:
     """The control plane's own database cannot be read or written: 503."""
-    text = "the control plane's database cannot be read or written now: its log says why"
+    text = "the control plane cannot read or write its database now: its log says why"
     return Refusal(503, "database_unavailable", text)
 
 
 def database_locked() -> Refusal:
     """Somebody else writes to that database for too long: 503."""
     text = (
-        "somebody else holds a lock on the control plane's database, for longer than a change "
-        "waits: this one was not made; try it again"
+        "another program locks the control plane's database for too long: your change was not "
+        "made; try again"
     )
     return Refusal(503, "database_unavailable", text)

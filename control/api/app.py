@@ -68,7 +68,12 @@ MODULES = (
 
 
 def no_ca() -> None:
-    raise refused("unsupported_certificate", "this control plane has no CA to issue with")
+    raise refused(
+        "unsupported_certificate",
+        "this control plane has no CA for clients'"
+        " certificates: create one with `redis-certauth ca"
+        " create`",
+    )
 
 
 def no_ca_of_clients() -> Issued:

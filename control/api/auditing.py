@@ -143,7 +143,7 @@ def delete() -> Response:
 
 
 def no_auditor() -> Refusal:
-    text = "no auditor is configured: PUT /v1/cluster/auditing/db_conns does that"
+    text = "no auditor is configured: configure it with PUT /v1/cluster/auditing/db_conns"
     return Refusal(404, "db_conns_audit_config_not_found", text)
 
 
@@ -165,16 +165,18 @@ def checked(sink: AuditSink) -> AuditSink:
     """Raises Refusal 400 where the fields do not go together."""
     is_path = sink.audit_address.startswith("/")
     if sink.audit_protocol == "local" and not is_path:
-        text = "audit_address: local takes the path of a stream socket on this machine"
+        text = "audit_address: with local, this must be the path of a stream socket on this machine"
         raise invalid("db_conns_auditing_bad_address", text)
     if sink.audit_protocol == "TCP" and is_path:
-        text = "audit_address: TCP takes a host name or an IP address; a socket is local"
+        text = (
+            "audit_address: a TCP auditor needs a host name or IP address; for a socket, use local"
+        )
         raise invalid("db_conns_auditing_bad_address", text)
     if not (PATH if is_path else HOST).fullmatch(sink.audit_address):
         text = "audit_address: this is not a host name, IP address or path of a socket"
         raise invalid("db_conns_auditing_bad_address", text)
     if is_path and sink.audit_port:
-        text = "audit_port: a socket has none"
+        text = "audit_port: a socket has no port"
         raise invalid("db_conns_auditing_bad_config", text)
     if not is_path and not sink.audit_port:
         raise invalid("db_conns_auditing_missing_config", "audit_port: this field is missing")
@@ -203,7 +205,7 @@ def settled(before: AuditSettings, said: dict[str, Any]) -> AuditSettings:
         if not sent or "audit_mode" not in sent.sent():
             return replace(found, audit_mode=mode)
         if mode == "connection" and before.audit_mode == found.audit_mode == "disabled":
-            text = "db_conns_auditing: audit_settings.audit_mode says otherwise: send one of them"
+            text = "db_conns_auditing: this contradicts audit_settings.audit_mode: send only one"
             raise invalid("invalid_param", text)
     return found
 
@@ -226,11 +228,11 @@ def check_filters(settings: AuditSettings) -> None:
     """Raises Refusal 400, with the error codes of Redis Enterprise."""
     names, addresses = settings.username_filter, settings.source_ip_filter
     if names.enabled and not names.usernames:
-        text = "audit_settings.username_filter.usernames: it is enabled, and names nobody"
+        text = "audit_settings.username_filter.usernames: this filter is enabled, but empty"
         raise invalid("audit_settings_empty_filter_list", text)
     count = len(addresses.ip_addresses) + len(addresses.cidr_ranges)
     if addresses.enabled and not count:
-        text = "audit_settings.source_ip_filter: it is enabled, and has no address"
+        text = "audit_settings.source_ip_filter: this filter is enabled, and has no addresses"
         raise invalid("audit_settings_empty_filter_list", text)
     if count > ENTRIES:
         text = f"audit_settings.source_ip_filter: more than {ENTRIES} addresses and ranges"

@@ -60,7 +60,7 @@ def read_all() -> Response:
         raise invalid("invalid_param", f"tls_mode: {', '.join(TLS_MODES)}")
     until, page, size = moment("expires_before", END), number("page", 1), number("page_size", PAGE)
     if not page or not size:
-        raise invalid("invalid_param", "page and page_size begin with 1")
+        raise invalid("invalid_param", "page and page_size must be 1 or more")
     found = [
         one
         for database in store().objects.all(Database)
@@ -75,7 +75,10 @@ def read_all() -> Response:
 def read(uid: int) -> Response:
     found = shown(store().objects.get(Database, uid), END)
     if not found:
-        raise missing(f"certificate of bdb {uid}: none of its servers was seen to show one")
+        raise missing(
+            f"certificate of bdb {uid}: the control plane has not seen a certificate"
+            " of any of its servers"
+        )
     first = min(found, key=lambda one: one["not_after"])
     of_all = {name: value for name, value in first.items() if name != "address"}
     return answer({**of_all, "servers": found})
@@ -99,9 +102,9 @@ def not_managed(uid: int) -> Refusal:
     store().objects.get(Database, uid)
     return refused(
         "server_certificates_not_managed",
-        "each server shows a certificate of its own, and its key never leaves it: redis-certauth "
-        "node enrol makes one there, and tls_server_ca says which CA they come from; certificates "
-        "of clients are authentication_ssl_client_certs",
+        "each server has its own certificate, and the key never leaves the server: "
+        "redis-certauth node enrol creates both there, and tls_server_ca names their CA; for "
+        "certificates of clients use authentication_ssl_client_certs",
     )
 
 

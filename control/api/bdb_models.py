@@ -92,7 +92,7 @@ class BdbBody(DemandsBody):
         Held(enterprise.TRUE_OR_FALSE, "it is true or false").check("ssl", data["ssl"])
         mode = rest.setdefault("tls_mode", "enabled") if data["ssl"] else rest.get("tls_mode")
         if mode is None or (data["ssl"] and mode != "enabled"):
-            text = "ssl: send tls_mode instead, which says what is meant: enabled or disabled"
+            text = "ssl: send tls_mode instead: enabled or disabled"
             raise refused("unsupported_setting", text)
         return rest
 

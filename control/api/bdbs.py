@@ -99,7 +99,9 @@ def update(uid: int, sent: BdbBody) -> Response:
         if error.error_code != "port_unavailable" or caller().may("view_bdb_info"):
             raise
         # Whose it is names a database that this caller may not know of.
-        text = "endpoints: one of them belongs to another database: a server has one policy"
+        text = (
+            "endpoints: one of these servers belongs to another database: a server has one policy"
+        )
         raise refused("port_unavailable", text) from None
 
 
@@ -227,15 +229,17 @@ def check_enforceable(database: Database, nodes: Sequence[Node]) -> None:
     would cut off a node's peer that is not bound."""
     owned = [f"{node.address}: {node.error}" for node in nodes if node.error.startswith("OWNED")]
     if owned:
-        raise refused("node_owned", f"{'; '.join(owned)}: take it out of that database first")
+        raise refused(
+            "node_owned", f"{'; '.join(owned)}: remove the server from that database first"
+        )
     found = [node for node in nodes if node.origin == "found" and not node.is_peer]
     unbound = [f"{node.address} ({node.error or 'not in step yet'})" for node in found]
     if unbound and not database.allow_unbound_peers:
         raise refused(
             "peer_unbound",
-            f"{', '.join(unbound)}: named by the servers as one of them, and never seen to hold "
-            "the policy: enforcement would cut it off: enrol it, see that it can be reached "
-            "(node_addresses), or send allow_unbound_peers",
+            f"{', '.join(unbound)}: the servers name it as one of their nodes, but it never had "
+            "the policy, so enforcement would cut it off: enrol it, check that the control "
+            "plane can reach it (node_addresses), or send allow_unbound_peers",
         )
 
 
@@ -245,7 +249,8 @@ def endpoints(sent: BdbBody) -> tuple[Endpoint, ...]:
         if not endpoint.addr and not endpoint.dns_name:
             raise invalid(
                 "missing_field",
-                f"endpoints.{index}.addr: where is the server? Give addr or dns_name",
+                f"endpoints.{index}.addr: the address of the server is missing: send addr or"
+                " dns_name",
             )
     return found
 

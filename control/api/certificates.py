@@ -83,7 +83,7 @@ def read() -> Response:
 def update_all(sent: CertificatesBody) -> Response:
     entries = sent.certificates
     if len({entry.name for entry in entries}) < len(entries):
-        raise invalid("duplicated_certs", "certificates: a name is there twice")
+        raise invalid("duplicated_certs", "certificates: a name appears twice")
     return put(entries)
 
 
@@ -111,14 +111,18 @@ def put(entries: list[CertificateBody]) -> Response:
     for one in after:
         rotation.warn_of_serving(one)
     if theirs:
-        warn(f"certificates: {', '.join(theirs)}: not installed, they have no use here")
+        warn(
+            f"certificates: {', '.join(theirs)}: not installed, because this product does not"
+            " use them"
+        )
     shown = [one for entry in entries if entry.name == TRUSTED_CA for one in uploaded(entry, after)]
     return answer({"certificates": shown} if shown else {})
 
 
 ONLY_ABOVE = (
-    "it has issued another CA of the upload: clients that it issued itself are refused. Where they "
-    "are to come in as well, send its `ca` in client_cas, beside those of the others"
+    "this CA issued another CA of the upload, so clients that it issued directly are refused. "
+    "If they should log in too, send its `ca` in client_cas together with the other CAs of "
+    "clients"
 )
 
 
@@ -161,7 +165,7 @@ def rotate(sent: RotateBody) -> Response:
     if sent.name != API:
         raise forbidden(
             "unsupported_certificate",
-            f"'{sent.name}' is not issued here: only '{API}' can be rotated",
+            f"'{sent.name}' was not issued by this control plane: only '{API}' can be rotated",
         )
     current_app.extensions["rotate"]()
     return answer({})
@@ -188,8 +192,8 @@ def checked(sent: CertificateBody) -> Certificate:
     if sent.name not in NAMES:
         raise forbidden(
             "unknown_certificate",
-            f"'{sent.name}' has no use here: the certificates of "
-            f"this control plane are {' and '.join(NAMES)}",
+            f"'{sent.name}' is not a certificate of this product: the certificates of this "
+            "control plane are {' and '.join(NAMES)}",
         )
     if sent.name == API:
         kept = store().settings.certificates().get(API)
@@ -198,7 +202,7 @@ def checked(sent: CertificateBody) -> Certificate:
     if sent.key:
         raise invalid(
             "invalid_certificate",
-            f"{TRUSTED_CA} takes no key: a CA's private key belongs "
-            "nowhere but to the CA. It is compromised wherever this request was logged",
+            f"{TRUSTED_CA} takes no key: a CA's private key must stay with the CA. If anything "
+            "logged this request, the key is compromised",
         )
     return Certificate(TRUSTED_CA, "".join(check_trust(sent.certificate)))

@@ -171,7 +171,9 @@ def data_tls(before: Demands, after: Demands, said: dict[str, Any]) -> Demands:
         return after
     if (after.min_tls_version or "") == (before.min_tls_version or ""):
         return replace(after, min_tls_version=theirs)
-    text = "min_data_TLS_version: it is the same setting as min_tls_version: send one of the two"
+    text = (
+        "min_data_TLS_version: this is the same setting as min_tls_version: send only one of them"
+    )
     raise invalid("invalid_param", text)
 
 

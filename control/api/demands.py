@@ -93,8 +93,9 @@ def check_sessions(change: Callable[[Stage], Any]) -> None:
     more = f"; and {len(ending) - NAMED} more" if len(ending) > NAMED else ""
     raise refused(
         "demand_refuses_clients",
-        f"open sessions do not meet what would be demanded: {named}{more}. Give them other "
-        "certificates first; ?force ends them. POST /v1/certauth/preview has all of them",
+        f"open sessions do not meet these demands: {named}{more}. Give these clients other "
+        "certificates first; ?force ends their sessions. POST /v1/certauth/preview lists all of "
+        "them",
     )
 
 
@@ -107,8 +108,8 @@ def check_own(after: Cluster) -> None:
     if reason in REASONS:
         raise refused(
             "demand_refuses_clients",
-            f"your own certificate does not meet what would be demanded: {reason}. Take another "
-            "one first, or a password; ?force demands it all the same",
+            f"your own certificate does not meet these demands: {reason}. Log in with another "
+            "certificate or a password first; ?force makes the change anyway",
         )
 
 

@@ -45,9 +45,14 @@ def _http(error: HTTPException) -> Response:
 def _told(status: int | None) -> str:
     """What our own 404 and 405 say: those of Flask are made for a person with a browser."""
     if status == 404:
-        return not_here(request.path) or "there is no such address; /openapi.json has all of them"
+        return (
+            not_here(request.path)
+            or "this address does not exist; /openapi.json lists all addresses"
+        )
     if status == 405:
-        return f"{request.method} is not among the methods of this address: see the header Allow"
+        return (
+            f"{request.method} is not a method of this address: the header Allow lists its methods"
+        )
     return ""
 
 

@@ -91,7 +91,7 @@ def read() -> Response:
     known."""
     days = number("days", DAYS)
     if not 1 <= days <= MOST:
-        raise invalid("invalid_param", f"days: a number from 1 to {MOST} is expected")
+        raise invalid("invalid_param", f"days: must be a number from 1 to {MOST}")
     now = int(time.time())
     kept = (der for one in store().crls.all() for der in pem_to_ders(one.authorities))
     authorities = list(dict.fromkeys([*store().settings.authorities(), *kept]))

@@ -64,8 +64,8 @@ def identities(sent: list[IdentityBody], changes: dict[str, Any]) -> dict[str, A
     if changes.get("certificate_subject_line", line) not in subjects | {line}:
         raise invalid(
             "invalid_param",
-            "certificate_subject_line: it is not among the certificate_identities that come with "
-            "it: send one of the two, or the same subject in both",
+            "certificate_subject_line: certificate_identities does not contain this subject: "
+            "send one of the two fields, or the same subject in both",
         )
     for at, given in enumerate(sent):
         if given.subject and (remark := pasted.name(given.subject).remark):

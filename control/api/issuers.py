@@ -213,9 +213,11 @@ def changed(issuer: Issuer, sent: IssuerBody) -> Issuer:
         values["rules"] = rules_of(values["rules"])
     made = replace(issuer, **values)
     if not made.audiences:
-        raise invalid("invalid_param", "audiences: name those that its tokens have to be for")
+        raise invalid(
+            "invalid_param", "audiences: name the audiences that the issuer's tokens must have"
+        )
     if not made.url:
-        raise invalid("invalid_param", "url: it is what the issuer's tokens say as `iss`")
+        raise invalid("invalid_param", "url: must be the value of `iss` in the issuer's tokens")
     if not made.jwks:
         name = "jwks_url" if made.jwks_url else "url"
         in_field(name, lambda: enrolment.check_url(made.jwks_url or made.url))

@@ -121,7 +121,7 @@ def whose(name: str) -> User:
     if not name or name == own.name:
         return store().objects.get(User, own.uid)
     if not caller().may("update_user"):
-        raise forbidden("unauthorized_action", "only your own certificate is yours to ask for")
+        raise forbidden("unauthorized_action", "you may request certificates for yourself only")
     found = store().objects.user_by_login(name)
     if found is None or found.name != name:
         raise Refusal(404, "user_not_exist", f"there is no user '{name}'")

@@ -75,7 +75,7 @@ def create(sent: LockBody) -> Response:
     if not rehearsing() and guard().locked_by(line, request, caller()):
         raise conflict(
             "lock_concerns_you",
-            f"'{line}' would lock you out: another administrator has to make it",
+            f"'{line}' would lock you out: ask another administrator to create this lock",
         )
     _warn_of_older_modules()
     end = int(time.time()) + sent.seconds if sent.seconds else 0
@@ -110,19 +110,24 @@ def line_of(sent: LockBody) -> str:
 
 def of_user(name: str) -> str:
     if name == "default":
-        raise ValueError("'default' is for clients without a certificate: lock their network")
+        raise ValueError(
+            "'default' is the user of clients without a certificate: lock their network instead"
+        )
     line = locks.user_line(name)
     word = name.partition(":")[0] + ":"
     made = any(one.user.startswith(word) for one in store().objects.all(Pattern))
     known = store().objects.user_by_login(name)  # or by its e-mail address, which no lock names
     if not made and (known is None or known.name != name):
-        warn(f"no user '{name}' is known here: the lock concerns users of this name on the servers")
+        warn(
+            f"the control plane has no user '{name}': the lock applies to users of this name on"
+            " the servers"
+        )
     return line
 
 
 def of_identity(given: dict[str, Any]) -> str:
     if len(given) != 1:
-        raise ValueError("a lock has no options: send the kind and its value alone")
+        raise ValueError("a lock takes no options: send only the kind and its value")
     one = bindings.read(given)
     if one.kind == "subject" and (remark := pasted.name(given["subject"]).remark):
         warn(f"identity: {remark}")
@@ -139,7 +144,9 @@ def key_of(text: str) -> str:
             key = pasted.fingerprint(text)
         except ValueError:
             raise unknown from None
-        warn(f"no CA with key id {key} is trusted here: what is below it is locked all the same")
+        warn(
+            f"the CA with key id {key} is not trusted here; certificates below it are locked anyway"
+        )
         return key
 
 
@@ -147,9 +154,9 @@ def _warn_of_older_modules() -> None:
     known = [one for bdb in store().objects.all(Database) for one in store().nodes.of(bdb.uid)]
     older = sorted({one.address for one in known if 0 < protocol_of(one.module) < MODULE})
     if older:
-        warn(f"{', '.join(older)}: the module there does not know locks. Other lines shut out "
-             "everybody whom this lock may concern; for a CA or a network, that is every client. "
-             "Upgrade the module")  # fmt: skip
+        warn(f"{', '.join(older)}: the module on this server is too old for locks. Other policy "
+             "lines shut out every client that this lock may concern; for a CA or a network, "
+             "every client. Upgrade the module")  # fmt: skip
 
 
 def render(one: Lock) -> dict[str, Any]:

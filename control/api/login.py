@@ -94,9 +94,11 @@ def refresh(sent: RefreshBody) -> Response:
     if caller().by != "token":
         raise unauthorized("invalid_token", "send the token: Authorization: JWT or Bearer")
     if not cluster.control_plane_basic_authentication:
-        raise unauthorized("basic_authentication_disabled", "passwords are not taken here any more")
+        raise unauthorized(
+            "basic_authentication_disabled", "this API does not accept passwords any more"
+        )
     if passwords.status(user, cluster) == "password_expired":
-        raise unauthorized("password_expired", "the password has expired: set a new one")
+        raise unauthorized("password_expired", "your password has expired: set a new one")
     return answer({"access_token": tokens.make(user, cluster, sent.ttl, caller().login)})
 
 
@@ -128,7 +130,9 @@ def add_password(sent: NewPasswordBody) -> Response:
 
     def change(now: User) -> User:
         if len(now.passwords) >= PASSWORDS:
-            raise invalid("too_many_passwords", f"a user has at most {PASSWORDS}: delete one first")
+            raise invalid(
+                "too_many_passwords", f"a user has at most {PASSWORDS} passwords: delete one first"
+            )
         return replace(now, passwords=(*now.passwords, password), locked=0)
 
     return changed(user, change)
@@ -178,11 +182,11 @@ def whose(username: str) -> User:
     if not username or username in (own.name, own.email):
         user = store().objects.get(User, own.uid)
     elif not caller().may("update_user"):
-        raise forbidden("unauthorized_action", "only your own password is yours to change")
+        raise forbidden("unauthorized_action", "you may change your own password only")
     else:
         found = store().objects.user_by_login(username)
         if found is None:
-            raise Refusal(404, "user_not_exist", "there is no such user")
+            raise Refusal(404, "user_not_exist", "this user does not exist")
         user = found
         check_administrator(*store().objects.roles_of(user))
     if user.auth_method != "regular":

@@ -50,7 +50,7 @@ def read() -> Response:
     of what clients of databases do (`client_…`)."""
     order = request.args.get("order", "asc")
     if order not in ("asc", "desc"):
-        raise invalid("invalid_param", "order: asc or desc")
+        raise invalid("invalid_param", "order: must be asc or desc")
     found = store().events.between(
         moment("stime", 0), moment("etime", END), order == "desc",
         number("limit", LIMIT), number("offset", 0),
@@ -69,7 +69,7 @@ def subject() -> tuple[str, int] | None:
     if text is None:
         return None
     if (found := OBJECT.fullmatch(text)) is None:
-        raise invalid("invalid_param", "object: one like user/5")
+        raise invalid("invalid_param", "object: must look like user/5")
     return found[1], int(found[2])
 
 
@@ -81,7 +81,7 @@ def history() -> Response:
     until, step = moment("etime", int(time.time()) + 1), number("step", HOUR)
     since = moment("stime", until - DAY)
     if not 0 < until - since <= SPANS * step:
-        raise invalid("invalid_param", f"step: give at least one span, and at most {SPANS}")
+        raise invalid("invalid_param", f"step: the time range must hold 1 to {SPANS} steps")
     return answer([asdict(one) for one in store().events.history(since, until, step)])
 
 
@@ -95,4 +95,4 @@ def moment(name: str, default: int) -> int:
         found = found if found.tzinfo else found.replace(tzinfo=UTC)
         return int(found.timestamp())
     except (ValueError, OverflowError):
-        raise invalid("invalid_param", f"{name}: no ISO 8601 time") from None
+        raise invalid("invalid_param", f"{name}: must be an ISO 8601 time") from None

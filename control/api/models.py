@@ -167,7 +167,7 @@ def _object(content: bytes) -> dict[str, Any]:
         text = content.decode("utf-8-sig")
         found = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
     except UnicodeDecodeError:
-        raise invalid("invalid_json", "the body is not JSON: not in UTF-8") from None
+        raise invalid("invalid_json", "the body is not JSON: it is not UTF-8") from None
     except (ValueError, RecursionError) as error:
         raise invalid("invalid_json", f"the body is not JSON: {error}") from None
     if not isinstance(found, dict):
@@ -177,15 +177,15 @@ def _object(content: bytes) -> dict[str, Any]:
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(pairs) > MOST:
-        raise ValueError(f"an object in it has more than {MOST} fields")
+        raise ValueError(f"an object in the body has more than {MOST} fields")
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a field is there twice")
+        raise ValueError("a field appears twice")
     return found
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _refusal(model: type[Body], error: ValidationError) -> Refusal:
@@ -208,7 +208,7 @@ def _where(location: tuple[int | str, ...]) -> str:
 
 def _what(problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
-        return "there is no such field"
+        return "unknown field"
     if problem["type"] == "missing":
         return "this field is missing"
     message = str(problem["msg"])

@@ -45,7 +45,7 @@ QUERY: dict[str, dict[str, Any]] = {
     "expires_before": {"description": "ISO 8601: only those that end by then.", "schema": TEXT},
     "role_uid": {"description": "Only those who hold this role.", "schema": NUMBER},
     "state": {"description": "Only those in one of these states, with commas.", "schema": TEXT},
-    "serves": {"description": "Only those that are not for clients alone.", **FLAG},
+    "serves": {"description": "Only certificates that are not restricted to clients.", **FLAG},
     "expiring": {"description": "Only those that end soon and have no successor.", **FLAG},
     "wait_for_sync": {
         "schema": {"type": "number", "minimum": 0, "maximum": LONGEST},

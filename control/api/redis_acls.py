@@ -102,7 +102,9 @@ def delete(uid: int) -> Response:
 
 def check_custom(uid: int) -> None:
     if uid == FULL_ACCESS.uid:
-        raise conflict("read_only", f"'{FULL_ACCESS.name}' stays as it is: make an ACL of your own")
+        raise conflict(
+            "read_only", f"'{FULL_ACCESS.name}' cannot be changed: create an ACL of your own"
+        )
 
 
 def shown(acl: RedisAcl) -> Response:

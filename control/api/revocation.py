@@ -168,12 +168,12 @@ def of_certificates(pem: str) -> list[str]:
     above = [one for one in others if one not in leaves]
     known = [*above, *store().settings.authorities()]
     for one in leaves[1:]:
-        warn(f"'{printable(identity_of(one).subject)}' stands behind the first certificate, and is "
-             "not a CA: it is revoked too")  # fmt: skip
+        warn(f"'{printable(identity_of(one).subject)}' comes after the first certificate, and "
+             "is not a CA: it is revoked too")  # fmt: skip
     for one in above:
         if not any(is_issued_by(below, one) for below in found if below != one):
-            warn(f"'{printable(identity_of(one).subject)}' is a CA that has issued none of the "
-                 "others: it is not revoked")  # fmt: skip
+            warn(f"'{printable(identity_of(one).subject)}' is a CA that did not issue any of "
+                 "the other certificates: it is not revoked")  # fmt: skip
     return [of_leaf(one, known) for one in leaves]
 
 
@@ -240,7 +240,7 @@ def import_crl(sent: NewCrlBody) -> Response:
         revocation.check_url(sent.url)
     wish = revocation.Wish(settings, sent.authorities)
     if not sent.crl and not sent.url:
-        raise invalid("missing_field", "send crl, url, or both")
+        raise invalid("missing_field", "send crl, url or both")
     if sent.crl:
         taken = revocation.take(store(), sent.crl.encode(), wish, int(time.time()))
     else:

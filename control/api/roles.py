@@ -112,7 +112,7 @@ def resources(sent: RoleBody) -> tuple[int, ...]:
     would otherwise be taken for none."""
     for one in sent.resources:
         if one.type != "db":
-            text = f"resources: the type is db, and not '{one.type}'"
+            text = f"resources: the type must be db, not '{one.type}'"
             raise Refusal(501, "unsupported_resource", text)
     return tuple(sorted({int(uid) for one in sent.resources for uid in one.uids}))
 
@@ -121,16 +121,16 @@ def check_resources(role: Role, new: Iterable[int]) -> None:
     """Raises Refusal 400 where a role cannot be for some databases only, or one that is new among
     them does not exist: anyone who makes it later would make it the role's."""
     if role.resources and role.management not in SCOPED:
-        text = f"resources: only {' and '.join(SCOPED)} can be for some databases"
+        text = f"resources: only {' and '.join(SCOPED)} can be limited to some databases"
         raise invalid("invalid_param", f"{text}, and not {role.management}")
     known = {database.uid for database in store().objects.all(Database)} if new else set()
     for uid in sorted(set(new) - known):
-        raise invalid("invalid_param", f"resources: there is no bdb {uid}")
+        raise invalid("invalid_param", f"resources: bdb {uid} does not exist")
 
 
 def check_custom(uid: int) -> None:
     if uid in BUILTIN:
-        raise refused("builtin_role", "built-in roles stay as they are: make a role of your own")
+        raise refused("builtin_role", "built-in roles cannot be changed: create a role of your own")
 
 
 def check_administrator(*roles: Role) -> None:
@@ -138,7 +138,7 @@ def check_administrator(*roles: Role) -> None:
     if any(role.management == "admin" for role in roles) and not caller().may("update_cluster"):
         raise forbidden(
             "insufficient_permissions",
-            "only an administrator may give, change or take away what makes an administrator",
+            "only an administrator may give, change or remove administrator rights",
         )
 
 

@@ -77,7 +77,8 @@ KNOWN = 1_000_000  # certificates
 PART = 1000  # of them, looked up at once
 SHOWN = 100  # dependants of a CA that are named
 ANCHORS_STAY = (
-    ". A CA that is only above others stays that: client_cas makes it one that clients come from"
+    ". A CA that is trusted only above other CAs stays so: name it in client_cas if it issues"
+    " clients' certificates"
 )
 CLUSTER = 0  # the place where the REST API's own clients are
 
@@ -191,8 +192,8 @@ def check_growth(before: Trust, after: Trust, agreed: bool) -> None:
         raise refused(
             "trust_grows",
             f"clients could come from more CAs than now: {'; '.join(more)}: from each, and from "
-            "every CA below it. Where that is meant, send trust_grows: true (redis-certauth: "
-            "--trust-grows); client_cas says which of the CAs clients come from",
+            "every CA below it. If you want that, send trust_grows: true (redis-certauth: "
+            "--trust-grows); client_cas names the CAs that issue clients' certificates",
         )
 
 
@@ -214,9 +215,9 @@ def check(before: Trust, after: Trust, places: Collection[int]) -> list[str]:
     if found and not flag("force"):
         raise refused(
             "ca_in_use",
-            "a CA or a pinned certificate would go that is still in use, by "
-            f"{rotation.told(found)}: GET /v1/certauth/ca has more. Give them certificates of "
-            f"another CA first; ?force cuts them off{stays}",
+            "this would remove a CA or a pinned certificate that is still in use, by "
+            f"{rotation.told(found)}: GET /v1/certauth/ca has more. Give these clients "
+            f"certificates of another CA first; ?force cuts them off{stays}",
         )
     return sorted({one.user for one in found})
 
@@ -232,10 +233,11 @@ def warn_of_serving(after: Trust) -> None:
         count = f"more than {SHOWN}" if len(found) > SHOWN else len(found)
         if found:
             warn(
-                f"{count} certificates of clients by the CA '{above.subject}' are not for clients "
-                f"alone, such as that of {found[0].user}: where only the TLS handshake decides, "
-                "each is good enough for a node. Issue them for clientAuth only (extended key "
-                "usage); GET /v1/certauth/certificates?serves lists them"
+                f"{count} certificates of clients by the CA '{above.subject}' are not "
+                f"restricted to clients, such as the certificate of {found[0].user}: where only "
+                "the TLS handshake decides, each of them can pass as a node. Issue them for "
+                "clientAuth only (extended key usage); GET /v1/certauth/certificates?serves"
+                " lists them"
             )
 
 
@@ -247,17 +249,19 @@ def warn_of_pins(before: Trust, database: Database) -> None:
     for node in store().nodes.of(database.uid) if more else ():
         if node.detail and not node.detail.startswith("managed"):
             warn(
-                f"{node.address}: its TLS handshake takes no pinned certificate, and no CA "
-                f"without its root unless its own files have that: its trust is {node.detail}"
+                f"{node.address}: its TLS handshake accepts neither a pinned certificate nor a "
+                f"CA without its root, unless its own files have that root: its trust is"
+                f" {node.detail}"
             )
     for der in set(after.cas) - set(before.cas):
         leaf = core.identity(der)
         users = store().objects.users_like(leaf)
         if users and leaf.subject == leaf.issuer:
             warn(
-                f"'{leaf.subject}' says that it is a CA: those come in that it issued, and not "
-                f"itself, though user '{users[0].name}' has what it says. Where it is a client's "
-                f'own certificate: pinned_certificates: ["{leaf.cert}"]'
+                f"'{leaf.subject}' says that it is a CA: so clients that it issued may log in, "
+                f"and not this certificate itself, although user '{users[0].name}' has its "
+                "identity. If it is a client's own certificate, send "
+                f'pinned_certificates: ["{leaf.cert}"]'
             )
 
 

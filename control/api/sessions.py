@@ -113,8 +113,8 @@ def end(sent: EndSessionBody) -> Response:
     if isinstance(told, NodeError):
         raise refused(
             "session_not_ended",
-            f"{sent.node}: {told}; where its bootstrap file does not give +client|kill yet, give "
-            "it the file in the control plane's folder, and restart the server",
+            f"{sent.node}: {told}; if its bootstrap file does not give +client|kill yet, copy "
+            "the file from the control plane's folder to the server, and restart the server",
         )
     if not told:
         raise missing("such session any more")

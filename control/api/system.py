@@ -352,7 +352,7 @@ def plane_faults() -> list[str]:
     silence = store().lease.silence()
     if silence > OLD:
         since = f"since {silence:.0f} seconds" if silence < math.inf else "since the start"
-        faults.append(f"no control plane speaks to the servers, {since}: none has the lease")
+        faults.append(f"no control plane speaks to the servers, {since}: none holds the lease")
     return faults
 
 

@@ -127,7 +127,7 @@ def create(sent: NewTrustSourceBody) -> Response:
         raise
     if flag("dry_run"):
         for subject in trust_sources.named(planned.comes):
-            warn(f"it would be trusted: {subject}")
+            warn(f"this CA would be trusted: {subject}")
     return shown(made)
 
 
@@ -165,7 +165,10 @@ def accept(uid: int, sent: AcceptBody) -> Response:
     source = store().objects.get(TrustSource, uid)
     state = store().trust_sources.state(uid)
     if trust_sources.digest_of(state) != sent.digest:
-        raise conflict("trust_source_changed", "what is accepted is not what waits: read it again")
+        raise conflict(
+            "trust_source_changed",
+            "the waiting change is another one by now: read the trust source again",
+        )
     bundle = spiffe.Bundle(tuple(pem_to_ders(state.pending)), state.sequence, state.hint)
     planned = trust_sources.plan(store(), source, state.given, bundle.cas)
     take_over(source, planned, bundle, cut(source, planned))
@@ -180,9 +183,10 @@ def check_promise(before: TrustSource | None, after: TrustSource, agreed: bool) 
         return
     raise refused(
         "trust_grows",
-        f"'{after.name}' could bring CAs that clients come from by itself, from {after.location}: "
-        f"up to {after.most} at a look. Where that is meant, send trust_grows: true "
-        "(redis-certauth: --trust-grows); with most: 0, an administrator accepts each",
+        f"'{after.name}' could add CAs of clients without an administrator, from "
+        f"{after.location}: up to {after.most} at each check. If you want that, send "
+        "trust_grows: true (redis-certauth: --trust-grows); with most: 0, an administrator "
+        "accepts each CA",
     )
 
 

@@ -168,7 +168,7 @@ def new_user(sent: NewUserBody) -> User:
     """The user that a request asks for. Raises Refusal."""
     nobody = User(sent.uid, sent.name or sent.email, "regular", ())
     if not nobody.name:
-        raise invalid("missing_field", "name: this field is missing; email will do for it")
+        raise invalid("missing_field", "name: this field is missing; email can replace it")
     user = changed_user(nobody, prepared(sent, nobody))
     check_administrator(*store().objects.roles_of(user))
     return user
@@ -217,14 +217,14 @@ def changed_user(user: User, changes: dict[str, Any]) -> User:
     if method == "certificate" and "passwords" in changes:
         raise invalid(
             "invalid_param",
-            "password: certificate users have none; send "
-            '"auth_method": "regular" for a password user',
+            "password: certificate users have no password; for a password user send "
+            '"auth_method": "regular"',
         )
     for field, name in (("certificate_subject_line",) * 2, ("bindings", "certificate_identities")):
         if method == "regular" and changes.get(field):
             raise invalid(
                 "invalid_param",
-                f'{name}: send "auth_method": "certificate" with it; regular users have none',
+                f'{name}: regular users cannot have it: send "auth_method": "certificate" too',
             )
     other: dict[str, Any] = {"certificate_subject_line": "", "bindings": ()}
     if method == "certificate":
@@ -239,12 +239,12 @@ def changed_user(user: User, changes: dict[str, Any]) -> User:
 def check_complete(user: User) -> None:
     if user.auth_method == "regular":
         if not user.passwords:
-            raise invalid("missing_field", "password: regular users need one")
+            raise invalid("missing_field", "password: regular users need a password")
         return
     if not user.identities:
         raise invalid(
             "missing_field",
-            "certificate_subject_line: certificate users need one, or certificate_identities",
+            "certificate_subject_line: certificate users need this field or certificate_identities",
         )
     in_field("name", lambda: policy.check_user(user))
 
@@ -258,8 +258,8 @@ def check_own(user: User, sent: UserBody) -> None:
     if refused := sorted(sent.sent().keys() - allowed):
         raise forbidden(
             "insufficient_permissions",
-            "these fields of your own user are changed by "
-            f"anyone who manages users: {', '.join(refused)}",
+            "you cannot change these fields of your own user; somebody who manages "
+            f"users can: {', '.join(refused)}",
         )
 
 

@@ -145,7 +145,7 @@ def _refuse_old() -> None:
         raise Away(AWAY)
 
 
-AWAY = "what is in memory may be read, and nothing changed"
+AWAY = "only reads from memory work now; nothing can be changed"
 
 
 def _authorise() -> None:
@@ -238,7 +238,7 @@ def rehearsed(stage: Store, method: str, path: str, sent: Any) -> None:
     found, app = caller(), current_app._get_current_object()  # type: ignore[attr-defined]
     with app.app_context(), app.test_request_context(path, method=method, json=sent):
         if request.url_rule is None or request.url_rule.rule not in CHANGES or request.query_string:
-            raise invalid("invalid_param", f"{method} {path} is not a change that can be previewed")
+            raise invalid("invalid_param", f"{method} {path} cannot be previewed")
         handler = app.view_functions[request.url_rule.endpoint]
         g.caller, g.stage = found, stage
         permit(found, handler.rule)
@@ -291,7 +291,7 @@ def _check_query(rule: Rule) -> None:
             text = f"{name[:80]}: {call} does not take this parameter. What it takes: {takes}"
             raise invalid("unknown_param", text)
         if len(said) > 1:
-            raise invalid("invalid_param", f"{name}: it is there {len(said)} times")
+            raise invalid("invalid_param", f"{name}: this parameter appears {len(said)} times")
     for name in FLAGS.intersection(rule.query):
         flag(name)
 
@@ -309,7 +309,7 @@ def number(name: str, default: int) -> int:
     """A number of the query. Raises Refusal 400."""
     text = request.args.get(name, str(default))
     if not (text.isascii() and text.isdecimal() and len(text) < 10):
-        raise invalid("invalid_param", f"{name}: no number")
+        raise invalid("invalid_param", f"{name}: must be a number")
     return int(text)
 
 
@@ -397,7 +397,7 @@ def unchanged(record: Parsed) -> Parsed:
     if "If-Match" in request.headers and not (wanted.star_tag or tag(record) in known):
         raise conflict(
             "config_edit_conflict",
-            "somebody else has changed this since it was read (If-Match): read it again",
+            "somebody else has changed this object since you read it (If-Match): read it again",
         )
     return record
 

@@ -60,14 +60,16 @@ def _exact(context: click.Context, _: click.Parameter, wanted: bool) -> bool:
 @click.command("apply")
 @click.option("--file", "-f", "given", required=True, multiple=True, callback=_takes_input,
               type=click.Path(exists=True, allow_dash=True, path_type=Path),
-              help="The declared state, YAML: a file, a folder of *.yaml, or - for standard input; "
-              "may be given again.")  # fmt: skip
+              help="YAML file with the state to apply, a folder of *.yaml, or - for standard "
+              "input; you can repeat this option.")  # fmt: skip
 @DRY_RUN
 @LINES_TOO
 @click.option("--detailed-exitcode", is_flag=True, callback=_exact, expose_value=False,
-              help="Of a dry run: exit status 2 where something would change, 0 where nothing "
-              "would, and 1 for whatever is wrong.")  # fmt: skip
-@click.option("--prune", is_flag=True, help="Delete what the file's lists do not have.")
+              help="With --dry-run: exit with 2 if something would change, 0 if nothing would "
+              "change, 1 on an error.")  # fmt: skip
+@click.option(
+    "--prune", is_flag=True, help="Delete objects that are missing from the file's lists."
+)
 @YES
 @NO_WAIT
 @with_output
@@ -136,8 +138,8 @@ def print_steps(steps: Sequence[planning.Step]) -> None:
 @click.command("export")
 @connected
 def export_command(ask: Client) -> None:
-    """Print what there is, as a file for `apply`: there it is not a change. Passwords are not in
-    it, nor revocation lists that came as files."""
+    """Print the current state as a file for `apply`. Passwords, and revocation lists that came
+    as files, are not in it."""
     for one in ask("GET", apply.SECTIONS[apply.CRLS].path):
         if not one["url"]:
             text = f"not in it: the revocation list of {one['issuer']}, which came as a file"

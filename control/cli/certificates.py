@@ -53,14 +53,14 @@ def show_certificate(ask: Client, name: str) -> None:
 
 @click.group("ca", cls=Group)
 def ca_group() -> None:
-    """The CAs that clients are judged by."""
+    """The CAs that may issue clients' certificates."""
 
 
 @ca_group.command("show")
 @with_output
 @connected
 def ca_show(ask: Client) -> None:
-    """Print them as PEM."""
+    """Print the trusted CAs as PEM."""
     show_certificate(ask, TRUSTED)
 
 
@@ -92,7 +92,9 @@ def ca_list(ask: Client) -> None:
 
 FORCE = click.option("--force", is_flag=True, help="Proceed even if clients are disconnected.")
 TRUST_GROWS = click.option(
-    "--trust-grows", is_flag=True, help="Also where clients could come from more CAs than now."
+    "--trust-grows",
+    is_flag=True,
+    help="Allow the change even if clients could then come from more CAs than now.",
 )
 
 
@@ -160,8 +162,8 @@ def reporting_certificates(file: Path) -> Iterator[None]:
 @ca_group.command("set")
 @click.argument("file", type=FILE)
 @click.option("--client-ca", "client_cas", multiple=True, metavar="KEY_ID",
-              help="Clients come from this one, by its key id; give all of them. Default: those "
-              "that issued no other CA of FILE.")  # fmt: skip
+              help="Key id of a CA that issues clients' certificates; repeat for each such CA. "
+              "Default: each CA in FILE that did not issue another CA in FILE.")  # fmt: skip
 @FORCE
 @TRUST_GROWS
 @makes_change
@@ -195,7 +197,7 @@ def pasted_key(text: str) -> str:
 @makes_change
 @connected
 def ca_delete(ask: Client, force: bool) -> None:
-    """Trust no CA any more."""
+    """Remove all trusted CAs."""
     question = "Delete the CAs that clients are judged by?"
     change(ask, "DELETE", with_force(f"{CERTIFICATES}/{TRUSTED}", force), question=question)
 
@@ -241,24 +243,31 @@ KIND = click.option(
 
 @cert_group.command("request")
 @click.option("--user", default="", help="User to issue the certificate for; by default, you.")
-@click.option("--out", default="", help="The files are OUT.crt and OUT.key; USER unless given.")
+@click.option("--out", default="", help="Write OUT.crt and OUT.key (default: the user's name).")
 @click.option(
-    "--key-type", default="ec", show_default=True, type=click.Choice(KEY_TYPES), help="Of the key."
+    "--key-type",
+    default="ec",
+    show_default=True,
+    type=click.Choice(KEY_TYPES),
+    help="Type of the key.",
 )
 @KIND
 @click.option(
     "--token-file", type=click.Path(path_type=Path),
-    help="Log in by the token (JWT) in this file: the rules of its issuer say what the certificate "
-    "is for. Files that are there are renewed.",
+    help="Log in with the token (JWT) in this file; the rules of its issuer decide what the "
+    "certificate names. Existing files are renewed.",
 )  # fmt: skip
-@click.option("--daemon", is_flag=True, help="With a token: stay, and renew in time.")
-@click.option("--run", default="", help="With a token: a command to run after each certificate.")
+@click.option("--daemon", is_flag=True, help="With --token-file: keep running, and renew in time.")
+@click.option(
+    "--run", default="", help="With --token-file: a command to run after each new certificate."
+)
 @connection
 def cert_request(
     profile: str | None, options: Mapping[str, str | None], user: str, out: str, key_type: KeyType,
     cert_profile: str, token_file: Path | None, daemon: bool, run: str,
 ) -> None:  # fmt: skip
-    """Make a key here, which stays here, and have a certificate issued for it."""
+    """Create a key on this machine, and request a certificate for it. The key never leaves this
+    machine."""
     name = out or (user if "/" not in user else "")
     if not name:
         raise click.UsageError("name the files: --out")
@@ -288,13 +297,16 @@ def log_to_stderr() -> None:
 
 
 @cert_group.command("renew")
-@click.option("--daemon", is_flag=True, help="Stay, and renew at two thirds of its life.")
+@click.option(
+    "--daemon", is_flag=True, help="Keep running, and renew when two thirds of its life are over."
+)
 @KIND
 @connection
 def cert_renew(
     profile: str | None, options: Mapping[str, str | None], daemon: bool, cert_profile: str
 ) -> None:
-    """Renew the certificate that you log in with, in its file, for the key that it has."""
+    """Renew the certificate that you log in with. The key stays, and the new certificate replaces
+    the old one in its file."""
     with reporting():
         login = choose_profile(profile, options)
         if not login.cert:
@@ -317,11 +329,19 @@ COLUMNS = (
 
 
 @cert_group.command("list")
-@click.option("--user", help="Only those of this user.", shell_complete=names_of("/v1/users"))
-@click.option("--expiring", is_flag=True, help="Only those that end soon, without a successor.")
-@click.option("--expires-before", help="Only those that end before this time (ISO 8601, UTC).")
-@click.option("--serves", is_flag=True, help="Only those that are not for clients alone.")
-@click.option("--search", help="Only those with this in their subject or a SAN.")
+@click.option(
+    "--user", help="Only certificates of this user.", shell_complete=names_of("/v1/users")
+)
+@click.option(
+    "--expiring", is_flag=True, help="Only certificates that end soon and have no successor."
+)
+@click.option(
+    "--expires-before", help="Only certificates that end before this time (ISO 8601, UTC)."
+)
+@click.option(
+    "--serves", is_flag=True, help="Only certificates that are not restricted to clients."
+)
+@click.option("--search", help="Only certificates with this text in the subject or a SAN.")
 @with_output
 @connected
 def cert_list(

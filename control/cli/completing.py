@@ -61,7 +61,7 @@ def asked(context: click.Context, path: str, within: str) -> list[dict[str, Any]
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
 def completion_command(context: click.Context, shell: str) -> None:
-    """Print what makes SHELL complete commands, options and the names of objects.
+    """Print the completion script for SHELL. It completes commands, options and names of objects.
 
     Into a file that the shell reads: for bash, of /etc/bash_completion.d or
     ~/.local/share/bash-completion/completions; for zsh, one called _redis-certauth in a folder of

@@ -20,7 +20,7 @@ NAME = click.argument("name", shell_complete=profiles)
 
 @click.group("context", cls=Group)
 def context_group() -> None:
-    """Where the API is and who asks: the profiles of config.toml."""
+    """Profiles in config.toml: which API to use, and how to log in."""
 
 
 @context_group.command("list")
@@ -47,7 +47,7 @@ def shown(profile: Mapping[str, str]) -> dict[str, str]:
 @click.argument("name", required=False, shell_complete=profiles)
 @with_output
 def show(name: str | None) -> None:
-    """Show a profile, or the current one; not its password."""
+    """Show a profile (default: the current one), without its password."""
     with reporting():
         file = client.config_file()
         name = name or client.current(file)
@@ -59,7 +59,7 @@ def show(name: str | None) -> None:
 @context_group.command("use")
 @NAME
 def use(name: str) -> None:
-    """Make a profile the current one, which commands use where they name none."""
+    """Make a profile the current one. Commands without --profile use it."""
     with reporting():
         file = client.config_file()
         client.load_profile(file, name)
@@ -78,7 +78,7 @@ def of_profile(command: Command) -> Command:
 @NAME
 @of_profile
 def set_one(name: str, **options: str | None) -> None:
-    """Make a profile, or change what the options say of one. Files are kept by their whole path."""
+    """Create a profile, or change one. Paths of files are stored as absolute paths."""
     sent = {key: str(Path(one).expanduser().absolute()) if key in PATHS else one
             for key, one in options.items() if one is not None}  # fmt: skip
     if not sent:
@@ -94,7 +94,7 @@ def set_one(name: str, **options: str | None) -> None:
 @NAME
 @YES
 def delete(name: str) -> None:
-    """Forget a profile; what it names stays where it is."""
+    """Delete a profile. The files that it names stay."""
     with reporting():
         file = client.config_file()
         if name not in client.tables(file):

@@ -19,8 +19,8 @@ from control.policy.decision import render_decision
 
 @click.command("explain")
 @click.argument("certificate", type=FILE)
-@click.option("--policy", type=FILE, help="A file of policy lines: no API is asked.")
-@click.option("--db", help="On this database, by name; else for the API.")
+@click.option("--policy", type=FILE, help="Use this file of policy lines instead of the API.")
+@click.option("--db", help="Name of the database (default: a login to the API).")
 @click.option("--address", help="The client's IP address, for lines with from=.")
 @click.option("--time", "when", type=click.DateTime(), help="Another time than now, in UTC.")
 @with_output
@@ -29,7 +29,7 @@ def explain_command(
     profile: str | None, options: Mapping[str, str | None], certificate: Path, policy: Path | None,
     db: str | None, address: str | None, when: datetime | None,
 ) -> None:  # fmt: skip
-    """Say who CERTIFICATE would be, and why. Exits with 1 where it would be nobody.
+    """Show which user CERTIFICATE would be, and why. Exits with 1 if it would be refused.
 
     CERTIFICATE is PEM, DER or PKCS#7: the leaf first, then its intermediate CAs.
     """

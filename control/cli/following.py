@@ -13,12 +13,12 @@ SOURCES = "/v1/certauth/trust_sources"
 
 @click.command("accept")
 @click.argument("name")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @FORCE
 @NO_WAIT
 @connected
 def accept_command(ask: Client, name: str, yes: bool, force: bool) -> None:
-    """Say which CAs would come and go, and put that in force."""
+    """Show which CAs would be added and removed, and apply that after a question."""
     found = ask.named(SOURCES, name)
     waits = found["waits"]
     if waits is None:

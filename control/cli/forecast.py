@@ -22,11 +22,11 @@ PARTS = {
 
 @click.command("forecast")
 @click.option("--days", type=click.IntRange(1, 3650), default=90, show_default=True,
-              help="How far to look.")  # fmt: skip
+              help="Number of days to look ahead.")  # fmt: skip
 @with_output
 @connected
 def forecast_command(ask: Client, days: int) -> None:
-    """Say who will lose access in the coming days, by the certificates that are known."""
+    """Show who will lose access in the coming days, as far as certificates are known."""
     found: dict[str, Any] = ask("GET", f"/v1/certauth/forecast?days={days}")
     if as_data():
         echo_data(found)

@@ -24,14 +24,14 @@ SUBJECT = "certificate_subject_line"  # the field that Redis Enterprise has
 
 # By option, since --key, --cert and --email are something else already.
 KINDS = {
-    "subject": ("subject", "The whole subject: CN=alice,O=acme"),
-    "cn": ("cn", "A CN of the subject."),
-    "uri": ("uri", "A URI, such as spiffe://acme/ns/shop/sa/cart"),
-    "dns": ("dns", "A DNS name."),
+    "subject": ("subject", "Whole subject of the certificate: CN=alice,O=acme"),
+    "cn": ("cn", "CN of the subject."),
+    "uri": ("uri", "URI in the certificate, such as spiffe://acme/ns/shop/sa/cart"),
+    "dns": ("dns", "DNS name in the certificate."),
     "email-san": ("email", "An e-mail address in the certificate."),
     "ip": ("ip", "An IP address in the certificate."),
     "upn": ("upn", "A Microsoft user principal name."),
-    "key-id": ("key", "SHA-256 of its public key: it survives renewals."),
+    "key-id": ("key", "SHA-256 of the public key; stays the same if a renewal keeps the key."),
     "fingerprint": ("cert", "SHA-256 of the certificate."),
     "attributes": ("attributes", "Part of the subject: OU=analytics,O=acme"),
     "attribute-oid": ("attribute", "OID=VALUE of the subject: 2.5.4.5=12345"),
@@ -51,15 +51,17 @@ def with_identities(command: Command) -> Command:
         for option, (_, text) in KINDS.items()
     ]
     declared += [
-        click.option("--certificate", type=FILE, help="One that it is; --by says by what of it."),
-        click.option("--by", type=click.Choice(OF_LEAF), help="What of --certificate it is by."),
-        click.option("--issued-by", default="", help="Only below this trusted CA: a name, SHA-256 "
-                     "or key id."),
-        click.option("--from", "networks", multiple=True, help="Only from this address or network; "
-                     "may be given again."),
-        click.option("--session", default="", help="Only for so long, such as 8h."),
-        click.option("--shared", is_flag=True, help="Other users may have the same."),
-        click.option("--comment", default="", help="For people."),
+        click.option("--certificate", type=FILE, help="A certificate of the user; --by chooses"
+                                                      " which part of it identifies the user."),
+        click.option("--by", type=click.Choice(OF_LEAF), help="Which part of --certificate"
+                                                              " identifies the user."),
+        click.option("--issued-by", default="", help="Only certificates below this trusted CA "
+                     "(name, SHA-256 or key id)."),
+        click.option("--from", "networks", multiple=True, help="Only from this address or "
+                     "network; you can repeat this option."),
+        click.option("--session", default="", help="Longest duration of a connection, such as 8h."),
+        click.option("--shared", is_flag=True, help="Other users may have the same identity."),
+        click.option("--comment", default="", help="Note for people who read the pattern."),
     ]  # fmt: skip
     for option in reversed(declared):
         command = option(command)
@@ -185,7 +187,7 @@ def needed(given: dict[str, Any]) -> list[Identity]:
 @with_output
 @connected
 def add(ask: Client, name: str, **given: Any) -> None:
-    """Give a user identities beside those that it has."""
+    """Add identities to a user; its other identities stay."""
     more = needed(given)
     echo(edit_identities(ask, name, lambda there: there + more))
 

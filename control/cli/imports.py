@@ -15,7 +15,8 @@ from control.cli.output import clean
 
 @click.group("import", cls=Group)
 def import_group() -> None:
-    """Make a file for `apply` out of what another system has, and say what could not be."""
+    """Create a file for `apply` from another system's configuration, and report what could not be
+    converted."""
 
 
 def print_import(found: importers.Import) -> None:
@@ -32,8 +33,10 @@ def print_import(found: importers.Import) -> None:
 def with_subjects(command: Command) -> Command:
     for option in (
         click.option("--subject", "template", default="",
-                     help="Of all certificates, with {} where the name is: CN={},O=acme"),
-        click.option("--certificates", type=FOLDER, help="Of certificates' files: whose subjects."),
+                     help="Subject of all certificates, with {} in place of the name:"
+                          " CN={},O=acme"),
+        click.option("--certificates", type=FOLDER, help="Take the subjects from these"
+                                                         " certificate files."),
     ):  # fmt: skip
         command = option(command)
     return command
@@ -51,7 +54,7 @@ def subjects_from(
 @import_group.command("acl")
 @click.argument("file", type=FILE)
 @click.option("--of", type=choice(importers.Of), default="CN", show_default=True,
-              help="What tls-auth-clients-user says.")  # fmt: skip
+              help="Value of tls-auth-clients-user.")  # fmt: skip
 @with_subjects
 def import_acl(file: Path, of: importers.Of, certificates: Path | None, template: str) -> None:
     """FILE is the aclfile of a server with tls-auth-clients-user, or its ACL LIST."""
@@ -67,7 +70,7 @@ def import_acl(file: Path, of: importers.Of, certificates: Path | None, template
 @click.argument("file", type=FILE)
 @with_subjects
 def import_pg_ident(file: Path, certificates: Path | None, template: str) -> None:
-    """FILE is a pg_ident.conf whose maps are for certificates."""
+    """FILE is a pg_ident.conf with maps for certificates."""
     notes, subjects = subjects_from(certificates, template)
     found = importers.from_pg_ident(files.text(file), subjects)
     print_import(importers.Import(found.state, notes.notes + found.notes))

@@ -18,7 +18,7 @@ SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 @click.group("lock", cls=Group)
 def lock_group() -> None:
-    """Who is held out for the time being."""
+    """Locks, which shut clients out for a time."""
 
 
 def seconds(_: click.Context, __: click.Parameter, text: str | None) -> int | None:
@@ -32,13 +32,16 @@ def seconds(_: click.Context, __: click.Parameter, text: str | None) -> int | No
 
 
 @lock_group.command("create")
-@click.option("--user", help="Each certificate that may be this user.")
-@click.option("--identity", help="Certificates with it: a kind and a value, such as 'uri a:b'.")
-@click.option("--client-ca", help="Certificates below this CA, by its name or key id.")
-@click.option("--network", help="Who comes from this address or network.")
+@click.option("--user", help="Lock every certificate that may be this user.")
+@click.option(
+    "--identity", help="Lock certificates with this identity: kind and value, such as 'uri a:b'."
+)
+@click.option("--client-ca", help="Lock all certificates below this CA (name or key id).")
+@click.option("--network", help="Lock all clients from this address or network.")
 @click.option("--for", "seconds", callback=seconds, metavar="TIME",
-              help="Until it ends, such as 8h. Else until it is deleted.")  # fmt: skip
-@click.option("--reason", help="Why, for anyone who reads it.")
+              help="How long the lock lasts, such as 8h (default: until you delete"
+                   " it).")  # fmt: skip
+@click.option("--reason", help="Reason, shown to people who read the lock.")
 @makes_change
 @with_output
 @connected
@@ -46,8 +49,8 @@ def create(
     ask: Client, user: str | None, identity: str | None, client_ca: str | None,
     network: str | None, seconds: int | None, reason: str | None,
 ) -> None:  # fmt: skip
-    """Hold out whom one of the options says: sessions end at once, and nobody comes in until the
-    lock ends."""
+    """Shut out the clients that one of the options names. Their sessions end at once, and they
+    cannot log in until the lock ends."""
     given = {"user": user, "identity": identity and _identity(identity), "ca": client_ca,
              "network": network}  # fmt: skip
     body: dict[str, Any] = {name: value for name, value in given.items() if value}
@@ -70,7 +73,7 @@ def _identity(text: str) -> dict[str, Any]:
 @with_output
 @connected
 def list_all(ask: Client) -> None:
-    """List those that hold."""
+    """List the locks in force."""
     echo(ask("GET", LOCKS), COLUMNS)
 
 
@@ -79,5 +82,5 @@ def list_all(ask: Client) -> None:
 @makes_change
 @connected
 def delete(ask: Client, uid: int) -> None:
-    """Take the lock UID back: whom it held out comes in again, as far as all else lets it."""
+    """Delete the lock UID. Its clients can log in again, unless something else refuses them."""
     change(ask, "DELETE", f"{LOCKS}/{uid}")

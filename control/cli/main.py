@@ -31,7 +31,7 @@ def reported() -> Iterator[None]:
 
 @main.command("quickstart")
 @click.option("--home", default=".certauth", type=click.Path(path_type=Path), show_default=True,
-              help="Where everything is kept.")  # fmt: skip
+              help="Folder for all files.")  # fmt: skip
 @click.option("--redis-port", default=6380, show_default=True, type=click.IntRange(1, 65535))
 @click.option("--api-port", default=9443, show_default=True, type=click.IntRange(1, 65535),
               help="Port of the REST API.")  # fmt: skip
@@ -42,7 +42,7 @@ def reported() -> Iterator[None]:
 def quickstart_command(
     home: Path, redis_port: int, api_port: int, ui_port: int, server: str
 ) -> None:
-    """Start a server that knows its clients by their certificates, and say what to try."""
+    """Start a demo server that authenticates clients by certificate, and print commands to try."""
     with reported():
         quickstart.run(quickstart.Options(home, redis_port, api_port, ui_port, server))
 
@@ -51,8 +51,10 @@ def quickstart_command(
 @click.option("--home", required=True, type=click.Path(path_type=Path),
               help="The control plane's folder; certauth.toml may be there.")  # fmt: skip
 @click.option("--name", default="redis-certauth", show_default=True,
-              help="Of the cluster; also the organisation in its certificates.")  # fmt: skip
-@click.option("--admin", default="admin", show_default=True, help="The first administrator.")
+              help="Name of the cluster, and organisation in its certificates.")  # fmt: skip
+@click.option(
+    "--admin", default="admin", show_default=True, help="Name of the first administrator."
+)
 @click.option("--api-name", "api_names", multiple=True,
               help="A DNS name or IP address by which the REST API is reached; may be given again. "
               "Default: localhost, 127.0.0.1, ::1 and this machine's name.")  # fmt: skip
@@ -113,11 +115,11 @@ def serve(home: Path) -> None:
 
 
 @main.command("health")
-@click.option("--home", required=True, help="The control plane's folder.",
+@click.option("--home", required=True, help="Folder of the control plane.",
               type=click.Path(exists=True, file_okay=False, path_type=Path))  # fmt: skip
-@click.option("--live", is_flag=True, help="Only whether it answers at all.")
+@click.option("--live", is_flag=True, help="Only check that it answers.")
 def health_command(home: Path, live: bool) -> None:
-    """Exit with 0 where the control plane on this machine does its work, else say why not."""
+    """Exit with 0 if the control plane on this machine works, else say what is wrong."""
     if problem := service.fault(home, "/livez" if live else "/readyz"):
         raise click.ClickException(problem)
 
@@ -128,10 +130,10 @@ def config_group() -> None:
 
 
 @config_group.command("check")
-@click.option("--home", required=True, help="The control plane's folder.",
+@click.option("--home", required=True, help="Folder of the control plane.",
               type=click.Path(exists=True, file_okay=False, path_type=Path))  # fmt: skip
 def check_config(home: Path) -> None:
-    """Say what the settings are, where each is from, and what is wrong. Nothing is written."""
+    """Show each setting, where it comes from, and what is wrong. Changes nothing."""
     with reported():
         found = service.load_config(home)
         for line in service.rendered_settings(found):
@@ -143,20 +145,22 @@ def check_config(home: Path) -> None:
         raise click.ClickException("\n".join(problems))
 
 
-REPLACE = click.option("--replace", is_flag=True, help="Replace the present one.")
+REPLACE = click.option("--replace", is_flag=True, help="Replace the CA that exists.")
 
 
 @ca_group.command("create")
-@click.option("--home", required=True, help="The control plane's folder.",
+@click.option("--home", required=True, help="Folder of the control plane.",
               type=click.Path(path_type=Path))  # fmt: skip
 @click.option(
-    "--name", default="", help="The organisation in it; that of the cluster if not given."
+    "--name",
+    default="",
+    help="Organisation name in the CA's certificate (default: the cluster's name).",
 )
 @click.option("--key-type", default="ec", show_default=True, type=click.Choice(KEY_TYPES),
-              help="Of the CA's keys.")  # fmt: skip
+              help="Key type of the CA.")  # fmt: skip
 @REPLACE
 def ca_create(home: Path, name: str, key_type: KeyType, replace: bool) -> None:
-    """Make a CA that issues clients' certificates, on the control plane's own machine."""
+    """Create a CA for clients' certificates. Run this on the control plane's machine."""
     with reported():
         service.create_ca(service.load_config(home), name, key_type, replace)
 
@@ -164,12 +168,12 @@ def ca_create(home: Path, name: str, key_type: KeyType, replace: bool) -> None:
 @ca_group.command("import")
 @click.argument("certificates", type=FILE)
 @click.argument("key_file", type=FILE)
-@click.option("--home", required=True, help="The control plane's folder.",
+@click.option("--home", required=True, help="Folder of the control plane.",
               type=click.Path(path_type=Path))  # fmt: skip
 @REPLACE
 def ca_import(certificates: Path, key_file: Path, home: Path, replace: bool) -> None:
-    """Issue with a CA from elsewhere: CERTIFICATES (PEM) is its own and those above it, up to a
-    root."""
+    """Issue certificates with a CA of yours. CERTIFICATES (PEM) holds its certificate and all
+    CAs above it, up to a root."""
     with reported():
         config = service.load_config(home)
         chain, key = files.certificates(certificates), files.private_key(key_file)
@@ -178,7 +182,7 @@ def ca_import(certificates: Path, key_file: Path, home: Path, replace: bool) -> 
 
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--home", required=True, help="The control plane's folder.",
+@click.option("--home", required=True, help="Folder of the control plane.",
               type=click.Path(path_type=Path))  # fmt: skip
 def backup(file: Path, home: Path) -> None:
     """Write rows, CA and keys into FILE, which must not exist yet. The control plane may run."""
@@ -194,9 +198,11 @@ def backup(file: Path, home: Path) -> None:
               help="A DNS name or IP address by which the REST API is reached from now on; may be "
               "given again. Default: those that it had.")  # fmt: skip
 @click.option("--dry-run", is_flag=True,
-              help="Ask the servers what they hold, and say what would be taken back.")  # fmt: skip
+              help="Compare with what the servers hold, and show which changes would be"
+                   " lost.")  # fmt: skip
 def restore(file: Path, home: Path, api_names: tuple[str, ...], dry_run: bool) -> None:
-    """Make the control plane of the backup FILE again. It begins on hold: see `release`."""
+    """Restore a control plane from the backup FILE. It writes nothing to the servers until you run
+    `release`."""
     with reported():
         config = service.load_config(home)
         click.echo(
@@ -207,33 +213,33 @@ def restore(file: Path, home: Path, api_names: tuple[str, ...], dry_run: bool) -
 
 
 @main.command()
-@click.option("--home", required=True, help="The control plane's folder.",
+@click.option("--home", required=True, help="Folder of the control plane.",
               type=click.Path(path_type=Path))  # fmt: skip
 @click.option("--force", is_flag=True,
-              help="Also where a server was not looked at.")  # fmt: skip
+              help="Proceed even if a server could not be checked.")  # fmt: skip
 def release(home: Path, force: bool) -> None:
-    """Bring the servers to what the control plane knows, after a restore. It may run."""
+    """After a restore, let the control plane write to the servers again. You need not stop it."""
     with reported():
         service.release(service.load_config(home), force)
 
 
 @main.command()
-@click.option("--home", required=True, help="The control plane's folder.",
+@click.option("--home", required=True, help="Folder of the control plane.",
               type=click.Path(path_type=Path))  # fmt: skip
 def allow_passwords(home: Path) -> None:
-    """Let people log in to the REST API by password again. The control plane may run."""
+    """Allow logins to the REST API by password again. You need not stop the control plane."""
     with reported():
         service.allow_passwords(service.load_config(home))
 
 
 @main.command()
 @click.argument("name")
-@click.option("--home", required=True, help="The control plane's folder.",
+@click.option("--home", required=True, help="Folder of the control plane.",
               type=click.Path(path_type=Path))  # fmt: skip
 @click.option("--password-stdin", is_flag=True,
               help="Read the password from a line of standard input.")  # fmt: skip
 def set_password(name: str, home: Path, password_stdin: bool) -> None:
-    """Give the user NAME a password instead of all that it has, and unlock it."""
+    """Replace all passwords of the user NAME by a new one, and unlock the user."""
     with reported():
         config = service.load_config(home)
         service.set_password(config, name, password_of(name, password_stdin))
@@ -246,21 +252,24 @@ def node() -> None:
 
 @node.command()
 @click.argument("address", metavar="HOST:PORT", callback=host_and_port)
-@click.option("--home", required=True, help="The control plane's folder.",
+@click.option("--home", required=True, help="Folder of the control plane.",
               type=click.Path(path_type=Path))  # fmt: skip
-@click.option("--config", "conf", help="The server's redis.conf, to write into.",
+@click.option("--config", "conf", help="Write the lines into this redis.conf of the server.",
               type=click.Path(exists=True, dir_okay=False, path_type=Path))  # fmt: skip
 @click.option("--db", "database", default="",
-              help="A database: bind the server's key as a peer of its nodes.")  # fmt: skip
+              help="Name of the database: let its other nodes accept this server's"
+                   " key.")  # fmt: skip
 @click.option("--module", default=lambda: quickstart.MODULE, type=click.Path(path_type=Path),
               show_default="the one of this installation",
-              help="Where certauth.so is on the server.")  # fmt: skip
+              help="Path of certauth.so on the server.")  # fmt: skip
 @click.option("--journal", type=click.Path(path_type=Path),
-              help="Default: certauth in the server's `dir`.")  # fmt: skip
+              help="Path of the module's journal (default: certauth in the server's"
+                   " `dir`).")  # fmt: skip
 @click.option("--bootstrap", type=click.Path(path_type=Path),
-              help="Default: certauth-bootstrap beside redis.conf.")  # fmt: skip
+              help="Path of the bootstrap file (default: certauth-bootstrap next to"
+                   " redis.conf).")  # fmt: skip
 @click.option("--keep-default", is_flag=True,
-              help="Leave the user `default` alone.")  # fmt: skip
+              help="Do not switch the user `default` off.")  # fmt: skip
 def enrol(address: tuple[str, int], home: Path, **options: Any) -> None:
     """Say what makes the server at HOST:PORT a node of this control plane, or write it into its
     redis.conf. The control plane may run; the server has to be restarted."""
@@ -271,9 +280,9 @@ def enrol(address: tuple[str, int], home: Path, **options: Any) -> None:
 
 @node.command("take")
 @click.argument("address", metavar="HOST:PORT", callback=host_and_port)
-@click.option("--home", required=True, help="The control plane's folder.",
+@click.option("--home", required=True, help="Folder of the control plane.",
               type=click.Path(path_type=Path))  # fmt: skip
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def take_node(address: tuple[str, int], home: Path, yes: bool) -> None:
     """Take over the server at HOST:PORT, which is registered here, from a control plane that is no
     more. Its policy becomes what is known here as soon as `serve` runs."""
@@ -291,7 +300,7 @@ def sentinel() -> None:
 
 @sentinel.command("enrol")
 @click.argument("address", metavar="HOST:PORT", callback=host_and_port)
-@click.option("--home", required=True, help="The control plane's folder.",
+@click.option("--home", required=True, help="Folder of the control plane.",
               type=click.Path(path_type=Path))  # fmt: skip
 @click.option("--config", "conf", help="The Sentinel's configuration, to write into.",
               type=click.Path(exists=True, dir_okay=False, path_type=Path))  # fmt: skip

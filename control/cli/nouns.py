@@ -120,6 +120,14 @@ def change_one(ask: Client, noun: Noun, path: str, sent: dict[str, Any], edits: 
     return edit(ask, path, made)
 
 
+LABELS = {"acl": "ACL", "db": "database", "cert-profile": "certificate profile",
+          "issuer": "token issuer", "trust-source": "trust source"}  # fmt: skip
+LISTS = (
+    "An option that takes a list replaces the whole list; options that begin with --add- or"
+    " --remove- change single entries."
+)
+
+
 def one_of_a_kind(noun: Noun, group: click.Group) -> None:
     """show, update."""
 
@@ -127,7 +135,7 @@ def one_of_a_kind(noun: Noun, group: click.Group) -> None:
     @with_output
     @connected
     def show(ask: Client) -> None:
-        """Show all of it."""
+        """Show these settings."""
         echo(ask("GET", noun.path))
 
     @group.command()
@@ -136,40 +144,38 @@ def one_of_a_kind(noun: Noun, group: click.Group) -> None:
     @with_output
     @connected
     def update(ask: Client, **given: Any) -> None:
-        """Change what the options say, and show what it is then."""
+        """Change the settings that the options name, and show the result."""
         echo(change_one(ask, noun, noun.path, update_body(ask, noun, given, ""), {}))
 
 
 def collection(noun: Noun, group: click.Group) -> None:
     """list, show, create, update, delete."""
+    label = LABELS.get(noun.name, noun.name)
     named = click.argument("name", shell_complete=names_of(noun.path))
 
     def path_of(ask: Client, name: str) -> str:
         return client.item(noun.path, ask.named(noun.path, name)["uid"])
 
-    @group.command("list")
+    @group.command("list", help=f"List all {label}s.")
     @with_output
     @connected
     def list_all(ask: Client) -> None:
-        """List all."""
         echo(ask("GET", noun.path), noun.columns)
 
-    @group.command()
+    @group.command(help=f"Show one {label}, by name or uid.")
     @named
     @with_output
     @connected
     def show(ask: Client, name: str) -> None:
-        """Show one, by name or uid."""
         echo(ask("GET", path_of(ask, name)))
 
-    @group.command()
+    @group.command(help=f"Create a new {label}, and show it.")
     @click.argument("name")
     @with_fields(noun)
     @makes_change
     @with_output
     @connected
     def create(ask: Client, name: str, **given: Any) -> None:
-        """Make one, and show it."""
         for field in noun.fields:
             if field.needed and not given[field.parameter]:
                 raise click.UsageError(f"which {field.option}? --{field.option}: {field.help}")
@@ -178,25 +184,22 @@ def collection(noun: Noun, group: click.Group) -> None:
             sent.setdefault("auth_method", "certificate")
         echo(change(ask, "POST", noun.path, sent))
 
-    @group.command()
+    @group.command(help=f"Change one {label}, and show it. {LISTS}")
     @named
-    @click.option("--rename", default="", help="Its new name.")
+    @click.option("--rename", default="", help="New name.")
     @with_fields(noun, edits=True)
     @makes_change
     @with_output
     @connected
     def update(ask: Client, name: str, rename: str, **given: Any) -> None:
-        """Change what the options say, and show it. An option of a list replaces all of it; the
-        options that begin with --add- and --remove- leave the rest."""
         path, sent = path_of(ask, name), update_body(ask, noun, given, rename)
         echo(change_one(ask, noun, path, sent, edits_of(ask, noun, given)))
 
-    @group.command()
+    @group.command(help=f"Delete one {label}, by name or uid.")
     @named
     @makes_change
     @connected
     def delete(ask: Client, name: str) -> None:
-        """Delete one, by name or uid."""
         path = path_of(ask, name)
         change(ask, "DELETE", path, question=f"Delete {noun.name} '{name}'?")
 

@@ -44,12 +44,12 @@ def _of_api(name: str, text: str) -> Callable[[Command], Command]:
 
 CONNECTION = (
     click.option("--profile", "--context", "profile", envvar="CERTAUTH_PROFILE", show_envvar=True,
-                 shell_complete=profiles, help="A table of config.toml; see `context`."),
-    _of_api("url", "Of the API: https://host:9443"),
-    _of_api("ca", "PEM file of the CA that the API's certificate is from."),
+                 shell_complete=profiles, help="Profile in config.toml to use; see `context`."),
+    _of_api("url", "Address of the API: https://host:9443"),
+    _of_api("ca", "PEM file of the CA that issued the API's certificate."),
     _of_api("cert", "PEM file of your certificate."),
-    _of_api("key", "PEM file of its key."),
-    _of_api("username", "Log in by password instead."),
+    _of_api("key", "PEM file of your certificate's private key."),
+    _of_api("username", "Log in with this user name and a password instead."),
 )  # fmt: skip
 
 
@@ -119,12 +119,12 @@ def _flag(option: str, key: str, text: str) -> Callable[[Command], Command]:
 
 NO_WAIT = _flag(
     "--no-wait", NO_WAITING,
-    f"Do not wait for the servers. Else: {WAIT_SECONDS:g} seconds, and exit status "
-    f"{NOT_IN_FORCE} where one does not hold the change then.",
+    f"Do not wait for the servers. By default the command waits {WAIT_SECONDS:g} seconds, and "
+    f"exits with {NOT_IN_FORCE} if a server does not have the change by then.",
 )  # fmt: skip
-YES = _flag("--yes", AGREED, "Do not ask.")
-LINES_TOO = _flag("--lines", LINES, "Of a dry run: the policy lines as well.")
-DRY_RUN = _flag("--dry-run", DRY, "Say what it would do; change nothing.")
+YES = _flag("--yes", AGREED, "Do not ask for confirmation.")
+LINES_TOO = _flag("--lines", LINES, "With --dry-run: show the policy lines too.")
+DRY_RUN = _flag("--dry-run", DRY, "Show what the command would change, and change nothing.")
 
 
 def makes_change(command: Command) -> Command:

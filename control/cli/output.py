@@ -152,10 +152,10 @@ def _chosen(context: click.Context, _: click.Parameter, value: str | bool) -> No
 def with_output(command: Callable[..., Any]) -> Callable[..., Any]:
     """Gives a command the options that `echo` obeys."""
     short = click.option("--json", is_flag=True, expose_value=False, callback=_chosen,
-                         help="The same as -o json.")  # fmt: skip
+                         help="Short for -o json.")  # fmt: skip
     long = click.option("--output", "-o", type=click.Choice(FORMATS), expose_value=False,
                         envvar="CERTAUTH_OUTPUT", callback=_chosen,
-                        help="How to print it; table unless given.")  # fmt: skip
+                        help="Output format (default: table).")  # fmt: skip
     return long(short(command))
 
 

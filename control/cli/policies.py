@@ -19,13 +19,13 @@ from control.policy import core, taking
 
 @click.group("policy", cls=Group)
 def policy_group() -> None:
-    """A policy file, and a server without a control plane."""
+    """Check a policy file, and load it into a server without a control plane."""
 
 
 @policy_group.command("check")
 @click.argument("file", type=FILE)
 def check_command(file: Path) -> None:
-    """Say what is wrong with the policy lines in FILE, each by its number. Asks no server.
+    """Check the policy lines in FILE, and report each wrong line by its number. Contacts no server.
 
     Exits with 1 where a line is wrong.
     """
@@ -40,9 +40,9 @@ def check_command(file: Path) -> None:
               help="PEM file of the CA that the server's certificate is from. Default: the CAs "
               "that this system trusts.")  # fmt: skip
 @click.option("--cert", required=True, type=FILE, help="PEM file of your certificate.")
-@click.option("--key", required=True, type=FILE, help="PEM file of its key.")
+@click.option("--key", required=True, type=FILE, help="PEM file of your certificate's private key.")
 @click.option("--force", is_flag=True,
-              help="Also where the policy shuts out your own certificate, has no lines, or "
+              help="Load the policy even if it shuts out your own certificate, has no lines, or "
               "replaces the policy of a control plane.")  # fmt: skip
 def load_command(
     file: Path, address: tuple[str, int], server_ca: Path | None, cert: Path, key: Path, force: bool

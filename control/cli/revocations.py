@@ -36,15 +36,16 @@ LISTED = ("uid", "issuer", "number", "entries", "next_update", "overdue", "stale
 @click.argument("certificate", type=FILE, required=False)
 @click.option(
     "--user",
-    help="All good certificates of this user that are known.",
+    help="All valid certificates of this user that the control plane knows.",
     shell_complete=names_of("/v1/users"),
 )
 @click.option(
-    "--fingerprint", help="By the certificate's SHA-256, or the beginning of it in `cert list`."
+    "--fingerprint",
+    help="The certificate with this SHA-256, or with the short form that `cert list` shows.",
 )
-@click.option("--key-id", help="Every certificate with this key, by its SHA-256.")
+@click.option("--key-id", help="Every certificate with this public key (SHA-256).")
 @click.option("--reason", default="unspecified", show_default=True, type=choice(Reason),
-              help="For the revocation list of our own CA.")  # fmt: skip
+              help="Reason to put into the revocation list of the control plane's CA.")  # fmt: skip
 @makes_change
 @with_output
 @connected
@@ -82,7 +83,7 @@ def whole(ask: Client, fingerprint: str) -> str:
 @with_output
 @connected
 def cert_revoked(ask: Client) -> None:
-    """List what was revoked here, the newest first."""
+    """List the certificates that were revoked here, newest first."""
     echo(ask("GET", REVOCATIONS), REVOKED)
 
 
@@ -91,7 +92,7 @@ def cert_revoked(ask: Client) -> None:
 @makes_change
 @connected
 def cert_unrevoke(ask: Client, uid: int) -> None:
-    """Take the revocation UID back."""
+    """Undo the revocation UID."""
     change(ask, "DELETE", f"{REVOCATIONS}/{uid}")
 
 
@@ -104,12 +105,12 @@ def crl_group() -> None:
 @with_output
 @connected
 def crl_list(ask: Client) -> None:
-    """List those that were taken."""
+    """List the imported revocation lists."""
     echo(ask("GET", CRLS), LISTED)
 
 
-STALE = click.option("--stale", type=choice(Stale), help="What is done when it is overdue.")
-INTERVAL = click.option("--interval", type=int, help="Seconds between two fetches.")
+STALE = click.option("--stale", type=choice(Stale), help="What to do when the list is overdue.")
+INTERVAL = click.option("--interval", type=int, help="Seconds between fetches.")
 
 
 def list_settings(stale: str | None, interval: int | None, url: str | None) -> dict[str, Any]:
@@ -119,8 +120,10 @@ def list_settings(stale: str | None, interval: int | None, url: str | None) -> d
 
 @crl_group.command("import")
 @click.argument("file", type=FILE, required=False)
-@click.option("--from", "crl_url", help="Fetch it from there, now and on time.")
-@click.option("--authorities", type=FILE, help="File of CAs up to one that is trusted.")
+@click.option("--from", "crl_url", help="URL to fetch the list from, now and whenever it is due.")
+@click.option(
+    "--authorities", type=FILE, help="File with the CAs between the list's issuer and a trusted CA."
+)
 @STALE
 @INTERVAL
 @NO_WAIT
@@ -144,7 +147,7 @@ def crl_import(
 
 @crl_group.command("update")
 @click.argument("uid", type=int)
-@click.option("--from", "crl_url", help="Where it is fetched from; '' for nowhere.")
+@click.option("--from", "crl_url", help="URL to fetch the list from; '': do not fetch it.")
 @STALE
 @INTERVAL
 @NO_WAIT
@@ -153,7 +156,7 @@ def crl_import(
 def crl_update(
     ask: Client, uid: int, crl_url: str | None, stale: str | None, interval: int | None,
 ) -> None:  # fmt: skip
-    """Change what is done with the list UID."""
+    """Change the settings of the list UID."""
     body = list_settings(stale, interval, crl_url)
     if not body:
         raise click.UsageError("nothing to change: give an option")
@@ -166,6 +169,6 @@ def crl_update(
 @NO_WAIT
 @connected
 def crl_delete(ask: Client, uid: int) -> None:
-    """Forget the list UID: what only it has revoked is good again."""
+    """Delete the list UID. Certificates that only this list revoked become valid again."""
     confirm(f"Forget the revocation list {uid}, and all that it revokes?")
     make_change(ask, "DELETE", f"{CRLS}/{uid}")

@@ -13,13 +13,17 @@ from control.cli.output import as_data, clean, echo, echo_data, wanted_format, w
 
 SESSIONS = "/v1/certauth/sessions"
 COLUMNS = ("user", "bdb_name", "node", "id", "address", "since", "subject")
-DB = click.option("--db", help="Only those of this database.", shell_complete=names_of("/v1/bdbs"))
-USER = click.option("--user", help="Only those of this user.", shell_complete=names_of("/v1/users"))
+DB = click.option(
+    "--db", help="Only sessions of this database.", shell_complete=names_of("/v1/bdbs")
+)
+USER = click.option(
+    "--user", help="Only certificates of this user.", shell_complete=names_of("/v1/users")
+)
 
 
 @click.group("session", cls=Group)
 def session_group() -> None:
-    """Who is connected to the servers now, by which certificate."""
+    """Clients that are connected to the servers now, and their certificates."""
 
 
 def found_sessions(ask: Client, db: str | None, user: str | None) -> dict[str, Any]:
@@ -43,8 +47,7 @@ def say_missing(found: dict[str, Any]) -> None:
 @with_output
 @connected
 def list_all(ask: Client, db: str | None, user: str | None) -> None:
-    """List the sessions of all servers; those of one server that does not answer are missing, and
-    it is said."""
+    """List the sessions of all servers. Servers that do not answer are named."""
     found = found_sessions(ask, db, user)
     if as_data():
         echo_data(found)
@@ -65,8 +68,8 @@ def list_all(ask: Client, db: str | None, user: str | None) -> None:
 @YES
 @connected
 def end(ask: Client, node: str | None, id_: int | None, db: str | None, user: str | None) -> None:
-    """End the session ID of the server NODE, or all of --user or --db. A client may come again:
-    revoke its certificate against that."""
+    """End the session ID on the server NODE, or all sessions of --user or --db. A client can
+    reconnect: to prevent that, revoke its certificate."""
     if (node is None) != (id_ is None) or not (node or user or db):
         raise click.UsageError("which session? Give NODE and ID, as `session list` has them, or "
                                "--user or --db")  # fmt: skip
@@ -93,7 +96,7 @@ def end(ask: Client, node: str | None, id_: int | None, db: str | None, user: st
 @with_output
 @connected
 def whoami_command(ask: Client) -> None:
-    """Say who this machine is to the API: which user, with what rights, by what, and where."""
+    """Show how the API sees you: which user, which rights, and how you logged in."""
     role = ask("GET", "/v1/users/role")["role"]
     login = ask.profile.cert or "password"
     echo({"user": ask.whoami() or "(not told)", "role": role, "login": login,

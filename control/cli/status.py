@@ -28,7 +28,12 @@ POLL_SECONDS = 0.2  # seconds between two questions while show_waiting
 
 
 @click.command("status")
-@click.option("--wait", type=float, default=0.0, help="At most so many seconds, for all servers.")
+@click.option(
+    "--wait",
+    type=float,
+    default=0.0,
+    help="Wait at most this many seconds until all servers follow.",
+)
 @with_output
 @connected
 def status_command(ask: Client, wait: float) -> None:
@@ -109,17 +114,18 @@ def iso(text: str) -> str:
 @click.command("log")
 @click.argument("ticket", required=False)
 @click.option("--type", "kinds", default="",
-              help="Only of these types (with commas), or of all that begin so.")  # fmt: skip
-@click.option("--user", help="Only what this user did, or what is about it.",
+              help="Only these types of events, or types that begin with this text; separate"
+                   " them by commas.")  # fmt: skip
+@click.option("--user", help="Only events by or about this user.",
               shell_complete=names_of("/v1/users"))  # fmt: skip
-@click.option("--db", help="Only what happened on this database.",
+@click.option("--db", help="Only events of this database.",
               shell_complete=names_of("/v1/bdbs"))  # fmt: skip
-@click.option("--since", callback=moment, help="A time of ISO 8601, in UTC; or 2h, 7d ago.")
-@click.option("--until", callback=moment, help="A time like that of --since.")
-@click.option("--search", help="Only with this in a subject, a SAN or another text.")
+@click.option("--since", callback=moment, help="Start: a time (ISO 8601, UTC), or 2h, 7d ago.")
+@click.option("--until", callback=moment, help="End: a time, written like that of --since.")
+@click.option("--search", help="Only events with this text in a subject, a SAN or another field.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1),
-              help="The last ones.")  # fmt: skip
-@click.option("--follow", "-f", is_flag=True, help="Go on with what happens, until Ctrl-C.")
+              help="Show at most this many events, the latest ones.")  # fmt: skip
+@click.option("--follow", "-f", is_flag=True, help="Keep printing new events, until Ctrl-C.")
 @with_output
 @connected
 def log_command(
@@ -127,7 +133,7 @@ def log_command(
     since: str | None, until: str | None, search: str | None, limit: int, follow: bool,
 ) -> None:  # fmt: skip
     """Show what happened, the newest last: changes, logins and refusals, here and on all nodes.
-    With TICKET, the refusal that a client was told of by it.
+    With TICKET (a client gets it with a refusal), show that refusal.
 
     With --follow and --json each event is a line of JSON."""
     if follow and until:

@@ -36,22 +36,24 @@ TABLE = {
         f"{HERE}:backup", "Write rows, CA and keys into FILE, which must not exist yet."
     ),
     "ca": Entry(
-        "control.cli.certificates:ca_group", "The CAs that clients are judged by.", (HERE,)
+        "control.cli.certificates:ca_group",
+        "The CAs that may issue clients' certificates.", (HERE,)
     ),
     "cert": Entry(
         "control.cli.certificates:cert_group", "Clients' certificates, and the API's own.",
         ("control.cli.revocations",),
     ),
-    "cert-profile": Entry(NOUN, "What certificates that are issued here are like."),
+    "cert-profile": Entry(NOUN, "Templates for the certificates that the control plane issues."),
     "cluster": Entry(NOUN, "The settings of the control plane itself."),
     "completion": Entry(
         "control.cli.completing:completion_command",
-        "Print what makes SHELL complete commands, options and the names of objects.",
+        "Print the completion script for SHELL. It completes commands, options and names of"
+        " objects.",
     ),
     "config": Entry(f"{HERE}:config_group", "The settings of this machine's control plane."),
     "context": Entry(
         "control.cli.contexts:context_group",
-        "Where the API is and who asks: the profiles of config.toml.",
+        "Profiles in config.toml: which API to use, and how to log in.",
     ),
     "crl": Entry("control.cli.revocations:crl_group", "The revocation lists of CAs."),
     "db": Entry(NOUN, "The Redis and Valkey deployments whose users are managed here."),
@@ -64,43 +66,47 @@ TABLE = {
     ),
     "forecast": Entry(
         "control.cli.forecast:forecast_command",
-        "Say who will lose access in the coming days, by the certificates that are known.",
+        "Show who will lose access in the coming days, as far as certificates are known.",
     ),
     "health": Entry(
         f"{HERE}:health_command",
-        "Exit with 0 where the control plane on this machine does its work, else say why not.",
+        "Exit with 0 if the control plane on this machine works, else say what is wrong.",
     ),
     "import": Entry(
         "control.cli.imports:import_group",
-        "Make a file for `apply` out of what another system has, and say what could not be.",
+        "Create a file for `apply` from another system's configuration, and report what could"
+        " not be converted.",
     ),
     "init": Entry(
         f"{HERE}:init",
         "Make a control plane: its own CA, its certificates, its first administrator.",
     ),
-    "issuer": Entry(NOUN, "Whose tokens enrol workloads and people."),
-    "lock": Entry("control.cli.locks:lock_group", "Who is held out for the time being."),
-    "lockout": Entry(NOUN, "When wrong passwords lock a user."),
+    "issuer": Entry(NOUN, "Issuers of tokens (OpenID Connect) that may be exchanged for"
+                          " certificates."),
+    "lock": Entry("control.cli.locks:lock_group", "Locks, which shut clients out for a time."),
+    "lockout": Entry(NOUN, "How many wrong passwords lock a user, and for how long."),
     "log": Entry(
         "control.cli.status:log_command",
         "Show what happened, the newest last: changes, logins and refusals, here and on all nodes.",
     ),
     "node": Entry(f"{HERE}:node", "Redis and Valkey servers."),
     "pattern": Entry(
-        NOUN, "Many certificates by one line: each a user of its own, or all of them one."
+        NOUN, "Patterns: one line maps many certificates, each to its own user or all to one user."
     ),
     "policy": Entry(
-        "control.cli.policies:policy_group", "A policy file, and a server without a control plane."
+        "control.cli.policies:policy_group", "Check a policy file, and load it into a server"
+                                             " without a control plane."
     ),
     "quickstart": Entry(
         f"{HERE}:quickstart_command",
-        "Start a server that knows its clients by their certificates, and say what to try.",
+        "Start a demo server that authenticates clients by certificate, and print commands to try.",
     ),
     "release": Entry(
         f"{HERE}:release", "Bring the servers to what the control plane knows, after a restore."
     ),
     "restore": Entry(f"{HERE}:restore", "Make the control plane of the backup FILE again."),
-    "role": Entry(NOUN, "What users may do in this API, and what rights are given to."),
+    "role": Entry(NOUN, "Roles: what their users may do in this API, and who gets which ACL on a"
+                        " database."),
     "sentinel": Entry(
         f"{HERE}:sentinel",
         "Sentinels, which tell clients and the control plane where the master is.",
@@ -112,23 +118,24 @@ TABLE = {
     ),
     "session": Entry(
         "control.cli.sessions:session_group",
-        "Who is connected to the servers now, by which certificate.",
+        "Clients that are connected to the servers now, and their certificates.",
     ),
     "set-password": Entry(
         f"{HERE}:set_password",
-        "Give the user NAME a password instead of all that it has, and unlock it.",
+        "Replace all passwords of the user NAME by a new one, and unlock the user.",
     ),
     "status": Entry(
         "control.cli.status:status_command",
         "Show how far each server has followed, and how many seconds ago that was seen.",
     ),
     "trust-source": Entry(
-        NOUN, "CAs that are followed.", ("control.cli.following:accept_command",)
+        NOUN, "Trust sources: files and URLs from which trusted CAs are read again and again.", (
+            "control.cli.following:accept_command",)
     ),
     "user": Entry(NOUN, "People and programs, by certificate or by password."),
     "whoami": Entry(
         "control.cli.sessions:whoami_command",
-        "Say who this machine is to the API: which user, with what rights, by what, and where.",
+        "Show how the API sees you: which user, which rights, and how you logged in.",
     ),
 }  # fmt: skip
 

@@ -68,7 +68,7 @@ def rule_for(rules: tuple[EnrolmentRule, ...], claims: Claims) -> EnrolmentRule:
     for rule in rules:
         if all(jose.holds(claims, path, value) for path, value in rule.claims):
             return rule
-    raise TokenError("token_no_rule", "the token is good, and no rule of its issuer is for it")
+    raise TokenError("token_no_rule", "the token is valid, but no rule of its issuer matches it")
 
 
 def identity_of(rule: EnrolmentRule, claims: Claims) -> tuple[str, str]:

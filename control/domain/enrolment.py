@@ -47,7 +47,9 @@ def check_url(url: str) -> None:
     https says whose they are."""
     revocation.check_url(url)
     if urlsplit(url).scheme != "https":
-        raise ValueError("url: it is like https://issuer.example: keys are fetched by https only")
+        raise ValueError(
+            "url: must look like https://issuer.example: keys are fetched over https only"
+        )
 
 
 def fetch_keys(issuer: Issuer) -> str:
@@ -134,7 +136,7 @@ def issuer_of(store: Store, token: Token) -> Issuer:
     for one in store.objects.all(Issuer):
         if one.url == token.issuer:
             return one
-    raise TokenError("token_issuer", "the token is of an issuer that is not registered here")
+    raise TokenError("token_issuer", "the issuer of this token is not registered here")
 
 
 def enrol(
@@ -179,7 +181,9 @@ def _names(kind: str, value: str) -> tuple[str, tuple[str, ...]]:
     try:
         return core.parse_name(value), ()
     except core.CoreError as error:
-        raise TokenError("token_claim_value", f"no certificate can say that: {error}") from error
+        raise TokenError(
+            "token_claim_value", f"a certificate cannot contain that: {error}"
+        ) from error
 
 
 def _user(store: Store, name: str) -> User:
@@ -187,8 +191,8 @@ def _user(store: Store, name: str) -> User:
     found = store.objects.user_by_login(name)
     if found is None or found.name != name or found.auth_method != "certificate":
         raise refused(
-            "certificate_of_nobody", "the token is good, but the user that it is for is not a "
-            "certificate user here",
+            "certificate_of_nobody", "the token is valid, but its user is not a certificate "
+            "user here",
         )  # fmt: skip
     return found
 
@@ -205,13 +209,13 @@ def _holder(policies: OpenPolicies, decide: Decide, authority: Issued, pem: str)
     if not found:
         named = leaf.subject or ", ".join(f"{kind} '{value}'" for kind, value in leaf.sans)
         raise refused(
-            "certificate_of_nobody", f"the token is good, and its identity ({named}) is nobody's: "
-            "no user has it, and no pattern is for it",
+            "certificate_of_nobody", f"the token is valid, but its identity ({named}) belongs to "
+            "nobody: no user has it, and no pattern matches it",
         )  # fmt: skip
     if len(found) > 1:
         raise refused(
-            "certificate_of_several", "the token is good, and its identity is that of several "
-            "users: a rule has to name one",
+            "certificate_of_several", "the token is valid, but several users have its identity: "
+            "a rule must name one user",
         )  # fmt: skip
     name = found.pop()
     known = store.objects.user_by_login(name)
@@ -231,4 +235,4 @@ def check_rule(store: Store, rule: EnrolmentRule) -> None:
     """Raises ValueError (CoreError too) where no token could enrol by it."""
     rules.check_identity(rule.identity)
     if not any(one.name == rule.profile for one in store.objects.all(Profile)):
-        raise ValueError(f"there is no certificate profile '{rule.profile}'")
+        raise ValueError(f"unknown certificate profile '{rule.profile}'")

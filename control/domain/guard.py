@@ -238,8 +238,8 @@ class Guard:
         if not self._store.settings.cluster().control_plane_basic_authentication:
             raise unauthorized(
                 "basic_authentication_disabled",
-                "passwords are not taken here "
-                "(control_plane_basic_authentication): use a client certificate",
+                "this API does not accept passwords (control_plane_basic_authentication is "
+                "off): use a client certificate",
             )
         login = login.replace("\0", "\ufffd")  # nobody's name; PostgreSQL takes no text with it
         user = self._store.objects.user_by_login(login)
@@ -259,7 +259,7 @@ class Guard:
             self._failed(counted, now, login, address)
             raise unauthorized(
                 "invalid_credentials",
-                "wrong user name or password, or too many wrong ones before",
+                "wrong user name or password, or the user is locked after too many wrong passwords",
             )
         if found and is_expired(found, cluster, now) and not expired:
             raise unauthorized(
@@ -283,9 +283,9 @@ class Guard:
             uid, stamp, login = tokens.owner(token, self._store.settings.cluster())
             user = self._user_of_token(uid)
             if login and self._store.logins.has_ended(login):
-                raise tokens.refusal("its user has logged out")
+                raise tokens.refusal("the token's user has logged out")
             if not tokens.fits(stamp, user):
-                raise tokens.refusal("its user's login has changed since")
+                raise tokens.refusal("the token's user has a new login since then")
         except Refusal as error:
             self._refused(error, address)
             raise
@@ -295,7 +295,7 @@ class Guard:
         try:
             return self._store.objects.get(User, uid)
         except Refusal:
-            raise tokens.refusal("its user is gone") from None
+            raise tokens.refusal("the token's user does not exist any more") from None
 
     def _by_certificate(self, request: Request) -> Caller:
         presented = self._peer_cert(request.environ)
@@ -308,7 +308,8 @@ class Guard:
         if not self._store.settings.cluster().mtls_certificate_authentication:
             raise unauthorized(
                 "certificate_authentication_disabled",
-                "client certificates are not taken here: mtls_certificate_authentication is off",
+                "this API does not accept client certificates: mtls_certificate_authentication"
+                " is off",
             )
         address = request.remote_addr
         try:
@@ -382,7 +383,7 @@ class Guard:
             write()
         except UNAVAILABLE_ERRORS as error:
             self._mute = time.monotonic() + MUTE
-            log.info("logins are not written down now: %s", first_line(error))
+            log.info("logins cannot be recorded now: %s", first_line(error))
 
     def _refused(self, error: Refusal, address: str) -> None:
         if self._trickle.drop():

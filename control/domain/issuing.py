@@ -76,10 +76,14 @@ class Authority:
                 self._known = known
         except FileNotFoundError:
             raise refused(
-                "no_ca", "there is no CA of clients here: make one with `redis-certauth ca create`"
+                "no_ca",
+                "this control plane has no CA of clients: create one with `redis-certauth ca"
+                " create`",
             ) from None
         except (OSError, ValueError) as error:
-            raise refused("no_ca", f"the CA of clients cannot be used: {error}") from error
+            raise refused(
+                "no_ca", f"the control plane cannot use its CA of clients: {error}"
+            ) from error
         return known[1]
 
 
@@ -156,7 +160,7 @@ def subject_of(profile: Profile, user: User) -> str:
     an attribute."""
     if not profile.subject:
         if not user.certificate_subject_line:
-            raise ValueError(f"give it a subject: user '{user.name}' has no subject line")
+            raise ValueError(f"give the profile a subject: user '{user.name}' has no subject line")
         return user.certificate_subject_line
     return core.parse_name(_filled(profile.subject, user, _in_a_name))
 
@@ -183,7 +187,7 @@ def _san(template: str, user: User) -> str:
 
 def _label(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,63}", value):
-        raise ValueError(f"'{value}' can be no part of a name: letters, digits, '-' and '_' can")
+        raise ValueError(f"'{value}' cannot be part of a name: use letters, digits, '-' and '_'")
     return value
 
 
@@ -281,7 +285,8 @@ def check_count(store: Store, user: User) -> None:
     if store.inventory.count_issued(user.name, int(time.time())) >= CERTIFICATES:
         raise refused(
             "too_many_certificates",
-            f"user '{user.name}' has {CERTIFICATES} good certificates: wait until some of them end",
+            f"user '{user.name}' has {CERTIFICATES} valid certificates, which is the limit: wait"
+            " until some of them end",
         )
 
 
@@ -299,8 +304,8 @@ def profile_for(store: Store, user: User, name: str) -> Profile:
     if user.auth_method != "certificate":
         raise refused(
             "no_certificate_user",
-            f"'{user.name}' logs in by password: certificates are for users whose auth_method is "
-            "certificate. Say which user it is for",
+            f"'{user.name}' logs in by password, and only users whose auth_method is "
+            "certificate get certificates. Name the user that the certificate is for",
         )
     found = profile_named(store, name)
     if found.role_uids and not set(found.role_uids) & set(user.role_uids):
@@ -316,7 +321,7 @@ def profile_named(store: Store, name: str) -> Profile:
     for one in store.objects.all(Profile):
         if one.name == name:
             return one
-    raise Refusal(404, "not_found", f"there is no certificate profile '{name}'")
+    raise Refusal(404, "not_found", f"unknown certificate profile '{name}'")
 
 
 def remembered(pem: str, authority: Issued, user: User, profile: Profile) -> ClientCertificate:
@@ -353,8 +358,8 @@ def check_whose(
         named = ", ".join(f"{one.kind} '{one.value}'" for one in user.identities)
         raise refused(
             "certificate_of_nobody",
-            f"a certificate with the subject '{leaf.subject}' would be nobody: the identities of "
-            f"user '{user.name}' are {named}. Change the profile or the user",
+            f"a certificate with the subject '{leaf.subject}' would not log anybody in: the "
+            f"identities of user '{user.name}' are {named}. Change the profile or the user",
         )
 
 
@@ -367,7 +372,7 @@ def trust_of(certificate: str) -> records.Trust:
 def _check(decided: core.Decision, name: str, where: str) -> None:
     if set(decided.named) - {name}:
         raise refused(
-            "certificate_of_another", f"this certificate would be somebody else on {where}"
+            "certificate_of_another", f"this certificate would log in as another user on {where}"
         )
     if decided.reason not in HARMLESS:
         steps = (step for step in decided.trace if step.startswith(f"{decided.reason}:"))

@@ -63,7 +63,7 @@ def _fault(password: str, user: User, cluster: Cluster) -> str:
             return f"it needs {name}"
     email, folded = user.email.lower(), password.lower()
     if email and (email in folded or email[::-1] in folded):
-        return "it must not contain the e-mail address, nor that backwards"
+        return "it must not contain the e-mail address, forwards or backwards"
     if any(one * 4 in password for one in set(password)):
         return "it must not repeat a character more than three times in a row"
     return ""

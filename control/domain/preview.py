@@ -179,7 +179,7 @@ def nodes(
 
 
 UNASKED: Mapping[str, Any] = {
-    "error": "this control plane does not speak to it now: ask the leading one"
+    "error": "this control plane does not lead now: ask the leading control plane"
 }
 NOTHING: Mapping[str, Any] = {
     "error": "", "sessions": 0, "ends": 0, "ending": [], "users": [], "refused": []

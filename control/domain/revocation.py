@@ -71,7 +71,9 @@ def take(
 
     def change(before: RevocationList) -> RevocationList:
         if of and (before.uid, before.url) != (of.uid, of.url):
-            raise CrlError("crl_other", "the list was deleted, or its url changed, meanwhile")
+            raise CrlError(
+                "crl_other", "somebody deleted this list, or changed its url, in the meantime"
+            )
         return replace(before, **wish.settings, authorities=given or before.authorities)
 
     if twins := {one.keys[0] for one in found if _count(found, one) > 1}:
@@ -121,9 +123,11 @@ def check_url(url: str) -> None:
     except ValueError as error:
         raise CrlError("crl_url", f"url: {error}") from error
     if parts.scheme not in ("http", "https") or not host or parts.username is not None:
-        raise CrlError("crl_url", "url: it is like http://ca.example/ca.crl, without a password")
+        raise CrlError(
+            "crl_url", "url: must look like http://ca.example/ca.crl, without a password"
+        )
     if not url.isascii() or not url.isprintable() or " " in url:
-        raise CrlError("crl_url", "url: it holds a character that has to be escaped")
+        raise CrlError("crl_url", "url: a character in it must be escaped")
 
 
 def fetch(url: str, kind: str = "application/pkix-crl", most: int = 0, ca: str = "") -> bytes:
@@ -190,7 +194,10 @@ def _check_address(host: str, text: str) -> None:
         address = inner or address.ipv4_mapped or address.sixtofour or address
     secret = address.is_link_local or address == CREDENTIALS
     if secret or address.is_multicast or address.is_unspecified:
-        raise CrlError("crl_url", f"url: {host} is {address}, where nothing is fetched from")
+        raise CrlError(
+            "crl_url",
+            f"url: {host} is {address}, and the control plane never fetches from such an address",
+        )
 
 
 def _content(url: str, response: http.client.HTTPResponse, deadline: float, most: int) -> bytes:

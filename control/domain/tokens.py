@@ -43,7 +43,7 @@ def owner(token: str, cluster: Cluster) -> tuple[int, str, str]:
     except jwt.ExpiredSignatureError:
         raise refusal("it has expired") from None
     except (jwt.InvalidTokenError, ValueError):
-        raise refusal("it was not made here, or not for now") from None
+        raise refusal("this control plane did not make it, or it is not valid yet") from None
 
 
 def fits(stamp: str, user: User) -> bool:
@@ -53,7 +53,7 @@ def fits(stamp: str, user: User) -> bool:
 
 def refusal(why: str) -> Refusal:
     """401 `invalid_token`: OAuth's token as a client shows it is not good (RFC 6750 3.1)."""
-    return unauthorized("invalid_token", f"the token is not taken: {why}; authorize again")
+    return unauthorized("invalid_token", f"the token was refused: {why}; log in again")
 
 
 def _stamp(user: User) -> str:

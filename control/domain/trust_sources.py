@@ -68,7 +68,9 @@ def check_location(location: str) -> None:
     if not location.startswith("/"):
         check_url(location)
     elif ".." in PurePosixPath(location).parts or not location.isprintable():
-        raise ValueError("location: a file is like /etc/certauth/trust.pem")
+        raise ValueError(
+            "location: must be the full path of a file, such as /etc/certauth/trust.pem"
+        )
 
 
 def read(source: TrustSource) -> spiffe.Bundle:
@@ -148,7 +150,7 @@ def check_bounds(source: TrustSource, found: Plan) -> None:
     if source.bdb_uid != CLUSTER and found.comes and not found.before.pem:
         raise SourceError("the database has no CAs of its own: those of the cluster would go")
     if found.before.trust.cas and not found.after.trust.cas:
-        raise SourceError("no CA would be left that clients come from")
+        raise SourceError("no CA of clients would be left")
 
 
 def named(ders: Collection[bytes]) -> list[str]:
@@ -165,9 +167,11 @@ def put(store: Store, source: TrustSource, found: Plan, by_itself: bool = False)
 
     def check(now: Place) -> None:
         if now != found.before:
-            raise conflict("config_edit_conflict", "the CAs there have changed meanwhile")
+            raise conflict(
+                "config_edit_conflict", "the CAs at this place have changed in the meantime"
+            )
         if by_itself and source not in store.objects.all(TrustSource):
-            raise conflict("config_edit_conflict", "the source has changed meanwhile")
+            raise conflict("config_edit_conflict", "the trust source was changed in the meantime")
 
     if source.bdb_uid == CLUSTER:
 

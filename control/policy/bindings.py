@@ -175,8 +175,8 @@ def doubt(binding: Binding) -> str:
     if likely == value:
         return ""
     return (
-        f"{binding.kind} '{value}' is compared byte for byte, and certificates rarely hold it so: "
-        f"they are likely to hold '{likely}'"
+        f"{binding.kind} '{value}' is compared byte for byte, and certificates rarely contain "
+        f"it like that: more likely is '{likely}'"
     )
 
 
@@ -188,7 +188,7 @@ def read(given: Mapping[str, Any]) -> Binding:
     that says what is wrong with it."""
     kinds = [kind for kind in KINDS if kind in given]
     if len(kinds) != 1:
-        raise ValueError(f"an identity has exactly one of {', '.join(KINDS)}")
+        raise ValueError(f"an identity must have exactly one of {', '.join(KINDS)}")
     kind = kinds[0]
     said = Binding(
         kind, _value(kind, given[kind]), given.get("ca", ""), tuple(given.get("from", ())),

@@ -248,7 +248,7 @@ def split_acl(text: str) -> list[str]:
         else:
             rules.append(_checked(part))
     if not rules:
-        raise ValueError("there is no rule in it")
+        raise ValueError("it contains no rule")
     return rules
 
 
@@ -332,9 +332,11 @@ def check_user(user: User) -> None:
 def check_name(name: str) -> None:
     """Raises core.CoreError where no certificate user can have this name, see `check_user`."""
     if name == "default":
-        raise core.CoreError("'default' is the user of clients without a name: take another one")
+        raise core.CoreError(
+            "'default' is the user of clients without a certificate: choose another name"
+        )
     if name.lower().startswith(RESERVED):
-        raise core.CoreError(f"names that start with '{RESERVED}' are this product's own on a node")
+        raise core.CoreError(f"names that start with '{RESERVED}' are reserved for this product")
     core.canonical(f"user {core.quote(name)}")
 
 

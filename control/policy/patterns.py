@@ -36,7 +36,7 @@ def lines(pattern: Pattern, acls: Sequence[str]) -> frozenset[str]:
 def spelled(pattern: Pattern) -> Pattern:
     """The same in its canonical spelling. Raises core.CoreError, in the words of a policy line."""
     if word_of(pattern.user).lower().startswith(RESERVED):
-        raise core.CoreError(f"names that start with '{RESERVED}' are this product's own on a node")
+        raise core.CoreError(f"names that start with '{RESERVED}' are reserved for this product")
     tokens = [one[0] for one in TOKEN.finditer(line_of(pattern, [ANY]))]
     _, _, template, user, *rest = map(bindings.unquoted, tokens)
     return bindings.with_options(replace(pattern, template=template, user=user), rest)

@@ -81,7 +81,7 @@ def run(change: Change, carried: Mapping[str, str], then: Callable[[Any], str]) 
     if refusing(found):
         return asked(change, carried, found, digest, refused("refused_by_server", REFUSED))
     if agreed != digest:
-        text = "What this would do is not what it was when you looked. This is how it is now:"
+        text = "The effect of this change is different now. Review it again:"
         return asked(change, carried, found, digest, conflict("changed_meanwhile", text))
     if is_grave(found) and request.form.get("confirm", "").strip() != word_of(change):
         text = f"confirm: type '{word_of(change)}' to agree to this"
@@ -141,7 +141,7 @@ def check_state(change: Change) -> None:
     if change.etag and answer(f"GET {change.path}").etag != change.etag:
         raise conflict(
             "config_edit_conflict",
-            "somebody else has changed this since you opened it: open it again, to see how it is",
+            "somebody else has changed this since you opened it: open it again to see it as it is",
         )
 
 

@@ -74,8 +74,8 @@ def check_form() -> None:
     if elsewhere or not ours or not secrets.compare_digest(sent, ours):
         raise forbidden(
             "not_our_form",
-            "this form does not come from this page, or is older than your login: nothing was "
-            "changed. Open it again",
+            "this form is not from this page, or is older than your login: nothing was changed. "
+            "Open it again",
         )
 
 

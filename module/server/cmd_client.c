@@ -275,7 +275,7 @@ static bool check_wish(void *data, const slice *now) {
 static void answer_question(RedisModuleCtx *ctx, question *q) {
     write_order *wish = &q->order;
     if (q->edition != node.edition) {
-        RedisModule_ReplyWithError(ctx, "CURSOR the policy has changed since: begin again with 0");
+        RedisModule_ReplyWithError(ctx, "CURSOR the policy has changed: start again with cursor 0");
     } else if (patch_problems(wish->change) || !check_change(wish)) {
         reply_error(ctx, wish);
     } else {

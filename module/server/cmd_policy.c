@@ -15,7 +15,8 @@ bool may_take_lines(RedisModuleString **texts, int count, fault *why) {
     size_t bytes = bytes_of(texts, count);
     if (!many && bytes <= CALL_BYTES) return true;
     return fail(why,
-                "ERR at most %d %s in one call, not %zu: bring them in calls of STAGE, and COMMIT",
+                "ERR at most %d %s in one call, not %zu: send them by several STAGE calls, then "
+                "COMMIT",
                 many ? CALL_LINES : CALL_BYTES, many ? "lines" : "bytes of lines",
                 many ? (size_t)count : bytes);
 }
@@ -156,9 +157,8 @@ static bool stage_some(staging *s, const slice *now) {
 /* The answer is how many lines the stage holds now. Bad ones drop it. */
 static int answer_stage(RedisModuleCtx *ctx, const staging *s) {
     if (is_over(s))
-        return RedisModule_ReplyWithError(ctx,
-                                          "STAGE another id, a bad line or a change that came into "
-                                          "force has dropped the stage meanwhile");
+        return RedisModule_ReplyWithError(ctx, "STAGE the stage was dropped in the meantime, by "
+                                               "another id, a bad line or a policy change");
     if (patch_problems(node.stage.change)) {
         reply_problems(ctx, node.stage.change);
         drop_stage();
@@ -224,11 +224,11 @@ int policy_stage(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
 /* How many lines there must be is said, for a stage may have been dropped and begun again unnoticed. */
 static bool check_stage(span id, long long count, bool whole, fault *why) {
     if (!is_staged(id))
-        return fail(why,
-                    "STAGE nothing is staged under this id: a change that came into force, another "
-                    "id, a bad line or a minute of silence drops a stage");
+        return fail(why, "STAGE no lines are staged under this id: a policy change, another id, a "
+                         "bad line or a minute without a call drops a stage");
     if (node.stage.reading)
-        return fail(why, "STAGE lines of it are still being read: wait for the answers to STAGE");
+        return fail(why, "STAGE the server is still reading staged lines: wait for the replies to "
+                         "STAGE");
     if ((size_t)count != node.stage.lines)
         return fail(why, "STAGE %zu lines are staged, not %lld: stage them again, under another id",
                     node.stage.lines, count);

@@ -21,7 +21,7 @@ static bool read_cursor(span text, page *p, fault *why) {
     p->edition = edition;
     p->from = from;
     return edition == node.edition ||
-           fail(why, "CURSOR the policy has changed since: begin again with 0");
+           fail(why, "CURSOR the policy has changed: start again with cursor 0");
 }
 
 static bool read_show(RedisModuleString **argv, int argc, page *p, fault *why) {

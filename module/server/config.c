@@ -81,8 +81,8 @@ bool switch_off_native_login(fault *why) {
     if (strcasecmp(value, "off") == 0) return true;
     if (!config_set("tls-auth-clients-user", "off", why)) return false;
     RedisModule_Log(node.ctx, "warning",
-                    "tls-auth-clients-user was %s and has been switched off: who a "
-                    "certificate is, the policy says",
+                    "switched tls-auth-clients-user off (it was %s): the certauth policy maps "
+                    "certificates to users",
                     value);
     return true;
 }
@@ -213,9 +213,9 @@ void learn_trust(bool holds) {
 static void say_trust(const char *links) {
     const char *why = is_known_to_guard() ? "the policy is not enforced"
                       : node.api_certificates
-                          ? "with `certificates api` nobody sees who comes by it"
-                          : "this server has an OpenSSL of its own, so that nobody "
-                            "sees who comes by it";
+                          ? "with `certificates api` nobody checks clients that connect by it"
+                          : "this server has an OpenSSL of its own, so nobody checks clients that "
+                            "connect by it";
     fail(&node.trust_state,
          links ? "not managed: %s is on, and %s; `set internal-trust allow` would open it to "
                  "clients"

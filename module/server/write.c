@@ -204,12 +204,12 @@ bool check_stamp(const options *o, fault *why) {
                     (unsigned long long)node.stamp.epoch);
     }
     if (!o->whole && (!node.ever || (uint64_t)o->base != node.stamp.generation)) {
-        return fail(why, "BASE %lld is not in force: generation %llu is", o->base,
+        return fail(why, "BASE generation %lld is not current: the node has %llu", o->base,
                     (unsigned long long)node.stamp.generation);
     }
     bool goes_back = node.ever && (uint64_t)o->generation <= node.stamp.generation;
     if (o->generation == 0 || (goes_back && !(o->force && o->whole))) {
-        return fail(why, "GENERATION %lld is not above %llu, which is in force", o->generation,
+        return fail(why, "GENERATION %lld must be above the current generation %llu", o->generation,
                     (unsigned long long)node.stamp.generation);
     }
     return true;
@@ -253,8 +253,8 @@ bool check_change(write_order *order) {
     const regime after = regime_after(order->change);
     return order->force || !locks_out(order->sender, &after) ||
            fail(&order->why,
-                "LOCKOUT after this change your own certificate would not be let in as "
-                "the same user: say FORCE if that is meant");
+                "LOCKOUT after this change your own certificate could not log in as the same "
+                "user: send FORCE if you want that");
 }
 
 static bool check_login_of_server(write_order *order) {

@@ -213,13 +213,18 @@ def test_from_tls_auth_clients_user(kind: Server, start: Start, pki: Pki, tmp_pa
     """The server's own login by CN; then the policy that the page makes of its users: alice stays
     alice, by the module, and a CN from elsewhere does not come in."""
     operator = f"user {OPERATOR} on >{OPERATOR} ~* &* +@all"
-    users = [operator, "user alice on ~* &* +@read +acl|whoami", "tls-auth-clients-user CN"]
+    users = [operator, "user admin on ~* &* +@all"]
+    users += ["user alice on ~* &* +@read +acl|whoami", "tls-auth-clients-user CN"]
     node: RedisServer = start(kind, module=("journal", "journal"), config=users)
     admin = node.admin(username=OPERATOR, password=OPERATOR)
     assert who(node.client(pki.alice)) == "alice"
     (tmp_path / "clients.crt").write_bytes(pki.ca.pem)
+    (tmp_path / "ca.crt").write_bytes(pki.server_ca.pem)
+    for place, text in zip(("admin.crt", "admin.key"), pki.ca.issue("CN=admin").files, strict=True):
+        (tmp_path / place).write_bytes(Path(text).read_bytes())
     ((_, script),) = blocks("migrating.md", "From `tls-auth-clients-user`")
     local = f"redis-cli -s {node.socket} --user {OPERATOR} --pass {OPERATOR} --no-auth-warning"
+    script = script.replace("localhost:6379", f"localhost:{node.port}")
     bash(script.replace("redis-cli", local), tmp_path)
     assert (tmp_path / "policy").read_text().count("bind cn alice alice") == 1
     assert admin.config_get("tls-auth-clients-user") == {"tls-auth-clients-user": "off"}

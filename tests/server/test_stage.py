@@ -149,7 +149,7 @@ def test_bad_lines_are_told_with_the_number_in_the_stage(
     with refused("LINES 10000 bad, nothing changed; line 5: ") as told:
         stage(server, "bad", *(["bind nobody"] * 10_000))
     assert str(told.value).count("; line ") == 32
-    with refused("STAGE nothing is staged"):
+    with refused("STAGE no lines are staged"):
         policy(server, "COMMIT", "bad", 4, "LOAD", 2)
     assert sorted(show(server.admin())) == sorted(usual(pki))
 
@@ -178,7 +178,7 @@ def test_half_a_stage_is_never_committed(server_kind: Server, start: Start, pki:
         policy(server, "COMMIT", "mine", 4, "LOAD", 2)
     stage(server, "p", "+bind cn x alice")
     patch(server.admin(), 1, 2, ["+bind cn y alice"])
-    with refused("STAGE nothing is staged under this id"):
+    with refused("STAGE no lines are staged under this id"):
         policy(server, "COMMIT", "p", 1, "PATCH", 2, 3)
     stage(server, "p", "+bind cn x alice")
     with refused("STAGE LOAD takes lines"):
@@ -217,7 +217,9 @@ def test_no_call_takes_more_than_ten_thousand_lines(
     """The refusal says what to do instead."""
     server = enrolled(start, server_kind, pki)
     for words in (("LOAD", 2, "LINES"), ("PATCH", 1, 2, "LINES"), ("STAGE", "s", "LINES")):
-        with refused("at most 10000 lines in one call, not 10001: bring them in calls of STAGE"):
+        with refused(
+            "at most 10000 lines in one call, not 10001: send them by several STAGE calls"
+        ):
             policy(server, *words, *binds(10_001))
     most = [*usual(pki), *binds(9_996)]
     assert mapping(policy(server, "LOAD", 2, "LINES", *most))["generation"] == 2
@@ -284,12 +286,12 @@ def test_a_cursor_ends_with_its_policy(server_kind: Server, start: Start, pki: P
     server = enrolled(start, server_kind, pki)
     cursor, _ = policy(server, "SHOW", "COUNT", 2)
     patch(server.admin(), 1, 2, ["+bind cn x alice"])
-    with refused("CURSOR the policy has changed since"):
+    with refused("CURSOR the policy has changed"):
         policy(server, "SHOW", "CURSOR", cursor)
     cursor, _ = policy(server, "SHOW", "COUNT", 2)
     server.stop()
     server.start()
-    with refused("CURSOR the policy has changed since"):
+    with refused("CURSOR the policy has changed"):
         policy(server, "SHOW", "CURSOR", cursor)
 
 

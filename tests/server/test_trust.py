@@ -467,17 +467,17 @@ def test_the_servers_own_login_is_switched_off(server_kind: Server, start: Start
     has_one = bool(server.admin().config_get(OPTION))
     for _ in range(2):
         assert is_off(server)
-        assert (f"{OPTION} was CN and has been switched off" in server.log) == has_one
+        assert (f"switched {OPTION} off (it was CN)" in server.log) == has_one
         assert turned_away(server, mallory) == "no_binding"
         assert who(server, pki.alice) == "alice"
         server.stop()
         server.start()
     if has_one:
         wait_until(lambda: is_off(server), "the start is over")
-        before = server.log.count("has been switched off")
+        before = server.log.count(f"switched {OPTION} off")
         server.admin().config_set(OPTION, "CN")
         wait_until(lambda: is_off(server), "it is off again")
-        assert server.log.count("has been switched off") == before + 1
+        assert server.log.count(f"switched {OPTION} off") == before + 1
     assert turned_away(server, mallory) == "no_binding"
 
 

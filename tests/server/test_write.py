@@ -217,7 +217,10 @@ def test_a_patch_fits_one_base_only(server_kind: Server, start: Start, pki: Pki)
     """Who does not know what is in force cannot change a part of it; the answer says what is."""
     server = enrolled(start, server_kind, pki)
     for base in (0, 2, HIGHEST):
-        with nothing_changes(server, pki), refused(f"BASE {base} is not in force: generation 1 is"):
+        with (
+            nothing_changes(server, pki),
+            refused(f"BASE generation {base} is not current: the node has 1"),
+        ):
             patch(server.admin(), base, 9, ["+bind cn x alice"])
         with nothing_changes(server, pki), refused("BASE "):
             patch(server.admin(), base, 9, ["+bind cn x alice"], "FORCE")
@@ -227,7 +230,7 @@ def test_a_patch_fits_one_base_only(server_kind: Server, start: Start, pki: Pki)
 def test_a_patch_needs_a_policy(installed: Server, start: Start) -> None:
     """Nothing can be patched before the first LOAD."""
     server = start(installed, module=JOURNAL)
-    with refused("BASE 0 is not in force"):
+    with refused("BASE generation 0 is not current"):
         patch(server.admin(), 0, 1, ["+set enforce on"])
     assert status(server.admin())["generation"] == 0
     load(server.admin(), 1, ["set enforce on"])
@@ -239,7 +242,7 @@ def test_generations_only_rise(installed: Server, start: Start, pki: Pki) -> Non
     admin = server.admin()
     patch(admin, 1, 5, ["+bind cn x alice"])
     for generation in (5, 4, 1, 0):
-        words = f"GENERATION {generation} is not above 5, which is in force"
+        words = f"GENERATION {generation} must be above the current generation 5"
         with nothing_changes(server, pki), refused(words):
             load(admin, generation, usual(pki))
         with nothing_changes(server, pki), refused(words):
@@ -257,7 +260,7 @@ def test_numbers_end_at_the_highest(installed: Server, start: Start, pki: Pki) -
     load(admin, HIGHEST, usual(pki), "EPOCH", str(HIGHEST))
     told = status(admin)
     assert (told["generation"], told["epoch"]) == (HIGHEST, HIGHEST)
-    with nothing_changes(server, pki), refused(f"GENERATION {HIGHEST} is not above"):
+    with nothing_changes(server, pki), refused(f"GENERATION {HIGHEST} must be above"):
         patch(admin, HIGHEST, HIGHEST, ["+bind cn x alice"])
     server.stop()
     server.start()

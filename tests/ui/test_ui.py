@@ -219,7 +219,7 @@ def test_a_session_is_renewed_while_passwords_are_taken(
     assert by_certificate(Browser(api, alice)).status == 200
     api.ok("PUT /v1/cluster", {"control_plane_basic_authentication": False})
     assert admin.get("/ui/").status == 401
-    assert "passwords are not taken here" in admin.log_in().text
+    assert "this API does not accept passwords" in admin.log_in().text
 
 
 def test_an_expired_password_is_changed_at_the_login(api: ControlPlane) -> None:
@@ -294,7 +294,7 @@ def test_who_has_no_token_can_send_none(browser: Browser) -> None:
     for sent in ("", " ", "None"):
         given = {"csrf": sent, "username": ADMIN[0], "password": ADMIN[1]}
         page = browser.open("POST", "/ui/login", data=given)
-        assert (page.status, "does not come from this page" in page.text) == (403, True), sent
+        assert (page.status, "is not from this page" in page.text) == (403, True), sent
     assert browser.get("/ui/").status == 401
 
 

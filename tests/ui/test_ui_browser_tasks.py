@@ -250,7 +250,7 @@ def test_what_was_typed_outlives_the_login(world: World, person: Callable[..., P
     one.page.get_by_label("Name").fill("readers")
     one.page.context.clear_cookies()
     one.button("Review changes")
-    one.says("What you typed is kept")
+    one.says("Your input is kept")
     one.page.get_by_label("User name").fill(ADMIN[0])
     one.page.get_by_role("textbox", name="Password").fill(ADMIN[1])
     one.button("Log in")

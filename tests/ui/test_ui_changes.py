@@ -287,7 +287,7 @@ def test_what_would_be_something_else_by_now_is_shown_again(
     api.ok("PUT /v1/redis_acls/2", {"acl": "+get ~*"})
     page = admin.send(page, "/ui/users/2")
     assert page.status == 409
-    assert "not what it was when you looked" in page.text
+    assert "The effect of this change is different now" in page.text
     assert api.ok("GET /v1/users/2")["role_uids"] == [4]
     page = admin.send(page, "/ui/users/2")
     assert "The user alice was changed." in page.text

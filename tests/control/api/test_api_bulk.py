@@ -83,8 +83,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
                                    "another user has the name 'u1'"),
     "a role that is not there": (fields("new", role_uids=[99]), "there is no role 99"),
     "a name of this product": (fields("certauth-x"), "names that start with 'certauth'"),
-    "no identity": ({"name": "new", "auth_method": "certificate"}, "certificate users need one"),
-    "an unknown field": (fields("new", colour="red"), "colour: there is no such field"),
+    "no identity": ({"name": "new", "auth_method": "certificate"}, "certificate users need this"),
+    "an unknown field": (fields("new", colour="red"), "colour: unknown field"),
     "no object": ({}, "name: this field is missing"),
 }  # fmt: skip
 

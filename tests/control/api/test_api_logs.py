@@ -89,7 +89,7 @@ def test_the_log_of_one_object(api: ControlPlane) -> None:
     for wrong in ("role", "role/x", "nothing/1", "user/-1"):
         answer = api(f"GET /v1/logs?object={wrong}")
         assert (answer.status, answer.code) == (400, "invalid_param")
-        assert "object: one like user/5" in answer.json["description"]
+        assert "object: must look like user/5" in answer.json["description"]
 
 
 def test_what_was_changed_is_kept_for_a_time(

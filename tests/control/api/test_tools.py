@@ -178,7 +178,9 @@ def test_the_documented_batch_of_certificates(api: ControlPlane, pki: Pki) -> No
     cert, key = pki.server.pem.decode(), pki.server.key_pem.decode()
     batch = [{"name": name, "certificate": cert, "key": key} for name in ("proxy", "api")]
     said = api.ok("PUT /v1/cluster/certificates", {"certificates": batch})
-    assert said["warnings"] == ["certificates: proxy: not installed, they have no use here"]
+    assert said["warnings"] == [
+        "certificates: proxy: not installed, because this product does not use them"
+    ]
     assert api.ok("GET /v1/cluster/certificates")["api_cert"] == cert
     alone = api("PUT /v1/cluster/certificates", {"certificates": batch[:1]})
     assert (alone.status, alone.code) == (403, "unknown_certificate")

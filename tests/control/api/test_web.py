@@ -189,4 +189,4 @@ def test_a_user_without_a_name_is_told_of_it(api: ControlPlane) -> None:
     sent = {"auth_method": "certificate", "certificate_subject_line": "CN=noname,O=x"}
     refused = api("POST /v1/users", sent)
     assert (refused.status, refused.code) == (400, "missing_field")
-    assert refused.text == "name: this field is missing; email will do for it"
+    assert refused.text == "name: this field is missing; email can replace it"

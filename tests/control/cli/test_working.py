@@ -127,7 +127,7 @@ def test_sources_of_cas_are_made_changed_and_deleted(run: Run, pki: Pki, tmp_pat
     refused = run(*create)
     assert (refused.exit_code, "(trust_grows)" in refused.output) == (1, True), refused.output
     told = run(*create, "--trust-grows", "--dry-run")
-    assert (told.exit_code, f"it would be trusted: {subject}" in told.stderr) == (0, True)
+    assert (told.exit_code, f"this CA would be trusted: {subject}" in told.stderr) == (0, True)
     assert ok(run("trust-source", "list", "-o", "name")).strip() == ""
     assert "mesh" in ok(run(*create, "--trust-grows"))
     update = ("trust-source", "update", "mesh")

@@ -202,7 +202,10 @@ def test_wrong_names_and_passwords_are_refused_alike(
     """The answer does not tell which of the two was wrong, and asks for Basic."""
     answer = role_of(api, auth=login)
     assert refused(answer, "invalid_credentials")
-    assert answer.text == "wrong user name or password, or too many wrong ones before"
+    assert (
+        answer.text
+        == "wrong user name or password, or the user is locked after too many wrong passwords"
+    )
     assert answer.headers["WWW-Authenticate"].startswith("Basic ")
 
 

@@ -286,7 +286,7 @@ def test_a_node_that_nobody_here_speaks_to_is_listed_with_why(api: ControlPlane)
                                                                  role="sentinel")])  # fmt: skip
     (node,) = preview(api, "DELETE /v1/users/2")[0]["nodes"]
     assert (node["address"], node["sessions"]) == ("10.0.0.5:6379", 0)
-    assert node["error"].endswith("ask the leading one")
+    assert node["error"].endswith("ask the leading control plane")
 
 
 def test_a_node_that_cannot_say_is_listed_with_why(

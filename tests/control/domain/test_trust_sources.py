@@ -240,7 +240,9 @@ def test_more_trust_wants_a_yes_and_a_dry_run_says_what_comes(
     answer = follow(api, file, trust_grows=False)
     assert (answer.status, answer.code) == (406, "trust_grows")
     body = {"name": "x", "location": str(file), "trust_grows": True}
-    assert api.ok(f"POST {SOURCES}?dry_run", body)["warnings"] == ["it would be trusted: CN=CA 0"]
+    assert api.ok(f"POST {SOURCES}?dry_run", body)["warnings"] == [
+        "this CA would be trusted: CN=CA 0"
+    ]
     assert (trusted(api), api.ok(f"GET {SOURCES}")) == ({"5"}, [])
 
 

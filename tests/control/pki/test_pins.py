@@ -193,7 +193,7 @@ def test_a_server_that_takes_no_pin_is_named_at_once(
     wait_until(lambda: trusts().startswith("not managed"), "it says that it is not managed")
     told = plane.ok(PUT, own(pki.ca, alone(), trust_grows=True))
     (warning,) = told["warnings"]
-    assert warning.startswith(f"127.0.0.1:{node.port}: its TLS handshake takes no pinned")
+    assert warning.startswith(f"127.0.0.1:{node.port}: its TLS handshake accepts neither a pinned")
     assert "UNTAKEN the TLS handshake takes no pin line" in plane.says("UNTAKEN")
     assert "warnings" not in plane.ok(PUT, own(pki.ca))
     plane.in_step()
