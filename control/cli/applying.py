@@ -102,8 +102,8 @@ def apply_command(ask: Client, given: tuple[Path, ...], prune: bool) -> None:
             said = f"{batches.title(batch)}: {error.description}"
             where = f"{said}; {made} of {len(steps)} changes are made"
             raise ApiError(error.status, error.error_code, where) from error
-        said = [f"{batches.title(batch)}: {text}" for text in changes.warnings]
-        show_warnings({"warnings": said})
+        told = [f"{batches.title(batch)}: {text}" for text in changes.warnings]
+        show_warnings({"warnings": told})
         changes.warnings.clear()
         made += len(batch)
         show_progress(made, len(steps))
