@@ -24,7 +24,7 @@ from control.nodes.tracked import (
     with_policy,
 )
 from control.policy import refusals
-from control.policy.lines import waits_for
+from control.policy.peers import waits_for
 from control.records import Database, EventDetail, Target
 from control.reports import Node as Seen
 from control.store import UNAVAILABLE_ERRORS, Replaced, Store, first_line

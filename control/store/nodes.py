@@ -6,7 +6,7 @@ from dataclasses import replace
 import sqlalchemy as sa
 
 from control.errors import missing, refused
-from control.policy.lines import waits_for
+from control.policy.peers import waits_for
 from control.records import Database
 from control.reports import Node
 from control.store.checks import endpoint_addresses

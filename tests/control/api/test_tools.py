@@ -147,7 +147,7 @@ def test_what_clients_read(api: ControlPlane, calls: list[str], missing: list[st
         assert answer.text == not_here(path) != "", path
     for path in ("/v1/shard", "/shards", "/v1", "/v1/roles/1/actions", "/vx/shards"):
         assert not_here(path) == ""
-    assert api("GET /v1/shard").text.startswith("there is no such address")
+    assert api("GET /v1/shard").text.startswith("this address does not exist")
     answer = api("PATCH /v1/users/1", {"name": "x"})
     assert (answer.status, answer.code) == (405, "method_not_allowed")
     assert answer.text.startswith("PATCH is not")

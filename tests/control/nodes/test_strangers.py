@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import redis
 
-from control.policy import lines as policy
+from control.policy import peers as policy
 from control.reports import Node
 from tests.kit.node import show, who
 from tests.kit.peers import SLOTS

@@ -13,7 +13,7 @@ import pytest
 
 from control.nodes import client, placement, topology, worker
 from control.nodes.topology import NodeInfo
-from control.policy import lines
+from control.policy import peers as policy_peers
 from control.records import Database, NodeRole, RedisAcl, RolePermission
 from control.reports import Node
 from tests.kit.node import load, patch, show, status, who
@@ -75,7 +75,7 @@ def test_a_replica_names_its_master() -> None:
         "replica", "", "valkey 9.1.2", "", frozenset({"db:6379"}), "db:6379"
     )
     node = Node(1, "db:6379", 0, True, "", software="valkey 9.1.2")
-    assert lines._release(node) == ("valkey", 9)
+    assert policy_peers._release(node) == ("valkey", 9)
 
 
 @pytest.mark.parametrize("line", ["redis_mode:sentinel", "server_mode:sentinel"])

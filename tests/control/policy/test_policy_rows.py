@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from control.policy import core
 from control.policy import lines as policy
+from control.policy import peers as named
 from control.records import Cluster, Database, NodeRole, Subject, Trust
 from control.reports import Node
 from tests.kit import peers
@@ -244,8 +245,8 @@ def peer_lines(nodes: list[Node], **fields: Any) -> set[str]:
 def test_peers_may_do_what_peers_were_seen_to_do() -> None:
     """The rules are those under which tests/server/test_peers.py runs real replicas, Sentinels and
     clusters."""
-    assert {f"certauth-{kind}": rules for kind, rules in policy.PEER_RULES.items()} == peers.RULES
-    assert (policy.SECOND_CHANNEL, policy.WHOLE_SLOTS) == (peers.SECOND_CHANNEL, peers.WHOLE_SLOTS)
+    assert {f"certauth-{kind}": rules for kind, rules in named.PEER_RULES.items()} == peers.RULES
+    assert (named.SECOND_CHANNEL, named.WHOLE_SLOTS) == (peers.SECOND_CHANNEL, peers.WHOLE_SLOTS)
 
 
 def test_servers_that_have_nothing_to_do_with_each_other_are_no_peers() -> None:
