@@ -37,6 +37,7 @@ KINDS = {
     "attribute-oid": ("attribute", "OID=VALUE of the subject: 2.5.4.5=12345"),
     "extension-oid": ("extension", "OID=VALUE of an extension."),
 }
+KINDS_OF_API = frozenset(kind for kind, _ in KINDS.values())
 OF_LEAF = ("subject", "cn", "uri", "dns", "email-san", "ip", "upn", "key-id", "fingerprint")
 
 
@@ -187,9 +188,23 @@ def needed(given: dict[str, Any]) -> list[Identity]:
 @with_output
 @connected
 def add(ask: Client, name: str, **given: Any) -> None:
-    """Add identities to a user; its other identities stay."""
+    """Add identities to a user; its other identities stay. Add networks to one that has some."""
     more = needed(given)
-    echo(edit_identities(ask, name, lambda there: there + more))
+    echo(edit_identities(ask, name, lambda there: with_more(there, more)))
+
+
+def with_more(there: Sequence[Identity], more: Sequence[Identity]) -> list[Identity]:
+    """An identity that is there and has networks gets those of the same one that is given."""
+    found = list(there)
+    for one in more:
+        said = one.keys() - {"ca", "from", *KINDS_OF_API}
+        those = [at for at, other in enumerate(found) if is_meant(other, one) and "from" in other]
+        if "from" not in one or said or len(those) != 1:
+            found.append(one)
+            continue
+        (at,) = those
+        found[at] = {**found[at], "from": list(dict.fromkeys([*found[at]["from"], *one["from"]]))}
+    return found
 
 
 @identity_group.command("remove")

@@ -28,6 +28,7 @@ class Field:
     required: bool = False
     choices: Choices = tuple
     widget = "text"
+    nullable = False  # is null something else than nothing, which is said then?
 
     def shown(self, value: Any) -> Any:
         """A value of the API as the form shows it."""
@@ -215,6 +216,52 @@ class Words(Field):
 
     def read(self, form: Form) -> Any:
         return self.typed(form).replace(",", " ").split()
+
+
+# ---- What is demanded of certificates: null is what the cluster demands ----
+
+CLUSTER, ANY, NONE = "cluster", "any", "none"
+
+
+class Number(Field):
+    """A whole number; empty: null."""
+
+    nullable = True
+
+    def shown(self, value: Any) -> Any:
+        return "" if value is None else str(value)
+
+    def read(self, form: Form) -> Any:
+        text = super().read(form)
+        if text and not is_number(text):
+            raise invalid("invalid_param", f"{self.name}: '{text}' is not a whole number")
+        return int(text) if text else None
+
+
+class Demand(Pick):
+    """One of the choices; of these, `cluster` is null and `any` is empty."""
+
+    nullable = True
+
+    def shown(self, value: Any) -> Any:
+        return CLUSTER if value is None else value or ANY
+
+    def read(self, form: Form) -> Any:
+        text = self.typed(form)
+        return None if text in ("", CLUSTER) else "" if text == ANY else text
+
+
+class Oids(Words):
+    """A list; empty: null; `none`: an empty one."""
+
+    nullable = True
+
+    def shown(self, value: Any) -> Any:
+        return NONE if value == [] else super().shown(value)
+
+    def read(self, form: Form) -> Any:
+        found = super().read(form)
+        return [] if found == [NONE] else found or None
 
 
 @dataclass(frozen=True)

@@ -141,9 +141,11 @@ def create(kind: Kind) -> Any:
     if MORE in request.form:
         return form(kind, {})
     try:
+        said = {field.name: field.nullable for field in kind.fields}
         body = carried_body() or {
-            name: value for name, value in read(kind).items() if value not in ("", [], None)
-        }
+            name: value for name, value in read(kind).items()
+            if value is not None and (said[name] or value not in ("", []))
+        }  # fmt: skip
         change = Change(
             "POST", kind.api, body, f"Add the {kind.noun} {body.get('name', '')}",
             f"The {kind.noun} {body.get('name', '')} was added.", f"{kind.address}/new",

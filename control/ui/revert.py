@@ -38,6 +38,8 @@ def body_of(event: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any] 
     for name, value in was.items():
         if name in IDENTITIES:
             body["certificate_identities"] = identities(was, now)
+        elif name == "demands":
+            body |= value
         elif name in PLAIN:
             body[name] = value
         elif name in OTHERS:

@@ -484,9 +484,9 @@ static void tell_binding(writer *w, const request *r) {
     put_string(w, r->managed ? ", where a role of that user has an ACL here" : " <user>");
 }
 
-/* The command that takes the identity of a `bind` line from its user; false where several have it,
+/* The command that adds or removes the identity of a `bind` line; false where several users have it,
  * or it cannot be written. */
-static bool tell_unbinding(writer *w, const rule *line) {
+static bool put_edit(writer *w, const rule *line, const char *verb) {
     uint8_t value[LINE_BYTES];
     size_t at = 0, len = 0;
     span text = rule_text(line), user, other;
@@ -494,12 +494,31 @@ static bool tell_unbinding(writer *w, const rule *line) {
     if (!rule_field(line, FIELD_USER, &at, &user) || rule_field(line, FIELD_USER, &at, &other) ||
         !text_visible(user) || !text_visible(span_of(value, len)))
         return false;
-    put_string(w, "redis-certauth user identity remove ");
+    put_string(w, "redis-certauth user identity ");
+    put_string(w, verb);
+    put_byte(w, ' ');
     put_shell_word(w, user);
     put_option(w, (bind_kind)line->kind);
     put_byte(w, ' ');
     put_shell_word(w, span_of(value, len));
-    put_string(w, ", or that of the other user");
+    return true;
+}
+
+static bool tell_unbinding(writer *w, const rule *line) {
+    bool written = put_edit(w, line, "remove");
+    put_string(w, written ? ", or that of the other user" : "");
+    return written;
+}
+
+/* The networks of a line and one more; of a pattern the control plane's name is not known here. */
+static bool tell_widening(writer *w, const request *r, const decision *d) {
+    if (d->why != REASON_ADDRESS || d->line == NULL || r->address.len == 0 ||
+        rule_covers(d->line, r->address))
+        return false;
+    if (r->managed && (d->line->type != LINE_BIND || !put_edit(w, d->line, "add"))) return false;
+    put_string(w, r->managed ? " --from " : "add to from= of the line: ");
+    put_address(w, r->address);
+    put_string(w, ", or connect from an allowed address");
     return true;
 }
 
@@ -517,7 +536,7 @@ static bool tell_certain(writer *w, const request *r, const decision *d) {
 static void tell_cure(writer *w, const view *lines, const request *r, const decision *d) {
     const char *cure = r->leaf ? own_cure(lines, r, d) : NULL;
     put_string(w, "to change it: ");
-    if (r->leaf && tell_certain(w, r, d)) {
+    if (r->leaf && (tell_certain(w, r, d) || tell_widening(w, r, d))) {
         put_byte(w, '\n');
         return;
     }

@@ -570,7 +570,8 @@ static bool patch_sound(patch *change, const record *r, fault *why) {
     if (!patch_finish(change, false)) {
         size_t number = 0;
         const char *text = patch_problem_text(change, 0, &number);
-        return fail(why, "line %zu: %s", number, text);
+        return fail(why, "line %zu: %.140s. If a newer module wrote it, put that module back",
+                    number, text);
     }
     char after[DIGEST_TEXT];
     digest sum = patch_digest(change);

@@ -19,6 +19,7 @@ from tests.bench.lab import (
     main_thread,
     resident,
     send,
+    settled,
     staged,
 )
 from tests.bench.report import Answer
@@ -234,7 +235,7 @@ def mixed(kind: Server, lab: Lab, answer: Answer) -> None:
 
         def memory(arm: str) -> float:
             load(arm)
-            return (resident(servers[arm]) - empty[arm]) / size
+            return (settled(servers[arm]) - empty[arm]) / size
 
         def patch(arm: str) -> float:
             number = time.monotonic_ns()

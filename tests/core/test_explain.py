@@ -684,6 +684,17 @@ def test_with_a_control_plane_the_cure_is_a_command() -> None:
         assert "redis-certauth" not in under.decide(leaf, now=NOW).trace[-1]
 
 
+def test_the_network_that_is_lacking_is_named() -> None:
+    """Of an address that was said, where that is what is lacking."""
+    under = core.Policy([*TRUST, BIND + " from=10.0.0.0/8"])
+    for address, cure in (
+        ("192.0.2.7", "add to from= of the line: 192.0.2.7, or connect from an allowed address"),
+        (None, "connect from an allowed address, or widen from="),
+    ):
+        found = under.decide(certificate(ALICE), now=NOW, address=address)
+        assert (found.reason, found.trace[-1]) == ("address", f"to change it: {cure}")
+
+
 def test_of_a_certificate_in_the_event_log_only_what_is_known_is_told() -> None:
     """Neither an issuer that is empty nor a year that nobody wrote."""
     found = core.identity(certificate(ALICE))

@@ -302,6 +302,10 @@ def test_an_unknown_header_is_damage(tmp_path: Path, header: bytes) -> None:
         (record(1, "+" + NOTE, digest=digest_of(NOTE)), "its lines give the digest 0:"),
         (record(1, "+bind cn", digest=digest_of()), "line 1: "),
         (
+            record(1, "+bind later x bob", digest=digest_of()),
+            "not: 'later'. If a newer module wrote it, put that module back. Restore",
+        ),
+        (
             record(1, "+" + ALICE, "-" + BOB, digest=digest_of(ALICE)),
             "line 2: the policy does not hold",
         ),

@@ -81,6 +81,92 @@ def test_a_module_of_the_version_before_is_upgraded_and_taken_back(
     assert (who(server, alice), who(server, bob)) == ("alice", None)
 
 
+DEMANDS = {"max_certificate_lifetime": 90 * 86400, "min_tls_version": "1.2",
+           "several_names": "same"}  # fmt: skip
+UNKNOWN = {
+    "bind attributes OU=ops,O=acme ops": "not: 'attributes'",
+    "bind attributes OU=web web": "not: 'attributes'",
+    "set max-lifetime 90d": "no such setting",
+    "set min-tls 1.2": "no such setting",
+    "set several-names same": "no such setting",
+}
+
+
+def identified(plane: Plane, name: str, *identities: dict[str, Any]) -> int:
+    body = {"name": name, "auth_method": "certificate", "role": "admin",
+            "certificate_identities": list(identities)}  # fmt: skip
+    return int(plane.ok("POST /v1/users", body)["uid"])
+
+
+def refused_there(plane: Plane) -> dict[str, str]:
+    return {one["line"]: one["why"] for one in plane.ok("GET /v1/bdbs/1")["refused"]}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_module_that_is_older_than_lines_of_its_policy_leaves_these_out(
+    plane: Plane, start: Start, installed: Server, pki: Pki, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By them nobody is anybody there; it is said of users, node and database; all others come in.
+    Back from a module that knew them, whose journal it does not read, it lets nobody in, and says
+    which line it is; without the journal it is where it was."""
+    now, before = ROOT / "module" / "certauth.so", module_of(FIRST_RELEASE)
+    monkeypatch.setattr("tests.kit.support.MODULE", before)
+    server = enrolled_node(start, installed, plane.config.home, pki)
+    assert server.module is not None
+    plane.register(server)
+    plane.in_step(deadline=60)
+    clients = {
+        "alice": pki.alice,
+        "cart": pki.ca.issue("CN=pod", san=("uri:spiffe://acme/cart",)),
+        "web": pki.ca.issue("CN=web"),
+        "ops": pki.ca.issue("CN=1,OU=ops,O=acme"),
+    }
+    identified(plane, "cart", {"uri": "spiffe://acme/cart"})
+    web = identified(plane, "web", {"cn": "web"}, {"attributes": "OU=web"})
+    ops = identified(plane, "ops", {"attributes": "OU=ops,O=acme"})
+    plane.ok("PUT /v1/bdbs/1", DEMANDS)
+
+    def left_out() -> None:
+        wait_until(lambda: refused_there(plane).keys() == UNKNOWN.keys(), "it is left out", 60)
+        for line, why in refused_there(plane).items():
+            assert UNKNOWN[line] in why
+            assert f"'{line}' does not hold here" in plane.status()
+            assert f"'{line}' does not hold here" in seen(plane)["error"]
+        for uid, line in ((ops, "bind attributes OU=ops"), (web, "bind attributes OU=web")):
+            (off,) = plane.ok(f"GET /v1/users/{uid}")["off_on"]
+            assert line in off["why"]
+        assert "off_on" not in plane.ok("GET /v1/users/2")
+        there = {name: who(server, one) for name, one in clients.items()}
+        assert there == {"alice": "alice", "cart": "cart", "web": "web", "ops": None}
+
+    left_out()
+    lock = plane.ok("POST /v1/certauth/locks", {"identity": {"cn": "web"}})
+    assert "the module there does not know locks" in lock["warnings"][0]
+    wait_until(lambda: who(server, clients["web"]) is None, "it is held out", 30)
+    assert (who(server, clients["cart"]), who(server, clients["alice"])) == ("cart", "alice")
+    plane.ok(f"DELETE /v1/certauth/locks/{lock['uid']}")
+    wait_until(lambda: who(server, clients["web"]) == "web", "it is over", 30)
+    left_out()
+
+    restarted(server, now, monkeypatch)
+    plane.in_step(deadline=120)  # what was refused is tried again each minute
+    assert {name: who(server, one) for name, one in clients.items()} == {n: n for n in clients}
+    assert "off_on" not in plane.ok(f"GET /v1/users/{ops}")
+
+    restarted(server, before, monkeypatch)
+    assert {who(server, one) for one in clients.values()} == {None}
+    assert "only the bootstrap file decides" in server.log
+    assert "not: 'attributes'" in plane.says("NOJOURNAL", deadline=60)
+    server.stop()
+    Path(server.module[1], "policy").unlink()
+    home = Path(server.module[1])
+    for marker in home.parent.glob(f"{home.name}.*"):
+        marker.unlink()
+    server.start()
+    left_out()
+
+
 def test_an_older_program_touches_no_newer_database(tmp_path: Path) -> None:
     """Each command says so in a sentence, and leaves every byte as it is."""
     config = initialised(tmp_path / "control")

@@ -167,7 +167,7 @@ def test_an_application_is_onboarded_in_six_clicks(
     assert one.clicks <= 6
     world.in_step()
     assert world.who(leaf) == "cart"
-    assert world.who(world.pki.ca.issue("CN=cart,O=acme", san=("uri:spiffe://acme/car",))) is None
+    world.refuses(world.pki.ca.issue("CN=cart,O=acme", san=("uri:spiffe://acme/car",)))
     (user,) = [u for u in world.ok("GET /v1/users") if u["name"] == "cart"]
     assert user["certificate_identities"] == [{"uri": "spiffe://acme/cart"}]
     grants = world.ok("GET /v1/bdbs/1")["roles_permissions"]

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from control.ui import changes
+from control.api.bdbs import BdbBody
+from control.api.demands import DemandsBody
+from control.ui import changes, databases, revert
 from tests.kit.browser import ALICE, Browser, Page, by_certificate
 from tests.kit.rest import ControlPlane
-from tests.kit.support import Pki, root
+from tests.kit.support import ROOT, Pki, root
 
 BROKEN = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"
 GRANT = {"role_uid": 4, "redis_acl_uid": 2}
@@ -70,6 +72,51 @@ def test_only_what_changed_is_sent(api: ControlPlane, admin: Browser, orders: An
     assert event["fields"] == ["adopt_users"]
     page = edited(admin, "/ui/databases/1")
     assert (page.status, "the form says what is there already" in page.text) == (400, True)
+
+
+DEMANDED: dict[str, tuple[tuple[str, Any], ...]] = {
+    # field → what is typed, and what it is then
+    "max_certificate_lifetime": (("3600", 3600), ("0", 0), ("", None)),
+    "required_extended_key_usages": (
+        ("clientAuth, 1.2.3", ["1.2.3", "1.3.6.1.5.5.7.3.2"]), ("none", []), ("", None),
+    ),
+    "required_certificate_policies": (("1.2.3", ["1.2.3"]), ("none", []), ("", None)),
+    "min_key_bits": (("3072", 3072), ("0", 0), ("", None)),
+    "min_tls_version": (("1.3", "1.3"), ("any", ""), ("cluster", None)),
+    "several_names": (("same", "same"), ("refuse", "refuse"), ("cluster", None)),
+}  # fmt: skip
+
+
+def test_what_is_demanded_has_its_fields(
+    api: ControlPlane, admin: Browser, orders: dict[str, Any]
+) -> None:
+    """Each that the API has, with what is nothing apart from what the cluster demands; undone by
+    the history; what is wrong stands at its field."""
+    assert DEMANDED.keys() == DemandsBody.model_fields.keys()
+    for at in range(3):
+        page = edited(admin, "/ui/databases/1", **{n: one[at][0] for n, one in DEMANDED.items()})
+        page = admin.send(page, "/ui/databases/1")
+        assert "was changed." in page.text, page.text
+        now = api.ok("GET /v1/bdbs/1")
+        assert {name: now[name] for name in DEMANDED} == {n: s[at][1] for n, s in DEMANDED.items()}
+    event = api.ok("GET /v1/logs?type=bdb_updated&order=desc&limit=1")[0]
+    assert revert.body_of(event, now) == {name: one[1][1] for name, one in DEMANDED.items()}
+    page = edited(admin, "/ui/databases/1", min_key_bits="many")
+    assert (page.status, "'many' is not a whole number" in page.text) == (400, True)
+    new = {"name": "bills", "endpoints": "10.0.0.5:6379"}
+    new |= {name: steps[1][0] for name, steps in DEMANDED.items()}
+    page = admin.send(edited(admin, "/ui/databases/new", **new), "/ui/databases/new")
+    made = api.ok("GET /v1/bdbs")[-1]
+    assert {name: made[name] for name in DEMANDED} == {n: s[1][1] for n, s in DEMANDED.items()}
+
+
+def test_what_the_form_of_databases_lacks_is_documented() -> None:
+    """What REST can and the page cannot."""
+    text = (ROOT / "docs/ui.md").read_text().partition("have no place in the form: ")[2]
+    told = set(re.findall(r"`(\w+)`", text.partition(".")[0]))
+    shown = {field.name for field in databases.KIND.fields}
+    other = {"client_cas", "trust_grows"}  # two spellings of what the form has
+    assert BdbBody.model_fields.keys() - shown == told | other
 
 
 def test_each_kind_is_made_changed_and_removed(api: ControlPlane, admin: Browser, pki: Pki) -> None:

@@ -196,13 +196,13 @@ class Explained:
     def user(self, name: str, *words: str) -> None:
         self.done(f"user create {name} --role None", *words)
 
-    def decision(self, leaf: Cert) -> str:
+    def decision(self, leaf: Cert, *words: str) -> str:
         self.file.write_bytes(leaf.pem)
-        return str(self.run("explain", self.file, "--db", "orders").output)
+        return str(self.run("explain", self.file, "--db", "orders", *words).output)
 
-    def cured(self, leaf: Cert, reason: str) -> list[str]:
+    def cured(self, leaf: Cert, reason: str, *options: str) -> list[str]:
         """Runs the command that explain advises; its words."""
-        told = self.decision(leaf)
+        told = self.decision(leaf, *options)
         assert f"\n{reason}: " in told
         words_of = r"^to change it: .*?redis-certauth ((?:'[^']*'|\\'|[^,\n'])+)"
         advised = re.search(words_of, told, re.M)
@@ -250,6 +250,25 @@ def test_the_cure_of_a_conflict_is_one(explained: Explained, pki: Pki) -> None:
     parts = pki.ca.issue("CN=x,OU=eng,O=acme")
     assert explained.cured(parts, "conflict")[:4] == ["user", "identity", "add", "app"]
     assert "decision: login app\n" in explained.decision(parts)
+
+
+def test_the_cure_of_an_address_is_one(explained: Explained, pki: Pki) -> None:
+    """The network that is lacking comes to those that the identity has, and to no other. Without an
+    address there is no such command; nor does one without networks get some."""
+    explained.user("app", "--uri", CART, "--from", "10.0.0.0/8", "--session", "8h")
+    explained.user("web", "--cn", "web")
+    leaf, away = pki.ca.issue("CN=x", san=(f"uri:{CART}",)), ("--address", "192.0.2.7")
+    assert "redis-certauth" not in explained.decision(leaf).split("to change it: ")[1]
+    assert "login app" not in explained.decision(leaf, *away)
+    words = explained.cured(leaf, "address", *away)
+    assert words == ["user", "identity", "add", "app", "--uri", CART, "--from", "192.0.2.7"]
+    assert "decision: login app\n" in explained.decision(leaf, *away)
+    assert "\naddress: " in explained.decision(leaf, "--address", "192.0.2.8")
+    has = {"uri": CART, "from": ["10.0.0.0/8", "192.0.2.7"], "session": "8h"}
+    assert explained.run.identities("user", "show", "app") == [has]
+    words = ["user", "identity", "add", "web", "--cn", "web", "--from", "10.0.0.1", "--no-wait"]
+    assert explained.run(*words).exit_code != 0
+    assert explained.run.identities("user", "show", "web") == [{"cn": "web"}]
 
 
 def test_explain_says_how_a_part_of_a_subject_is_kept_to_a_ca(
