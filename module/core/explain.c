@@ -160,16 +160,6 @@ void put_line(writer *w, span text) {
     }
 }
 
-/* A word of a shell's command. */
-static void put_shell_word(writer *w, span text) {
-    put_byte(w, '\'');
-    for (size_t i = 0; i < text.len; i++) {
-        if (text.ptr[i] == '\'') put_string(w, "'\\'");
-        put_byte(w, text.ptr[i]);
-    }
-    put_byte(w, '\'');
-}
-
 /* "2026-11-24T21:54:13Z". */
 static void put_time(writer *w, int64_t seconds) {
     char text[64];
@@ -504,12 +494,6 @@ static bool put_edit(writer *w, const rule *line, const char *verb) {
     return true;
 }
 
-static bool tell_unbinding(writer *w, const rule *line) {
-    bool written = put_edit(w, line, "remove");
-    put_string(w, written ? ", or that of the other user" : "");
-    return written;
-}
-
 /* The networks of a line and one more; of a pattern the control plane's name is not known here. */
 static bool tell_widening(writer *w, const request *r, const decision *d) {
     if (d->why != REASON_ADDRESS || d->line == NULL || r->address.len == 0 ||
@@ -527,8 +511,11 @@ static bool tell_widening(writer *w, const request *r, const decision *d) {
 static bool tell_certain(writer *w, const request *r, const decision *d) {
     bool nobody = d->why == REASON_NO_BINDING;
     if (!nobody && (d->why != REASON_CONFLICT || d->line == NULL)) return false;
-    if (!nobody && d->line->type != LINE_PATTERN && !is_attributes(d->line))
-        return r->managed && tell_unbinding(w, d->line);
+    if (!nobody && d->line->type != LINE_PATTERN && !is_attributes(d->line)) {
+        if (!r->managed || !put_edit(w, d->line, "remove")) return false;
+        put_string(w, ", or that of the other user");
+        return true;
+    }
     tell_binding(w, r);
     return true;
 }

@@ -380,3 +380,13 @@ bool glob_matches(const glob *g, span text) {
     }
     return at[g->places / 64] >> g->places % 64 & 1;
 }
+
+/* A word of a shell's command. */
+void put_shell_word(writer *w, span text) {
+    put_byte(w, '\'');
+    for (size_t i = 0; i < text.len; i++) {
+        if (text.ptr[i] == '\'') put_string(w, "'\\'");
+        put_byte(w, text.ptr[i]);
+    }
+    put_byte(w, '\'');
+}
