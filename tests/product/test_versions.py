@@ -142,7 +142,7 @@ def test_a_module_that_is_older_than_lines_of_its_policy_leaves_these_out(
 
     left_out()
     lock = plane.ok("POST /v1/certauth/locks", {"identity": {"cn": "web"}})
-    assert "the module there does not know locks" in lock["warnings"][0]
+    assert "the module on this server is too old for locks" in lock["warnings"][0]
     wait_until(lambda: who(server, clients["web"]) is None, "it is held out", 30)
     assert (who(server, clients["cart"]), who(server, clients["alice"])) == ("cart", "alice")
     plane.ok(f"DELETE /v1/certauth/locks/{lock['uid']}")

@@ -293,4 +293,4 @@ def test_the_pages_own_recipe_makes_a_csr_that_is_taken(
     subprocess.run(recipe.split(), cwd=tmp_path, check=True, capture_output=True)
     drop(one.page, "#csr", (tmp_path / "client.csr").read_bytes(), "client.csr")
     one.button("Issue it")
-    expect(one.page.locator("main")).to_contain_text("no CA of clients here")
+    expect(one.page.locator("main")).to_contain_text("has no CA of clients")

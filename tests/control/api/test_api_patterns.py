@@ -70,7 +70,7 @@ def test_a_pattern_is_made_read_changed_and_deleted(api: ControlPlane, pki: Pki)
         ({"kind": "key"}, 400, "invalid_schema", "kind"),
         ({"user": "app:{pod}"}, 400, "invalid_param", "{pod}"),
         ({"user": "{sa}"}, 400, "invalid_param", "starts with a word"),
-        ({"user": "certauth-x:{sa}"}, 400, "invalid_param", "this product's own"),
+        ({"user": "certauth-x:{sa}"}, 400, "invalid_param", "reserved for this product"),
         ({"user": "nobody", "role_uids": []}, 400, "invalid_param", "no certificate user 'nobody'"),
         ({"user": "shop"}, 400, "invalid_param", "role_uids"),
         ({"role_uids": [77]}, 400, "invalid_param", "there is no role 77"),

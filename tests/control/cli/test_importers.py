@@ -119,7 +119,7 @@ def test_rights_are_not_widened(rules: str, acl: str) -> None:
     [
         ("user", "there is no name"),
         ("user x on bad!rule", "is not a rule"),
-        ("user certauth-x on +get", "this product's own"),
+        ("user certauth-x on +get", "reserved for this product"),
         ("user x on (~a (~b))", "not a rule of an ACL"),
     ],
 )

@@ -144,7 +144,7 @@ def test_no_lease_holder_is_a_fault(api: ControlPlane) -> None:
         assert api.ok("GET /v1/certauth/nodes")["faults"] == [fault]
         return str(fault)
 
-    assert "since the start: none has the lease" in said()
+    assert "since the start: none holds the lease" in said()
     api.store.lease.take("the test", 120)
     assert api.ok("GET /v1/cluster/check")["cluster_test_result"]
     assert api.ok(path) == {"status": "active"}

@@ -468,9 +468,9 @@ def test_a_document_cannot_lead_away_from_https(api: ControlPlane, site: HttpsSi
     """Nor to where clouds keep credentials."""
     issuer = follow(api, site)
     for address, why in (
-        (site.url.replace("https", "http") + "/keys", "by https only"),
+        (site.url.replace("https", "http") + "/keys", "over https only"),
         ("https://169.254.169.254/keys", "never fetches from such an address"),
-        ("file:///etc/passwd", "it is like http"),
+        ("file:///etc/passwd", "must look like http"),
     ):
         document = {"issuer": site.url, "jwks_uri": address}
         site.put("/.well-known/openid-configuration", json.dumps(document))

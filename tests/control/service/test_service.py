@@ -540,7 +540,7 @@ def test_with_a_passphrase_every_cas_key_is_encrypted(tmp_path: Path, pki: Pki) 
         pass
     file.write_text("a long one")
     (config.home / issuing.CLIENTS).write_text("hello")
-    with pytest.raises(ServiceError, match="CA of clients cannot"), service.running(config):
+    with pytest.raises(ServiceError, match="cannot use its CA of clients"), service.running(config):
         pass
     (config.home / issuing.CLIENTS).unlink()
     started = datetime.now(UTC) - timedelta(days=61)
