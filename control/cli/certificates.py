@@ -85,7 +85,7 @@ def ca_list(ask: Client) -> None:
         ("subject", "use", "not_after", "users", "certificates", "sessions", "who"),
     )
     for gone in found["removed"]:
-        click.echo(clean(f"taken away, and refused wherever it is brought along: {gone['ca']}"))
+        click.echo(clean(f"removed, and refused even if a client sends it: {gone['ca']}"))
     for node in found["silent"]:
         click.echo(clean(f"{node} did not answer: its sessions are not counted"), err=True)
 
