@@ -30,6 +30,7 @@ USAGES: dict[str, tuple[Any, bool]] = {
 }
 TEXT = "not clientAuth alone"
 INVENTORY = "GET /v1/certauth/certificates"
+UNRESTRICTED = "certificates of clients by the CA 'CN=Root CA,O=acme' are not restricted to clients"
 
 
 @pytest.mark.parametrize("usage", USAGES)
@@ -78,7 +79,7 @@ def test_the_inventory_has_them_and_the_upload_of_their_ca_warns(
     assert one["serves"] is True
     body = {"name": "mtls_trusted_ca", "certificate": pki.ca.pem.decode(), "trust_grows": True}
     (text,) = plane.ok("PUT /v1/cluster/update_cert", body)["warnings"]
-    assert text.startswith("1 certificates of clients by the CA 'CN=Root CA,O=acme' are not restricted to clients")
+    assert text.startswith(f"1 {UNRESTRICTED}")
     assert "such as the certificate of alice" in text
     own = [{"client_cert": pki.ca.pem.decode()}]
     changed = plane.ok("PUT /v1/bdbs/1", {"authentication_ssl_client_certs": own})
@@ -101,7 +102,7 @@ def test_the_page_and_the_command_line_warn(
     assert mark in browser.get(f"/ui/certificates/{one['cert']}").text
     page = browser.send(browser.get("/ui/cas/"), "/ui/cas/add", pem=root("CN=New").pem.decode())
     page = browser.send(page, "/ui/cas/add", trust_grows="on", confirm="New")
-    assert "1 certificates of clients by the CA 'CN=Root CA,O=acme' are not restricted to clients" in page.text
+    assert f"1 {UNRESTRICTED}" in page.text
     said: Any = lambda *_: {"warnings": ["mind \x1b this"]}  # noqa: E731
     with click.Context(click.Command("change")) as context:
         context.meta[options.NO_WAITING] = True
