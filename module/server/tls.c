@@ -206,7 +206,7 @@ void tls_end_unfinished(unsigned looks) {
     pthread_mutex_unlock(&lock);
 }
 
-/* Where administrators have come from, the last ones: whoever floods us from elsewhere does not end their
+/* Where administrators have come from, the last ones: a flood from elsewhere does not end their
  * handshakes. Main thread only. */
 enum { ADDRESSES = 32 };
 static ip spared[ADDRESSES];
