@@ -29,7 +29,7 @@ HERE, NOUN = "control.cli.main", "control.cli.nouns:named"
 TABLE = {
     "acl": Entry(NOUN, "Rights on a database, in Redis's ACL syntax."),
     "allow-passwords": Entry(
-        f"{HERE}:allow_passwords", "Let people log in to the REST API by password again."
+        f"{HERE}:allow_passwords", "Allow logins to the REST API by password again."
     ),
     "apply": Entry("control.cli.applying:apply_command", "Apply the state declared in FILE."),
     "backup": Entry(
@@ -47,8 +47,7 @@ TABLE = {
     "cluster": Entry(NOUN, "The settings of the control plane itself."),
     "completion": Entry(
         "control.cli.completing:completion_command",
-        "Print the completion script for SHELL. It completes commands, options and names of"
-        " objects.",
+        "Print the completion script for SHELL.",
     ),
     "config": Entry(f"{HERE}:config_group", "The settings of this machine's control plane."),
     "context": Entry(
@@ -58,11 +57,11 @@ TABLE = {
     "crl": Entry("control.cli.revocations:crl_group", "The revocation lists of CAs."),
     "db": Entry(NOUN, "The Redis and Valkey deployments whose users are managed here."),
     "explain": Entry(
-        "control.cli.explain:explain_command", "Say who CERTIFICATE would be, and why."
+        "control.cli.explain:explain_command", "Show which user CERTIFICATE would be, and why."
     ),
     "export": Entry(
         "control.cli.applying:export_command",
-        "Print what there is, as a file for `apply`: there it is not a change.",
+        "Print the current state as a file for `apply`.",
     ),
     "forecast": Entry(
         "control.cli.forecast:forecast_command",
@@ -102,9 +101,9 @@ TABLE = {
         "Start a demo server that authenticates clients by certificate, and print commands to try.",
     ),
     "release": Entry(
-        f"{HERE}:release", "Bring the servers to what the control plane knows, after a restore."
+        f"{HERE}:release", "After a restore, let the control plane write to the servers again."
     ),
-    "restore": Entry(f"{HERE}:restore", "Make the control plane of the backup FILE again."),
+    "restore": Entry(f"{HERE}:restore", "Restore a control plane from the backup FILE."),
     "role": Entry(NOUN, "Roles: what their users may do in this API, and who gets which ACL on a"
                         " database."),
     "sentinel": Entry(
