@@ -257,7 +257,7 @@ def test_attack_a_source_is_turned_into_one_that_brings_more_by_itself(
     other.write_text(pem(*cas))
     answer = follow(api, file, trust_grows=False)
     assert (answer.status, answer.code) == (406, "trust_grows")
-    assert "up to 2 at a look" in answer.text
+    assert "up to 2 at each check" in answer.text
     assert follow(api, file, trust_grows=False, most=0).status == 200
     put, made = f"PUT {SOURCES}/1", api.ok(f"GET {SOURCES}/1")
     assert api.ok(put, {"interval": 99, "location": str(other)})["location"] == str(other)
