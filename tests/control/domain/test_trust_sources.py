@@ -265,7 +265,7 @@ def test_attack_a_source_is_turned_into_one_that_brings_more_by_itself(
         for call in (put, f"{put}?dry_run"):
             answer = api(call, more)
             assert (answer.status, answer.code) == (406, "trust_grows"), more
-            assert "by itself, from /" in answer.text
+            assert "without an administrator, from /" in answer.text
     assert api.ok(f"GET {SOURCES}/1")["most"] == 0
     api.ok(put, {"most": 3, "trust_grows": True})
     answer = api(put, {"location": str(file)})
