@@ -397,7 +397,10 @@ class TrustSource:
 
 def rendered_time(seconds: int) -> str:
     """Seconds since 1970 as answers and logs show them."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError):  # year 0000 of a certificate is not one of Python's
+        return f"{seconds} seconds since 1970"
 
 
 BUILTIN_ROLES = (

@@ -48,14 +48,14 @@ def test_a_user_that_is_sent_back_as_it_was_read_stays_as_it_is(api: ControlPlan
     ("fields", "code", "words"),
     [
         ({"certificate_identities": []}, "missing_field", "certificate_identities"),
-        ({"certificate_identities": [{}]}, "invalid_param", "identities.0: an identity has"),
+        ({"certificate_identities": [{}]}, "invalid_param", "identities.0: an identity must have"),
         ({"certificate_identities": [{"uri": CART, "cn": "cart"}]}, "invalid_param", "exactly one"),
         ({"certificate_identities": [{"uri": CART}] * 2}, "invalid_param", "is there twice"),
         ({"certificate_identities": [{"key": "ab"}]}, "invalid_param", "64 hex digits"),
         ({"certificate_identities": [{"cn": "a", "session": "1w"}]}, "invalid_schema", "session"),
         ({"certificate_identities": [{"cn": "a", "from": ["x"]}]}, "invalid_param", "identities.0"),
         ({"certificate_identities": [{"cn": "a", "ca": "none"}]}, "invalid_param", "no trusted CA"),
-        ({"certificate_subject_line": "CN=x"}, "invalid_param", "not among"),
+        ({"certificate_subject_line": "CN=x"}, "invalid_param", "does not contain"),
         ({"auth_method": "regular", "password": "the secret"}, "invalid_param", "regular users"),
     ],
 )
@@ -140,7 +140,7 @@ def test_a_value_that_certificates_rarely_hold_comes_with_a_warning(api: Control
     for value, likely in RARE.items():
         made = api.ok("PUT /v1/users/2", {"certificate_identities": [{"uri": value}]})
         assert made["certificate_identities"] == [{"uri": value}]
-        assert made["warnings"][0].endswith(f"likely to hold '{likely}'")
+        assert made["warnings"][0].endswith(f"more likely is '{likely}'")
     for value in (*COMMON, *RARE.values()):
         body = {"certificate_identities": [{"uri": value}]}
         assert "warnings" not in api.ok("PUT /v1/users/2", body), value

@@ -149,7 +149,7 @@ def test_nobody_locks_himself_out(api_with_alice: ControlPlane, pki: Pki) -> Non
 def test_a_name_that_nobody_has_is_told(api_with_alice: ControlPlane) -> None:
     """A lock that is misspelt holds nobody out."""
     warned = api_with_alice.ok(f"POST {LOCKS}", {"user": "alcie"})["warnings"]
-    assert "no user 'alcie' is known here" in warned[0]
+    assert "no user 'alcie':" in warned[0]
     assert "warnings" not in api_with_alice.ok(f"POST {LOCKS}", {"user": "alice"})
 
 
@@ -196,7 +196,7 @@ def test_a_lock_of_an_address_of_mail_is_told(api: ControlPlane) -> None:
     api.ok("POST /v1/users", {"name": "bob", "email": "bob@acme.example",
                               "password": "long enough 1", "role": "db_viewer"})  # fmt: skip
     warned = api.ok(f"POST {LOCKS}", {"user": "bob@acme.example"})["warnings"]
-    assert "no user 'bob@acme.example' is known here" in warned[0]
+    assert "no user 'bob@acme.example':" in warned[0]
 
 
 def test_only_an_administrator_locks(api: ControlPlane) -> None:
