@@ -7,7 +7,6 @@ holds it each time, so the best of a few tries.
 """
 
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
@@ -21,7 +20,7 @@ import redis
 
 from tests.kit.certs import authority_line
 from tests.kit.node import bind, enrolled, load, patch, refused, status, usual
-from tests.kit.pings import pinged
+from tests.kit.pings import counting_turns, pinged
 from tests.kit.policies import Start
 from tests.kit.servers import Server
 from tests.kit.storm import peer_of
@@ -274,28 +273,6 @@ def flooded(server: RedisServer, cert: Cert, count: int) -> Iterator[None]:
         stop.set()
         for one in both:
             one.join()
-
-
-@contextmanager
-def counting_turns(server: RedisServer) -> Iterator[list[int]]:
-    """How many PINGs have been answered, one after the other: each takes a turn of the server's
-    event loop."""
-    stop, turns = threading.Event(), [0]
-    client: Any = server.admin(single_connection_client=True, socket_timeout=100)
-
-    def run() -> None:
-        while not stop.is_set():
-            with suppress(redis.ResponseError):  # Redis 7.0 may say that it is busy
-                client.ping()
-            turns[0] += 1
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield turns
-    finally:
-        stop.set()
-        thread.join()
 
 
 @pytest.mark.slow
