@@ -278,6 +278,11 @@ class Endpoint:
         """Names or addresses to connect to, any of which will do."""
         return self.addr or (self.dns_name,)
 
+    @property
+    def address(self) -> str:
+        """host:port by the first of its hosts, which is what a server is called."""
+        return f"{self.hosts[0]}:{self.port}"
+
 
 @dataclass(frozen=True)
 class RolePermission:

@@ -43,7 +43,7 @@ def servers(store: Store, database: Database) -> tuple[Node, ...]:
     """What is known now of the servers of a database; of its endpoints, where nothing is known
     yet."""
     known = tuple(map(as_of_now, store.nodes.of(database.uid)))
-    named = dict.fromkeys(f"{end.hosts[0]}:{end.port}" for end in database.endpoints)
+    named = dict.fromkeys(end.address for end in database.endpoints)
     new = (Node(database.uid, address, 0, False, NOT_REACHED) for address in named)
     return known or tuple(new)
 

@@ -167,7 +167,7 @@ class Worker:
         that is not stored yet. `hurries`: not to nodes that did not answer the last time."""
         known = [seen for seen in self._store.nodes.of(bdb_uid) if seen.role != "sentinel"]
         if not known and of:
-            ends = {f"{end.hosts[0]}:{end.port}": end.dns_name for end in of.endpoints}
+            ends = {end.address: end.dns_name for end in of.endpoints}
             known = [replace(unknown_node(of, one), server_name=name) for one, name in ends.items()]
         if hurries:
             known = [seen for seen in known if not seen.error.startswith(UNREACHABLE)]
@@ -278,7 +278,7 @@ class Worker:
         """The database itself has changed: each of its nodes is visited at once, and until then
         (`again`) what was seen of it before does not count. A server that is named twice is one
         node."""
-        names = {f"{end.hosts[0]}:{end.port}": end.dns_name for end in database.endpoints}
+        names = {end.address: end.dns_name for end in database.endpoints}
         nodes = self.fleet.of(database.uid)
         known = {address: tracked.seen for address, tracked in nodes.items()}
         if again:

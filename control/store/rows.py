@@ -262,7 +262,7 @@ def expect_endpoints(connection: sa.Connection, database: Database) -> None:
     """Notes the endpoints that no worker has reported yet: until one has, they count as servers
     that were not seen to have the module."""
     known = {node.address for node in read_nodes(connection, database.uid)}
-    named = dict.fromkeys(f"{end.hosts[0]}:{end.port}" for end in database.endpoints)
+    named = dict.fromkeys(end.address for end in database.endpoints)
     rows = [
         values_of(nodes, Node(database.uid, address, 0, False)) | {"looked": 0}
         for address in named
