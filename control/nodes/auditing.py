@@ -18,7 +18,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 from control.records import AuditSettings, AuditSink, Database
@@ -146,10 +146,11 @@ class Auditor(threading.Thread):
         if key not in self._known:
             self._forget_gone()
         known = self._known.setdefault(key, OrderedDict())
+        rules_of = cache(lambda user: self._rules(database, user))
         for entry in entries:
             for record in _records(database, address, entry, known):
                 if record.get("username"):
-                    record |= self._rules(database, record["username"])
+                    record |= rules_of(record["username"])
                 self._put(sink, entry["time_us"] // 1_000_000, record)
 
     def _rules(self, database: Database, user: str) -> dict[str, str]:
@@ -224,7 +225,7 @@ class Auditor(threading.Thread):
             self._close()
             self._to, self._attempts, self._next_attempt = sink, 0, 0.0
         if sink is None:
-            self._clear("queue_disabled", "there is no auditor any more")
+            self._clear("queue_disabled", "the auditor was deleted")
         while sink and self._waiting:
             if not self._is_connected(sink):
                 break
