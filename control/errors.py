@@ -45,16 +45,13 @@ def conflict(error_code: str, description: str) -> Refusal:
     return Refusal(409, error_code, description)
 
 
-def database_away() -> Refusal:
-    """The control plane's own database cannot be read or written: 503."""
-    text = "the control plane cannot read or write its database now: its log says why"
-    return Refusal(503, "database_unavailable", text)
-
-
-def database_locked() -> Refusal:
-    """Somebody else writes to that database for too long: 503."""
+def database_away(locked: bool) -> Refusal:
+    """The control plane's own database cannot be read or written, or is `locked`: somebody else
+    writes to it for too long: 503."""
     text = (
         "another program locks the control plane's database for too long: your change was not "
         "made; try again"
+        if locked
+        else "the control plane cannot read or write its database now: its log says why"
     )
     return Refusal(503, "database_unavailable", text)

@@ -50,7 +50,7 @@ from control.domain.guard import Guard, PeerCert
 from control.domain.issuing import OpenPolicies
 from control.domain.metrics import Figures, Own
 from control.domain.passwords import new_password
-from control.errors import database_away, database_locked, invalid, refused
+from control.errors import database_away, invalid, refused
 from control.nodes.auditing import SinkFigures
 from control.nodes.trials import Trials
 from control.pki.crl import CrlError
@@ -70,9 +70,8 @@ MODULES = (
 def no_ca() -> None:
     raise refused(
         "unsupported_certificate",
-        "this control plane has no CA for clients'"
-        " certificates: create one with `redis-certauth ca"
-        " create`",
+        "this control plane has no CA for clients' certificates: create one with "
+        "`redis-certauth ca create`",
     )
 
 
@@ -148,7 +147,7 @@ def init_cluster(store: Store, name: str, admin_username: str, admin_password: s
 def _away(error: Exception) -> Response:
     """Its database: a full disk, a lock, a server that is down. The store tells the log."""
     log.debug("not answered: %s", first_line(error))
-    response = errors.answer(database_locked() if is_locked(error) else database_away())
+    response = errors.answer(database_away(is_locked(error)))
     response.headers["Retry-After"] = "5"
     return response
 

@@ -12,7 +12,7 @@ from werkzeug.exceptions import HTTPException
 
 from control.api.web import store
 from control.domain.guard import PeerCert
-from control.errors import Refusal, database_away, database_locked
+from control.errors import Refusal, database_away
 from control.records import rendered_time
 from control.ui import (
     audit,
@@ -137,7 +137,7 @@ def http_error(error: HTTPException) -> Any:
 
 def away(error: Exception) -> Any:
     locked = current_app.extensions["api"].extensions["locked"]
-    return refused(database_locked() if locked(error) else database_away())
+    return refused(database_away(locked(error)))
 
 
 def bug(error: Exception) -> Any:
