@@ -4,11 +4,10 @@ from collections.abc import Iterator, Sequence
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from OpenSSL import crypto
 
 from control.pki.guarded import CertificateError, guarded
-from control.pki.pem import load_certificate, printable
-from control.pki.uploads import doubts
+from control.pki.pem import load_certificate, parse_bundle, printable
+from control.pki.uploads import doubts, key_by_libcrypto
 from control.policy import core
 from control.records import rendered_time
 
@@ -28,7 +27,8 @@ def facts_of(authorities: Sequence[str]) -> list[tuple[str, str]]:
         found += [
             ("Subject", one.subject or "(none)"), ("Issued by", above),
             ("Valid", f"{rendered_time(one.not_before)} to {rendered_time(one.not_after)}"),
-            ("Key", _key_kind(pem)), ("SHA-256 of the certificate", spaced(one.cert)),
+            ("Key", _key_kind(parse_bundle(pem)[0])),
+            ("SHA-256 of the certificate", spaced(one.cert)),
             ("SHA-256 of the key", spaced(one.key)), *constraints(pem),
         ]  # fmt: skip
         found += [("Look at this", doubt) for doubt in doubts(pem)]
@@ -40,18 +40,12 @@ def spaced(digest: str) -> str:
     return ":".join(digest[at : at + 2] for at in range(0, len(digest), 2)).upper()
 
 
-def _key_kind(pem: str) -> str:
-    """The kind and size of a certificate's key, for people, such as `RSA, 3072 bits`. By libcrypto,
-    which reads the key whatever else is odd in the certificate."""
+def _key_kind(certificate: bytes) -> str:
+    """The kind and size of a certificate's key, for people, such as `RSA, 3072 bits`."""
     try:
-        with guarded("not known here"):
-            key = crypto.load_certificate(crypto.FILETYPE_PEM, pem.encode()).get_pubkey()
-            return _kind(key.to_cryptography_key())
+        key = key_by_libcrypto(certificate)
     except CertificateError:
         return "of a kind that is not known here"
-
-
-def _kind(key: object) -> str:
     if isinstance(key, rsa.RSAPublicKey):
         return f"RSA, {key.key_size} bits"
     if isinstance(key, ec.EllipticCurvePublicKey):

@@ -283,9 +283,8 @@ class _UnknownKeyError(CertificateError):
 
 
 def _has_known_key(certificate: bytes, which: str) -> None:
-    # By libcrypto first: what else is odd in the certificate is no matter of its key.
-    with suppress(CertificateError), guarded(which):
-        _loaded([certificate], 0).get_pubkey().to_cryptography_key()
+    with suppress(CertificateError):
+        key_by_libcrypto(certificate)
         return
     try:
         load_der(certificate, which).public_key()
@@ -379,6 +378,13 @@ def _check_paths(certificates: Sequence[bytes], issuers: Issuers, flags: int) ->
 def _loaded(certificates: Sequence[bytes], index: int) -> crypto.X509:
     with guarded(f"{name_in_bundle(certificates, index)} cannot be read"):
         return crypto.load_certificate(crypto.FILETYPE_ASN1, certificates[index])
+
+
+def key_by_libcrypto(certificate: bytes) -> object:
+    """The public key of a certificate (DER), as an object of `cryptography`, also where that does
+    not read the rest of the certificate. Raises CertificateError."""
+    with guarded("the key cannot be read"):
+        return _loaded([certificate], 0).get_pubkey().to_cryptography_key()
 
 
 def _all_issuers(certificates: Sequence[bytes]) -> Issuers:
