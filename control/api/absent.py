@@ -1,5 +1,5 @@
-"""What a 404 says of a path that Redis Enterprise has and that is none here, so that nobody is left
-to guess what it means."""
+"""What a 404 says of a path that Redis Enterprise has and this API does not, so that nobody has to
+guess what it means."""
 
 # By the first word of the path behind the version; see `not_here`.
 OF_SERVERS = "shards are the servers' own here, which /v1/nodes and `nodes` of a database show"
@@ -8,22 +8,22 @@ NOT_HERE = {
     "alerts": "alerts are /v1/cluster/alerts; of nodes and databases, Prometheus's: /metrics",
     "bdb_groups": "databases have no groups here: each has servers of its own",
     "cm_settings": "the web page has no settings; those of logins are /v1/cluster",
-    "crdb_tasks": "there is no Active-Active here",
-    "crdbs": "there is no Active-Active here",
-    "debuginfo": "there are no support packages here; `redis-certauth status` says how things are",
+    "crdb_tasks": "this product has no Active-Active",
+    "crdbs": "this product has no Active-Active",
+    "debuginfo": "this product makes no support packages; see `redis-certauth status`",
     "diagnostics": "nothing is diagnosed in jobs here; /v1/cluster/check says how things are",
     "endpoints": "clients speak to the servers themselves: `endpoints` of a database names them",
-    "job_scheduler": "there are no jobs to schedule here; `redis-certauth backup` makes backups",
+    "job_scheduler": "this product schedules no jobs; `redis-certauth backup` makes backups",
     "local": "of this machine there is /v1/local/node/master_healthcheck alone",
     "migrations": "data is not moved here: it stays on the servers",
     "modules": SERVERS_ALONE,
-    "ocsp": "there is no OCSP here: revocation lists are /v1/certauth/crls",
-    "proxies": "there are no proxies here: clients speak to the servers themselves",
+    "ocsp": "this product does not ask OCSP: revocation lists are /v1/certauth/crls",
+    "proxies": "this product has no proxies: clients speak to the servers themselves",
     "services": SERVERS_ALONE,
     "sessions": "clients of databases are /v1/certauth/sessions",
     "shards": OF_SERVERS,
-    "suffix": "there are no DNS suffixes here: `endpoints` of a database names its servers",
-    "suffixes": "there are no DNS suffixes here: `endpoints` of a database names its servers",
+    "suffix": "this product has no DNS suffixes: `endpoints` of a database names its servers",
+    "suffixes": "this product has no DNS suffixes: `endpoints` of a database names its servers",
     "usage_report": "nobody is charged here, so nothing is reported",
 }
 # By the last word of a path, of nodes and databases.
@@ -45,7 +45,7 @@ NOT_OF_ONE = {
     "flush": "data is deleted on the servers, not here",
     "health": "of all databases there is /v4/cluster/health; of one, its `status` and `nodes`",
     "import": "data is moved on the servers, not here",
-    "ldap": "there is no directory here: see /v1/cluster/ldap",
+    "ldap": "this product asks no LDAP directory: see /v1/cluster/ldap",
     "license": "the license is /v1/license",
     "metrics": "metrics are Prometheus's here: /metrics",
     "modules": SERVERS_ALONE,
@@ -64,7 +64,7 @@ NOT_OF_ONE = {
     "stats": "statistics are Prometheus's here: /metrics; of the cluster, /v1/cluster/stats",
     "status": "of nodes there are /v1/nodes and /v1/certauth/nodes",
     "sync_source_stats": "there are no sources that a database is a replica of here",
-    "syncer_state": "there is no syncer here: the servers replicate by themselves",
+    "syncer_state": "this product has no syncer: the servers replicate by themselves",
     "upgrade": SERVERS_ALONE,
     "wd_status": "of nodes there are /v1/nodes and /v1/certauth/nodes",
 }

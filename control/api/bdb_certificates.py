@@ -76,8 +76,8 @@ def read(uid: int) -> Response:
     found = shown(store().objects.get(Database, uid), END)
     if not found:
         raise missing(
-            f"certificate of bdb {uid}: the control plane has not seen a certificate"
-            " of any of its servers"
+            f"certificate of bdb {uid}: the control plane has not seen a certificate "
+            "of any of its servers"
         )
     first = min(found, key=lambda one: one["not_after"])
     of_all = {name: value for name, value in first.items() if name != "address"}

@@ -249,8 +249,8 @@ def endpoints(sent: BdbBody) -> tuple[Endpoint, ...]:
         if not endpoint.addr and not endpoint.dns_name:
             raise invalid(
                 "missing_field",
-                f"endpoints.{index}.addr: the address of the server is missing: send addr or"
-                " dns_name",
+                f"endpoints.{index}.addr: the address of the server is missing: send addr or "
+                "dns_name",
             )
     return found
 

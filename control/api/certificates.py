@@ -112,8 +112,8 @@ def put(entries: list[CertificateBody]) -> Response:
         rotation.warn_of_serving(one)
     if theirs:
         warn(
-            f"certificates: {', '.join(theirs)}: not installed, because this product does not"
-            " use them"
+            f"certificates: {', '.join(theirs)}: not installed, because this product does not "
+            "use them"
         )
     shown = [one for entry in entries if entry.name == TRUSTED_CA for one in uploaded(entry, after)]
     return answer({"certificates": shown} if shown else {})

@@ -119,8 +119,8 @@ def of_user(name: str) -> str:
     known = store().objects.user_by_login(name)  # or by its e-mail address, which no lock names
     if not made and (known is None or known.name != name):
         warn(
-            f"the control plane has no user '{name}': the lock applies to users of this name on"
-            " the servers"
+            f"the control plane has no user '{name}': the lock applies to users of this name on "
+            "the servers"
         )
     return line
 

@@ -77,8 +77,8 @@ KNOWN = 1_000_000  # certificates
 PART = 1000  # of them, looked up at once
 SHOWN = 100  # dependants of a CA that are named
 ANCHORS_STAY = (
-    ". A CA that is trusted only above other CAs stays so: name it in client_cas if it issues"
-    " clients' certificates"
+    ". A CA that is trusted only above other CAs stays so: name it in client_cas if it issues "
+    "clients' certificates"
 )
 CLUSTER = 0  # the place where the REST API's own clients are
 
@@ -236,8 +236,8 @@ def warn_of_serving(after: Trust) -> None:
                 f"{count} certificates of clients by the CA '{above.subject}' are not "
                 f"restricted to clients, such as the certificate of {found[0].user}: where only "
                 "the TLS handshake decides, each of them can pass as a node. Issue them for "
-                "clientAuth only (extended key usage); GET /v1/certauth/certificates?serves"
-                " lists them"
+                "clientAuth only (extended key usage); GET /v1/certauth/certificates?serves "
+                "lists them"
             )
 
 
@@ -250,8 +250,8 @@ def warn_of_pins(before: Trust, database: Database) -> None:
         if node.detail and not node.detail.startswith("managed"):
             warn(
                 f"{node.address}: its TLS handshake accepts neither a pinned certificate nor a "
-                f"CA without its root, unless its own files have that root: its trust is"
-                f" {node.detail}"
+                f"CA without its root, unless its own files have that root: its trust is "
+                f"{node.detail}"
             )
     for der in set(after.cas) - set(before.cas):
         leaf = core.identity(der)

@@ -52,17 +52,17 @@ def with_identities(command: Command) -> Command:
         for option, (_, text) in KINDS.items()
     ]
     declared += [
-        click.option("--certificate", type=FILE, help="A certificate of the user; --by chooses"
-                                                      " which part of it identifies the user."),
-        click.option("--by", type=click.Choice(OF_LEAF), help="Which part of --certificate"
-                                                              " identifies the user."),
+        click.option("--certificate", type=FILE, help="A certificate of the user; --by chooses "
+                                                      "which part of it identifies the user."),
+        click.option("--by", type=click.Choice(OF_LEAF), help="Which part of --certificate "
+                                                              "identifies the user."),
         click.option("--issued-by", default="", help="Only certificates below this trusted CA "
                      "(name, SHA-256 or key id)."),
         click.option("--from", "networks", multiple=True, help="Only from this address or "
                      "network; you can repeat this option."),
         click.option("--session", default="", help="Longest duration of a connection, such as 8h."),
         click.option("--shared", is_flag=True, help="Other users may have the same identity."),
-        click.option("--comment", default="", help="Note for people who read the pattern."),
+        click.option("--comment", default="", help="Note for people who read the identity."),
     ]  # fmt: skip
     for option in reversed(declared):
         command = option(command)

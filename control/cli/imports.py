@@ -33,10 +33,10 @@ def print_import(found: importers.Import) -> None:
 def with_subjects(command: Command) -> Command:
     for option in (
         click.option("--subject", "template", default="",
-                     help="Subject of all certificates, with {} in place of the name:"
-                          " CN={},O=acme"),
-        click.option("--certificates", type=FOLDER, help="Take the subjects from these"
-                                                         " certificate files."),
+                     help="Subject of all certificates, with {} in place of the name: "
+                          "CN={},O=acme"),
+        click.option("--certificates", type=FOLDER, help="Take the subjects from these "
+                                                         "certificate files."),
     ):  # fmt: skip
         command = option(command)
     return command

@@ -39,8 +39,8 @@ def seconds(_: click.Context, __: click.Parameter, text: str | None) -> int | No
 @click.option("--client-ca", help="Lock all certificates below this CA (name or key id).")
 @click.option("--network", help="Lock all clients from this address or network.")
 @click.option("--for", "seconds", callback=seconds, metavar="TIME",
-              help="How long the lock lasts, such as 8h (default: until you delete"
-                   " it).")  # fmt: skip
+              help="How long the lock lasts, such as 8h (default: until you delete "
+                   "it).")  # fmt: skip
 @click.option("--reason", help="Reason, shown to people who read the lock.")
 @makes_change
 @with_output

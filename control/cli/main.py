@@ -198,8 +198,8 @@ def backup(file: Path, home: Path) -> None:
               help="A DNS name or IP address by which the REST API is reached from now on; may be "
               "given again. Default: those that it had.")  # fmt: skip
 @click.option("--dry-run", is_flag=True,
-              help="Compare with what the servers hold, and show which changes would be"
-                   " lost.")  # fmt: skip
+              help="Compare with what the servers hold, and show which changes would be "
+                   "lost.")  # fmt: skip
 def restore(file: Path, home: Path, api_names: tuple[str, ...], dry_run: bool) -> None:
     """Restore a control plane from the backup FILE. It writes nothing to the servers until you run
     `release`."""
@@ -257,17 +257,17 @@ def node() -> None:
 @click.option("--config", "conf", help="Write the lines into this redis.conf of the server.",
               type=click.Path(exists=True, dir_okay=False, path_type=Path))  # fmt: skip
 @click.option("--db", "database", default="",
-              help="Name of the database: let its other nodes accept this server's"
-                   " key.")  # fmt: skip
+              help="Name of the database: let its other nodes accept this server's "
+                   "key.")  # fmt: skip
 @click.option("--module", default=lambda: quickstart.MODULE, type=click.Path(path_type=Path),
               show_default="the one of this installation",
               help="Path of certauth.so on the server.")  # fmt: skip
 @click.option("--journal", type=click.Path(path_type=Path),
-              help="Path of the module's journal (default: certauth in the server's"
-                   " `dir`).")  # fmt: skip
+              help="Path of the module's journal (default: certauth in the server's "
+                   "`dir`).")  # fmt: skip
 @click.option("--bootstrap", type=click.Path(path_type=Path),
-              help="Path of the bootstrap file (default: certauth-bootstrap next to"
-                   " redis.conf).")  # fmt: skip
+              help="Path of the bootstrap file (default: certauth-bootstrap next to "
+                   "redis.conf).")  # fmt: skip
 @click.option("--keep-default", is_flag=True,
               help="Do not switch the user `default` off.")  # fmt: skip
 def enrol(address: tuple[str, int], home: Path, **options: Any) -> None:

@@ -164,20 +164,20 @@ DEMANDS = (
     Field("max-lifetime", "max_certificate_lifetime",
           "Longest lifetime of clients' certificates, in seconds; 0: no limit.", kind=int),
     Field("require-eku", "required_extended_key_usages",
-          "Extended key usage (name or OID) that clients' certificates must have; you can repeat"
-          " this option; '': none.",
+          "Extended key usage (name or OID) that clients' certificates must have; you can repeat "
+          "this option; '': none.",
           several_or_none, multiple=True),
     Field("require-policy", "required_certificate_policies",
-          "Certificate policy (OID) that clients' certificates must have; you can repeat this"
-          " option; '': none.",
+          "Certificate policy (OID) that clients' certificates must have; you can repeat this "
+          "option; '': none.",
           several_or_none, multiple=True),
     Field("min-key-bits", "min_key_bits",
           "Smallest key of clients' certificates, in RSA bits; 0: any.", kind=int),
     Field("min-tls", "min_tls_version",
           "Oldest TLS version of clients' connections; '': any.", kind=choice(MinTls)),
     Field("several-names", "several_names", "What to do if a certificate has several names of "
-          "one kind; same: accept it if all known names belong to one"
-          " user.", kind=choice(SeveralNames)),
+          "one kind; same: accept it if all known names belong to one "
+          "user.", kind=choice(SeveralNames)),
 )  # fmt: skip
 
 
@@ -221,10 +221,10 @@ NOUNS = (
         ("uid", "name", "kind", "template", "user", "role_uids"),
     ),
     Noun(
-        "role", ROLES, "Roles: what their users may do in this API, and who gets which ACL on a"
-                       " database.",
-        (Field("management", "management", "Rights of the role's users in this"
-                                           " API.", kind=choice(Management)),),
+        "role", ROLES, "Roles: what their users may do in this API, and who gets which ACL on a "
+                       "database.",
+        (Field("management", "management", "Rights of the role's users in this "
+                                           "API.", kind=choice(Management)),),
         ("uid", "name", "management"),
     ),
     Noun(

@@ -114,8 +114,8 @@ def iso(text: str) -> str:
 @click.command("log")
 @click.argument("ticket", required=False)
 @click.option("--type", "kinds", default="",
-              help="Only these types of events, or types that begin with this text; separate"
-                   " them by commas.")  # fmt: skip
+              help="Only these types of events, or types that begin with this text; separate "
+                   "them by commas.")  # fmt: skip
 @click.option("--user", help="Only events by or about this user.",
               shell_complete=names_of("/v1/users"))  # fmt: skip
 @click.option("--db", help="Only events of this database.",

@@ -73,15 +73,15 @@ TABLE = {
     ),
     "import": Entry(
         "control.cli.imports:import_group",
-        "Create a file for `apply` from another system's configuration, and report what could"
-        " not be converted.",
+        "Create a file for `apply` from another system's configuration, and report what could "
+        "not be converted.",
     ),
     "init": Entry(
         f"{HERE}:init",
         "Make a control plane: its own CA, its certificates, its first administrator.",
     ),
-    "issuer": Entry(NOUN, "Issuers of tokens (OpenID Connect) that may be exchanged for"
-                          " certificates."),
+    "issuer": Entry(NOUN, "Issuers of tokens (OpenID Connect) that may be exchanged for "
+                          "certificates."),
     "lock": Entry("control.cli.locks:lock_group", "Locks, which shut clients out for a time."),
     "lockout": Entry(NOUN, "How many wrong passwords lock a user, and for how long."),
     "log": Entry(
@@ -93,8 +93,8 @@ TABLE = {
         NOUN, "Patterns: one line maps many certificates, each to its own user or all to one user."
     ),
     "policy": Entry(
-        "control.cli.policies:policy_group", "Check a policy file, and load it into a server"
-                                             " without a control plane."
+        "control.cli.policies:policy_group", "Check a policy file, and load it into a server "
+                                             "without a control plane."
     ),
     "quickstart": Entry(
         f"{HERE}:quickstart_command",
@@ -104,8 +104,8 @@ TABLE = {
         f"{HERE}:release", "After a restore, let the control plane write to the servers again."
     ),
     "restore": Entry(f"{HERE}:restore", "Restore a control plane from the backup FILE."),
-    "role": Entry(NOUN, "Roles: what their users may do in this API, and who gets which ACL on a"
-                        " database."),
+    "role": Entry(NOUN, "Roles: what their users may do in this API, and who gets which ACL on a "
+                        "database."),
     "sentinel": Entry(
         f"{HERE}:sentinel",
         "Sentinels, which tell clients and the control plane where the master is.",

@@ -308,8 +308,8 @@ class Guard:
         if not self._store.settings.cluster().mtls_certificate_authentication:
             raise unauthorized(
                 "certificate_authentication_disabled",
-                "this API does not accept client certificates: mtls_certificate_authentication"
-                " is off",
+                "this API does not accept client certificates: mtls_certificate_authentication "
+                "is off",
             )
         address = request.remote_addr
         try:

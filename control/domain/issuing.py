@@ -77,8 +77,8 @@ class Authority:
         except FileNotFoundError:
             raise refused(
                 "no_ca",
-                "this control plane has no CA of clients: create one with `redis-certauth ca"
-                " create`",
+                "this control plane has no CA of clients: create one with `redis-certauth ca "
+                "create`",
             ) from None
         except (OSError, ValueError) as error:
             raise refused(
@@ -285,8 +285,8 @@ def check_count(store: Store, user: User) -> None:
     if store.inventory.count_issued(user.name, int(time.time())) >= CERTIFICATES:
         raise refused(
             "too_many_certificates",
-            f"user '{user.name}' has {CERTIFICATES} valid certificates, which is the limit: wait"
-            " until some of them end",
+            f"user '{user.name}' has {CERTIFICATES} valid certificates, which is the limit: wait "
+            "until some of them end",
         )
 
 
