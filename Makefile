@@ -98,7 +98,7 @@ lint: setup-dev
 	.venv/bin/mypy
 
 test: lint
-	$(PYTEST) -m 'not slow'
+	TMPDIR=$$(.ci/scratch) $(PYTEST) -m 'not slow'
 
 servers: setup-dev
 	.venv/bin/python -m tests.kit.servers

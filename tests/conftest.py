@@ -7,11 +7,13 @@ import shutil
 import ssl
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from werkzeug.routing import Rule
 
 from tests.kit import support
 from tests.kit.servers import Server, Unavailable, servers, survey
@@ -29,6 +31,21 @@ def _lenient_context(*words: Any, **more: Any) -> ssl.SSLContext:
 
 
 ssl.create_default_context = _lenient_context
+
+# An application compiles two functions for each of its routes, which is most of what making one
+# costs; a route's functions are the same in the next application.
+_compile_builder = Rule._compile_builder
+_builders: dict[tuple[str, bool], Callable[..., tuple[str, str]]] = {}
+
+
+def _remembered_builder(route: Rule, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:
+    key = (route.rule, append_unknown)
+    if key not in _builders:
+        _builders[key] = _compile_builder(route, append_unknown)
+    return _builders[key]
+
+
+Rule._compile_builder = _remembered_builder  # type: ignore[assignment, method-assign]
 
 
 def use_core(folder: str) -> None:
@@ -85,10 +102,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     kinds = servers()
     few = metafunc.definition.get_closest_marker("few_servers") is not None
     marks = {kind: [pytest.mark.servers] for kind in kinds}
-    for kind in kinds[1:-1] if few else ():
-        marks[kind].append(pytest.mark.slow)
+    between = kinds[1:-1]
+    # One of those between, another one for each test, so that each server is seen in each run.
+    number = zlib.crc32(metafunc.definition.nodeid.encode())
+    quick = [] if few or not between else [between[number % len(between)]]
+    for kind in between:
+        marks[kind] += [] if kind in quick else [pytest.mark.slow]
     params = [pytest.param(kind, id=str(kind), marks=marks[kind]) for kind in kinds]
     metafunc.parametrize("server_kind", params, scope="session")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Tests also wait: for timers of servers, and for deadlines."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_report_header() -> str:

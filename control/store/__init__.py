@@ -46,7 +46,7 @@ from control.store.revocations import Revocations
 from control.store.schema import Record
 from control.store.settings import Settings
 from control.store.trust_sources import TrustSources
-from control.store.versions import check_version, find_version, migrate
+from control.store.versions import check_version, find_version, known_versions, migrate
 
 __all__ = [
     "NOT_REACHED",
@@ -89,11 +89,13 @@ class Store:
         self._compose(Kernel(pool))
         try:
             with pool.read() as connection:
-                check_version(find_version(connection), make, settle)
+                found = find_version(connection)
+                check_version(found, make, settle)
             if settle:
-                with pool.begin() as connection:
-                    allow_long_idle(connection)
-                    migrate(connection, "head")
+                if found != known_versions()[0]:
+                    with pool.begin() as connection:
+                        allow_long_idle(connection)
+                        migrate(connection, "head")
                 if self.revision():
                     self.policies.refresh()
         except BaseException:

@@ -1,7 +1,9 @@
 """The query of a request: no parameter is ignored, and a dry run changes nothing."""
 
 import re
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -111,7 +113,8 @@ class Plane(ControlPlane):
 
     def state(self) -> Any:
         """Every row there is, and what servers were asked to do."""
-        return self.store.dump(), list(self.killed)
+        with closing(sqlite3.connect(self.url.removeprefix("sqlite:///"))) as database:
+            return list(database.iterdump()), list(self.killed)
 
 
 def trusted(plane: Plane) -> Any:
