@@ -35,6 +35,7 @@ class Node:
     module: str = ""  # version of certauth, once it has held our policy
     key: str = ""  # SHA-256 of its key, in hex: who it is for its peers
     next_key: str = ""  # of a certificate that it is about to show
+    client_key: str = ""  # that it shows on its own links, once its module has said so
     certificate: str = ""  # that it shows: PEM
     digest: str = ""  # of the policy that it holds
     outbid: int = 0  # the epoch with which another control plane took it from us; 0: none has
@@ -46,6 +47,12 @@ class Node:
     def follows(self, target: "Target") -> bool:
         """Whether it holds that generation of the policy."""
         return self.in_step and self.generation == target.generation
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """By which the other nodes know it."""
+        found = filter(None, (self.key, self.next_key, self.client_key))
+        return tuple(dict.fromkeys(found))
 
     @property
     def is_peer(self) -> bool:

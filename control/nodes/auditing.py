@@ -1,6 +1,6 @@
 """Tells an auditor of connections to databases, in the records of Redis Enterprise: `new_conn`,
 `auth`, `close_conn`, one JSON object a line, over TCP or a stream socket; or each as a message of
-syslog. `Auditor.told` gets what nodes have logged, from the process that visits them.
+syslog. `Auditor.queue_records` gets what nodes have logged, from the process that visits them.
 
 As there, the databases come first: nothing waits for an auditor. What waits for one is in memory
 and bounded; what had to be dropped is counted in the event log.

@@ -168,6 +168,7 @@ class Status:
     untaken: str = ""
     key: str | None = None
     next_key: str | None = None
+    client_key: str | None = None
     certificate: str = "ok"
     version: str = ""
     protocol: int = 0

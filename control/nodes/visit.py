@@ -145,7 +145,8 @@ class Visitor:
         nobody has made known."""
         doors = self._collector.doors.get((database.uid, tracked.seen.address))
         nodes = self._fleet.of(database.uid).values()
-        known = {one.seen.key for one in nodes if one.seen.is_peer} | {*database.node_keys}
+        peers = [one.seen for one in nodes if one.seen.is_peer]
+        known = {key for one in peers for key in one.keys} | {*database.node_keys}
         who = doors.now(known) if doors else []
         more = f", and {len(who) - 3} more" if len(who) > 3 else ""
         return f"DOOR refused: {'; '.join(who[-3:])}{more}: {KNOCKING}" if who else ""
@@ -154,7 +155,7 @@ class Visitor:
         """Which endpoint holds up the keys that are only named. A key whose server was seen does
         not wait."""
         nodes = [one.seen for one in self._fleet.of(database.uid).values() if not one.is_alias]
-        keys = {*database.node_keys} - {one.key for one in nodes}
+        keys = {*database.node_keys} - {key for one in nodes for key in one.keys}
         waits = waits_for(nodes) if keys else []
         return f"KEYS {NAMED.format(', '.join(waits))}" if waits else ""
 
@@ -326,7 +327,7 @@ class Visitor:
                 note(self._store, tracked, "node_without_module")
             key, nothing = tracked.node.key(), Target(0, "")
             held = with_policy(visit.seen, nothing, False)
-            visit.seen = replace(held, module="", key=key, next_key="")
+            visit.seen = replace(held, module="", key=key, next_key="", client_key="")
             nodes = self._fleet.of(tracked.database.uid).values()
             same = [one.seen.address for one in nodes if one.seen.is_peer and one.seen.key == key]
             if not same:
@@ -358,7 +359,7 @@ def _enrolled(node: Node, status: Status, seen: Seen) -> Seen:
     node.come_again(status.key)
     seen = node.with_certificate(seen)
     more = status.next_key or (status.key if status.key != seen.key else "")
-    return replace(seen, next_key=more or "")
+    return replace(seen, next_key=more or "", client_key=status.client_key or "")
 
 
 def _why_unbound(tracked: TrackedNode | None) -> str:

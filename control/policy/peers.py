@@ -7,10 +7,12 @@ from typing import Literal
 
 from control.reports import Node
 
-Peer = Literal["replica", "cluster", "sentinel"]
+Peer = Literal["replica", "cluster", "joining", "sentinel"]
 PEER_RULES: dict[Peer, str] = {
     "replica": "+ping +replconf +psync",
     "cluster": "~* +ping +replconf +psync +select +restore-asking",
+    # At a cluster's bus the key alone counts; gossip says where its server is.
+    "joining": "+ping",
     "sentinel": "&__sentinel__:hello +ping +info +subscribe +publish +client|setname +client|kill "
     "+config|rewrite +multi +exec +slaveof +script|kill",
 }
@@ -29,9 +31,10 @@ class Peers:
 
 
 def peers_of(nodes: Iterable[Node], keys: Iterable[str] = ()) -> Peers:
-    """`keys` are of further servers, which are not known yet: see `waits_for`; one that was seen on
-    a server without the module lets nobody in. Servers that have nothing to do with each other are
-    not peers."""
+    """`keys` are of further servers, which are not known yet: see `waits_for`; in a cluster they
+    open the bus and copy nothing before their server was looked at. A key that was seen on a server
+    without the module lets nobody in. Servers that have nothing to do with each other are not
+    peers."""
     nodes = list(nodes)
     reached = [node for node in nodes if node.is_peer and node.role and node.origin != "leaving"]
     servers = [node for node in reached if node.role != "sentinel"]
@@ -39,11 +42,14 @@ def peers_of(nodes: Iterable[Node], keys: Iterable[str] = ()) -> Peers:
     kind: Peer = "cluster" if in_cluster else "replica"
     stock = {node.key for node in nodes if not node.is_peer}
     named = () if waits_for(nodes) else keys
-    kinds: dict[str, set[Peer]] = {key: {kind} for key in named if key not in stock}
+    # An older module does not say its server's key of tls-client-cert-file: it may be among these.
+    told = in_cluster and all(node.client_key for node in servers)
+    unseen: Peer = "joining" if told else kind
+    kinds: dict[str, set[Peer]] = {key: {unseen} for key in named if key not in stock}
     related = in_cluster or kinds or any(node.role == "replica" for node in servers)
     for node in servers if related else ():
-        for key in filter(None, (node.key, node.next_key)):
-            kinds.setdefault(key, set()).add(kind)
+        for key in node.keys:
+            kinds[key] = {kind}
     for node in reached:
         if node.role == "sentinel":
             kinds.setdefault(node.key, set()).add("sentinel")

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from control.errors import refused
 from control.records import Certificate, EventDetail, rendered_time
-from control.store.engine import make_engine
+from control.store.engine import allow_long_idle, make_engine
 from control.store.errors import Unfit
 from control.store.rows import delete_certificate, is_initialised, read_cluster, values_of
 from control.store.schema import certificates, cluster_table, events, lease, metadata, nodes
@@ -68,6 +68,7 @@ def look(url: str) -> str:
 
 def dump_tables(connection: sa.Connection) -> dict[str, Any]:
     """The tables as they are there, which another version may have made."""
+    allow_long_idle(connection)
     there = sa.MetaData()
     there.reflect(connection)
     found: dict[str, Any] = {}
@@ -120,6 +121,7 @@ def _check_empty(connection: sa.Connection, version: str) -> None:
 
 
 def _load_tables(connection: sa.Connection, dumped: dict[str, Any]) -> None:
+    allow_long_idle(connection)
     migrate(connection, dumped["schema"])
     for name, content in dumped["tables"].items():
         columns = content["columns"]

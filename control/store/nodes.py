@@ -191,7 +191,7 @@ def _drop_keys(
 def _peers(servers: Iterable[Node]) -> set[tuple[str | bool, ...]]:
     """What the `bind` lines for a database's nodes are made from."""
     return {
-        (node.key, node.next_key, node.is_peer, node.role, node.software, node.origin)
+        (*node.keys, node.is_peer, node.role, node.software, node.origin)
         for node in servers
         if node.key
     }

@@ -288,6 +288,7 @@ nodes = _table(
     _text("module"),
     _text("key"),
     _text("next_key"),
+    _text("client_key"),
     _text("certificate"),
     _text("digest"),
     _number("outbid"),

@@ -71,12 +71,15 @@ int policy_show(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     return REDISMODULE_OK;
 }
 
-/* The key that is shown, the key that waits to be shown, and what is wrong. */
+/* The keys that are shown, the key that waits to be shown, and what is wrong. */
 static void reply_own(RedisModuleCtx *ctx) {
+    static const char *const names[] = {"key", "client_key"};
     const own_certificate *o = &node.own;
-    uint8_t key[HASH_BYTES];
-    size_t len = doors_own_key(key) ? HASH_BYTES : 0;
-    reply_hex(ctx, "key", span_of(key, len));
+    for (int i = 0; i < 2; i++) {
+        uint8_t key[HASH_BYTES];
+        size_t len = doors_own_key(i, key) ? HASH_BYTES : 0;
+        reply_hex(ctx, names[i], span_of(key, len));
+    }
     reply_hex(ctx, "next_key", span_of(o->next, o->waits ? HASH_BYTES : 0));
     reply_named(ctx, "certificate", o->wrong.text[0] ? o->wrong.text : "ok");
 }
@@ -89,7 +92,7 @@ int policy_status(RedisModuleCtx *ctx, RedisModuleString **argv, int argc) {
     char text[DIGEST_TEXT];
     digest sum = policy_digest(node.policy);
     digest_print(&sum, text);
-    RedisModule_ReplyWithMap(ctx, 16);
+    RedisModule_ReplyWithMap(ctx, 17);
     reply_named(ctx, "version", CERTAUTH_VERSION);
     reply_number(ctx, "protocol", PROTOCOL);
     reply_number(ctx, "generation", node.stamp.generation);

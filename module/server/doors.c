@@ -227,10 +227,11 @@ bool doors_own_is_bound(void) {
     return judge_own(NULL, none) == REASON_MATCHED;
 }
 
-bool doors_own_key(uint8_t out[HASH_BYTES]) {
+bool doors_own_key(bool connects, uint8_t out[HASH_BYTES]) {
     pthread_rwlock_rdlock(&rules);
-    bool known = own[0] != NULL;
-    memcpy(out, own_keys[0], HASH_BYTES);
+    int which = connects && own[1] ? 1 : 0; /* without tls-client-cert-file it is one for both */
+    bool known = own[which] != NULL;
+    memcpy(out, own_keys[which], HASH_BYTES);
     pthread_rwlock_unlock(&rules);
     return known;
 }

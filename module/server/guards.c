@@ -144,7 +144,7 @@ static bool must_wait(const look *l, int which) {
     if (doors_now() != DOORS_GUARDED || said == REASON_MATCHED) return false;
     if (said == REASON_NO_BINDING && !internal_links() && !doors_own_is_bound()) return false;
     bool unknown = said == REASON_NO_BINDING;
-    o->waits = unknown && which == 0 && certificate_key(leaf, o->next);
+    o->waits = unknown && certificate_key(leaf, o->next);
     fail(&why, "%s: the key of %.150s is %s; the old certificate is still shown",
          unknown ? "waits" : "refused", l->files.pairs[which].certificate,
          unknown ? "bound nowhere, so the other nodes would refuse it" : reason_name(said));

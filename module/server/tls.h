@@ -96,8 +96,9 @@ void doors_own(bool connects, const char *file);
 /* What a node with this policy would say of the certificate that this one showed it: its own present key
  * counts as known. */
 reason doors_would_say(X509 *leaf);
-/* The key that this server shows where it accepts; false: none was seen yet. And does a line know it? */
-bool doors_own_key(uint8_t out[HASH_BYTES]);
+/* The key that this server shows where it accepts, or where it `connects`; false: none was seen yet. And
+ * does a line know the first? */
+bool doors_own_key(bool connects, uint8_t out[HASH_BYTES]);
 bool doors_own_is_bound(void);
 
 /* Cuts the links whose other end is not, or no longer, a known node. On the main thread. */

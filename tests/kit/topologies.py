@@ -38,7 +38,8 @@ def replica_of(master: RedisServer) -> tuple[str, ...]:
 
 def linked(replica: RedisServer, deadline: float = 20) -> None:
     def up() -> bool:
-        with suppress(redis.ConnectionError):  # who changes its role closes all its clients
+        # Who changes its role closes all its clients, and refuses them until it has.
+        with suppress(redis.ConnectionError, redis.ResponseError):
             found: Any = operator(replica).info("replication")
             return (found["role"], found.get("master_link_status")) == ("slave", "up")
         return False

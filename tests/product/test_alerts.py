@@ -336,7 +336,7 @@ def told_to_nobody(world: World, queue: int) -> Iterator[Callable[[], None]]:
     usual = {"time_us": 1, "event": "login", "client": 1, "user": "alice", "address": "10.0.0.1"}
     database = world.plane.store.objects.get(Database, 1)
     try:
-        yield lambda: auditor.told(database, "127.0.0.1:6380", [{**UNSAID, **usual}])
+        yield lambda: auditor.queue_records(database, "127.0.0.1:6380", [{**UNSAID, **usual}])
         with socket.create_server(("127.0.0.1", port)):
             pending = "audit_sink_pending_bytes"
             wait_until(lambda: world.counted(pending) == 0, "it is heard", 30)

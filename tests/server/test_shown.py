@@ -179,12 +179,16 @@ def test_the_key_of_its_own_links_waits_too(installed: Server, start: Start, pki
     old, new = (server_cert(pki, eku=(CLIENT,)) for _ in range(2))
     config = [f"tls-client-cert-file {old.files[0]}", f"tls-client-key-file {old.files[1]}", *LINKS]
     server = node(start, installed, pki, pki.server, *config)
+    assert status(server.admin())["client_key"] == old.key_id
     renew(old.files, new)
-    assert old.files[0] in says(server, WAITS)["certificate"]
+    now = says(server, WAITS)
+    assert old.files[0] in now["certificate"]
+    assert (now["client_key"], now["next_key"]) == (old.key_id, new.key_id)
     bound = f"bind key {new.key_id} certauth-peer-replica"
     peer = "user certauth-peer-replica on +ping +replconf +psync"
     patch(server.admin(), 1, 2, [f"+{bound}", f"+{peer}"])
-    says(server, "ok")
+    now = says(server, "ok")
+    assert (now["client_key"], now["next_key"]) == (new.key_id, None)
 
 
 def test_what_config_set_has_read_is_not_read_again(

@@ -57,7 +57,7 @@ def test_a_load_is_the_policy(server_kind: Server, start: Start, pki: Pki) -> No
     assert told == {
         "generation": 7, "digest": digest, "lines": 4, "owner": "", "epoch": 0,
         "enforce": "on", "journal": "ok", "unverified": "", "untaken": "", "key": pki.server.key_id,
-        "next_key": None, "certificate": "ok",
+        "client_key": pki.server.key_id, "next_key": None, "certificate": "ok",
     }  # fmt: skip
     assert sorted(show(admin)) == sorted(map(core.canonical, lines))
     assert who(server, pki.alice) == "alice"

@@ -384,7 +384,7 @@ def journal_lost(world: World) -> Iterator[None]:
 
 
 def link_down(world: World) -> Iterator[None]:
-    """The replica shows its master a certificate that nobody knows."""
+    """The key that the replica shows its master is revoked."""
     home, own = world.serving.config.home, own_key(world.pki)
     replica = enrolled_node(
         world.start, world.node.server, home, own, config=[*replica_of(world.node)]
@@ -394,13 +394,18 @@ def link_down(world: World) -> Iterator[None]:
     wait_until(lambda: link(replica) == "up", "it is linked", 60)
     wait_until(world.good, "all is well", 120)
     names = ("tls-client-cert-file", "tls-client-key-file")
-    other = world.pki.server_ca.issue("CN=links", eku=(CLIENT,)).files
+    links = world.pki.server_ca.issue("CN=links", eku=(CLIENT,))
+    other = links.files
+    (revoked,) = world.serving.ok("POST /v1/certauth/revocations", {"key": links.key_id})[
+        "revocations"
+    ]
     admin, master = operator(replica), operator(world.node)
     admin.execute_command("CONFIG", "SET", names[0], str(other[0]), names[1], str(other[1]))
     master.execute_command("CLIENT", "KILL", "TYPE", "replica")
     world.says_of_a_server("LINK its link to", is_up=True)
     yield
     admin.execute_command("CONFIG", "SET", names[0], "", names[1], "")
+    world.serving.ok(f"DELETE /v1/certauth/revocations/{revoked['uid']}")
 
 
 def link(replica: RedisServer) -> Any:

@@ -149,7 +149,8 @@ def test_trust_by_hand_is_nothing_wrong(start: Any, plane: Plane, pki: Pki) -> N
 def test_a_replica_that_its_master_refuses_is_said(
     kind: Server, plane: Plane, make_node: MakeNode, pki: Pki
 ) -> None:
-    """Its own links show a certificate that nobody knows; once its key is named it is linked."""
+    """The key that its own links show is revoked. Without that it is linked: the key is that of
+    tls-client-cert-file, which its module says and nobody has to name."""
     other = pki.server_ca.issue("CN=links", eku=(CLIENT,))
     crt, key = other.files
     shown = (f"tls-client-cert-file {crt}", f"tls-client-key-file {key}")
@@ -158,14 +159,16 @@ def test_a_replica_that_its_master_refuses_is_said(
     finds(plane, master)
     replica = make_node(kind, *replica_of(master), *shown)
     ends = [{"addr": ["127.0.0.1"], "port": one.port} for one in (master, replica)]
+    (revoked,) = plane.ok("POST /v1/certauth/revocations", {"key": other.key_id})["revocations"]
     plane.ok("PUT /v1/bdbs/1", {"endpoints": ends})
     said = plane.says("LINK", deadline=20)
     assert said.startswith(f"{address(replica)}: LINK its link to {address(master)} is down")
     assert said_of(plane, master) == "active"
-    plane.ok("PUT /v1/bdbs/1", {"node_keys": [other.key_id]})
+    plane.ok(f"DELETE /v1/certauth/revocations/{revoked['uid']}")
     wait_until(lambda: link(replica) == "up", "it is linked")
     plane.in_step(deadline=20)
     assert key_of(replica) in str(plane.lines())
+    assert f"bind key {other.key_id} certauth-peer-replica" in plane.lines()
 
 
 def test_coming_again_is_no_event(plane: Plane, make_node: MakeNode) -> None:

@@ -326,7 +326,7 @@ def test_a_node_that_was_away_for_9999_generations_catches_up_by_a_patch(
             target = moved(plane.store, missed)
         wait_until(partial(holds, admin, target), "it caught up", 60)
         assert loads == ([] if missed < store.POLICY_LOG_GENERATIONS else [1])
-    assert sizes == [1]
+    assert set(sizes) == {1}  # again, where the frozen server answered too late
 
 
 def moved(of: Store, count: int) -> Target:

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -245,7 +246,9 @@ def peer_lines(nodes: list[Node], **fields: Any) -> set[str]:
 def test_peers_may_do_what_peers_were_seen_to_do() -> None:
     """The rules are those under which tests/server/test_peers.py runs real replicas, Sentinels and
     clusters."""
-    assert {f"certauth-{kind}": rules for kind, rules in named.PEER_RULES.items()} == peers.RULES
+    rules = {f"certauth-{kind}": rules for kind, rules in named.PEER_RULES.items()}
+    assert rules.pop("certauth-joining") == "+ping"  # of whom nobody has seen what it is
+    assert rules == peers.RULES
     assert (named.SECOND_CHANNEL, named.WHOLE_SLOTS) == (peers.SECOND_CHANNEL, peers.WHOLE_SLOTS)
 
 
@@ -256,6 +259,36 @@ def test_servers_that_have_nothing_to_do_with_each_other_are_no_peers() -> None:
     leaving = server(KEYS[1], "replica", origin="leaving")
     assert peer_lines([server(KEYS[0], "master"), leaving]) == set()
     assert len(peer_lines([server(KEYS[0], "master")], node_keys=(KEYS[3],))) == 3
+
+
+def test_a_key_that_is_only_named_copies_nothing_of_a_cluster() -> None:
+    """It opens the bus, by which the control plane learns where its server is; with the module on
+    it, the server becomes a node as the others are, and without it nothing."""
+    nodes = [server(key, "cluster master", client_key=key) for key in KEYS[:2]]
+    lines = peer_lines(nodes, node_keys=(KEYS[3],))
+    assert f"bind key {KEYS[3]} certauth-peer-joining" in lines
+    assert "user certauth-peer-joining on +ping" in lines
+    joined = [*nodes, server(KEYS[3], "cluster replica", client_key=KEYS[3])]
+    lines = peer_lines(joined, node_keys=(KEYS[3],))
+    assert f"bind key {KEYS[3]} certauth-peer-cluster" in lines
+    assert not any("joining" in line for line in lines)
+    stock = [*nodes, server(KEYS[3], "cluster replica", module="")]
+    assert not any(KEYS[3] in line for line in peer_lines(stock, node_keys=(KEYS[3],)))
+
+
+def test_a_key_of_a_nodes_own_links_is_the_nodes() -> None:
+    """`tls-client-cert-file`: its module says the key. While one module of the cluster is too old
+    to say so, a key that is only named may be such a key, and is the cluster's."""
+    nodes = [
+        server(KEYS[0], "cluster master", client_key=KEYS[2]),
+        server(KEYS[1], "cluster master"),
+    ]
+    lines = peer_lines(nodes, node_keys=(KEYS[3],))
+    for key in KEYS:
+        assert f"bind key {key} certauth-peer-cluster" in lines
+    lines = peer_lines([nodes[0], replace(nodes[1], client_key=KEYS[1])], node_keys=(KEYS[3],))
+    assert f"bind key {KEYS[2]} certauth-peer-cluster" in lines
+    assert f"bind key {KEYS[3]} certauth-peer-joining" in lines
 
 
 def test_each_key_is_one_user_with_the_rules_of_all_that_it_is() -> None:
