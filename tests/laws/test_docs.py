@@ -50,6 +50,7 @@ from control.http.bridge import peer_cert
 from control.policy import core
 from control.records import FIRST_ACLS, Management
 from control.store import Store
+from control.store.versions import known_versions
 from tests.kit.pages import blocks, page, section
 from tests.kit.reasons import reasons
 from tests.kit.support import MODULE, ROOT, free_port, wait_until
@@ -619,6 +620,14 @@ def test_what_is_said_to_be_tested_is() -> None:
             assert ("kind: Server" in found[1]) == (row[1] == "all"), test
             named += 1
     assert named > 20
+
+
+def test_the_version_of_the_schema_is_that_of_this_release() -> None:
+    """docs/servers.md, the table of versions: its last row."""
+    version, protocol, schema = rows(section("docs/servers.md", "Versions"))[1]
+    assert version == importlib.metadata.version("redis-certauth")
+    assert protocol == str(core.PROTOCOL)
+    assert schema == known_versions()[0]
 
 
 def test_the_least_versions_are_those_that_the_module_tells() -> None:
