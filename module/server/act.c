@@ -181,6 +181,10 @@ void muzzle(RedisModuleCommandFilterCtx *filter) {
     if (!may_run(s)) refuse_command(filter, LITERAL("certauth:session-is-over"));
 }
 
+/* Is there a session that is over and has begun something? Strangers that connect, and are refused, have
+ * not: a storm of them on a busy machine must not keep others from what they do. */
+static bool has_to_end(void) { return node.closing > node.turned_away; }
+
 /* Has somebody had to go while a command held the server? Who was only to be looked at is, or a client
  * that sends RESET all the time would have everybody refused. Not on a replica: what is refused may be
  * what its master sends, and it would go on without that. Nor while a data set is loaded, for nobody
@@ -190,9 +194,9 @@ static bool is_late(void) {
     if (now_us() <= node.act_at + 50000 || script_runs()) return false;
     if (RedisModule_GetContextFlags(node.ctx) & never && !loads_aside()) return false;
     act_while_loading();
-    if (node.closing || node.sweeping || node.next_end <= now_seconds()) return true;
+    if (has_to_end() || node.sweeping || node.next_end <= now_seconds()) return true;
     for (session *s; (s = session_first(node.due)) != NULL && !s->closing;) look_at(s);
-    return node.closing > 0;
+    return has_to_end();
 }
 
 /* Of a client that may be good: its transaction must be over behind EXEC and DISCARD, and a replica that

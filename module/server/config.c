@@ -134,7 +134,10 @@ void learn_doors(void) {
     if (config_get("tls-port", value, sizeof value)) doors_client_port((uint16_t)atoi(value));
     doors_cluster(config_get("cluster-enabled", value, sizeof value) && strcmp(value, "yes") == 0);
     for (int i = 0; i < 2; i++) {
-        if (config_get(files[i], value, sizeof value) && value[0]) doors_own(i, value);
+        bool set = config_get(files[i], value, sizeof value) && value[0];
+        if (!set && i)
+            set = config_get(files[0], value, sizeof value) && value[0]; /* one for both */
+        if (set) doors_own(i, value);
     }
 }
 

@@ -229,9 +229,8 @@ bool doors_own_is_bound(void) {
 
 bool doors_own_key(bool connects, uint8_t out[HASH_BYTES]) {
     pthread_rwlock_rdlock(&rules);
-    int which = connects && own[1] ? 1 : 0; /* without tls-client-cert-file it is one for both */
-    bool known = own[which] != NULL;
-    memcpy(out, own_keys[which], HASH_BYTES);
+    bool known = own[connects] != NULL;
+    memcpy(out, own_keys[connects], HASH_BYTES);
     pthread_rwlock_unlock(&rules);
     return known;
 }

@@ -125,6 +125,8 @@ static void close_at_connect(session *s) {
         return;
     }
     session_moves(node.due, s, &s->due, 0);
+    s->turned_away = true;
+    node.turned_away++;
     node.switching = true;
     RedisModule_DeauthenticateAndCloseClient(node.ctx, s->id);
     node.switching = false;

@@ -30,16 +30,17 @@ typedef struct {
     identity *leaf; /* owned; NULL: no certificate, or one that cannot be read */
     path *issuers;  /* owned; with a leaf */
     ip address;
-    uint16_t port;   /* 0: not known */
-    int tls_version; /* of its connection; 0: not known, or not TLS */
-    bool local;      /* a unix socket: never anybody's business */
-    action act;      /* what was done to it when it connected or chose */
-    bool strayed;    /* it has changed its user since, by AUTH or RESET */
-    bool listens;    /* it has asked for MONITOR or replication, see on_listen */
-    bool closing;    /* it is over: it runs nothing any more, and is closed when we act */
-    bool hung_up;    /* see takes_turn */
-    int socket;      /* -1: not known */
-    int64_t due;     /* when we are to act on it, as now_us has it; 0: not, see look_at_later */
+    uint16_t port;    /* 0: not known */
+    int tls_version;  /* of its connection; 0: not known, or not TLS */
+    bool local;       /* a unix socket: never anybody's business */
+    action act;       /* what was done to it when it connected or chose */
+    bool strayed;     /* it has changed its user since, by AUTH or RESET */
+    bool listens;     /* it has asked for MONITOR or replication, see on_listen */
+    bool closing;     /* it is over: it runs nothing any more, and is closed when we act */
+    bool hung_up;     /* see takes_turn */
+    bool turned_away; /* when it connected, and the server closes it: it has never run anything */
+    int socket;       /* -1: not known */
+    int64_t due;      /* when we are to act on it, as now_us has it; 0: not, see look_at_later */
     reason why;
     RedisModuleString *user; /* that we logged it in as; NULL otherwise */
     made_user *made;         /* that is this user; NULL otherwise */
@@ -263,6 +264,7 @@ extern struct node {
     RedisModuleUser *scratch; /* for trying ACL rules */
     RedisModuleCommandFilter *muzzle; /* while there may be a client that is to run nothing */
     int closing;                      /* how many sessions are */
+    int turned_away;                  /* how many of these, see session */
     int hung_up;                      /* how many of them, since hung_up_at */
     int64_t hung_up_at;               /* the last one, as now_us has it */
     RedisModuleDict *sessions;        /* client id → session */

@@ -65,6 +65,7 @@ void session_user(session *s, span user) {
 
 void session_free(session *s) {
     node.closing -= s->closing;
+    node.turned_away -= s->turned_away;
     if (s->hung_up && node.hung_up > 0) node.hung_up--;
     session_ends_at(s, 0);
     session_moves(node.due, s, &s->due, 0);

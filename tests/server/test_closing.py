@@ -25,6 +25,7 @@ from tests.kit.policies import (
     BIND_ALICE,
     CLOSED,
     OPERATOR,
+    Handshake,
     Node,
     Start,
     bare,
@@ -645,6 +646,27 @@ def test_nobody_is_refused_for_who_has_sent_reset(
         with behind_a_command(node):
             alice.socket.sendall(words("RESET") + words("PING"))
         assert (alice.read(), alice.read()) == (b"RESET", b"PONG")
+
+
+def test_nobody_is_refused_for_strangers_who_connect(
+    installed: Server, start: Start, pki: Pki
+) -> None:
+    """They are refused in the same turn of the event loop, and have begun nothing: else a storm of
+    them on a busy machine would keep everybody else from what they do."""
+    node = make_node(start, installed, *policy_of(pki))
+    strangers = [Handshake(node.server.tls(pki.bob)) for _ in range(5)]
+    with node.connect(pki.alice) as alice:
+        for stranger in strangers:
+            stranger.begin()
+            stranger.answer()
+        with behind_a_command(node):
+            for stranger in strangers:
+                stranger.flush()
+            alice.send("PING")
+        assert alice.read() == b"PONG"
+    wait_until(lambda: node.counters()["refused"] == len(strangers), "they were refused")
+    for stranger in strangers:
+        stranger.socket.close()
 
 
 # ---- On time -------------------------------------------------------------------------------------
