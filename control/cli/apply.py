@@ -406,6 +406,7 @@ def in_order(identities: Iterable[Fields]) -> list[Fields]:
 
 
 def brief(value: Any) -> str:
+    """A field's value in a plan: JSON, or how many certificates it has."""
     text = json.dumps(value, ensure_ascii=False)
     certificates = text.count("-----BEGIN CERTIFICATE-----")
     return f"({certificates} certificates)" if certificates else text

@@ -130,6 +130,7 @@ def show_plan(steps: Sequence[planning.Step], databases: list[dict[str, Any]]) -
 
 
 def print_steps(steps: Sequence[planning.Step]) -> None:
+    """A plan, on standard output; on standard error where that is for data."""
     for step in steps:
         for line in clean(str(step)).split("\n"):
             click.echo(colour(line, colour_of(line)), err=as_data())

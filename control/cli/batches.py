@@ -31,6 +31,7 @@ def batches(steps: Sequence[Step]) -> Iterator[list[Step]]:
 
 
 def is_new_user(step: Step) -> bool:
+    """Whether a step goes into a batch: POST /v1/users takes lists."""
     return (step.action, step.section) == ("create", "users")
 
 

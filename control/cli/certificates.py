@@ -39,11 +39,13 @@ CERTIFICATES, TRUSTED = "/v1/cluster/certificates", "mtls_trusted_ca"
 
 
 def certificate_of(ask: Client, name: str) -> str:
+    """PEM of a certificate of the cluster, by its name without `_cert`; "" where there is none."""
     found: str = ask("GET", CERTIFICATES).get(f"{name}_cert", "")
     return found
 
 
 def show_certificate(ask: Client, name: str) -> None:
+    """Prints a certificate of the cluster as PEM, or as data."""
     found = certificate_of(ask, name)
     if as_data():
         echo_data({name: found})
@@ -99,6 +101,7 @@ TRUST_GROWS = click.option(
 
 
 def with_force(path: str, force: bool) -> str:
+    """The path of a call, with the flag by which the API goes on although somebody loses access."""
     return f"{path}?force" if force else path
 
 
@@ -153,6 +156,7 @@ def ca_remove(ask: Client, authority: str, force: bool) -> None:
 
 @contextmanager
 def reporting_certificates(file: Path) -> Iterator[None]:
+    """What cannot be read within is an error of the command, which names the file."""
     try:
         yield
     except pem.CertificateError as error:
@@ -186,6 +190,7 @@ BECAME = {
 
 
 def pasted_key(text: str) -> str:
+    """SHA-256 of a CA's key, in hex, however `--client-ca` spells it."""
     try:
         return pasted.fingerprint(text)
     except ValueError as error:
@@ -293,6 +298,7 @@ def cert_request(
 
 
 def log_to_stderr() -> None:
+    """For the daemon: one line for each renewal, with its time."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
 
 
@@ -319,6 +325,7 @@ def cert_renew(
 
 
 def show_files(made: renewal.Files) -> None:
+    """Says which file was written, and until when its certificate is good."""
     click.echo(f"{made.certificate}: until {render_time(renewal.end_of(made))}")
 
 

@@ -55,6 +55,7 @@ NAMES = tuple(field.name for field in fields(Profile))
 
 
 def config_file(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where contexts are kept. By the XDG Base Directory Specification."""
     base = environment.get("XDG_CONFIG_HOME") or "~/.config"
     return Path(base).expanduser() / "redis-certauth" / "config.toml"
 

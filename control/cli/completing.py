@@ -39,6 +39,7 @@ def profiles(context: click.Context, _: click.Parameter, typed: str) -> Items:
 
 
 def items(typed: str, names: Iterable[str]) -> Items:
+    """Those of the names that begin with what was typed, for click's completion."""
     return [shell_completion.CompletionItem(name) for name in names if name.startswith(typed)]
 
 

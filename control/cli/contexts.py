@@ -141,6 +141,7 @@ def replaced(text: str, name: str, profile: Mapping[str, str] | None) -> str:
 
 
 def quoted(value: str) -> str:
+    """A string of TOML, in which DEL has to be escaped, unlike in JSON."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
 
 

@@ -177,6 +177,7 @@ class Lines(click.types.StringParamType):
     """A text that may be given again: in a variable, a line for each, since names have blanks."""
 
     def split_envvar_value(self, rv: str) -> list[str]:
+        """An environment variable holds one value in each line."""
         return rv.splitlines()
 
 
@@ -187,6 +188,7 @@ class Group(click.Group):
     """Lists its commands in SECTIONS; gives each one its examples, and its options variables."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The subcommand, with its examples and the environment variables of its options."""
         found = super().get_command(ctx, cmd_name)
         if found is not None and not isinstance(found, click.Group):
             prepare(found, [*words_of(ctx), cmd_name])
@@ -207,6 +209,7 @@ class Group(click.Group):
 
     @staticmethod
     def sections(names: dict[str, str]) -> Iterator[tuple[str, list[str]]]:
+        """Titles of the help's sections, and the commands of each."""
         if "serve" not in names:
             yield "Commands", list(names)
             return

@@ -42,6 +42,7 @@ OF_LEAF = ("subject", "cn", "uri", "dns", "email-san", "ip", "upn", "key-id", "f
 
 
 def parameter(option: str) -> str:
+    """The Python name of an option, which no other option of a user has."""
     return f"by_{option.replace('-', '_')}"
 
 
@@ -175,6 +176,7 @@ def edit_identities(ask: Client, name: str, edited: Edit) -> Any:
 
 
 def needed(given: dict[str, Any]) -> list[Identity]:
+    """The identities that were given. Raises UsageError without one."""
     found = given_identities(given)
     if not found:
         raise click.UsageError("which identity? Give one, such as --uri")

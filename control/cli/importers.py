@@ -36,9 +36,11 @@ class Import:
     notes: list[str] = field(default_factory=list)
 
     def add(self, section: str, one: Fields) -> None:
+        """One more object of a section of the state."""
         self.state.setdefault(section, []).append(one)
 
     def note(self, where: str, what: str) -> None:
+        """What is not carried over, and where it stands."""
         self.notes.append(f"{where}: {what}")
 
 
@@ -175,6 +177,7 @@ def _user(name: str, identities: Sequence[Fields]) -> Fields:
 
 
 def is_name(out: Import, where: str, name: str, identity: Fields) -> bool:
+    """Whether a user of this name and identity can be here; a note says why not."""
     try:
         policy.check_name(name)
         core.canonical(bindings.line_of(bindings.read(identity), [name]))
@@ -361,4 +364,5 @@ def _pattern(name: str, template: str, user: str, made: Ident) -> Fields:
 
 
 def lines(notes: Iterable[str]) -> Iterator[str]:
+    """The notes, as lines for standard error."""
     yield from (f"not carried over: {note}" for note in notes)

@@ -31,6 +31,7 @@ def print_import(found: importers.Import) -> None:
 
 
 def with_subjects(command: Command) -> Command:
+    """Gives a command the options that say which subject a user's certificate has."""
     for option in (
         click.option("--subject", "template", default="",
                      help="Subject of all certificates, with {} in place of the name: "
@@ -45,6 +46,8 @@ def with_subjects(command: Command) -> Command:
 def subjects_from(
     folder: Path | None, template: str
 ) -> tuple[importers.Import, importers.Subjects]:
+    """The subjects by user's name, from certificates in a folder or from a template, and notes of
+    the files that are not certificates."""
     found = sorted(one for one in folder.iterdir() if one.is_file()) if folder else []
     notes = importers.Import()
     contents_of = ((one.name, one.read_bytes()) for one in found)

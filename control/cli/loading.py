@@ -25,6 +25,7 @@ class Loader(SafeLoader):
         return super().construct_object(node, deep)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping. Raises ConstructorError where a key is there twice."""
         found = super().construct_mapping(node, deep)
         if len(found) < len(node.value):
             raise yaml.constructor.ConstructorError(None, None, "a key is there twice",

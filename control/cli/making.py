@@ -34,8 +34,11 @@ def with_password(step: Step) -> Step:
 class Asks(Protocol):
     """What steps need of a client."""
 
-    def __call__(self, method: str, path: str, body: Any = None) -> Any: ...
-    def named(self, path: str, name: str) -> dict[str, Any]: ...
+    def __call__(self, method: str, path: str, body: Any = None) -> Any:
+        """The answer to a call of the API."""
+
+    def named(self, path: str, name: str) -> dict[str, Any]:
+        """The object of that name at `path`."""
 
 
 class Names:
@@ -68,6 +71,7 @@ class Rehearsal:
         self._made: dict[tuple[str, str], int] = {}
 
     def __call__(self, method: str, path: str, body: Any = None) -> Any:
+        """What reads is asked; what changes something is kept, and answered as if it were done."""
         if method == "GET":
             return self._ask(method, path)
         if method == "POST" and "name" in body:
@@ -79,6 +83,7 @@ class Rehearsal:
         return body
 
     def named(self, path: str, name: str) -> dict[str, Any]:
+        """The object of that name, also one that would have been made."""
         made = self._made.get((path, name))
         return {"uid": made, "name": name} if made else self._names.find(path, name)
 
@@ -100,6 +105,7 @@ class Changes:
         self.warnings: list[str] = []
 
     def __call__(self, method: str, path: str, body: Any = None) -> Any:
+        """The answer to a call, which waits for no server; its warnings are kept."""
         if method == "GET":
             return self._ask(method, path)
         found = self._ask(method, f"{path}?wait_for_sync=0", body)
@@ -110,6 +116,7 @@ class Changes:
         return found
 
     def named(self, path: str, name: str) -> dict[str, Any]:
+        """The object of that name at `path`."""
         return self._names.find(path, name)
 
 

@@ -76,16 +76,19 @@ def whole(context: click.Context) -> str:
 
 
 def header(title: str, short: str) -> str:
+    """The title of a manual page in roff, and its NAME."""
     return (f'.TH "{escaped(title.upper())}" 1 "" "{PROGRAM}"\n.SH NAME\n{escaped(title)} \\- '
             f"{escaped(short)}")  # fmt: skip
 
 
 def paragraphs(text: str) -> str:
+    """A help text in roff."""
     blocks = inspect.cleandoc(text).replace("\b\n", "").split("\n\n")
     return "\n.PP\n".join(escaped(block) for block in blocks)
 
 
 def options(context: click.Context) -> Iterator[str]:
+    """The options of a command in roff, each with its environment variable."""
     for one in context.command.get_params(context):
         if isinstance(one, click.Option) and (record := one.get_help_record(context)):
             told = "" if one.show_envvar or not one.envvar else f"  [env var: {one.envvar}]"

@@ -30,6 +30,9 @@ from control.cli.output import IDENTITIES, clean, echo, with_output
 
 
 def with_fields(noun: Noun, edits: bool = False) -> Callable[[Command], Command]:
+    """Gives a command an option for each field of the noun; with `edits`, also those that add to a
+    list and remove from it."""
+
     def add(command: Command) -> Command:
         for field in reversed(noun.fields):
             for option in reversed(field.declare_edits() if edits and field.edited else ()):
@@ -205,6 +208,7 @@ def collection(noun: Noun, group: click.Group) -> None:
 
 
 def group_of(noun: Noun) -> click.Group:
+    """The commands of a noun."""
     group = Group(noun.name, help=noun.help)
     (collection if noun.columns else one_of_a_kind)(noun, group)
     if noun.identities:

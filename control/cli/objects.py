@@ -37,22 +37,27 @@ Read = Callable[[Client, Any], Any]
 
 
 def as_is(_: Client, value: Any) -> Any:
+    """What was typed."""
     return value
 
 
 def several(read: Read) -> Read:
+    """A reader of an option that may be given several times."""
     return lambda ask, values: [read(ask, value) for value in values]
 
 
 def uid_in(path: str) -> Read:
+    """A reader of names: the uid that an object at `path` has."""
     return lambda ask, name: ask.named(path, name)["uid"]
 
 
 def contents(_: Client, file: Path) -> str:
+    """PEM of the certificates in a file, of whatever kind it is."""
     return files.certificates(file)
 
 
 def text_of(_: Client, file: Path) -> str:
+    """The text of a file."""
     return files.text(file)
 
 
@@ -75,6 +80,7 @@ def rule(_: Client, text: str) -> dict[str, Any]:
 
 
 def endpoint(_: Client, text: str) -> dict[str, Any]:
+    """HOST:PORT as the API has endpoints. Raises UsageError."""
     host, _colon, port = text.rpartition(":")
     if not host or not port.isdecimal():
         raise click.UsageError(f"--endpoint: '{text}' is not like host:6379")
@@ -83,6 +89,7 @@ def endpoint(_: Client, text: str) -> dict[str, Any]:
 
 
 def grant(ask: Client, text: str) -> dict[str, int]:
+    """ROLE=ACL as the API has a grant. Raises UsageError."""
     role, equals, acl = text.partition("=")
     if not equals:
         raise click.UsageError(f"--grant: '{text}' is not like ROLE=ACL")
@@ -90,6 +97,7 @@ def grant(ask: Client, text: str) -> dict[str, int]:
 
 
 def typed_password(_: Client, wanted: bool) -> str:
+    """A password, asked for twice on the terminal."""
     return ask_password("New password", twice=True)
 
 
@@ -122,6 +130,7 @@ class Field:
         return f"field_{self.option.replace('-', '_')}"
 
     def declare(self) -> Callable[[Any], Any]:
+        """The option of this field, as a decorator of click's."""
         if self.flag and self.kind is bool:
             option = f"--{self.option}/--no-{self.option}"
             return click.option(option, self.parameter, default=None, help=self.help)
@@ -145,6 +154,7 @@ class Field:
 
 
 def switch(option: str, name: str, text: str) -> Field:
+    """A field with `--option` and `--no-option`."""
     return Field(option, name, text, kind=bool, flag=True)
 
 

@@ -32,6 +32,7 @@ FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 def host_and_port(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, int]:
+    """Callback of an option: HOST:PORT, also with IPv6 in brackets. Raises BadParameter."""
     host, _, port = value.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise click.BadParameter(f"'{value}' is not a HOST:PORT", ctx, param)
@@ -181,6 +182,7 @@ NO_CAS = "no CA would come or go by it"
 
 
 def show_warnings(found: Any) -> None:
+    """The warnings of an answer, on standard error."""
     for warning in found.get("warnings", ()) if isinstance(found, dict) else ():
         click.echo(clean(f"warning: {warning}"), err=True)
 
@@ -270,6 +272,7 @@ def wait_seconds() -> float:
 
 
 def with_wait(path: str, seconds: float) -> str:
+    """The path of a call that waits so many seconds until the servers do what it says."""
     return f"{path}{'&' if '?' in path else '?'}wait_for_sync={seconds:g}"
 
 
@@ -296,6 +299,7 @@ def follow(in_force: str, pending: Sequence[str]) -> None:
 
 
 def show_preview(databases: Sequence[Mapping[str, Any]]) -> None:
+    """What a change does to databases, for people or as data."""
     if as_data():
         echo_data(databases)
         return
@@ -344,4 +348,5 @@ def ask_password(prompt: str, twice: bool = False) -> str:
 
 
 def choice(of: Any) -> click.Choice[str]:
+    """The values of a Literal, as a type of an option."""
     return click.Choice(get_args(of))

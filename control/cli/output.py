@@ -160,6 +160,7 @@ def with_output(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def wanted_format() -> str:
+    """What `--output` says."""
     found: str = click.get_current_context().meta.get(FORMAT, "table")
     return found
 
@@ -242,6 +243,7 @@ def echo_data(value: Any) -> None:
 
 
 def name_of(one: Fields) -> str:
+    """The name of an object, by the first of its fields that can be one."""
     return next((str(one[name]) for name in NAMES if one.get(name)), "")
 
 

@@ -34,6 +34,7 @@ class Step:
 
     @property
     def title(self) -> str:
+        """What the step does, in one line."""
         return " ".join((self.action, self.section, f"'{self.name}'" if self.name else "")).strip()
 
     def __str__(self) -> str:

@@ -83,6 +83,7 @@ def checked(file: Path, lines: Mapping[int, str]) -> core.Policy:
 
 
 def described(policy: core.Policy) -> str:
+    """What a policy is, in one line."""
     return f"{len(policy.lines)} lines, {enforcement(policy.lines)}, digest {policy.digest}"
 
 

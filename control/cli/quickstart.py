@@ -153,6 +153,7 @@ def check_server(name: str) -> str:
 
 
 def check_port(port: int, option: str) -> None:
+    """Raises QuickstartError where nothing can listen there."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -187,6 +188,7 @@ def home(directory: Path) -> Iterator[Path]:
 
 
 def fresh(certificate: Path) -> bool:
+    """Whether a certificate is good for another day."""
     return core.identity(certificate.read_bytes()).not_after > time.time() + 86400
 
 
@@ -215,12 +217,15 @@ class Pki:
         certificate.write_text(made.certificate + chain_to_present(ca))
 
     def subject(self, name: str) -> str:
+        """The subject of somebody's certificate."""
         return core.identity(self.certificate(name).read_bytes()).subject
 
     def certificate(self, name: str) -> Path:
+        """The path of somebody's certificate."""
         return self.directory / f"{name}.crt"
 
     def key(self, name: str) -> Path:
+        """The path of the key of that certificate."""
         return self.directory / f"{name}.key"
 
     def access(self, port: int) -> Access:
@@ -266,6 +271,7 @@ def redis_server(binary: str, options: Options, pki: Pki) -> Iterator[subprocess
 
 
 def died(directory: Path) -> QuickstartError:
+    """The error of a server that has ended, with its last words."""
     log = (directory / "redis" / "log").read_text(errors="replace").strip().splitlines()
     return QuickstartError("the server has ended; it said last: " + " / ".join(log[-3:]))
 
@@ -273,6 +279,8 @@ def died(directory: Path) -> QuickstartError:
 def wait_ready(
     process: subprocess.Popen[bytes], access: Access, config: Config, directory: Path
 ) -> None:
+    """Waits until the server answers. Raises QuickstartError where it ends, or after DEADLINE
+    seconds."""
     end = time.monotonic() + DEADLINE
     while True:
         if process.poll() is not None:
@@ -331,6 +339,7 @@ def set_up(ask: Client, options: Options, pki: Pki) -> None:
 
 
 def first_set_up(ask: Client, endpoints: list[dict[str, Any]], pki: Pki) -> None:
+    """Makes the database and its users by the REST API, as an operator would."""
     ask("PUT", "/v1/cluster", {"mtls_certificate_authentication": True})
     database = {
         "name": "quickstart",
@@ -386,16 +395,19 @@ def cli(options: Options, pki: Pki, name: str, *words: str) -> str:
 
 
 def curl(options: Options, pki: Pki, name: str, path: str, *more: str) -> str:
+    """A command line that asks the REST API by somebody's certificate."""
     url = f"https://{LOOPBACK}:{options.api_port}{path}"
     files = ["--cacert", pki.certificate("ca"), "--cert", pki.certificate(name)]
     return shlex.join(["curl", "-sS", *map(str, files), "--key", str(pki.key(name)), *more, url])
 
 
 def explain_body(pki: Pki, name: str) -> str:
+    """The body of a call that asks how somebody's certificate is decided."""
     return json.dumps({"certificate": pki.certificate(name).read_text(), "bdb_uid": 1})
 
 
 def walk_through(options: Options, pki: Pki, password: str) -> str:
+    """What the quickstart prints: what runs where, and what to try."""
     body = options.home / "explain.json"
     body.write_text(explain_body(pki, "nobody"))
     explain = curl(options, pki, "admin", "/v1/certauth/explain", "--json", f"@{body}")

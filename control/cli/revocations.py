@@ -114,6 +114,7 @@ INTERVAL = click.option("--interval", type=int, help="Seconds between fetches.")
 
 
 def list_settings(stale: str | None, interval: int | None, url: str | None) -> dict[str, Any]:
+    """The settings of a list that were given."""
     given = {"stale": stale, "interval": interval, "url": url}
     return {name: value for name, value in given.items() if value is not None}
 

@@ -27,6 +27,7 @@ def session_group() -> None:
 
 
 def found_sessions(ask: Client, db: str | None, user: str | None) -> dict[str, Any]:
+    """The sessions of a database or of a user, and the servers that do not say theirs."""
     query: dict[str, Any] = {"user": user} if user else {}
     query |= {"bdb": ask.named("/v1/bdbs", db)["uid"]} if db else {}
     found: dict[str, Any] = ask("GET", f"{SESSIONS}?{urlencode(query)}")
@@ -34,6 +35,7 @@ def found_sessions(ask: Client, db: str | None, user: str | None) -> dict[str, A
 
 
 def say_missing(found: dict[str, Any]) -> None:
+    """Says on standard error which sessions are not shown."""
     for one in found["silent"]:
         click.echo(clean(f"{one['node']} of '{one['bdb_name']}' does not say: {one['error']}"),
                    err=True)  # fmt: skip

@@ -32,6 +32,7 @@ class LazyFinder:
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
+        """The module is loaded when it is used first."""
         if name not in LAZY:
             return None
         found = PathFinder.find_spec(name, path, target)

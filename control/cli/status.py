@@ -174,6 +174,7 @@ def last_events(
 
 
 def is_of(event: Mapping[str, Any], db: str | None) -> bool:
+    """Whether an event is about that database."""
     return not db or event.get("bdb_name") == db
 
 
@@ -202,6 +203,7 @@ def news(
 
 
 def show_events(events: list[dict[str, Any]], one_by_one: bool) -> None:
+    """Prints events; `one_by_one` as JSON lines where data is wanted."""
     if as_data() and not one_by_one:
         echo_data(events)
         return

@@ -179,6 +179,7 @@ class Program(Group):
     """The whole program, whose help loads no command."""
 
     def short_helps(self, ctx: click.Context) -> dict[str, str]:
+        """The short help of each command, without loading it."""
         return {name: TABLE[name].help for name in self.list_commands(ctx)}
 
 
