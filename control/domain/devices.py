@@ -1,5 +1,5 @@
 """Certificates for devices (EST, RFC 7030), which show another certificate instead of a token: the
-birth certificate that their manufacturer has put into them, or the one that they have from here.
+birth certificate that their manufacturer has put into them, or their certificate from here.
 
 Each is judged by the core, as a client's at a login is: its path, its times, what it is for, what
 is revoked and what is locked. The CA of a manufacturer counts here and nowhere else: it makes

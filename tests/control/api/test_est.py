@@ -270,7 +270,7 @@ def test_without_anything_good_nobody_enrols(
     api: ControlPlane, headers: dict[str, str], words: str
 ) -> None:
     """Nor by a header that a proxy would set: that is read where the proxy's socket is, as for
-    logins. An administrator's login is no token."""
+    logins. An administrator's login is not a token."""
     said = ask(api, "simpleenroll", csr(), **headers)
     assert refused(said, 401, words)
     assert "Bearer" in said.headers.get_all("WWW-Authenticate")[-1]
