@@ -371,8 +371,8 @@ class EnrolmentRule:
 
 @dataclass(frozen=True)
 class Issuer:
-    """Whose tokens enrol workloads and people. Its keys are in `jwks`, at `jwks_url`, or where its
-    discovery document says."""
+    """Whose tokens, or birth certificates, enrol. Keys of tokens are in `jwks`, at `jwks_url`, or
+    where its discovery document says; birth certificates are of the CAs in `manufacturer_ca`."""
 
     uid: int
     name: str
@@ -385,6 +385,8 @@ class Issuer:
     ca: str = ""  # PEM of the CAs that its https is verified with; "": those of the system
     interval: int = 3600  # seconds between two fetches
     rules: tuple[EnrolmentRule, ...] = ()  # the first that a token fits counts
+    manufacturer_ca: str = ""  # PEM of CAs of devices; with it, nothing of tokens is set
+    renewable: bool = False  # whether its certificates may renew themselves (EST)
 
 
 @dataclass(frozen=True)

@@ -130,6 +130,7 @@ class ClientCertificate:
     pem: str = ""  # of what was issued here
     serves: bool = False  # its extended key usage is not for clients alone
     sans: tuple[str, ...] = ()  # "uri:spiffe://acme/cart"; the last is "..." where there are more
+    enrolled_by: int = 0  # uid of the issuer whose token or birth certificate it is for; 0: none
     state: str = field(default="", compare=False)  # see CertificateState; "": nobody asked
 
 
@@ -227,12 +228,13 @@ class TrustState:
 
 @dataclass(frozen=True)
 class Enrolment:
-    """The token that a certificate was issued for."""
+    """What a certificate was issued for: a token, or another certificate."""
 
-    digest: str  # of what is signed of the token, and of the key: SHA-256, hex
-    expires: int  # when the token is good for nobody any more, in seconds since 1970
     issuer: str  # by name
-    subject: str  # as the token names it
+    digest: str = ""  # of what is signed of the token, and of the key: SHA-256, hex; "": no token
+    expires: int = 0  # when the token is good for nobody any more, in seconds since 1970
+    subject: str = ""  # as the token names it
+    cert: str = ""  # SHA-256 of the birth certificate, or of the certificate that is renewed
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from control.api import (
     cluster,
     elsewhere,
     errors,
+    est,
     forecast,
     issuers,
     issuing,
@@ -63,7 +64,7 @@ BODY = 1 << 20  # bytes of a request's body, as in control/http/protocol.py
 MODULES = (
     cluster, certificates, users, login, roles, redis_acls, bdbs, actions, logs, system, certauth,
     metrics, issuing, revocation, locks, forecast, rotation, sessions, reference, patterns, issuers,
-    trust_sources, elsewhere, auditing, alerts, bdb_certificates, bulk,
+    est, trust_sources, elsewhere, auditing, alerts, bdb_certificates, bulk,
 )  # fmt: skip
 
 

@@ -4,8 +4,9 @@ whose tokens these are.
 Enrolling needs no login: the token is one. What a stranger may learn of it is why the token was not
 taken, and nothing of what is here."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -28,12 +29,12 @@ from control.api.web import (
     store,
     unchanged,
 )
-from control.domain import enrolment
+from control.domain import claims, enrolment
 from control.domain.metrics import ENROLMENTS
 from control.errors import Refusal, forbidden, invalid, unauthorized
 from control.pki import jose
 from control.pki.jose import TokenError
-from control.pki.uploads import check_authorities
+from control.pki.uploads import check_authorities, check_trust
 from control.records import EnrolmentRule, Issuer, TokenAlgorithm, rendered_time
 from control.reports import IssuerKeys
 
@@ -58,14 +59,14 @@ class IssuerBody(Body):
     ca: Pem = ""
     interval: Annotated[int, Field(ge=60, le=7 * 86400)] = 3600
     rules: Annotated[Many[RuleBody], Field(max_length=100)] = []
+    manufacturer_ca: Pem = ""
+    renewable: bool = False
 
     IGNORED = words("uid keys fetched problem")
 
 
 class NewIssuerBody(IssuerBody):
     name: ObjectName
-    url: Address
-    audiences: Annotated[Many[Filled], Field(max_length=16)]
     uid: Uid = 0
 
     IGNORED = words("keys fetched problem")
@@ -99,6 +100,8 @@ class IssuerAnswer(Answer):
     ca: str
     interval: int
     rules: list[RuleAnswer]
+    manufacturer_ca: str
+    renewable: bool
     keys: int
     fetched: str
     problem: str
@@ -115,13 +118,9 @@ FORBIDDEN = {"token_no_rule", "token_claim_value", "token_email_unverified"}  # 
 @needs(PUBLIC, takes=EnrolBody, answers=ClientCertificateAnswer, query=CHANGING)
 def enrol(sent: EnrolBody) -> Response:
     """A certificate for a token. A dry run hands none out."""
-    address, name = request.remote_addr or "", ""
-    store().request.act_as("", address=address)
-    try:
-        guard().check_address(address)
-        check_released()
+    with enrolling() as came:
         token = jose.read_token(sent.token)
-        name = enrolment.issuer_of(store(), token).name
+        came.issuer = enrolment.issuer_of(store(), token).name
         made = enrolment.enrol(
             current_app.extensions["policies"],
             guard().decide,
@@ -130,12 +129,31 @@ def enrol(sent: EnrolBody) -> Response:
             token,
             sent.csr,
         )
-    except TokenError as error:
-        raise counted(refusal(error), name, address) from error
-    except Refusal as error:
-        raise counted(error, name, address) from error
-    ENROLMENTS.labels(name, "").inc(not flag("dry_run"))
     return answer({**render_certificate(made), "certificate": "" if flag("dry_run") else made.pem})
+
+
+@dataclass
+class Came:
+    """By which issuer a client came to a certificate."""
+
+    issuer: str = ""  # by name; "": not known (yet)
+
+
+@contextmanager
+def enrolling() -> Iterator[Came]:
+    """Around all that a stranger may ask for: refuses it from a locked network and after a restore,
+    and tells numbers and event log what came of it. Raises Refusal."""
+    address, came = request.remote_addr or "", Came()
+    store().request.act_as("", address=address)
+    try:
+        guard().check_address(address)
+        check_released()
+        yield came
+    except TokenError as error:
+        raise counted(refusal(error), came.issuer, address) from error
+    except Refusal as error:
+        raise counted(error, came.issuer, address) from error
+    ENROLMENTS.labels(came.issuer, "").inc(not flag("dry_run"))
 
 
 def check_released() -> None:
@@ -194,7 +212,7 @@ def update(uid: int, sent: IssuerBody) -> Response:
 @blueprint.delete("/v1/certauth/issuers/<int(max=2147483647):uid>")
 @needs("update_cluster", query=CHANGING)
 def delete(uid: int) -> Response:
-    """Its tokens enrol nobody any more; what was issued for them stays good until it ends."""
+    """It enrols nobody any more; what was issued by it stays good until it ends."""
     store().objects.delete(Issuer, uid, unchanged)
     return answer({})
 
@@ -209,19 +227,40 @@ def changed(issuer: Issuer, sent: IssuerBody) -> Issuer:
         values["jwks"] = in_field("jwks", partial(jose.read_keys, values["jwks"]))
     if values.get("ca"):
         values["ca"] = check_authorities(values["ca"])
+    if values.get("manufacturer_ca"):
+        values["manufacturer_ca"] = "".join(check_trust(values["manufacturer_ca"]))
+    born = bool(values.get("manufacturer_ca", issuer.manufacturer_ca))
     if "rules" in values:
         values["rules"] = rules_of(values["rules"])
     made = replace(issuer, **values)
+    if born:
+        check_born(made)
+        return made
+    if not made.url:
+        raise invalid(
+            "invalid_param", "url: must be the value of `iss` in the issuer's tokens; devices with "
+            "birth certificates have a manufacturer_ca instead",
+        )  # fmt: skip
     if not made.audiences:
         raise invalid(
             "invalid_param", "audiences: name the audiences that the issuer's tokens must have"
         )
-    if not made.url:
-        raise invalid("invalid_param", "url: must be the value of `iss` in the issuer's tokens")
     if not made.jwks:
         name = "jwks_url" if made.jwks_url else "url"
         in_field(name, lambda: enrolment.check_url(made.jwks_url or made.url))
     return made
+
+
+def check_born(issuer: Issuer) -> None:
+    """Raises Refusal 400 where an issuer of birth certificates has what only tokens have."""
+    for name in ("url", "audiences", "jwks", "jwks_url", "ca"):
+        if getattr(issuer, name):
+            raise invalid(
+                "invalid_param", f"{name}: is about tokens, and an issuer with a manufacturer_ca "
+                "is one of birth certificates: make two issuers",
+            )  # fmt: skip
+    for index, one in enumerate(issuer.rules):
+        in_field(f"rules.{index}", partial(claims.check_born, one))
 
 
 def rules_of(sent: Sequence[RuleBody]) -> tuple[EnrolmentRule, ...]:

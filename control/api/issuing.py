@@ -90,6 +90,7 @@ class ClientCertificateAnswer(Answer):
     node: str
     serves: bool
     sans: list[str]
+    enrolled_by: int
     state: str = ""
     certificate: str = ""
     revocation: RevocationAnswer | None = None

@@ -128,6 +128,8 @@ EXAMPLES = {
     "issuer create": (
         "issuer create staff --issuer-url https://login.acme.example --audience redis-certauth "
         "--rule 'user:{preferred_username} groups=dba lifetime:28800'",
+        "issuer create sensors --manufacturer-ca acme-devices.pem --renewable "
+        "--rule 'uri:urn:acme:device:{subject.serialNumber} subject.O=Acme'",
     ),
     "issuer update": ("issuer update cluster-1 --jwks jwks.json",),
     "issuer delete": ("issuer delete cluster-1",),

@@ -10,6 +10,7 @@ from control.pki import jose
 from control.pki.uploads import read_bundle
 
 Fields = dict[str, Any]
+CAS = ("ca", "manufacturer_ca")
 
 
 def normal(found: Mapping[str, Any]) -> Fields:
@@ -18,8 +19,9 @@ def normal(found: Mapping[str, Any]) -> Fields:
     made = dict(found)
     if made.get("jwks"):
         made["jwks"] = jose.read_keys(made["jwks"])
-    if made.get("ca"):
-        made["ca"] = "".join(read_bundle(made["ca"]).pem)
+    for name in CAS:
+        if made.get(name):
+            made[name] = "".join(read_bundle(made[name]).pem)
     if "rules" in made:
         made["rules"] = [RuleBody.model_validate(one).model_dump() for one in made["rules"]]
     return made
@@ -29,8 +31,9 @@ def from_files(fields: Fields, folder: Path, pem: Callable[[str, Path], str]) ->
     """What stands in files of their own: its keys, and by `pem` its CAs. Raises what that does, and
     OSError, ValueError."""
     found = {}
-    if isinstance(fields.get("ca"), str):
-        found["ca"] = pem(fields["ca"], folder)
+    for name in CAS:
+        if isinstance(fields.get(name), str):
+            found[name] = pem(fields[name], folder)
     keys = fields.get("jwks")
     if isinstance(keys, str) and keys and not keys.lstrip().startswith("{"):
         found["jwks"] = files.decoded((folder / keys).read_bytes())

@@ -288,13 +288,13 @@ NOUNS = (
     ),
     Noun(
         "issuer", "/v1/certauth/issuers",
-        "Issuers of tokens (OpenID Connect) that may be exchanged for certificates.",
+        "Issuers of tokens (OpenID Connect), or of devices' birth certificates, that may be "
+        "exchanged for certificates.",
         (
-            Field("issuer-url", "url",
-                  "URL of the issuer, as its tokens have it in `iss`.", needed=True),
+            Field("issuer-url", "url", "URL of the issuer, as its tokens have it in `iss`."),
             Field("audience", "audiences",
                   "Audience that a token must have; you can repeat this option.",
-                  several(as_is), multiple=True, needed=True),
+                  several(as_is), multiple=True),
             Field("algorithm", "algorithms",
                   "Signature algorithm that it uses; you can repeat this option.",
                   several(as_is), kind=choice(TokenAlgorithm), multiple=True),
@@ -311,6 +311,11 @@ NOUNS = (
             Field("rule", "rules", "Like 'uri:spiffe://acme/{sub} namespace=shop lifetime:900 "
                   "profile:default'; repeat for each rule, in order.",
                   several(rule), multiple=True),
+            Field("manufacturer-ca", "manufacturer_ca",
+                  "PEM file of the CA of devices, whose birth certificates then enrol instead of "
+                  "tokens.", contents, kind=FILE),
+            switch("renewable", "renewable",
+                   "Whether its certificates may renew themselves (EST)."),
         ),
         ("uid", "name", "url", "audiences", "keys", "fetched", "problem"),
     ),

@@ -9,7 +9,7 @@ ASCII, upper case where the kind does not tell it from lower) is refused.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -61,6 +61,45 @@ def check_identity(identity: str) -> None:
         raise ValueError(f"'{filled}' is not a DNS name in lower case")
     elif kind != "user":
         check_sans([f"{kind}:{filled}"])
+
+
+ATTRIBUTES = {  # of a name, as module/core/name.c spells them; others by their OID
+    "2.5.4.3": "CN", "2.5.4.5": "serialNumber", "2.5.4.6": "C", "2.5.4.7": "L", "2.5.4.8": "ST",
+    "2.5.4.10": "O", "2.5.4.11": "OU", "0.9.2342.19200300.100.1.1": "UID",
+    "0.9.2342.19200300.100.1.25": "DC", "1.2.840.113549.1.9.1": "emailAddress",
+}  # fmt: skip
+BORN = re.compile(
+    rf"subject\.({'|'.join(ATTRIBUTES.values())}|\d+(\.\d+)+)|san\.(uri|dns|email|ip|upn)", re.ASCII
+)
+
+
+def of_certificate(leaf: core.Identity) -> Claims:
+    """What a birth certificate says, as claims: `subject.serialNumber`, `san.uri`. What it has
+    several times is a list, which cannot stand in an identity; a kind of names of which one is not
+    clean text is left out."""
+    subject = () if "subject" in leaf.odd else core.rdns(leaf.subject)
+    named = ((ATTRIBUTES.get(oid, oid), value) for rdn in subject for oid, value in rdn)
+    sans = ((kind, value) for kind, value in leaf.sans if kind not in leaf.odd)
+    return {"subject": _collected(named), "san": _collected(sans)}
+
+
+def _collected(pairs: Iterable[tuple[str, str]]) -> dict[str, str | list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, value in pairs:
+        found.setdefault(name, []).append(value)
+    return {name: values if values[1:] else values[0] for name, values in found.items()}
+
+
+def check_born(rule: EnrolmentRule) -> None:
+    """Raises ValueError where a rule asks for what no birth certificate is read for."""
+    _, parts = parts_of(rule.identity)
+    for path in [*(path for _, path in parts if path), *(path for path, _ in rule.claims)]:
+        if not BORN.fullmatch(path) or path.removeprefix("subject.") in ATTRIBUTES:
+            raise ValueError(
+                f"'{path}' is nothing that a birth certificate says: write subject. and one of "
+                f"{', '.join(ATTRIBUTES.values())} or another OID, or san. and one of uri, dns, "
+                "email, ip, upn"
+            )
 
 
 def rule_for(rules: tuple[EnrolmentRule, ...], claims: Claims) -> EnrolmentRule:

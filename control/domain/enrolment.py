@@ -11,6 +11,8 @@ import hashlib
 import json
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from urllib.parse import urlsplit
 
@@ -91,9 +93,9 @@ def refresh(store: Store, issuer: Issuer, now: int) -> IssuerKeys:
 def is_due(issuer: Issuer, known: IssuerKeys, now: int) -> bool:
     """Whether the issuer's keys should be fetched at `now` (seconds since 1970): `interval` seconds
     after the last attempt, after a failed attempt at most AGAIN. Keys given as `jwks` are never
-    fetched."""
+    fetched; a manufacturer of devices has none."""
     patience = min(issuer.interval, AGAIN) if known.problem else issuer.interval
-    return not issuer.jwks and now >= known.tried + patience
+    return bool(issuer.url) and not issuer.jwks and now >= known.tried + patience
 
 
 class Keys:
@@ -131,10 +133,11 @@ def _wanted(issuer: Issuer, known: IssuerKeys, now: int) -> Wanted:
 # ---- Enrolling -----------------------------------------------------------------------------------
 
 
-def issuer_of(store: Store, token: Token) -> Issuer:
-    """The issuer that a token names. Raises TokenError."""
+def issuer_of(store: Store, token: Token, name: str = "") -> Issuer:
+    """The issuer that a token names, which has to be the one of this name, where one is given.
+    Raises TokenError."""
     for one in store.objects.all(Issuer):
-        if one.url == token.issuer:
+        if one.url and one.url == token.issuer and name in ("", one.name):
             return one
     raise TokenError("token_issuer", "the issuer of this token is not registered here")
 
@@ -148,24 +151,44 @@ def enrol(
     store, now = policies.store, int(time.time())
     issuer = issuer_of(store, token)
     claims = keys.verified(issuer, token, now)
+
+    def used(key_id: str) -> Enrolment:
+        digest = hashlib.sha256(f"{token.signed} {key_id}".encode()).hexdigest()
+        by = Enrolment(issuer.name, digest, token.expires + SKEW + 1, _shown(str(claims["sub"])))
+        store.inventory.check_unused(by)  # before the work; and again with the certificate
+        return by
+
+    return issue_by_rule(policies, decide, authority, issuer, claims, csr, used)
+
+
+def issue_by_rule(
+    policies: OpenPolicies,
+    decide: Decide,
+    authority: Issued,
+    issuer: Issuer,
+    claims: rules.Claims,
+    csr: str,
+    by: Callable[[str], Enrolment],
+) -> ClientCertificate:
+    """A certificate for the key of a CSR, as the rules of an issuer say of these claims. `by`: what
+    it is issued for, given the id of that key. Raises as `enrol`."""
+    store = policies.store
     rule = rules.rule_for(issuer.rules, claims)
     kind, value = rules.identity_of(rule, claims)
     request = read_request(csr)
-    used = hashlib.sha256(f"{token.signed} {request.key_id}".encode()).hexdigest()
-    by = Enrolment(used, token.expires + SKEW + 1, issuer.name, _shown(str(claims["sub"])))
-    store.inventory.check_unused(by)  # before the work; and again with the certificate
+    shown = by(request.key_id)
     profile = issuing.profile_named(store, rule.profile)
     life = timedelta(seconds=min(rule.lifetime, profile.lifetime))
     user = _user(store, value) if kind == "user" else None
     subject, sans = issuing.names_of(profile, user) if user else _names(kind, value)
     leaf = Leaf(subject, sans, profile.key_usage, life)
     pem = issue_requested(authority, request, leaf) + chain_to_present(authority)
-    user = user or _holder(policies, decide, authority, pem)
+    user = user or holder(policies, decide, authority, pem)
     issuing.profile_for(store, user, rule.profile)  # its roles, which a pattern tells only now
     issuing.check_count(store, user)
     issuing.check_whose(policies, decide, authority, user, pem)
-    made = issuing.remembered(pem, authority, user, profile)
-    store.inventory.record_issued(made, unless=policy.revoke_lines(made), by=by)
+    made = replace(issuing.remembered(pem, authority, user, profile), enrolled_by=issuer.uid)
+    store.inventory.record_issued(made, unless=policy.revoke_lines(made), by=shown)
     return made
 
 
@@ -197,7 +220,7 @@ def _user(store: Store, name: str) -> User:
     return found
 
 
-def _holder(policies: OpenPolicies, decide: Decide, authority: Issued, pem: str) -> User:
+def holder(policies: OpenPolicies, decide: Decide, authority: Issued, pem: str) -> User:
     """Whom the policies, the API's included, make of a certificate: one user, everywhere the same.
     One that a pattern makes has the roles of the pattern, and no record. Raises Refusal 406."""
     store, presented = policies.store, pem.encode()

@@ -158,7 +158,7 @@ class Guard:
         except ValueError:  # Werkzeug's, for a byte that is not ASCII.
             given = None
         if "Authorization" not in request.headers:
-            return self._by_certificate(request)
+            return self.by_certificate(request)
         if given is not None and given.type == "basic":
             return self.by_password(given.username or "", given.password or "", address, expired)
         if given is not None and given.type in ("bearer", "jwt"):
@@ -297,7 +297,13 @@ class Guard:
         except Refusal:
             raise tokens.refusal("the token's user does not exist any more") from None
 
-    def _by_certificate(self, request: Request) -> Caller:
+    def presented(self, request: Request) -> bytes:
+        """What the client of a request has presented, PEM, the leaf first; b"" for nothing."""
+        found = self._peer_cert(request.environ)
+        return "".join(map(ssl.DER_cert_to_PEM_cert, found.chain)).encode() if found else b""
+
+    def by_certificate(self, request: Request) -> Caller:
+        """Whose certificate the client of a request has presented. Raises Refusal 401."""
         presented = self._peer_cert(request.environ)
         if presented is None:
             raise unauthorized(
@@ -332,7 +338,7 @@ class Guard:
                 "malformed", f"the client certificate does not parse: {error}"
             ) from error
         if decision.user is None or decision.leaf is None:
-            raise unauthorized(decision.reason, _why(decision))
+            raise unauthorized(decision.reason, why(decision))
         user = self._store.objects.get(User, int(decision.user))
         return user, decision.leaf, decision.ca or ""
 
@@ -403,7 +409,7 @@ class Guard:
         )
 
 
-def _why(decision: core.Decision) -> str:
+def why(decision: core.Decision) -> str:
     """The step that refused, and the certificate; all other steps are for explain's callers."""
     steps = (step for step in decision.trace if step.startswith(f"{decision.reason}:"))
     return f"refused: {next(steps, decision.reason)} ({decision.trace[0]})"

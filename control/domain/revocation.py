@@ -28,6 +28,7 @@ from control.pki.guarded import CertificateError, CrlError
 from control.pki.pem import Issued, pem_to_ders
 from control.pki.uploads import check_authorities
 from control.policy import core
+from control.records import Issuer
 from control.reports import OwnCrl, RevocationList
 from control.store import Store
 
@@ -62,7 +63,8 @@ def take(
     of them must be the next one of; the others then have records of their own. Raises
     CertificateError, CrlError, Refusal."""
     given = check_authorities(wish.authorities) if wish.authorities else ""
-    above, trusted = pem_to_ders(given), store.settings.authorities()
+    born = (der for one in store.objects.all(Issuer) for der in pem_to_ders(one.manufacturer_ca))
+    above, trusted = pem_to_ders(given), (*store.settings.authorities(), *born)
     crl.check_authorities(above, trusted)
     kept = [*above, *(der for one in store.crls.all() for der in pem_to_ders(one.authorities))]
     known = [*trusted, *crl.vouched(kept, trusted)]

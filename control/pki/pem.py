@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.serialization import pkcs7
 
 from control.pki.guarded import CertificateError as CertificateError
 from control.pki.guarded import guarded
@@ -42,6 +43,14 @@ def load_der(der: bytes, which: str = "the certificate") -> x509.Certificate:
 def to_pem(certificate: x509.Certificate) -> str:
     """One certificate as PEM."""
     return certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def certs_only(pem: str) -> bytes:
+    """Certificates as PKCS#7 that holds nothing else (RFC 8551 3.2.2), DER. Raises
+    CertificateError."""
+    with guarded("the certificates cannot be read"):
+        found = x509.load_pem_x509_certificates(pem.encode())
+        return pkcs7.serialize_certificates(found, serialization.Encoding.DER)
 
 
 def pem_to_ders(pem: str) -> tuple[bytes, ...]:

@@ -176,6 +176,30 @@ def _check_asked(request: Request, subject: x509.Name, sans: Sequence[x509.Gener
             )
 
 
+def check_same_names(request: Request, pem: str) -> None:
+    """Raises CertificateError unless a CSR asks for the very names of a certificate (RFC 7030
+    4.2.2)."""
+    was = load_certificate(pem)
+    with guarded("the names of the certificate cannot be read"):
+        sans = [
+            name
+            for extension in was.extensions
+            if isinstance(extension.value, x509.SubjectAlternativeName)
+            for name in extension.value
+        ]
+    if request.subject != was.subject:
+        asked, given = printable_name(request.subject), printable_name(was.subject)
+        raise CertificateError(
+            f"the CSR asks for the subject '{asked}', and the certificate that is renewed has "
+            f"'{given}': both must be the same (RFC 7030 4.2.2)"
+        )
+    if set(request.sans) != set(sans):
+        raise CertificateError(
+            "the CSR asks for other subject alternative names than the certificate that is "
+            "renewed has: both must be the same (RFC 7030 4.2.2)"
+        )
+
+
 def check_sans(sans: Iterable[str]) -> None:
     """Raises ValueError where one, kind:value, can stand in no certificate."""
     for text in sans:

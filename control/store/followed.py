@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 
 from control.records import EnrolmentRule, TokenAlgorithm
-from control.store.columns import json, number, table, text, uid
+from control.store.columns import flag, json, number, table, text, uid, unique_unless_empty
 
 issuers = table(
     "issuers",
@@ -18,8 +18,10 @@ issuers = table(
     text("ca"),
     number("interval"),
     json("rules", tuple[EnrolmentRule, ...]),
+    text("manufacturer_ca"),
+    flag("renewable"),
     sa.UniqueConstraint("name"),
-    sa.UniqueConstraint("url"),
+    unique_unless_empty("issuers_url", "url"),
 )
 issuer_keys = table(
     "issuer_keys",

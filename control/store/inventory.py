@@ -116,17 +116,19 @@ class Inventory:
         by: Enrolment | None = None,
     ) -> None:
         """Remembers a certificate that was issued here, and writes it to the event log, with the
-        token that it was issued for. Raises Refusal 403 where any of the lines `unless` has been
-        revoked meanwhile: what was revoked must not live on in a new certificate; 409 where the
-        token was used before."""
+        token or certificate that it was issued for. Raises Refusal 403 where any of the lines
+        `unless` has been revoked meanwhile: what was revoked must not live on in a new certificate;
+        409 where the token was used before."""
         with self._kernel.log() as connection:
             rows = connection.execute(select_among(revocations, "line"), {"line": list(unless)})
             if rows.first():
                 raise forbidden("unauthorized_action", "the certificate or its key is revoked")
-            if by:
+            if by and by.digest:
                 _use_up(connection, by)
             _put(connection, None, issued)
-            token = {"issuer_name": by.issuer, "token_subject": by.subject} if by else {}
+            shown = {"token_subject": by.subject, "by_cert": by.cert} if by else {}
+            named = {"issuer_name": by.issuer} if by and by.issuer else {}
+            token = named | {name: said for name, said in shown.items() if said}
             note(
                 connection, "certificate_issued", user_name=issued.user, subject=issued.subject,
                 serial=issued.serial, cert=issued.cert, profile_name=issued.profile,
@@ -324,7 +326,7 @@ def _merge(known: ClientCertificate | None, seen: ClientCertificate) -> ClientCe
     issuer, and they may come in any order."""
     if known is None:
         return seen
-    names = ("ca", "key", "issuer", "not_before", "not_after", "serves", "sans")
+    names = ("ca", "key", "issuer", "not_before", "not_after", "serves", "sans", "enrolled_by")
     found = replace(known, **{name: getattr(known, name) or getattr(seen, name) for name in names})
     found = replace(found, first=min(known.first, seen.first))
     if seen.last_login < known.last_login:

@@ -385,6 +385,7 @@ client_certificates = _table(
     _text("pem"),
     _flag("serves"),
     _json("sans", tuple[str, ...]),
+    _number("enrolled_by"),
     _flag("warned"),  # the event log has said that it ends soon
     sa.Index("client_certificates_user", "user", "not_after"),
     sa.Index("client_certificates_ca", "ca"),

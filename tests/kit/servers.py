@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,7 +133,7 @@ class Apt:
     that it resolves a package down to its libc. The machine's apt is left alone. With `deb-src` it
     knows the sources of the suites and of the machine's own release."""
 
-    def __init__(self, work: Path, kind: str = "deb") -> None:
+    def __init__(self, work: Path, kind: str = "deb", suites: Sequence[str] = SUITES) -> None:
         self.archives = work / "archives"
         for folder in (work / "lists/partial", self.archives / "partial"):
             folder.mkdir(parents=True)
@@ -142,7 +143,7 @@ class Apt:
         site = mirror()
         own = [name for where, name in targets() if where == site and kind == "deb-src"]
         (work / "sources.list").write_text(
-            "".join(f"{kind} {signed}{site} {suite} main\n" for suite in {*SUITES, *own})
+            "".join(f"{kind} {signed}{site} {suite} main\n" for suite in {*suites, *own})
         )
         settings = {
             "Dir::State::Lists": work / "lists",

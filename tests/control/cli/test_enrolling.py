@@ -25,7 +25,7 @@ from control.policy import core
 from tests.kit.plane import enrolled_node
 from tests.kit.servers import Server
 from tests.kit.site import Site, here
-from tests.kit.support import Pki, free_port, wait_until
+from tests.kit.support import Pki, free_port, root, wait_until
 from tests.kit.tokens import AUDIENCE, ISSUER, jwks, token
 
 POD = {"kubernetes.io": {"namespace": "shop", "serviceaccount": {"name": "cart"}}}
@@ -228,3 +228,15 @@ def test_issuers_are_exported_and_applied(pods: Site) -> None:
     done = pods.run("issuer", "create", "x", "--issuer-url", ISSUER, "--audience", "a",
                     "--rule", "user:{sub} whatever")  # fmt: skip
     assert (done.exit_code, "'whatever' is not like path=value" in done.output) == (2, True)
+    (pods.folder / "devices.pem").write_bytes(root("CN=Acme Devices").pem)
+    words = ("--manufacturer-ca", "devices.pem", "--rule", "uri:urn:device:{subject.serialNumber}")
+    pods.ok("issuer", "create", "floor", *words, "--renewable")
+    state = {"issuers": yaml.safe_load(pods.ok("export"))["issuers"]}
+    (issuer,) = state["issuers"]
+    assert (issuer["renewable"], "audiences" in issuer and issuer["audiences"]) == (True, [])
+    file.write_text(yaml.safe_dump(state))
+    assert pods.ok("apply", "-f", str(file)) == "nothing to do\n"
+    again = {"name": "floor", "manufacturer_ca": "devices.pem", "renewable": False}
+    file.write_text(yaml.safe_dump({"issuers": [again]}))
+    assert "update issuers 'floor'" in pods.ok("apply", "-f", str(file), "--yes")
+    assert pods.ok("apply", "-f", str(file)) == "nothing to do\n"

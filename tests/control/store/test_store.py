@@ -25,12 +25,13 @@ from control.records import (
     Cluster,
     Database,
     Endpoint,
+    Issuer,
     RedisAcl,
     Role,
     RolePermission,
     User,
 )
-from control.reports import Node
+from control.reports import IssuerKeys, Node
 from control.store import Replaced, Store
 from tests.kit.rest import database, user
 from tests.kit.rows import ADMIN, granted, read_while_written, replayed
@@ -64,6 +65,27 @@ def test_the_migrations_make_the_tables_that_the_code_uses(url: str) -> None:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, store.schema.metadata) == []
     engine.dispose()
+
+
+def test_issuers_and_their_keys_outlive_the_migration_of_their_tables(url: str) -> None:
+    """To 0037: they are made again, and the keys went with them where they went first."""
+    engine = store.engine.make_engine(sa.make_url(url))
+    with engine.connect() as connection:
+        store.versions.migrate(connection, "0028")
+        for uid in (1, 2):
+            row = f"{uid}, 'i{uid}', 'https//i{uid}', '[]', '[]', 60, '', '', '', 3600, '[]'"
+            connection.execute(sa.text(f"INSERT INTO issuers VALUES ({row})"))
+        connection.execute(sa.text("INSERT INTO issuer_keys VALUES (2, 'keys', 5, 6, 'p')"))
+        connection.commit()
+    engine.dispose()
+    made = Store(url)
+    found = made.objects.all(Issuer)
+    assert [(one.uid, one.url, one.manufacturer_ca) for one in found] == [
+        (1, "https//i1", ""), (2, "https//i2", ""),
+    ]  # fmt: skip
+    assert not any(one.renewable for one in found)
+    assert made.issuers.all_keys() == {2: IssuerKeys(2, "keys", 5, 6, "p")}
+    made.close()
 
 
 def test_the_file_is_for_its_owner_only(tmp_path: Path) -> None:
