@@ -90,6 +90,7 @@ class ClientCertificateAnswer(Answer):
     node: str
     serves: bool
     sans: list[str]
+    ocsp: str
     state: str = ""
     certificate: str = ""
     revocation: RevocationAnswer | None = None
