@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -19,7 +20,10 @@ from control import records, service
 from control.domain import issuing, responders
 from control.pki import ocsp
 from control.pki.guarded import CrlError
+from control.pki.issue import new_ca
+from control.pki.request import Leaf, issue_requested, read_request
 from control.policy import core
+from control.service.config import load_config
 from control.store import InventoryFilter
 from tests.kit import crls
 from tests.kit.issuing import csr
@@ -394,6 +398,28 @@ def test_openssl_verifies_what_our_own_ca_answers(tmp_path: Path) -> None:
         answer = post(api, above, ocsp.request(ocsp.Asked(root, number, b"n" * 16)))
         known = ocsp.Asked(root, number, b"n" * 16)
         assert not ocsp.read(answer, known, int(time.time()), lambda _: False).revoked
+
+
+@pytest.mark.parametrize(
+    "url", ["pki.acme.example", "ftp://pki.acme.example", "http://x/", "http://a b"]
+)
+def test_a_public_url_that_is_none_is_refused(tmp_path: Path, url: str) -> None:
+    """Certificates would name it for years."""
+    with pytest.raises(service.ServiceError, match="'public_url': .* is not like http://"):
+        load_config(tmp_path, {"CERTAUTH_PUBLIC_URL": url})
+    good = {"CERTAUTH_PUBLIC_URL": "http://pki.acme.example"}
+    assert load_config(tmp_path, good).public_url == "http://pki.acme.example"
+
+
+def test_without_a_public_url_certificates_name_nobody() -> None:
+    """Neither for OCSP nor for the list: nobody would be there."""
+    leaf = Leaf("CN=a", (), ("digital_signature",), timedelta(hours=1))
+    for url, count in (("", 0), ("http://pki.acme.example", 2)):
+        ca = new_ca([("CN", "ca")], timedelta(days=1))._replace(url=url)
+        pem = issue_requested(ca, read_request(csr()), leaf)
+        found = x509.load_pem_x509_certificate(pem.encode()).extensions
+        kinds = (x509.AuthorityInformationAccess, x509.CRLDistributionPoints)
+        assert sum(isinstance(one.value, kinds) for one in found) == count
 
 
 def core_ders(home: Path) -> tuple[bytes, bytes]:
