@@ -402,6 +402,19 @@ class TrustSource:
     most: int = 2  # CAs that may come, or go, at once without an administrator
 
 
+@dataclass(frozen=True)
+class Responder:
+    """Who is asked, by OCSP, about the certificates of a CA that is trusted here."""
+
+    uid: int
+    name: str
+    ca: str  # its key id
+    url: str = ""  # "": the one that each certificate names
+    interval: int = 3600  # seconds until a certificate is asked about again, at the latest
+    stale: Stale = "warn"
+    nonce: bool = False  # whether only answers count that repeat what the question had
+
+
 def rendered_time(seconds: int) -> str:
     """Seconds since 1970 as answers and logs show them."""
     try:
@@ -411,14 +424,11 @@ def rendered_time(seconds: int) -> str:
 
 
 BUILTIN_ROLES = (
-    Role(1, "Admin", "admin"),
-    Role(2, "Cluster Member", "cluster_member"),
-    Role(3, "Cluster Viewer", "cluster_viewer"),
-    Role(4, "DB Member", "db_member"),
-    Role(5, "DB Viewer", "db_viewer"),
-    Role(6, "None", "none"),
+    Role(1, "Admin", "admin"), Role(2, "Cluster Member", "cluster_member"),
+    Role(3, "Cluster Viewer", "cluster_viewer"), Role(4, "DB Member", "db_member"),
+    Role(5, "DB Viewer", "db_viewer"), Role(6, "None", "none"),
     Role(7, "User Manager", "user_manager"),
-)
+)  # fmt: skip
 DEFAULT_PROFILE = Profile(1, "default")
 FULL_ACCESS = RedisAcl(1, "Full Access", "+@all ~* &*")
 FIRST_ACLS = (

@@ -131,6 +131,7 @@ class ClientCertificate:
     serves: bool = False  # its extended key usage is not for clients alone
     sans: tuple[str, ...] = ()  # "uri:spiffe://acme/cart"; the last is "..." where there are more
     enrolled_by: int = 0  # uid of the issuer whose token or birth certificate it is for; 0: none
+    ocsp: str = ""  # URL of the first OCSP responder that it names
     state: str = field(default="", compare=False)  # see CertificateState; "": nobody asked
 
 
@@ -224,6 +225,35 @@ class TrustState:
     tried: int = 0
     problem: str = ""  # why the last look brought nothing, or what has to be accepted
     pending: str = ""  # PEM of the CAs that an administrator has to accept
+
+
+@dataclass(frozen=True)
+class OcspAnswer:
+    """What a responder has said last of a certificate. Times are seconds since 1970."""
+
+    responder_uid: int
+    serial: str  # hex, as policy lines have it
+    ends: int  # when the certificate does
+    status: Literal["", "good", "revoked"] = ""  # "": it has not said anything yet
+    this_update: int = 0
+    next_update: int = 0
+    asked: int = 0
+    due: int = 0  # when it is asked again
+    problem: str = ""  # why the last question brought no answer that counts
+    overdue: bool = False
+
+
+@dataclass(frozen=True)
+class ResponderFigures:
+    """What a responder has said of all its certificates."""
+
+    good: int = 0
+    revoked: int = 0
+    unanswered: int = 0  # nothing was ever said of these
+    overdue: int = 0  # of these and of others the next answer should be there
+    asked: int = 0  # when it was last asked, in seconds since 1970; 0: never
+    next_update: int = 0  # when the first of its answers is no longer good; 0: there is none
+    problem: str = ""  # of the last question that brought nothing, unless it has answered since
 
 
 @dataclass(frozen=True)

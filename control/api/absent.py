@@ -17,7 +17,7 @@ NOT_HERE = {
     "local": "of this machine there is /v1/local/node/master_healthcheck alone",
     "migrations": "data is not moved here: it stays on the servers",
     "modules": SERVERS_ALONE,
-    "ocsp": "this product does not ask OCSP: revocation lists are /v1/certauth/crls",
+    "ocsp": "who is asked by OCSP, about clients' certificates, is /v1/certauth/responders",
     "proxies": "this product has no proxies: clients speak to the servers themselves",
     "services": SERVERS_ALONE,
     "sessions": "clients of databases are /v1/certauth/sessions",

@@ -34,6 +34,7 @@ from control.api import (
     patterns,
     redis_acls,
     reference,
+    responders,
     revocation,
     roles,
     rotation,
@@ -51,6 +52,7 @@ from control.domain.guard import Guard, PeerCert
 from control.domain.issuing import OpenPolicies
 from control.domain.metrics import Figures, Own
 from control.domain.passwords import new_password
+from control.domain.revocation import Authorities
 from control.errors import database_away, invalid, refused
 from control.nodes.auditing import SinkFigures
 from control.nodes.trials import Trials
@@ -64,7 +66,7 @@ BODY = 1 << 20  # bytes of a request's body, as in control/http/protocol.py
 MODULES = (
     cluster, certificates, users, login, roles, redis_acls, bdbs, actions, logs, system, certauth,
     metrics, issuing, revocation, locks, forecast, rotation, sessions, reference, patterns, issuers,
-    est, trust_sources, elsewhere, auditing, alerts, bdb_certificates, bulk,
+    est, trust_sources, elsewhere, auditing, alerts, bdb_certificates, bulk, responders,
 )  # fmt: skip
 
 
@@ -94,13 +96,15 @@ def create_app(
     pulse: Pulse | None = None,
     own: Own = dict,
     sink: SinkFigures | None = None,
+    signers: Authorities = tuple,
 ) -> Flask:
     """The application over `store`. `peer_cert` reads the client's certificates out of a WSGI
     environ: control.http.bridge.peer_cert. `rotate` puts a new certificate of this server into the
     store, `authority` is the CA that issues clients' certificates; both may raise Refusal. `ask`
     puts questions to nodes: control.nodes.worker.Worker.ask. `figures` are what
     control.nodes.audit.Collector has read from them. `pulse` is that of this process, `own` names
-    its certificates in files (PEM), `sink` is what it has told its auditor."""
+    its certificates in files (PEM), `sink` is what it has told its auditor,
+    `signers` are our CAs that answer for their certificates."""
     app = Flask("control.api", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = BODY
     app.url_map.strict_slashes = False
@@ -114,6 +118,7 @@ def create_app(
     app.extensions["away"], app.extensions["locked"] = UNAVAILABLE_ERRORS, is_locked
     app.extensions["rotate"] = rotate
     app.extensions["authority"] = authority
+    app.extensions["signers"] = signers
     app.extensions["policies"] = OpenPolicies(store)
     app.extensions["keys"] = Keys(store)
     app.extensions["ask"] = ask

@@ -91,6 +91,7 @@ class ClientCertificateAnswer(Answer):
     serves: bool
     sans: list[str]
     enrolled_by: int
+    ocsp: str
     state: str = ""
     certificate: str = ""
     revocation: RevocationAnswer | None = None

@@ -60,7 +60,7 @@ def read() -> Response:
     return answer([render(event) for event in found])
 
 
-OBJECT = re.compile(r"(user|role|redis_acl|bdb|pattern|profile)/([0-9]{1,10})")
+OBJECT = re.compile(r"(user|role|redis_acl|bdb|pattern|profile|responder)/([0-9]{1,10})")
 
 
 def subject() -> tuple[str, int] | None:

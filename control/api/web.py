@@ -257,6 +257,7 @@ CHANGES = frozenset(
         "/v1/certauth/locks", f"/v1/certauth/locks/{_UID}",
         "/v1/certauth/patterns", f"/v1/certauth/patterns/{_UID}",
         "/v1/certauth/issuers", f"/v1/certauth/issuers/{_UID}",
+        "/v1/certauth/responders", f"/v1/certauth/responders/{_UID}",
     }
 )  # fmt: skip
 

@@ -21,6 +21,7 @@ from control.api.issuers import IssuerBody
 from control.api.issuing import ProfileBody
 from control.api.patterns import PatternBody
 from control.api.redis_acls import RedisAclBody
+from control.api.responders import ResponderBody
 from control.api.revocation import CrlBody, RevokeBody
 from control.api.roles import RoleBody
 from control.api.users import UserBody
@@ -63,6 +64,7 @@ def _of(model: type[models.Body], *more: str, without: Iterable[str] = ()) -> fr
 
 CA, PATTERNS, ISSUERS = "trusted_ca", "patterns", "issuers"
 PROFILES, REVOCATIONS, CRLS = "certificate_profiles", "revocations", "crls"
+RESPONDERS = "responders"
 CLIENT_CERTS, PINS = "authentication_ssl_client_certs", "pinned_certificates"
 # In the order in which they are made, since each may name what comes before; the settings are last,
 # for they may shut out who is not there yet. Deleted in the other order.
@@ -78,6 +80,7 @@ SECTIONS = {
     PATTERNS: Section("/v1/certauth/patterns", _of(PatternBody, "roles", without=["role_uids"])),
     ISSUERS: Section("/v1/certauth/issuers", _of(IssuerBody)),
     "bdbs": Section("/v1/bdbs", _of(BdbBody)),
+    RESPONDERS: Section("/v1/certauth/responders", _of(ResponderBody)),
     # What is revoked stays revoked: a file is older than the revocation that it does not have.
     REVOCATIONS: Section(
         "/v1/certauth/revocations",
@@ -97,7 +100,6 @@ KEPT = {
     PROFILES: {"default"},
 }
 ONCE = {"password_file", "reason"}  # only when an object is made
-
 
 # ---- The file ------------------------------------------------------------------------------------
 

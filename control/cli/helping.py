@@ -11,7 +11,8 @@ LONGEST = 150  # characters of a command in a list: its first sentence, on two l
 
 SECTIONS = {
     "Who may do what": ("user", "role", "acl", "db", "pattern"),
-    "Certificates": ("ca", "trust-source", "cert", "cert-profile", "issuer", "crl"),
+    "Certificates": ("ca", "trust-source", "cert", "cert-profile", "issuer", "crl",
+                     "responder"),
     "What happens": ("status", "session", "lock", "log", "explain", "forecast"),
     "As a file": ("apply", "export", "import"),
     "A server without a control plane": ("policy",),
@@ -111,6 +112,14 @@ EXAMPLES = {
     "trust-source update": ("trust-source update mesh --interval 600",),
     "trust-source accept": ("trust-source accept mesh",),
     "trust-source delete": ("trust-source delete mesh",),
+    "responder list": ("responder list",),
+    "responder show": ("responder show corporate",),
+    "responder create": (
+        "responder create corporate --issued-by 'CN=Acme Clients CA 1' "
+        "--ocsp-url http://ocsp.acme.example/",
+    ),
+    "responder update": ("responder update corporate --stale refuse",),
+    "responder delete": ("responder delete corporate",),
     "cert show": ("cert show",),
     "cert set": ("cert set api.crt api.key",),
     "cert rotate": ("cert rotate",),

@@ -124,7 +124,8 @@ def change_one(ask: Client, noun: Noun, path: str, sent: dict[str, Any], edits: 
 
 
 LABELS = {"acl": "ACL", "db": "database", "cert-profile": "certificate profile",
-          "issuer": "token issuer", "trust-source": "trust source"}  # fmt: skip
+          "issuer": "token issuer", "trust-source": "trust source",
+          "responder": "OCSP responder"}  # fmt: skip
 LISTS = (
     "An option that takes a list replaces the whole list; options that begin with --add- or "
     "--remove- change single entries."

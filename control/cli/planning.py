@@ -10,6 +10,7 @@ from control.cli.apply import (
     ONCE,
     PATTERNS,
     PROFILES,
+    RESPONDERS,
     SECTIONS,
     Fields,
     PolicyFileError,
@@ -89,8 +90,8 @@ def plan(wanted: State, found: State, me: str, prune: bool) -> list[Step]:
 
 
 def _with_key_ids(wanted: State, found: State) -> State:
-    """With the key id of each CA that an identity or a pattern names. One that will not be trusted
-    stays as it is, and the API says so."""
+    """With the key id of each CA that an identity, a pattern or a responder names. One that will
+    not be trusted stays as it is, and the API says so."""
     pem = wanted.get(CA, found[CA]).get("", {}).get("pem", "")
     try:
         trusted = [core.identity(one.encode()) for one in certificates_of(pem)]
@@ -109,8 +110,9 @@ def _with_key_ids(wanted: State, found: State) -> State:
         else user
         for name, user in wanted.get("users", {}).items()
     }
-    named = {name: key_id(one) for name, one in wanted.get(PATTERNS, {}).items()}
-    more = {"users": users, PATTERNS: named}
+    more = {"users": users}
+    for section in (PATTERNS, RESPONDERS):
+        more[section] = {name: key_id(one) for name, one in wanted.get(section, {}).items()}
     return {**wanted, **{name: objects for name, objects in more.items() if objects}}
 
 

@@ -103,6 +103,9 @@ TABLE = {
     "release": Entry(
         f"{HERE}:release", "After a restore, let the control plane write to the servers again."
     ),
+    "responder": Entry(
+        NOUN, "OCSP responders that are asked about the certificates of a trusted CA."
+    ),
     "restore": Entry(f"{HERE}:restore", "Restore a control plane from the backup FILE."),
     "role": Entry(NOUN, "Roles: what their users may do in this API, and who gets which ACL on a "
                         "database."),

@@ -375,7 +375,7 @@ class Guard:
             cert=leaf.cert, key=leaf.key, ca=ca, issuer=leaf.issuer, serial=leaf.serial,
             subject=leaf.subject, user=user.name, not_before=leaf.not_before,
             not_after=leaf.not_after, first=now, last_login=now, serves=leaf.serves,
-            sans=bindings.named(leaf),
+            sans=bindings.named(leaf), ocsp=leaf.ocsp,
         )  # fmt: skip
         self._write_down(lambda: self._store.inventory.record_seen(seen))
 

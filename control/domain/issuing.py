@@ -59,10 +59,11 @@ Decide = Callable[[bytes], core.Decision]
 
 
 class Authority:
-    """The CA of clients, as its file says at the moment; `passphrase` is asked when it is read."""
+    """The CA of clients, as its file says at the moment; `passphrase` is asked when it is read.
+    Where there is a `url`, its certificates say that the control plane is reached there."""
 
-    def __init__(self, home: Path, passphrase: Callable[[], str]) -> None:
-        self._file, self._passphrase = home / CLIENTS, passphrase
+    def __init__(self, home: Path, passphrase: Callable[[], str], url: str = "") -> None:
+        self._file, self._passphrase, self._url = home / CLIENTS, passphrase, url
         self._known: tuple[tuple[int, int], Issued] | None = None
 
     def __call__(self) -> Issued:
@@ -72,7 +73,8 @@ class Authority:
             stamp = (state.st_ino, state.st_mtime_ns)
             known = self._known
             if known is None or known[0] != stamp:
-                known = (stamp, open_authority(self._file.read_text(), self._passphrase()))
+                opened = open_authority(self._file.read_text(), self._passphrase())
+                known = (stamp, opened._replace(url=self._url))
                 self._known = known
         except FileNotFoundError:
             raise refused(
@@ -331,7 +333,7 @@ def remembered(pem: str, authority: Issued, user: User, profile: Profile) -> Cli
         cert=leaf.cert, key=leaf.key, ca=above.key, issuer=leaf.issuer, serial=leaf.serial,
         subject=leaf.subject, user=user.name, not_before=leaf.not_before, not_after=leaf.not_after,
         first=int(time.time()), issued=True, profile=profile.name, pem=pem,
-        sans=bindings.named(leaf),
+        sans=bindings.named(leaf), ocsp=leaf.ocsp,
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from control.nodes.audit import Key
 from control.nodes.auditing import SinkFigures
 from control.pki.pem import split_pem
 from control.policy import core
-from control.records import Database, Issuer, TrustSource
+from control.records import Database, Issuer, Responder, TrustSource
 from control.reports import Node
 from control.store import Store
 
@@ -71,6 +71,7 @@ class _Collector:
         yield from _lists(self._store)
         yield from _issuers(self._store)
         yield from _trust_sources(self._store)
+        yield from _responders(self._store)
         yield from _certificates(self._store, self._own)
         yield from _clients(self._store)
         databases = {one.uid: one for one in self._store.objects.all(Database)}
@@ -215,6 +216,31 @@ def _trust_sources(store: Store) -> Iterator[Metric]:
             read.add_metric([one.name], states[one.uid].fetched)
             failed.add_metric([one.name], bool(states[one.uid].problem))
     yield from (read, failed)
+
+
+def _responders(store: Store) -> Iterator[Metric]:
+    """Of those that are asked by OCSP."""
+    said = GaugeMetricFamily(
+        "certauth_ocsp_certificates",
+        "Certificates that a responder is asked about, by what it has said last; those of which "
+        "its next answer should be there are overdue too.", labels=["responder", "state"],
+    )  # fmt: skip
+    asked = GaugeMetricFamily(
+        "certauth_ocsp_asked_time_seconds", "When a responder was last asked.", labels=["responder"]
+    )
+    failed = GaugeMetricFamily(
+        "certauth_ocsp_failed", "1 while a question to a responder has brought no answer.",
+        labels=["responder"],
+    )  # fmt: skip
+    figures = store.responders.figures()
+    for one in store.objects.all(Responder):
+        if one.uid in figures:
+            found = figures[one.uid]
+            for state in ("good", "revoked", "unanswered", "overdue"):
+                said.add_metric([one.name, state], getattr(found, state))
+            asked.add_metric([one.name], found.asked)
+            failed.add_metric([one.name], bool(found.problem))
+    yield from (said, asked, failed)
 
 
 def _certificates(store: Store, own: Mapping[str, str]) -> Iterator[Metric]:

@@ -23,14 +23,14 @@ from control.ages import Pulse
 from control.domain.routine import Routine
 from control.errors import Refusal
 from control.http.verify import verifying
-from control.pki import crl
+from control.pki import crl, ocsp
 from control.pki.guarded import CertificateError, CrlError
-from control.pki.pem import Issued, pem_to_ders
+from control.pki.pem import Issued, is_issued_by, pem_to_ders
 from control.pki.uploads import check_authorities
 from control.policy import core
 from control.records import Issuer
 from control.reports import OwnCrl, RevocationList
-from control.store import Store
+from control.store import Store, revoking_lines
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ LOOK = 1.0  # seconds between two looks at the clock
 STILL = 300.0  # seconds without a good look; there may be many lists to fetch
 AGAIN = 60  # seconds until a fetch that brought nothing is tried again, or one that is overdue
 LIFETIME = timedelta(days=7)  # of our own lists
+OCSP_REQUEST = {"Content-Type": "application/ocsp-request"}
 DAILY = 86400  # seconds until our own list is signed again
 
 
@@ -132,10 +133,12 @@ def check_url(url: str) -> None:
         raise CrlError("crl_url", "url: a character in it must be escaped")
 
 
-def fetch(url: str, kind: str = "application/pkix-crl", most: int = 0, ca: str = "") -> bytes:
+def fetch(
+    url: str, kind: str = "application/pkix-crl", most: int = 0, ca: str = "", sent: bytes = b""
+) -> bytes:
     """What is at a URL: of this media type, at most so many bytes (0: BYTES), from a server that is
-    verified with these CAs (PEM), or those of the system. Raises CrlError, which holds nothing of
-    the answer."""
+    verified with these CAs (PEM), or those of the system. With `sent`, what is answered to this
+    OCSP request. Raises CrlError, which holds nothing of the answer."""
     check_url(url)
     try:
         parts = urlsplit(url)
@@ -147,7 +150,8 @@ def fetch(url: str, kind: str = "application/pkix-crl", most: int = 0, ca: str =
         watchdog.start()
         try:
             path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-            connection.request("GET", path, headers={"Accept": kind})
+            method, more = ("POST", OCSP_REQUEST) if sent else ("GET", {})
+            connection.request(method, path, sent or None, {"Accept": kind, **more})
             return _content(url, connection.getresponse(), deadline, most or BYTES)
         finally:
             watchdog.cancel()
@@ -268,6 +272,35 @@ def _fetch_again(store: Store, one: RevocationList, now: int) -> None:
 
 
 # ---- Our own -------------------------------------------------------------------------------------
+
+
+def answered(store: Store, signers: Sequence[Signer], ca: str, asked: Callable[[], bytes]) -> bytes:
+    """What the CA of ours with this key id answers to an OCSP request."""
+    of = {core.identity(one.certificate.encode()).key: one for one in signers}.get(ca)
+    try:
+        content = asked()
+        asks = ocsp.question(content, pem_to_ders(of.certificate)[0]) if of else None
+    except ValueError:  # CrlError, and what is not base64
+        return ocsp.no_answer("MALFORMED_REQUEST")
+    if of is None or asks is None:
+        return ocsp.no_answer("UNAUTHORIZED")
+    known = store.inventory.by_serial(ca, asks.serial)
+    line = f"revoke serial {ca} {asks.serial}"
+    revoked = store.revocations.first_of([line, *(revoking_lines(known) if known else ())])
+    entry = crl.Entry(asks.serial, revoked.time, revoked.reason) if revoked else None
+    try:
+        good = known is not None or asks.serial in _below(signers, of)
+        return ocsp.answer(of.opened(), asks, entry, good, int(time.time()))
+    except ValueError as error:  # CertificateError: its file does not open
+        log.warning("a CA of ours cannot answer for its certificates: %s", error)
+        return ocsp.no_answer("INTERNAL_ERROR")
+
+
+def _below(signers: Sequence[Signer], of: Signer) -> set[str]:
+    """The serial numbers of those of our CAs that another one of them has issued."""
+    above = pem_to_ders(of.certificate)[0]
+    ours = (pem_to_ders(one.certificate)[0] for one in signers)
+    return {core.identity(one).serial for one in ours if is_issued_by(one, above)}
 
 
 def publish(store: Store, signer: Signer, now: int) -> None:

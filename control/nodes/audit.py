@@ -182,8 +182,8 @@ class Collector:
 
 # What the entries of an older module do not have.
 UNSAID = dict.fromkeys(
-    ("address", "ca", "cert", "client", "detail", "door", "issuer", "key", "reason", "serial",
-     "subject", "ticket", "user"), "",
+    ("address", "ca", "cert", "client", "detail", "door", "issuer", "key", "ocsp", "reason",
+     "serial", "subject", "ticket", "user"), "",
 )  # fmt: skip
 
 
@@ -231,7 +231,7 @@ def _seen(database: Database, address: str, entry: Mapping[str, Any]) -> ClientC
         entry["cert"], entry["key"], entry["ca"] or "", entry["issuer"], entry["serial"],
         entry["subject"], entry["user"], not_before=0, not_after=entry["not_after"], first=now,
         last_login=now, bdb_uid=database.uid, node=address, serves=bool(entry.get("serves")),
-        sans=tuple(entry.get("sans", ())),
+        sans=tuple(entry.get("sans", ())), ocsp=entry["ocsp"] or "",
     )  # fmt: skip
 
 
@@ -244,7 +244,7 @@ def _event(where: dict[str, EventDetail], entry: Mapping[str, Any]) -> Event:
     told = {
         EVENT_FIELDS.get(name, name): value
         for name, value in entry.items()
-        if value not in ("", None, [])
+        if value not in ("", None, []) and name != "ocsp"
     }
     del told["event"]
     severity: Severity = "INFO" if kind in INFO_EVENTS else "WARNING"

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.types import (
     PrivateKeyTypes,
 )
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.x509 import ocsp
 
 from control.pki.guarded import CertificateError, guarded
 from control.pki.kinds import KEY_TYPES as KEY_TYPES
@@ -19,7 +20,10 @@ from control.pki.pem import load_certificate
 from control.pki.reading import key_in
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
-Signed = x509.Certificate | x509.CertificateRevocationList | x509.CertificateSigningRequest
+Signed = (
+    x509.Certificate | x509.CertificateRevocationList | x509.CertificateSigningRequest
+    | ocsp.OCSPResponse
+)  # fmt: skip
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
 CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 RSA_BITS = (2048, 8192)  # the least and the most of a requester's key

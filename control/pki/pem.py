@@ -22,10 +22,12 @@ PEM_CERTIFICATE = re.compile(
 
 
 class Issued(NamedTuple):
-    """A certificate and its private key, both PEM. Behind the certificate there may be others."""
+    """A certificate and its private key, both PEM. Behind the certificate there may be others. Of a
+    CA, `url` is where the control plane is reached from outside, which certificates name."""
 
     certificate: str
     key: str
+    url: str = ""
 
 
 def load_certificate(pem: str) -> x509.Certificate:

@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.name import _ASN1Type
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
 
 from control.pki.guarded import CertificateError, guarded
 from control.pki.issue import (
@@ -137,7 +137,20 @@ def issue_requested(ca: Issued, request: Request, leaf: Leaf, start: datetime | 
     if sans:
         alone = not subject.rdns  # RFC 5280, 4.2.1.6: then the extension is critical
         builder = builder.add_extension(x509.SubjectAlternativeName(sans), critical=alone)
+    for pointer in _pointers(ca):
+        builder = builder.add_extension(pointer, critical=False)
     return sign_certificate(builder, load_key(ca.key))
+
+
+def _pointers(ca: Issued) -> Iterator[x509.ExtensionType]:
+    """Where others learn what this CA has revoked (RFC 5280, 4.2.1.13 and 4.2.2.1)."""
+    if not ca.url:
+        return
+    place = f"{ca.url}/v1/certauth/ca/{core.identity(ca.certificate.encode()).key}"
+    answers, lists = (x509.UniformResourceIdentifier(f"{place}{end}") for end in ("/ocsp", ".crl"))
+    asked = x509.AccessDescription(AuthorityInformationAccessOID.OCSP, answers)
+    yield x509.AuthorityInformationAccess([asked])
+    yield x509.CRLDistributionPoints([x509.DistributionPoint([lists], None, None, None)])
 
 
 def _name(subject: str) -> x509.Name:

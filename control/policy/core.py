@@ -44,8 +44,9 @@ class Identity:
     """What a leaf says. Times are seconds since 1970; `serial`, `cert` (SHA-256 of the DER) and
     `key` (SHA-256 of the SubjectPublicKeyInfo, the "key id") are lower-case hex; `refusal` is the
     reason why it can be nobody, or None. `serves`: its extended key usage lets it pass for a node's
-    certificate where nobody asks more. `odd` are the kinds of `bind` lines that cannot name it,
-    since a value of that kind is not clean text; `detail` says which value, or what is refused."""
+    certificate where nobody asks more. `ocsp`: the URL of the OCSP responder that it names. `odd`
+    are the kinds of `bind` lines that cannot name it, since a value of that kind is not clean text;
+    `detail` says which value, or what is refused."""
 
     subject: str
     issuer: str
@@ -56,6 +57,7 @@ class Identity:
     serves: bool
     ca: bool
     sans: tuple[tuple[str, str], ...]
+    ocsp: str
     cert: str
     key: str
     refusal: str | None
@@ -242,6 +244,7 @@ def _identity(raw: Any) -> Identity:
         serves=raw.serves,
         ca=raw.ca,
         sans=() if raw.refusal else _sans(raw),
+        ocsp=_text(raw.ocsp),
         cert=bytes(ffi.buffer(raw.cert)).hex(),
         key=bytes(ffi.buffer(raw.key)).hex(),
         refusal=_string(lib.reason_name(raw.refusal)) if raw.refusal else None,

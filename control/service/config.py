@@ -29,8 +29,9 @@ class Config:
     `proxy_header`; `audit_file` the event log as JSON lines, none
     where it is empty. The keys of CAs are encrypted where there is a `ca_passphrase`, or a
     `ca_passphrase_file` that has it in a line, as `database_file` has the URL. The log goes to
-    `log_file`, or to standard error. `sources` is where each setting was found, `warnings` what may
-    not have been meant."""
+    `log_file`, or to standard error. `public_url` is where others reach the API: certificates that
+    are issued here name it for OCSP and for their list. `sources` is where each setting was found,
+    `warnings` what may not have been meant."""
 
     home: Path
     host: str = "0.0.0.0"  # noqa: S104 (an API is there to be reached)
@@ -48,6 +49,7 @@ class Config:
     log_format: str = "text"
     log_file: str = ""
     request_log: bool = False
+    public_url: str = ""
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     warnings: tuple[str, ...] = field(default=(), compare=False)
 
@@ -78,6 +80,7 @@ SETTINGS = {
     "proxy_header": str,
     "audit_file": str, "ui_port": int, "ca_passphrase_file": str, "database_file": str,
     "log_level": str, "log_format": str, "log_file": str, "request_log": bool,
+    "public_url": str,
 }  # fmt: skip
 PREFIX = "CERTAUTH_"
 PASSPHRASE = "CERTAUTH_CA_PASSPHRASE"  # noqa: S105 (a variable's name)
@@ -85,7 +88,7 @@ CREDENTIALS = "CREDENTIALS_DIRECTORY"  # of systemd: LoadCredential=
 # Of the command line, see control/cli; and what Kubernetes sets for a Service of this name.
 OTHERS = re.compile(
     r"(PROFILE|URL|CA|CERT|KEY|USERNAME|OUTPUT|CA_PASSPHRASE|(SERVICE|PORT|USER|ROLE|ACL|DB|PATTERN"
-    r"|CERT|CRL|SESSION|CLUSTER|LOCKOUT|LOCK|FORECAST|ISSUER|TRUST_SOURCE|ACCEPT|CONTEXT|APPLY|EXPORT|IMPORT|EXPLAIN|POLICY|STATUS)_.*)"
+    r"|CERT|CRL|SESSION|CLUSTER|LOCKOUT|LOCK|FORECAST|ISSUER|TRUST_SOURCE|RESPONDER|ACCEPT|CONTEXT|APPLY|EXPORT|IMPORT|EXPLAIN|POLICY|STATUS)_.*)"
 )
 KINDS = {int: "a number", str: "text", bool: "true or false"}
 WORDS = {
@@ -167,6 +170,9 @@ def _check(found: Mapping[str, Any]) -> None:
         raise ServiceError(f"setting 'proxy_header': '{name}' is not like X-Ssl-Client-Cert")
     if found.get("ui_port", 0) == found.get("port", Config.port):
         raise ServiceError("settings 'port' and 'ui_port' are the same port")
+    if not re.fullmatch(r"https?://[!-~]+[^/\s]", found.get("public_url") or "http://x.y"):
+        url = found["public_url"]
+        raise ServiceError(f"setting 'public_url': '{url}' is not like http://pki.acme.example")
     if found.get("database") and found.get("database_file"):
         raise ServiceError("settings 'database' and 'database_file' contradict each other")
     if found.get("log_file") and found["log_file"] == found.get("audit_file", Config.audit_file):

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 from wsgiref.types import WSGIApplication
@@ -14,6 +15,7 @@ from control.api.app import create_app
 from control.domain import issuing
 from control.domain.following import Sources
 from control.domain.issuing import Authority
+from control.domain.responders import Responders
 from control.domain.revocation import Lists, Signer
 from control.domain.routine import Routine
 from control.errors import Refusal
@@ -65,7 +67,7 @@ def _start(config: Config, stack: ExitStack) -> Server:
     try:
         renew(config, store)
         authorities = (config.home / "ca.crt").read_text()
-        authority = Authority(config.home, config.passphrase)
+        authority = Authority(config.home, config.passphrase, config.public_url)
         if (config.home / issuing.CLIENTS).exists():
             authority()
     except OSError as error:
@@ -86,6 +88,7 @@ def _start(config: Config, stack: ExitStack) -> Server:
         pulse=pulse,
         own=lambda: own_certificates(config),
         sink=auditor.figures,
+        signers=lambda: crl_signers(config),
     )
     tls_min = store.settings.cluster().min_control_TLS_version
     fronts = [_front(config, app, api, tls_min)]
@@ -100,17 +103,22 @@ def _start(config: Config, stack: ExitStack) -> Server:
     start_until_exit(stack, worker)
     start_until_exit(stack, CertificateKeeper(config, store, fronts, pulse))
     start_until_exit(stack, Sources(store, pulse))
+    start_until_exit(stack, Responders(store, pulse))
     start_until_exit(stack, Lists(store, lambda: crl_signers(config), pulse))
     return fronts[0]
 
 
+_opened = lru_cache(maxsize=16)(open_authority)  # decrypting a key takes longer than signing
+
+
 def crl_signers(config: Config) -> list[Signer]:
-    """The CAs of clients that are or were here, each of which has a revocation list."""
+    """The CAs of clients that are or were here, each of which has a revocation list and answers
+    OCSP."""
 
     def signer(file: Path) -> Signer:
         text = file.read_text()
         public = issuing.certificate_of(text)
-        return Signer(public, lambda: open_authority(text, config.passphrase()))
+        return Signer(public, lambda: _opened(text, config.passphrase()))
 
     return [signer(file) for file in issuing.files(config.home)]
 

@@ -42,6 +42,7 @@ from control.store.objects import Objects
 from control.store.outage import first_line, is_locked
 from control.store.policies import Policies
 from control.store.request import Request
+from control.store.responders import Question, Responders
 from control.store.revocations import Revocations
 from control.store.schema import Record
 from control.store.settings import Settings
@@ -55,6 +56,7 @@ __all__ = [
     "Away",
     "BulkRefused",
     "InventoryFilter",
+    "Question",
     "Record",
     "Replaced",
     "Restore",
@@ -114,6 +116,7 @@ class Store:
         self.inventory = Inventory(kernel)
         self.issuers = Issuers(kernel)
         self.trust_sources = TrustSources(kernel)
+        self.responders = Responders(kernel)
         self.logins = Logins(kernel)
         self.events = Events(kernel)
         self.actions = Actions(kernel)

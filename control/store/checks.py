@@ -16,6 +16,7 @@ from control.records import (
     Pattern,
     Profile,
     RedisAcl,
+    Responder,
     Role,
     TrustSource,
     User,
@@ -46,7 +47,9 @@ from control.store.schema import (
 from control.store.statements import select_among, select_by_any
 
 UNIQUE_USER_FIELDS = ("name", "email", "certificate_subject_line")
-UNIQUE_FIELDS: dict[Kind, tuple[str, ...]] = {User: UNIQUE_USER_FIELDS, Issuer: ("name", "url")}
+UNIQUE_FIELDS: dict[Kind, tuple[str, ...]] = {
+    User: UNIQUE_USER_FIELDS, Issuer: ("name", "url"), Responder: ("name", "ca"),
+}  # fmt: skip
 
 
 def check_record(connection: sa.Connection, record: AnyRecord, before: AnyRecord | None) -> None:
@@ -105,7 +108,7 @@ def _check_name(user: User, before: AnyRecord | None) -> None:
 
 def _check_unique(
     connection: sa.Connection,
-    record: User | Role | RedisAcl | Profile | Pattern | Issuer | TrustSource,
+    record: User | Role | RedisAcl | Profile | Pattern | Issuer | TrustSource | Responder,
     fields: tuple[str, ...],
 ) -> None:
     values = {field: getattr(record, field) for field in fields}

@@ -23,6 +23,7 @@ CHANGES_PER_TYPE = 1_000_000
 COUNTED = (
     "client_", "peer_", "node_", "login", "logout", "certificate_expiring", "log_gap",
     "enrolment_refused", "issuer_not_fetched", "trust_source_not_read", "trust_source_waiting",
+    "ocsp_",
 )  # fmt: skip
 DAY = 86400  # seconds
 TRIM_BATCH = 100  # so many more may be there before the oldest are deleted

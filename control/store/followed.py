@@ -1,9 +1,10 @@
-"""The tables of issuers, their keys, tokens that were used, and CAs that are followed."""
+"""The tables of what is asked elsewhere: issuers, their keys, tokens that were used, CAs that are
+followed, and OCSP responders."""
 
 import sqlalchemy as sa
 
 from control.records import EnrolmentRule, TokenAlgorithm
-from control.store.columns import flag, json, number, table, text, uid, unique_unless_empty
+from control.store.columns import flag, json, number, of, table, text, uid, unique_unless_empty
 
 issuers = table(
     "issuers",
@@ -69,4 +70,30 @@ enrolments = table(
     sa.Column("digest", sa.Text, primary_key=True),
     number("expires"),
     sa.Index("enrolments_end", "expires"),
+)
+responders = table(
+    "responders",
+    uid(),
+    text("name"),
+    text("ca"),
+    text("url"),
+    number("interval"),
+    text("stale"),
+    flag("nonce"),
+    sa.UniqueConstraint("name"),
+    sa.UniqueConstraint("ca"),
+)
+ocsp_answers = table(
+    "ocsp_answers",
+    of("responders.uid", "responder_uid", "CASCADE"),
+    text("serial"),
+    number("ends"),
+    text("status"),
+    number("this_update"),
+    number("next_update"),
+    number("asked"),
+    number("due"),
+    text("problem"),
+    flag("overdue"),
+    sa.PrimaryKeyConstraint("responder_uid", "serial"),
 )

@@ -69,6 +69,14 @@ class Inventory:
             raise missing("such certificate")
         return _certificate(row)
 
+    def by_serial(self, ca: str, serial: str) -> ClientCertificate | None:
+        """The certificate with this number (hex) of the CA with this key id."""
+        table = client_certificates
+        where = (table.c.ca == ca) & (table.c.serial == serial)
+        with self._kernel.read() as connection:
+            row = connection.execute(sa.select(table).where(where).limit(1)).first()
+            return _certificate(row) if row else None
+
     def revoked(self, lines: Sequence[str]) -> dict[str, ClientCertificate]:
         """The known certificates that `revoke` lines are about, by the line: one for each."""
         with self._kernel.read() as connection:
@@ -326,7 +334,9 @@ def _merge(known: ClientCertificate | None, seen: ClientCertificate) -> ClientCe
     issuer, and they may come in any order."""
     if known is None:
         return seen
-    names = ("ca", "key", "issuer", "not_before", "not_after", "serves", "sans", "enrolled_by")
+    names = (
+        "ca", "key", "issuer", "not_before", "not_after", "serves", "sans", "enrolled_by", "ocsp",
+    )  # fmt: skip
     found = replace(known, **{name: getattr(known, name) or getattr(seen, name) for name in names})
     found = replace(found, first=min(known.first, seen.first))
     if seen.last_login < known.last_login:

@@ -13,6 +13,7 @@ from control.records import (
     Issuer,
     Pattern,
     RedisAcl,
+    Responder,
     Role,
     TrustSource,
     User,
@@ -26,7 +27,7 @@ from control.store.checks import (
     check_unused,
 )
 from control.store.events import note
-from control.store.followed import issuer_keys, trust_states
+from control.store.followed import issuer_keys, ocsp_answers, trust_states
 from control.store.identities import users_with
 from control.store.kernel import Kernel
 from control.store.lines import (
@@ -40,7 +41,7 @@ from control.store.lines import (
 from control.store.locks import follow_name
 from control.store.patterns import check_acls
 from control.store.pieces import finish_lines
-from control.store.revoking import follow_revocations
+from control.store.revoking import follow_responder, follow_revocations
 from control.store.rows import (
     delete_links,
     differences,
@@ -276,6 +277,8 @@ def _follow(connection: sa.Connection, record: AnyRecord, before: AnyRecord | No
         refresh_databases(connection, [record.uid], own)
         await_pieces(connection, [record.uid])
         follow_revocations(connection, [record.uid])
+    elif isinstance(record, Responder):
+        follow_responder(connection, record)
     elif isinstance(record, RedisAcl):
         where = granted.redis_acl_uid == record.uid
         found = connection.scalars(sa.select(granted.bdb_uid).where(where).distinct())
@@ -291,6 +294,11 @@ def _forget_state(connection: sa.Connection, before: AnyRecord, after: AnyRecord
         there = trust_states.c.source_uid == after.uid
         fresh = {"sequence": 0, "hint": 0, "problem": "", "pending": ""}
         connection.execute(sa.update(trust_states).where(there).values(**fresh))
+    if isinstance(after, Responder):
+        asked = ocsp_answers.c.responder_uid == after.uid
+        if "ca" in differ:
+            connection.execute(sa.delete(ocsp_answers).where(asked))
+        connection.execute(sa.update(ocsp_answers).where(asked).values(due=0))
     if isinstance(after, User) and "passwords" in differ:
         connection.execute(sa.delete(login_failures).where(login_failures.c.uid == after.uid))
     if isinstance(after, User) and after.name != before.name:

@@ -97,6 +97,16 @@ class Revocations:
 
         return self._kernel.cache.recall("revocations", load)[0]
 
+    def first_of(self, lines: Sequence[str]) -> Revocation | None:
+        """The first revocation by an administrator that is one of these lines."""
+        with self._kernel.read() as connection:
+            rows = revocations_of(connection, ADMINISTRATOR_SOURCE, lines)
+            return min(map(revocation_of, rows), key=lambda one: one.uid, default=None)
+
+    def any_of(self, lines: Sequence[str]) -> bool:
+        """Whether anybody has revoked any of these lines."""
+        return bool(self.among(lines))
+
     def among(self, lines: Sequence[str]) -> tuple[str, ...]:
         """Those of these lines that anybody has revoked: administrators, or a CA by its list."""
         with self._kernel.read() as connection:

@@ -7,9 +7,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from control.policy import lines as policy
-from control.records import Database, Reason
+from control.records import Database, Reason, Responder
 from control.reports import Revocation
-from control.store.lines import move_lines
+from control.store.followed import ocsp_answers, responders
+from control.store.lines import all_databases, move_lines
 from control.store.rows import database_trust, find_record
 from control.store.schema import crls, revocations
 from control.store.statements import (
@@ -20,7 +21,9 @@ from control.store.statements import (
     insert_into,
 )
 
-ADMINISTRATOR_SOURCE = 0  # the source of what administrators revoke; others are uids of CAs' lists
+# The source of what administrators revoke; others are uids of CAs' lists, and negative those of
+# responders.
+ADMINISTRATOR_SOURCE = 0
 REVOKE_OWNER = -1  # the owner of all `revoke` lines of a database: several sources may ask for one
 LOOKUP_BATCH = 1_000  # lines that are looked up by name; more are compared with the whole set
 
@@ -28,15 +31,18 @@ LOOKUP_BATCH = 1_000  # lines that are looked up by name; more are compared with
 def follow_revocations(
     connection: sa.Connection, uids: Iterable[int], touched: Sequence[str] | None = None
 ) -> None:
-    """Renders the `revoke` lines of these databases again, from what administrators and the lists
-    of the CAs that they trust revoke. Where only `touched` lines may have changed, only those."""
+    """Renders the `revoke` lines of these databases again, from what administrators, and the lists
+    and responders of the CAs that they trust, revoke. Where only `touched` lines may have changed,
+    only those."""
     lists = connection.execute(sa.select(crls.c.uid, crls.c.path)).all()
+    asked = connection.execute(sa.select(responders.c.uid, responders.c.ca)).all()
     touched = None if touched is None or len(touched) > LOOKUP_BATCH else touched
     for uid in uids if touched is None or touched else ():
         database = find_record(connection, Database, uid)
         trusts = database_trust(connection, database)
         trusted = policy.key_ids(trusts)
         sources = [row.uid for row in lists if not trusted.isdisjoint(row.path)]
+        sources += [-row.uid for row in asked if row.ca in trusted]
         sources = [] if database.deleting else [ADMINISTRATOR_SOURCE, *sources]
         if touched is None:
             have = connection.execute(REVOKE_LINES, {"bdb": uid})
@@ -49,6 +55,19 @@ def follow_revocations(
         removed = () if database.deleting else policy.removed_lines(trusts)
         wanted.update(line for line in removed if touched is None or line in touched)
         move_lines(connection, uid, before, {(REVOKE_OWNER, line) for line in wanted})
+
+
+def follow_responder(connection: sa.Connection, responder: Responder) -> None:
+    """Revokes what a responder calls revoked and, where it is set to refuse then, the certificates
+    of which its next answer should be there; nothing where it was deleted."""
+    said = ocsp_answers.c
+    out = said.status == "revoked"
+    if responder.stale == "refuse":
+        out |= said.overdue
+    found = sa.select(said.serial).where(said.responder_uid == responder.uid, out)
+    lines = {f"revoke serial {responder.ca} {one}" for one in connection.scalars(found)}
+    added, removed = replace_source(connection, -responder.uid, lines)
+    follow_revocations(connection, all_databases(connection), [*added, *removed])
 
 
 def revocations_of(

@@ -20,6 +20,7 @@ from control.records import (
     Pattern,
     Profile,
     RedisAcl,
+    Responder,
     Role,
     Subject,
     TrustSource,
@@ -36,14 +37,16 @@ from control.store.columns import table as _table
 from control.store.columns import text as _text
 from control.store.columns import uid as _uid
 from control.store.columns import unique_unless_empty as _unique_unless_empty
-from control.store.followed import issuers, trust_sources
+from control.store.followed import issuers, responders, trust_sources
 
 Kind = (
     type[User] | type[Role] | type[RedisAcl] | type[Database] | type[Profile] | type[Pattern]
-    | type[Issuer] | type[TrustSource]
+    | type[Issuer] | type[TrustSource] | type[Responder]
 )  # fmt: skip
-AnyRecord = User | Role | RedisAcl | Database | Profile | Pattern | Issuer | TrustSource
-Record = TypeVar("Record", User, Role, RedisAcl, Database, Profile, Pattern, Issuer, TrustSource)
+AnyRecord = User | Role | RedisAcl | Database | Profile | Pattern | Issuer | TrustSource | Responder
+Record = TypeVar(
+    "Record", User, Role, RedisAcl, Database, Profile, Pattern, Issuer, TrustSource, Responder
+)
 
 
 cluster_table = _table(
@@ -201,7 +204,8 @@ policy_lines = _table(
         postgresql_where=sa.text("owner < 0"),
     ),
 )
-# `source` is the uid of the revocation list that a line is from, or ADMINISTRATOR_SOURCE.
+# `source` is the uid of the revocation list that a line is from, minus that of a responder, or
+# ADMINISTRATOR_SOURCE.
 revocations = _table(
     "revocations",
     _id(),
@@ -386,6 +390,7 @@ client_certificates = _table(
     _flag("serves"),
     _json("sans", tuple[str, ...]),
     _number("enrolled_by"),
+    _text("ocsp"),
     _flag("warned"),  # the event log has said that it ends soon
     sa.Index("client_certificates_user", "user", "not_after"),
     sa.Index("client_certificates_ca", "ca"),
@@ -396,9 +401,9 @@ client_certificates = _table(
 
 TABLES: dict[Kind, sa.Table] = {
     User: users, Role: roles, RedisAcl: redis_acls, Database: bdbs, Profile: profiles,
-    Pattern: patterns, Issuer: issuers, TrustSource: trust_sources,
+    Pattern: patterns, Issuer: issuers, TrustSource: trust_sources, Responder: responders,
 }  # fmt: skip
 NOUNS: dict[Kind, str] = {
     User: "user", Role: "role", RedisAcl: "redis_acl", Database: "bdb", Profile: "profile",
-    Pattern: "pattern", Issuer: "issuer", TrustSource: "trust_source",
+    Pattern: "pattern", Issuer: "issuer", TrustSource: "trust_source", Responder: "responder",
 }  # fmt: skip

@@ -23,7 +23,7 @@ KINDS = (
     ("user_,role_,redis_acl_,profile_,pattern_", "changes of users, patterns, roles and ACLs"),
     ("bdb_,node_", "changes of databases"),
     ("cluster_,certificate_,ca_", "settings and certificates"),
-    ("revo,crl_,lock", "revocations and locks"),
+    ("revo,crl_,ocsp_,responder_,lock", "revocations and locks"),
 )
 FILTERS = ("kind", "type", "user", "search", "since", "until")
 OWN = {
@@ -34,7 +34,7 @@ LABELS = {"kind": "What", "stime": "From", "etime": "Until"}
 # The noun of an event's object, and where that is; databases come last, since others name theirs.
 PLACES = (
     ("user", "users"), ("role", "roles"), ("redis_acl", "acls"), ("pattern", "patterns"),
-    ("profile", ""), ("bdb", "databases"),
+    ("profile", ""), ("responder", "responders"), ("bdb", "databases"),
 )  # fmt: skip
 COLUMNS = ("time", "type", "severity", "object", "by", "from", "where", "reason", "change", "more")
 

@@ -56,7 +56,7 @@ def show() -> Any:
     ending = certificates()
     matters = [
         *of_the_plane(), *of_servers(databases, nodes), *of_refusals(), *of_certificates(ending),
-        *of_lists(), *of_events(),
+        *of_lists(), *of_responders(), *of_events(),
     ]  # fmt: skip
     matters.sort(key=lambda one: one.kind)  # bad before warn
     return render_template(
@@ -149,6 +149,17 @@ def of_lists() -> Iterator[Matter]:
             yield Matter(kind, f"{what} is overdue since {one['next_update']}")
         if one["problem"]:
             yield Matter("warn", f"{what} could not be fetched: {one['problem']}")
+
+
+def of_responders() -> Iterator[Matter]:
+    """Of those that are asked by OCSP."""
+    for one in ask("GET /v1/certauth/responders") if may("view_cluster_info") else ():
+        if one["overdue"]:
+            kind = "bad" if one["stale"] == "refuse" else "warn"
+            many = f"{one['overdue']} certificates" if one["overdue"] > 1 else "a certificate"
+            yield Matter(kind, f"The answer of {one['name']} about {many} is overdue")
+        if one["problem"]:
+            yield Matter("warn", f"{one['name']} has not answered: {one['problem']}")
 
 
 def of_events() -> Iterator[Matter]:

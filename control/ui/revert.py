@@ -13,6 +13,7 @@ PLAIN = {
     "roles_permissions", "endpoints", "default_user", "adopt_users", "tls_server_ca",
     "tls_server_name", "sentinel_master", "allow_unbound_peers", "allow_trust_on_internal_links",
     "kind", "template", "user", "session", "comment", "ca", "node_keys",
+    "url", "interval", "stale", "nonce",
 }  # fmt: skip
 OTHERS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "networks": ("from", lambda value: value),

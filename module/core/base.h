@@ -28,6 +28,7 @@ enum {
     SERIAL_BYTES = 32,      /* RFC 5280 4.1.2.2 says 20 */
     OIDS_BYTES =
         2048, /* the extended key usages of a leaf, encoded; its certificate policies, too */
+    OCSP_BYTES = 256,    /* the URL of an OCSP responder, with a byte behind it */
     DETAIL_BYTES = 384,  /* what is said of a certificate that can be nobody */
     PATH_LENGTH = 8,     /* CA certificates above a leaf */
     LINE_BYTES = 131072, /* one policy line */

@@ -361,6 +361,34 @@ static uint32_t key_bits(X509 *leaf) {
     return rsa_bits(EVP_PKEY_get_security_bits(key));
 }
 
+/* ---- Who answers for it ---- */
+
+/* Printable ASCII: what it is shown in, and fetched from, takes nothing else. */
+static bool is_http(span url) {
+    static const char HTTP[] = "http://", HTTPS[] = "https://";
+    size_t plain = sizeof HTTP - 1, tls = sizeof HTTPS - 1;
+    if (url.len >= OCSP_BYTES) return false;
+    for (size_t i = 0; i < url.len; i++) {
+        if (url.ptr[i] <= ' ' || url.ptr[i] > '~') return false;
+    }
+    return (url.len > plain && memcmp(url.ptr, HTTP, plain) == 0) ||
+           (url.len > tls && memcmp(url.ptr, HTTPS, tls) == 0);
+}
+
+/* Nobody is refused for it: where it cannot be read, the leaf names nobody. */
+static void read_responder(identity *id, X509 *leaf, writer *w) {
+    AUTHORITY_INFO_ACCESS *access = X509_get_ext_d2i(leaf, NID_info_access, NULL, NULL);
+    for (int i = 0; id->ocsp.len == 0 && i < sk_ACCESS_DESCRIPTION_num(access); i++) {
+        const ACCESS_DESCRIPTION *one = sk_ACCESS_DESCRIPTION_value(access, i);
+        if (OBJ_obj2nid(one->method) != NID_ad_OCSP || one->location->type != GEN_URI) continue;
+        span url = asn1_span(one->location->d.uniformResourceIdentifier);
+        if (!is_http(url)) continue;
+        id->ocsp = span_of(w->ptr + w->len, url.len);
+        put_span(w, url);
+    }
+    AUTHORITY_INFO_ACCESS_free(access);
+}
+
 static reason read_demanded(identity *id, X509 *leaf, writer *w) {
     id->key_bits = key_bits(leaf);
     reason bad = read_oids(id, leaf, w, &id->usages, put_usages, "the extended key usages");
@@ -410,7 +438,9 @@ static reason read_fields(identity *id, X509 *leaf) {
     put(&w, serial, serial_len);
     reason bad = read_usage(id, leaf);
     if (!bad) bad = read_names(id, leaf, &w);
-    return bad ? bad : read_demanded(id, leaf, &w);
+    if (!bad) bad = read_demanded(id, leaf, &w);
+    if (!bad) read_responder(id, leaf, &w);
+    return bad;
 }
 
 static reason read_leaf(identity *id, X509 *leaf) {
@@ -463,8 +493,8 @@ const uint8_t *identity_key(identity *id) {
 
 identity *identity_keep(identity *id) {
     /* As they stand in bytes. */
-    const span parts[] = {id->serial,     id->issuer, id->subject, id->sans,
-                          id->extensions, id->usages, id->policies};
+    const span parts[] = {id->serial,     id->issuer, id->subject,  id->sans,
+                          id->extensions, id->usages, id->policies, id->ocsp};
     size_t used = 0, count = sizeof parts / sizeof *parts;
     for (size_t i = 0; i < count; i++) {
         if (parts[i].len) used = (size_t)(parts[i].ptr - id->bytes) + parts[i].len;
@@ -475,8 +505,8 @@ identity *identity_keep(identity *id) {
     kept->leaf = NULL;
     if (id->detail.len) memcpy(kept->bytes + used, id->detail.ptr, id->detail.len);
     kept->detail.ptr = kept->bytes + used;
-    span *own[] = {&kept->serial,     &kept->issuer, &kept->subject, &kept->sans,
-                   &kept->extensions, &kept->usages, &kept->policies};
+    span *own[] = {&kept->serial,     &kept->issuer, &kept->subject,  &kept->sans,
+                   &kept->extensions, &kept->usages, &kept->policies, &kept->ocsp};
     for (size_t i = 0; i < count; i++) {
         if (parts[i].len) own[i]->ptr = kept->bytes + (parts[i].ptr - id->bytes);
     }

@@ -33,6 +33,7 @@ typedef struct {
     span extensions; /* a name of their OIDs and texts; empty what is not clean text */
     span usages;     /* its extended key usages; records: u8 length | OID (DER content) */
     span policies;   /* its certificate policies, alike; none where they do not parse */
+    span ocsp;       /* URL of the first OCSP responder that it names, for whom a CA is asked */
     span serial;     /* big-endian, no leading zeros */
     int64_t not_before, not_after; /* seconds since 1970 */
     bool client; /* usable by a TLS client: key usage, extended key usage, not a CA */
@@ -47,7 +48,7 @@ typedef struct {
     bool hashed;               /* were they made? */
     uint8_t cert[HASH_BYTES], tbs[HASH_BYTES], key[HASH_BYTES]; /* read with the functions below */
     uint8_t bytes[2 * NAME_BYTES + SAN_BYTES + EXTENSION_BYTES + SERIAL_BYTES + 2 * OIDS_BYTES +
-                  DETAIL_BYTES];
+                  OCSP_BYTES + DETAIL_BYTES];
 } identity;
 enum { ODD_ISSUER = 1 << BIND_KINDS }; /* never counts: no line names an issuer by its name */
 

@@ -378,7 +378,7 @@ static void reply_entry(RedisModuleCtx *ctx, const log_entry *e) {
     address_text(&e->address, address);
     char ticket[TICKET_TEXT];
     ticket_text(e, ticket);
-    RedisModule_ReplyWithMap(ctx, 20);
+    RedisModule_ReplyWithMap(ctx, 21);
     reply_number(ctx, "seq", e->seq);
     reply_number(ctx, "time_us", (uint64_t)e->time);
     reply_named(ctx, "event", e->event);
@@ -403,6 +403,7 @@ static void reply_entry(RedisModuleCtx *ctx, const log_entry *e) {
     else RedisModule_ReplyWithNull(ctx);
     reply_lines(ctx, "sans", e->sans);
     reply_optional(ctx, "ticket", text_span(ticket));
+    reply_optional(ctx, "ocsp", text_span(e->ocsp));
 }
 
 /* [ENDS seconds], which stands last: for so long ends of connections are told, an hour at most. */

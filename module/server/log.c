@@ -137,6 +137,7 @@ log_entry *record(const session *s, const char *event, reason why, span user) {
     put_cut_name(e->subject, sizeof e->subject, id->subject);
     put_cut_name(e->issuer, sizeof e->issuer, id->issuer);
     put_sans(e->sans, sizeof e->sans, id);
+    put_cut(e->ocsp, sizeof e->ocsp, id->ocsp);
     writer serial = {(uint8_t *)e->serial, 0, sizeof e->serial, false};
     put_hex(&serial, id->serial);
     put_byte(&serial, 0);

@@ -121,7 +121,8 @@ typedef struct {
     uint8_t cert[HASH_BYTES], key[HASH_BYTES], ca[HASH_BYTES];
     int64_t not_after;
     char user[128], subject[384], issuer[256], serial[2 * SERIAL_BYTES + 1], detail[320];
-    char sans[512]; /* each "kind:value" with a newline behind it, which no value holds */
+    char ocsp[OCSP_BYTES]; /* see identity */
+    char sans[512];        /* each "kind:value" with a newline behind it, which no value holds */
 } log_entry;
 
 enum { LOG_ENTRIES = 4096 };

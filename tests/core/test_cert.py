@@ -12,6 +12,7 @@ from cryptography import x509 as pyca
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.name import _ASN1Type
+from cryptography.x509.oid import AuthorityInformationAccessOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -60,7 +61,7 @@ from tests.kit.certs import (
     uri,
     utc,
 )
-from tests.kit.support import der
+from tests.kit.support import der, root
 
 HIDDEN = {
     "NUL": "\0",
@@ -821,3 +822,41 @@ def test_a_der_that_is_written_in_ber_is_not_another_certificate() -> None:
         except core.CoreError:
             continue
         assert found.cert == core.identity(LEAF).cert
+
+
+OCSP, CA_ISSUERS = AuthorityInformationAccessOID.OCSP, AuthorityInformationAccessOID.CA_ISSUERS
+HTTP = "http://ocsp.acme.example/"
+RESPONDERS: dict[str, tuple[list[tuple[pyca.ObjectIdentifier, str]], str]] = {
+    "http": ([(OCSP, HTTP)], HTTP),
+    "https": ([(OCSP, "https://ocsp.acme.example")], "https://ocsp.acme.example"),
+    "the first that is asked by http": (
+        [(CA_ISSUERS, "http://acme.example/ca"), (OCSP, "ldap://acme.example/"), (OCSP, HTTP),
+         (OCSP, "http://other.example/")], HTTP,
+    ),
+    "only where its issuer is": ([(CA_ISSUERS, "http://acme.example/ca")], ""),
+    "nothing behind the scheme": ([(OCSP, "http://"), (OCSP, "https://")], ""),
+    "a blank": ([(OCSP, "http://acme.example/ x")], ""),
+    "a newline": ([(OCSP, "http://acme.example/\n")], ""),
+    "the longest": ([(OCSP, "http://" + "x" * 248)], "http://" + "x" * 248),
+    "too long": ([(OCSP, "http://" + "x" * 249)], ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", RESPONDERS)
+def test_the_responder_that_a_certificate_names(how: str) -> None:
+    """The first one that can be asked by http or https, as it stands there or not at all; it
+    refuses nobody."""
+    named, expected = RESPONDERS[how]
+    access = pyca.AuthorityInformationAccess(
+        pyca.AccessDescription(kind, pyca.UniformResourceIdentifier(url)) for kind, url in named
+    )
+    leaf = root().issue("CN=alice", extensions=[(access, False)])
+    found = core.identity(leaf.der)
+    assert (found.ocsp, found.refusal) == (expected, None)
+
+
+def test_an_access_that_does_not_parse_names_nobody() -> None:
+    """Nor does it refuse anybody: nothing that decides looks at it."""
+    odd = pyca.UnrecognizedExtension(pyca.ObjectIdentifier("1.3.6.1.5.5.7.1.1"), b"rubbish")
+    found = core.identity(root().issue("CN=alice", extensions=[(odd, False)]).der)
+    assert (found.ocsp, found.refusal) == ("", None)

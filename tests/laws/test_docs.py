@@ -475,7 +475,7 @@ def test_every_error_code_is_documented() -> None:
             codes |= set(re.findall(rf"\b(?:{makers})\s*\"(\w+)\"", path.read_text()))
     codes -= set(reasons())
     codes |= {f"{field}_already_exists" for field in ("name", "email", "certificate_subject_line")}
-    codes.add("url_already_exists")  # of issuers
+    codes |= {"url_already_exists", "ca_already_exists"}  # of issuers, of responders
     codes |= {"invalid_schema", "unknown_field", "missing_db_name", "method_not_allowed"}
     said = {code for row in rows(section("docs/rest.md", "Error codes")) for code in ticked(row[1])}
     assert said == codes

@@ -16,6 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from control import service, store
+from control.domain import responders
 from control.nodes import client
 from control.nodes.audit import UNSAID, Follower
 from control.nodes.auditing import Auditor
@@ -24,6 +25,7 @@ from tests.kit.alerts import Prometheus, promtool_test, rules, samples, scraped,
 from tests.kit.crls import crl, text
 from tests.kit.node import load, patch, show, status, who
 from tests.kit.node_keys import own_pki, put, renew, server_cert
+from tests.kit.ocsp import responder, said
 from tests.kit.peers import sentinel_cert
 from tests.kit.plane import (
     Plane,
@@ -322,6 +324,22 @@ def list_overdue(world: World) -> Iterator[Minute]:
     world.plane.ok(f"DELETE /v1/certauth/crls/{uid}")
 
 
+def responder_overdue(world: World) -> Iterator[Minute]:
+    """It has answered once, and is gone when the next answer is due."""
+    plane, cert, day = world.plane, world.pki.alice, 86400
+    plane.trust(world.pki.ca)
+    plane.user(cert, "alice")
+    assert plane.role(cert) == "admin"
+    with responder(lambda _: said(cert, world.pki.ca)) as site:
+        body = {"name": "gone", "ca": world.pki.ca.key_id, "url": site.url}
+        uid = plane.ok("POST /v1/certauth/responders", body)["uid"]
+        responders.look(plane.store, int(time.time()))
+    assert world.counted("certauth_ocsp_certificates", state="overdue") == 0
+    responders.look(plane.store, int(time.time()) + 2 * day)
+    yield nothing
+    plane.ok(f"DELETE /v1/certauth/responders/{uid}")
+
+
 @contextmanager
 def told_to_nobody(world: World, queue: int) -> Iterator[Callable[[], None]]:
     """An auditor where nobody listens, and what tells it of a login; somebody listens again at the
@@ -366,6 +384,7 @@ OUTAGES: dict[str, Callable[[World], Iterator[Minute]]] = {
     "CertauthNodeError": node_error,
     "CertauthNodeDrift": drift,
     "CertauthListOverdue": list_overdue,
+    "CertauthResponderOverdue": responder_overdue,
     "CertauthNodeWithoutModule": without_module,
     "CertauthTwice": twice,
     "CertauthSentinelOpen": sentinel_open,

@@ -137,6 +137,12 @@ def test_each_kind_is_made_changed_and_removed(api: ControlPlane, admin: Browser
             {"comment": "of the plant"},
             "/v1/certauth/patterns",
         ),
+        "responders": (
+            {"name": "theirs", "ca": pki.ca.key_id, "url": "http://ocsp.acme.example/",
+             "interval": "600", "stale": "refuse"},
+            {"nonce": "on", "stale": "warn"},
+            "/v1/certauth/responders",
+        ),
         "databases": (
             {"name": "bills", "endpoints": "10.0.0.5:6379\n[::1]:6380 redis.example",
              "tls_mode": "enabled", "roles_permissions": ["4", "", ""],

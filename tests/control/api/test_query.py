@@ -29,6 +29,7 @@ METHODS = {"POST", "PUT", "DELETE"}
 QUESTIONS = {
     "POST /v1/users/authorize", "POST /v1/users/refresh_jwt", "POST /v1/redis_acls/validate",
     "POST /v1/certauth/explain", "POST /v1/certauth/preview", "POST /v1/bootstrap/{action}",
+    "POST /v1/certauth/ca/{key}/ocsp",
     "POST /v1/bootstrap/validate/{action}", "PUT /v1/bdbs/{uid}/passwords",
     "PUT /v1/cluster/ldap", "DELETE /v1/cluster/ldap", "POST /v1/ldap_mappings",
     "PUT /v1/ldap_mappings/{uid}", "DELETE /v1/ldap_mappings/{uid}",
@@ -107,6 +108,8 @@ class Plane(ControlPlane):
         more = replace(state, pending=root("CN=waits").pem.decode())
         (followed,) = self.store.objects.all(TrustSource)
         self.store.trust_sources.record(followed, more)
+        asked = {"name": "theirs", "ca": self.pki.ca.key_id, "url": "http://ocsp.acme.example/"}
+        self.ok("POST /v1/certauth/responders", asked)  # uid 1
         self.ok("POST /v1/certauth/revocations", {"cert": "cd" * 32})
         self.ok("POST /v1/certauth/crls", {"crl": crls.text(crls.crl(self.pki.ca))})
         self.ok("POST /v1/certauth/locks", {"network": "203.0.113.7"})  # uid 1
@@ -144,6 +147,11 @@ def what_waits(plane: Plane) -> Any:
 def another_source(plane: Plane) -> Any:
     plane.file.write_bytes(root("CN=other").pem)
     return {"name": "other", "location": str(plane.file), "trust_grows": True}
+
+
+def another_responder(plane: Plane) -> Any:
+    key = core.identity(plane.authority.certificate.encode()).key
+    return {"name": "other", "ca": key, "url": "http://ocsp.acme.example/"}
 
 
 ISSUER = {"name": "other", "url": "https://other.example", "audiences": ["redis"]}
@@ -189,6 +197,9 @@ REQUESTS: dict[str, tuple[str, Any]] = {
     "DELETE /v1/certauth/trust_sources/{uid}": ("/v1/certauth/trust_sources/1", None),
     "POST /v1/certauth/trust_sources/{uid}/accept": (
         "/v1/certauth/trust_sources/1/accept?force", what_waits),
+    "POST /v1/certauth/responders": ("/v1/certauth/responders", another_responder),
+    "PUT /v1/certauth/responders/{uid}": ("/v1/certauth/responders/1", {"stale": "refuse"}),
+    "DELETE /v1/certauth/responders/{uid}": ("/v1/certauth/responders/1", None),
     "POST /v1/certauth/profiles": ("/v1/certauth/profiles", {"name": "long"}),
     "PUT /v1/certauth/profiles/{uid}": ("/v1/certauth/profiles/2", {"lifetime": 7200}),
     "DELETE /v1/certauth/profiles/{uid}": ("/v1/certauth/profiles/2", None),

@@ -147,6 +147,13 @@ ROUTES = {
     "PUT /v1/certauth/trust_sources/<uid>": "update_cluster",
     "DELETE /v1/certauth/trust_sources/<uid>": "update_cluster",
     "POST /v1/certauth/trust_sources/<uid>/accept": "update_cluster",
+    "GET /v1/certauth/responders": "view_cluster_info",
+    "GET /v1/certauth/responders/<uid>": "view_cluster_info",
+    "POST /v1/certauth/responders": "update_cluster",
+    "PUT /v1/certauth/responders/<uid>": "update_cluster",
+    "DELETE /v1/certauth/responders/<uid>": "update_cluster",
+    "POST /v1/certauth/ca/<key>/ocsp": "nobody's",
+    "GET /v1/certauth/ca/<key>/ocsp/<asked>": "nobody's",
     "GET /metrics": "view_cluster_stats",
 }
 OF_TOKENS = {

@@ -68,7 +68,7 @@ def test_the_migrations_make_the_tables_that_the_code_uses(url: str) -> None:
 
 
 def test_issuers_and_their_keys_outlive_the_migration_of_their_tables(url: str) -> None:
-    """To 0037: they are made again, and the keys went with them where they went first."""
+    """To 0030: they are made again, and the keys went with them where they went first."""
     engine = store.engine.make_engine(sa.make_url(url))
     with engine.connect() as connection:
         store.versions.migrate(connection, "0028")
