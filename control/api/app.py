@@ -31,6 +31,7 @@ from control.api import (
     logs,
     metrics,
     patterns,
+    policies,
     redis_acls,
     reference,
     revocation,
@@ -64,6 +65,7 @@ MODULES = (
     cluster, certificates, users, login, roles, redis_acls, bdbs, actions, logs, system, certauth,
     metrics, issuing, revocation, locks, forecast, rotation, sessions, reference, patterns, issuers,
     trust_sources, elsewhere, auditing, alerts, bdb_certificates, bulk,
+    policies,
 )  # fmt: skip
 
 

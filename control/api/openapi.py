@@ -43,6 +43,10 @@ QUERY: dict[str, dict[str, Any]] = {
     "user": {"description": "Only those of this user, by name.", "schema": TEXT},
     "ca": {"description": "Only those of the CA with this key id.", "schema": TEXT},
     "expires_before": {"description": "ISO 8601: only those that end by then.", "schema": TEXT},
+    "owner": {
+        "description": "Only lines for these.",
+        "schema": {"enum": ["database", "user", "pattern", "revocations"]},
+    },
     "role_uid": {"description": "Only those who hold this role.", "schema": NUMBER},
     "state": {"description": "Only those in one of these states, with commas.", "schema": TEXT},
     "serves": {"description": "Only certificates that are not restricted to clients.", **FLAG},

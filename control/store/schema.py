@@ -192,7 +192,7 @@ policy_lines = _table(
     _number("owner"),
     _text("line"),
     sa.Index("policy_lines_owner", "owner", "bdb_uid"),
-    sa.Index("policy_lines_bdb", "bdb_uid"),
+    sa.Index("policy_lines_bdb", "bdb_uid", "owner"),
     sa.Index(
         "policy_lines_revoked",
         "bdb_uid",

@@ -25,6 +25,7 @@ from control.ui import (
     onboard,
     overview,
     patterns,
+    policy,
     redis_acls,
     repair,
     roles,
@@ -38,6 +39,7 @@ log = logging.getLogger(__name__)
 MODULES = (
     login, overview, databases, users, patterns, roles, redis_acls, cas, sessions, certificates,
     explain, audit, locks, repair, onboard, search,
+    policy,
 )  # fmt: skip
 # Endpoint, what the menu calls it, the permission without which there is nothing to see, and the
 # group that begins there.
