@@ -39,6 +39,7 @@ QUERY: dict[str, dict[str, Any]] = {
     "type": {"description": "Types of events, or their beginnings, with commas.", "schema": TEXT},
     "name": {"description": "Only the one with this name.", "schema": TEXT},
     "search": {"description": "Only those whose name holds this.", "schema": TEXT},
+    "sort": {"description": "By this; -name: the greatest first.", "schema": TEXT},
     "step": {"description": "Seconds of a span.", "schema": NUMBER},
     "user": {"description": "Only those of this user, by name.", "schema": TEXT},
     "ca": {"description": "Only those of the CA with this key id.", "schema": TEXT},
