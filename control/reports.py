@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from control.records import Database, EventDetail, NodeRole, Origin, Reason, Severity, Stale, Target
+from control.words import LineOwner
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,16 @@ class Refused:
     instead: str  # the line that the server holds in its place; "": none
     why: str  # as the server says it; "": it goes with another line
     user: str  # whom it is about; "": nobody
+
+
+@dataclass(frozen=True)
+class PolicyLine:
+    """A line of a database's policy, and what it is there for."""
+
+    line: str
+    owner: LineOwner
+    owner_uid: int  # of the user or the pattern; 0 of others
+    owner_name: str
 
 
 @dataclass(frozen=True)

@@ -34,3 +34,4 @@ BindingKind = Literal[
     "subject", "cn", "uri", "dns", "email", "ip", "upn", "key", "cert", "attributes", "attribute",
     "extension",
 ]  # fmt: skip
+LineOwner = Literal["database", "user", "pattern", "revocations"]

@@ -32,6 +32,7 @@ from control.api import (
     logs,
     metrics,
     patterns,
+    policies,
     redis_acls,
     reference,
     responders,
@@ -66,7 +67,7 @@ BODY = 1 << 20  # bytes of a request's body, as in control/http/protocol.py
 MODULES = (
     cluster, certificates, users, login, roles, redis_acls, bdbs, actions, logs, system, certauth,
     metrics, issuing, revocation, locks, forecast, rotation, sessions, reference, patterns, issuers,
-    est, trust_sources, elsewhere, auditing, alerts, bdb_certificates, bulk, responders,
+    est, trust_sources, elsewhere, auditing, alerts, bdb_certificates, bulk, responders, policies,
 )  # fmt: skip
 
 

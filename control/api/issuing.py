@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict, replace
 from typing import Annotated, Any, get_args
 
-from flask import Blueprint, Response, current_app, request
+from flask import Blueprint, Response, current_app, g, request
 from pydantic import Field, StringConstraints
 
 from control.api.logs import END, LIMIT, moment
@@ -17,13 +17,16 @@ from control.api.revocation import render as rendered_revocation
 from control.api.roles import check_administrator
 from control.api.web import (
     CHANGING,
+    LISTING,
     answer,
     caller,
     flag,
+    found,
     guard,
     in_field,
     needs,
     number,
+    sorting,
     store,
     unchanged,
 )
@@ -31,7 +34,7 @@ from control.domain import issuing
 from control.errors import Refusal, forbidden, invalid
 from control.records import KeyUsage, Profile, User
 from control.reports import CertificateState, ClientCertificate
-from control.store import InventoryFilter, revoking_lines
+from control.store import CERTIFICATE_SORTS, InventoryFilter, revoking_lines
 
 Template = Annotated[str, StringConstraints(max_length=512)]
 
@@ -150,12 +153,13 @@ def certificate_of_login() -> ClientCertificate | None:
         "serves",
         "state",
         "search",
+        "sort",
         "limit",
         "offset",
     ),
 )
 def read_all() -> Response:
-    """Those that end first, first."""
+    """Those that end first, first, unless `sort` says otherwise."""
     wanted = InventoryFilter(
         of_user=request.args.get("user"),
         from_ca=request.args.get("ca"),
@@ -165,7 +169,10 @@ def read_all() -> Response:
         search=request.args.get("search", ""),
         states=states(),
     )
-    found = store().inventory.find(wanted, limit=number("limit", LIMIT), offset=number("offset", 0))
+    limit, offset = number("limit", LIMIT), number("offset", 0)
+    found = store().inventory.find(wanted, limit, offset, sorting(CERTIFICATE_SORTS))
+    if "limit" in request.args and (total := store().inventory.count(wanted)) is not None:
+        g.total = total
     return answer([render(one) for one in found])
 
 
@@ -203,9 +210,9 @@ def render(one: ClientCertificate) -> dict[str, Any]:
 
 
 @blueprint.get("/v1/certauth/profiles")
-@needs("view_cluster_info", answers=list[ProfileAnswer])
+@needs("view_cluster_info", answers=list[ProfileAnswer], query=LISTING)
 def read_profiles() -> Response:
-    return answer([asdict(one) for one in store().objects.all(Profile)])
+    return answer([asdict(one) for one in found(Profile)])
 
 
 @blueprint.get("/v1/certauth/profiles/<int(max=2147483647):uid>")

@@ -16,7 +16,7 @@ import hashlib
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
@@ -32,7 +32,7 @@ from control.nodes.trials import Trials, refusal
 from control.nodes.waiting import IN_FORCE, LONGEST, TOTAL, in_force, missing, wait_for_sync
 from control.policy.core import CoreError
 from control.records import Database, User
-from control.store import Away, Record, Store, Untried
+from control.store import SORTS, Away, Record, Store, Untried
 
 REQUESTS = "control.requests"  # the logger that has a line for each request
 requests = logging.getLogger(REQUESTS)
@@ -58,7 +58,7 @@ CHANGING = ("dry_run", "wait_for_sync")  # what may be asked of a change
 FLAGS = frozenset({"dry_run", "expiring", "extended", "force", "ignore_settings", "issues_only"})
 SAID = {"": True, "true": True, "1": True, "false": False, "0": False}
 SHOWN = "-"  # in an ETag, between what is stored and what is shown of it
-LISTING = ("search", "name", "limit", "offset")
+LISTING = ("search", "name", "sort", "limit", "offset")
 MANY = 10_000  # records of an answer that was asked for some of them
 OURS = "/v1/certauth/"
 PUBLIC = "nobody's"  # the permission of what needs no login
@@ -325,7 +325,16 @@ def found(kind: type[Record]) -> tuple[Record, ...]:
     limit, offset = number("limit", MANY), number("offset", 0)
     if kind is not Database or caller().may("view_all_bdbs_info"):
         g.total = store().objects.count(kind, text, name, role)
-    return store().objects.find(kind, text, limit, offset, name, role)
+    return store().objects.find(kind, text, limit, offset, name, role, sorting(SORTS[kind]))
+
+
+def sorting(columns: Sequence[str]) -> str:
+    """By which of these columns a list is asked for, with "-" in front the greatest first; by
+    default the first of them. Raises Refusal 400."""
+    text = request.args.get("sort") or columns[0]
+    if text.removeprefix("-") not in columns:
+        raise invalid("invalid_param", f"sort: give one of {', '.join(columns)}, or -{columns[0]}")
+    return text
 
 
 def _patience() -> float:

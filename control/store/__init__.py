@@ -46,12 +46,15 @@ from control.store.responders import Question, Responders
 from control.store.revocations import Revocations
 from control.store.schema import Record
 from control.store.settings import Settings
+from control.store.sorting import CERTIFICATE_SORTS, SORTS
 from control.store.trust_sources import TrustSources
 from control.store.versions import check_version, find_version, known_versions, migrate
 
 __all__ = [
+    "CERTIFICATE_SORTS",
     "NOT_REACHED",
     "POLICY_LOG_GENERATIONS",
+    "SORTS",
     "UNAVAILABLE_ERRORS",
     "Away",
     "BulkRefused",

@@ -15,6 +15,7 @@ from control.store.followed import enrolments
 from control.store.kernel import Kernel
 from control.store.rows import values_of
 from control.store.schema import client_certificates, patterns, revocations, users
+from control.store.sorting import order_of
 from control.store.statements import insert_into, select_among
 
 # A certificate ends soon in the last quarter of its life, or so long before its end if that is
@@ -49,15 +50,23 @@ class Inventory:
     # ---- Reading ----
 
     def find(
-        self, wanted: InventoryFilter, limit: int, offset: int = 0
+        self, wanted: InventoryFilter, limit: int, offset: int = 0, sort: str = "not_after"
     ) -> tuple[ClientCertificate, ...]:
-        """Certificates, those that end first before the others."""
+        """Certificates, by `sort` (see CERTIFICATE_SORTS)."""
         table = client_certificates
         query = sa.select(table, _state(wanted.now or int(time.time())))
         query = query.where(*_conditions(wanted))
-        query = query.order_by(table.c.not_after, table.c.cert).limit(limit).offset(offset)
+        query = query.order_by(*order_of(table, sort)).limit(limit).offset(offset)
         with self._kernel.read() as connection:
             return tuple(map(_certificate, connection.execute(query)))
+
+    def count(self, wanted: InventoryFilter) -> int | None:
+        """How many `find` would find without a limit; None where each would have to be looked at
+        for that."""
+        if wanted.states or wanted.ends_soon is not None:
+            return None
+        with self._kernel.read() as connection:
+            return int(connection.scalar(_count(*_conditions(wanted))) or 0)
 
     def get(self, cert: str) -> ClientCertificate:
         """By the SHA-256 of its DER, in hex. Raises Refusal 404."""

@@ -68,7 +68,8 @@ from control.store.schema import (
     user_roles,
     users,
 )
-from control.store.statements import select_all, select_by
+from control.store.sorting import order_of
+from control.store.statements import select_by
 from control.store.transaction import state_of
 from control.store.trials import note_granted_rules
 
@@ -117,11 +118,13 @@ class Objects:
         offset: int,
         name: str = "",
         role_uid: int | None = None,
+        sort: str = "uid",
     ) -> tuple[Record, ...]:
-        """The records of a kind, by uid, whose name contains `text`, in any case; of users also
-        those whose e-mail address or subject does. With `name`, only the record of this name; with
-        `role_uid`, only users who hold that role."""
-        query = select_all(TABLES[kind]).where(*_wanted(kind, text, name, role_uid))
+        """The records of a kind, by `sort` (see SORTS), whose name contains `text`, in any case; of
+        users also those whose e-mail address or subject does. With `name`, only the record of this
+        name; with `role_uid`, only users who hold that role."""
+        query = sa.select(TABLES[kind]).where(*_wanted(kind, text, name, role_uid))
+        query = query.order_by(*order_of(TABLES[kind], sort))
         with self._kernel.read() as connection:
             return read_records(connection, kind, query.limit(limit).offset(offset))
 

@@ -1,12 +1,18 @@
 """The policies of databases: what their nodes are to hold, and how each generation differs."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import sqlalchemy as sa
 
 from control.policy import core, taking
 from control.policy import lines as policy
 from control.records import Change, Target, User
+from control.reports import PolicyLine
 from control.store.kernel import Kernel
 from control.store.lines import (
+    LAST_OWNER,
+    LAST_USER,
     PATTERN_OWNERS,
     all_databases,
     group_grants,
@@ -14,8 +20,10 @@ from control.store.lines import (
     refresh_databases,
 )
 from control.store.pieces import do_piece
-from control.store.schema import bdbs, policy_lines, policy_log, renderings, users
+from control.store.revoking import REVOKE_OWNER
+from control.store.schema import bdbs, patterns, policy_lines, policy_log, renderings, users
 from control.store.statements import GRANTS_WITHOUT_LINE
+from control.words import LineOwner
 
 
 class Policies:
@@ -51,6 +59,29 @@ class Policies:
             where = policy_lines.c.bdb_uid == bdb_uid
             lines = connection.scalars(sa.select(policy_lines.c.line).where(where))
             return target, tuple(sorted(lines))
+
+    def page(
+        self, bdb_uid: int, owner: LineOwner | None, text: str, limit: int, offset: int
+    ) -> tuple[PolicyLine, ...]:
+        """Some lines of a policy, in any case those that hold `text`: the database's own first,
+        then those of users and patterns, by uid, and revocations last."""
+        found: list[PolicyLine] = []
+        with self._kernel.read() as connection:
+            for one in (owner,) if owner else OWNERS:
+                where = _lines_for(bdb_uid, one, text)
+                if offset and offset >= (count := _counted(connection, where)):
+                    offset -= count
+                    continue
+                query = sa.select(policy_lines).where(*where).order_by(*BY_OWNER)
+                rows = connection.execute(query.limit(limit - len(found)).offset(offset)).all()
+                found, offset = found + _named(connection, one, rows), 0
+        return tuple(found)
+
+    def count(self, bdb_uid: int, owner: LineOwner | None, text: str) -> int:
+        """How many lines `page` would find without a limit."""
+        with self._kernel.read() as connection:
+            owners = (owner,) if owner else OWNERS
+            return sum(_counted(connection, _lines_for(bdb_uid, one, text)) for one in owners)
 
     def changes(self, bdb_uid: int, generation: int, digest: str) -> tuple[Change, ...] | None:
         """What leads to the target from a generation that a node reports, with its digest.
@@ -122,6 +153,43 @@ class Policies:
         """Renders some of the lines that a change has left, or that it left when it was cut off.
         Whether any are left."""
         return bool(self.unfinished() and do_piece(self._kernel))
+
+
+# Who lines are for, in the order of pages, and the range of `owner` that is theirs.
+OWNERS: dict[LineOwner, tuple[int, int]] = {
+    "database": (0, 0),
+    "user": (1, LAST_USER),
+    "pattern": (PATTERN_OWNERS, LAST_OWNER),
+    "revocations": (REVOKE_OWNER, REVOKE_OWNER),
+}
+BY_OWNER = (policy_lines.c.owner, policy_lines.c.id)
+
+
+def _lines_for(bdb_uid: int, owner: LineOwner, text: str) -> list[sa.ColumnElement[bool]]:
+    column, (first, last) = policy_lines.c, OWNERS[owner]
+    found = [column.bdb_uid == bdb_uid, column.owner.between(first, last)]
+    return [*found, column.line.icontains(text, autoescape=True)] if text else found
+
+
+def _counted(connection: sa.Connection, where: list[sa.ColumnElement[bool]]) -> int:
+    counted = sa.select(sa.func.count()).select_from(policy_lines).where(*where)
+    return int(connection.scalar(counted) or 0)
+
+
+def _named(
+    connection: sa.Connection, owner: LineOwner, rows: Sequence[sa.Row[Any]]
+) -> list[PolicyLine]:
+    """Lines with the names of those whom they are for."""
+    table = {"user": users, "pattern": patterns}.get(owner)
+    if table is None:
+        return [PolicyLine(row.line, owner, 0, "") for row in rows]
+    uids = [row.owner % PATTERN_OWNERS for row in rows]
+    query = sa.select(table.c.uid, table.c.name).where(table.c.uid.in_(set(uids)))
+    names = {row.uid: row.name for row in connection.execute(query)}
+    return [
+        PolicyLine(row.line, owner, uid, names.get(uid, ""))
+        for row, uid in zip(rows, uids, strict=True)
+    ]
 
 
 def _rules(connection: sa.Connection, bdb_uid: int, user: str) -> str:

@@ -110,6 +110,8 @@ users = _table(
     sa.UniqueConstraint("name"),
     _unique_unless_empty("users_email", "email"),
     _unique_unless_empty("users_subject", "certificate_subject_line"),
+    sa.Index("users_method", "auth_method", "uid"),
+    sa.Index("users_last_login", "last_login", "uid"),
 )
 # Where the bindings of users are looked up, subject lines among them.
 identities = _table(
@@ -195,7 +197,7 @@ policy_lines = _table(
     _number("owner"),
     _text("line"),
     sa.Index("policy_lines_owner", "owner", "bdb_uid"),
-    sa.Index("policy_lines_bdb", "bdb_uid"),
+    sa.Index("policy_lines_bdb", "bdb_uid", "owner"),
     sa.Index(
         "policy_lines_revoked",
         "bdb_uid",
@@ -392,9 +394,11 @@ client_certificates = _table(
     _number("enrolled_by"),
     _text("ocsp"),
     _flag("warned"),  # the event log has said that it ends soon
-    sa.Index("client_certificates_user", "user", "not_after"),
+    sa.Index("client_certificates_user", "user", "not_after", "cert"),
     sa.Index("client_certificates_ca", "ca"),
-    sa.Index("client_certificates_end", "not_after"),
+    sa.Index("client_certificates_end", "not_after", "cert"),
+    sa.Index("client_certificates_subject", "subject", "cert"),
+    sa.Index("client_certificates_login", "last_login", "cert"),
     sa.Index("client_certificates_serial", "serial"),
     sa.Index("client_certificates_key", "key"),
 )

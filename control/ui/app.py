@@ -18,19 +18,24 @@ from control.ui import (
     audit,
     cas,
     certificates,
+    chosen,
     databases,
     explain,
+    lists,
     locks,
     login,
     onboard,
     overview,
     patterns,
+    policy,
+    profiles,
     redis_acls,
     repair,
     responders,
     roles,
     search,
     sessions,
+    settings,
     users,
 )
 from control.ui.ask import may
@@ -38,7 +43,7 @@ from control.ui.ask import may
 log = logging.getLogger(__name__)
 MODULES = (
     login, overview, databases, users, patterns, roles, redis_acls, cas, sessions, certificates,
-    explain, audit, locks, repair, onboard, search, responders,
+    explain, audit, locks, repair, onboard, search, responders, policy, chosen, profiles, settings,
 )  # fmt: skip
 # Endpoint, what the menu calls it, the permission without which there is nothing to see, and the
 # group that begins there.
@@ -56,6 +61,8 @@ MENU = (
     ("certificates.show", "Certificates", "any", "Trust"),
     ("cas.show", "CAs", "view_cluster_info", ""),
     ("responders.show", "OCSP", "view_cluster_info", ""),
+    ("profiles.show", "Profiles", "view_cluster_info", ""),
+    ("settings.show", "Settings", "view_cluster_info", "This service"),
 )
 BODY = 1 << 20  # bytes of a request's body, as in control/http/protocol.py
 HEADERS = {
@@ -93,7 +100,7 @@ def create_ui(api: Flask, peer_cert: PeerCert) -> Flask:
     app.url_map.strict_slashes = False
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_env.globals.update(csrf=login.csrf, may=may, menu=MENU)
-    app.jinja_env.filters["time"] = rendered_time
+    app.jinja_env.filters.update(time=rendered_time, exact=lists.exact, ago=lists.ago)
     app.before_request(login.admit)
     app.after_request(secured)
     app.register_error_handler(Refusal, refused)

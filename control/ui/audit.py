@@ -34,7 +34,7 @@ LABELS = {"kind": "What", "stime": "From", "etime": "Until"}
 # The noun of an event's object, and where that is; databases come last, since others name theirs.
 PLACES = (
     ("user", "users"), ("role", "roles"), ("redis_acl", "acls"), ("pattern", "patterns"),
-    ("profile", ""), ("responder", "responders"), ("bdb", "databases"),
+    ("profile", "profiles"), ("responder", "responders"), ("bdb", "databases"),
 )  # fmt: skip
 COLUMNS = ("time", "type", "severity", "object", "by", "from", "where", "reason", "change", "more")
 

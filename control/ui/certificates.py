@@ -8,8 +8,8 @@ from flask import Blueprint, Response, render_template, request
 
 from control.errors import Refusal
 from control.records import Reason, rendered_time
-from control.ui import changes
-from control.ui.ask import ask, may, offset_of, who
+from control.ui import changes, lists
+from control.ui.ask import answer, ask, may, offset_of, who
 from control.ui.audit import as_csv
 from control.ui.changes import Change
 from control.ui.fields import is_number, pasted
@@ -25,6 +25,10 @@ blueprint = Blueprint("certificates", __name__, url_prefix="/ui/certificates")
 PAGE = 50
 LABELS = {"csr": "CSR", "user": "For the user", "profile": "Profile"}
 REASONS = get_args(Reason)
+HEADS = (
+    ("Subject", "subject"), ("State", ""), ("User", "user"), ("Ends", "not_after"),
+    ("Last login", "last_login"), ("Issued here", ""),
+)  # fmt: skip
 
 
 @blueprint.get("/")
@@ -34,21 +38,23 @@ def show(error: Refusal | None = None, made: Any = None) -> Any:
     search = request.args.get("search", "").strip()
     expiring = "" if "expiring" in request.args else None
     state, ca, ends = (request.args.get(name, "").strip() for name in ("state", "ca", "days"))
-    found = []
+    found, total = [], None
     if may("view_all_users_info"):
         before = rendered_time(int(time.time()) + int(ends) * DAY) if is_number(ends[:5]) else None
-        found = ask(
-            "GET /v1/certauth/certificates", user=user or None, expiring=expiring,
-            search=search or None, state=state or None, ca=ca or None, expires_before=before,
-            limit=PAGE + 1, offset=offset,
-        )  # fmt: skip
+        answered = answer("GET /v1/certauth/certificates", query={
+            "user": user or None, "expiring": expiring, "search": search or None,
+            "state": state or None, "ca": ca or None, "expires_before": before,
+            "sort": lists.sort_of(HEADS), "limit": PAGE + 1, "offset": offset,
+        })  # fmt: skip
+        found, total = answered.content, answered.total
     seen = may("view_cluster_info")
+    args = {name: value for name, value in request.args.items()
+            if value and name not in ("offset", "for")}  # fmt: skip
     page = render_template(
-        "certificates.html", certificates=found[:PAGE], more=len(found) > PAGE, offset=offset,
+        "certificates.html", heads=lists.heads("certificates.show", HEADS, args), total=total,
+        certificates=found[:PAGE], more=len(found) > PAGE, offset=offset,
         limit=PAGE, user=user, expiring=expiring is not None, made=made, sent=request.form,
-        args={name: value for name, value in request.args.items()
-              if value and name not in ("offset", "for")},
-        search=search, state=state, states=STATES, ca=ca, days=ends,
+        args=args, search=search, state=state, states=STATES, ca=ca, days=ends,
         authorities=ask("GET /v1/certauth/ca")["cas"] if seen else [],
         whom=request.args.get("for", ""),
         profiles=ask("GET /v1/certauth/profiles") if seen else [],
@@ -92,6 +98,7 @@ def revoker(item: dict[str, Any]) -> str:
 def export() -> Any:
     """All that fit, as a file."""
     query = {name: request.args.get(name) for name in ("user", "search", "state", "ca")}
+    query["sort"] = lists.sort_of(HEADS)
     found = ask("GET /v1/certauth/certificates", **{k: v or None for k, v in query.items()})
     rows = [(one["subject"], " ".join(one["sans"]), one["user"], one["state"],
              rendered_time(one["not_after"]) if one["not_after"] else "",

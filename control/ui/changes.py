@@ -208,20 +208,25 @@ def make(change: Change, meant: bool) -> Answer:
     """What comes first, too: where a later call is refused, what was made before is taken back.
     `meant`: its name was typed, so that others are trusted than so far was read."""
     undo: list[Call] = []
+    stays = 0
     try:
         for one in change.first:
             answer(f"{one.method} {one.path}", one.body)
             undo += [one.undo] if one.undo else []
+            stays += one.undo is None
         try:
             return make_last(change, "trust_grows" in request.form)
         except Refusal as error:
             if error.error_code != "trust_grows" or not meant:
                 raise
             return make_last(change, trust_grows=True)
-    except Refusal:
+    except Refusal as error:
         for one in reversed(undo):
             with suppress(Refusal):  # somebody else uses it by now: it stays
                 ask(f"{one.method} {one.path}", one.body)
+        if stays:
+            done = f"{stays} of {len(change.calls)} were done before that"
+            raise Refusal(error.status, error.error_code, f"{error.description}: {done}") from error
         raise
 
 

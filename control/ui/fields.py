@@ -118,6 +118,27 @@ class Many(Field):
         return [(self.name, one) for one in self.shown(value)]
 
 
+class Several(Many):
+    """Any of the choices, which are words."""
+
+    def read(self, form: Form) -> Any:
+        known = [key for key, _ in self.choices()]
+        return [one for one in known if one in self.typed(form)]
+
+
+class Lines(Area):
+    """A list of texts, one a line."""
+
+    def shown(self, value: Any) -> Any:
+        return "\n".join(value or ())
+
+    def read(self, form: Form) -> Any:
+        return [line.strip() for line in self.typed(form).splitlines() if line.strip()]
+
+    def told(self, value: Any) -> str:
+        return ", ".join(value or ())
+
+
 class Endpoints(Field):
     """A line for each server: addresses with commas and the port; then the name that it shows."""
 

@@ -12,10 +12,10 @@ from werkzeug.datastructures import MultiDict
 
 from control.domain.guard import denied
 from control.errors import Refusal, invalid
-from control.ui import audit, changes, revert
+from control.ui import audit, changes, lists, revert
 from control.ui.ask import answer, ask, may, offset_of, who
 from control.ui.changes import Change, Item
-from control.ui.fields import Field
+from control.ui.fields import Choices, Field
 
 PAGE = 50  # rows of a list
 PART, MOST = 5_000, 1_000_000  # of a file: read at once, and in all
@@ -30,6 +30,8 @@ class Column:
     text: Callable[[Item], str]
     kind: Callable[[Item], str] | None = None
     code: bool = False
+    sort: str = ""  # what the API calls it, where a list can be sorted by it
+    when: Callable[[Item], int] | None = None  # of a time: seconds since 1970, 0 for never
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Kind:
     needs_password: Callable[[Item, Item], bool] = lambda _item, _body: False
     noun_in_log: str = ""
     filters: Sequence[Field] = ()
+    chosen: Choices = tuple  # what can be done with several
 
     @property
     def labels(self) -> dict[str, str]:
@@ -59,6 +62,11 @@ class Kind:
     @property
     def address(self) -> str:
         return f"/ui/{self.place}"
+
+    @property
+    def heads(self) -> list[tuple[str, str]]:
+        """The columns of its list, and what it is sorted by in each."""
+        return [("Name", "name"), *((one.label, one.sort) for one in self.columns)]
 
 
 def blueprint_of(kind: Kind) -> Blueprint:
@@ -77,15 +85,22 @@ def blueprint_of(kind: Kind) -> Blueprint:
 
 
 def listed(kind: Kind) -> Any:
-    text, offset = request.args.get("search", ""), offset_of(request.args)
-    query = {"search": text, "limit": PAGE + 1, "offset": offset, **filtered(kind)}
+    text, offset, sort = request.args.get("search", ""), offset_of(request.args), order(kind)
+    query = {"search": text, "limit": PAGE + 1, "offset": offset, **filtered(kind), **sort}
     answered = answer(f"GET {kind.api}", query=query)
     found = answered.content
+    args = {k: v for k, v in {"search": text, **filtered(kind), **sort}.items() if v}
     return render_template(
         "objects.html", kind=kind, items=found[:PAGE], more=len(found) > PAGE, search=text,
-        offset=offset, limit=PAGE, total=answered.total, chosen=filtered(kind),
-        args={name: value for name, value in {"search": text, **filtered(kind)}.items() if value},
+        offset=offset, limit=PAGE, total=answered.total, chosen=filtered(kind), args=args,
+        heads=lists.heads(f"{kind.place}.show", kind.heads, args), doable=list(kind.chosen()),
     )  # fmt: skip
+
+
+def order(kind: Kind) -> dict[str, str]:
+    """What a list is sorted by, as a parameter of the API."""
+    sort = lists.sort_of(kind.heads)
+    return {"sort": sort} if sort else {}
 
 
 def filtered(kind: Kind) -> dict[str, str]:
@@ -98,7 +113,8 @@ def exported(kind: Kind) -> Any:
     """All that fit, as a file."""
     rows, text = [], request.args.get("search", "")
     for offset in range(0, MOST, PART):
-        found = ask(f"GET {kind.api}", search=text, limit=PART, offset=offset, **filtered(kind))
+        query = {"search": text, "limit": PART, "offset": offset, **filtered(kind), **order(kind)}
+        found = ask(f"GET {kind.api}", **query)
         rows += [(one["name"], *(column.text(one) for column in kind.columns)) for one in found]
         if len(found) < PART:
             break

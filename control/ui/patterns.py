@@ -23,8 +23,10 @@ KIND = Kind(
     "/v1/certauth/patterns",
     ("create_new_user", "update_user", "delete_user"),
     (
-        Column("Certificates", lambda one: f"{one['kind']} {one['template']}", code=True),
-        Column("Are the user", lambda one: one["user"], code=True),
+        Column(
+            "Certificates", lambda one: f"{one['kind']} {one['template']}", code=True, sort="kind"
+        ),
+        Column("Are the user", lambda one: one["user"], code=True, sort="user"),
         Column("For", lambda one: one["comment"]),
     ),
     (

@@ -55,7 +55,7 @@ KIND = Kind(
     "roles",
     "/v1/roles",
     ("create_role", "update_role", "delete_role"),
-    (Column("Management", lambda role: role["management"].replace("_", " ")),),
+    (Column("Management", lambda role: role["management"].replace("_", " "), sort="management"),),
     (
         Field("name", "Name", required=True),
         Pick(

@@ -108,6 +108,16 @@ def known_by(user: Item) -> str:
     return f"{text} and {len(others)} more" if others else text
 
 
+def doable() -> Iterator[tuple[str, str]]:
+    """What can be done with several users at once, see control/ui/chosen.py."""
+    if may("update_user") and may("view_all_roles_info"):
+        known = list(roles())
+        yield from ((f"add-{uid}", f"Add the role {name}") for uid, name in known)
+        yield from ((f"remove-{uid}", f"Remove the role {name}") for uid, name in known)
+    if may("delete_user"):
+        yield "delete", "Delete"
+
+
 KIND = Kind(
     "user",
     "Users",
@@ -117,7 +127,7 @@ KIND = Kind(
     "/v1/users",
     ("create_new_user", "update_user", "delete_user"),
     (
-        Column("Logs in", lambda user: dict(methods())[user["auth_method"]]),
+        Column("Logs in", lambda user: dict(methods())[user["auth_method"]], sort="auth_method"),
         Column("Certificate", known_by, code=True),
         Column("Management", lambda user: user["role"]),
         Column(
@@ -125,7 +135,7 @@ KIND = Kind(
             lambda user: user["status"].replace("_", " "),
             lambda user: "good" if user["status"] == "active" else "bad",
         ),
-        Column("Last login", seen),
+        Column("Last login", seen, sort="last_login", when=lambda user: user.get("last_login", 0)),
     ),
     (
         Field("name", "Name", required=True),
@@ -164,6 +174,7 @@ KIND = Kind(
     needs_password,
     noun_in_log="user",
     filters=(Pick("role_uid", "Role", choices=roles),),
+    chosen=doable,
 )
 blueprint = objects.blueprint_of(KIND)
 

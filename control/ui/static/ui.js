@@ -117,3 +117,60 @@ if (ends) {
   };
   setTimeout(warn, 1000 * (ends - 120));
 }
+
+// Which columns a list shows: one's own choice, which this browser remembers for each list.
+for (const wide of document.querySelectorAll("[data-columns]")) {
+  const table = wide.querySelector("table");
+  const heads = [...table.tHead.rows[0].cells];
+  const key = `columns ${wide.dataset.columns}`;
+  let hidden = [];
+  try { hidden = JSON.parse(localStorage.getItem(key)) ?? []; } catch { /* none is kept */ }
+  const show = () => {
+    heads.forEach((head, at) => {
+      const gone = hidden.includes(head.textContent.trim());
+      for (const row of table.rows) if (row.cells[at]) row.cells[at].hidden = gone;
+    });
+  };
+  const box = document.createElement("details");
+  box.className = "columns";
+  const title = document.createElement("summary");
+  title.textContent = "Columns";
+  box.append(title);
+  heads.forEach((head, at) => {
+    const label = head.textContent.trim();
+    if (!label || table.tBodies[0].rows[0]?.cells[at]?.tagName === "TH") return;
+    const choice = document.createElement("label");
+    const input = document.createElement("input");
+    input.type = "checkbox";
+    input.checked = !hidden.includes(label);
+    input.addEventListener("change", () => {
+      hidden = hidden.filter((one) => one !== label);
+      if (!input.checked) hidden.push(label);
+      try { localStorage.setItem(key, JSON.stringify(hidden)); } catch { /* for now only */ }
+      show();
+    });
+    choice.append(input, ` ${label}`);
+    box.append(choice);
+  });
+  wide.before(box);
+  show();
+}
+
+// All rows of a page at once.
+for (const table of document.querySelectorAll("table")) {
+  const ticks = table.querySelectorAll("td.tick input");
+  if (!ticks.length) continue;
+  const all = document.createElement("input");
+  all.type = "checkbox";
+  all.setAttribute("aria-label", "Choose all on this page");
+  all.addEventListener("change", () => { for (const one of ticks) one.checked = all.checked; });
+  table.tHead.rows[0].cells[0].append(all);
+}
+
+// A time also as the clock of the reader has it. It comes last: what is live compares rows before.
+for (const one of document.querySelectorAll("time[datetime]")) {
+  const moment = new Date(one.dateTime);
+  if (Number.isNaN(moment.getTime())) continue;
+  const local = moment.toLocaleString(undefined, { timeZoneName: "short" });
+  one.title = one.title ? `${local} (${one.title})` : local;
+}
