@@ -409,7 +409,7 @@ class Responder:
     uid: int
     name: str
     ca: str  # its key id
-    url: str = ""  # "": the one that each certificate names
+    url: str = ""  # "": what each certificate names
     interval: int = 3600  # seconds until a certificate is asked about again, at the latest
     stale: Stale = "warn"
     nonce: bool = False  # whether only answers count that repeat what the question had

@@ -420,8 +420,7 @@ def _endpoint(found: Mapping[str, Any]) -> Fields:
 
 
 def certificates_of(pem: str) -> Iterator[str]:
-    """Each certificate of a text once, in one spelling; not those that the API leaves out. Raises
-    ValueError."""
+    """Each certificate once, in one spelling; none that the API leaves out. Raises ValueError."""
     if pem.strip():
         yield from read_bundle(pem).pem
 

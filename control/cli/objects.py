@@ -348,7 +348,7 @@ NOUNS = (
         (
             Field("issued-by", "ca", "The trusted CA (name, SHA-256 or key id).", needed=True),
             Field("ocsp-url", "url",
-                  "URL of the responder (default: the one that each certificate names)."),
+                  "URL of the responder (default: what each certificate names)."),
             Field("interval", "interval",
                   "Seconds until it is asked again about a certificate.", kind=int),
             Field("stale", "stale",

@@ -141,7 +141,7 @@ def _check_signer(
 
 
 def _is_named(found: ocsp.OCSPResponse, certificate: bytes) -> bool:
-    """Whether a certificate is the one that the answer calls its responder."""
+    """Whether the answer calls this certificate its responder."""
     if found.responder_name is not None:
         return load_der(certificate).subject == found.responder_name
     return _issuer_hashes(certificate, "sha1")[1] == found.responder_key_hash

@@ -21,13 +21,13 @@ DEVICES = ("random", "urandom")
 
 @dataclass(frozen=True)
 class Pki:
-    """`run` has it work on files of the folder `work`, as its path is within."""
+    """`run` has it work on files of the folder `device`, as its path is within."""
 
     root: Path
 
     @property
     def work(self) -> Path:
-        return self.root / "work"
+        return self.root / "device"
 
     def run(self, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
         command = ["chroot", str(self.root), "/usr/bin/pki", *arguments]
@@ -50,7 +50,7 @@ def fetched() -> Pki:
             for one in MERGED:
                 if not (root / one).exists():
                     (root / one).symlink_to(f"usr/{one}")
-            (root / "work").mkdir()
+            (root / "device").mkdir()
             (root / "dev").mkdir(exist_ok=True)
             for one in DEVICES:
                 as_here = os.stat(f"/dev/{one}").st_rdev

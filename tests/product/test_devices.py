@@ -120,8 +120,8 @@ def test_strongswan_fetches_the_cas_and_renews(site: Site, swan: StrongSwan) -> 
     site.ok("issuer", "create", "sensors", "--manufacturer-ca", "acme-devices.pem", "--renewable",
             "--rule", "user:alice subject.O=Acme")  # fmt: skip
     shutil.copy(site.config.home / "ca.crt", swan.work / "ca.crt")
-    place = ["--url", site.url, "--cacert", "/work/ca.crt"]
-    done = swan.run("--estca", *place, "--caout", "/work/cas", "--outform", "pem")
+    place = ["--url", site.url, "--cacert", "/device/ca.crt"]
+    done = swan.run("--estca", *place, "--caout", "/device/cas", "--outform", "pem")
     assert done.returncode == 0, done.stderr.decode()
     assert len(list(swan.work.glob("cas*"))) == 2
 
@@ -147,8 +147,8 @@ def test_strongswan_fetches_the_cas_and_renews(site: Site, swan: StrongSwan) -> 
     (swan.work / "birth.key").write_bytes(birth.key_pem)
 
     def renew(name: str) -> "subprocess.CompletedProcess[bytes]":
-        return swan.run("--est", *place, "--in", "/work/renewal.der", "--cert",
-                        f"/work/{name}.crt", "--key", f"/work/{name}.key", "--outform",
+        return swan.run("--est", *place, "--in", "/device/renewal.der", "--cert",
+                        f"/device/{name}.crt", "--key", f"/device/{name}.key", "--outform",
                         "pem")  # fmt: skip
 
     done = renew("birth")

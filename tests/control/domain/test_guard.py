@@ -125,6 +125,12 @@ ROUTES = {
     "PUT /v1/certauth/crls/<uid>": "update_cluster",
     "DELETE /v1/certauth/crls/<uid>": "update_cluster",
     "GET /v1/certauth/ca/<key>.crl": "nobody's",
+    "GET /v1/certauth/ca/<key>/ocsp/<path:asked>": "nobody's",
+    "GET /.well-known/est/<operation>": "nobody's",
+    "GET /.well-known/est/<label>/<operation>": "nobody's",
+    "POST /.well-known/est/<operation>": "nobody's",
+    "POST /.well-known/est/<label>/<operation>": "nobody's",
+    "GET /v1/certauth/policies/<uid>": "explain_certificates",
     "GET /v1/certauth/ca/<key>.pem": "nobody's",
     "POST /v1/certauth/preview": "explain_certificates",
     "POST /v1/certauth/certificates": "any",
@@ -153,7 +159,6 @@ ROUTES = {
     "PUT /v1/certauth/responders/<uid>": "update_cluster",
     "DELETE /v1/certauth/responders/<uid>": "update_cluster",
     "POST /v1/certauth/ca/<key>/ocsp": "nobody's",
-    "GET /v1/certauth/ca/<key>/ocsp/<asked>": "nobody's",
     "GET /metrics": "view_cluster_stats",
 }
 OF_TOKENS = {

@@ -285,7 +285,7 @@ def test_the_nonce_that_is_asked_for(
 def test_a_stolen_delegate_that_is_revoked_answers_no_more(
     api_with_alice: ControlPlane, pki: Pki, asked: Responder
 ) -> None:
-    """Whoever has revoked it: an administrator, or the CA's list."""
+    """It does not matter who has revoked it: an administrator, or the CA's list."""
     api, signer = api_with_alice, delegate(pki.ca)
     asked.answering = lambda _: said(pki.alice, pki.ca, signer=signer, sent=[signer])
     switch_on(api, pki, asked.url)

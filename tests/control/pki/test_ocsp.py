@@ -168,7 +168,7 @@ def status(name: str) -> bytes:
 
 
 def unsigned(der: bytes) -> bytes:
-    """The same length, and a signature of zeros, which is no DER of ECDSA."""
+    """The same length, and a signature of zeros, which are not DER of ECDSA."""
     signature = rfc6960.load_der_ocsp_response(der).signature
     return der.replace(signature, bytes(len(signature)))
 
