@@ -19,6 +19,7 @@ from control.ui import (
     cas,
     certificates,
     databases,
+    demands,
     explain,
     locks,
     login,
@@ -36,8 +37,8 @@ from control.ui.ask import may
 
 log = logging.getLogger(__name__)
 MODULES = (
-    login, overview, databases, users, patterns, roles, redis_acls, cas, sessions, certificates,
-    explain, audit, locks, repair, onboard, search,
+    login, overview, databases, users, patterns, roles, redis_acls, cas, demands, sessions,
+    certificates, explain, audit, locks, repair, onboard, search,
 )  # fmt: skip
 # Endpoint, what the menu calls it, the permission without which there is nothing to see, and the
 # group that begins there.
@@ -54,6 +55,7 @@ MENU = (
     ("acls.show", "ACLs", "view_all_redis_acls_info", ""),
     ("certificates.show", "Certificates", "any", "Trust"),
     ("cas.show", "CAs", "view_cluster_info", ""),
+    ("demands.show", "Demands", "view_cluster_info", ""),
 )
 BODY = 1 << 20  # bytes of a request's body, as in control/http/protocol.py
 HEADERS = {

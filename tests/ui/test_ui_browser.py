@@ -24,8 +24,8 @@ pytestmark = pytest.mark.slow
 PLACES = (
     "", "onboard/", "search?q=a", "databases/", "databases/new", "databases/1", "users/",
     "users/new", "users/2", "roles/",
-    "roles/1", "acls/", "acls/2", "cas/", "sessions/", "certificates/", "explain/", "audit/",
-    "password", "nothing",
+    "roles/1", "acls/", "acls/2", "cas/", "demands/", "sessions/", "certificates/", "explain/",
+    "audit/", "password", "nothing",
 )  # fmt: skip
 PHONE = {"width": 390, "height": 844}
 
