@@ -1,6 +1,7 @@
 """/v1/certauth: what Redis Enterprise does not have: who a certificate is, and how far each server
 has followed."""
 
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -22,9 +23,9 @@ from control.nodes.trials import refusal
 from control.nodes.waiting import servers
 from control.pki.pem import printable
 from control.pki.reading import certificates_in, render_all
-from control.policy import core
+from control.policy import core, patterns
 from control.policy.decision import render_decision
-from control.records import Database, Target, User, rendered_time
+from control.records import Database, Pattern, Target, User, rendered_time
 from control.reports import ClientCertificate, NewRules, Node
 from control.store import InventoryFilter, Stage
 
@@ -174,6 +175,7 @@ class PreviewAnswer(Answer):
 
 blueprint = Blueprint("certauth", __name__)
 UNKNOWN = "unknown_algorithm"
+UNNAMED = "<pattern>"  # of a cure
 HELD = 10  # seconds of a preview: on PostgreSQL all who want to change something wait meanwhile
 
 
@@ -187,7 +189,16 @@ def explain(sent: ExplainBody) -> Response:
     decided = in_field("certificate", lambda: decide(sent))
     told = render_decision(decided, names(decided, sent))
     asks = sent.bdb_uid is not None and sent.certificate and sent.time is None
-    return answer(with_handshakes(told, sent) if asks else told)
+    return answer(with_pattern(with_handshakes(told, sent) if asks else told))
+
+
+def with_pattern(told: dict[str, Any]) -> dict[str, Any]:
+    """An explanation whose cure names the pattern of the line, which the core cannot know."""
+    pattern = patterns.of_line(told["line"] or "", store().objects.all(Pattern))
+    if pattern is None:
+        return told
+    name = shlex.quote(pattern.name)
+    return {**told, "trace": [one.replace(UNNAMED, name, 1) for one in told["trace"]]}
 
 
 def presented(sent: ExplainBody) -> Callable[[], str]:

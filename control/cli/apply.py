@@ -163,7 +163,10 @@ def _section(name: str, found: Any, folder: Path) -> Objects:
     if name == CA:
         if not isinstance(found, str):
             raise PolicyFileError(f"{CA}: give PEM, or the name of a file of it")
-        return {"": normal(name, {"pem": _pem(found, folder)})}
+        try:
+            return {"": normal(name, {"pem": _pem(found, folder)})}
+        except ValueError as error:
+            raise PolicyFileError(f"{CA}: {error}") from error
     if SECTIONS[name].single:
         return {"": _object(name, name, found, folder)}
     if not isinstance(found, list):

@@ -171,14 +171,18 @@ def check_clients(pem: str, pinned: Collection[str] = ()) -> tuple[str, ...]:
 
 def _check_client(der: bytes, which: str) -> None:
     """A client's own certificate is judged by what decides about clients."""
+    identity = core.identity(der)
+    if identity.refusal == "malformed":  # whose `pin` line would be refused in other words
+        raise CertificateError(f"{which} does not parse as it has to: {identity.detail}")
     lines = [
-        "set enforce on", "user x on", f"bind cert {core.identity(der).cert} x",
+        "set enforce on", "user x on", f"bind cert {identity.cert} x",
         f"pin {base64.b64encode(der).decode()}",
     ]  # fmt: skip
     try:
         decided = core.Policy(lines).decide(der, own=True)
-    except core.CoreError as error:
-        raise CertificateError(f"{which} cannot be a client's own: {error}") from error
+    except core.PolicyError as error:
+        ((_, why), *_) = error.problems  # of the `pin` line, whose number nobody has seen
+        raise CertificateError(f"{which} cannot be a client's own: {why}") from error
     if decided.user is None:
         steps = (step for step in decided.trace if step.startswith(f"{decided.reason}:"))
         raise CertificateError(
@@ -189,10 +193,9 @@ def _check_client(der: bytes, which: str) -> None:
 
 def _why_own(der: bytes) -> str:
     """Why a certificate can be nothing but a client's own, or is said to be."""
-    powers = core.powers(der)
-    if powers.certificates:
+    if is_authority(der):
         return "is among the pinned_certificates"
-    return "may not sign certificates" if powers.ca else "is not a CA certificate"
+    return "may not sign certificates" if core.powers(der).ca else "is not a CA certificate"
 
 
 def _check_below(issuers: Issuers, flags: int) -> None:

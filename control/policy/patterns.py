@@ -24,6 +24,12 @@ def line_of(pattern: Pattern, acls: Sequence[str]) -> str:
     return core.canonical(" ".join(words))
 
 
+def of_line(line: str, found: Iterable[Pattern]) -> Pattern | None:
+    """The pattern that wrote a line; None where that is not one of `found`."""
+    words = tuple(bindings.unquoted(one[0]) for one in TOKEN.finditer(line))
+    return next((o for o in found if ("pattern", o.kind, o.template, o.user) == words[:4]), None)
+
+
 def lines(pattern: Pattern, acls: Sequence[str]) -> frozenset[str]:
     """Its lines on a database; none for what an older version has taken and the core refuses: the
     lines of all others must not wait for it."""

@@ -20,6 +20,7 @@ from control.ui import (
     certificates,
     chosen,
     databases,
+    demands,
     explain,
     lists,
     locks,
@@ -42,8 +43,9 @@ from control.ui.ask import may
 
 log = logging.getLogger(__name__)
 MODULES = (
-    login, overview, databases, users, patterns, roles, redis_acls, cas, sessions, certificates,
-    explain, audit, locks, repair, onboard, search, responders, policy, chosen, profiles, settings,
+    login, overview, databases, users, patterns, roles, redis_acls, cas, demands, sessions,
+    certificates, explain, audit, locks, repair, onboard, search, responders, policy, chosen,
+    profiles, settings,
 )  # fmt: skip
 # Endpoint, what the menu calls it, the permission without which there is nothing to see, and the
 # group that begins there.
@@ -61,6 +63,7 @@ MENU = (
     ("certificates.show", "Certificates", "any", "Trust"),
     ("cas.show", "CAs", "view_cluster_info", ""),
     ("responders.show", "OCSP", "view_cluster_info", ""),
+    ("demands.show", "Demands", "view_cluster_info", ""),
     ("profiles.show", "Profiles", "view_cluster_info", ""),
     ("settings.show", "Settings", "view_cluster_info", "This service"),
 )

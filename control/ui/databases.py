@@ -6,21 +6,18 @@ from typing import Any
 
 from flask import flash, redirect
 
-from control.ui import objects
+from control.ui import demands, objects
 from control.ui.ask import ask, may
 from control.ui.changes import Item
 from control.ui.fields import (
     Area,
     Certificates,
     Choices,
-    Demand,
     Endpoints,
     Field,
     Fingerprints,
     Flag,
     Grants,
-    Number,
-    Oids,
     Pick,
 )
 from control.ui.objects import Column, Kind
@@ -140,42 +137,7 @@ KIND = Kind(
             "SHA-256, one per line, of clients' certificates that say CA:TRUE. Certificates that "
             "are not CAs need not be named.",
         ),
-        Number(
-            "max_certificate_lifetime",
-            "Longest lifetime of certificates",
-            "Seconds from notBefore to notAfter; 0: any. Empty, here and below: what the cluster "
-            "demands.",
-        ),
-        Oids(
-            "required_extended_key_usages",
-            "Extended key usages that they need",
-            "Names such as clientAuth, or OIDs; none: none.",
-        ),
-        Oids(
-            "required_certificate_policies",
-            "Certificate policies that they need",
-            "OIDs; none: none.",
-        ),
-        Number("min_key_bits", "Least size of their keys", "Bits, as of RSA; 0: any."),
-        Demand(
-            "min_tls_version",
-            "Oldest TLS version",
-            choices=lambda: [
-                ("cluster", "what the cluster demands"),
-                ("any", "any"),
-                ("1.2", "1.2"),
-                ("1.3", "1.3"),
-            ],
-        ),
-        Demand(
-            "several_names",
-            "Several names of a kind of which one is an identity",
-            choices=words(
-                cluster="what the cluster says",
-                refuse="are refused",
-                same="are taken where all that are known are one user's",
-            ),
-        ),
+        *demands.fields_of(inherited=True),
         Area("tls_server_ca", "CA of its servers", "PEM. Without one, the control plane's own CA."),
         Field("tls_server_name", "Name that its servers' certificates show"),
         Field("sentinel_master", "Master", "Where its Sentinels watch several."),

@@ -1,10 +1,8 @@
 /* A decision told to a person: what was read, each step, and what would have to change. The module,
  * the REST API and the command line all print what this file writes. */
-#define _POSIX_C_SOURCE 200809L /* gmtime_r */
 #include "explain.h"
 
 #include <stdio.h>
-#include <time.h>
 
 /* One row a reason, in the order of the checks. `passed` is empty where a check has no step of its
  * own to show. docs/reasons.md says the same at more length; a test holds them together. */
@@ -158,15 +156,6 @@ void put_line(writer *w, span text) {
         if (!first) put_byte(w, ' ');
         put_visible_token(w, span_of(token, len));
     }
-}
-
-/* "2026-11-24T21:54:13Z". */
-static void put_time(writer *w, int64_t seconds) {
-    char text[64];
-    struct tm tm;
-    time_t at = (time_t)seconds;
-    size_t len = gmtime_r(&at, &tm) ? strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &tm) : 0;
-    put(w, text, len);
 }
 
 /* Each RDN by itself, with the types of its attributes: what is compared. */
@@ -494,13 +483,21 @@ static bool put_edit(writer *w, const rule *line, const char *verb) {
     return true;
 }
 
-/* The networks of a line and one more; of a pattern the control plane's name is not known here. */
+/* What stands before one more network of a line. The control plane alone knows the name of a
+ * pattern, and replaces the word. */
+static bool put_widening(writer *w, const request *r, const rule *line) {
+    if (!r->managed) put_string(w, "add to from= of the line: ");
+    else if (line->type == LINE_PATTERN)
+        put_string(w, "redis-certauth pattern update <pattern> --add-from ");
+    else if (put_edit(w, line, "add")) put_string(w, " --from ");
+    else return false;
+    return true;
+}
+
 static bool tell_widening(writer *w, const request *r, const decision *d) {
     if (d->why != REASON_ADDRESS || d->line == NULL || r->address.len == 0 ||
-        rule_covers(d->line, r->address))
+        rule_covers(d->line, r->address) || !put_widening(w, r, d->line))
         return false;
-    if (r->managed && (d->line->type != LINE_BIND || !put_edit(w, d->line, "add"))) return false;
-    put_string(w, r->managed ? " --from " : "add to from= of the line: ");
     put_address(w, r->address);
     put_string(w, ", or connect from an allowed address");
     return true;

@@ -59,6 +59,7 @@ void put_u16(writer *, size_t value); /* big-endian; too large a value fills the
 void put_hex(writer *, span bytes);
 void put_token(writer *, span value); /* quoted where the reader of tokens would need it */
 void put_shell_word(writer *, span text);
+void put_time(writer *, int64_t seconds); /* as "2026-11-24T21:54:13Z" */
 void put_address(writer *, span address); /* 4 or 16 bytes, as inet_ntop(3) writes them */
 static inline void put_string(writer *w, const char *text) { put(w, text, strlen(text)); }
 #define put_text(w, text) put(w, "" text, sizeof(text) - 1)

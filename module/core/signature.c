@@ -2,6 +2,7 @@
 #include "cert.h"
 
 #include <openssl/core_names.h>
+#include <openssl/ec.h>
 #include <openssl/err.h>
 #include <openssl/params.h>
 
@@ -38,24 +39,40 @@ static bool knows_signature(const ASN1_OBJECT *algorithm) {
     return OBJ_find_sigid_algs(OBJ_obj2nid(algorithm), NULL, NULL) == 1 || knows_key(algorithm);
 }
 
-static const ASN1_OBJECT *key_algorithm(X509 *certificate) {
+static bool knows_curve(const ASN1_OBJECT *curve) {
+    EC_GROUP *known = EC_GROUP_new_by_curve_name(OBJ_obj2nid(curve));
+    EC_GROUP_free(known);
+    return known != NULL;
+}
+
+/* The algorithm of a key or, where that has curves with names, the curve: `knows` says whether this
+ * libcrypto has it. */
+static const ASN1_OBJECT *key_algorithm(X509 *certificate, bool (**knows)(const ASN1_OBJECT *)) {
     ASN1_OBJECT *key = NULL;
-    X509_PUBKEY_get0_param(&key, NULL, NULL, NULL, X509_get_X509_PUBKEY(certificate));
-    return key;
+    X509_ALGOR *algorithm = NULL;
+    const void *curve;
+    int type;
+    X509_PUBKEY_get0_param(&key, NULL, NULL, &algorithm, X509_get_X509_PUBKEY(certificate));
+    X509_ALGOR_get0(NULL, &type, &curve, algorithm);
+    bool named = OBJ_obj2nid(key) == NID_X9_62_id_ecPublicKey && type == V_ASN1_OBJECT;
+    *knows = named ? knows_curve : knows_key;
+    return named ? curve : key;
 }
 
 void algorithm_of_key(X509 *certificate, char out[ALGORITHM_TEXT]) {
-    name_algorithm(key_algorithm(certificate), out);
+    bool (*knows)(const ASN1_OBJECT *);
+    name_algorithm(key_algorithm(certificate, &knows), out);
 }
 
 bool algorithm_unknown(X509 *certificate, fault *why) {
-    const ASN1_OBJECT *key = key_algorithm(certificate), *signature;
+    bool (*knows)(const ASN1_OBJECT *);
+    const ASN1_OBJECT *key = key_algorithm(certificate, &knows), *signature;
     const X509_ALGOR *algorithm;
     char name[ALGORITHM_TEXT];
     X509_get0_signature(NULL, &algorithm, certificate);
     X509_ALGOR_get0(&signature, NULL, NULL, algorithm);
     ERR_set_mark();
-    bool known = X509_get0_pubkey(certificate) || knows_key(key);
+    bool known = X509_get0_pubkey(certificate) || knows(key);
     if (!known) name_algorithm(key, name);
     else if (!(known = knows_signature(signature))) name_algorithm(signature, name);
     ERR_pop_to_mark();

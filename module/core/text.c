@@ -1,7 +1,9 @@
 /* Bytes, tokens and distinguished names. Nothing here knows certificates or policies. */
+#define _POSIX_C_SOURCE 200809L /* gmtime_r */
 #include "text.h"
 
 #include <ctype.h>
+#include <time.h>
 
 #include <openssl/objects.h>
 
@@ -389,4 +391,13 @@ void put_shell_word(writer *w, span text) {
         put_byte(w, text.ptr[i]);
     }
     put_byte(w, '\'');
+}
+
+/* "2026-11-24T21:54:13Z". */
+void put_time(writer *w, int64_t seconds) {
+    char text[64];
+    struct tm tm;
+    time_t at = (time_t)seconds;
+    size_t len = gmtime_r(&at, &tm) ? strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &tm) : 0;
+    put(w, text, len);
 }

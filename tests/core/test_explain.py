@@ -693,6 +693,13 @@ def test_the_network_that_is_lacking_is_named() -> None:
     ):
         found = under.decide(certificate(ALICE), now=NOW, address=address)
         assert (found.reason, found.trace[-1]) == ("address", f"to change it: {cure}")
+    line = "pattern cn {id} user:{id} from=10.0.0.0/8 on"
+    found = core.Policy([*TRUST, line]).decide(
+        certificate(ALICE), now=NOW, address="192.0.2.7", managed=True
+    )
+    assert (found.reason, found.trace[-1].partition(",")[0]) == (
+        "address", "to change it: redis-certauth pattern update <pattern> --add-from 192.0.2.7",
+    )  # fmt: skip
 
 
 def test_of_a_certificate_in_the_event_log_only_what_is_known_is_told() -> None:

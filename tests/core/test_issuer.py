@@ -468,3 +468,17 @@ def test_a_ca_without_a_usable_serial_number_vouches_for_nobody() -> None:
     shell = Cert(ca().certificate, leaf_key())
     leaf = certificate(ALICE, by=shell, issuer=name([(O, "Broken CA")]))
     assert handshake([authority_line(ca()), BIND], leaf, broken, ca()) == "untrusted_issuer"
+
+
+def test_a_curve_that_is_not_known_is_named() -> None:
+    """Its certificate cannot be verified, although its issuer is trusted. Of a curve that is known
+    nothing of the kind is said, though the key is not on it."""
+    for curve, reason, said in (
+        ("1.2.3.4", "unknown_algorithm", True),
+        ("1.2.840.10045.3.1.7", "untrusted_issuer", False),
+    ):
+        leaf = raw.certificate(raw.person("a"), spki=raw.spki_on(curve))
+        found = raw.trusting("bind cn a a").decide(leaf, raw.NOW)
+        assert found.reason == reason
+        assert (f"does not know {curve}" in "\n".join(found.trace)) == said
+        assert "does not know" not in "\n".join(found.trace) or said

@@ -164,6 +164,12 @@ def spki_of(key: Any) -> bytes:
     return spki
 
 
+def spki_on(curve: str) -> bytes:
+    """DER of the SubjectPublicKeyInfo of a key on a curve, by its OID: its point is not on it."""
+    algorithm = der(0x30, der(6, oid("1.2.840.10045.2.1")), der(6, oid(curve)))
+    return der(0x30, algorithm, der(3, b"\0\4" + b"\1" * 64))
+
+
 @cache
 def ca() -> Cert:
     """The CA of most tests: CN=Root CA,O=acme."""

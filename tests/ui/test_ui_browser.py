@@ -24,8 +24,9 @@ pytestmark = pytest.mark.slow
 PLACES = (
     "", "onboard/", "search?q=a", "databases/", "databases/new", "databases/1", "users/",
     "users/new", "users/2", "roles/",
-    "roles/1", "acls/", "acls/2", "cas/", "sessions/", "certificates/", "explain/", "audit/",
-    "password", "nothing", "databases/1/policy", "profiles/", "profiles/1", "settings/",
+    "roles/1", "acls/", "acls/2", "cas/", "demands/", "sessions/", "certificates/", "explain/",
+    "audit/", "password", "nothing", "databases/1/policy", "profiles/", "profiles/1", "settings/",
+    "responders/",
 )  # fmt: skip
 PHONE = {"width": 390, "height": 844}
 

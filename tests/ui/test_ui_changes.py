@@ -3,12 +3,13 @@ is what was shown."""
 
 import io
 import re
+from html import unescape
 from typing import Any
 
 import pytest
 
 from control.api.bdbs import BdbBody
-from control.api.demands import DemandsBody
+from control.api.demands import NOTHING, DemandsBody, rendered
 from control.ui import changes, databases, revert
 from tests.kit.browser import ALICE, Browser, Page, by_certificate
 from tests.kit.rest import ControlPlane
@@ -108,6 +109,64 @@ def test_what_is_demanded_has_its_fields(
     page = admin.send(edited(admin, "/ui/databases/new", **new), "/ui/databases/new")
     made = api.ok("GET /v1/bdbs")[-1]
     assert {name: made[name] for name in DEMANDED} == {n: s[1][1] for n, s in DEMANDED.items()}
+
+
+def test_what_the_cluster_demands_has_a_page(
+    api: ControlPlane, admin: Browser, orders: dict[str, Any]
+) -> None:
+    """The same fields; lines come on databases that say nothing. It is undone by the history, and
+    what is wrong stands at its field."""
+    address, nothing = "/ui/demands/", rendered(NOTHING)
+    for at in range(2):
+        page = edited(admin, address, **{n: one[at][0] for n, one in DEMANDED.items()})
+        assert api.ok("GET /v1/cluster")["min_key_bits"] == (0, 3072)[at]  # shown first
+        page = admin.send(page, address)
+        assert "The demands were changed." in page.text, page.text
+        now = api.ok("GET /v1/cluster")
+        assert {name: now[name] for name in DEMANDED} == {n: s[at][1] for n, s in DEMANDED.items()}
+        assert ("set min-key-bits 3072" in api.lines()) == (at == 0)
+    assert page.text.count("Undo") == 1, page.text  # the other one is undone already
+    fields = dict(re.findall(r'name="(csrf|etag|body)" value="([^"]*)"', page.html))
+    fields["body"] = unescape(fields["body"])  # the last form of the page
+    admin.send(admin.post(address, **fields), address)
+    assert api.ok("GET /v1/cluster")["min_key_bits"] == 3072
+    page = edited(admin, address, **dict.fromkeys(DEMANDED, ""))
+    admin.send(page, address)
+    now = api.ok("GET /v1/cluster")
+    assert {name: now[name] for name in DEMANDED} == nothing
+    page = edited(admin, address, min_key_bits="many")
+    assert (page.status, "'many' is not a whole number" in page.text) == (400, True)
+    page = edited(admin, address, required_certificate_policies="1.2.x")
+    assert (page.status, "required_certificate_policies" in page.text) == (400, True)
+
+
+def test_a_demand_that_cuts_somebody_off_is_agreed_to(
+    api: ControlPlane, admin: Browser, orders: dict[str, Any], pki: Pki
+) -> None:
+    """As ?force does it: here it is the administrator's own certificate."""
+    api.ok("PUT /v1/users/2", {"role": "admin"})
+    api.ok("PUT /v1/cluster", {"mtls_certificate_authentication": True})
+    browser = Browser(api, pki.alice)
+    assert by_certificate(browser).status == 200
+    address = "/ui/demands/"
+    page = edited(browser, address, min_key_bits="16384")
+    page = browser.send(page, address)
+    assert page.status == 406
+    assert "your own certificate does not meet these demands: key_too_small" in page.text
+    assert api.ok("GET /v1/cluster")["min_key_bits"] == 0
+    browser.send(page, address, force="on")
+    assert api.ok("GET /v1/cluster")["min_key_bits"] == 16384
+
+
+def test_who_may_not_change_the_demands_sees_them(api: ControlPlane, admin: Browser) -> None:
+    """Without a form, and without a way to send one."""
+    api.ok("PUT /v1/cluster", {"min_key_bits": 3072})
+    browser = Browser(api)
+    browser.log_in(*api.password_user("bob", "cluster_viewer"))
+    page = browser.get("/ui/demands/")
+    assert ("3072" in page.text, "Review changes" in page.text) == (True, False)
+    page = browser.post("/ui/demands/", csrf=page.form("/ui/logout")["csrf"], min_key_bits="0")
+    assert (page.status, api.ok("GET /v1/cluster")["min_key_bits"]) == (403, 3072)
 
 
 def test_what_the_form_of_databases_lacks_is_documented() -> None:

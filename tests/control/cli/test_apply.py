@@ -118,7 +118,7 @@ PATTERN = {"name": "x", "kind": "dns", "template": "{b}.acme", "user": "a:{b}"}
         ({"patterns": [{**PATTERN, "sesion": "8h"}]}, "patterns 'x': no field 'sesion'"),
         ({"patterns": [{**PATTERN, "session": "8 hours"}]}, "patterns 'x': (?s:.*)session"),
         ({"cluster": []}, "cluster: no fields"),
-        ({"trusted_ca": "-----BEGIN nothing"}, "PEM"),
+        ({"trusted_ca": "-----BEGIN nothing"}, "^trusted_ca: (?s:.*)PEM"),
     ],
 )
 def test_what_is_no_declared_state_is_said(found: Any, message: str, tmp_path: Path) -> None:

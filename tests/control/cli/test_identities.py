@@ -271,6 +271,19 @@ def test_the_cure_of_an_address_is_one(explained: Explained, pki: Pki) -> None:
     assert explained.run.identities("user", "show", "web") == [{"cn": "web"}]
 
 
+def test_the_cure_of_a_patterns_address_is_one(explained: Explained, pki: Pki) -> None:
+    """With the pattern's name, which no line has; a shell reads it as one word."""
+    name = "devices; all"
+    words = ("--kind", "dns", "--template", "{id}.acme", "--user", "device:{id}", "--role", "None")
+    explained.done("pattern create", name, *words, "--from", "10.0.0.0/8")
+    leaf, away = pki.ca.issue("CN=x", san=("dns:a.acme",)), ("--address", "192.0.2.7")
+    told = explained.decision(leaf, *away)
+    assert f"pattern update {shlex.quote(name)} --add-from 192.0.2.7, or connect" in told, told
+    assert explained.cured(leaf, "address", *away)[:3] == ["pattern", "update", name]
+    assert "decision: login device:a\n" in explained.decision(leaf, *away)
+    assert "\naddress: " in explained.decision(leaf, "--address", "192.0.2.8")
+
+
 def test_explain_says_how_a_part_of_a_subject_is_kept_to_a_ca(
     explained: Explained, pki: Pki
 ) -> None:

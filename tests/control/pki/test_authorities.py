@@ -238,3 +238,21 @@ def test_what_is_said_of_a_pinned_ca_and_of_a_subject_is_so() -> None:
         with pytest.raises(CertificateError, match=said) as refused:
             check_clients(render(certs.certificate(subject, validity=times)))
         assert subject == certs.name() or "without a subject" not in str(refused.value)
+
+
+def test_what_is_said_of_a_clients_own_certificate_is_so() -> None:
+    """Nobody has pinned it by name; lines that only we have seen are not counted; and a curve is
+    not called by the name of all curves."""
+    spki = certs.spki_on("1.2.3.4")
+    for own, said in [
+        (corpus.leaf(certs.person("A"), certs.key_usage(b"\1\6")),
+         "is not a CA certificate, and as a client's own it would be refused: key_usage: "),
+        (certs.certificate(certs.person("A"), serial=b"\xff"),
+         "does not parse as it has to: the serial number is negative"),
+        (certs.certificate(certs.person("A"), spki=spki),
+         "cannot be checked here: this control plane does not know 1.2.3.4 ("),
+    ]:  # fmt: skip
+        with pytest.raises(CertificateError) as refused:
+            check_clients(render(own))
+        assert said in str(refused.value)
+        assert "line " not in str(refused.value)
