@@ -367,6 +367,7 @@ class EnrolmentRule:
     claims: tuple[tuple[str, str], ...] = ()  # path and value, all of which a token has to have
     profile: str = "default"  # of the certificate, by name
     lifetime: int = 3600  # seconds, at most
+    every_token: bool = False  # whether all tokens of the issuer may come to be one user by it
 
 
 @dataclass(frozen=True)
