@@ -120,8 +120,7 @@ class AlertSettings:
     """The alerts of Redis Enterprise's `alert_settings` that are about the control plane's own
     certificates."""
 
-    # Our own last 90 days, and are renewed when 30 are left: 45, as on Redis Enterprise, would tell
-    # of each of them.
+    # Our own last 90 days and are renewed when 30 are left: 45, as on Redis Enterprise, tells each.
     cluster_certs_about_to_expire: AlertSetting = AlertSetting(True, 20)
     cluster_ca_cert_about_to_expire: AlertSetting = AlertSetting(True, 90)
 
@@ -367,6 +366,7 @@ class EnrolmentRule:
     claims: tuple[tuple[str, str], ...] = ()  # path and value, all of which a token has to have
     profile: str = "default"  # of the certificate, by name
     lifetime: int = 3600  # seconds, at most
+    every_token: bool = False  # whether all tokens of the issuer may come to be one user by it
 
 
 @dataclass(frozen=True)
