@@ -152,8 +152,7 @@ class Cluster:
     alert_settings: AlertSettings = AlertSettings()
     log_retention: int = 400  # days for which the event log keeps what was changed here
     jwt_key: str = field(default="", repr=False)  # signs tokens; never leaves the control plane
-    # The ids of the stores that this one has been, and the number of the first event of each: a
-    # restore makes another one, whose events go on behind those of the backup.
+    # The ids of the stores that this was, each with its first event: a restore makes another one.
     stores: tuple[tuple[str, int], ...] = ()
     hold: str = ""  # why nothing is sent to the servers until somebody says `release`; "": it is
 
