@@ -167,6 +167,7 @@ KNOWN = {
     "certauth_node_error": {"bdb", "node", "code"},
     "certauth_node_certificate_not_after_seconds": {"bdb", "node", "subject", "issuer", "serial"},
     "certauth_part_age_seconds": {"part"},
+    "certauth_ocsp_certificates": {"responder", "state"},
     "certauth_client_certificate_next_end_seconds": set(),
 }
 
@@ -209,6 +210,7 @@ def test_each_alert_says_what_is_wrong() -> None:
         for label in re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]):
             assert label in {
                 "bdb", "node", "reason", "name", "subject", "code", "part", "issuer", "instance",
+                "responder",
             }  # fmt: skip
 
 
