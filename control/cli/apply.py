@@ -103,7 +103,6 @@ ONCE = {"password_file", "reason"}  # only when an object is made
 
 # ---- The file ------------------------------------------------------------------------------------
 
-
 STDIN = Path("-")
 
 
@@ -143,9 +142,7 @@ def read(file: Path) -> State:
         content = sys.stdin.buffer.read() if file == STDIN else file.read_bytes()
         found = yaml.load(files.decoded(content), loading.Loader)  # noqa: S506 (a SafeLoader)
         return parse(found, file.parent)
-    except (yaml.YAMLError, OSError, ValueError) as error:
-        raise PolicyFileError(f"{file}: {error}") from error
-    except PolicyFileError as error:
+    except (PolicyFileError, yaml.YAMLError, OSError, ValueError) as error:
         raise PolicyFileError(f"{file}: {error}") from error
 
 
