@@ -120,8 +120,7 @@ class AlertSettings:
     """The alerts of Redis Enterprise's `alert_settings` that are about the control plane's own
     certificates."""
 
-    # Our own last 90 days, and are renewed when 30 are left: 45, as on Redis Enterprise, would tell
-    # of each of them.
+    # Our own last 90 days and are renewed when 30 are left: 45, as on Redis Enterprise, tells each.
     cluster_certs_about_to_expire: AlertSetting = AlertSetting(True, 20)
     cluster_ca_cert_about_to_expire: AlertSetting = AlertSetting(True, 90)
 
@@ -153,8 +152,7 @@ class Cluster:
     alert_settings: AlertSettings = AlertSettings()
     log_retention: int = 400  # days for which the event log keeps what was changed here
     jwt_key: str = field(default="", repr=False)  # signs tokens; never leaves the control plane
-    # The ids of the stores that this one has been, and the number of the first event of each: a
-    # restore makes another one, whose events go on behind those of the backup.
+    # The ids of the stores that this was, each with its first event: a restore makes another one.
     stores: tuple[tuple[str, int], ...] = ()
     hold: str = ""  # why nothing is sent to the servers until somebody says `release`; "": it is
 
@@ -367,6 +365,7 @@ class EnrolmentRule:
     claims: tuple[tuple[str, str], ...] = ()  # path and value, all of which a token has to have
     profile: str = "default"  # of the certificate, by name
     lifetime: int = 3600  # seconds, at most
+    every_token: bool = False  # whether all tokens of the issuer may come to be one user by it
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ class RuleBody(Body):
     claims: Annotated[dict[Filled, Filled], Field(max_length=16)] = {}
     profile: ObjectName = "default"
     lifetime: Annotated[int, Field(ge=300, le=366 * 86400)] = 3600  # seconds
+    every_token: bool = False
 
 
 class IssuerBody(Body):
@@ -83,6 +84,7 @@ class RuleAnswer(BaseModel):
     claims: dict[str, str]
     profile: str
     lifetime: int
+    every_token: bool
 
 
 class IssuerAnswer(Answer):
@@ -267,9 +269,11 @@ def rules_of(sent: Sequence[RuleBody]) -> tuple[EnrolmentRule, ...]:
     made = []
     for index, one in enumerate(sent):
         rule = EnrolmentRule(
-            one.identity, tuple(sorted(one.claims.items())), one.profile, one.lifetime
-        )
+            one.identity, tuple(sorted(one.claims.items())), one.profile, one.lifetime,
+            one.every_token,
+        )  # fmt: skip
         in_field(f"rules.{index}", partial(enrolment.check_rule, store(), rule))
+        enrolment.check_agreed(rule)
         made.append(rule)
     return tuple(made)
 

@@ -62,9 +62,8 @@ def _of(model: type[models.Body], *more: str, without: Iterable[str] = ()) -> fr
     return frozenset(names).union(more).difference(without)
 
 
-CA, PATTERNS, ISSUERS = "trusted_ca", "patterns", "issuers"
+CA, PATTERNS, ISSUERS, RESPONDERS = "trusted_ca", "patterns", "issuers", "responders"
 PROFILES, REVOCATIONS, CRLS = "certificate_profiles", "revocations", "crls"
-RESPONDERS = "responders"
 CLIENT_CERTS, PINS = "authentication_ssl_client_certs", "pinned_certificates"
 # In the order in which they are made, since each may name what comes before; the settings are last,
 # for they may shut out who is not there yet. Deleted in the other order.
@@ -415,8 +414,7 @@ def brief(value: Any) -> str:
 
 
 def _endpoint(found: Mapping[str, Any]) -> Fields:
-    shown = {name: value for name, value in found.items() if name != "uid"}
-    return {"addr": [], "dns_name": "", **shown}
+    return {"addr": [], "dns_name": "", **{k: v for k, v in found.items() if k != "uid"}}
 
 
 def certificates_of(pem: str) -> Iterator[str]:

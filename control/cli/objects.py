@@ -63,7 +63,8 @@ def text_of(_: Client, file: Path) -> str:
 
 
 def rule(_: Client, text: str) -> dict[str, Any]:
-    """An identity, conditions (path=value), and lifetime: and profile: of the certificate."""
+    """An identity, conditions (path=value), lifetime: and profile: of the certificate, and
+    every-token."""
     identity, *words = shlex.split(text) or [""]
     found: dict[str, Any] = {"identity": identity, "claims": {}}
     for word in words:
@@ -73,6 +74,8 @@ def rule(_: Client, text: str) -> dict[str, Any]:
             found["lifetime"] = int(said)
         elif colon and name == "profile":
             found["profile"] = said
+        elif word == "every-token":
+            found["every_token"] = True
         elif equals and path:
             found["claims"][path] = value
         else:

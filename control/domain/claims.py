@@ -29,6 +29,7 @@ LETTERS = {
     "user": re.compile(r"[!-~]+", re.ASCII),
     "subject": re.compile(r"[!-~]+", re.ASCII),
 }
+ALIKE = frozenset({"iss", "aud"})  # claims that all tokens of an issuer have alike
 SAMPLE = {"email": "a@example.com"}
 
 
@@ -100,6 +101,13 @@ def check_born(rule: EnrolmentRule) -> None:
                 f"{', '.join(ATTRIBUTES.values())} or another OID, or san. and one of uri, dns, "
                 "email, ip, upn"
             )
+
+
+def takes_every_token(rule: EnrolmentRule) -> bool:
+    """Whether a rule makes one user of all tokens of its issuer, which tells nobody from anybody
+    else. Raises ValueError."""
+    named = {path for _, path in parts_of(rule.identity)[1] if path}
+    return not (named | {path for path, _ in rule.claims}) - ALIKE
 
 
 def rule_for(rules: tuple[EnrolmentRule, ...], claims: Claims) -> EnrolmentRule:

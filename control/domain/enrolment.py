@@ -259,3 +259,14 @@ def check_rule(store: Store, rule: EnrolmentRule) -> None:
     rules.check_identity(rule.identity)
     if not any(one.name == rule.profile for one in store.objects.all(Profile)):
         raise ValueError(f"unknown certificate profile '{rule.profile}'")
+
+
+def check_agreed(rule: EnrolmentRule) -> None:
+    """Raises Refusal 406 where all tokens of an issuer become one user, unless that is said."""
+    if rules.takes_every_token(rule) and not rule.every_token:
+        raise refused(
+            "trust_grows",
+            f"rule '{rule.identity}' names no claim that tells tokens apart: every token of the "
+            "issuer, whoever has it, becomes this one user. Name claims that a token must have; or "
+            "if you want that, send every_token: true in the rule (redis-certauth: every-token)",
+        )

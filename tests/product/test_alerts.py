@@ -328,7 +328,6 @@ def responder_overdue(world: World) -> Iterator[Minute]:
     """It has answered once, and is gone when the next answer is due."""
     plane, cert, day = world.plane, world.pki.alice, 86400
     plane.trust(world.pki.ca)
-    plane.user(cert, "alice")
     assert plane.role(cert) == "admin"
     with responder(lambda _: said(cert, world.pki.ca)) as site:
         body = {"name": "gone", "ca": world.pki.ca.key_id, "url": site.url}

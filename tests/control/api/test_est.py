@@ -607,7 +607,11 @@ UNCLEAR: list[tuple[dict[str, Any], str, str]] = [
     ({"rules": [{"identity": "user:{sub}"}]}, "invalid_param", "'sub' is nothing that a birth"),
     ({"rules": [{"identity": "user:{subject.cn}"}]}, "invalid_param", "'subject.cn' is nothing"),
     ({"rules": [{"identity": "user:{subject.2.5.4.5}"}]}, "invalid_param", "CN, serialNumber"),
-    ({"rules": [{"identity": "user:x", "claims": {"iss": "y"}}]}, "invalid_param", "'iss' is"),
+    (
+        {"rules": [{"identity": "user:x", "claims": {"iss": "y"}, "every_token": True}]},
+        "invalid_param",
+        "'iss' is",
+    ),
     ({"rules": [{"identity": "user:{subject.CN}{san.dns}"}]}, "invalid_param", "two placeholders"),
 ]
 

@@ -211,7 +211,7 @@ def test_issuers_are_exported_and_applied(pods: Site) -> None:
     (issuer,) = state["issuers"]
     assert issuer["rules"] == [
         {"identity": RULE.split()[0], "claims": {"kubernetes.io.namespace": "shop"},
-         "profile": "default", "lifetime": 900}
+         "profile": "default", "lifetime": 900, "every_token": False}
     ]  # fmt: skip
     file.write_text(yaml.safe_dump(state))
     assert pods.ok("apply", "-f", str(file)) == "nothing to do\n"
@@ -225,6 +225,10 @@ def test_issuers_are_exported_and_applied(pods: Site) -> None:
     file.write_text("issuers: []\n")
     assert "delete issuers 'k8s'" in pods.ok("apply", "-f", str(file), "--yes", "--prune")
     assert json.loads(pods.ok("issuer", "list", "--json")) == []
+    create = ("issuer", "create", "x", "--issuer-url", ISSUER, "--audience", "a")
+    done = pods.run(*create, "--rule", "user:alice")
+    assert (done.exit_code, "(trust_grows)" in done.output) == (1, True), done.output
+    pods.ok(*create, "--jwks", str(pods.folder / "jwks.json"), "--rule", "user:alice every-token")
     done = pods.run("issuer", "create", "x", "--issuer-url", ISSUER, "--audience", "a",
                     "--rule", "user:{sub} whatever")  # fmt: skip
     assert (done.exit_code, "'whatever' is not like path=value" in done.output) == (2, True)

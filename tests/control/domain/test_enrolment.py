@@ -307,11 +307,42 @@ def test_an_issuer_is_shown_as_it_was_made(api: ControlPlane) -> None:
     (found,) = api.ok(f"GET {ISSUERS}")
     assert found == api.ok(f"GET {ISSUERS}/1")
     assert (found["name"], found["url"], found["keys"]) == ("k8s", ISSUER, 1)
-    assert found["rules"][0] == {**RULES[0], "profile": "default"}
+    assert found["rules"][0] == {**RULES[0], "profile": "default", "every_token": False}
     assert found["rules"][2] == {"identity": "user:{sub}", "claims": {}, "profile": "default",
-                                 "lifetime": 3600}  # fmt: skip
+                                 "lifetime": 3600, "every_token": False}  # fmt: skip
     again = {name: one for name, one in found.items() if name != "uid"}
     assert api.ok(f"PUT {ISSUERS}/1", again)["rules"] == found["rules"]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"identity": "user:alice"},
+        {"identity": "uri:spiffe://acme/cart", "claims": {"aud": AUDIENCE}},
+        {"identity": "subject:CN=alice,O={iss}", "claims": {"iss": ISSUER}},
+    ],
+    ids=["user", "audience", "issuer"],
+)
+def test_attack_a_rule_that_makes_one_user_of_every_token(
+    api: ControlPlane, rule: dict[str, Any]
+) -> None:
+    """All tokens of an issuer have its `iss` and an audience, so strangers at a public issuer would
+    be alice: refused as it is saved, at making and at changing, unless the rule says so itself. One
+    claim that tells tokens apart is enough."""
+    other = {"name": "other", "url": "https://other.example", "audiences": [AUDIENCE],
+             "jwks": jwks()}  # fmt: skip
+    for request, more in ((f"PUT {ISSUERS}/1", {}), (f"POST {ISSUERS}", other)):
+        answer = api(request, {**more, "rules": [{"identity": "user:{sub}"}, rule]})
+        assert refused(answer, 406, "trust_grows"), answer.json
+        assert f"rule '{rule['identity']}' names no claim" in answer.text
+        assert "every_token: true" in answer.text
+    assert [one["identity"] for one in api.ok(f"GET {ISSUERS}/1")["rules"]] == [
+        one["identity"] for one in RULES
+    ]
+    rules(api, {**rule, "claims": {**rule.get("claims", {}), "sub": "alice"}})
+    rules(api, {**rule, "every_token": True})
+    (kept,) = api.ok(f"GET {ISSUERS}/1")["rules"]
+    assert kept["every_token"] is True
 
 
 UNCLEAR: list[tuple[dict[str, Any], str]] = [
