@@ -141,9 +141,7 @@ def read(file: Path) -> State:
         content = sys.stdin.buffer.read() if file == STDIN else file.read_bytes()
         found = yaml.load(files.decoded(content), loading.Loader)  # noqa: S506 (a SafeLoader)
         return parse(found, file.parent)
-    except (yaml.YAMLError, OSError, ValueError) as error:
-        raise PolicyFileError(f"{file}: {error}") from error
-    except PolicyFileError as error:
+    except (PolicyFileError, yaml.YAMLError, OSError, ValueError) as error:
         raise PolicyFileError(f"{file}: {error}") from error
 
 

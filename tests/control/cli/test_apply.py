@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from click.testing import CliRunner, Result
@@ -11,6 +11,7 @@ from control import service
 from control.cli import apply, making
 from control.cli import options as cli_options
 from control.cli.apply import PolicyFileError, parse, read
+from control.cli.client import Client
 from control.cli.main import main
 from control.cli.planning import Step, plan
 from tests.kit.plane import initialised
@@ -77,6 +78,33 @@ def test_a_plan_says_which_fields_change() -> None:
         '    tls_mode: "disabled" -> "enabled"',
         "    tls_server_ca: (1 certificates)",
     ]
+
+
+def test_a_plan_says_what_comes_to_a_list_and_goes() -> None:
+    """Or that its order alone is another."""
+    for new, lines in (
+        (["a", "c"], ["    x:", '      - "b"', '      + "c"']),
+        (["b", "a"], ["    x: in another order"]),
+    ):
+        told = str(Step("update", "users", "u", {"x": new}, {"x": ["a", "b"]}))
+        assert told.splitlines()[1:] == lines
+
+
+def test_a_role_for_some_databases_is_not_one_for_all() -> None:
+    """A file does not say which they are, so that what is read has no rights of management."""
+    ops = {"uid": 8, "management": "db_member"}
+    some = {"resources": [{"type": "db", "uids": ["1"]}]}
+
+    def ask(_: str, path: str) -> Any:
+        if path == "/v1/roles":
+            return [{**ops, "name": "all", "resources": []}, {**ops, **some, "name": "one"}]
+        return {} if path in single else []
+
+    single = {one.path for one in apply.SECTIONS.values() if one.single}
+    roles = apply.fetch(cast(Client, ask))["roles"]
+    assert {name: one["management"] for name, one in roles.items()} == {
+        "all": "db_member", "one": "none",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("prune", [False, True])
