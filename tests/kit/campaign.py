@@ -137,7 +137,7 @@ class Campaign:
         """Undoes what would shut the campaign out, and all but some of what it has made."""
         trusted = self.pki.ca.pem.decode()
         shown = {"certificate": self.shown.presented.decode(), "key": self.shown.key_pem.decode()}
-        trust = {"name": "mtls_trusted_ca", "certificate": trusted}
+        trust = {"name": "mtls_trusted_ca", "certificate": trusted, "trust_grows": True}
         for method, path, body in (
             ("PUT", "/v1/cluster/update_cert?force", trust),
             ("PUT", "/v1/cluster/update_cert", {"name": "api", **shown}),
