@@ -5,7 +5,17 @@ from collections.abc import Mapping
 
 import sqlalchemy as sa
 
-from control.records import Database, Issuer, Pattern, Profile, RedisAcl, Role, TrustSource, User
+from control.records import (
+    Database,
+    Issuer,
+    Pattern,
+    Profile,
+    RedisAcl,
+    Responder,
+    Role,
+    TrustSource,
+    User,
+)
 from control.store.schema import Kind, client_certificates
 
 SORTS: Mapping[Kind, tuple[str, ...]] = {
@@ -16,6 +26,7 @@ SORTS: Mapping[Kind, tuple[str, ...]] = {
     Pattern: ("uid", "name", "kind", "user"),
     Issuer: ("uid", "name"),
     TrustSource: ("uid", "name"),
+    Responder: ("uid", "name"),
     Profile: ("uid", "name", "lifetime"),
 }
 CERTIFICATE_SORTS = ("not_after", "subject", "user", "last_login")

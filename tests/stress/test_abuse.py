@@ -238,7 +238,7 @@ def test_an_odd_address(target: Target) -> None:
     """In each part of a path that is a name or a number."""
     found = []
     for method, path, _, schema in target.operations():
-        if "{" not in path:
+        if "{" not in path or "/est/" in path:  # whose errors are sentences: test_est.py
             continue
         content = b"{}" if schema else None
         for odd in SEGMENTS:

@@ -67,6 +67,14 @@ def test_certificates_are_sorted(api: ControlPlane) -> None:
     assert "X-Total-Count" not in api("GET /v1/certauth/certificates?limit=1&state=valid").headers
 
 
+def test_each_kind_of_objects_has_its_columns(api: ControlPlane) -> None:
+    """Its list would be a 500 else."""
+    assert SORTS.keys() == TABLES.keys()
+    for noun in ("responders", "issuers", "trust_sources", "profiles", "patterns"):
+        for sort in ("", "?sort=name", "?sort=-name"):
+            assert api(f"GET /v1/certauth/{noun}{sort}").status == 200
+
+
 def test_nothing_else_is_sorted_by(api: ControlPlane) -> None:
     """No other column, no SQL, not two."""
     for path in ("/v1/users", "/v1/certauth/certificates", "/v1/bdbs"):
