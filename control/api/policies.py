@@ -21,7 +21,7 @@ class PolicyLineAnswer(BaseModel):
     owner_name: str
 
 
-class PolicyAnswer(Answer):
+class PolicyPageAnswer(Answer):
     """Some lines of a policy; `generation` and `digest` are of all of it."""
 
     bdb_uid: int
@@ -36,7 +36,7 @@ PAGE, MOST = 1_000, 10_000  # lines of an answer
 
 @blueprint.get("/v1/certauth/policies/<int(max=2147483647):uid>")
 @needs(
-    "explain_certificates", answers=PolicyAnswer, query=("owner", "search", "limit", "offset")
+    "explain_certificates", answers=PolicyPageAnswer, query=("owner", "search", "limit", "offset")
 )  # fmt: skip
 def read(uid: int) -> Response:
     """The database's own lines first, then those of users and patterns, and revocations last."""

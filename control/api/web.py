@@ -403,7 +403,7 @@ def unchanged(record: Parsed) -> Parsed:
     """The record that is about to be changed. Raises Refusal 409 where the request's If-Match says
     that its sender has seen another state of it."""
     wanted = request.if_match
-    known = {one.partition(SHOWN)[0] for one in wanted.as_set()}
+    known = {one.partition(SHOWN)[0] for one in wanted.as_set() if one}
     if "If-Match" in request.headers and not (wanted.star_tag or tag(record) in known):
         raise conflict(
             "config_edit_conflict",

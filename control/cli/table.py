@@ -80,8 +80,11 @@ TABLE = {
         f"{HERE}:init",
         "Make a control plane: its own CA, its certificates, its first administrator.",
     ),
-    "issuer": Entry(NOUN, "Issuers of tokens (OpenID Connect) that may be exchanged for "
-                          "certificates."),
+    "issuer": Entry(
+        NOUN,
+        "Issuers of tokens (OpenID Connect), or of devices' birth certificates, that may be "
+        "exchanged for certificates.",
+    ),
     "lock": Entry("control.cli.locks:lock_group", "Locks, which shut clients out for a time."),
     "lockout": Entry(NOUN, "How many wrong passwords lock a user, and for how long."),
     "log": Entry(
