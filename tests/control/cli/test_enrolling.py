@@ -229,6 +229,7 @@ def test_issuers_are_exported_and_applied(pods: Site) -> None:
     done = pods.run(*create, "--rule", "user:alice")
     assert (done.exit_code, "(trust_grows)" in done.output) == (1, True), done.output
     pods.ok(*create, "--jwks", str(pods.folder / "jwks.json"), "--rule", "user:alice every-token")
+    pods.ok("issuer", "delete", "x", "--yes")
     done = pods.run("issuer", "create", "x", "--issuer-url", ISSUER, "--audience", "a",
                     "--rule", "user:{sub} whatever")  # fmt: skip
     assert (done.exit_code, "'whatever' is not like path=value" in done.output) == (2, True)
