@@ -83,7 +83,7 @@ static bool hang_up(session *s) {
  * never many. Where it finds none for 50 ms, the next ones may be hung up. Those that are refused when they
  * connect take no turns: a stream of them would keep all others waiting. */
 bool takes_turn(session *s) {
-    enum { MOST = 48 };
+    enum { MOST = 64 };
     if (!can_hang_up(s)) return true;
     if (node.hung_up >= MOST && now_us() < node.hung_up_at + 50000) return false;
     if (node.hung_up >= MOST) node.hung_up = 0;
