@@ -606,7 +606,7 @@ def test_every_page_keeps_to_the_same(api: ControlPlane, admin: Browser, pki: Pk
     pages.append(Browser(api, pki.alice).get("/ui/login"))
     pages.append(Browser(api).log_in(password="wrong"))
     files = [page for page in pages if page.response.mimetype != "text/html"]
-    assert len(files) == 7  # CSV of each list
+    assert len(files) == 8  # CSV of each list
     for page in pages:
         if page not in files:
             check_page(page)
