@@ -128,17 +128,20 @@ void follow_doors(void) {
     if (doors_now() != doors_wanted()) commit_to_doors(NULL);
 }
 
+/* False where no file is set. */
+static bool learn_own(bool connects, const char *name) {
+    char file[PATH_MAX];
+    if (!config_get(name, file, sizeof file) || file[0] == 0) return false;
+    doors_own(connects, file);
+    return true;
+}
+
 void learn_doors(void) {
-    static const char *const files[] = {"tls-cert-file", "tls-client-cert-file"};
     char value[PATH_MAX];
     if (config_get("tls-port", value, sizeof value)) doors_client_port((uint16_t)atoi(value));
     doors_cluster(config_get("cluster-enabled", value, sizeof value) && strcmp(value, "yes") == 0);
-    for (int i = 0; i < 2; i++) {
-        bool set = config_get(files[i], value, sizeof value) && value[0];
-        if (!set && i)
-            set = config_get(files[0], value, sizeof value) && value[0]; /* one for both */
-        if (set) doors_own(i, value);
-    }
+    learn_own(false, "tls-cert-file");
+    if (!learn_own(true, "tls-client-cert-file")) learn_own(true, "tls-cert-file");
 }
 
 /* Where the server has its certificates and keys from. */
