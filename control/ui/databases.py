@@ -12,13 +12,13 @@ from control.ui.changes import Item
 from control.ui.fields import (
     Area,
     Certificates,
-    Choices,
     Endpoints,
     Field,
     Fingerprints,
     Flag,
     Grants,
     Pick,
+    words,
 )
 from control.ui.objects import Column, Kind
 from control.ui.users import roles
@@ -26,10 +26,6 @@ from control.ui.users import roles
 
 def acls() -> Iterator[tuple[str, str]]:
     return ((str(one["uid"]), one["name"]) for one in ask("GET /v1/redis_acls"))
-
-
-def words(**texts: str) -> Choices:
-    return lambda: texts.items()
 
 
 def more(database: Item) -> dict[str, Any]:

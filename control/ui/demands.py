@@ -90,10 +90,7 @@ def update() -> Any:
 
 def form(now: Item, etag: str, error: Refusal | None = None) -> Any:
     """The page; after an `error`, the form as it was sent."""
-    values = {
-        field.name: field.typed(request.form) if error else field.shown(now[field.name])
-        for field in KIND.fields
-    }
+    values = objects.values(KIND, now, error is not None)
     wrong = changes.problems(error, KIND.labels) if error else []
     page = render_template(
         "demands.html", kind=KIND, etag=etag, values=values, errors=wrong, item=now,

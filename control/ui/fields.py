@@ -54,6 +54,11 @@ class Field:
         return ", ".join(named.get(one, str(one)) for one in found)
 
 
+def words(**texts: str) -> Choices:
+    """The values of a field, each with what it means."""
+    return lambda: texts.items()
+
+
 def is_number(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) <= LONG
 

@@ -136,21 +136,31 @@ def new(kind: Kind) -> Any:
 def form(kind: Kind, shown: Item, etag: str = "", error: Refusal | None = None) -> Any:
     """The page of an object, or of one to be made. After an `error`, and where more of the form is
     asked for, it is as it was sent."""
-    values = {
-        field.name: field.typed(request.form)
-        if error or MORE in request.form
-        else field.shown(shown.get(field.name))
-        for field in kind.fields
-    }
+    sent = error is not None or MORE in request.form
     wrong = changes.problems(error, kind.labels) if error else []
     create_or_update = kind.write[1 if shown else 0]
     page = render_template(
-        "object.html", kind=kind, item=shown, etag=etag, values=values, errors=wrong,
+        "object.html", kind=kind, item=shown, etag=etag, errors=wrong,
+        values=values(kind, shown, sent),
         wrong={name: text for name, _, text in wrong if name}, editable=may(create_or_update),
         history=undoable(kind, shown) if shown else [],
         **(kind.more(shown) if shown else {}),
     )  # fmt: skip
     return page, error.status if error else HTTPStatus.OK
+
+
+def values(kind: Kind, item: Item, sent: bool) -> dict[str, Any]:
+    """What stands in the fields of a form: those of an object, or what was sent."""
+    return {
+        field.name: field.typed(request.form) if sent else field.shown(item.get(field.name))
+        for field in kind.fields
+    }
+
+
+def is_of_the_form(error: Refusal) -> bool:
+    """Whether what is wrong is shown in the form, and is not the preview's or the login's."""
+    away = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+    return error.status not in away and "body" not in request.form
 
 
 def create(kind: Kind) -> Any:
@@ -203,7 +213,7 @@ def undoable(kind: Kind, shown: Item) -> list[Item]:
 
 def again(kind: Kind, shown: Item, etag: str, error: Refusal) -> Any:
     """The form once more, with what is wrong; where it is the form's own and not the preview's."""
-    if error.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN) or "body" in request.form:
+    if not is_of_the_form(error):
         raise error
     return form(kind, shown, etag, error)
 

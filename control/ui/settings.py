@@ -12,12 +12,8 @@ from control.errors import Refusal
 from control.ui import changes, objects
 from control.ui.ask import answer, may
 from control.ui.changes import Change, Item
-from control.ui.fields import Field, Flag, Number, Pick
+from control.ui.fields import Field, Flag, Number, Pick, words
 from control.ui.objects import Kind
-
-
-def words(**texts: str) -> Any:
-    return lambda: texts.items()
 
 
 def part(place: str, title: str, api: str, fields: Sequence[Field]) -> Kind:
@@ -105,8 +101,7 @@ def update(place: str) -> Any:
         )  # fmt: skip
         return changes.run(change, {"body": json.dumps(body), "etag": etag}, lambda _: ADDRESS)
     except Refusal as error:
-        away = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
-        if error.status in away or "body" in request.form:
+        if not objects.is_of_the_form(error):
             raise
         return page(kind, error)
 
@@ -117,12 +112,7 @@ def page(sent: Kind | None = None, error: Refusal | None = None) -> Any:
     for kind in PARTS.values():
         found, again = answer(f"GET {kind.api}"), kind is sent
         wrong = changes.problems(error, kind.labels) if again and error else []
-        values = {
-            field.name: field.typed(request.form)
-            if again
-            else field.shown(found.content[field.name])
-            for field in kind.fields
-        }
+        values = objects.values(kind, found.content, again)
         named = {name: text for name, _, text in wrong if name}
         cards.append(Card(kind, found.etag, found.content, values, named))
         problems += wrong
