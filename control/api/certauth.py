@@ -194,6 +194,8 @@ def explain(sent: ExplainBody) -> Response:
 
 def with_pattern(told: dict[str, Any]) -> dict[str, Any]:
     """An explanation whose cure names the pattern of the line, which the core cannot know."""
+    if not any(UNNAMED in one for one in told["trace"]):
+        return told
     pattern = patterns.of_line(told["line"] or "", store().objects.all(Pattern))
     if pattern is None:
         return told
