@@ -13,6 +13,7 @@ from flask import Blueprint, Response, current_app, request
 from control.api.issuers import Came, enrolling
 from control.api.web import PUBLIC, guard, needs, store
 from control.domain import devices, enrolment
+from control.domain.guard import authorization_of
 from control.errors import Refusal, invalid, unauthorized
 from control.pki import jose
 from control.pki.jose import TokenError
@@ -111,14 +112,9 @@ def shown() -> str | bytes:
     knows no Bearer sends the token as the password of Basic. Raises Refusal 401."""
     if "Authorization" not in request.headers:
         return presented()
-    try:
-        given = request.authorization
-    except ValueError:  # Werkzeug's, for a byte that is not ASCII.
-        given = None
-    if given is not None and given.type in ("bearer", "jwt"):
-        return given.token or ""
-    if given is not None and given.type == "basic":
-        return given.password or ""
+    given = authorization_of(request)
+    if given.kind:
+        return given.secret
     text = "the Authorization header is not Bearer, or Basic with the token as its password"
     raise unauthorized("bad_authorization", text)
 

@@ -14,7 +14,7 @@ from datetime import timedelta
 from control import records
 from control.domain import claims as rules
 from control.domain import enrolment, issuing
-from control.domain.guard import why
+from control.domain.guard import malformed, why
 from control.domain.issuing import Decide, OpenPolicies
 from control.errors import Refusal, forbidden, refused, unauthorized
 from control.pki.issue import CLOCK_SKEW, chain_to_present
@@ -33,8 +33,7 @@ def _read(presented: bytes) -> core.Identity:
     try:
         return core.identity(presented)
     except core.CoreError as error:
-        text = f"the client certificate does not parse: {error}"
-        raise unauthorized("malformed", text) from error
+        raise malformed(error) from error
 
 
 def _judged(store: Store, presented: bytes, trust: records.Trust) -> core.Decision:

@@ -13,7 +13,7 @@ import logging
 import ssl
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, get_args
 from wsgiref.types import WSGIEnvironment
 
@@ -130,6 +130,15 @@ class Caller:
         return [role for role in self.scoped if role.management in PERMISSIONS[permission]]
 
 
+@dataclass(frozen=True)
+class Authorization:
+    """What an Authorization header says; "": nothing that this API knows."""
+
+    kind: Literal["", "basic", "token"] = ""
+    name: str = ""
+    secret: str = field(default="", repr=False)
+
+
 class Guard:
     """Decides about requests. `peer_cert` reads the client's certificates out of a WSGI environ."""
 
@@ -153,16 +162,13 @@ class Guard:
 
     def _authenticate(self, request: Request, expired: bool) -> Caller:
         address = request.remote_addr or ""
-        try:
-            given = request.authorization
-        except ValueError:  # Werkzeug's, for a byte that is not ASCII.
-            given = None
+        given = authorization_of(request)
         if "Authorization" not in request.headers:
             return self.by_certificate(request)
-        if given is not None and given.type == "basic":
-            return self.by_password(given.username or "", given.password or "", address, expired)
-        if given is not None and given.type in ("bearer", "jwt"):
-            return self._by_token(given.token or "", address)
+        if given.kind == "basic":
+            return self.by_password(given.name, given.secret, address, expired)
+        if given.kind == "token":
+            return self._by_token(given.secret, address)
         raise unauthorized(
             "bad_authorization",
             "the Authorization header is not Basic, Bearer or JWT; Digest needs passwords that can "
@@ -199,7 +205,7 @@ class Guard:
         presented = self._peer_cert(request.environ)
         if presented is None or not cluster.mtls_certificate_authentication:
             return ""
-        pem = "".join(map(ssl.DER_cert_to_PEM_cert, presented.chain)).encode()
+        pem = _pem(presented)
         users = self._store.objects.users_like(core.identity(pem))
         lines = policy.rest_lines(cluster, self._store.settings.trust(), users)
         decided = core.Policy(lines).decide(pem, address=request.remote_addr, own=True)
@@ -228,7 +234,7 @@ class Guard:
         presented = self._peer_cert(request.environ) if caller.by == "certificate" else None
         if presented is None:
             return False
-        pem = "".join(map(ssl.DER_cert_to_PEM_cert, presented.chain)).encode()
+        pem = _pem(presented)
         lines = ["set enforce on", *policy.trust_lines(self._store.settings.trust()), line]
         return core.Policy(lines).decide(pem, own=True).reason == "locked"
 
@@ -300,7 +306,7 @@ class Guard:
     def presented(self, request: Request) -> bytes:
         """What the client of a request has presented, PEM, the leaf first; b"" for nothing."""
         found = self._peer_cert(request.environ)
-        return "".join(map(ssl.DER_cert_to_PEM_cert, found.chain)).encode() if found else b""
+        return _pem(found) if found else b""
 
     def by_certificate(self, request: Request) -> Caller:
         """Whose certificate the client of a request has presented. Raises Refusal 401."""
@@ -330,13 +336,10 @@ class Guard:
         self, presented: Presented, address: str | None
     ) -> tuple[User, core.Identity, str]:
         """Who it is, by which certificate, of which CA."""
-        pem = "".join(map(ssl.DER_cert_to_PEM_cert, presented.chain)).encode()
         try:
-            decision = self.decide(pem, address=address)
+            decision = self.decide(_pem(presented), address=address)
         except core.CoreError as error:
-            raise unauthorized(
-                "malformed", f"the client certificate does not parse: {error}"
-            ) from error
+            raise malformed(error) from error
         if decision.user is None or decision.leaf is None:
             raise unauthorized(decision.reason, why(decision))
         user = self._store.objects.get(User, int(decision.user))
@@ -407,6 +410,28 @@ class Guard:
         self._write_down(
             lambda: self._store.events.note(kind, "WARNING", address=address, **detail)
         )
+
+
+def authorization_of(request: Request) -> Authorization:
+    """What the header of a request says."""
+    try:
+        given = request.authorization
+    except ValueError:  # Werkzeug's, for a byte that is not ASCII.
+        given = None
+    if given is not None and given.type == "basic":
+        return Authorization("basic", given.username or "", given.password or "")
+    if given is not None and given.type in ("bearer", "jwt"):
+        return Authorization("token", secret=given.token or "")
+    return Authorization()
+
+
+def malformed(error: core.CoreError) -> Refusal:
+    """The 401 for a client certificate that the core does not read."""
+    return unauthorized("malformed", f"the client certificate does not parse: {error}")
+
+
+def _pem(presented: Presented) -> bytes:
+    return "".join(map(ssl.DER_cert_to_PEM_cert, presented.chain)).encode()
 
 
 def why(decision: core.Decision) -> str:
