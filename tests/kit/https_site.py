@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 
 from tests.kit.support import Pki
 
@@ -22,6 +22,19 @@ class HttpsSite:
     def put(self, path: str, content: str | bytes, status: int = 200) -> None:
         data = content.encode() if isinstance(content, str) else content
         self.pages[path] = (status, data)
+
+
+@contextmanager
+def served(server: HTTPServer) -> Iterator[int]:
+    """Its port, at which it answers meanwhile."""
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 @contextmanager
@@ -45,11 +58,5 @@ def https_site(pki: Pki) -> Iterator[HttpsSite]:
     server.socket = context.wrap_socket(server.socket, server_side=True)
     url = f"https://127.0.0.1:{server.server_address[1]}"
     found = HttpsSite(url, pki.server_ca.pem.decode())
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
+    with served(server):
         yield found
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -11,6 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
+from control.domain import issuing
 from control.pki.pem import Issued
 from tests.kit.rest import ControlPlane
 
@@ -29,6 +30,16 @@ class Prepared:
         made.app.extensions["authority"] = lambda: self.authority
         yield made
         made.close()
+
+
+def begun(folder: Path) -> tuple[Issued, ControlPlane]:
+    """A new CA of clients, and a control plane that trusts it, with a role `apps` (uid 8)."""
+    issuing.create(folder, "acme", "", "ec", lambda _: None)
+    authority, made = issuing.Authority(folder, lambda: "")(), ControlPlane(folder)
+    trusted = {"name": "mtls_trusted_ca", "certificate": authority.certificate}
+    made.ok("PUT /v1/cluster/update_cert", trusted)
+    made.ok("POST /v1/roles", {"name": "apps", "management": "none"})
+    return authority, made
 
 
 def csr(subject: str = "", key: Any = None, *extensions: Any) -> str:

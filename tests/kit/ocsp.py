@@ -1,7 +1,6 @@
 """OCSP responders: one whose answers tests make, and openssl's own."""
 
 import subprocess
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from tests.kit.https_site import served
 from tests.kit.support import Cert, free_port
 
 SIGNING = ExtendedKeyUsageOID.OCSP_SIGNING
@@ -96,14 +96,8 @@ def responder(answering: Answering) -> Iterator[Responder]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     found = Responder(f"http://127.0.0.1:{server.server_address[1]}/ocsp", answering)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
+    with served(server):
         yield found
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @dataclass

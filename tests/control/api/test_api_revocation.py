@@ -21,6 +21,7 @@ from control.policy import core
 from control.reports import ClientCertificate
 from tests.kit import crls
 from tests.kit.crls import point
+from tests.kit.https_site import served
 from tests.kit.rest import ADMIN, ControlPlane
 from tests.kit.support import Cert, Pki, days, root
 from tests.kit.twins import twin
@@ -449,14 +450,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def site(body: bytes = b"", status: int = 200, **headers: str) -> Iterator[tuple[Site, str]]:
     server = Site(("127.0.0.1", 0), Handler)
     server.answer, server.asked = (status, headers, body), []
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
-        yield server, f"http://127.0.0.1:{server.server_address[1]}/ca.crl?x=1"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with served(server) as port:
+        yield server, f"http://127.0.0.1:{port}/ca.crl?x=1"
 
 
 def test_a_list_is_fetched_at_once_and_on_time(api_with_alice: ControlPlane, pki: Pki) -> None:
@@ -569,16 +564,12 @@ def test_a_site_that_drips_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
                 self.wfile.write(b"x")
 
     server = Site(("127.0.0.1", 0), Drip)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
-        with pytest.raises(CrlError, match="not there after"):
-            revocation.fetch(f"http://127.0.0.1:{server.server_address[1]}/")
-    finally:
-        stop.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with served(server) as port:
+        try:
+            with pytest.raises(CrlError, match="not there after"):
+                revocation.fetch(f"http://127.0.0.1:{port}/")
+        finally:
+            stop.set()
 
 
 def test_attack_an_error_repeats_nothing_of_an_answer() -> None:
@@ -588,17 +579,10 @@ def test_attack_an_error_repeats_nothing_of_an_answer() -> None:
         def do_GET(self) -> None:
             self.wfile.write(b"SSH-2.0-secret banner\r\n")
 
-    server = Site(("127.0.0.1", 0), Banner)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
+    with served(Site(("127.0.0.1", 0), Banner)) as port:
         with pytest.raises(CrlError, match="it does not speak HTTP") as caught:
-            revocation.fetch(f"http://127.0.0.1:{server.server_address[1]}/")
+            revocation.fetch(f"http://127.0.0.1:{port}/")
         assert "secret" not in str(caught.value)
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def test_attack_a_name_of_many_silent_addresses_holds_nobody_up(

@@ -22,7 +22,7 @@ from control.domain.issuing import Authority
 from control.pki.issue import CLOCK_SKEW
 from control.policy import core
 from tests.kit.crls import crl
-from tests.kit.issuing import Prepared, csr, uris
+from tests.kit.issuing import Prepared, begun, csr, uris
 from tests.kit.rest import PEER, ControlPlane, Peer, presented
 from tests.kit.support import Cert, days, root
 from tests.kit.tokens import AUDIENCE, ISSUER, jwks, token
@@ -49,13 +49,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     """A control plane with a CA of clients, a pattern for devices, user alice, a database, an
     issuer of tokens and one of devices."""
     folder = tmp_path_factory.mktemp("prepared")
-    issuing.create(folder, "acme", "", "ec", lambda _: None)
-    authority = Authority(folder, lambda: "")()
-    made = ControlPlane(folder)
-    trusted = {"name": "mtls_trusted_ca", "certificate": authority.certificate}
-    made.ok("PUT /v1/cluster/update_cert", trusted)
+    authority, made = begun(folder)
     made.ok("PUT /v1/cluster", {"mtls_certificate_authentication": True})
-    made.ok("POST /v1/roles", {"name": "apps", "management": "none"})  # uid 8
     made.certificate_user("alice", "CN=alice,O=acme", role_uids=[8])
     made.ok("POST /v1/certauth/patterns", {
         "name": "devices", "kind": "uri", "template": "urn:acme:device:{id}",

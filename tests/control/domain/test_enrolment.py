@@ -13,15 +13,14 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from control.domain import enrolment, following, issuing
-from control.domain.issuing import Authority
+from control.domain import enrolment, following
 from control.pki.issue import CLOCK_SKEW
 from control.pki.pem import split_pem
 from control.policy import core
 from control.records import Issuer
 from control.store import events
 from tests.kit.https_site import HttpsSite, https_site
-from tests.kit.issuing import Prepared, csr, uris
+from tests.kit.issuing import Prepared, begun, csr, uris
 from tests.kit.rest import Answer, ControlPlane
 from tests.kit.support import Pki, wait_until
 from tests.kit.tokens import AUDIENCE, ISSUER, jwk, jwks, token
@@ -43,12 +42,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     """A control plane with a CA of clients, users alice and root (who administers) and ci (by
     subject), a pattern for pods, a database, and an issuer with three rules."""
     folder = tmp_path_factory.mktemp("prepared")
-    issuing.create(folder, "acme", "", "ec", lambda _: None)
-    authority = Authority(folder, lambda: "")()
-    made = ControlPlane(folder)
-    trusted = {"name": "mtls_trusted_ca", "certificate": authority.certificate}
-    made.ok("PUT /v1/cluster/update_cert", trusted)
-    made.ok("POST /v1/roles", {"name": "apps", "management": "none"})  # uid 8
+    authority, made = begun(folder)
     made.certificate_user("alice", ALICE, role_uids=[8])
     made.certificate_user("ci", "CN=acme/cart,O=github", role_uids=[8])
     made.ok("POST /v1/certauth/patterns", {
