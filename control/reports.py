@@ -263,7 +263,7 @@ class ResponderFigures:
     unanswered: int = 0  # nothing was ever said of these
     overdue: int = 0  # of these and of others the next answer should be there
     asked: int = 0  # when it was last asked, in seconds since 1970; 0: never
-    next_update: int = 0  # when the first of its answers is no longer good; 0: there is none
+    next_update: int = 0  # when the first of its answers expires; 0: it has given none
     problem: str = ""  # of the last question that brought nothing, unless it has answered since
 
 

@@ -54,7 +54,7 @@ class NewResponderBody(ResponderBody):
 
 class ResponderAnswer(Answer):
     """`asked`: when it was last asked, and `age` how many seconds ago. `next_update`: when the
-    first of its answers is no longer good."""
+    first of its answers expires."""
 
     uid: int
     name: str
