@@ -244,6 +244,6 @@ def check_agreed(rule: EnrolmentRule) -> None:
         raise refused(
             "trust_grows",
             f"rule '{rule.identity}' names no claim that tells tokens apart: every token of the "
-            "issuer, whoever has it, becomes this one user. Name claims that a token must have; or "
-            "if you want that, send every_token: true in the rule (redis-certauth: every-token)",
+            "issuer becomes this one user. Name claims that a token must have; or if it is meant, "
+            "send every_token: true in the rule (redis-certauth: every-token)",
         )
