@@ -503,7 +503,7 @@ def test_a_backup_before_the_upgrade_changes_nothing(config: Config, tmp_path: P
     leave it to `serve`, which brings it up to date."""
     execute(
         config,
-        "ALTER TABLE renderings DROP COLUMN turn",
+        "DROP TABLE holds",
         f"UPDATE alembic_version SET version_num = '{store.versions.known_versions()[1]}'",
     )
     before = content(config)
