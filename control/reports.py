@@ -72,6 +72,24 @@ class Node:
         return bool(self.key and (self.module or self.role == "sentinel"))
 
 
+# `unseen`: what it holds was not looked at; `seen`: it was; `released`: it may be written to, as
+# long as it holds what was seen.
+HoldState = Literal["unseen", "seen", "released"]
+
+
+@dataclass(frozen=True)
+class Hold:
+    """A server to which nothing is sent before somebody has seen what it holds."""
+
+    bdb_uid: int
+    address: str  # host:port
+    why: str  # for a person
+    state: HoldState = "unseen"
+    generation: int = 0  # of the policy that was seen there
+    digest: str = ""  # of that; "": whatever it holds
+    lines: tuple[str, ...] = ()  # `revoke` and `lock` lines of it that a release keeps
+
+
 @dataclass(frozen=True)
 class Lock:
     """A policy line that holds somebody out for the time being."""

@@ -3,7 +3,7 @@ has followed."""
 
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Annotated, Any, Literal
@@ -64,8 +64,9 @@ class PreviewBody(Body):
 
 class ServerAnswer(BaseModel):
     """A node of a database. `lag` is in generations; `last_error_time` in seconds since 1970; `age`
-    in seconds since it was last looked at, null for never. `module` is the version of its module,
-    `protocol` what that speaks (0: not known), `cannot` what it cannot do therefore."""
+    in seconds since it was last looked at, null for never. `hold` is why nothing is sent
+    to it, "" where it is kept in step. `module` is the version of its module, `protocol` what that
+    speaks (0: not known), `cannot` what it cannot do therefore."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
     bdb_uid: int
@@ -76,6 +77,7 @@ class ServerAnswer(BaseModel):
     digest: str
     lag: int
     error: str
+    hold: str
     last_error: str
     last_error_time: int
     software: str
@@ -354,9 +356,10 @@ def names(decided: core.Decision, sent: ExplainBody) -> list[str]:
 def nodes() -> Response:
     """Every server, and which control plane speaks to them."""
     (holder, epoch), silence = store().lease.leader(), store().lease.silence()
-    targets = store().policies.targets()
+    targets, holds = store().policies.targets(), store().holds.all()
+    held = {(one.bdb_uid, one.address): one.why for one in holds if one.state != "released"}
     found = [
-        rendered_node(node, database, targets[database.uid])
+        rendered_node(node, database, targets[database.uid], held)
         for database in store().objects.all(Database)
         if database.uid in targets
         for node in servers(store(), database)
@@ -367,7 +370,9 @@ def nodes() -> Response:
     return answer({**ours, **leader, "faults": plane_faults(), "hold": hold, "nodes": found})
 
 
-def rendered_node(node: Node, database: Database, target: Target) -> dict[str, Any]:
+def rendered_node(
+    node: Node, database: Database, target: Target, held: Mapping[tuple[int, str], str]
+) -> dict[str, Any]:
     return {
         "bdb_uid": database.uid,
         "bdb_name": database.name,
@@ -377,6 +382,7 @@ def rendered_node(node: Node, database: Database, target: Target) -> dict[str, A
         "digest": node.digest,
         "lag": max(0, target.generation - node.generation),
         "error": node.error,
+        "hold": held.get((database.uid, node.address), ""),
         "last_error": node.last_error,
         "last_error_time": node.last_error_time,
         "software": node.software,

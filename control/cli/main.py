@@ -216,7 +216,7 @@ def restore(file: Path, home: Path, api_names: tuple[str, ...], dry_run: bool) -
 @click.option("--home", required=True, help="Folder of the control plane.",
               type=click.Path(path_type=Path))  # fmt: skip
 @click.option("--force", is_flag=True,
-              help="Proceed even if a server could not be checked.")  # fmt: skip
+              help="Proceed although a server was not checked: it stays on hold.")  # fmt: skip
 def release(home: Path, force: bool) -> None:
     """After a restore, let the control plane write to the servers again. You need not stop it."""
     with reported():

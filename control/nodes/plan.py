@@ -39,6 +39,7 @@ class Held:
     digest: str = ""
     differs: Signs = field(default_factory=dict)
     refused: tuple[Refused, ...] = ()
+    given: bool = False  # whether we gave it that, or our log knew it
     tried: float = -math.inf  # when it was last asked whether it refuses that still
 
     def is_of(self, status: Status | Target) -> bool:
@@ -50,9 +51,12 @@ class Held:
         """Whether it is that policy, but for what the node refuses."""
         return self.is_of(deviating(target, refusals.deviation(self.refused)))
 
-    def now(self, at: Target, differs: Signs, refused: tuple[Refused, ...]) -> None:
-        """The node was found or put in this state: `differs` from `at` in these lines, and refuses
-        `refused`."""
+    def now(
+        self, at: Target, differs: Signs, refused: tuple[Refused, ...], given: bool = True
+    ) -> None:
+        """The node was put in this state, or (not `given`) found in it: `differs` from `at` in
+        these lines, and refuses `refused`."""
+        self.given = given
         self.generation, self.digest = at.generation, at.digest
         self.differs, self.refused = differs, refused
 

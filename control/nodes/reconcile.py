@@ -19,6 +19,12 @@ EPOCH_LEAP = 1 << 32  # epochs: no backup is so far behind
 TAKE = "redis-certauth node take HOST:PORT takes it over"
 
 
+class Ahead(Exception):
+    """A node holds what the store does not know, and what it can have got only from a later state
+    of the store: this process has given it that; or it is ahead, and this process sees it for the
+    first time."""
+
+
 def reconcile(
     store: Store,
     bdb_uid: int,
@@ -27,11 +33,13 @@ def reconcile(
     lease: Lease,
     status: Status | None = None,
     held: Held | None = None,
+    ours: bool | None = None,
 ) -> tuple[Status, Drift]:
     """Brings one node, of which `status` was just read, to the target of its database: first what
     takes rights away, then the rest, without what the node refuses. Returns what it then holds, and
     `held` says more of that; and what differed, where it held something that this policy never was.
-    Raises NodeError; Replaced where it is for another process to do."""
+    `ours`: whether this process has seen it in step before; None where it may hold what it likes.
+    Raises NodeError; Replaced where it is for another process to do; Ahead."""
     status, held = status or node.status(), held or Held()
     last = replace(held)
     if status.journal != "ok":
@@ -39,14 +47,18 @@ def reconcile(
     check_owner(store, status, owner)
     known = held.is_of(status)
     if not known:
-        held.now(Target(status.generation, status.digest), {}, ())
+        held.now(Target(status.generation, status.digest), {}, (), given=False)
     logged = refusals.digest(status.digest, refusals.minus(held.differs))
     changes = store.policies.changes(bdb_uid, status.generation, logged)
+    held.given = held.given or changes is not None
     write = _Write(store, bdb_uid, owner, node, lease, status, held)
     drift: Drift = {}
     if changes is None or status.generation == 0:
-        # One that holds what we gave it, or is too far behind to tell, has not drifted.
         behind = store.policies.target(bdb_uid).generation - status.generation
+        lost = known and held.given if ours else behind < 0
+        if ours is not None and lost and behind < POLICY_LOG_GENERATIONS and status.owner == owner:
+            raise Ahead
+        # One that holds what we gave it, or is too far behind to tell, has not drifted.
         drift = write.whole(last, tell=not known and behind < POLICY_LOG_GENERATIONS)
     elif changes:
         write.change(changes)

@@ -30,7 +30,8 @@ def take(store: Store, identity: Identity, authorities: str, address: str) -> st
             str, store.policies.targets()
         ):
             check_owner(store, status, owner)
-        at = Target(status.generation, status.digest)
+        target = store.policies.target(database.uid)
+        at = Target(min(status.generation, max(target.generation, 1)), status.digest)
         node.load(at, node.show(), owner, status.epoch, force=True)
     finally:
         node.close()

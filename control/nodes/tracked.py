@@ -8,8 +8,10 @@ from dataclasses import dataclass, field, replace
 from control.nodes.client import UNREACHABLE, Access, Node
 from control.nodes.plan import Held
 from control.nodes.topology import NodeInfo, Status
-from control.records import Database, Target
+from control.records import Database, EventDetail, Target
+from control.reports import Hold
 from control.reports import Node as Seen
+from control.store import Store
 
 
 @dataclass(eq=False)
@@ -70,6 +72,7 @@ class Observation:
     ready: bool = False
     unverified: str = ""  # as its STATUS says
     untaken: str = ""
+    hold: Hold | None = None  # what is written down about it; None for most
 
 
 class Fleet:
@@ -119,6 +122,16 @@ def access_of(database: Database, seen: Seen, authorities: str) -> Access:
     host, _, port = seen.address.rpartition(":")
     name = seen.server_name or database.tls_server_name
     return Access(host, int(port), database.tls_server_ca or authorities, name)
+
+
+def note(store: Store, tracked: TrackedNode, kind: str, **detail: EventDetail) -> None:
+    """A warning about a node in the event log."""
+    about: dict[str, EventDetail] = {
+        "bdb_uid": tracked.database.uid,
+        "bdb_name": tracked.database.name,
+        "address": tracked.seen.address,
+    }
+    store.events.note(kind, "WARNING", **{**about, **detail})
 
 
 def unknown_node(database: Database, address: str) -> Seen:

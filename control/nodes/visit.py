@@ -9,23 +9,24 @@ from dataclasses import replace
 
 from control.nodes.audit import Collector, Ours
 from control.nodes.client import MODULE, SLOW, UNREACHABLE, WITHOUT, Node, NodeError
+from control.nodes.holding import OLDER, TWICE, Holding, permits, render_unseen
 from control.nodes.lease import Lease
 from control.nodes.placement import follows
-from control.nodes.plan import KEPT_PREFIXES, judge_trust, render_difference, went_back
+from control.nodes.plan import judge_trust, went_back
 from control.nodes.protocol import written
-from control.nodes.reconcile import check_owner, detach, reconcile
+from control.nodes.reconcile import Ahead, check_owner, detach, reconcile
 from control.nodes.topology import NodeInfo, Status
 from control.nodes.tracked import (
     Fleet,
     Observation,
-    OnHold,
     TrackedNode,
+    note,
     with_error,
     with_policy,
 )
 from control.policy import refusals
 from control.policy.peers import waits_for
-from control.records import Database, EventDetail, Target
+from control.records import Database, Target
 from control.reports import Node as Seen
 from control.store import UNAVAILABLE_ERRORS, Replaced, Store, first_line
 
@@ -33,18 +34,6 @@ log = logging.getLogger(__name__)
 
 VISIT_SECONDS = 1.0  # between two visits to a node that answers
 LINK_DOWN_SECONDS = 15.0  # a replica's link is down for so long before its status says so
-HELD = "HELD"  # the code of a node that differs while nothing is sent
-TWICE = "TWICE"  # the code of a node that another control plane with our identity writes to
-
-
-def note(store: Store, tracked: TrackedNode, kind: str, **detail: EventDetail) -> None:
-    """A warning about a node in the event log."""
-    about: dict[str, EventDetail] = {
-        "bdb_uid": tracked.database.uid,
-        "bdb_name": tracked.database.name,
-        "address": tracked.seen.address,
-    }
-    store.events.note(kind, "WARNING", **{**about, **detail})
 
 
 class Visitor:
@@ -65,7 +54,7 @@ class Visitor:
         self._store, self._fleet, self._lease = store, fleet, lease
         self._collector, self._key = collector, key
         self._found, self._wake = found, wake
-        self._kept: set[str] = set()  # lines that nodes held while nothing was sent: stored once
+        self._holding = Holding(store, lease)
 
     def visit(self, tracked: TrackedNode, database: Database, seen: Seen) -> None:
         """Brings a node to its policy; once a second it also reads whom the node names, and its
@@ -73,6 +62,7 @@ class Visitor:
         fresh = not seen.error and time.monotonic() < tracked.info_time + VISIT_SECONDS / 2
         known, visit = tracked.info if fresh else None, Observation(tracked, seen)
         try:
+            visit.hold = self._holding.find(tracked)
             if known is None:
                 known = visit.info = self._read_info(tracked, database)
                 visit.seen = replace(seen, role=known.role, software=known.software)
@@ -89,7 +79,7 @@ class Visitor:
         except NodeError as error:
             if error.code == UNREACHABLE:
                 tracked.node.shut = ""  # the next connection is new anyway
-            text = str(error)
+            text = str(error) + (render_unseen(visit.hold) if error.code == UNREACHABLE else "")
             if error.code == "BUSY":  # another process is writing: again soon
                 text = seen.error if seen.error.startswith(SLOW) else ""
             visit.seen = with_error(visit.seen, text)
@@ -187,15 +177,18 @@ class Visitor:
         if tracked.is_alias or info.role == "sentinel":
             self._without_policy(visit, info)
             return
-        if self._store.settings.cluster().hold:
-            self._hold(visit, database, info, owner)
+        going = database.deleting or visit.seen.origin == "leaving"
+        hold, why = visit.hold, self._store.settings.cluster().hold
+        if hold and hold.state != "released" and not going:
+            why = why or hold.why
+        if why and self._is_held(visit, info, owner, why):
             return
         if tracked.on_hold:
             # The release has raised the epoch. With the one from before it, a control plane that
             # was outbid could have the same after a restart.
             self._lease.confirm()
         tracked.on_hold = None
-        if database.deleting or visit.seen.origin == "leaving":
+        if going:
             self._give_back(visit, self._store.policies.target(database.uid), owner)
             return
         before = self._status(visit)
@@ -207,7 +200,7 @@ class Visitor:
         if before.generation and before.owner == owner:
             visit.seen = enrolled
         self._require_peers(visit, database, before, info, enrolled)
-        self._write(visit, before, owner, enrolled)
+        self._write(visit, before, owner, enrolled, info)
 
     def _without_policy(self, visit: Observation, info: NodeInfo) -> None:
         """A Sentinel has no policy; an alias has that of its server."""
@@ -224,13 +217,35 @@ class Visitor:
         same = (one for one in nodes if one.info and one.info.run == info.run)
         return next((one for one in same if tracked.is_alias and not one.is_alias), None)
 
-    def _write(self, visit: Observation, before: Status, owner: str, enrolled: Seen) -> None:
+    def _write(
+        self, visit: Observation, before: Status, owner: str, enrolled: Seen, info: NodeInfo
+    ) -> None:
+        """Unless it holds what only a later state of our database can have given it."""
+        tracked, hold, was_ahead = visit.tracked, visit.hold, False
+        try:
+            if hold and not permits(hold, before):
+                raise Ahead
+            self._bring(visit, before, owner, enrolled, None if hold else tracked.ours)
+        except Ahead:
+            if self._is_held(visit, info, owner, hold.why if hold else OLDER):
+                return
+            self._bring(visit, before, owner, enrolled, None)
+            was_ahead = True
+        if hold or was_ahead:
+            self._holding.end(tracked)
+
+    def _bring(
+        self, visit: Observation, before: Status, owner: str, enrolled: Seen, ours: bool | None
+    ) -> None:
+        """See `reconcile` for `ours`."""
         tracked, uid = visit.tracked, visit.tracked.database.uid
         held = tracked.held
         if went_back(held, before, owner):
             note(self._store, tracked, "node_went_back", seen_generation=held.generation,
                  generation=before.generation)  # fmt: skip
-        status, drift = reconcile(self._store, uid, owner, tracked.node, self._lease, before, held)
+        status, drift = reconcile(
+            self._store, uid, owner, tracked.node, self._lease, before, held, ours
+        )
         tracked.ours = True
         if drift:
             note(self._store, tracked, "node_drift", **drift)
@@ -262,35 +277,21 @@ class Visitor:
         why = ", ".join(f"{one} ({_why_unbound(known.get(one))})" for one in unbound)
         raise NodeError("PEERS", f"{why}: {UNBOUND}")
 
-    def _hold(self, visit: Observation, database: Database, info: NodeInfo, owner: str) -> None:
-        """Sends nothing: what a release would change there is the node's error. What it holds as
-        revoked is revoked here too."""
-        tracked, node, uid = visit.tracked, visit.tracked.node, database.uid
-        status = self._status(visit)
+    def _is_held(self, visit: Observation, info: NodeInfo, owner: str, why: str) -> bool:
+        """Sends nothing, and looks: what a release would change there is the node's error. False
+        where nobody has to release it, for it holds nothing that we do not know."""
+        tracked, status = visit.tracked, self._status(visit)
         check_owner(self._store, status, owner)
-        held, target = Target(status.generation, status.digest), self._store.policies.target(uid)
-        before = tracked.on_hold
-        if before is None or (before.last, before.target) != (held, target):
-            lines, wanted = node.show(), self._store.policies.whole(uid)[1]
-            kept = set(lines) - set(wanted) - self._kept
-            self._kept |= kept
-            if any(line.startswith(KEPT_PREFIXES) for line in kept):
-                where: dict[str, EventDetail] = {"bdb_uid": uid, "bdb_name": database.name}
-                self._store.revocations.keep(kept, **where, address=tracked.seen.address)
-                self._store.locks.keep(kept, **where, address=tracked.seen.address)
-                target, wanted = self._store.policies.whole(uid)
-            text = render_difference(status, target, wanted, lines)
-            first = before.first if before else held
-            if before and before.last != held:
-                note(self._store, tracked, "other_control_plane", description=WRITTEN)
-            tracked.on_hold = before = OnHold(first, held, target, text)
+        if self._holding.is_behind(tracked, visit.hold, status):
+            self._holding.end(tracked)
+            return False
+        self._holding.look(tracked, visit.hold, status, why)
         if status.generation:
-            visit.seen = replace(visit.seen, module=module_of(status, info), key=node.key())
-        if before.first != held:
-            raise NodeError(TWICE, f"{WRITTEN}. {before.text}")
-        if before.text:
-            raise NodeError(HELD, f"{self._store.settings.cluster().hold}: {before.text}")
+            key = tracked.node.key()
+            visit.seen = replace(visit.seen, module=module_of(status, info), key=key)
+        self._holding.check(tracked, why)
         visit.seen = with_policy(visit.seen, status, True)
+        return bool(self._store.settings.cluster().hold)
 
     def _find_other(self, visit: Observation, status: Status) -> None:
         """An epoch that is not ours, nor of another process on this database, on a node whose
@@ -335,16 +336,21 @@ class Visitor:
             raise NodeError(MODULE, f"{WITHOUT}; {SHARED.format(', '.join(same))}") from error
 
     def _give_back(self, visit: Observation, target: Target, owner: str) -> None:
-        """A node without the module holds nothing of ours."""
+        """A node without the module holds nothing of ours. What only a node that nobody has seen
+        knows as revoked is kept."""
         held: Status | Target = Target(0, "")
-        visit.detached = True
+        visit.detached, hold = True, visit.hold
         try:
+            if hold and hold.state == "unseen":
+                self._holding.look_last(visit.tracked, hold, self._status(visit), owner)
             held = detach(visit.tracked.node, target, owner, self._lease)
             visit.detached = held.owner != owner
         except NodeError as error:
             if error.code != MODULE:
                 visit.detached = False
                 raise
+        if hold and visit.detached:
+            self._holding.end(visit.tracked)
         visit.seen = with_policy(visit.seen, held, visit.detached)
 
 
@@ -369,10 +375,6 @@ def _why_unbound(tracked: TrackedNode | None) -> str:
 # ---- What an operator is told --------------------------------------------------------------------
 
 SHARED = "its key is also that of {}, for whose sake the others let it in: give it a key of its own"
-WRITTEN = (
-    "another control plane with this one's identity goes on writing to this server: stop that one, "
-    "or do not release this one"
-)
 OUTBID = (
     "another control plane with this one's identity, such as one that was restored from its "
     "backup, writes to this server, and this one does not any more: stop one of them; "

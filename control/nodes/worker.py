@@ -23,8 +23,8 @@ from control.nodes.client import MODULE, UNREACHABLE, Identity, Node, NodeError
 from control.nodes.lease import LEASE_TRY_SECONDS, Lease
 from control.nodes.placement import Transition
 from control.nodes.plan import held_by
-from control.nodes.tracked import Fleet, Observation, TrackedNode, access_of, unknown_node
-from control.nodes.visit import VISIT_SECONDS, Visitor, note
+from control.nodes.tracked import Fleet, Observation, TrackedNode, access_of, note, unknown_node
+from control.nodes.visit import VISIT_SECONDS, Visitor
 from control.policy import core
 from control.records import Database, Target
 from control.reports import Node as Seen
@@ -76,8 +76,7 @@ class Worker:
         self._number = itertools.count()
         # What visits have found; then the node itself, when its thread is done with it.
         self._found: queue.SimpleQueue[Observation | TrackedNode] = queue.SimpleQueue()
-        self._wake = threading.Event()
-        self._stopping = threading.Event()
+        self._wake, self._stopping = threading.Event(), threading.Event()
         key = core.identity(identity.certificate.read_bytes()).key
         self._visitor = Visitor(
             store, self.fleet, self.lease, collector or Collector(store), key, self._found,
@@ -200,6 +199,7 @@ class Worker:
 
     def _turn(self) -> None:
         try:
+            self._store.holds.begin_if_older()
             if not self.lease.hold():
                 self._let_go()
                 return

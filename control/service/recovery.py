@@ -6,10 +6,10 @@ from dataclasses import replace
 from control.domain.passwords import check_new, new_password
 from control.errors import invalid, missing
 from control.nodes.client import NodeError
+from control.nodes.holding import HELD, TWICE
 from control.nodes.takeover import take
-from control.nodes.visit import HELD
 from control.nodes.waiting import servers
-from control.records import Database, User
+from control.records import Database, EventDetail, User
 from control.service.config import Config, ServiceError
 from control.service.home import at_work
 
@@ -52,20 +52,33 @@ def release(config: Config, force: bool) -> None:
     where a server was not looked at, or where somebody else goes on writing to it."""
     with at_work(config) as store:
         found = [(one, node) for one in store.objects.all(Database) for node in servers(store, one)]
-        if not store.settings.cluster().hold and not any(node.outbid for _, node in found):
+        general = store.settings.cluster().hold
+        seen = [one for one in store.holds.all() if one.state == "seen"]
+        if not (general or seen or any(node.outbid for _, node in found)):
             raise ServiceError("it is not on hold: the servers are kept in step")
         unseen = [
             f"{node.address} of '{database.name}': {node.error}"
             for database, node in found
-            if node.error and not node.error.startswith(HELD)
+            if (general and node.error and not node.error.startswith(HELD))
+            or node.outbid
+            or node.error.startswith(TWICE)
         ]
         if unseen and not force:
             raise ServiceError("\n".join([UNSEEN, *unseen]))
-        store.settings.release()
+        names = {database.uid: database.name for database, _ in found}
+        for one in seen:
+            where: dict[str, EventDetail] = {
+                "bdb_uid": one.bdb_uid, "bdb_name": names.get(one.bdb_uid, ""),
+                "address": one.address,
+            }  # fmt: skip
+            store.revocations.keep(one.lines, **where)
+            store.locks.keep(one.lines, **where)
+        store.settings.release(force)
 
 
 UNSEEN = (
     "what these servers hold was not seen, or somebody else writes to them; start `serve` and look "
-    "at `status` first, or release by --force, which takes back what they alone hold as revoked or "
-    "locked:"
+    "at `status` first, or release all others by --force: a server that was not seen gets nothing "
+    "before somebody has seen what it holds and says `release` again; a server that somebody else "
+    "writes to is taken:"
 )

@@ -24,12 +24,13 @@ from typing import Any, TypeVar
 
 from control.reports import NewRules
 from control.store.actions import Actions
-from control.store.backup import NOT_REACHED, Restore, dump, dump_tables, load, look
+from control.store.backup import Restore, dump, dump_tables, load, look
 from control.store.bulk import BulkRefused
 from control.store.crls import Crls
 from control.store.engine import OneConnection, Pool, allow_long_idle, without_password
 from control.store.errors import UNAVAILABLE_ERRORS, Away, Replaced, Unfit, Untried
 from control.store.events import Events
+from control.store.holds import NOT_REACHED, Holds
 from control.store.inventory import Inventory, InventoryFilter, revoking_lines
 from control.store.issuers import Issuers
 from control.store.kernel import Kernel
@@ -125,6 +126,7 @@ class Store:
         self.actions = Actions(kernel)
         self.nodes = Nodes(kernel)
         self.lease = Lease(kernel)
+        self.holds = Holds(kernel)
 
     def close(self) -> None:
         """Ends its threads and closes its connections; the store is of no use after that."""

@@ -11,6 +11,7 @@ from control.errors import refused
 from control.records import Certificate, EventDetail, rendered_time
 from control.store.engine import allow_long_idle, make_engine
 from control.store.errors import Unfit
+from control.store.holds import put_on_hold
 from control.store.rows import delete_certificate, is_initialised, read_cluster, values_of
 from control.store.schema import certificates, cluster_table, events, lease, metadata, nodes
 from control.store.statements import insert_into
@@ -25,7 +26,6 @@ from control.store.versions import (
 )
 
 UNFINISHED = "the database holds tables of a control plane that was never made: give another one"
-NOT_REACHED = "not reached yet"
 ON_HOLD = "nothing is sent to the servers until redis-certauth release"
 
 
@@ -104,7 +104,7 @@ def load(url: str, dumped: dict[str, Any], restore: Restore | None = None) -> No
                 text = f"its rows do not fit together: {str(error).splitlines()[0]}"
                 raise Unfit(text) from error
             if restore:
-                _put_on_hold(connection, restore)
+                _begin_on_hold(connection, restore)
     finally:
         engine.dispose()
 
@@ -140,16 +140,15 @@ def _load_tables(connection: sa.Connection, dumped: dict[str, Any]) -> None:
     connection.execute(sa.update(nodes).values(looked=0))
 
 
-def _put_on_hold(connection: sa.Connection, restore: Restore) -> None:
+def _begin_on_hold(connection: sa.Connection, restore: Restore) -> None:
     """Nothing is sent to the servers before somebody has seen what they hold."""
     now = int(time.time())
     why = f"restored from a backup of {rendered_time(restore.made)}"
     last_event = connection.scalar(sa.select(sa.func.max(events.c.id))) or 0
     before = read_cluster(connection)
     stores = (*before.stores, (secrets.token_hex(8), last_event + 1))
-    connection.execute(sa.update(cluster_table).values(hold=why, stores=stores))
-    unseen = {"in_step": False, "generation": 0, "digest": "", "error": NOT_REACHED}
-    connection.execute(sa.update(nodes).values(**unseen))
+    connection.execute(sa.update(cluster_table).values(stores=stores))
+    put_on_hold(connection, why)
     if restore.api:
         delete_certificate(connection, restore.api.name)
         connection.execute(insert_into(certificates), values_of(certificates, restore.api))

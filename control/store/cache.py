@@ -18,6 +18,7 @@ INDEPENDENT_OF_USERS = (
     "revocations",
     "authorities",
     "locks",
+    "holds",
 )
 
 
@@ -49,6 +50,10 @@ class Cache:
             # memory, so that it never holds anything old.
             known[key] = made
         return made
+
+    def clear(self) -> None:
+        """Forgets everything, as what it was read from is not there any more."""
+        self._memory = (-1, {})
 
     def keep(self, revision: int, names: Sequence[str], but: int) -> None:
         """Takes over to `revision`, from the one before it, what stays true when a user with these

@@ -60,6 +60,9 @@ class Kernel:
         self._listener: NotificationListener | None = None
         self._remembered: dict[object, tuple[Any, int, float]] = {}
         self._latest = (0, -1.0)  # a revision, and when it was read
+        # The revision that was seen and, behind it, where the database went back since; 0: it did
+        # not.
+        self.fallen = (0, 0)
         self._lock = threading.Lock()
 
     def stop(self) -> None:
@@ -72,7 +75,7 @@ class Kernel:
     def revision(self) -> int:
         """Counts the changes; 0 before the cluster is made."""
         entered = self.thread.revision
-        return self._connections.read_revision() if entered is None else entered
+        return self._read_revision() if entered is None else entered
 
     def recent_revision(self) -> int:
         """The revision, with all changes of this process, and those of other processes up to
@@ -83,12 +86,25 @@ class Kernel:
         if now < read + REVISION_MAX_AGE_SECONDS:
             return revision
         try:
-            return self._note_revision(self._connections.read_revision(), now)
+            return self._note_revision(self._read_revision(), now)
         except UNAVAILABLE_ERRORS:
             if not revision or now > read + MEMORY_SECONDS:
                 raise
             self.thread.age = now - read
             return revision
+
+    def _read_revision(self) -> int:
+        """The revision now. A lower one than was known before it was asked for is of an older state
+        of the database: what was read of the later one does not count any more."""
+        known = self._latest[0]
+        found = self._connections.read_revision()
+        if found < known and self._untried is None:  # a rehearsal's own changes may be undone
+            with self._lock:
+                self.fallen = (max(known, self.fallen[0]), found)
+                self._latest = (found, time.monotonic())
+                self._remembered.clear()
+            self.cache.clear()
+        return found
 
     def _note_revision(self, revision: int, now: float) -> int:
         """Remembers a revision unless a later one is known. Returns the latest."""

@@ -11,6 +11,7 @@ from control.records import Database
 from control.reports import Node
 from control.store.checks import endpoint_addresses
 from control.store.events import note
+from control.store.holds import forget_hold
 from control.store.kernel import Kernel
 from control.store.lease import check_lease
 from control.store.lines import refresh_databases
@@ -117,6 +118,7 @@ class Nodes:
                 )
             where = (nodes.c.bdb_uid == bdb_uid) & (nodes.c.address == address)
             connection.execute(sa.update(nodes).where(where).values(origin="gone"))
+            forget_hold(connection, bdb_uid, address)
             note(connection, "node_forgotten", bdb_uid=bdb_uid, address=address)
 
     def forget_database(self, uid: int, epoch: int | None = None) -> None:

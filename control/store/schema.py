@@ -304,6 +304,18 @@ nodes = _table(
     _number("looked"),  # when a worker last looked: milliseconds since 1970, database clock
     sa.PrimaryKeyConstraint("bdb_uid", "address"),
 )
+# Servers that nothing is sent to before somebody has seen what they hold: see holds.py.
+holds = _table(
+    "holds",
+    _of("bdbs.uid", "bdb_uid", "CASCADE"),
+    _text("address"),
+    _text("why"),
+    _text("state"),
+    _number("generation"),
+    _text("digest"),
+    _json("lines", tuple[str, ...]),
+    sa.PrimaryKeyConstraint("bdb_uid", "address"),
+)
 # One row: the current leader, its epoch, which grows by one with every new leader, and when its
 # lease expires and was last renewed (milliseconds since 1970, database clock).
 lease = _table(

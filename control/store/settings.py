@@ -26,6 +26,7 @@ from control.store.checks import (
     check_unaudited,
 )
 from control.store.events import note
+from control.store.holds import release_holds
 from control.store.kernel import Kernel
 from control.store.lines import (
     all_databases,
@@ -103,14 +104,16 @@ class Settings:
         finish_lines(self._kernel)
         return changed
 
-    def release(self) -> None:
-        """Ends a hold: the servers are brought to what this store says. The lease's epoch becomes
+    def release(self, force: bool = False) -> None:
+        """Ends a hold: the servers that were looked at are brought to what this store says; by
+        `force` also those that another control plane writes to. The lease's epoch becomes
         the present time, which is above that of any other control plane with this identity, unless
         that one is released later: each server that this one has written to refuses what that one
         writes."""
         now, epoch = int(time.time()), lease.c.epoch
         with self._kernel.change() as connection:
             connection.execute(sa.update(cluster_table).values(hold=""))
+            release_holds(connection, force)
             later = sa.case((epoch < now, now), else_=epoch + 1)
             connection.execute(sa.update(lease).values(epoch=later))
             note(connection, "released", "WARNING")

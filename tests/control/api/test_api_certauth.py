@@ -182,6 +182,7 @@ def test_each_server_tells_how_far_it_is(api: ControlPlane, pki: Pki) -> None:
                 "digest": "1:ab",
                 "lag": 1,
                 "error": "",
+                "hold": "",
                 "last_error": "UNREACHABLE",
                 "last_error_time": 7,
                 "software": "redis 8.6.3",

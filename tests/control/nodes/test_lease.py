@@ -3,6 +3,7 @@ changes nothing. The slow tests have real processes on a real PostgreSQL."""
 
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -69,15 +70,15 @@ def test_every_write_to_a_node_carries_the_epoch(plane: Plane, make_node: MakeNo
 
 def test_the_epoch_never_falls_below_what_a_node_holds(plane: Plane, make_node: MakeNode) -> None:
     """A control plane whose database was lost, or comes from a backup, counts from below: it
-    raises its epoch, and the node takes its policy. (One that runs meanwhile is outbid:
-    test_back.py.)"""
+    raises its epoch, and the node takes its policy. (One that runs meanwhile is outbid, and a node
+    that is ahead is held: test_back.py.)"""
     server = make_node()
     admin = operator(server)
     plane.register(server)
     plane.in_step()
     owner = status(admin)["owner"]
     plane.close()
-    load(admin, 50, ["set enforce off"], "OWNER", owner, "EPOCH", "41")
+    load(admin, 1, ["set enforce off"], "OWNER", owner, "EPOCH", "41", "FORCE")
     plane.open()
     plane.in_step()
     wait_until(lambda: set(show(admin)) == plane.lines(), "it has the policy again")
@@ -269,6 +270,56 @@ def test_whoever_is_asked_waits_for_the_one_that_leads(
         cert = pki.ca.issue(f"CN=user{number}")
         second.ok("POST /v1/users?wait_for_sync=5", certificate_user(f"user{number}"))
         assert who(server, cert) == f"user{number}"
+
+
+def is_on_hold(serving: Serving) -> bool:
+    """Asked also while it finds out that its database is back."""
+    answer = serving.api("GET /v1/certauth/nodes")
+    return answer.status == 200 and bool(answer.json["hold"])
+
+
+@pytest.mark.slow
+def test_a_postgresql_that_went_back_is_on_hold_for_all(
+    pair: Pair, running: Postgres, start: Any, installed: Server, pki: Pki
+) -> None:
+    """A point-in-time recovery under two running control planes: neither overwrites what the server
+    alone still knows, and both say so; after a release both go on."""
+    server = enrolled_node(start, installed, pair[0].config.home, pki)
+    admin = operator(server)
+    first, second = in_turn(pair)
+    second.ok("POST /v1/bdbs?wait_for_sync=10", database(server))
+    older = running.folder / "older"
+    running.kill()
+    subprocess.run(["cp", "-a", running.folder / "data", older], check=True)
+    running.start()
+    wait_until(lambda: second.api("PUT /v1/cluster", {}).status == 200, "it writes again", 30)
+    second.ok("POST /v1/users", certificate_user("bob"))
+    wait_until(lambda: who(server, pki.ca.issue("CN=bob")) == "bob", "bob is in", 30)
+    gone = {"certificate": pki.alice.pem.decode()}
+    (made,) = second.ok("POST /v1/certauth/revocations", gone)["revocations"]
+    line = made["line"]
+    wait_until(lambda: line in show(admin), "the server has it", 30)
+    before = status(admin)
+
+    running.kill()
+    shutil.rmtree(running.folder / "data")
+    older.rename(running.folder / "data")
+    running.start()
+    for one in (first, second):
+        wait_until(partial(is_on_hold, one), "it is on hold", 30)
+        (event,) = one.ok("GET /v1/logs?type=database_went_back")
+        assert event["revision"] < event["seen_revision"]
+    kept = "GET /v1/certauth/revocations"
+    wait_until(lambda: [one["line"] for one in second.ok(kept)] == [line], "it is kept", 30)
+    now = status(admin)
+    assert (now["generation"], now["digest"]) == (before["generation"], before["digest"])
+    assert who(server, pki.ca.issue("CN=bob")) == "bob"
+    service.release(first.config, force=False)
+    wait_until(lambda: second.ok("GET /v1/certauth/nodes")["nodes"][0]["in_step"], "in step", 30)
+    assert who(server, pki.ca.issue("CN=bob")) is None
+    assert line in show(admin)
+    second.ok("POST /v1/users?wait_for_sync=10", certificate_user("carol"))
+    assert who(server, pki.ca.issue("CN=carol")) == "carol"
 
 
 @pytest.mark.slow

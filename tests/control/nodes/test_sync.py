@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from control import service
 from control.nodes.client import Access, Node, NodeError
 from control.nodes.lease import Lease
 from control.nodes.plan import merged
@@ -222,7 +223,8 @@ def test_a_wiped_node_gets_the_whole_policy(plane: Plane, make_node: MakeNode, p
 def test_a_restored_control_plane_is_right_again(
     plane: Plane, make_node: MakeNode, pki: Pki, tmp_path: Path
 ) -> None:
-    """A node that is ahead of an old copy of the store gets what that copy says."""
+    """A node that is ahead of an old copy of the store gets what that copy says, once somebody has
+    seen what it would lose."""
     server = make_node()
     plane.register(server)
     plane.in_step()
@@ -240,6 +242,9 @@ def test_a_restored_control_plane_is_right_again(
         left.unlink()
     shutil.copy(tmp_path / "copy", database)
     plane.open()
+    plane.says("HELD the control plane's database is older than what this server holds")
+    assert who(server, pki.bob) == "bob"
+    service.release(plane.config, force=False)
     becomes(server, pki.bob, None)
     plane.in_step()
     assert status(operator(server))["generation"] < ahead

@@ -68,6 +68,7 @@ class Story:
         plane.in_step()
         self.file, self.config = tmp_path / "backup", elsewhere(tmp_path)
         service.backup(plane.config, self.file)
+        self.older = copied(plane.config.home / "control.db", tmp_path / "older")
         plane.user(pki.bob, "bob")
         pem = self.carol.pem.decode()
         plane.ok("POST /v1/certauth/revocations", {"certificate": pem, "reason": "keyCompromise"})
@@ -86,6 +87,21 @@ class Story:
         made = Restored(self.config)
         self.opened.append(made)
         return made
+
+
+def copied(source: Path, to: Path) -> Path:
+    """A database as it is now, in place of another one, also where that is open."""
+    with sqlite3.connect(source) as old, sqlite3.connect(to) as new:
+        old.backup(new)
+    old.close()
+    new.close()
+    return to
+
+
+def revoked_at(server: RedisServer) -> str:
+    """The one `revoke` line that it holds."""
+    (line,) = [one for one in show(operator(server)) if one.startswith("revoke ")]
+    return line
 
 
 def held(server: RedisServer) -> tuple[int, str, int]:
@@ -162,9 +178,148 @@ def test_what_was_not_seen_is_not_released(there: Story) -> None:
     with pytest.raises(ServiceError, match="UNREACHABLE"):
         service.release(there.config, force=False)
     assert plane.ok("GET /v1/certauth/nodes")["hold"]
+
+
+def test_a_server_that_was_away_at_a_forced_release_is_looked_at_first(there: Story) -> None:
+    """It alone may hold what was taken away since the backup. What it holds as revoked is revoked
+    everywhere; what else differs is shown, and waits for a release; nothing is overwritten unseen,
+    after a restart of the control plane either."""
+    there.lost()
+    before, line = held(there.server), revoked_at(there.server)
+    there.server.stop()
+    plane = there.restored()
+    assert "nobody has seen what it holds (restored from a backup of" in plane.says("UNREACHABLE")
     service.release(there.config, force=True)
+    with pytest.raises(ServiceError, match="not on hold"):  # there is nothing that was seen
+        service.release(there.config, force=False)
+    plane.close()
     there.server.start()
+    plane.open()
+    said = plane.says("HELD")
+    assert said.endswith("then: redis-certauth release")
+    assert "would go: bind subject" in said
+    (node,) = plane.ok("GET /v1/certauth/nodes")["nodes"]
+    assert node["hold"].startswith("restored from a backup of ")
+    (kept,) = plane.ok("GET /v1/certauth/revocations")
+    (event,) = events(plane, "node_held")
+    told = events(plane, "revocations_kept")[0]
+    assert kept["line"] == line
+    assert told["lines"] == [line]
+    assert [one for one in event["unknown_lines"] if "bob" in one]
+    assert held(there.server) == before
+    browser = Browser(plane)
+    browser.log_in()
+    assert "would go: bind subject" in browser.get("/ui/").text
+
+    service.release(there.config, force=False)
     plane.in_step()
+    assert (who(there.server, there.pki.bob), who(there.server, there.carol)) == (None, None)
+    assert plane.ok("GET /v1/certauth/nodes")["nodes"][0]["hold"] == ""
+    assert set(show(operator(there.server))) == plane.lines()
+    assert plane.store.holds.all() == ()
+
+
+def test_a_server_that_is_given_back_unseen_is_looked_at_before(there: Story) -> None:
+    """It is emptied; what it alone held as revoked stays revoked."""
+    there.lost()
+    line = revoked_at(there.server)
+    there.server.stop()
+    plane = there.restored()
+    plane.says("UNREACHABLE")
+    service.release(there.config, force=True)
+    plane.ok("DELETE /v1/bdbs/1")
+    there.server.start()
+    wait_until(lambda: plane("GET /v1/bdbs/1").status == 404, "it is given back", 30)
+    assert [one["line"] for one in plane.ok("GET /v1/certauth/revocations")] == [line]
+    assert show(operator(there.server)) == []
+    assert plane.store.holds.all() == ()
+
+
+def test_a_server_that_is_merely_behind_is_not_held(
+    plane: Plane, make_node: MakeNode, tmp_path: Path
+) -> None:
+    """Nothing is in it that the control plane does not know."""
+    server, config = make_node(), elsewhere(tmp_path)
+    plane.register(server)
+    plane.in_step()
+    server.stop()
+    plane.certificate_user("dora", "CN=dora", role="admin")
+    service.backup(plane.config, tmp_path / "backup")
+    plane.worker.stop()
+    service.restore(config, tmp_path / "backup")
+    restored = Restored(config)
+    try:
+        service.release(config, force=True)
+        server.start()
+        restored.in_step()
+        assert events(restored, "node_held") == []
+        assert restored.store.holds.all() == ()
+    finally:
+        restored.close()
+
+
+# ---- The database went back to an older state ----
+
+
+@pytest.mark.parametrize("how", ["running", "late", "started"])
+def test_a_database_that_went_back_is_on_hold(
+    there: Story, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a point-in-time recovery, or a failover to a lagging standby: nobody said `restore`.
+    A process that has seen more says so itself; one that is started later, by what its servers
+    hold. What they hold as revoked is lost in neither case."""
+    plane, server, running = there.plane, there.server, how != "started"
+    if not running:
+        plane.close()
+    if how == "late":  # its server is looked at before it sees so itself
+        monkeypatch.setattr("control.store.holds.Holds.begin_if_older", lambda _: None)
+    line, before = revoked_at(server), held(server)
+    copied(there.older, plane.config.home / "control.db")
+    if not running:
+        plane.open()
+    if how == "late":
+        plane.says("HELD the control plane's database is older than what this server holds")
+        monkeypatch.undo()
+    if running:
+        plane.says("HELD the database went back to an older state")
+    said = plane.says("HELD")
+    assert "would go: bind subject" in said
+    assert "redis-certauth release" in said
+    general = plane.ok("GET /v1/certauth/nodes")["hold"]
+    if running:
+        assert general.startswith("the database went back to an older state")
+        (event,) = events(plane, "database_went_back")
+        assert event["revision"] < event["seen_revision"] < plane.store.revision()
+    else:
+        assert general == ""
+        assert "the control plane's database is older than what this server holds" in said
+        (event,) = events(plane, "node_held")
+        assert line in event["unknown_lines"]
+        # A server that says so by itself has revoked nothing on others before somebody looked.
+        assert plane.ok("GET /v1/certauth/revocations") == []
+    assert held(server) == before
+    assert who(server, there.pki.bob) == "bob"
+    service.release(plane.config, force=False)
+    plane.in_step()
+    assert [one["line"] for one in plane.ok("GET /v1/certauth/revocations")] == [line]
+    assert (who(server, there.pki.bob), who(server, there.carol)) == (None, None)
+    with pytest.raises(ServiceError, match="not on hold"):
+        service.release(plane.config, force=False)
+
+
+def test_what_is_changed_by_hand_is_still_set_right(
+    plane: Plane, make_node: MakeNode, pki: Pki
+) -> None:
+    """A control plane that has seen the server in step knows that its database is not older."""
+    server = make_node()
+    plane.register(server)
+    plane.in_step()
+    now = status(operator(server))
+    load(operator(server), now["generation"] + 9, ["set enforce off"], "OWNER", now["owner"])
+    wait_until(lambda: events(plane, "node_drift"), "it is told", 30)
+    plane.in_step()
+    assert plane.store.holds.all() == ()
+    assert events(plane, "node_held") == []
 
 
 def test_a_dry_run_asks_the_servers_and_makes_nothing(there: Story) -> None:
@@ -348,8 +503,7 @@ def test_a_backup_before_the_upgrade_changes_nothing(config: Config, tmp_path: P
     leave it to `serve`, which brings it up to date."""
     execute(
         config,
-        *(f"DROP INDEX users_{name}" for name in ("method", "last_login")),
-        *(f"DROP INDEX client_certificates_{name}" for name in ("subject", "login")),
+        "DROP TABLE holds",
         f"UPDATE alembic_version SET version_num = '{store.versions.known_versions()[1]}'",
     )
     before = content(config)
