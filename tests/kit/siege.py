@@ -75,7 +75,11 @@ class Siege:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        wait_until(lambda: self.opened >= PEERS, "all peers are there", 20)
+        try:
+            wait_until(lambda: self.opened >= PEERS, "all peers are there", 60)
+        except BaseException:
+            self.__exit__()  # else its thread and its connections are there in all later tests
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -65,10 +65,13 @@ class Changes:
         self.made: dict[str, int] = {}  # name → uid, acknowledged, and not asked to go
         self.gone: set[str] = set()  # acknowledged as deleted
         self.lines: set[str] = set()  # acknowledged locks and revocations
-        self.unsure = 0
+        self.unsure = self.answers = 0
 
     def run(self, count: int) -> None:
-        for number in range(count):
+        """Until so many changes were asked for and answered."""
+        for number in itertools.count():
+            if self.answers >= count:
+                return
             wait = "?wait_for_sync=2" if number % 5 > 2 else ""
             if number % 10 == 1:
                 self._add("locks", {"network": f"203.0.{number // 256}.{number % 256}"}, wait)
@@ -123,8 +126,10 @@ class Changes:
             self.unsure += 1
             return None
         if answer.status in (200, 202):  # the latter: it waited, and not all hold it
+            self.answers += 1
             return answer
         assert answer.status >= 500, answer.json
+        time.sleep(0.05)  # else all changes are spent while the database starts
         self.unsure += 1
         return None
 

@@ -609,7 +609,9 @@ def test_a_connection_that_is_cut_in_the_middle_of_a_patch(
             assert set(show(admin)) == held
         plane.in_step()
         (node,) = plane.ok("GET /v1/certauth/nodes")["nodes"]
-        assert "UNREACHABLE" in node["last_error"]
+        # Where a connection falls silent in a write, others are answered: the node is then slow.
+        codes = ("UNREACHABLE",) if rounds == 1 else ("UNREACHABLE", "SLOW")
+        assert node["last_error"].startswith(codes), node["last_error"]
 
 
 def replaced(plane: Plane, count: int, number: int) -> tuple[int, set[str]]:
