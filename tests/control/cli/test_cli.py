@@ -217,16 +217,18 @@ def test_an_operator_gets_from_init_to_a_database(
 
 
 @pytest.mark.parametrize("case", ["no init", "bad setting"])
-def test_serve_refuses_in_one_line(
-    tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_serve_refuses_in_one_line(tmp_path: Path, case: str) -> None:
     """Nothing to serve; a setting that is none."""
-    monkeypatch.setenv("CERTAUTH_PORT", "0" if case == "bad setting" else "1")
-    found = run("serve", "--home", tmp_path)
-    assert found.exit_code == 1
-    assert found.output.startswith("Error: ")
-    assert ("redis-certauth init" if case == "no init" else "'port'") in found.output
-    assert found.output.count("\n") == 1
+    # In a process of its own: `serve` takes over the signals of the process that it runs in.
+    found = subprocess.run(
+        [*COMMAND, "serve", "--home", str(tmp_path)],
+        env={**os.environ, "CERTAUTH_PORT": "0" if case == "bad setting" else "1"},
+        capture_output=True, text=True, timeout=30,
+    )  # fmt: skip
+    assert (found.returncode, found.stdout) == (1, "")
+    assert found.stderr.startswith("Error: ")
+    assert ("redis-certauth init" if case == "no init" else "'port'") in found.stderr
+    assert found.stderr.count("\n") == 1
 
 
 # ---- On the machine itself -----------------------------------------------------------------------

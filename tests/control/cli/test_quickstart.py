@@ -355,6 +355,7 @@ def test_a_signal_that_comes_within_a_finalizer_is_not_lost(number: int) -> None
         def __del__(self) -> None:
             os.kill(os.getpid(), number)
 
+    assert signal.set_wakeup_fd(-1) == -1, "an earlier test has left `serve` its signals"
     before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
     try:
         check = quickstart.interrupt_by_signals()
