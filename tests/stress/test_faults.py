@@ -223,6 +223,14 @@ def zeroed(rng: random.Random, whole: bytes) -> bytes:
     return whole[:at] + bytes(min(4096, len(whole) - at)) + whole[at + 4096 :]
 
 
+def has_policy_of(plane: Plane, server: RedisServer) -> bool:
+    """A policy that is a server's first closes the clients that are `default` as it comes: on Redis
+    7.0 one of them may still log in before it is closed."""
+    with suppress(redis.ConnectionError):
+        return set(show(operator(server))) == plane.lines()
+    return False
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("rounds", [3, pytest.param(40, marks=pytest.mark.slow)])
 def test_a_journal_that_was_damaged_while_the_node_was_down(
@@ -254,7 +262,7 @@ def test_a_journal_that_was_damaged_while_the_node_was_down(
             for left in file.parent.parent.glob(f"{file.parent.name}.*"):
                 left.unlink()
             server.start()
-        wait_until(lambda: set(show(operator(server))) == plane.lines(), "it has the policy")
+        wait_until(lambda: has_policy_of(plane, server), "it has the policy")
         plane.in_step()
         assert who(server, pki.alice) == "alice"
     print(f"\n{seen}")
