@@ -1,11 +1,13 @@
 """Servers to which nothing is sent before somebody has seen what they hold: after a restore, and
 where the control plane's database is older than what a server holds."""
 
+from collections.abc import Collection
+
 from control.nodes.client import NodeError
 from control.nodes.lease import Lease
 from control.nodes.plan import KEPT_PREFIXES, difference, render_difference
 from control.nodes.topology import Status
-from control.nodes.tracked import OnHold, TrackedNode, note
+from control.nodes.tracked import OnHold, TrackedNode, note, where_of
 from control.records import EventDetail, Target
 from control.reports import Hold
 from control.store import Store
@@ -64,7 +66,8 @@ class Holding:
             kept -= self._kept
             self._kept |= kept
             if kept:
-                self.keep(tracked, kept)
+                database = tracked.database
+                keep(self._store, kept, where_of(uid, database.name, tracked.seen.address))
                 target, wanted = self._store.policies.whole(uid)
             kept = set()
         if before and before.last != held:
@@ -85,16 +88,6 @@ class Holding:
         if status.owner == owner and not self.is_behind(tracked, hold, status):
             self.look(tracked, hold, status, hold.why)
 
-    def keep(self, tracked: TrackedNode, lines: set[str]) -> None:
-        """Revokes and locks here what a node holds so."""
-        where: dict[str, EventDetail] = {
-            "bdb_uid": tracked.database.uid,
-            "bdb_name": tracked.database.name,
-            "address": tracked.seen.address,
-        }
-        self._store.revocations.keep(lines, **where)
-        self._store.locks.keep(lines, **where)
-
     def check(self, tracked: TrackedNode, why: str) -> None:
         """Raises NodeError where a node that was looked at holds anything else than it should, or
         is written to by somebody else."""
@@ -105,10 +98,17 @@ class Holding:
             raise NodeError(HELD, f"{why}: {found.text}. {UNTIL}")
 
 
+def keep(store: Store, lines: Collection[str], where: dict[str, EventDetail]) -> None:
+    """Revokes and locks in the store what a node holds so; `where` goes into the event log."""
+    store.revocations.keep(lines, **where)
+    store.locks.keep(lines, **where)
+
+
 def render_unseen(hold: Hold | None) -> str:
     """What has to be said of a node that does not answer; "" for most."""
-    unseen = hold is not None and hold.state == "unseen"
-    return f"; nobody has seen what it holds ({hold.why})" if hold and unseen else ""
+    if hold is None or hold.state != "unseen":
+        return ""
+    return f"; nobody has seen what it holds ({hold.why})"
 
 
 def permits(hold: Hold, status: Status) -> bool:

@@ -11,7 +11,7 @@ from control.nodes.topology import NodeInfo, Status
 from control.records import Database, EventDetail, Target
 from control.reports import Hold
 from control.reports import Node as Seen
-from control.store import Store
+from control.store import NOT_REACHED, Store
 
 
 @dataclass(eq=False)
@@ -126,17 +126,19 @@ def access_of(database: Database, seen: Seen, authorities: str) -> Access:
 
 def note(store: Store, tracked: TrackedNode, kind: str, **detail: EventDetail) -> None:
     """A warning about a node in the event log."""
-    about: dict[str, EventDetail] = {
-        "bdb_uid": tracked.database.uid,
-        "bdb_name": tracked.database.name,
-        "address": tracked.seen.address,
-    }
+    database = tracked.database
+    about = where_of(database.uid, database.name, tracked.seen.address)
     store.events.note(kind, "WARNING", **{**about, **detail})
+
+
+def where_of(bdb_uid: int, bdb_name: str, address: str) -> dict[str, EventDetail]:
+    """The fields by which an event names a node (host:port) of a database."""
+    return {"bdb_uid": bdb_uid, "bdb_name": bdb_name, "address": address}
 
 
 def unknown_node(database: Database, address: str) -> Seen:
     """A node that nobody has reached yet."""
-    return Seen(database.uid, address, 0, False, "not reached yet")
+    return Seen(database.uid, address, 0, False, NOT_REACHED)
 
 
 def with_policy(seen: Seen, held: Status | Target, in_step: bool) -> Seen:

@@ -6,10 +6,11 @@ from dataclasses import replace
 from control.domain.passwords import check_new, new_password
 from control.errors import invalid, missing
 from control.nodes.client import NodeError
-from control.nodes.holding import HELD, TWICE
+from control.nodes.holding import HELD, TWICE, keep
 from control.nodes.takeover import take
+from control.nodes.tracked import where_of
 from control.nodes.waiting import servers
-from control.records import Database, EventDetail, User
+from control.records import Database, User
 from control.service.config import Config, ServiceError
 from control.service.home import at_work
 
@@ -67,12 +68,8 @@ def release(config: Config, force: bool) -> None:
             raise ServiceError("\n".join([UNSEEN, *unseen]))
         names = {database.uid: database.name for database, _ in found}
         for one in seen:
-            where: dict[str, EventDetail] = {
-                "bdb_uid": one.bdb_uid, "bdb_name": names.get(one.bdb_uid, ""),
-                "address": one.address,
-            }  # fmt: skip
-            store.revocations.keep(one.lines, **where)
-            store.locks.keep(one.lines, **where)
+            where = where_of(one.bdb_uid, names.get(one.bdb_uid, ""), one.address)
+            keep(store, one.lines, where)
         store.settings.release(force)
 
 
